@@ -1,0 +1,208 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The journal of a run: one file of JSON lines on the ops host, the only thing written before a backup is proved.
+
+It lies outside the database on purpose: a restore takes the database back in time, and the record of the run that
+asked for the restore must not go with it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+EVENTS = (
+    "run_started",
+    "phase_started",
+    "phase_finished",
+    "phase_failed",
+    "run_finished",
+    "run_failed",
+    "interrupted",
+)
+
+# A key that says what it holds is never written with its value, whoever asks for it.
+_SECRET_KEY = re.compile(r"passw|passphrase|secret|token|credential|private_?key|api_?key", re.IGNORECASE)
+# ... but these only say where a secret lies.
+_LOCATION_KEYS = frozenset({"passfile", "pgops_passfile"})
+_RUN_ID = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}$")
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+
+
+def now() -> str:
+    """The time of an event: UTC, ISO 8601, milliseconds."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def new_run_id() -> str:
+    """A run's name, ``YYYYMMDDTHHMMSSZ-xxxxxx``: sorts by time, and two runs in one second differ."""
+    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def is_run_id(text: str) -> bool:
+    """Whether ``text`` is a name that :func:`new_run_id` could have made; anything else never becomes a path."""
+    return bool(_RUN_ID.match(text))
+
+
+def make_private_folder(folder: Path) -> None:
+    """Create ``folder`` and what is missing above it, each 0700 whatever the umask says."""
+    if folder.is_dir():
+        return
+    make_private_folder(folder.parent)
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        return
+    folder.chmod(0o700)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a new or renamed entry of ``folder`` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_private_file(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` whole or not at all: 0600, ``.partial``, fsync, rename, fsync of the folder."""
+    make_private_folder(path.parent)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def without_secrets(value: Any) -> Any:
+    """A JSON-able copy of ``value`` in which every key that names a secret has lost its value."""
+    if isinstance(value, dict):
+        return {
+            str(key): "(not recorded)"
+            if _SECRET_KEY.search(str(key)) and str(key) not in _LOCATION_KEYS
+            else without_secrets(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [without_secrets(item) for item in value]
+    if isinstance(value, bool) or value is None:
+        return value
+    # Plain types, not subclasses: Ansible's tagged strings must not reach json.
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    return str(value)
+
+
+class Journal:
+    """The journal of one run, ``<state_directory>/journal/<environment>/<run_id>.jsonl``.
+
+    :param state_directory: ``pgops_state_directory`` on the ops host; made with mode 0700 at the first event
+    :param environment: name of the environment, a folder of its own so that none reads another's
+    :param run_id: as :func:`new_run_id` makes it
+    :raises ValueError: an environment or run id that is no plain name, and so could leave the folder
+    """
+
+    def __init__(self, state_directory: str | Path, environment: str, run_id: str) -> None:
+        for name, what in ((environment, "environment"), (run_id, "run id")):
+            if not _NAME.match(name):
+                raise ValueError(f"{name!r} is no {what}: letters, digits, '_', '.' and '-' only")
+        self.state_directory = Path(state_directory).expanduser()
+        self.environment = str(environment)
+        self.run_id = str(run_id)
+        self.path = self.state_directory / "journal" / self.environment / f"{self.run_id}.jsonl"
+
+    def append(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Add one event and have it on the disk when this returns; ``time`` is filled in when missing.
+
+        Written under an exclusive flock of the file, as several hosts' workers share it. A line torn by a crash is
+        closed first, so that it takes no later event with it.
+
+        :returns: the event as written
+        :raises OSError: the folder cannot be written
+        """
+        written = {"time": now(), **without_secrets(event)}
+        line = json.dumps(written, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        is_new = not self.path.exists()
+        make_private_folder(self.path.parent)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                line = b"\n" + line
+            while line:
+                line = line[os.write(descriptor, line) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if is_new:
+            sync_folder(self.path.parent)
+        return written
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events of this run in the order they were written; empty when there is no file yet."""
+        return self.read(self.path) if self.path.exists() else []
+
+    @staticmethod
+    def read(path: str | Path) -> list[dict[str, Any]]:
+        """The events in a journal file; a line torn by a crash is left out, the rest is read.
+
+        :raises OSError: the file cannot be read
+        """
+        events = []
+        for line in Path(path).read_bytes().split(b"\n"):
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict):
+                events.append(event)
+        return events
+
+    def runs(self, environment: str | None = None) -> list[str]:
+        """The run ids with a journal in ``environment`` (default: this run's), oldest first."""
+        return runs(self.state_directory, environment or self.environment)
+
+    def latest(self, environment: str | None = None) -> str | None:
+        """The newest run id in ``environment`` (default: this run's), or None."""
+        return latest(self.state_directory, environment or self.environment)
+
+
+def runs(state_directory: str | Path, environment: str) -> list[str]:
+    """The run ids with a journal in ``environment``, oldest first; files of another kind are passed over."""
+    folder = Path(state_directory).expanduser() / "journal" / environment
+    if not folder.is_dir():
+        return []
+    return sorted(file.stem for file in folder.glob("*.jsonl") if is_run_id(file.stem))
+
+
+def latest(state_directory: str | Path, environment: str) -> str | None:
+    """The newest run id in ``environment``, or None when nothing ran yet."""
+    known = runs(state_directory, environment)
+    return known[-1] if known else None
+
+
+def finished(events: Iterable[dict[str, Any]]) -> bool:
+    """Whether a run has an end in its journal; one without was killed, or still goes on."""
+    return any(event.get("event") in ("run_finished", "run_failed", "interrupted") for event in events)
