@@ -126,7 +126,16 @@ class Target:
 
     def client_environment(self) -> dict[str, str]:
         """:return: the environment of a client tool. A pass file is named, a password never (fact: environ is readable)."""
-        keep = ("PATH", "HOME", "LD_LIBRARY_PATH", "PGHOSTADDR", "PGSYSCONFDIR", "PGSERVICEFILE", "KRB5CCNAME", "TMPDIR")
+        keep = (
+            "PATH",
+            "HOME",
+            "LD_LIBRARY_PATH",
+            "PGHOSTADDR",
+            "PGSYSCONFDIR",
+            "PGSERVICEFILE",
+            "KRB5CCNAME",
+            "TMPDIR",
+        )
         values = {name: os.environ[name] for name in keep if name in os.environ}
         values.update({"LC_ALL": "C", "PGSSLMODE": self.sslmode, "PGCONNECT_TIMEOUT": str(self.connect_timeout)})
         if self.passfile:
@@ -143,21 +152,61 @@ class Target:
 
 # A connection refusal by its text, since libpq gives no SQLSTATE before the session exists.
 _REFUSALS: tuple[tuple[str, str, str], ...] = (
-    (r"password authentication failed|no password supplied|SCRAM", "28P01", "the password for role {user} was not accepted; check pgops_passfile"),
-    (r"no pg_hba\.conf entry|pg_hba\.conf rejects", "28000", "the server's pg_hba.conf has no entry that lets role {user} in from here"),
-    (r"permission denied for database", "42501", "role {user} may not connect; GRANT CONNECT ON DATABASE {database} TO {user}"),
+    (
+        r"password authentication failed|no password supplied|SCRAM",
+        "28P01",
+        "the password for role {user} was not accepted; check pgops_passfile",
+    ),
+    (
+        r"no pg_hba\.conf entry|pg_hba\.conf rejects",
+        "28000",
+        "the server's pg_hba.conf has no entry that lets role {user} in from here",
+    ),
+    (
+        r"permission denied for database",
+        "42501",
+        "role {user} may not connect; GRANT CONNECT ON DATABASE {database} TO {user}",
+    ),
     (r"role .* does not exist", "28000", "role {user} does not exist on the server; check pgops_user"),
     (r"role .* is not permitted to log in", "28000", "role {user} may not log in; name a LOGIN role in pgops_user"),
-    (r"database .* is not currently accepting", "55000", "the database is fenced (ALLOW_CONNECTIONS false); see a rollback that did not finish with status.yml"),
+    (
+        r"database .* is not currently accepting",
+        "55000",
+        "the database is fenced (ALLOW_CONNECTIONS false); see a rollback that did not finish with status.yml",
+    ),
     (r"database .* does not exist", "3D000", "there is no database of that name on the server; check pgops_database"),
     (r"too many (clients|connections)|remaining connection slots", "53300", "the server has no free connection slot"),
-    (r"starting up|shutting down|in recovery mode|not yet accepting", "57P03", "the server is starting, stopping or recovering; try again in a moment"),
-    (r"server does not support SSL|SSL is not enabled", "08001", "the server has no TLS but pgops_sslmode is {sslmode}"),
-    (r"certificate|SSL error|root certificate", "08001", "the server's TLS certificate was not accepted with pgops_sslmode {sslmode}; check pgops_sslrootcert and the host name"),
-    (r"could not translate host name|Name or service not known|nodename nor servname|name resolution", "08001", "the host name does not resolve; check pgops_host"),
-    (r"timeout expired|timed out", "08001", "the server did not answer within {connect_timeout} s; check pgops_host, pgops_port and the network"),
+    (
+        r"starting up|shutting down|in recovery mode|not yet accepting",
+        "57P03",
+        "the server is starting, stopping or recovering; try again in a moment",
+    ),
+    (
+        r"server does not support SSL|SSL is not enabled",
+        "08001",
+        "the server has no TLS but pgops_sslmode is {sslmode}",
+    ),
+    (
+        r"certificate|SSL error|root certificate",
+        "08001",
+        "the server's TLS certificate was not accepted with pgops_sslmode {sslmode}; check pgops_sslrootcert and the host name",
+    ),
+    (
+        r"could not translate host name|Name or service not known|nodename nor servname|name resolution",
+        "08001",
+        "the host name does not resolve; check pgops_host",
+    ),
+    (
+        r"timeout expired|timed out",
+        "08001",
+        "the server did not answer within {connect_timeout} s; check pgops_host, pgops_port and the network",
+    ),
     (r"Connection refused", "08001", "nothing listens there; check pgops_host and pgops_port and that PostgreSQL runs"),
-    (r"session is read-only|server is in hot standby|not in hot standby", "25006", "no host of pgops_host takes writes; all of them are standbys"),
+    (
+        r"session is read-only|server is in hot standby|not in hot standby",
+        "25006",
+        "no host of pgops_host takes writes; all of them are standbys",
+    ),
 )
 
 
@@ -166,7 +215,10 @@ def _connection_error(exc: psycopg2.Error, target: Target) -> PgopsError:
     for pattern, state, sentence in _REFUSALS:
         if re.search(pattern, text, re.IGNORECASE):
             told = sentence.format(
-                user=target.user, database=target.database, sslmode=target.sslmode, connect_timeout=target.connect_timeout
+                user=target.user,
+                database=target.database,
+                sslmode=target.sslmode,
+                connect_timeout=target.connect_timeout,
             )
             return PgopsError(
                 f"Cannot connect to {target}: {told}.", sqlstate=exc.pgcode or state, database=target.database

@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The controller half of a phase: fill in the connection, start the module, show it live, write it down."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import time
+from datetime import datetime, timezone
+from typing import Any
+
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
+
+RUN_FACT = "__pgops_run"
+FIRST_POLL_S = 0.1
+REPEAT_S = 2.0
+DEAD_AFTER_S = 3.0
+JOB_LIMIT_S = 7 * 24 * 3600
+# What Ansible's async wrapper adds to a module's own result.
+_WRAPPER_KEYS = (
+    "ansible_job_id",
+    "results_file",
+    "started",
+    "finished",
+    "_ansible_suppress_tmpdir_delete",
+    "invocation",
+)
+
+display = Display()
+
+
+class ControllerInterrupted(BaseException):
+    """The worker was told to end: not an error of the task, so nothing may catch it by accident."""
+
+
+class PgopsAction(ActionBase):
+    """Base of every action plugin that starts a module of the same name.
+
+    Subclasses set :attr:`PHASE` and :attr:`MODULE` and override :meth:`module_arguments` and :meth:`after`.
+    """
+
+    PHASE = ""
+    MODULE = ""
+    LIVE = False
+    # Phases that write nothing anywhere keep quiet about themselves in check mode as well.
+    JOURNALLED = True
+
+    TRANSFERS_FILES = False
+    _requires_connection = True
+    _supports_check_mode = True
+    _supports_diff = True
+
+    def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """:return: the module's own arguments; the task's by default. May raise AnsibleError in one sentence."""
+        return dict(self._task.args)
+
+    def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Work on the module's result on the controller: tables for people, further fields. :return: the result."""
+        return result
+
+    # -- what a subclass asks for -------------------------------------------------------------------------------------
+
+    def pgops(self, task_vars: dict[str, Any], name: str) -> Any:
+        """:return: the templated value of ``pgops_<name>``, or its default."""
+        variable = f"pgops_{name}"
+        value = task_vars.get(variable)
+        if value is not None:
+            value = self._templar.template(value)
+        if value is None or value == "":
+            value = SHARED_VARIABLES[variable].default
+        if name == "databases" and not value:
+            database = self.pgops(task_vars, "database")
+            value = [database] if database else None
+        return value
+
+    def run_fact(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """:return: what the run knows so far: id, environment and each phase's results."""
+        facts = task_vars.get("ansible_facts") or {}
+        return dict(facts.get(RUN_FACT) or task_vars.get(RUN_FACT) or {})
+
+    def limit(self, task_vars: dict[str, Any]) -> str:
+        """:return: what the user gave as ``-l``, else the environment or the host's name."""
+        return str(
+            task_vars.get("ansible_limit")
+            or self.run_fact(task_vars).get("environment")
+            or task_vars["inventory_hostname"]
+        )
+
+    def command(self, task_vars: dict[str, Any], playbook: str, *extra: str) -> str:
+        """:return: a command line to type next, e.g. ``ansible-playbook migrate.yml -l staging``."""
+        parts = ["ansible-playbook", playbook, "-l", shlex.quote(self.limit(task_vars))]
+        return " ".join([*parts, *extra])
+
+    def say(self, text: str) -> None:
+        """Show a line to the person who watches, under any stdout callback."""
+        display.display(text)
+
+    # -- the run ------------------------------------------------------------------------------------------------------
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Start the module and return its result; record the phase in the run's journal."""
+        variables: dict[str, Any] = task_vars or {}
+        super().run(tmp, variables)
+        started = time.monotonic()
+        journal = self._journal(variables)
+        host = variables.get("inventory_hostname")
+        if journal:
+            journal.append({"event": "phase_started", "phase": self.PHASE, "host": host})
+        try:
+            arguments = {**self.connection_arguments(variables), **self.module_arguments(variables)}
+            module = f"whitecross.pgops.{self.MODULE}"
+            if self.LIVE and not self._task.check_mode:
+                result = self._run_live(module, arguments, variables)
+            else:
+                result = self._execute_module(module_name=module, module_args=arguments, task_vars=variables)
+            result.pop("invocation", None)
+            if not result.get("unreachable"):
+                result = self.after(result, variables)
+        except AnsibleError as error:
+            self._record_failure(
+                journal, host, started, {"msg": str(error.message if hasattr(error, "message") else error)}
+            )
+            raise
+        duration = round(time.monotonic() - started, 3)
+        if result.get("failed") or result.get("unreachable"):
+            self._record_failure(journal, host, started, result)
+            return result
+        databases = result.get("databases", {})
+        if journal:
+            journal.append(
+                {
+                    "event": "phase_finished",
+                    "phase": self.PHASE,
+                    "host": host,
+                    "duration_s": duration,
+                    "changed": bool(result.get("changed")),
+                    "skipped": bool(result.get("skipped")),
+                    "result": databases,
+                }
+            )
+        fact = self.run_fact(variables)
+        fact[self.PHASE] = databases
+        result.setdefault("ansible_facts", {})[RUN_FACT] = fact
+        return result
+
+    def _record_failure(
+        self, journal: Journal | None, host: str | None, started: float, result: dict[str, Any]
+    ) -> None:
+        if journal is None:
+            return
+        error = {
+            name: result[name]
+            for name in (
+                "msg",
+                "sqlstate",
+                "statement",
+                "location",
+                "database",
+                "hint",
+                "next",
+                "applied",
+                "not_applied",
+            )
+            if result.get(name) is not None
+        }
+        error["message"] = error.pop("msg", "failed")
+        journal.append(
+            {
+                "event": "phase_failed",
+                "phase": self.PHASE,
+                "host": host,
+                "duration_s": round(time.monotonic() - started, 3),
+                "error": error,
+                "result": result.get("databases"),
+            }
+        )
+
+    def _journal(self, task_vars: dict[str, Any]) -> Journal | None:
+        run = self.run_fact(task_vars)
+        if not self.JOURNALLED or self._task.check_mode or "id" not in run:
+            return None
+        return Journal(str(self.pgops(task_vars, "state_directory")), str(run["environment"]), str(run["id"]))
+
+    def connection_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """:return: the connection options of the module, from the ``pgops_*`` variables; the task's own win."""
+        arguments: dict[str, Any] = {}
+        for name, variable in SHARED_VARIABLES.items():
+            if variable.option is None:
+                continue
+            value = self.pgops(task_vars, name.removeprefix("pgops_"))
+            if value is not None:
+                arguments[variable.option] = value
+        if not arguments.get("databases") and not self._task.args.get("databases"):
+            raise AnsibleActionFail(
+                f"pgops_database is not set for {task_vars.get('inventory_hostname')}; name it in the environment's "
+                "group_vars or give -e pgops_database=NAME."
+            )
+        run_id = self.run_fact(task_vars).get("id")
+        if run_id:
+            arguments["run_id"] = run_id
+        return arguments
+
+    # -- a long module, live ------------------------------------------------------------------------------------------
+
+    def _run_live(self, module: str, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        async_directory = self._remote_expand_user(self.get_shell_option("async_dir", default="~/.ansible_async"))
+        made = self._low_level_execute_command(
+            f"umask 077; mkdir -p {shlex.quote(async_directory)} && d=$(mktemp -d {shlex.quote(async_directory)}/pgops.XXXXXX)"
+            ' && touch "$d/lease" && echo "$d"'
+        )
+        directory = made["stdout"].strip().splitlines()[-1] if made["rc"] == 0 and made["stdout"].strip() else ""
+        if not directory:
+            raise AnsibleActionFail(
+                f"Cannot make a job folder in {async_directory} on {task_vars.get('inventory_hostname')}: "
+                f"{made.get('stderr', '').strip()}"
+            )
+        job = _Job(self, directory, task_vars)
+        saved = self._task.async_val
+        previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            self._task.async_val = JOB_LIMIT_S
+            try:
+                begun = self._execute_module(
+                    module_name=module,
+                    module_args={**arguments, "job_directory": directory},
+                    task_vars=task_vars,
+                    wrap_async=True,
+                )
+            finally:
+                self._task.async_val = saved
+            if begun.get("failed") or begun.get("unreachable") or "results_file" not in begun:
+                return begun
+            return job.follow(str(begun["results_file"]))
+        except ControllerInterrupted:
+            job.ask_to_stop()
+            os._exit(1)  # the parent is going down; what Ansible's own handler would do
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _interrupt(number: int, _frame: Any) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    raise ControllerInterrupted
+
+
+class _Job:
+    """A module that runs on its own on the host: followed by one cheap command a poll, which also renews its lease."""
+
+    def __init__(self, action: PgopsAction, directory: str, task_vars: dict[str, Any]) -> None:
+        self._action = action
+        self._directory = directory
+        self._quoted = shlex.quote(directory)
+        self._task_vars = task_vars
+        self._offset = 1
+        self._parent = os.getppid()
+        self._shown_at = time.monotonic()
+        self._last: dict[str, Any] | None = None
+        self._began: dict[str, float] = {}
+        mode = str(action.pgops(task_vars, "progress"))
+        self._show = mode != "never"
+        self._repeat = mode == "always" or (mode == "auto" and _parent_has_terminal(self._parent))
+
+    def follow(self, results_file: str) -> dict[str, Any]:
+        """Poll until the module has left its result. :return: that result, as if the module had run in the task."""
+        interval = FIRST_POLL_S
+        longest = float(self._action.pgops(self._task_vars, "poll_interval"))
+        silent_since: float | None = None
+        failures = 0
+        while True:
+            time.sleep(interval)
+            interval = min(interval * 1.5, longest)
+            if os.getppid() != self._parent:
+                # ansible-playbook was killed: an orphan that went on renewing the lease would keep the job alive.
+                os._exit(1)
+            polled = self._poll(results_file)
+            if polled is None:
+                failures += 1
+                if failures * longest > float(self._action.pgops(self._task_vars, "lease")):
+                    return {
+                        "failed": True,
+                        "msg": f"The host of the running {self._action.MODULE} has not answered for "
+                        f"{self._action.pgops(self._task_vars, 'lease')} s; its job ends at the next safe point. "
+                        f"See {self._action.command(self._task_vars, 'status.yml')}",
+                    }
+                continue
+            failures = 0
+            progress, result, alive = polled
+            self._display(progress)
+            if result.get("finished"):
+                self._clean(results_file)
+                return self._own_result(result)
+            if alive:
+                silent_since = None
+                continue
+            silent_since = silent_since or time.monotonic()
+            if time.monotonic() - silent_since > DEAD_AFTER_S:
+                self._clean(results_file)
+                return self._died()
+
+    def _poll(self, results_file: str) -> tuple[list[dict[str, Any]], dict[str, Any], bool] | None:
+        d = self._quoted
+        answer = self._action._low_level_execute_command(
+            f"touch {d}/lease; tail -c +{self._offset} {d}/progress 2>/dev/null; printf '\\n@@@\\n'; "
+            f"cat {shlex.quote(results_file)} 2>/dev/null; printf '\\n@@@\\n'; "
+            f'if [ ! -e {d}/pid ]; then echo starting; elif kill -0 "$(cat {d}/pid)" 2>/dev/null; then echo alive; else echo gone; fi'
+        )
+        parts = answer.get("stdout", "").split("\n@@@\n")
+        if answer.get("rc") != 0 or len(parts) != 3:
+            return None
+        text = parts[0]
+        whole = text[: text.rfind("\n") + 1] if not text.endswith("}") else text
+        self._offset += len(whole.encode())
+        events = []
+        for line in whole.splitlines():
+            try:
+                events.append(json.loads(line))
+            except ValueError:
+                continue
+        try:
+            result = json.loads(parts[1])
+        except ValueError:
+            result = {}
+        return events, result, parts[2].strip() != "gone"
+
+    def _display(self, events: list[dict[str, Any]]) -> None:
+        if not self._show:
+            return
+        now = time.monotonic()
+        for event in events:
+            new_step = self._last is None or event.get("text") != self._last.get("text")
+            if new_step:
+                self._began[event["text"]] = now
+            self._last = event
+            if new_step or (self._repeat and now - self._shown_at >= REPEAT_S / 2):
+                self._action.say(self._line(event, now))
+                self._shown_at = now
+        if self._repeat and self._last is not None and now - self._shown_at >= REPEAT_S - 0.2:
+            self._action.say(self._line(self._last, now))
+            self._shown_at = now
+
+    def _line(self, event: dict[str, Any], now: float) -> str:
+        parts = []
+        if event.get("database"):
+            parts.append(str(event["database"]))
+        if event.get("version"):
+            parts.append(str(event["version"]))
+        if event.get("step") and event.get("steps"):
+            parts.append(f"step {event['step']} of {event['steps']}")
+        parts.append(str(event["text"]))
+        if event.get("done") is not None:
+            done = f"{event['done']:,}"
+            if event.get("total"):
+                done += f" of {event['total']:,}"
+            parts.append(f"{done} {event.get('unit', '')}".strip())
+        elapsed = now - self._began.get(event["text"], now)
+        if elapsed >= 1:
+            parts.append(f"{elapsed:.0f} s")
+        return "    " + " | ".join(parts)
+
+    def ask_to_stop(self) -> None:
+        """Leave the job a word that its controller was interrupted; it ends at the next safe point."""
+        self._action._low_level_execute_command(f"touch {self._quoted}/lease.stop")
+
+    def _clean(self, results_file: str) -> None:
+        self._action._low_level_execute_command(f"rm -rf {self._quoted} {shlex.quote(results_file)}")
+
+    def _own_result(self, result: dict[str, Any]) -> dict[str, Any]:
+        if result.get("failed") and ("outdata" in result or str(result.get("msg", "")).startswith("Traceback")):
+            if "outdata" in result and not str(result.get("outdata") or "").strip() and not result.get("stderr"):
+                return self._died()
+            text = str(result.get("stderr") or result.get("msg") or "").strip()
+            return {
+                "failed": True,
+                "msg": f"The module {self._action.MODULE} broke off: {text.splitlines()[-1] if text else 'no output'}",
+                "module_stderr": text,
+            }
+        return {name: value for name, value in result.items() if name not in _WRAPPER_KEYS}
+
+    def _died(self) -> dict[str, Any]:
+        return {
+            "failed": True,
+            "msg": f"The job of {self._action.MODULE} on {self._task_vars.get('inventory_hostname')} died without a result "
+            f"(killed, or its host went down); what it had done is recorded, see "
+            f"{self._action.command(self._task_vars, 'status.yml')}",
+            "died": True,
+            "died_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+
+
+def _parent_has_terminal(parent: int) -> bool:
+    # The worker's own streams are /dev/null; whether a person watches is told by the main process's stdout.
+    try:
+        return os.readlink(f"/proc/{parent}/fd/1").startswith(("/dev/pts/", "/dev/tty"))
+    except OSError:
+        return False

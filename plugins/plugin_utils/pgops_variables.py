@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The shared variables (``pgops_*``): their names, defaults and the module option that each fills.
+
+They live here and not in role defaults, since every role uses them and none owns them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SharedVariable:
+    """One ``pgops_*`` variable: its default, the module option it fills (None: the controller's own), what it is."""
+
+    description: str
+    default: Any = None
+    option: str | None = None
+
+
+SHARED_VARIABLES: dict[str, SharedVariable] = {
+    "pgops_host": SharedVariable("host name, address or socket folder; several with commas", "127.0.0.1", "host"),
+    "pgops_port": SharedVariable("port of the server", None, "port"),
+    "pgops_database": SharedVariable("the database", None),
+    "pgops_databases": SharedVariable("the databases, where there is more than one", None, "databases"),
+    "pgops_user": SharedVariable("role that migrates, no superuser", None, "user"),
+    "pgops_owner": SharedVariable("role that owns the objects (SET ROLE)", None, "owner"),
+    "pgops_backup_user": SharedVariable("role that reads backups", None, "backup_user"),
+    "pgops_restore_user": SharedVariable("role that restores, renames and fences", None, "restore_user"),
+    "pgops_passfile": SharedVariable("libpq password file, 0600, where the module runs", None, "passfile"),
+    "pgops_sslmode": SharedVariable("how TLS is asked for", "prefer", "sslmode"),
+    "pgops_sslrootcert": SharedVariable("certificate authority of the server", None, "sslrootcert"),
+    "pgops_connect_timeout": SharedVariable("seconds for one attempt to connect", 10, "connect_timeout"),
+    "pgops_maintenance_database": SharedVariable(
+        "database from which others are created and renamed", "postgres", "maintenance_database"
+    ),
+    "pgops_scratch_host": SharedVariable("server for throw-away restores", None, "scratch_host"),
+    "pgops_scratch_port": SharedVariable("its port", None, "scratch_port"),
+    "pgops_bindir": SharedVariable("folder of pg_dump and pg_restore", None, "bindir"),
+    "pgops_lease": SharedVariable("seconds after which a job without its controller ends", 60, "lease"),
+    "pgops_sql": SharedVariable("the tree that holds migrations/; the collection's own sql/ where not set", None),
+    "pgops_state_directory": SharedVariable("journal and reports on the ops host", "~/.local/state/pgops"),
+    "pgops_environments": SharedVariable("groups that are environments", ["local", "staging", "production"]),
+    "pgops_production_environments": SharedVariable("those that hold production data", ["production"]),
+    "pgops_phases": SharedVariable(
+        "phases that this environment runs",
+        ["preflight", "plan", "backup", "prove", "apply", "analyze", "verify", "report"],
+    ),
+    "pgops_json": SharedVariable("file on the ops host for the whole result as JSON", None),
+    "pgops_progress": SharedVariable("live progress: always, auto (repeats on a terminal only) or never", "auto"),
+    "pgops_poll_interval": SharedVariable("seconds between two looks at a running job", 1.0),
+}
