@@ -10,13 +10,12 @@ import os
 import shlex
 import signal
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
 
@@ -214,7 +213,9 @@ class PgopsAction(ActionBase):
     def _run_live(self, module: str, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         async_directory = self._remote_expand_user(self.get_shell_option("async_dir", default="~/.ansible_async"))
         made = self._low_level_execute_command(
-            f"umask 077; mkdir -p {shlex.quote(async_directory)} && d=$(mktemp -d {shlex.quote(async_directory)}/pgops.XXXXXX)"
+            f"umask 077; mkdir -p {shlex.quote(async_directory)} && find {shlex.quote(async_directory)} -maxdepth 1"
+            " -name 'pgops.*' -mmin +1440 -exec rm -rf {} + ;"  # of controllers that were killed
+            f" d=$(mktemp -d {shlex.quote(async_directory)}/pgops.XXXXXX)"
             ' && touch "$d/lease" && echo "$d"'
         )
         directory = made["stdout"].strip().splitlines()[-1] if made["rc"] == 0 and made["stdout"].strip() else ""
@@ -296,7 +297,8 @@ class _Job:
             failures = 0
             progress, result, alive = polled
             self._display(progress)
-            if result.get("finished"):
+            # The wrapper's own entry says `started`; the module's result then replaces it whole.
+            if result and ("started" not in result or result.get("finished")):
                 self._clean(results_file)
                 return self._own_result(result)
             if alive:
@@ -393,7 +395,7 @@ class _Job:
             f"(killed, or its host went down); what it had done is recorded, see "
             f"{self._action.command(self._task_vars, 'status.yml')}",
             "died": True,
-            "died_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "died_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
 
