@@ -1,0 +1,141 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the guard refuses, decided on plain data, so that nothing here can reach a host.
+
+Every refusal is one sentence: what is wrong, where, and what to type. This file must import on any Python 3 and any
+ansible-core, or nobody would be told that theirs is too old.
+"""
+
+from __future__ import annotations
+
+import re
+
+OLDEST_ANSIBLE = (2, 17)
+OLDEST_PYTHON = (3, 11)
+
+# The phases that exist, in their order, with the number and name of the platform's steps that they hold (R6.5).
+PHASES = ("preflight", "plan", "backup", "prove", "apply", "analyze", "verify", "report")
+
+# A part of --limit that says more than a plain name: an exclusion, an intersection, a file, a regex, a glob or a slice.
+_PATTERN_SIGNS = re.compile(r"^[!&@~]|[*?\[\]]")
+
+
+class Refusal(Exception):
+    """The run does not start; the message is the one sentence that the user reads."""
+
+
+def check_versions(ansible_version, python_version):
+    """Refuse an ansible-core or a Python of the controller that is too old.
+
+    :param ansible_version: such as ``2.19.14`` or ``2.20.0rc1``
+    :param python_version: ``sys.version_info``
+    :raises Refusal: with the command that brings a newer one
+    """
+    numbers = tuple(int(number) for number in re.findall(r"\d+", ansible_version)[:2])
+    if numbers < OLDEST_ANSIBLE:
+        raise Refusal(
+            "ansible-core {0} is too old, {1}.{2} or later is needed; type: pip install 'ansible-core>={1}.{2}'".format(
+                ansible_version, *OLDEST_ANSIBLE
+            )
+        )
+    if tuple(python_version[:2]) < OLDEST_PYTHON:
+        raise Refusal(
+            "Python {0}.{1} on the controller is too old, {2}.{3} or later is needed; type: python{2}.{3} -m venv .venv "
+            "&& .venv/bin/pip install ansible-core".format(*python_version[:2], *OLDEST_PYTHON)
+        )
+
+
+def _listed(names):
+    names = list(names)
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def limit_parts(limit):
+    """The patterns in ``--limit``; ``:`` and ``,`` separate them, except inside a slice or an IPv6 address."""
+    parts = limit.split(",") if "," in limit else re.split(r":(?![^\[]*\])", limit)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def choose_environment(
+    hosts,
+    groups_of,
+    limit,
+    environments,
+    production,
+    inventory_names,
+    command,
+):
+    """The one environment of the run.
+
+    :param hosts: the hosts of the play
+    :param groups_of: host -> the groups that it is in
+    :param limit: what was typed after ``-l``, None or empty without
+    :param environments: the environments there are (``pgops_environments``)
+    :param production: those of them that count as production (``pgops_production_environments``)
+    :param inventory_names: all names of hosts and groups in the inventory
+    :param command: the command as typed, without its limit, for the sentences
+    :returns: the environment's name
+    :raises Refusal: unless all hosts are in one environment that was named when production is in reach
+    """
+    parts = limit_parts(limit or "")
+    for part in parts:
+        if part in ("all", "*"):
+            raise Refusal(
+                "-l {0} names no environment; type: {1} -l {2}".format(part, command, " (or -l ".join(environments))
+                + ")" * (len(environments) - 1)
+            )
+        if not _PATTERN_SIGNS.search(part) and part not in inventory_names:
+            raise Refusal(
+                "-l names {0}, which is no environment, group or host of the inventory; type: {1} -l {2}".format(
+                    part, command, environments[0]
+                )
+            )
+
+    environment_of = {}
+    for host in hosts:
+        found = [name for name in environments if name in groups_of[host]]
+        if not found:
+            raise Refusal(
+                "Host {0} is in no environment; put it into one of the groups {1} in the inventory, or name another "
+                "group in pgops_environments".format(host, _listed(environments))
+            )
+        if len(found) > 1:
+            raise Refusal(
+                "Host {0} is in {1} environments, {2}; take it out of all but one of these groups in the inventory".format(
+                    host, {2: "two"}.get(len(found), len(found)), _listed(found)
+                )
+            )
+        environment_of[host] = found[0]
+
+    reached = [name for name in environments if name in environment_of.values()]
+    in_production = [name for name in reached if name in production]
+    if not parts and in_production:
+        raise Refusal(
+            "No -l was given and {0} is in reach; name the environment, type: {1} -l {2}".format(
+                _listed(in_production), command, next((name for name in environments if name not in production), reached[0])
+            )
+        )
+    if len(reached) > 1:
+        raise Refusal(
+            "{0} reaches {1} environments, {2}; a run has one, type: {3} -l {4}".format(
+                "-l " + limit if parts else "This run", {2: "two"}.get(len(reached), len(reached)), _listed(reached), command, reached[0]
+            )
+        )
+    return reached[0]
+
+
+def choose_phases(wanted):
+    """The phases that are switched on, in the order in which they run.
+
+    :param wanted: ``pgops_phases``; None means all
+    :raises Refusal: a name that is no phase
+    """
+    if wanted is None:
+        return list(PHASES)
+    if isinstance(wanted, str):
+        wanted = [name.strip() for name in wanted.split(",")]
+    for name in wanted:
+        if name not in PHASES:
+            raise Refusal("pgops_phases names {0}, which is no phase; choose from {1}".format(name, ", ".join(PHASES)))
+    return [name for name in PHASES if name in wanted]

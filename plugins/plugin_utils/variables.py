@@ -1,0 +1,85 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which variables the collection knows, and which of those that are defined it does not.
+
+Argument specs pass over a variable that they do not name, so ``-e migrate_targt=…`` would quietly migrate everything.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
+
+COLLECTION_ROOT = Path(__file__).parents[2]
+
+SHARED_PREFIX = "pgops_"
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A defined variable that nothing in the collection reads."""
+
+    name: str
+    nearest: str | None
+
+    def __str__(self) -> str:
+        return f"{self.name} (did you mean {self.nearest}?)" if self.nearest else self.name
+
+
+def _options_of_specs(root: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for spec in sorted((root / "roles").glob("*/meta/argument_specs.yml")):
+        role = spec.parts[-3]
+        entries = (yaml.safe_load(spec.read_text(encoding="utf-8")) or {}).get("argument_specs") or {}
+        for entry in entries.values():
+            for name in (entry or {}).get("options") or {}:
+                found.setdefault(str(name), f"role {role}")
+    return found
+
+
+@cache
+def role_names(root: Path = COLLECTION_ROOT) -> tuple[str, ...]:
+    """The roles of the collection; a variable that starts with one of them and ``_`` is taken for theirs."""
+    return tuple(sorted(folder.name for folder in (root / "roles").glob("*") if folder.is_dir()))
+
+
+@cache
+def known_variables(root: Path = COLLECTION_ROOT) -> Mapping[str, str]:
+    """Every variable that the collection reads, with where it is documented.
+
+    :returns: the union of the options in the roles' ``meta/argument_specs.yml`` and of the shared ``pgops_*`` variables
+    """
+    return {**{name: "shared variable" for name in SHARED_VARIABLES}, **_options_of_specs(root)}
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate that ``name`` is most likely a misspelling of, or None when none is close."""
+    close = difflib.get_close_matches(name, sorted(candidates), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def unknown_variables(
+    defined: Iterable[str], known: Iterable[str] | None = None, roles: Iterable[str] | None = None
+) -> list[Unknown]:
+    """The defined variables with one of our prefixes that the collection does not know, sorted by name.
+
+    Names that start with ``__`` are internals and never looked at; nor are those with a prefix of somebody else.
+
+    :param defined: names of all variables in scope
+    :param known: what is known, by default :func:`known_variables`
+    :param roles: the roles whose names are prefixes, by default :func:`role_names`
+    """
+    names = set(known_variables() if known is None else known)
+    prefixes = (SHARED_PREFIX, *(f"{role}_" for role in (role_names() if roles is None else roles)))
+    return [
+        Unknown(name, nearest(name, names))
+        for name in sorted(set(defined) - names)
+        if name.startswith(prefixes) and not name.startswith("__")
+    ]
