@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026 White Cross pgops contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Build localhost/pgtest:bookworm, the test host. Every step whose result is there is skipped.

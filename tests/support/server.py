@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import secrets
 import shutil
@@ -125,8 +124,9 @@ class Server:
         else:
             with (self.directory / "log").open("ab") as log:
                 self.process = subprocess.Popen(
-                    self.postgres, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                    start_new_session=True, preexec_fn=_die_with_parent, **_as_user(self.owner_uid),
+                    # A killed pytest must leave no server behind: SIGINT is PostgreSQL's fast shutdown.
+                    ["setpriv", "--pdeathsig", "INT", *self.postgres], cwd=self.directory, stdin=subprocess.DEVNULL,
+                    stdout=log, stderr=log, start_new_session=True, **_as_user(self.owner_uid),
                 )  # fmt: skip
         self.wait_until_ready()
 
@@ -271,12 +271,6 @@ def _listens(host: str, port: int) -> bool:
 def _as_user(uid: int | None) -> dict:
     """PostgreSQL refuses to run as root."""
     return {} if uid is None else {"user": uid, "group": uid, "extra_groups": []}
-
-
-def _die_with_parent() -> None:
-    """A killed pytest must leave no server behind: SIGINT (fast shutdown) when the parent dies."""
-    PR_SET_PDEATHSIG = 1
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 def _usable_binaries(directory: Path, uid: int | None) -> Path:
