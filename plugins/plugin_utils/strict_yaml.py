@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""YAML with line numbers, without its surprises: duplicate keys, aliases and tags are refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+Path = tuple[str | int, ...]
+
+
+class YamlFault(Exception):
+    """A YAML file that is not read.
+
+    :param message: what is wrong.
+    :param line: 1-based line.
+    """
+
+    def __init__(self, message: str, line: int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.line = line
+
+
+@dataclass
+class Document:
+    """Plain data, and for each path in it the line and the text as it was written."""
+
+    data: Any
+    lines: dict[Path, int] = field(default_factory=dict)
+    written: dict[Path, str] = field(default_factory=dict)
+
+    def line(self, *path: str | int) -> int:
+        """:return: the line of a path, or of the nearest part of it that exists."""
+        for length in range(len(path), -1, -1):
+            if path[:length] in self.lines:
+                return self.lines[path[:length]]
+        return 1
+
+
+def load(text: str) -> Document:
+    """Read one YAML document.
+
+    :raises YamlFault: on a syntax error, a duplicate key, an alias, a tag, a key that is not text, or two documents.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        document = Document(None)
+        if node is not None:
+            document.data = _build(loader, node, (), document, set())
+        return document
+    except yaml.MarkedYAMLError as exc:
+        mark = exc.problem_mark or exc.context_mark
+        raise YamlFault(f"not valid YAML: {exc.problem or exc.context}", mark.line + 1 if mark else 1) from None
+    except yaml.YAMLError as exc:
+        raise YamlFault(f"not valid YAML: {str(exc).splitlines()[0]}", 1) from None
+    except ValueError as exc:
+        raise YamlFault(f"not valid YAML: {exc}", 1) from None
+    finally:
+        loader.dispose()
+
+
+def _build(loader: Any, node: Any, path: Path, document: Document, seen: set[int]) -> Any:
+    line = node.start_mark.line + 1
+    document.lines.setdefault(path, line)
+    if id(node) in seen:
+        raise YamlFault("anchors and aliases are not used here; write the value twice", line)
+    seen.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key_line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise YamlFault("a key must be a plain word", key_line)
+            key = str(key_node.value)
+            if key in result:
+                raise YamlFault(
+                    f"the key '{key}' stands twice (first in line {document.lines[(*path, key)]})", key_line
+                )
+            document.lines[(*path, key)] = key_line
+            result[key] = _build(loader, value_node, (*path, key), document, seen)
+        return result
+    if isinstance(node, yaml.SequenceNode):
+        return [_build(loader, item, (*path, i), document, seen) for i, item in enumerate(node.value)]
+    if not node.tag.startswith("tag:yaml.org,2002:"):
+        raise YamlFault(f"the tag '{node.tag}' is not used here", line)
+    document.written[path] = str(node.value)
+    return loader.construct_object(node)
