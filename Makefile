@@ -1,0 +1,63 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Two commands matter: 'make demo' and 'make test'. Paths are relative, so that a folder with a space works.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+# The first Python that is new enough; 'make demo PYTHON=/opt/python3.12/bin/python3' names another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+PYTEST = .venv/bin/python -m pytest -n 2 --dist worksteal
+# Ansible's own folders stay in the checkout's .local, and its tools are found by name.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+# Installs a lock into .venv once: the mark names the lock's checksum and the folder (scripts of a venv know their path).
+define install
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or later with venv is needed; install python3 and python3-venv." >&2; exit 1; }
+	@[ "$$(cat .venv/folder 2>/dev/null)" = "$$PWD" ] || rm -rf .venv
+	@want="$$(cksum $(1))"; [ "$$(cat .venv/$(1).installed 2>/dev/null)" = "$$want" ] || { \
+	  echo "Installing $(1) into .venv ..."; \
+	  "$(PYTHON)" -m venv .venv && printf '%s\n' "$$PWD" > .venv/folder \
+	  && .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(1) \
+	  && echo "$$want" > .venv/$(1).installed; }
+endef
+
+.PHONY: help demo stop clean test test-all lint lock packages image venv venv-test
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+demo: venv  ## migrate an embedded PostgreSQL with data, end to end (ENV=local|staging, ROWS=2000000)
+	@.venv/bin/python demo/run.py
+
+stop:  ## stop the demo's PostgreSQL
+	@[ ! -x .venv/bin/python ] || .venv/bin/python demo/run.py --stop
+
+clean: stop  ## remove what demo and test made in this folder: .venv, .local, caches
+	@rm -rf .venv .local .ansible build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './collections/*' -prune -exec rm -rf {} +
+
+test: packages venv-test image lint  ## lint, unit, integration and Molecule tests; at most 25 minutes on 2 cores
+	@$(PYTEST) -m 'not slow'
+
+test-all: packages venv-test image lint  ## the same and the long ones: more majors, long faults
+	@$(PYTEST)
+
+lint: venv-test  ## ruff, mypy --strict, yamllint, ansible-lint (production profile)
+	@.venv/bin/python tests/setup/lint.py
+
+lock: venv-test  ## write requirements.lock and requirements-test.lock anew from the direct pins
+	@.venv/bin/python tests/setup/lock.py
+
+packages:  ## install the system packages that 'make test' needs (as root)
+	@tests/setup/packages.sh
+
+image: venv-test packages  ## build the image of the test hosts with podman
+	@.venv/bin/python tests/image/build.py
+
+venv:
+	$(call install,requirements.lock)
+
+venv-test:
+	$(call install,requirements-test.lock)

@@ -1,0 +1,37 @@
+#!/bin/sh
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# System packages of 'make test' on Debian 12 and Ubuntu 24.04 or later: installs what is missing as root,
+# else says exactly what is missing and the one command that installs it.
+set -eu
+
+# podman and what it runs on; runc where crun cannot (see tests/support/podman.py); mmdebstrap and the keyring make the
+# base of the test image; uidmap and slirp4netns let podman run without root.
+wanted="python3 python3-venv git make openssh-client util-linux procps podman crun runc buildah netavark aardvark-dns \
+iproute2 iptables mmdebstrap debian-archive-keyring ca-certificates"
+[ "$(id -u)" -eq 0 ] || wanted="$wanted uidmap slirp4netns"
+
+if ! command -v dpkg-query >/dev/null 2>&1; then
+  echo "make test: this is no Debian or Ubuntu; the tests need: $wanted. Going on with what is there." >&2
+  exit 0
+fi
+
+missing=""
+for package in $wanted; do
+  state=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null || true)
+  [ "$state" = installed ] || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" -ne 0 ]; then
+  echo "make test: system packages are missing:$missing" >&2
+  echo "Install them, then run 'make test' again:" >&2
+  echo "  sudo apt-get update && sudo apt-get install -y --no-install-recommends$missing" >&2
+  exit 1
+fi
+echo "Installing system packages:$missing"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+# shellcheck disable=SC2086 # a list of words
+apt-get install -y -qq --no-install-recommends $missing >/dev/null
