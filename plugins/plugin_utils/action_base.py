@@ -112,8 +112,12 @@ class PgopsAction(ActionBase):
         started = time.monotonic()
         journal = self._journal(variables)
         host = variables.get("inventory_hostname")
+        # The play numbers the steps that the platform's handbook asks for (R6.5); a phase alone has no number.
+        step = variables.get("__pgops_step")
+        if step:
+            self.say(f"{host}: {step}")
         if journal:
-            journal.append({"event": "phase_started", "phase": self.PHASE, "host": host})
+            journal.append({"event": "phase_started", "phase": self.PHASE, "host": host, "step": step})
         try:
             arguments = {**self.connection_arguments(variables), **self.module_arguments(variables)}
             module = f"whitecross.pgops.{self.MODULE}"
