@@ -54,7 +54,7 @@ class ActionModule(ActionBase):
             environments.check_versions(ansible_version, sys.version_info)
             return self._start(variables)
         except environments.Refusal as refusal:
-            return {"failed": True, "refused": True, "msg": f"{refusal}."}
+            return {"failed": True, "refused": True, "msg": str(refusal)}
 
     def _value(self, task_vars, variable):
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
@@ -136,7 +136,10 @@ class ActionModule(ActionBase):
 
     @staticmethod
     def _check_names(variables_of):
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import known_variables, unknown_variables
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import (
+            known_variables,
+            unknown_variables,
+        )
 
         known = known_variables()
         for host, variables in variables_of.items():

@@ -82,8 +82,9 @@ def choose_environment(
     for part in parts:
         if part in ("all", "*"):
             raise Refusal(
-                "-l {0} names no environment; type: {1} -l {2}".format(part, command, " (or -l ".join(environments))
-                + ")" * (len(environments) - 1)
+                "-l {0} names no environment, a run has one of {1}; type: {2} -l {3}".format(
+                    part, _listed(environments), command, environments[0]
+                )
             )
         if not _PATTERN_SIGNS.search(part) and part not in inventory_names:
             raise Refusal(

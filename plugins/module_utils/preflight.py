@@ -1,0 +1,865 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The health report: what is looked at before anything is changed, and again after it.
+
+Read-only. Nearly every check is a row of data: a query whose rows are what is wrong, a sentence for one such row, and
+what to type against it. No lock but ACCESS SHARE on catalogs is taken, no user table is read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    Target,
+    connect,
+    fetch_all,
+    fetch_one,
+    refuse_transaction_pooler,
+    server_version,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+
+OK = "ok"
+WARN = "warn"
+STOP = "stop"
+
+# How many objects a sentence names; the number of all of them is always told.
+SHOWN = 5
+
+# Requirement R5.11: sessions that run for more than five minutes.
+LONG_TRANSACTION_S = 300
+# A run holds a session for itself, two for dump workers, two for restore workers, one to watch progress.
+SESSIONS_OF_A_RUN = 6
+# Share of all connections above which an application's burst leaves none for the run.
+CONNECTIONS_WARN = 0.8
+# Requirement R5.3: 20 to 30 % of the database's size must be free, its expected growth is 10 to 20 %. Below the lower
+# figure the run stops; below the size itself there may be no room for the restore that proves the backup.
+DISK_STOP = 0.3
+DISK_WARN = 1.0
+# Age at which autovacuum is forced is 200 M by default; the server warns at 2.1 G - 40 M and stops at 2.1 G - 3 M.
+WRAPAROUND_WARN = 1_000_000_000
+WRAPAROUND_STOP = 1_900_000_000
+# A slot that holds back this much WAL fills the disk of a server of usual size within a day.
+SLOT_WAL_WARN = 1 << 30
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question to the server.
+
+    :param name: how it is waived and tested; never changes
+    :param title: what is looked at, for the table
+    :param level: what a finding means, ``warn`` or ``stop``
+    :param query: returns a row for each finding, no row when all is well; parameters are those of :func:`_parameters`
+    :param found: the sentence for one row, with its columns in braces
+    :param fix: what to type against one row; ``{…}`` as in ``found``
+    :param well: what is said when nothing was found
+    :param activity: looks at the sessions of others, which a plain role sees only in part (see :func:`_observer`)
+    """
+
+    name: str
+    title: str
+    level: str
+    query: str
+    found: str
+    fix: str
+    well: str
+    activity: bool = False
+
+
+_USER_SCHEMA = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+# What an extension brought is the extension's, not ours to own.
+_NOT_OF_EXTENSION = (
+    "NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass "
+    "AND d.objid = c.oid AND d.deptype = 'e')"
+)
+_OF_ROLE_LACKS_BYPASS = f"""
+    SELECT %({{role}})s::text AS role, count(*) AS objects,
+           pg_catalog.string_agg(pg_catalog.format('%%I.%%I', n.nspname, c.relname), ', ' ORDER BY n.nspname, c.relname) AS named
+      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relrowsecurity AND c.relkind IN ('r', 'p') AND {_USER_SCHEMA}
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r
+                        WHERE r.rolname = %({{role}})s AND (r.rolbypassrls OR r.rolsuper))
+    HAVING count(*) > 0
+"""
+_BYPASS_FOUND = "{role} has no BYPASSRLS but {objects} tables have row-level security: {named}"
+_BYPASS_FIX = "ALTER ROLE {role:I} BYPASSRLS;"
+
+CHECKS: tuple[Check, ...] = (
+    Check(
+        "primary",
+        "takes writes",
+        STOP,
+        """SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN 'a standby or a server in recovery'
+                       ELSE 'read-only for this database or role (default_transaction_read_only)' END AS state
+            WHERE pg_catalog.pg_is_in_recovery()
+               OR (SELECT reset_val FROM pg_catalog.pg_settings WHERE name = 'default_transaction_read_only') = 'on'""",
+        "the server is {state}",
+        "point pgops_host at the primary, or give several hosts with commas",
+        "a primary that takes writes",
+    ),
+    Check(
+        "owner_role",
+        "migrator acts as owner",
+        STOP,
+        """SELECT %(user)s::text AS member, %(owner)s::text AS role,
+                  CASE WHEN pg_catalog.to_regrole(pg_catalog.quote_ident(%(owner)s)) IS NULL
+                       THEN 'does not exist' ELSE 'may not be taken by ' || %(user)s END AS why
+            WHERE %(owner)s <> %(user)s
+              AND NOT coalesce(pg_catalog.pg_has_role(%(user)s, pg_catalog.to_regrole(pg_catalog.quote_ident(%(owner)s)),
+                                                      %(member_privilege)s), false)""",
+        "the owner role {role} {why}",
+        "GRANT {role:I} TO {member:I};",
+        "the migrator may act as the owner role",
+    ),
+    Check(
+        "create_in_database",
+        "right to create schemas",
+        STOP,
+        """SELECT %(owner)s::text AS role, pg_catalog.current_database() AS database
+            WHERE pg_catalog.to_regrole(pg_catalog.quote_ident(%(owner)s)) IS NOT NULL
+              AND NOT pg_catalog.has_database_privilege(%(owner)s, pg_catalog.current_database(), 'CREATE')""",
+        "{role} may not CREATE in database {database}, which the ledger's schema and extensions need",
+        "GRANT CREATE ON DATABASE {database:I} TO {role:I};",
+        "schemas and trusted extensions may be created",
+    ),
+    Check(
+        "schema_public",
+        "rights on schema public",
+        STOP,
+        """SELECT %(owner)s::text AS role, p AS privilege
+             FROM pg_catalog.unnest(ARRAY['USAGE', 'CREATE']) AS p
+            WHERE pg_catalog.to_regrole(pg_catalog.quote_ident(%(owner)s)) IS NOT NULL
+              AND pg_catalog.to_regnamespace('public') IS NOT NULL
+              AND NOT pg_catalog.has_schema_privilege(%(owner)s, 'public', p)""",
+        "{role} has no {privilege} on schema public",
+        "GRANT {privilege} ON SCHEMA public TO {role:I};",
+        "USAGE and CREATE are there",
+    ),
+    Check(
+        "ownership",
+        "objects belong to the owner",
+        STOP,
+        f"""SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS object, r.rolname AS holder, %(owner)s::text AS role
+              FROM pg_catalog.pg_class c
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+              JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
+             WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND {_USER_SCHEMA} AND n.nspname <> 'pgops'
+               AND pg_catalog.to_regrole(pg_catalog.quote_ident(%(owner)s)) IS NOT NULL
+               AND NOT pg_catalog.pg_has_role(%(owner)s, c.relowner, 'USAGE') AND {_NOT_OF_EXTENSION}
+             ORDER BY 1""",
+        "{object} belongs to {holder}, not to {role}",
+        "ALTER TABLE {object} OWNER TO {role:I};",
+        "every table, view and sequence belongs to the owner role",
+    ),
+    Check(
+        "backup_rights",
+        "backup role reads everything",
+        STOP,
+        f"""SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS object, %(backup)s::text AS role
+              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.relkind IN ('r', 'p', 'm', 'S') AND {_USER_SCHEMA}
+               AND pg_catalog.to_regrole(pg_catalog.quote_ident(%(backup)s)) IS NOT NULL
+               AND NOT (pg_catalog.has_schema_privilege(%(backup)s, n.oid, 'USAGE')
+                        AND CASE c.relkind WHEN 'S' THEN pg_catalog.has_sequence_privilege(%(backup)s, c.oid, 'SELECT')
+                                 ELSE pg_catalog.has_table_privilege(%(backup)s, c.oid, 'SELECT') END)
+             ORDER BY 1""",
+        "{role} may not read {object}",
+        "GRANT pg_read_all_data TO {role:I};",
+        "every table and sequence may be read",
+    ),
+    Check(
+        "backup_large_objects",
+        "backup role reads large objects",
+        STOP,
+        """SELECT %(backup)s::text AS role, count(*) AS objects
+             FROM pg_catalog.pg_largeobject_metadata m
+            WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = %(backup)s AND r.rolsuper)
+              AND pg_catalog.to_regrole(pg_catalog.quote_ident(%(backup)s)) IS NOT NULL
+              AND NOT pg_catalog.pg_has_role(%(backup)s, m.lomowner, 'USAGE')
+              AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(m.lomacl) a
+                               WHERE a.privilege_type = 'SELECT'
+                                 AND (a.grantee = 0 OR pg_catalog.pg_has_role(%(backup)s, a.grantee, 'USAGE')))
+           HAVING count(*) > 0""",
+        "{role} may not read {objects} large objects, so the dump would fail",
+        "GRANT SELECT ON LARGE OBJECT OID TO {role:I};",
+        "none, or all may be read",
+    ),
+    Check(
+        "row_security_migrator",
+        "migrator sees every row",
+        STOP,
+        _OF_ROLE_LACKS_BYPASS.replace("{role}", "owner"),
+        _BYPASS_FOUND,
+        _BYPASS_FIX,
+        "no policy hides rows",
+    ),
+    Check(
+        "row_security_backup",
+        "backup role sees every row",
+        STOP,
+        _OF_ROLE_LACKS_BYPASS.replace("{role}", "backup"),
+        _BYPASS_FOUND,
+        _BYPASS_FIX,
+        "no policy hides rows",
+    ),
+    Check(
+        "row_security_restore",
+        "restore role sees every row",
+        STOP,
+        _OF_ROLE_LACKS_BYPASS.replace("{role}", "restore"),
+        _BYPASS_FOUND,
+        _BYPASS_FIX,
+        "no policy hides rows",
+    ),
+    Check(
+        "restore_createdb",
+        "restore role makes databases",
+        STOP,
+        """SELECT r.rolname AS role FROM pg_catalog.pg_roles r
+            WHERE r.rolname = %(restore)s AND NOT (r.rolcreatedb OR r.rolsuper)""",
+        "{role} may not create the scratch database that proves the backup",
+        "ALTER ROLE {role:I} CREATEDB;",
+        "CREATEDB is there",
+    ),
+    Check(
+        "restore_owner",
+        "restore role gives objects back",
+        STOP,
+        f"""SELECT DISTINCT %(restore)s::text AS member, o.rolname AS role
+             FROM (SELECT c.relowner AS owner FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                    WHERE {_USER_SCHEMA} AND {_NOT_OF_EXTENSION}
+                   UNION SELECT oid FROM pg_catalog.pg_roles WHERE rolname = %(owner)s) AS owners
+             JOIN pg_catalog.pg_roles o ON o.oid = owners.owner
+            WHERE pg_catalog.to_regrole(pg_catalog.quote_ident(%(restore)s)) IS NOT NULL
+              AND NOT pg_catalog.pg_has_role(%(restore)s, o.oid, %(member_privilege)s)
+            ORDER BY 2""",
+        "{member} may not give restored objects back to their owner {role}",
+        "GRANT {role:I} TO {member:I};",
+        "every owner's objects can be restored",
+    ),
+    Check(
+        "restore_extensions",
+        "restore role makes extensions",
+        WARN,
+        """SELECT e.extname AS extension, %(restore)s::text AS role
+             FROM pg_catalog.pg_extension e
+             JOIN pg_catalog.pg_available_extension_versions v ON v.name = e.extname AND v.version = e.extversion
+            WHERE v.superuser AND NOT v.trusted
+              AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = %(restore)s AND r.rolsuper)
+            ORDER BY 1""",
+        "extension {extension} is not trusted, so {role} could not create it in a restored database",
+        "name a superuser or the provider's admin role in pgops_restore_user",
+        "every extension here can be created again",
+    ),
+    Check(
+        "restore_sessions",
+        "restore role ends sessions",
+        WARN,
+        """SELECT count(*) AS sessions, %(restore)s::text AS role
+             FROM pg_catalog.pg_stat_activity a JOIN pg_catalog.pg_roles s ON s.oid = a.usesysid
+            WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
+              AND pg_catalog.to_regrole(pg_catalog.quote_ident(%(restore)s)) IS NOT NULL
+              AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = %(restore)s AND r.rolsuper)
+              AND (s.rolsuper OR NOT (pg_catalog.pg_has_role(%(restore)s, s.oid, 'USAGE')
+                                      OR pg_catalog.pg_has_role(%(restore)s, 'pg_signal_backend', 'USAGE')))
+           HAVING count(*) > 0""",
+        "{role} may not end {sessions} sessions on this database, which a rollback by restore would need",
+        "GRANT pg_signal_backend TO {role:I}; sessions of a superuser must be ended by hand",
+        "every session could be ended for a rollback",
+    ),
+    Check(
+        "monitor_rights",
+        "sessions of others are seen",
+        WARN,
+        """SELECT %(user)s::text AS role WHERE NOT pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')""",
+        "neither {role} nor the restore role may see what other sessions do, so long transactions and dumps may be overlooked",
+        "GRANT pg_monitor TO {role:I};",
+        "every session is seen",
+        activity=True,
+    ),
+    Check(
+        "connections",
+        "free connections",
+        STOP,
+        f"""SELECT used, usable, usable - used AS free FROM (
+               SELECT (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend') AS used,
+                      pg_catalog.current_setting('max_connections')::int
+                      - pg_catalog.current_setting('superuser_reserved_connections')::int
+                      - coalesce(pg_catalog.current_setting('reserved_connections', true)::int, 0) AS usable) AS c
+             WHERE usable - used < {SESSIONS_OF_A_RUN}""",
+        f"{{used}} of {{usable}} connections are used, {{free}} are free and a run needs {SESSIONS_OF_A_RUN}",
+        "end idle sessions or raise max_connections",
+        "enough are free",
+        activity=True,
+    ),
+    Check(
+        "connections_share",
+        "use of connections",
+        WARN,
+        f"""SELECT used, usable, (100 * used / usable) AS share FROM (
+               SELECT (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend') AS used,
+                      pg_catalog.current_setting('max_connections')::int
+                      - pg_catalog.current_setting('superuser_reserved_connections')::int
+                      - coalesce(pg_catalog.current_setting('reserved_connections', true)::int, 0) AS usable) AS c
+             WHERE used > {CONNECTIONS_WARN} * usable AND usable - used >= {SESSIONS_OF_A_RUN}""",
+        "{used} of {usable} connections are used ({share} percent)",
+        "end idle sessions or raise max_connections",
+        f"below {CONNECTIONS_WARN:.0%}",
+        activity=True,
+    ),
+    Check(
+        "long_transactions",
+        "transactions over 5 minutes",
+        WARN,
+        """SELECT a.pid, coalesce(a.usename::text, '?') AS role, coalesce(nullif(a.application_name, ''), '?') AS application,
+                   pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.xact_start)::int / 60 AS minutes
+              FROM pg_catalog.pg_stat_activity a
+             WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
+               AND a.backend_type = 'client backend'
+               AND a.xact_start < pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => %(long_transaction_s)s)
+             ORDER BY a.xact_start""",
+        "session {pid} of {role} ({application}) is in a transaction for {minutes} minutes",
+        "SELECT pg_terminate_backend({pid});",
+        "none",
+        activity=True,
+    ),
+    Check(
+        "waiting_locks",
+        "locks not granted",
+        WARN,
+        """SELECT l.pid, l.mode, coalesce(l.relation::regclass::text, l.locktype) AS object,
+                  coalesce(nullif(pg_catalog.array_to_string(pg_catalog.pg_blocking_pids(l.pid), ', '), ''), '?') AS blockers
+             FROM pg_catalog.pg_locks l
+            WHERE NOT l.granted AND (l.database IS NULL OR l.database =
+                  (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))
+            ORDER BY l.pid""",
+        "session {pid} waits for {mode} on {object}, held up by {blockers}",
+        "look at session {blockers} in pg_stat_activity, and end it if it hangs",
+        "none",
+    ),
+    Check(
+        "prepared_transactions",
+        "prepared transactions",
+        STOP,
+        """SELECT p.gid, p.owner::text AS role FROM pg_catalog.pg_prepared_xacts p
+            WHERE p.database = pg_catalog.current_database() ORDER BY p.prepared""",
+        "prepared transaction {gid!r} of {role} holds its locks until it is ended, and blocks a rollback by rename",
+        "ROLLBACK PREPARED {gid!r}; or COMMIT PREPARED {gid!r};",
+        "none",
+    ),
+    Check(
+        "invalid_indexes",
+        "invalid indexes",
+        WARN,
+        f"""SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS object
+              FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE NOT i.indisvalid AND {_USER_SCHEMA}
+               AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid = c.oid)
+             ORDER BY 1""",
+        "index {object} is INVALID: writes keep it, no query uses it",
+        "DROP INDEX CONCURRENTLY {object};",
+        "none",
+    ),
+    Check(
+        "unvalidated_constraints",
+        "constraints not validated",
+        WARN,
+        f"""SELECT k.conname AS name, pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS object
+              FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE NOT k.convalidated AND {_USER_SCHEMA}
+               AND coalesce((pg_catalog.to_jsonb(k) ->> 'conenforced')::boolean, true)  -- 18: NOT ENFORCED is not checked at all
+             ORDER BY 2, 1""",
+        "constraint {name} on {object} is NOT VALID: rows from before it may break it",
+        "ALTER TABLE {object} VALIDATE CONSTRAINT {name:I};",
+        "none",
+    ),
+    Check(
+        "wraparound",
+        "transaction id age",
+        WARN,
+        f"""SELECT datname AS database, pg_catalog.age(datfrozenxid) AS age FROM pg_catalog.pg_database
+             WHERE pg_catalog.age(datfrozenxid) > %(wraparound_warn)s AND pg_catalog.age(datfrozenxid) <= {WRAPAROUND_STOP}
+             ORDER BY 2 DESC""",
+        "the oldest transaction id of database {database} is {age} old",
+        "vacuumdb --freeze --dbname {database}",
+        "far from wraparound",
+    ),
+    Check(
+        "wraparound_near",
+        "transaction ids left",
+        STOP,
+        """SELECT datname AS database, pg_catalog.age(datfrozenxid) AS age FROM pg_catalog.pg_database
+            WHERE pg_catalog.age(datfrozenxid) > %(wraparound_stop)s ORDER BY 2 DESC""",
+        "the oldest transaction id of database {database} is {age} old; at 2.1 billion the server refuses writes",
+        "vacuumdb --freeze --dbname {database}",
+        "far from wraparound",
+    ),
+    Check(
+        "vacuum_wraparound",
+        "anti-wraparound vacuum",
+        WARN,
+        """SELECT a.pid, coalesce(v.relid::regclass::text, '?') AS object
+             FROM pg_catalog.pg_stat_activity a LEFT JOIN pg_catalog.pg_stat_progress_vacuum v ON v.pid = a.pid
+            WHERE a.backend_type = 'autovacuum worker' AND a.query LIKE '%%(to prevent wraparound)%%'
+              AND a.datname = pg_catalog.current_database()""",
+        "an anti-wraparound vacuum of {object} runs (session {pid}); it does not give way to DDL",
+        "wait until it is done, see pg_stat_progress_vacuum",
+        "none runs",
+        activity=True,
+    ),
+    Check(
+        "dump_running",
+        "dump or base backup",
+        WARN,
+        """SELECT a.pid, a.application_name AS application FROM pg_catalog.pg_stat_activity a
+            WHERE (a.application_name IN ('pg_dump', 'pg_dumpall') AND a.datname = pg_catalog.current_database())
+               OR a.pid IN (SELECT pid FROM pg_catalog.pg_stat_progress_basebackup)
+            ORDER BY 1""",
+        "{application} runs (session {pid}); DDL queues behind a dump's locks, and writes behind the DDL",
+        "wait until it is done, see pg_stat_activity",
+        "none runs",
+        activity=True,
+    ),
+    Check(
+        "replication_slots",
+        "replication slots",
+        WARN,
+        """SELECT s.slot_name AS slot, pg_catalog.pg_size_pretty(s.held) AS held, coalesce(s.wal_status, '?') AS state
+              FROM (SELECT slot_name, active, wal_status,
+                           pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn) AS held
+                      FROM pg_catalog.pg_replication_slots WHERE NOT pg_catalog.pg_is_in_recovery()) AS s
+             WHERE s.held > %(slot_wal_warn)s OR s.wal_status IN ('unreserved', 'lost')
+             ORDER BY s.held DESC NULLS FIRST""",
+        "replication slot {slot} holds back {held} of WAL ({state})",
+        "SELECT pg_drop_replication_slot('{slot}'); unless its consumer comes back",
+        "none holds back much WAL",
+    ),
+    Check(
+        "archiver",
+        "WAL archiving",
+        WARN,
+        """SELECT failed_count AS failed, last_failed_wal AS wal FROM pg_catalog.pg_stat_archiver
+            WHERE pg_catalog.current_setting('archive_mode') <> 'off' AND last_failed_time > coalesce(last_archived_time, '-infinity')""",
+        "the archive command fails (last on {wal}), so WAL piles up",
+        "look at the server's log and repair archive_command",
+        "off, or working",
+    ),
+    Check(
+        "checksum_failures",
+        "data checksums",
+        STOP,
+        """SELECT datname AS database, checksum_failures AS failures FROM pg_catalog.pg_stat_database
+            WHERE checksum_failures > 0 AND datname = pg_catalog.current_database()""",
+        "the server counted {failures} pages of {database} with a wrong checksum: the storage loses data",
+        "restore to sound storage first; pg_amcheck names what is damaged",
+        "no failure was counted",
+    ),
+    Check(
+        "collation",
+        "collation version",
+        WARN,
+        """SELECT datname AS database, datcollversion AS made,
+                  pg_catalog.pg_database_collation_actual_version(oid) AS found
+             FROM pg_catalog.pg_database
+            WHERE datname = pg_catalog.current_database()
+              AND datcollversion IS DISTINCT FROM pg_catalog.pg_database_collation_actual_version(oid)""",
+        "database {database} was made with collation version {made}, the system has {found}: text indexes may be out of order",
+        "REINDEX DATABASE CONCURRENTLY {database:I}; ALTER DATABASE {database:I} REFRESH COLLATION VERSION;",
+        "the one the database was made with",
+    ),
+)
+
+# Looked at by functions below, in this order, before the table above; the last two after it.
+CONNECTION_CHECKS = ("server", "version", "pooler", "tls")
+OTHER_CHECKS = ("backup_connect", "restore_connect", "disk_data", "disk_backup")
+NAMES: tuple[str, ...] = (*CONNECTION_CHECKS, *(check.name for check in CHECKS), *OTHER_CHECKS)
+
+_TITLES = {
+    "server": "server answers",
+    "version": "server version",
+    "pooler": "no transaction pooler",
+    "tls": "TLS as asked for",
+    "backup_connect": "backup role connects",
+    "restore_connect": "restore role connects",
+    "disk_data": "disk of the data",
+    "disk_backup": "disk of the backups",
+}
+_FIELD = re.compile(r"\{([a-z_]+)(:I|!r)?\}")
+
+
+def quoted(name: str) -> str:
+    """An identifier as it must be typed in SQL."""
+    return name if re.match(r"^[a-z_][a-z0-9_$]*$", name) else '"' + name.replace('"', '""') + '"'
+
+
+def _fill(template: str, row: dict[str, Any]) -> str:
+    def value(field: re.Match[str]) -> str:
+        found = str(row.get(field.group(1), "?"))
+        if field.group(2) == ":I":
+            return quoted(found)
+        return "'" + found.replace("'", "''") + "'" if field.group(2) == "!r" else found
+
+    return _FIELD.sub(value, template)
+
+
+def _entry(name: str, title: str, level: str, evidence: str, fix: str = "", objects: int = 0) -> dict[str, Any]:
+    return {"check": name, "title": title, "level": level, "evidence": evidence, "fix": fix, "objects": objects}
+
+
+def _special(name: str, level: str, evidence: str, fix: str = "") -> dict[str, Any]:
+    return _entry(name, _TITLES[name], level, evidence, fix, 0 if level == OK else 1)
+
+
+def _parameters(target: Target, conn: Connection) -> dict[str, Any]:
+    user = target.user or conn.info.user
+    return {
+        "user": user,
+        "owner": target.owner or user,
+        "backup": target.backup_user or user,
+        "restore": target.restore_user or user,
+        # PostgreSQL 16 tells the right to SET ROLE from membership; 15 has membership alone.
+        "member_privilege": "SET" if server_version(conn)[0] >= 16 else "MEMBER",
+        "long_transaction_s": LONG_TRANSACTION_S,
+        "wraparound_warn": WRAPAROUND_WARN,
+        "wraparound_stop": WRAPAROUND_STOP,
+        "slot_wal_warn": SLOT_WAL_WARN,
+    }
+
+
+def look(check: Check, conn: Connection, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Ask one question of the table.
+
+    :return: ``{"check", "title", "level", "evidence", "fix", "objects"}``; a query that the role may not run or that
+        fails is a warning of its own, never an ok
+    """
+    try:
+        rows = fetch_all(conn, check.query, parameters)
+    except psycopg2.Error as exc:
+        error = from_psycopg(exc, "could not be looked at")
+        return _entry(check.name, check.title, WARN, error.message, "look at it by hand", 0)
+    if not rows:
+        return _entry(check.name, check.title, OK, check.well)
+    more = f" (and {len(rows) - SHOWN} more)" if len(rows) > SHOWN else ""
+    shown = rows[:SHOWN]
+    fixes = dict.fromkeys(_fill(check.fix, row) for row in shown)
+    return _entry(
+        check.name,
+        check.title,
+        check.level,
+        "; ".join(_fill(check.found, row) for row in shown) + more,
+        " ".join(fixes) + (" ..." if more and len(fixes) > 1 else ""),
+        len(rows),
+    )
+
+
+def _open(target: Target, application_name: str, report: list[dict[str, Any]]) -> Connection | None:
+    """Connect, and tell apart what connect() refuses for; None where nothing else can be looked at."""
+    try:
+        conn = connect(target.with_(owner=None), application_name=application_name, allow_pooler=True)
+    except PgopsError as error:
+        name = "version" if "or later is needed" in error.message else "server"
+        if name == "version":
+            report.append(_special("server", OK, f"{target.host} answers"))
+        report.append(_special(name, STOP, error.message, error.hint or ""))
+        return None
+    major, minor = server_version(conn)
+    report.append(_special("server", OK, f"{target} answers"))
+    report.append(_special("version", OK, f"PostgreSQL {major}.{minor}"))
+    try:
+        refuse_transaction_pooler(target, conn)
+    except PgopsError as error:
+        report.append(_special("pooler", STOP, error.message, "set pgops_host and pgops_port to the server's own"))
+        conn.close()
+        return None
+    report.append(_special("pooler", OK, "a direct connection, or session pooling"))
+    return conn
+
+
+def _tls(target: Target, conn: Connection) -> dict[str, Any]:
+    row = (
+        fetch_one(conn, "SELECT ssl, version FROM pg_catalog.pg_stat_ssl WHERE pid = pg_catalog.pg_backend_pid()") or {}
+    )
+    near = target.host.startswith(("/", "127.", "@")) or target.host in ("localhost", "::1", "")
+    if row.get("ssl"):
+        if target.sslmode in ("verify-ca", "verify-full") or near:
+            return _special("tls", OK, f"{row['version']}, sslmode {target.sslmode}")
+        return _special(
+            "tls",
+            WARN,
+            f"{row['version']}, but sslmode {target.sslmode} accepts any certificate",
+            "set pgops_sslmode: verify-full",
+        )
+    if target.sslmode in ("require", "verify-ca", "verify-full") and not target.host.startswith("/"):
+        return _special(
+            "tls",
+            STOP,
+            f"the session has no TLS but sslmode is {target.sslmode}",
+            "reach the server itself, not a proxy",
+        )
+    if near:
+        return _special("tls", OK, "none, on this machine")
+    return _special("tls", WARN, f"the connection to {target.host} is not encrypted", "set pgops_sslmode: verify-full")
+
+
+def _other_role(name: str, what: str, target: Target, application_name: str) -> dict[str, Any]:
+    try:
+        connect(target, application_name=application_name).close()
+    except PgopsError as error:
+        return _special(
+            name,
+            STOP,
+            error.message,
+            error.hint or f"GRANT CONNECT ON DATABASE {quoted(target.database)} TO {quoted(str(target.user))};",
+        )
+    return _special(name, OK, f"{what} {target.user} connects to {target.database}")
+
+
+def _size(number: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 10240:
+            return f"{number:.0f} {unit}"
+        number /= 1024
+    return f"{number:.0f} TB"
+
+
+def _disk(name: str, folder: str | None, size: int, free_bytes: Callable[[str], int]) -> dict[str, Any]:
+    """Free space of the file system that holds ``folder`` or, where it is not made yet, the nearest folder above it."""
+    if not folder:
+        return _special(name, OK, "not looked at: the folder is on another machine or not told to this role")
+    path = os.path.abspath(os.path.expanduser(folder))
+    while path != "/" and not os.path.isdir(path):
+        path = os.path.dirname(path)
+    try:
+        free = free_bytes(path)
+    except OSError as error:
+        return _special(name, WARN, f"{path} cannot be looked at: {error.strerror}", "look at it by hand")
+    told = f"{_size(free)} free at {path}, the database has {_size(size)}"
+    if free < DISK_STOP * size:
+        return _special(name, STOP, told, f"free at least {_size(DISK_STOP * size)} at {path}")
+    if free < DISK_WARN * size:
+        return _special(name, WARN, told, f"free {_size(DISK_WARN * size)} at {path}")
+    return _special(name, OK, told)
+
+
+def free_space(path: str) -> int:
+    """:return: the bytes that an ordinary user may still write at ``path``."""
+    stat = os.statvfs(path)
+    return stat.f_bavail * stat.f_frsize
+
+
+_FACTS = """
+SELECT pg_catalog.pg_database_size(pg_catalog.current_database()) AS size_bytes,
+       (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend') AS connections,
+       (SELECT count(*) FROM pg_catalog.pg_stat_activity
+         WHERE backend_type = 'client backend' AND state = 'active' AND pid <> pg_catalog.pg_backend_pid()) AS active,
+       (SELECT count(*) FROM pg_catalog.pg_locks WHERE NOT granted) AS waiting_locks,
+       (SELECT count(*) FROM pg_catalog.pg_stat_activity
+         WHERE xact_start < pg_catalog.clock_timestamp() - interval '5 minutes'
+           AND backend_type = 'client backend') AS long_transactions
+"""
+_LARGEST = """
+SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS name, pg_catalog.pg_total_relation_size(c.oid) AS bytes
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'm') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+ ORDER BY 2 DESC, 1 LIMIT 10
+"""
+
+
+def report(
+    target: Target,
+    *,
+    application_name: str,
+    backup_directory: str | None = None,
+    free_bytes: Callable[[str], int] = free_space,
+) -> dict[str, Any]:
+    """Look at everything, once.
+
+    A check that stops does not end the look: whoever repairs a server wants the whole list. Only a server that cannot
+    be reached, is too old or hides behind a transaction-mode pooler ends it.
+
+    :param backup_directory: where dumps go, on the machine this runs on; None where that is not known
+    :param free_bytes: free bytes at a path; replaced in tests
+    :return: ``{"checks": [...], "facts": {"size_bytes", "connections", "active", "waiting_locks", "long_transactions",
+        "largest_tables", "server_version"}, "level": the worst level}``
+    """
+    checks: list[dict[str, Any]] = []
+    facts: dict[str, Any] = {}
+    conn = _open(target, application_name, checks)
+    observer = conn
+    if conn is not None and observer is not None:
+        try:
+            checks.append(_tls(target, conn))
+            parameters = _parameters(target, conn)
+            observer = _observer(target, conn, application_name)
+            for check in CHECKS:
+                checks.append(look(check, observer if check.activity else conn, parameters))
+            if target.backup_user and target.backup_user != target.user:
+                checks.append(_other_role("backup_connect", "backup role", target.as_backup(), application_name))
+            else:
+                checks.append(_special("backup_connect", OK, "the migrator itself"))
+            if target.restore_user and target.restore_user != target.user:
+                checks.append(_other_role("restore_connect", "restore role", target.maintenance(), application_name))
+            else:
+                checks.append(_special("restore_connect", OK, "the migrator itself"))
+            facts = dict(fetch_one(observer, _FACTS) or {})
+            facts["server_version"] = "{}.{}".format(*server_version(conn))
+            facts["largest_tables"] = fetch_all(conn, _LARGEST)
+            size = int(facts.get("size_bytes") or 0)
+            checks.append(_disk("disk_data", _data_directory(target, observer), size, free_bytes))
+            checks.append(_disk("disk_backup", backup_directory, size, free_bytes))
+        except psycopg2.Error as exc:
+            raise from_psycopg(exc, f"The health check of {target} broke off", database=target.database) from None
+        finally:
+            observer.close()
+            conn.close()
+    return {"checks": checks, "facts": facts, "level": worst(checks)}
+
+
+def _observer(target: Target, conn: Connection, application_name: str) -> Connection:
+    """A session that sees what others do: the migrator's own or else the restore role's.
+
+    Without pg_read_all_stats pg_stat_activity shows NULL for the transactions of other roles, and a count of long
+    transactions is quietly zero.
+    """
+    may_see = "SELECT pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS may"
+    if (fetch_one(conn, may_see) or {}).get("may") or not target.restore_user:
+        return conn
+    try:
+        other = connect(target.as_restore(), application_name=application_name)
+    except PgopsError:
+        return conn  # told by the check restore_connect
+    if (fetch_one(other, may_see) or {}).get("may"):
+        return other
+    other.close()
+    return conn
+
+
+def _data_directory(target: Target, conn: Connection) -> str | None:
+    """The data folder where this process runs on the server's machine and the role may know it."""
+    if not (target.host.startswith(("/", "127.")) or target.host in ("localhost", "::1")):
+        return None
+    row = fetch_one(conn, "SELECT pg_catalog.current_setting('data_directory', true) AS folder WHERE "
+                          "pg_catalog.pg_has_role(current_user, 'pg_read_all_settings', 'USAGE')")  # fmt: skip
+    folder = str(row["folder"]) if row and row["folder"] else None
+    return folder if folder and os.path.isdir(os.path.dirname(folder)) else None
+
+
+def worst(checks: list[dict[str, Any]]) -> str:
+    """:return: the gravest level among ``checks``; a waived stop counts as a warning."""
+    levels = {WARN if check.get("waived") and check["level"] == STOP else check["level"] for check in checks}
+    return STOP if STOP in levels else WARN if WARN in levels else OK
+
+
+def check_waivers(waivers: list[dict[str, Any]]) -> dict[str, str]:
+    """:return: check name -> reason.
+
+    :raises PgopsError: a check that does not exist, or no reason
+    """
+    accepted: dict[str, str] = {}
+    for waiver in waivers:
+        name = str(waiver.get("check") or "")
+        reason = str(waiver.get("reason") or "").strip()
+        if name not in NAMES:
+            raise PgopsError(
+                f"preflight_waive names {name or 'no check'!r}, which is no check; choose from {', '.join(NAMES)}."
+            )
+        if not reason:
+            raise PgopsError(
+                f"preflight_waive gives no reason for {name}; write {{check: {name}, reason: why it may be passed}}."
+            )
+        accepted[name] = reason
+    return accepted
+
+
+def waive(checks: list[dict[str, Any]], waivers: dict[str, str]) -> list[dict[str, Any]]:
+    """:return: the checks, those that stop and are waived with ``waived`` = the reason."""
+    return [
+        {**check, "waived": waivers[check["check"]]} if check["level"] == STOP and check["check"] in waivers else check
+        for check in checks
+    ]
+
+
+_ORDER = {OK: 0, WARN: 1, STOP: 2}
+
+
+def compare(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """What changed between two looks with the same list.
+
+    :return: ``{"worse": [...], "better": [...]}``, each ``{"check", "before", "after", "evidence"}``; a check with more
+        objects than before is worse at the same level
+    """
+    earlier = {check["check"]: check for check in before}
+    found: dict[str, list[dict[str, Any]]] = {"worse": [], "better": []}
+    for check in after:
+        old = earlier.get(check["check"])
+        if old is None:
+            continue
+        then, now = (_ORDER[old["level"]], old["objects"]), (_ORDER[check["level"]], check["objects"])
+        if then != now:
+            found["worse" if now > then else "better"].append(
+                {
+                    "check": check["check"],
+                    "before": old["level"],
+                    "after": check["level"],
+                    "evidence": check["evidence"],
+                }
+            )
+    return found
+
+
+def look_at(
+    targets: dict[str, Target],
+    *,
+    waivers: list[dict[str, Any]],
+    application_name: str,
+    backup_directory: str | None = None,
+    before: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Report on several databases, and refuse where a check stops.
+
+    :param before: an earlier result of this function, to compare with
+    :return: database -> what :func:`report` returns, with ``worse`` and ``better`` where ``before`` has the database
+    :raises PgopsError: a waiver that is not one, or a check that stops; ``extra`` then holds all reports
+    """
+    accepted = check_waivers(waivers)
+    databases: dict[str, Any] = {}
+    for name, target in targets.items():
+        found = report(target, application_name=application_name, backup_directory=backup_directory)
+        found["checks"] = waive(found["checks"], accepted)
+        found["level"] = worst(found["checks"])
+        earlier = (before or {}).get(name)
+        if earlier:
+            found.update(compare(earlier["checks"], found["checks"]))
+        databases[name] = found
+    stops = [
+        (name, check)
+        for name, found in databases.items()
+        for check in found["checks"]
+        # Nothing can be done without a server, whatever is waived.
+        if check["level"] == STOP and (not check.get("waived") or check["check"] in CONNECTION_CHECKS)
+    ]
+    if stops:
+        name, first = stops[0]
+        others = [check["check"] for _database, check in stops[1:]]
+        message = f"Preflight stops {name} at {first['check']}: {first['evidence'].rstrip('.')}"
+        if others:
+            message += f", and also at {', '.join(others)}"
+        if first["fix"]:
+            message += f"; type: {first['fix']}"
+        raise PgopsError(
+            message,
+            database=name,
+            hint=first["fix"] or None,
+            extra={"databases": databases, "stopped_at": [check["check"] for _database, check in stops]},
+        )
+    return databases
