@@ -1,0 +1,31 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every Molecule scenario, as a test, so that one command ends with one count and two run side by side."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.podman import ROOT, environment
+
+SCENARIOS = sorted(p.parent.name for p in (ROOT / "molecule").glob("*/molecule.yml"))
+
+
+@pytest.mark.container
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_scenario(scenario: str) -> None:
+    values = {k: v for k, v in environment().items() if not k.startswith(("ANSIBLE_", "MOLECULE_", "PG", "PYTEST"))}
+    values["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{values.get('PATH', os.defpath)}"
+    values["NO_COLOR"] = "1"
+    done = subprocess.run(
+        ["molecule", "test", "--scenario-name", scenario], cwd=ROOT, env=values, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-20000:]
+    # Molecule passes a scenario that does nothing: both of these only warn.
+    assert "no hosts matched" not in done.stdout, done.stdout[-20000:]
+    assert "no tests found" not in done.stdout.lower(), done.stdout[-20000:]

@@ -1,0 +1,189 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The shape of the collection: interfaces documented, defaults equal to specs, names and licences in order."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLES = sorted(p.parent.parent.name for p in (ROOT / "roles").glob("*/meta/argument_specs.yml"))
+MODULES = sorted(p.stem for p in (ROOT / "plugins" / "modules").glob("*.py") if p.stem != "__init__")
+PLAYBOOKS = sorted(p.name for p in (ROOT / "playbooks").glob("*.yml"))
+LICENSED = {".py", ".yml", ".yaml", ".j2", ".sql", ".sh"}
+FORBIDDEN_NAMES = {"utils", "common", "helpers", "helper", "util", "misc"}
+
+
+def tracked_files() -> list[Path]:
+    """What git knows or would take; never what lies below .local or .venv."""
+    told = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    ).stdout.decode()
+    return [path for name in told.split("\0") if name and (path := ROOT / name).is_file() and not path.is_symlink()]
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def specs(role: str) -> dict[str, dict[str, Any]]:
+    return load(ROOT / "roles" / role / "meta" / "argument_specs.yml")["argument_specs"]
+
+
+def defaults_differences(role_specs: dict[str, dict[str, Any]], defaults: dict[str, Any]) -> list[str]:
+    """What differs between the defaults that the specs tell and those that the role has."""
+    told = {}
+    for entry in role_specs.values():
+        for name, option in (entry.get("options") or {}).items():
+            if "default" in option:
+                told[name] = option["default"]
+    missing = object()
+    return [
+        f"{name}: argument_specs {told.get(name, 'no default')!r}, defaults {defaults.get(name, 'absent')!r}"
+        for name in sorted({*told, *defaults})
+        if told.get(name, missing) != defaults.get(name, missing)
+    ]
+
+
+def test_every_role_has_argument_specs() -> None:
+    folders = sorted(p.name for p in (ROOT / "roles").iterdir() if p.is_dir())
+    assert folders == ROLES
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_defaults_are_those_of_the_argument_specs(role: str) -> None:
+    path = ROOT / "roles" / role / "defaults" / "main.yml"
+    assert defaults_differences(specs(role), (load(path) if path.exists() else None) or {}) == []
+
+
+def test_a_default_that_the_specs_do_not_tell_is_seen() -> None:
+    options = {"main": {"options": {"a_b": {"default": 1}, "a_c": {}}}}
+    assert defaults_differences(options, {"a_b": 1}) == []
+    assert len(defaults_differences(options, {"a_b": 2})) == 1
+    assert len(defaults_differences(options, {"a_b": 1, "a_c": 3})) == 1
+    assert len(defaults_differences(options, {})) == 1
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_names_its_variables_after_itself(role: str) -> None:
+    for entry in specs(role).values():
+        for name in entry.get("options") or {}:
+            assert name.startswith(f"{role}_"), name
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_entry_point_has_its_specs(role: str) -> None:
+    """`tasks_from` without specs would take any variable."""
+    called = {"main"}
+    for path in [*(ROOT / "playbooks").glob("*.yml"), *(ROOT / "roles").glob("*/tasks/*.yml")]:
+        called |= set(entry_points(load(path), f"whitecross.pgops.{role}"))
+    assert called <= set(specs(role))
+
+
+def entry_points(node: Any, role: str) -> list[str]:
+    found = []
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key.endswith(("import_role", "include_role")) and value.get("name") == role:
+                found.append(value.get("tasks_from", "main").removesuffix(".yml"))
+            found += entry_points(value, role)
+    elif isinstance(node, list):
+        for value in node:
+            found += entry_points(value, role)
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_documents_itself(module: str) -> None:
+    text = (ROOT / "plugins" / "modules" / f"{module}.py").read_text(encoding="utf-8")
+    constants = {
+        target.id: node.value.value
+        for node in ast.parse(text).body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    documentation = yaml.safe_load(constants["DOCUMENTATION"])
+    assert documentation["module"] == module
+    assert documentation["short_description"] and documentation["description"]
+    assert f"whitecross.pgops.{module}" in constants["EXAMPLES"]
+    assert isinstance(yaml.safe_load(constants["RETURN"]), dict)
+    assert "GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)" in text
+
+
+def test_the_action_group_names_every_module() -> None:
+    assert sorted(load(ROOT / "meta" / "runtime.yml")["action_groups"]["pgops"]) == MODULES
+
+
+def test_every_action_plugin_has_a_module_of_its_name() -> None:
+    actions = {p.stem for p in (ROOT / "plugins" / "action").glob("*.py") if p.stem != "__init__"}
+    assert actions <= set(MODULES)
+
+
+def test_every_playbook_has_a_shim_at_the_root_and_no_shim_is_left_over() -> None:
+    shims = sorted(p.name for p in ROOT.glob("*.yml") if p.name != "galaxy.yml" and not p.name.startswith("."))
+    assert shims == PLAYBOOKS
+    for name in shims:
+        (play,) = load(ROOT / name)
+        assert next(v for k, v in play.items() if k.endswith("import_playbook")) == f"playbooks/{name}"
+
+
+def test_every_source_file_carries_the_licence() -> None:
+    lacking = [
+        str(path.relative_to(ROOT))
+        for path in tracked_files()
+        if path.suffix in LICENSED and path.stat().st_size
+        and not {"SPDX-License-Identifier: GPL-3.0-or-later"} <= {
+            line.strip("#-{}*/ ") for line in path.read_text(encoding="utf-8").splitlines()[:6]
+        }
+    ]  # fmt: skip
+    assert lacking == []
+
+
+def test_no_file_has_a_name_that_says_nothing() -> None:
+    assert [str(p) for p in tracked_files() if p.stem in FORBIDDEN_NAMES or p.parent.name in FORBIDDEN_NAMES] == []
+
+
+def test_only_one_file_of_the_engine_imports_ansible() -> None:
+    importing = []
+    for path in (ROOT / "plugins" / "module_utils").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name == "ansible" or name.startswith("ansible.") for name in names):
+                importing.append(path.name)
+    assert sorted(set(importing)) == ["pgops_module.py"]
+
+
+def test_what_runs_on_a_target_is_python_3_9() -> None:
+    for folder in ("modules", "module_utils"):
+        for path in (ROOT / "plugins" / folder).glob("*.py"):
+            ast.parse(path.read_text(encoding="utf-8"), filename=str(path), feature_version=(3, 9))
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-test.lock"])
+def test_a_lock_pins_by_hash_and_names_no_index(lock: str) -> None:
+    lines = (ROOT / lock).read_text(encoding="utf-8").splitlines()
+    assert [
+        line for line in lines if "://" in line or line.lstrip().startswith(("-i", "--index", "--extra", "--find"))
+    ] == []
+    pins = [number for number, line in enumerate(lines) if line and line[0] not in " #"]
+    assert pins
+    assert all("==" in lines[n] and "--hash=sha256:" in lines[n + 1] for n in pins)
+
+
+@pytest.mark.parametrize("name", ["requirements", "requirements-test"])
+def test_a_lock_has_every_direct_pin(name: str) -> None:
+    locked = (ROOT / f"{name}.lock").read_text(encoding="utf-8").lower().replace("_", "-")
+    for line in (ROOT / f"{name}.txt").read_text(encoding="utf-8").lower().replace("_", "-").splitlines():
+        if "==" in line and not line.startswith("#"):
+            assert f"\n{line.strip()} \\\n" in locked, line
