@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import bisect
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -51,13 +52,15 @@ def _identifier(name: object) -> str:
 
 
 def _literal(value: object) -> str:
-    """Filter ``literal``: a value as an SQL literal."""
+    """Filter ``literal``: a value as an SQL literal, a list or mapping as JSON."""
     if value is None:
         return "NULL"
     if isinstance(value, bool):
         return "TRUE" if value else "FALSE"
     if isinstance(value, (int, float)):
         return repr(value)
+    if isinstance(value, (dict, list)):
+        value = json.dumps(value, sort_keys=True, ensure_ascii=False)
     # standard_conforming_strings has been on by default since 9.1 and the connection does not change it.
     return "'" + str(value).replace("'", "''") + "'"
 
@@ -105,7 +108,7 @@ def render(source: str, file: str, variables: Mapping[str, Any]) -> tuple[Render
         marked = _run(_environment([_LineMarks]), source, file, variables)
     except jinja2.TemplateError as exc:
         return None, [Finding(file, _line_of(exc, file), "template", f"template error: {exc.message or exc}")]
-    except Exception as exc:  # a template can raise anything: 1/0, None + 1, a filter's TypeError
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as exc:
         return None, [Finding(file, _line_of(exc, file), "template", f"template error: {exc}")]
     return Rendered(text, _line_map(text, marked)), []
 

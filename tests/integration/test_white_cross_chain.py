@@ -1,0 +1,485 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+"""The shipped migrations against a real server: what they make, that they go back, and that data survives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, connection
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
+from psycopg2 import sql
+
+SQL = Path(__file__).resolve().parents[2] / "sql"
+BASE, HEALTH, CRITICAL, SETTINGS, INCIDENTS = (
+    "20250103000000",
+    "20250103000001",
+    "20250103000002",
+    "20250103000003",
+    "20251103204744",
+)
+SHIPPED = (BASE, HEALTH, CRITICAL, SETTINGS, INCIDENTS)
+
+
+@pytest.fixture(scope="module")
+def chain() -> dict[str, dict[str, Any]]:
+    return {item["version"]: item for item in migration_tree.render(migration_tree.read_tree(SQL))}
+
+
+@pytest.fixture
+def db(target: Any) -> Iterator[Any]:
+    conn = connection.connect(target, application_name="pgops test")
+    yield conn
+    conn.close()
+
+
+def in_one_transaction(db: Any, statements: list[dict[str, Any]]) -> None:
+    with db.cursor() as cursor:
+        cursor.execute("BEGIN")
+        try:
+            for statement in statements:
+                cursor.execute(statement["sql"])
+        except psycopg2.Error:
+            cursor.execute("ROLLBACK")
+            raise
+        cursor.execute("COMMIT")
+
+
+def index_sql(index: dict[str, Any]) -> sql.Composed:
+    keys = [sql.Identifier(c["column"]) if "column" in c else sql.SQL(c["expression"]) for c in index["columns"]]
+    return sql.SQL("CREATE INDEX CONCURRENTLY {} ON {} ({})").format(
+        sql.Identifier(index["name"]), sql.Identifier(index["schema"], index["table"]), sql.SQL(", ").join(keys)
+    )
+
+
+def up(db: Any, migration: dict[str, Any]) -> None:
+    """The steps as the engine runs them, without its ledger: each test sees the SQL alone."""
+    with db.cursor() as cursor:
+        for step in migration["steps"]:
+            if step["kind"] == "sql":
+                in_one_transaction(db, step["up"])
+            for index in step.get("indexes", []):
+                cursor.execute(index_sql(index))
+            for item in step.get("constraints", []):
+                cursor.execute(
+                    sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(
+                        sql.Identifier(item["schema"], item["table"]), sql.Identifier(item["constraint"])
+                    )
+                )
+            for item in step.get("tables", []):
+                cursor.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(item["schema"], item["table"])))
+
+
+def down(db: Any, migration: dict[str, Any]) -> None:
+    with db.cursor() as cursor:
+        for step in reversed(migration["steps"]):
+            if step["kind"] == "sql":
+                in_one_transaction(db, step["down"])
+            for index in reversed(step.get("indexes", [])):
+                cursor.execute(
+                    sql.SQL("DROP INDEX CONCURRENTLY {}").format(sql.Identifier(index["schema"], index["name"]))
+                )
+
+
+def differences(db: Any, migration: dict[str, Any]) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = []
+    with db.cursor() as cursor:
+        for statement in migration["verify"]:
+            cursor.execute(statement["sql"])
+            rows += cursor.fetchall()
+    return rows
+
+
+def column(db: Any, query: str) -> list[Any]:
+    with db.cursor() as cursor:
+        cursor.execute(query)
+        return [row[0] for row in cursor.fetchall()]
+
+
+def labels(db: Any, name: str) -> list[str]:
+    return column(
+        db,
+        "SELECT enumlabel FROM pg_enum JOIN pg_type AS t ON t.oid = enumtypid "
+        f"WHERE t.typname = '{name}' ORDER BY enumsortorder",
+    )
+
+
+def seed_people(db: Any) -> None:
+    with db.cursor() as cursor:
+        cursor.execute("""
+            INSERT INTO districts (name, code) VALUES ('North', 'N');
+            INSERT INTO schools (name, code, "districtId") SELECT 'Hill', 'H', id FROM districts;
+            INSERT INTO users (email, password, "firstName", "lastName", role)
+                VALUES ('nurse@example.org', 'x', 'A', 'B', 'NURSE');
+            INSERT INTO students ("studentNumber", "firstName", "lastName", "dateOfBirth", grade, gender, "schoolId")
+                SELECT n::text, 'P' || n, 'Q', '2015-01-01', '3', 'OTHER', schools.id
+                FROM schools, generate_series(1, 20) AS n;
+        """)
+
+
+def seed_incidents(db: Any) -> None:
+    seed_people(db)
+    with db.cursor() as cursor:
+        cursor.execute("""
+            INSERT INTO incident_reports ("studentId", "reportedById", type, severity, "occurredAt", description)
+            SELECT s.id, u.id, (enum_range(NULL::"IncidentType"))[1 + row_number() OVER () % 7], 'LOW', now(), 'fell'
+            FROM students AS s, users AS u
+        """)
+
+
+@pytest.fixture
+def applied(db: Any, chain: dict[str, dict[str, Any]]) -> Any:
+    for version in SHIPPED:
+        up(db, chain[version])
+    return db
+
+
+def test_R14_1_every_migration_has_an_up(chain: dict[str, dict[str, Any]]) -> None:
+    for version, migration in chain.items():
+        assert migration["steps"], version
+        assert all(step["up"] for step in migration["steps"] if step["kind"] == "sql"), version
+
+
+def test_R14_2_every_migration_has_a_down(chain: dict[str, dict[str, Any]]) -> None:
+    for version, migration in chain.items():
+        assert migration["rollback"]["safety"] == "complete" or migration["rollback"]["stays"], version
+        if migration["rollback"]["safety"] == "complete":
+            assert all(step["down"] for step in migration["steps"] if step["kind"] == "sql"), version
+
+
+def test_R14_9_the_order_is_chronological(chain: dict[str, dict[str, Any]]) -> None:
+    assert list(chain) == sorted(chain)
+    assert set(SHIPPED) <= set(chain)
+
+
+def test_R14_10_base_comes_before_its_dependents(chain: dict[str, dict[str, Any]]) -> None:
+    for migration in chain.values():
+        assert all(wanted < migration["version"] for wanted in migration["depends_on"])
+    assert chain[HEALTH]["depends_on"] == [BASE]
+    assert chain[INCIDENTS]["depends_on"] == [CRITICAL]
+
+
+def test_a_dependent_without_the_base_fails_and_leaves_nothing(db: Any, chain: dict[str, dict[str, Any]]) -> None:
+    before = catalog.inventory(db)
+    with pytest.raises(psycopg2.Error) as caught:
+        up(db, chain[HEALTH])
+    assert caught.value.pgcode == "42P01"
+    assert catalog.compare(before, catalog.inventory(db)) == []
+
+
+@pytest.mark.parametrize("version", SHIPPED)
+def test_R14_3_4_each_version_applies_and_its_verification_finds_no_difference(
+    db: Any, chain: dict[str, dict[str, Any]], version: str
+) -> None:
+    for earlier in SHIPPED[: SHIPPED.index(version) + 1]:
+        up(db, chain[earlier])
+    assert differences(db, chain[version]) == []
+
+
+@pytest.mark.parametrize("version", SHIPPED)
+def test_R14_5_6_19_after_each_down_the_schema_is_what_it_was(
+    db: Any, chain: dict[str, dict[str, Any]], version: str
+) -> None:
+    for earlier in SHIPPED[: SHIPPED.index(version)]:
+        up(db, chain[earlier])
+    before = catalog.inventory(db)
+    for _ in range(2):
+        up(db, chain[version])
+        assert catalog.compare(before, catalog.inventory(db)) != []
+        down(db, chain[version])
+        assert catalog.compare(before, catalog.inventory(db), ignore=()) == []
+
+
+def test_R14_11_foreign_keys_point_where_they_should_with_their_rules(applied: Any) -> None:
+    definitions = column(
+        applied,
+        "SELECT conrelid::regclass || ' ' || pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'f'",
+    )
+    assert len(definitions) == 19
+    cascade, set_null = "ON UPDATE CASCADE ON DELETE CASCADE", "ON UPDATE CASCADE ON DELETE SET NULL"
+    for wanted in (
+        f'schools FOREIGN KEY ("districtId") REFERENCES districts(id) {cascade}',
+        f'students FOREIGN KEY ("schoolId") REFERENCES schools(id) {cascade}',
+        f'students FOREIGN KEY ("nurseId") REFERENCES users(id) {set_null}',
+        f'users FOREIGN KEY ("schoolId") REFERENCES schools(id) {set_null}',
+        f'appointments FOREIGN KEY ("nurseId") REFERENCES users(id) {cascade}',
+        f'medication_logs FOREIGN KEY ("studentMedicationId") REFERENCES student_medications(id) {cascade}',
+        f'system_configurations FOREIGN KEY ("lastModifiedBy") REFERENCES users(id) {set_null}',
+    ):
+        assert wanted in definitions
+
+
+def test_R14_21_a_foreign_key_refuses_an_orphan(applied: Any) -> None:
+    with applied.cursor() as cursor, pytest.raises(psycopg2.errors.ForeignKeyViolation):
+        cursor.execute("INSERT INTO schools (name, code, \"districtId\") VALUES ('x', 'x', gen_random_uuid())")
+
+
+def test_R14_12_the_indexes_of_the_requirements_are_there_under_their_names(applied: Any) -> None:
+    found = set(column(applied, "SELECT indexname FROM pg_indexes WHERE schemaname = 'public'"))
+    unique = {f"{t}_{c}_unique" for t, c in (("districts", "code"), ("schools", "code"), ("users", "email"))}
+    plain = {
+        "districts": ("isActive",),
+        "schools": ("districtId", "isActive"),
+        "users": ("schoolId", "districtId", "role", "isActive"),
+        "students": ("nurseId", "schoolId", "districtId", "isActive", "grade", "name"),
+        "contacts": ("email", "type", "relationTo", "isActive", "name"),
+        "health_records": ("student_date", "type"),
+        "allergies": ("student", "severity", "isActive"),
+        "chronic_conditions": ("student", "status"),
+        "appointments": ("student", "nurse_scheduled", "status"),
+        "medications": ("name", "category", "isActive"),
+        "student_medications": ("student", "medication", "isActive"),
+        "medication_logs": ("student_med_time", "nurse"),
+        "incident_reports": ("student", "type", "severity", "occurred", "status", "type_status"),
+        "emergency_contacts": ("student", "priority", "isActive"),
+        "system_configurations": ("category", "isActive", "category_active"),
+    }
+    wanted = {f"{table}_{name}_idx" for table, names in plain.items() for name in names}
+    wanted |= unique | {"students_studentNumber_unique", "system_configurations_key_unique"}
+    assert wanted <= found
+    assert len(wanted) == 22 + 10 + 15 + 4 + 2
+
+
+def test_no_two_unique_indexes_say_the_same(applied: Any) -> None:
+    # Sequelize made a constraint and an index for each unique column; each write then pays twice.
+    assert (
+        column(
+            applied,
+            "SELECT min(indexrelid::regclass::text) FROM pg_index WHERE indisunique AND indrelid >= 16384 "
+            "GROUP BY indrelid, indkey::text HAVING count(*) > 1",
+        )
+        == []
+    )
+
+
+def test_every_foreign_key_column_leads_an_index(applied: Any) -> None:
+    query = (
+        "SELECT c.conname FROM pg_constraint AS c WHERE c.contype = 'f' AND NOT EXISTS ("
+        "SELECT FROM pg_index AS i WHERE i.indrelid = c.conrelid AND i.indkey[0] = c.conkey[1] AND i.indpred IS NULL)"
+    )
+    assert column(applied, query) == []
+    with applied.cursor() as cursor:
+        cursor.execute('DROP INDEX "incident_reports_reportedById_idx"')
+    assert column(applied, query) == ["incident_reports_reportedById_fkey"]
+
+
+def test_R14_13_indexes_are_removed_by_down(applied: Any, chain: dict[str, dict[str, Any]]) -> None:
+    down(applied, chain[INCIDENTS])
+    left = column(applied, "SELECT indexname FROM pg_indexes WHERE indexname ~ '^incident_reports_.*status'")
+    assert left == []
+
+
+def test_R14_14_15_enums_have_their_labels_and_go_with_the_down(applied: Any, chain: dict[str, dict[str, Any]]) -> None:
+    assert labels(applied, "UserRole") == ["ADMIN", "NURSE", "SCHOOL_ADMIN", "DISTRICT_ADMIN", "VIEWER", "COUNSELOR"]
+    assert labels(applied, "IncidentType")[-2:] == ["OTHER", "SAFETY"]
+    assert len(labels(applied, "HealthRecordType")) == 10
+    with pytest.raises(psycopg2.errors.DuplicateObject):
+        in_one_transaction(applied, chain[BASE]["steps"][0]["up"])
+    for version in reversed(SHIPPED):
+        down(applied, chain[version])
+    assert column(applied, "SELECT typname FROM pg_type WHERE typtype = 'e'") == []
+
+
+def test_columns_use_the_named_enums_and_no_twins_exist(applied: Any) -> None:
+    assert column(applied, "SELECT typname FROM pg_type WHERE typname LIKE 'enum\\_%'") == []
+    used = column(
+        applied,
+        "SELECT DISTINCT t.typname FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid "
+        "JOIN pg_class AS c ON c.oid = a.attrelid WHERE t.typtype = 'e' AND c.relkind = 'r'",
+    )
+    assert set(used) == {
+        "AllergySeverity",
+        "AppointmentStatus",
+        "ConfigCategory",
+        "ContactType",
+        "Gender",
+        "HealthRecordType",
+        "IncidentSeverity",
+        "IncidentType",
+        "UserRole",
+    }
+
+
+def test_R14_16_a_failing_step_leaves_the_data_as_it_was(applied: Any, chain: dict[str, dict[str, Any]]) -> None:
+    seed_incidents(applied)
+    statements = chain[SETTINGS]["steps"][1]["down"] + [{"sql": "DELETE FROM students"}, {"sql": "SELECT 1/0"}]
+    with pytest.raises(psycopg2.errors.DivisionByZero):
+        in_one_transaction(applied, statements)
+    assert column(applied, "SELECT count(*) FROM students") == [20]
+    assert column(applied, "SELECT count(*) FROM system_configurations") == [12]
+
+
+def test_R14_17_all_up_all_down_and_up_again(db: Any, chain: dict[str, dict[str, Any]]) -> None:
+    empty = catalog.inventory(db)
+    for _ in range(2):
+        for migration in chain.values():
+            up(db, migration)
+        for migration in chain.values():
+            assert differences(db, migration) == [], migration["version"]
+        for migration in reversed(chain.values()):
+            down(db, migration)
+        assert catalog.compare(empty, catalog.inventory(db), ignore=()) == []
+
+
+def test_the_twelve_settings_are_seeded_and_an_operators_value_survives_seed_and_its_down(
+    applied: Any, chain: dict[str, dict[str, Any]]
+) -> None:
+    seed = chain[SETTINGS]["steps"][1]
+    assert column(applied, "SELECT count(*) FROM system_configurations") == [12]
+    with applied.cursor() as cursor:
+        cursor.execute("UPDATE system_configurations SET value = '7' WHERE key = 'MAX_LOGIN_ATTEMPTS'")
+        cursor.execute("UPDATE system_configurations SET \"isActive\" = false WHERE key = 'MAINTENANCE_MODE'")
+    in_one_transaction(applied, seed["up"])
+    assert column(applied, "SELECT value FROM system_configurations WHERE key = 'MAX_LOGIN_ATTEMPTS'") == ["7"]
+    in_one_transaction(applied, seed["down"])
+    assert column(applied, "SELECT key FROM system_configurations ORDER BY key") == [
+        "MAINTENANCE_MODE",
+        "MAX_LOGIN_ATTEMPTS",
+    ]
+
+
+def test_an_environment_may_give_its_own_settings() -> None:
+    given = [
+        {
+            "key": "SYSTEM_NAME",
+            "value": "O'Brien's school",
+            "category": "GENERAL",
+            "display_name": "Name",
+            "description": "d",
+            "rules": {"type": "string"},
+        }
+    ]
+    rendered = migration_tree.render(migration_tree.read_tree(SQL), {"settings": given})
+    seed = next(item for item in rendered if item["version"] == SETTINGS)["steps"][1]["up"][0]["sql"]
+    assert "'O''Brien''s school'" in seed
+    assert "MAX_LOGIN_ATTEMPTS" not in seed
+
+
+def test_incidents_keep_their_data_through_up_and_down(db: Any, chain: dict[str, dict[str, Any]]) -> None:
+    for version in SHIPPED[:-1]:
+        up(db, chain[version])
+    seed_incidents(db)
+    rows = "SELECT md5(string_agg(r::text, '|' ORDER BY id)) FROM (SELECT id, type, severity, description, \"createdAt\" FROM incident_reports) AS r"
+    before = column(db, rows)
+    up(db, chain[INCIDENTS])
+    assert column(db, rows) == before
+    assert column(db, "SELECT DISTINCT status FROM incident_reports") == ["PENDING_REVIEW"]
+    down(db, chain[INCIDENTS])
+    assert column(db, rows) == before
+
+
+def test_the_status_is_limited_by_the_database(applied: Any) -> None:
+    seed_incidents(applied)
+    with applied.cursor() as cursor, pytest.raises(psycopg2.errors.CheckViolation):
+        cursor.execute("UPDATE incident_reports SET status = 'LOST'")
+
+
+def test_safety_stays_while_an_incident_uses_it(applied: Any, chain: dict[str, dict[str, Any]]) -> None:
+    seed_incidents(applied)
+    with applied.cursor() as cursor:
+        cursor.execute("UPDATE incident_reports SET type = 'SAFETY' WHERE type = 'OTHER'")
+        count = cursor.rowcount
+    with pytest.raises(psycopg2.errors.ObjectInUse) as caught:
+        down(applied, chain[INCIDENTS])
+    assert f"{count} row(s) of incident_reports.type" in str(caught.value)
+    assert "another type" in caught.value.diag.message_hint
+    assert "SAFETY" in labels(applied, "IncidentType")
+    with applied.cursor() as cursor:
+        cursor.execute("UPDATE incident_reports SET type = 'OTHER' WHERE type = 'SAFETY'")
+    in_one_transaction(applied, chain[INCIDENTS]["steps"][0]["down"])
+    assert "SAFETY" not in labels(applied, "IncidentType")
+
+
+def test_the_type_gets_back_its_grants_comment_owner_and_foreign_labels(
+    db: Any, chain: dict[str, dict[str, Any]], server: Any
+) -> None:
+    for version in SHIPPED[:-1]:
+        up(db, chain[version])
+    with db.cursor() as cursor:
+        cursor.execute("""
+            COMMENT ON TYPE "IncidentType" IS 'it''s ours';
+            REVOKE ALL ON TYPE "IncidentType" FROM PUBLIC;
+            GRANT USAGE ON TYPE "IncidentType" TO white_cross_app WITH GRANT OPTION;
+            ALTER DEFAULT PRIVILEGES GRANT USAGE ON TYPES TO white_cross_backup;
+            ALTER TYPE "IncidentType" ADD VALUE 'LOCAL' BEFORE 'OTHER';
+        """)
+    before = catalog.inventory(db)
+    up(db, chain[INCIDENTS])
+    down(db, chain[INCIDENTS])
+    assert catalog.compare(before, catalog.inventory(db), ignore=()) == []
+    assert labels(db, "IncidentType")[-2:] == ["LOCAL", "OTHER"]
+
+
+def test_the_down_of_safety_says_when_there_is_nothing_to_remove(
+    applied: Any, chain: dict[str, dict[str, Any]]
+) -> None:
+    statements = chain[INCIDENTS]["steps"][0]["down"]
+    in_one_transaction(applied, statements)
+    in_one_transaction(applied, statements)
+    assert "no label SAFETY" in applied.notices[-1]
+
+
+@pytest.mark.parametrize(
+    ("version", "damage", "expected"),
+    [
+        (BASE, "DROP TABLE contacts", "table contacts"),
+        (BASE, 'ALTER TABLE schools DROP COLUMN "zipCode"', "column schools.zipCode"),
+        (BASE, "DROP INDEX users_role_idx", "index users_role_idx"),
+        (BASE, 'ALTER TABLE schools DROP CONSTRAINT "schools_districtId_fkey"', "foreign key schools"),
+        (
+            BASE,
+            'ALTER TABLE schools DROP CONSTRAINT "schools_districtId_fkey", ADD CONSTRAINT "schools_districtId_fkey" '
+            'FOREIGN KEY ("districtId") REFERENCES districts',
+            "foreign key schools",
+        ),
+        (BASE, "ALTER TABLE contacts ALTER type TYPE text", "column contacts.type"),
+        (HEALTH, "ALTER TYPE \"AllergySeverity\" RENAME VALUE 'MILD' TO 'LIGHT'", "enum AllergySeverity label MILD"),
+        (CRITICAL, "DROP INDEX emergency_contacts_priority_idx", "index emergency_contacts_priority_idx"),
+        (SETTINGS, "DELETE FROM system_configurations WHERE key = 'SYSTEM_NAME'", "setting SYSTEM_NAME"),
+        (
+            INCIDENTS,
+            "ALTER TABLE incident_reports DROP CONSTRAINT incident_reports_status_check",
+            "constraint incident",
+        ),
+        (INCIDENTS, "ALTER TABLE incident_reports ALTER status DROP DEFAULT", "column incident_reports.status"),
+        (INCIDENTS, "ALTER TABLE incident_reports DROP COLUMN status", "column incident_reports.status"),
+        (INCIDENTS, "DROP INDEX incident_reports_type_status_idx", "index incident_reports_type_status_idx"),
+        (
+            INCIDENTS,
+            "ALTER TABLE incident_reports DROP CONSTRAINT incident_reports_status_check, "
+            "ADD CONSTRAINT incident_reports_status_check CHECK (status IN ('DRAFT')) NOT VALID",
+            "constraint incident",
+        ),
+    ],
+)
+def test_the_verification_sees_each_kind_of_damage(
+    applied: Any, chain: dict[str, dict[str, Any]], version: str, damage: str, expected: str
+) -> None:
+    with applied.cursor() as cursor:
+        cursor.execute(damage)
+    found = differences(applied, chain[version])
+    assert any(str(row[0]).startswith(expected) for row in found), found
+    assert all(len(row) == 3 for row in found)
+
+
+def test_phi_is_marked_in_the_database(applied: Any) -> None:
+    marked = column(
+        applied,
+        "SELECT DISTINCT objoid::regclass::text FROM pg_description WHERE objsubid > 0 AND description LIKE 'PHI%'",
+    )
+    assert set(marked) == {
+        "allergies",
+        "appointments",
+        "chronic_conditions",
+        "contacts",
+        "emergency_contacts",
+        "health_records",
+        "incident_reports",
+        "medication_logs",
+        "student_medications",
+        "students",
+    }
