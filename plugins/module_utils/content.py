@@ -178,7 +178,9 @@ def user_tables(conn: Any, *, exclude_schemas: Sequence[str] = ()) -> list[Table
 def _user_tables(cursor: Any, exclude_schemas: Sequence[str]) -> list[Table]:
     cursor.execute(_TABLES, [list(exclude_schemas)])
     return [
-        Table(row[0], row[1], row[2], row[3], row[4], tuple((name, kind) for name, kind in row[5]), int(row[6]), *row[7:])
+        Table(
+            row[0], row[1], row[2], row[3], row[4], tuple((name, kind) for name, kind in row[5]), int(row[6]), *row[7:]
+        )
         for row in cursor.fetchall()
     ]
 
@@ -233,14 +235,17 @@ def _hash_query(table: Table, part: tuple[int, int | None]) -> sql.Composable:
         conditions.append(sql.SQL("ctid >= {}::tid").format(sql.Literal(f"({first},0)")))
     if end is not None:
         conditions.append(sql.SQL("ctid < {}::tid").format(sql.Literal(f"({end},0)")))
-    where = sql.SQL("")
+    where: sql.Composable = sql.SQL("")
     if conditions:
         where = sql.SQL(" WHERE ") + sql.SQL(" AND ").join(conditions)
     elif table.condition:
         where = sql.SQL(" ") + sql.SQL(table.condition)
-    return sql.SQL("SELECT count(*), coalesce(sum({}), 0)::text FROM ONLY {}").format(
-        row_hash(table), sql.Identifier(table.schema, table.name)
-    ) + where
+    return (
+        sql.SQL("SELECT count(*), coalesce(sum({}), 0)::text FROM ONLY {}").format(
+            row_hash(table), sql.Identifier(table.schema, table.name)
+        )
+        + where
+    )
 
 
 def table_contents(
@@ -331,7 +336,7 @@ class _Sums:
             thread.start()
         try:
             self._run(cursor)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - the helpers must end before it is raised
             self._fail(exc)
         for thread in threads:
             thread.join()
@@ -343,7 +348,7 @@ class _Sums:
             with _reading(conn, snapshot) as cursor:
                 cursor.execute("SELECT set_config('max_parallel_workers_per_gather', '0', true)")
                 self._run(cursor)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - raised again by the thread that waits
             self._fail(exc)
 
     def _fail(self, exc: BaseException) -> None:
@@ -458,7 +463,9 @@ def compare_contents(
             told = ("absent" if left is None else "present", "absent" if right is None else "present")
             differences.append({"object": name, "attribute": "presence", "expected": told[0], "found": told[1]})
             continue
-        compared = {"table": ("rows", "hash"), "materialized view": ("populated",)}.get(str(left.get("kind", "table")), ())
+        compared = {"table": ("rows", "hash"), "materialized view": ("populated",)}.get(
+            str(left.get("kind", "table")), ()
+        )
         for attribute in compared:
             if left.get(attribute) != right.get(attribute):
                 differences.append(
