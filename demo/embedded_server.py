@@ -34,8 +34,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import psycopg2
-
 HOST = "127.0.0.1"
 FIRST_PORT = 54320
 SUPERUSER = "postgres"
@@ -58,6 +56,7 @@ SETTINGS: dict[str, str] = {
     "log_min_error_statement": "panic",
     # The first load writes all at once: fewer, larger checkpoints.
     "max_wal_size": "4GB",
+    "shared_buffers": "256MB",
     "maintenance_work_mem": "128MB",
 }
 
@@ -156,7 +155,6 @@ class EmbeddedServer:
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.directory = Path(directory).absolute()
-        self.bindir = programs()
         self.settings = {**SETTINGS, **(settings or {})}
         self._first_port = first_port
         self._say = say
@@ -173,6 +171,11 @@ class EmbeddedServer:
     def passfile(self) -> Path:
         """A pgpass file with every role's password."""
         return self.directory / "passfile"
+
+    @property
+    def bindir(self) -> Path:
+        """Where psql, pg_dump and the other programs are."""
+        return programs()
 
     @property
     def log(self) -> Path:
@@ -211,7 +214,7 @@ class EmbeddedServer:
 
     def stop(self) -> bool:
         """End the server after ending its sessions (a 'fast' shutdown); return False when none runs."""
-        if not self.directory.is_dir():
+        if not self._ours(self.directory):
             return False
         with _said(f"Stopping the server in {self.directory}"), self._lock():
             return self._stop()
@@ -225,20 +228,28 @@ class EmbeddedServer:
             return Status("stopped") if pid is None else Status("running", pid, self.port)
 
     def clean(self) -> bool:
-        """Stop the server and remove the folder and the data kept outside of it; return whether there was one."""
-        if not self.directory.exists():
-            return False
+        """Stop the server and remove what it made, here and outside; return whether there was anything.
+
+        Other files in the folder stay, and so does the folder then.
+        """
         if not self._ours(self.directory):
-            raise ServerError(
-                f"{self.directory} was not made by this demo (no owner.json in it): it is left alone, remove it yourself."
-            )
-        with _said(f"Removing {self.directory}"):
+            return False
+        with _said(f"Removing the server in {self.directory}"):
             with self._lock():
                 self._stop()
                 outside = self._outside()
                 if outside is not None:
+                    self._end_forgotten(outside / "data")
                     shutil.rmtree(outside)
-            shutil.rmtree(self.directory)
+                if self.data.is_symlink():
+                    self.data.unlink()
+                for folder in [self.data, self.directory / "data.partial", *self.directory.glob("programs-*")]:
+                    if folder.is_dir():
+                        shutil.rmtree(folder)
+                for name in ("initial-password", "passfile", "bindir", "port", "postgres.log", "owner.json", "lock"):
+                    (self.directory / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.directory.rmdir()
         return True
 
     def password(self, role: str) -> str:
@@ -252,6 +263,9 @@ class EmbeddedServer:
 
     def connect(self, database: str = "postgres", *, user: str = SUPERUSER) -> Any:
         """Return an autocommit psycopg2 connection by TCP."""
+        # Here, not above: 'make stop' and 'make clean' work with any Python, also when .venv is gone.
+        import psycopg2
+
         try:
             connection = psycopg2.connect(
                 host=HOST,
@@ -348,11 +362,6 @@ class EmbeddedServer:
         if not self.directory.exists():
             # 0711 for root: the server's user must pass through, and may list nothing.
             self.directory.mkdir(parents=True, mode=0o711 if os.geteuid() == 0 else 0o700)
-        elif not self._ours(self.directory) and any(
-            entry.name not in ("lock", "data.partial") for entry in self.directory.iterdir()
-        ):
-            # Other parts (states, backups) may be there first; they stay untouched.
-            self._say(f"Using {self.directory}, which was there already.")
         if os.geteuid() == 0 and stat.S_IMODE(self.directory.stat().st_mode) & 0o001 == 0:
             self.directory.chmod(stat.S_IMODE(self.directory.stat().st_mode) | 0o011)
         if not self._ours(self.directory):
