@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A step that validates constraints which were added NOT VALID."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import locks
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
+from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext, is_time_limit
+from psycopg2 import sql
+
+_CONSTRAINT = """
+SELECT k.convalidated AS validated, k.contype::text AS type, pg_get_constraintdef(k.oid) AS definition
+  FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %s AND c.relname = %s AND k.conname = %s
+"""
+
+
+def validate_statement(constraint: Mapping[str, Any]) -> sql.Composed:
+    """:return: ALTER TABLE ... VALIDATE CONSTRAINT."""
+    return sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(
+        sql.Identifier(_schema(constraint), constraint["table"]), sql.Identifier(constraint["constraint"])
+    )
+
+
+def up(context: StepContext, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Validate each constraint that is not, in a transaction of its own.
+
+    Takes SHARE UPDATE EXCLUSIVE on the table and ROW SHARE on one that a foreign key refers to: readers and writers go on.
+
+    :return: constraints that were valid already.
+    :raises PgopsError: there is no such constraint, or rows violate it (their values are not told).
+    """
+    valid: list[str] = []
+    made: list[str] = list(context.progress_so_far.get("validated", []))
+    for constraint in wanted:
+        name = _full(constraint)
+        found = _find(context, constraint)
+        if found is None:
+            raise PgopsError(
+                f"{context.doing} failed: there is no constraint {name} to validate.",
+                sqlstate="42704",
+                database=context.database,
+                object_name=name,
+                hint="Add it as NOT VALID in an earlier step.",
+            )
+        if found["validated"]:
+            if name not in made:
+                valid.append(f"constraint {name}")
+            continue
+
+        def validate(constraint: Mapping[str, Any] = constraint, name: str = name) -> None:
+            with context.watched(f"validating {name}", cancel=True):
+                execute(context.conn, validate_statement(constraint))
+            context.save("running", {"validated": [*made, name], "valid_before": valid})
+
+        _patiently(context, constraint, validate, validate_statement(constraint))
+        made.append(name)
+    context.save("done", {"validated": made, "valid_before": valid})
+    return valid
+
+
+def down(
+    context: StepContext,
+    wanted: Sequence[Mapping[str, Any]],
+    made: Mapping[str, Any],
+    dropped: set[tuple[str, str, str]],
+) -> list[str]:
+    """Make not validated again what this version validated, unless this version's own way down drops it anyway.
+
+    Takes ACCESS EXCLUSIVE on the table for a moment (the constraint is replaced by itself, NOT VALID), no scan.
+
+    :param made: the progress of the step on the way up: ``validated``.
+    :param dropped: (schema, table, constraint) that this version made itself.
+    :return: constraints that were left as they are.
+    """
+    validated = set(made.get("validated", []))
+    left = []
+    for constraint in reversed(wanted):
+        key = (_schema(constraint), str(constraint["table"]), str(constraint["constraint"]))
+        found = _find(context, constraint)
+        if _full(constraint) not in validated or key in dropped or found is None or not found["validated"]:
+            left.append(f"constraint {_full(constraint)}")
+            continue
+        statement = invalidate_statement(constraint, str(found["definition"]))
+
+        def invalidate(statement: sql.Composed = statement, name: str = _full(constraint)) -> None:
+            with context.watched(f"marking {name} as not validated"):
+                execute(context.conn, statement)
+
+        _patiently(context, constraint, invalidate, statement)
+    context.save("done")
+    return left
+
+
+def invalidate_statement(constraint: Mapping[str, Any], definition: str) -> sql.Composed:
+    """:return: one ALTER TABLE that replaces a valid constraint by itself, NOT VALID."""
+    name = sql.Identifier(constraint["constraint"])
+    return sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}, ADD CONSTRAINT {} {} NOT VALID").format(
+        sql.Identifier(_schema(constraint), constraint["table"]), name, name, sql.SQL(definition)
+    )
+
+
+def _patiently(
+    context: StepContext, constraint: Mapping[str, Any], work: Callable[[], None], statement: sql.Composed
+) -> None:
+    def attempt() -> None:
+        with transaction(context.conn):
+            # The scan may be long, the lock that it is asked for is not: the budget of builds.
+            context.set_timeouts(
+                lock_timeout_ms=context.budget("lock_timeout_ms"), statement_timeout_s=context.budget("index_timeout_s")
+            )
+            work()
+
+    try:
+        locks.with_patience(
+            attempt,
+            pid=context.conn.info.backend_pid,
+            watch=context.monitor,
+            tables=[],
+            lock_timeout_ms=context.budget("lock_timeout_ms"),
+            budget_s=context.budget("lock_budget_s"),
+            doing=context.doing,
+            control=context.control,
+            tell=context.tell,
+            database=context.database,
+            sleep=context.sleep,
+        )
+    except psycopg2.Error as exc:
+        if exc.pgcode is None:
+            raise
+        context.control.check()
+        error = from_psycopg(
+            exc,
+            f"{context.doing} failed at constraint {_full(constraint)}",
+            statement=statement.as_string(context.conn),
+            database=context.database,
+        )
+        if is_time_limit(exc.pgcode, str(exc)):
+            seconds = context.budget("index_timeout_s")
+            error.message = f"{context.doing} hit its time limit of {seconds} s at constraint {_full(constraint)} (SQLSTATE {exc.pgcode})"
+            error.args = (error.message,)
+            error.hint = "Raise budgets.index_timeout in its migration.yml."
+            error.extra["reason"] = "time_limit"
+        raise error from None
+
+
+def _find(context: StepContext, constraint: Mapping[str, Any]) -> dict[str, Any] | None:
+    return fetch_one(context.conn, _CONSTRAINT, (_schema(constraint), constraint["table"], constraint["constraint"]))
+
+
+def _schema(constraint: Mapping[str, Any]) -> str:
+    return str(constraint.get("schema") or "public")
+
+
+def _full(constraint: Mapping[str, Any]) -> str:
+    return f"{_schema(constraint)}.{constraint['table']}.{constraint['constraint']}"

@@ -1,0 +1,413 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Is what a statement creates there already, and is it the same?
+
+The wanted definition is not worked out from the text: the statement itself is run against a shadow schema inside a
+savepoint, PostgreSQL describes both objects, and the savepoint is rolled back. So ``varchar(20)`` equals ``character
+varying(20)`` and an expression equals its other spelling, by the server's own reading.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    execute,
+    fetch_all,
+    fetch_one,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from psycopg2 import sql
+
+SHADOW = "pgops_shadow"
+
+_PRESENT = """
+SELECT w.ordinal FROM unnest(%s::int[], %s::text[], %s::text[], %s::text[], %s::text[])
+       AS w(ordinal, kind, s, t, name)
+ WHERE CASE w.kind
+    WHEN 'table' THEN EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = w.s AND c.relname = w.name AND c.relkind IN ('r', 'p'))
+    WHEN 'index' THEN EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = w.s AND c.relname = w.name AND c.relkind IN ('i', 'I'))
+    WHEN 'type' THEN EXISTS (SELECT FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+        WHERE n.nspname = w.s AND t.typname = w.name)
+    WHEN 'enum_value' THEN EXISTS (SELECT FROM pg_enum e JOIN pg_type t ON t.oid = e.enumtypid
+        JOIN pg_namespace n ON n.oid = t.typnamespace WHERE n.nspname = w.s AND t.typname = w.t AND e.enumlabel = w.name)
+    WHEN 'column' THEN EXISTS (SELECT FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = w.s AND c.relname = w.t AND a.attname = w.name AND a.attnum > 0 AND NOT a.attisdropped)
+    WHEN 'constraint' THEN EXISTS (SELECT FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = w.s AND c.relname = w.t AND k.conname = w.name)
+    WHEN 'trigger' THEN EXISTS (SELECT FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = w.s AND c.relname = w.t AND g.tgname = w.name AND NOT g.tgisinternal)
+    WHEN 'function' THEN EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+        WHERE n.nspname = w.s AND p.proname = w.name)
+    WHEN 'extension' THEN EXISTS (SELECT FROM pg_extension x WHERE x.extname = w.name)
+    WHEN 'schema' THEN EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = w.name)
+    ELSE false END
+"""
+
+_COLUMNS = """
+SELECT a.attname::text AS name, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS not_null,
+       pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS "default", a.attgenerated::text AS generated,
+       a.attidentity::text AS identity,
+       CASE WHEN a.attcollation <> t.typcollation THEN (SELECT collname::text FROM pg_collation WHERE oid = a.attcollation)
+       END AS collation
+  FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_type t ON t.oid = a.atttypid
+  LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+ WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped
+"""
+# Without NOT NULL constraints: since 18 they are rows of pg_constraint, with names made up by the server.
+_CONSTRAINTS = """
+SELECT k.conname::text AS name, pg_catalog.pg_get_constraintdef(k.oid) AS definition
+  FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %s AND c.relname = %s AND k.contype IN ('c', 'f', 'p', 'u', 'x')
+"""
+_INDEX = """
+SELECT i.indisunique AS "unique", i.indisvalid AS valid, m.amname::text AS method, i.indnkeyatts AS keys,
+       (to_jsonb(i) ->> 'indnullsnotdistinct')::boolean AS nulls_not_distinct,
+       pg_catalog.pg_get_expr(i.indpred, i.indrelid, true) AS "where",
+       tn.nspname::text AS schema, tc.relname::text AS "table", i.indexrelid AS oid, i.indisprimary AS "primary",
+       (SELECT jsonb_agg(jsonb_build_object(
+            'column', pg_catalog.pg_get_indexdef(i.indexrelid, k, true),
+            'key', k <= i.indnkeyatts,
+            'opclass', CASE WHEN k <= i.indnkeyatts THEN (SELECT opcname FROM pg_opclass WHERE oid = i.indclass[k - 1]) END,
+            'descending', CASE WHEN k <= i.indnkeyatts THEN (i.indoption[k - 1] & 1) = 1 END,
+            'nulls_first', CASE WHEN k <= i.indnkeyatts THEN (i.indoption[k - 1] & 2) = 2 END,
+            'collation', CASE WHEN k <= i.indnkeyatts
+                              THEN (SELECT collname FROM pg_collation WHERE oid = i.indcollation[k - 1]) END) ORDER BY k)
+          FROM generate_series(1, i.indnatts) AS k) AS columns
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_am m ON m.oid = c.relam JOIN pg_class tc ON tc.oid = i.indrelid JOIN pg_namespace tn ON tn.oid = tc.relnamespace
+ WHERE n.nspname = %s AND c.relname = %s
+"""
+_TYPE = """
+SELECT t.typtype::text AS typtype,
+       (SELECT array_agg(e.enumlabel::text ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid) AS labels,
+       pg_catalog.format_type(nullif(t.typbasetype, 0), t.typtypmod) AS base, t.typnotnull AS not_null,
+       t.typdefault AS "default",
+       (SELECT array_agg(pg_catalog.pg_get_constraintdef(k.oid) ORDER BY 1) FROM pg_constraint k
+         WHERE k.contypid = t.oid AND k.contype = 'c') AS checks,
+       (SELECT array_agg(a.attname || ' ' || pg_catalog.format_type(a.atttypid, a.atttypmod) ORDER BY a.attnum)
+          FROM pg_attribute a WHERE a.attrelid = nullif(t.typrelid, 0) AND a.attnum > 0 AND NOT a.attisdropped) AS attributes
+  FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE n.nspname = %s AND t.typname = %s
+"""
+_FUNCTIONS = """
+SELECT pg_catalog.pg_get_functiondef(p.oid) AS definition
+  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+ WHERE n.nspname = %s AND p.proname = %s AND p.prokind IN ('f', 'p')
+"""
+_TRIGGER = """
+SELECT pg_catalog.pg_get_triggerdef(g.oid) AS definition, g.tgenabled::text AS enabled
+  FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %s AND c.relname = %s AND g.tgname = %s AND NOT g.tgisinternal
+"""
+
+
+class Unequal(PgopsError):
+    """An object of that name is there with another definition."""
+
+
+# What later versions add to an object: (kind, schema, table or type, name).
+Explained = frozenset[tuple[str, str, str, str]]
+
+
+def explained_by(migrations: Sequence[Mapping[str, Any]]) -> Explained:
+    """:return: columns and enum values that the given migrations add, so that an object that has them already is no
+    stranger to the version that made it first."""
+    found = set()
+    for migration in migrations:
+        for step in migration["steps"]:
+            for statement in step.get("up", []):
+                made = statement.get("creates")
+                if made and made["kind"] in ("column", "enum_value"):
+                    found.add((made["kind"], _schema(made), str(_table(made)), str(made["name"])))
+    return frozenset(found)
+
+
+def present(conn: Connection, objects: Sequence[Mapping[str, Any] | None]) -> set[int]:
+    """:param objects: ``creates`` or ``destroys`` of statements, None where a statement has none.
+    :return: the positions of those that exist. One query, no lock."""
+    given = [(number, made) for number, made in enumerate(objects) if made]
+    if not given:
+        return set()
+    rows = fetch_all(
+        conn,
+        _PRESENT,
+        (
+            [number for number, _ in given],
+            [made["kind"] for _, made in given],
+            [_schema(made) for _, made in given],
+            [_table(made) for _, made in given],
+            [made.get("name") or _table(made) for _, made in given],
+        ),
+    )
+    return {int(row["ordinal"]) for row in rows}
+
+
+def compare(conn: Connection, statement: Mapping[str, Any], explained: Explained = frozenset()) -> list[str]:
+    """Compare the object that ``statement`` creates with the one that exists. Call inside a transaction.
+
+    Takes ACCESS SHARE on the table for columns, checks and indexes; a foreign key is compared under the lock that it
+    takes itself (SHARE ROW EXCLUSIVE on the other table), given back at once.
+
+    :return: differences, ``"column a: wanted integer, found text"``; empty when they are equal.
+    :raises Unequal: the wanted object cannot be built for comparison.
+    """
+    made = statement["creates"]
+    kind = made["kind"]
+    if kind in ("extension", "schema", "enum_value"):
+        return []
+    with _shadow(conn) as shadow:
+        try:
+            wanted_table = _build(conn, shadow, statement, made)
+        except psycopg2.Error as exc:
+            told = from_psycopg(
+                exc, f"{describe(made)} exists already, and the wanted one cannot be built to compare them"
+            )
+            raise Unequal(
+                told.message,
+                sqlstate=exc.pgcode,
+                statement=statement["sql"],
+                location=location(statement),
+                object_name=describe(made),
+            ) from None
+        execute(conn, "SET LOCAL search_path = pg_catalog")
+        return _differences(conn, made, shadow, wanted_table, explained)
+
+
+def describe(made: Mapping[str, Any]) -> str:
+    """:return: the object in words, ``column public.students.grade``."""
+    kind, name = made["kind"], made.get("name")
+    if kind in ("extension", "schema"):
+        return f"{kind} {name}"
+    if kind in ("column", "constraint", "trigger", "enum_value"):
+        return f"{kind.replace('_', ' ')} {_schema(made)}.{_table(made)}.{name}"
+    return f"{kind} {_schema(made)}.{name}"
+
+
+def location(statement: Mapping[str, Any]) -> str | None:
+    """:return: ``file:line`` of a statement."""
+    return f"{statement['file']}:{statement['line']}" if statement.get("file") else None
+
+
+def index_definition(conn: Connection, schema: str, name: str) -> dict[str, Any] | None:
+    """:return: everything that makes an index what it is, without its name; None when there is none of that name."""
+    return fetch_one(conn, _INDEX, (schema, name))
+
+
+def index_differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """:return: how two index definitions differ, in words."""
+    told = []
+    for name in ("table", "method", "unique", "nulls_not_distinct", "where"):
+        if wanted[name] != found[name]:
+            told.append(f"{name}: wanted {_word(wanted[name])}, found {_word(found[name])}")
+    if wanted["columns"] != found["columns"]:
+        told.append(f"columns: wanted ({_index_columns(wanted)}), found ({_index_columns(found)})")
+    return told
+
+
+def _index_columns(index: Mapping[str, Any]) -> str:
+    parts = []
+    for column in index["columns"]:
+        text = str(column["column"])
+        if not column["key"]:
+            text = f"INCLUDE {text}"
+        elif column["descending"] or column["nulls_first"]:
+            text += (" DESC" if column["descending"] else " ASC") + (" NULLS FIRST" if column["nulls_first"] else "")
+        if column["opclass"]:
+            text += f" [{column['opclass']}]"
+        parts.append(text)
+    return ", ".join(parts)
+
+
+@contextmanager
+def _shadow(conn: Connection) -> Iterator[str]:
+    execute(conn, "SAVEPOINT pgops_shadow")
+    try:
+        execute(conn, sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SHADOW)))
+        yield SHADOW
+    finally:
+        # Also gives back every lock that the comparison took.
+        execute(conn, "ROLLBACK TO SAVEPOINT pgops_shadow; RELEASE SAVEPOINT pgops_shadow")
+
+
+def shadow_table(conn: Connection, shadow: str, schema: str, table: str) -> None:
+    """Make an empty twin of a table in the shadow schema: columns and types, no constraint, no index."""
+    execute(
+        conn,
+        sql.SQL("CREATE TABLE {}.{} (LIKE {}.{})").format(*map(sql.Identifier, (shadow, table, schema, table))),
+    )
+
+
+@contextmanager
+def shadow(conn: Connection) -> Iterator[str]:
+    """A schema for comparisons that is rolled back at the end of the block. Call inside a transaction."""
+    with _shadow(conn) as name:
+        yield name
+
+
+def _build(conn: Connection, shadow: str, statement: Mapping[str, Any], made: Mapping[str, Any]) -> str | None:
+    kind, schema = made["kind"], _schema(made)
+    table = str(made["name"]) if kind == "table" else _table(made)
+    if kind in ("column", "constraint", "index", "trigger"):
+        if table is None:
+            found = index_definition(conn, schema, str(made["name"]))
+            table = found["table"] if found else None
+        assert table is not None
+        shadow_table(conn, shadow, schema, table)
+        if kind == "column":
+            execute(
+                conn,
+                sql.SQL("ALTER TABLE {}.{} DROP COLUMN {}").format(*map(sql.Identifier, (shadow, table, made["name"]))),
+            )
+    anchor, name = {
+        "table": (r"CREATE\s+(?:UNLOGGED\s+)?TABLE", table),
+        "column": (r"ALTER\s+TABLE", table),
+        "constraint": (r"ALTER\s+TABLE", table),
+        "index": (r"\bON", table),
+        "trigger": (r"\bON", table),
+        "type": (r"CREATE\s+(?:TYPE|DOMAIN)", made["name"]),
+        "function": (r"CREATE\s+(?:OR\s+REPLACE\s+)?(?:FUNCTION|PROCEDURE)", made["name"]),
+    }[kind]
+    text = _moved(str(statement["sql"]), anchor, schema, str(name), shadow)
+    with conn.cursor() as cursor:
+        cursor.execute(re.sub(r"(?i)\bINDEX\s+CONCURRENTLY\b", "INDEX", text) if kind == "index" else text)
+    return table
+
+
+def _moved(text: str, anchor: str, schema: str, name: str, shadow: str) -> str:
+    def spelled(identifier: str) -> str:
+        quoted = re.escape('"' + identifier.replace('"', '""') + '"')
+        return (
+            f'(?:{quoted}|(?i:{re.escape(identifier)})(?![A-Za-z0-9_$"]))'
+            if identifier.lower() == identifier
+            else quoted
+        )
+
+    pattern = rf"(?P<before>(?i:{anchor})\s+(?:(?i:IF\s+(?:NOT\s+)?EXISTS)\s+)?(?:(?i:ONLY)\s+)?)(?:{spelled(schema)}\s*\.\s*)?{spelled(name)}"
+    replacement = f'"{shadow}"."' + name.replace('"', '""') + '"'
+    return re.sub(pattern, lambda match: match.group("before") + replacement, text)
+
+
+def _differences(
+    conn: Connection, made: Mapping[str, Any], shadow: str, table: str | None, explained: Explained
+) -> list[str]:
+    kind, schema, name = made["kind"], _schema(made), str(made["name"])
+
+    def plain(value: Any) -> Any:
+        # What the server prints of the shadow's own sequences and types, as if they were in the real schema.
+        if isinstance(value, str):
+            return value.replace(f"{shadow}.", f"{schema}.").replace(" NOT VALID", "")
+        return value
+
+    def rows(query: str, schema_name: str, object_name: str) -> dict[str, dict[str, Any]]:
+        return {
+            row["name"]: {key: plain(value) for key, value in row.items()}
+            for row in fetch_all(conn, query, (schema_name, object_name))
+        }
+
+    if kind in ("table", "column", "constraint"):
+        assert table is not None
+        told = []
+        if kind in ("table", "column"):
+            wanted, found = rows(_COLUMNS, shadow, table), rows(_COLUMNS, schema, table)
+            if kind == "column":
+                wanted, found = ({key: all_[key] for key in all_ if key == name} for all_ in (wanted, found))
+            told += _column_differences(wanted, found)
+            told += [
+                f"column {extra}: wanted none, found {found[extra]['type']}"
+                for extra in sorted(set(found) - set(wanted))
+                if ("column", schema, table, extra) not in explained
+            ]
+        wanted, found = rows(_CONSTRAINTS, shadow, table), rows(_CONSTRAINTS, schema, table)
+        for key, constraint in sorted(wanted.items()):
+            other = found.get(key)
+            if other is None or other["definition"] != constraint["definition"]:
+                told.append(
+                    f"constraint {key}: wanted {constraint['definition']}, "
+                    f"found {other['definition'] if other else 'none'}"
+                )
+        return told
+    if kind == "index":
+        wanted_index, found_index = index_definition(conn, shadow, name), index_definition(conn, schema, name)
+        if wanted_index is None or found_index is None:
+            return [f"index {name}: it is not an index of {table}"]
+        told = index_differences(wanted_index, found_index)
+        return told if found_index["valid"] or told else [f"index {schema}.{name} is invalid"]
+    if kind == "type":
+        return _type_differences(
+            fetch_one(conn, _TYPE, (shadow, name)), fetch_one(conn, _TYPE, (schema, name)), made, explained
+        )
+    if kind == "trigger":
+        wanted_trigger = fetch_one(conn, _TRIGGER, (shadow, table, name))
+        found_trigger = fetch_one(conn, _TRIGGER, (schema, table, name))
+        left = plain(wanted_trigger["definition"]) if wanted_trigger else None
+        right = plain(found_trigger["definition"]) if found_trigger else None
+        return [] if left == right else [f"wanted {left}, found {right}"]
+    wanted_functions = [plain(row["definition"]) for row in fetch_all(conn, _FUNCTIONS, (shadow, name))]
+    found_functions = [plain(row["definition"]) for row in fetch_all(conn, _FUNCTIONS, (schema, name))]
+    missing = [text for text in wanted_functions if text not in found_functions]
+    return [f"no function {name} has the wanted definition ({len(found_functions)} of that name)"] if missing else []
+
+
+def _column_differences(wanted: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    told = []
+    for name, column in sorted(wanted.items()):
+        other = found.get(name)
+        if other is None:
+            told.append(f"column {name}: wanted {column['type']}, found none")
+            continue
+        for attribute in ("type", "not_null", "default", "generated", "identity", "collation"):
+            if column[attribute] != other[attribute]:
+                if attribute == "not_null":
+                    words = {True: "NOT NULL", False: "NULL"}
+                    told.append(f"column {name}: wanted {words[column[attribute]]}, found {words[other[attribute]]}")
+                else:
+                    label = "" if attribute == "type" else f" {attribute}"
+                    told.append(
+                        f"column {name}{label}: wanted {_word(column[attribute])}, found {_word(other[attribute])}"
+                    )
+    return told
+
+
+def _type_differences(
+    wanted: Mapping[str, Any] | None, found: Mapping[str, Any] | None, made: Mapping[str, Any], explained: Explained
+) -> list[str]:
+    if wanted is None or found is None:
+        return ["wanted a type, found none"]
+    told = []
+    for name in ("typtype", "base", "not_null", "default", "checks", "attributes"):
+        if wanted[name] != found[name]:
+            told.append(f"{name}: wanted {_word(wanted[name])}, found {_word(found[name])}")
+    if wanted["labels"] != found["labels"]:
+        added = {key[3] for key in explained if key[:3] == ("enum_value", _schema(made), made["name"])}
+        kept = [label for label in found["labels"] or [] if label in (wanted["labels"] or []) or label not in added]
+        if kept != wanted["labels"]:
+            told.append(f"values: wanted {', '.join(wanted['labels'] or [])}; found {', '.join(found['labels'] or [])}")
+    return told
+
+
+def _word(value: Any) -> str:
+    if value is None or value == "":
+        return "none"
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def _schema(made: Mapping[str, Any]) -> str:
+    return str(made.get("schema") or "public")
+
+
+def _table(made: Mapping[str, Any]) -> str | None:
+    # For a value of an enum the contract keeps the type's name where a column has its table.
+    table = made.get("table") or made.get("type")
+    return str(table) if table is not None else None

@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A step of indexes, each built CONCURRENTLY on its own.
+
+A concurrent build waits for every older snapshot of the database. A short lock_timeout kills it and leaves an INVALID
+index that IF NOT EXISTS takes for done (measured). So builds have a budget of their own and no lock_timeout, what an
+earlier build of ours left behind is dropped and built again, and no two builds run on one table (they deadlock).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import existing
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    execute,
+    fetch_all,
+    fetch_one,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
+from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext, is_time_limit
+from psycopg2 import errorcodes, sql
+
+# Two tables side by side take 0.76 of one after the other; each build has a parallel worker of its own already.
+SIDE_BY_SIDE = 2
+# A deadlock or a build cancelled by an autovacuum's end is worth one more try (the original tried again too).
+TRIES = 2
+# Who asked for an end waits for it: longer than this nobody tidies up.
+CLEAN_UP_S = 30
+
+_INVALID_OF_OTHERS = """
+SELECT n.nspname || '.' || c.relname AS name FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_class t ON t.oid = i.indrelid
+  JOIN pg_namespace tn ON tn.oid = t.relnamespace
+ WHERE NOT i.indisvalid AND (tn.nspname, t.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
+   AND NOT (n.nspname || '.' || c.relname) = ANY(%s)
+ ORDER BY 1
+"""
+
+
+def create_statement(index: Mapping[str, Any], *, concurrently: bool = True, schema: str | None = None) -> sql.Composed:
+    """:param schema: another schema for the table, for a comparison.
+    :return: CREATE INDEX. Expressions and the predicate are SQL of the reviewed tree, names are quoted."""
+    columns = []
+    for column in index["columns"]:
+        part = (
+            sql.SQL("({})").format(sql.SQL(column["expression"]))
+            if column.get("expression")
+            else sql.Identifier(column["column"])
+        )
+        if column.get("opclass"):
+            part = sql.SQL(" ").join([part, sql.Identifier(*str(column["opclass"]).split("."))])
+        if column.get("order"):
+            part = sql.SQL(" ").join([part, sql.SQL("DESC" if str(column["order"]).lower() == "desc" else "ASC")])
+        if column.get("nulls"):
+            part = sql.SQL(" NULLS ").join(
+                [part, sql.SQL("FIRST" if str(column["nulls"]).lower() == "first" else "LAST")]
+            )
+        columns.append(part)
+    parts: list[sql.Composable] = [
+        sql.SQL("CREATE UNIQUE INDEX" if index.get("unique") else "CREATE INDEX"),
+        *([sql.SQL("CONCURRENTLY")] if concurrently else []),
+        sql.Identifier(index["name"]),
+        sql.SQL("ON"),
+        sql.Identifier(schema or _schema(index), index["table"]),
+        sql.SQL("USING {} ({})").format(sql.Identifier(index.get("method") or "btree"), sql.SQL(", ").join(columns)),
+    ]
+    if index.get("include"):
+        parts.append(sql.SQL("INCLUDE ({})").format(sql.SQL(", ").join(map(sql.Identifier, index["include"]))))
+    if index.get("where"):
+        parts.append(sql.SQL("WHERE {}").format(sql.SQL(index["where"])))
+    return sql.SQL(" ").join(parts)
+
+
+def drop_statement(schema: str, name: str) -> sql.Composed:
+    """:return: DROP INDEX CONCURRENTLY; without IF EXISTS, since the caller has looked."""
+    return sql.SQL("DROP INDEX CONCURRENTLY {}").format(sql.Identifier(schema, name))
+
+
+def up(context: StepContext, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Build what is missing, largest kinds last, several tables side by side.
+
+    Takes SHARE UPDATE EXCLUSIVE on each table while it builds: no reader and no writer waits.
+
+    :return: indexes that were there already.
+    :raises PgopsError: an index of that name is there with another definition, a build failed or hit its limit.
+    :raises Interrupted: asked to end; the build in hand is cancelled and its remains are dropped.
+    """
+    state = _State(context)
+    todo = [index for index in wanted if state.is_missing(index)]
+    _tell_invalid_of_others(context, wanted)
+    todo.sort(key=lambda index: (index.get("method") or "btree") != "btree")
+    tables: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for index in todo:
+        tables.setdefault((_schema(index), index["table"]), []).append(index)
+    if len(tables) == 1:
+        for index in todo:
+            _build(context, state, context.conn, index)
+    elif tables:
+        _side_by_side(context, state, list(tables.values()))
+    state.save("done")
+    return state.present
+
+
+def down(context: StepContext, wanted: Sequence[Mapping[str, Any]], made: Mapping[str, Any]) -> list[str]:
+    """Drop what this version built, in reverse order; what was there before it stays.
+
+    Takes SHARE UPDATE EXCLUSIVE, and waits for transactions that use the index.
+
+    :param made: the progress of the step on the way up: ``built`` and ``present``.
+    :return: indexes that were gone already or stay.
+    """
+    built = set(made.get("built", []))
+    skipped = []
+    for index in reversed(wanted):
+        name = _full(index)
+        found = existing.index_definition(context.conn, _schema(index), index["name"])
+        if found is None:
+            skipped.append(f"index {name}")
+            continue
+        if name not in built:
+            context.tell(f"index {name} was there before this version: it stays")
+            skipped.append(f"index {name}")
+            continue
+        context.control.check()
+        _drop(context, context.conn, _schema(index), index["name"])
+    context.save("done")
+    return skipped
+
+
+class _State:
+    """What this step has built, remembered in the ledger as soon as it is known: the way down drops that and no more."""
+
+    def __init__(self, context: StepContext) -> None:
+        self._context = context
+        self._lock = threading.Lock()
+        self.built: list[str] = list(context.progress_so_far.get("built", []))
+        self.present: list[str] = []
+
+    def is_missing(self, index: Mapping[str, Any]) -> bool:
+        conn, name = self._context.conn, _full(index)
+        found = existing.index_definition(conn, _schema(index), index["name"])
+        if found is None:
+            other = fetch_one(
+                conn,
+                "SELECT c.relkind::text AS kind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+                "WHERE n.nspname = %s AND c.relname = %s",
+                (_schema(index), index["name"]),
+            )
+            if other:
+                raise self._unequal(index, [f"wanted an index, found another relation (relkind {other['kind']})"])
+            return True
+        differences = self._differences(index, found)
+        if differences and not (not found["valid"] and name in self.built):
+            raise self._unequal(index, differences)
+        if not found["valid"]:
+            # Same name and same definition, or begun by us: the remains of a build that was cut off.
+            self._context.tell(f"index {name} is invalid, left by a build that was cut off: dropped and built again")
+            _drop(self._context, conn, _schema(index), index["name"])
+            return True
+        if name not in self.built:
+            self.present.append(f"index {name}")
+            self._context.tell(f"index {name} is there already, with the same definition: skipped")
+        return False
+
+    def _differences(self, index: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+        conn = self._context.conn
+        with transaction(conn), existing.shadow(conn) as shadow:
+            existing.shadow_table(conn, shadow, _schema(index), index["table"])
+            execute(conn, create_statement(index, concurrently=False, schema=shadow))
+            wanted = existing.index_definition(conn, shadow, index["name"])
+            # In the shadow's transaction too, so that both print under one search_path.
+            again = existing.index_definition(conn, _schema(index), index["name"])
+        return existing.index_differences(wanted or {}, again or found)
+
+    def _unequal(self, index: Mapping[str, Any], differences: list[str]) -> existing.Unequal:
+        name = _full(index)
+        return existing.Unequal(
+            f"{self._context.doing} failed: index {name} exists already with another definition: {'; '.join(differences)}",
+            sqlstate=errorcodes.DUPLICATE_OBJECT,
+            database=self._context.database,
+            object_name=name,
+            hint="Drop or rename that index if nobody needs it, or give the wanted one another name.",
+            extra={"differences": differences},
+        )
+
+    def began(self, index: Mapping[str, Any]) -> None:
+        with self._lock:
+            if _full(index) not in self.built:
+                self.built.append(_full(index))
+            self._write("running")
+
+    def save(self, state: str) -> None:
+        with self._lock:
+            self._write(state)
+
+    def _write(self, state: str) -> None:
+        self._context.save(state, {"built": self.built, "present": self.present})
+
+
+def _side_by_side(context: StepContext, state: _State, tables: list[list[Mapping[str, Any]]]) -> None:
+    """Two sessions take table after table; the session with the runner lock stays free for the ledger."""
+    waiting = list(tables)
+    guard = threading.Lock()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        conn: Connection | None = None
+        try:
+            conn = context.connect()
+            while True:
+                with guard:
+                    if failures or not waiting:
+                        return
+                    mine = waiting.pop(0)
+                for index in mine:
+                    if failures:
+                        return
+                    _build(context, state, conn, index)
+        except BaseException as exc:  # noqa: BLE001 - raised again in the main thread
+            failures.append(exc)
+        finally:
+            if conn is not None:
+                conn.close()
+
+    threads = [
+        threading.Thread(target=work, name=f"pgops-build-{number}") for number in range(min(SIDE_BY_SIDE, len(tables)))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        # An interruption ends all of them; what failed by itself is the better story.
+        own = [exc for exc in failures if not isinstance(exc, Interrupted)]
+        raise (own or failures)[0]
+
+
+def _build(context: StepContext, state: _State, conn: Connection, index: Mapping[str, Any]) -> None:
+    name = _full(index)
+    for attempt in range(1, TRIES + 1):
+        context.control.check()
+        # Before the build: whoever finds the remains must know that they are ours.
+        state.began(index)
+        execute(
+            conn,
+            sql.SQL("SET lock_timeout = 0; SET statement_timeout = {}").format(
+                sql.Literal(f"{context.budget('index_timeout_s')}s")
+            ),
+        )
+        try:
+            with context.watched(f"building index {name}", conn=conn, cancel=True):
+                execute(conn, create_statement(index))
+            return
+        except psycopg2.Error as exc:
+            if conn.closed:
+                raise
+            execute(conn, "SET statement_timeout = 0")
+            _drop_remains(context, conn, index)
+            context.control.check()
+            if exc.pgcode == errorcodes.DEADLOCK_DETECTED and attempt < TRIES:
+                context.tell(f"the build of index {name} deadlocked with another session: once more")
+                continue
+            raise _build_error(context, exc, conn, index) from None
+        except Interrupted:
+            _drop_remains(context, conn, index)
+            raise
+        finally:
+            if not conn.closed:
+                execute(conn, "SET statement_timeout = 0")
+
+
+def _drop_remains(context: StepContext, conn: Connection, index: Mapping[str, Any]) -> None:
+    found = existing.index_definition(conn, _schema(index), index["name"])
+    if found is None or found["valid"]:
+        return
+    try:
+        _drop(context, conn, _schema(index), index["name"], limit_s=CLEAN_UP_S)
+    except PgopsError:
+        # Somebody holds the table. The ledger knows that these are our remains: the next run drops them first.
+        context.tell(f"index {_full(index)} stays invalid for now, its table is in use: the next run drops it first")
+
+
+def _drop(context: StepContext, conn: Connection, schema: str, name: str, limit_s: int | None = None) -> None:
+    """Drop an index concurrently; a second session that holds the table makes it wait, not fail, up to the limit."""
+    limit = min(limit_s or context.budget("index_timeout_s"), context.budget("index_timeout_s"))
+    execute(conn, sql.SQL("SET lock_timeout = 0; SET statement_timeout = {}").format(sql.Literal(f"{limit}s")))
+    try:
+        with context.watched(f"dropping index {schema}.{name}", conn=conn):
+            execute(conn, drop_statement(schema, name))
+    except psycopg2.Error as exc:
+        if exc.pgcode is None:
+            raise
+        raise from_psycopg(
+            exc,
+            f"{context.doing} failed when it dropped index {schema}.{name}",
+            statement=drop_statement(schema, name).as_string(conn),
+            database=context.database,
+        ) from None
+    finally:
+        if not conn.closed:
+            execute(conn, "SET statement_timeout = 0")
+
+
+def _build_error(context: StepContext, exc: psycopg2.Error, conn: Connection, index: Mapping[str, Any]) -> PgopsError:
+    statement = create_statement(index).as_string(conn)
+    name = _full(index)
+    error = from_psycopg(
+        exc, f"{context.doing} failed when it built index {name}", statement=statement, database=context.database
+    )
+    error.object_name = name
+    if is_time_limit(exc.pgcode, str(exc)):
+        error.message = (
+            f"{context.doing} hit its time limit of {context.budget('index_timeout_s')} s when it built index {name}; "
+            f"its remains were dropped (SQLSTATE {exc.pgcode})"
+        )
+        error.args = (error.message,)
+        error.hint = "Run it again in a quiet period, or raise budgets.index_timeout in its migration.yml."
+        error.extra["reason"] = "time_limit"
+    return error
+
+
+def _tell_invalid_of_others(context: StepContext, wanted: Sequence[Mapping[str, Any]]) -> None:
+    rows = fetch_all(
+        context.conn,
+        _INVALID_OF_OTHERS,
+        (
+            [_schema(index) for index in wanted],
+            [index["table"] for index in wanted],
+            [_full(index) for index in wanted],
+        ),
+    )
+    for row in rows:
+        context.tell(f"index {row['name']} is invalid and not ours: it is left alone, drop or rebuild it yourself")
+
+
+def _schema(index: Mapping[str, Any]) -> str:
+    return str(index.get("schema") or "public")
+
+
+def _full(index: Mapping[str, Any]) -> str:
+    return f"{_schema(index)}.{index['name']}"

@@ -1,0 +1,566 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What was applied to a database, kept in its schema ``pgops``: versions, steps, runs, and an append-only audit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    execute,
+    fetch_all,
+    fetch_one,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+
+SCHEMA_VERSION = 1
+
+_CREATE = """
+CREATE SCHEMA IF NOT EXISTS pgops;
+COMMENT ON SCHEMA pgops IS 'Ledger of the Ansible collection whitecross.pgops: written by the tool, not by hand';
+CREATE TABLE pgops.meta (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    schema_version integer NOT NULL,
+    upgraded_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE pgops.run (
+    id text PRIMARY KEY,
+    playbook text,
+    environment text,
+    who text,
+    ops_host text,
+    started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished_at timestamptz,
+    why text,
+    backup jsonb,
+    result text,
+    stop_requested_at timestamptz,
+    stop_requested_by text
+);
+CREATE TABLE pgops.migration (
+    version text PRIMARY KEY,
+    name text NOT NULL,
+    title text NOT NULL,
+    checksum text NOT NULL,
+    rendered_checksum text NOT NULL,
+    files jsonb NOT NULL,
+    rendered jsonb NOT NULL,
+    state text NOT NULL CHECK (state IN ('applying', 'applied', 'failed', 'reverting', 'reverted')),
+    failed_step integer,
+    reason text,
+    error text,
+    run_id text,
+    applied_by text NOT NULL,
+    started_at timestamptz NOT NULL,
+    finished_at timestamptz,
+    duration_s double precision NOT NULL DEFAULT 0
+);
+CREATE TABLE pgops.step (
+    version text NOT NULL REFERENCES pgops.migration ON DELETE CASCADE,
+    direction text NOT NULL CHECK (direction IN ('up', 'down')),
+    ordinal integer NOT NULL,
+    kind text NOT NULL,
+    name text NOT NULL,
+    state text NOT NULL CHECK (state IN ('pending', 'running', 'done')),
+    progress jsonb NOT NULL DEFAULT '{}',
+    started_at timestamptz,
+    finished_at timestamptz,
+    PRIMARY KEY (version, direction, ordinal)
+);
+-- The primary key keeps the chain one chain: of two writers that saw the same last row, one gets no row and looks again.
+-- detail is json, not jsonb: the hash is over its text.
+CREATE TABLE pgops.audit (
+    seq bigint PRIMARY KEY,
+    at timestamptz NOT NULL,
+    run_id text,
+    event text NOT NULL,
+    version text,
+    actor text NOT NULL,
+    detail json NOT NULL,
+    previous text NOT NULL,
+    hash text NOT NULL
+);
+CREATE FUNCTION pgops.refuse_audit_change() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $refuse$
+BEGIN
+    RAISE EXCEPTION 'pgops.audit is append-only: % is refused', TG_OP USING ERRCODE = 'insufficient_privilege';
+END
+$refuse$;
+-- For each statement, since a row trigger does not see TRUNCATE; ALWAYS, since session_replication_role = replica
+-- switches the others off.
+CREATE TRIGGER audit_no_update BEFORE UPDATE ON pgops.audit
+    FOR EACH STATEMENT EXECUTE FUNCTION pgops.refuse_audit_change();
+CREATE TRIGGER audit_no_delete BEFORE DELETE ON pgops.audit
+    FOR EACH STATEMENT EXECUTE FUNCTION pgops.refuse_audit_change();
+CREATE TRIGGER audit_no_truncate BEFORE TRUNCATE ON pgops.audit
+    FOR EACH STATEMENT EXECUTE FUNCTION pgops.refuse_audit_change();
+ALTER TABLE pgops.audit ENABLE ALWAYS TRIGGER audit_no_update;
+ALTER TABLE pgops.audit ENABLE ALWAYS TRIGGER audit_no_delete;
+ALTER TABLE pgops.audit ENABLE ALWAYS TRIGGER audit_no_truncate;
+REVOKE ALL ON ALL TABLES IN SCHEMA pgops FROM PUBLIC;
+INSERT INTO pgops.meta (schema_version) VALUES (1);
+"""
+
+# What brings a ledger of version N to N + 1, by N.
+UPGRADES: dict[int, str] = {}
+
+GENESIS = "0" * 64
+
+
+@dataclass(frozen=True)
+class Run:
+    """One playbook run, as the controller knows it."""
+
+    id: str
+    playbook: str | None = None
+    environment: str | None = None
+    who: str | None = None
+    ops_host: str | None = None
+    why: str | None = None
+    backup: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far one step of a version is."""
+
+    ordinal: int
+    kind: str
+    name: str
+    state: str
+    progress: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One row of the ledger; times are ISO 8601 in UTC, durations seconds."""
+
+    version: str
+    name: str
+    title: str
+    checksum: str
+    rendered_checksum: str
+    files: dict[str, dict[str, str]]
+    state: str
+    failed_step: int | None
+    reason: str | None
+    error: str | None
+    run_id: str | None
+    applied_by: str
+    started_at: str | None
+    finished_at: str | None
+    duration_s: float
+    steps: list[Step] = field(default_factory=list)
+    down_steps: list[Step] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The whole ledger of one database.
+
+    :ivar exists: False where the tool never wrote; then everything else is empty.
+    :ivar head: sha256 over (version, checksum, state) of all rows, the same for an empty and for a missing ledger.
+    """
+
+    exists: bool
+    schema_version: int
+    head: str
+    migrations: list[Migration]
+
+    def get(self, version: str) -> Migration | None:
+        """:return: the row of that version, or None."""
+        return next((row for row in self.migrations if row.version == version), None)
+
+    def in_state(self, *states: str) -> list[Migration]:
+        """:return: the rows in one of these states, in version order."""
+        return [row for row in self.migrations if row.state in states]
+
+
+@contextmanager
+def transaction(conn: Connection) -> Iterator[None]:
+    """One transaction on a connection in autocommit: committed at the end of the block, rolled back by any exception."""
+    execute(conn, "BEGIN")
+    try:
+        yield
+    except BaseException:
+        if not conn.closed:
+            try:
+                execute(conn, "ROLLBACK")
+            except psycopg2.Error:
+                conn.close()  # a session that cannot even roll back is gone; the server rolls back for us
+        raise
+    execute(conn, "COMMIT")
+
+
+def head_of(rows: Sequence[tuple[str, str, str]]) -> str:
+    """:return: sha256 over (version, checksum, state) of rows in version order."""
+    return hashlib.sha256(json.dumps([list(row) for row in sorted(rows)], separators=(",", ":")).encode()).hexdigest()
+
+
+EMPTY_HEAD = head_of([])
+
+_READ = """
+SELECT m.version, m.name, m.title, m.checksum, m.rendered_checksum, m.files, m.state, m.failed_step, m.reason, m.error,
+       m.run_id, m.applied_by, pgops_iso(m.started_at) AS started_at, pgops_iso(m.finished_at) AS finished_at,
+       m.duration_s,
+       (SELECT coalesce(jsonb_agg(jsonb_build_object('direction', s.direction, 'ordinal', s.ordinal, 'kind', s.kind,
+                        'name', s.name, 'state', s.state, 'progress', s.progress) ORDER BY s.ordinal), '[]')
+          FROM pgops.step s WHERE s.version = m.version) AS steps
+  FROM pgops.migration m ORDER BY m.version COLLATE "C"
+"""
+
+
+def _iso(expression: str) -> str:
+    return f"""pg_catalog.to_char({expression} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')"""
+
+
+_READ = _READ.replace("pgops_iso(m.started_at)", _iso("m.started_at")).replace(
+    "pgops_iso(m.finished_at)", _iso("m.finished_at")
+)
+
+
+def schema_version(conn: Connection) -> int:
+    """:return: the version of the ledger's own schema, 0 where there is none.
+
+    :raises PgopsError: a newer tool wrote it; to read or write it with this one could lose what it means.
+    """
+    if not fetch_one(
+        conn,
+        "SELECT 1 AS yes FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = 'pgops' AND c.relname = 'meta'",
+    ):
+        return 0
+    row = fetch_one(conn, "SELECT schema_version FROM pgops.meta")
+    found = int(row["schema_version"]) if row else 0
+    if found > SCHEMA_VERSION:
+        raise PgopsError(
+            f"The ledger of database {conn.info.dbname} has schema version {found}, and this release of "
+            f"whitecross.pgops knows {SCHEMA_VERSION} at most; install the release that wrote it, or a newer one.",
+            database=conn.info.dbname,
+        )
+    return found
+
+
+def read(conn: Connection) -> Ledger:
+    """Read the ledger without writing anything.
+
+    :raises PgopsError: a newer tool's ledger.
+    """
+    version = schema_version(conn)
+    if version == 0:
+        return Ledger(False, 0, EMPTY_HEAD, [])
+    migrations = []
+    for row in fetch_all(conn, _READ):
+        steps = row.pop("steps")
+        both: dict[str, list[Step]] = {"up": [], "down": []}
+        for step in steps:
+            both[step.pop("direction")].append(Step(**step))
+        migrations.append(Migration(**row, steps=both["up"], down_steps=both["down"]))
+    return Ledger(True, version, head_of([(row.version, row.checksum, row.state) for row in migrations]), migrations)
+
+
+def stored(conn: Connection, version: str) -> dict[str, Any]:
+    """:return: the rendered migration as it was applied, so that a way back exists without its files."""
+    row = fetch_one(conn, "SELECT rendered FROM pgops.migration WHERE version = %s", (version,))
+    if row is None:
+        raise PgopsError(f"Version {version} is not in the ledger of {conn.info.dbname}.", database=conn.info.dbname)
+    return dict(row["rendered"])
+
+
+def ensure(conn: Connection) -> bool:
+    """Create the ledger, or bring an older one up to date, in one transaction. Call with the runner lock held.
+
+    Takes no lock on any table of the user. Needs CREATE on the database for the role that owns the objects.
+
+    :return: whether anything was written.
+    :raises PgopsError: a newer tool's ledger, or no right to create the schema.
+    """
+    found = schema_version(conn)
+    if found == SCHEMA_VERSION:
+        return False
+    try:
+        with transaction(conn):
+            if found == 0:
+                execute(conn, _CREATE)
+            else:
+                for number in range(found, SCHEMA_VERSION):
+                    execute(conn, UPGRADES[number])
+                execute(conn, "UPDATE pgops.meta SET schema_version = %s, upgraded_at = now()", (SCHEMA_VERSION,))
+    except psycopg2.errors.InsufficientPrivilege as exc:
+        row = fetch_one(conn, "SELECT current_user::text AS role")
+        role = row["role"] if row else "pgops_owner"
+        raise PgopsError(
+            f"Role {role} may not create the ledger's schema pgops in database {conn.info.dbname}; "
+            f"GRANT CREATE ON DATABASE {conn.info.dbname} TO {role}.",
+            sqlstate=exc.pgcode,
+            database=conn.info.dbname,
+        ) from None
+    return True
+
+
+def start_run(conn: Connection, run: Run) -> None:
+    """Record the run, once; a later module of the same run fills in what it knows more."""
+    execute(
+        conn,
+        """
+        INSERT INTO pgops.run (id, playbook, environment, who, ops_host, why, backup) VALUES (%s, %s, %s, %s, %s, %s, %s)
+        ON CONFLICT (id) DO UPDATE SET why = coalesce(excluded.why, run.why),
+            backup = coalesce(excluded.backup, run.backup), stop_requested_at = NULL, finished_at = NULL, result = NULL
+        """,
+        (
+            run.id,
+            run.playbook,
+            run.environment,
+            run.who,
+            run.ops_host,
+            run.why,
+            json.dumps(dict(run.backup)) if run.backup else None,
+        ),
+    )
+
+
+def finish_run(conn: Connection, run_id: str, result: str) -> None:
+    """Record how the run ended, in a word."""
+    execute(conn, "UPDATE pgops.run SET finished_at = clock_timestamp(), result = %s WHERE id = %s", (result, run_id))
+
+
+def stop_request(conn: Connection, run_id: str) -> str | None:
+    """:return: who asked this run to stop, or None."""
+    row = fetch_one(
+        conn,
+        "SELECT coalesce(stop_requested_by, 'somebody') AS by FROM pgops.run "
+        "WHERE id = %s AND stop_requested_at IS NOT NULL",
+        (run_id,),
+    )
+    return str(row["by"]) if row else None
+
+
+def ask_to_stop(conn: Connection, run_id: str, by: str) -> bool:
+    """Mark a run to end at its next safe point.
+
+    :return: whether there is such a run.
+    """
+    return (
+        execute(
+            conn,
+            "UPDATE pgops.run SET stop_requested_at = clock_timestamp(), stop_requested_by = %s WHERE id = %s",
+            (by, run_id),
+        )
+        > 0
+    )
+
+
+def begin(conn: Connection, migration: Mapping[str, Any], run: Run, *, applied_by: str, resume: bool) -> None:
+    """Write a version as ``applying``, with all its steps, in the caller's transaction.
+
+    :param resume: keep what is known of its steps; otherwise they start anew.
+    """
+    execute(
+        conn,
+        """
+        INSERT INTO pgops.migration (version, name, title, checksum, rendered_checksum, files, rendered, state, run_id,
+                                     applied_by, started_at)
+        VALUES (%(version)s, %(name)s, %(title)s, %(checksum)s, %(rendered_checksum)s, %(files)s, %(rendered)s,
+                'applying', %(run)s, %(by)s, clock_timestamp())
+        ON CONFLICT (version) DO UPDATE SET name = excluded.name, title = excluded.title, checksum = excluded.checksum,
+            rendered_checksum = excluded.rendered_checksum, files = excluded.files, rendered = excluded.rendered,
+            state = 'applying', run_id = excluded.run_id, applied_by = excluded.applied_by,
+            started_at = CASE WHEN %(resume)s THEN migration.started_at ELSE excluded.started_at END,
+            duration_s = CASE WHEN %(resume)s THEN migration.duration_s ELSE 0 END,
+            finished_at = NULL, failed_step = NULL, reason = NULL, error = NULL
+        """,
+        {
+            "version": migration["version"],
+            "name": migration["name"],
+            "title": migration.get("title") or migration["name"],
+            "checksum": migration["checksum"],
+            "rendered_checksum": migration["rendered_checksum"],
+            "files": json.dumps(migration["files"]),
+            "rendered": json.dumps({key: value for key, value in migration.items() if key != "files"}),
+            "run": run.id,
+            "by": applied_by,
+            "resume": resume,
+        },
+    )
+    if not resume:
+        execute(conn, "DELETE FROM pgops.step WHERE version = %s", (migration["version"],))
+    _write_steps(conn, migration["version"], "up", migration["steps"])
+
+
+def begin_down(conn: Connection, version: str, steps: Sequence[Mapping[str, Any]], run: Run) -> None:
+    """Write a version as ``reverting`` with its steps on the way down, in the caller's transaction; keeps known ones."""
+    execute(
+        conn,
+        "UPDATE pgops.migration SET state = 'reverting', run_id = %s, failed_step = NULL, reason = NULL, error = NULL "
+        "WHERE version = %s",
+        (run.id, version),
+    )
+    _write_steps(conn, version, "down", steps)
+
+
+def _write_steps(conn: Connection, version: str, direction: str, steps: Sequence[Mapping[str, Any]]) -> None:
+    if steps:
+        execute(
+            conn,
+            """
+            INSERT INTO pgops.step (version, direction, ordinal, kind, name, state)
+            SELECT %s, %s, given.ordinal, given.kind, given.name, 'pending'
+              FROM unnest(%s::int[], %s::text[], %s::text[]) AS given(ordinal, kind, name)
+            ON CONFLICT (version, direction, ordinal) DO UPDATE SET kind = excluded.kind, name = excluded.name
+            """,
+            (
+                version,
+                direction,
+                list(range(1, len(steps) + 1)),
+                [step["kind"] for step in steps],
+                [step.get("name") or step["kind"] for step in steps],
+            ),
+        )
+
+
+def step_state(
+    conn: Connection,
+    version: str,
+    direction: str,
+    ordinal: int,
+    state: str,
+    progress: Mapping[str, Any] | None = None,
+) -> None:
+    """Record a step's state and, when given, its progress, in the caller's transaction."""
+    execute(
+        conn,
+        """
+        UPDATE pgops.step SET state = %(state)s, progress = coalesce(%(progress)s, progress),
+               started_at = coalesce(started_at, clock_timestamp()),
+               finished_at = CASE WHEN %(state)s = 'done' THEN clock_timestamp() END
+         WHERE version = %(version)s AND direction = %(direction)s AND ordinal = %(ordinal)s
+        """,
+        {
+            "state": state,
+            "progress": json.dumps(dict(progress)) if progress is not None else None,
+            "version": version,
+            "direction": direction,
+            "ordinal": ordinal,
+        },
+    )
+
+
+def finish(conn: Connection, version: str, state: str, duration_s: float) -> None:
+    """Record a version as ``applied`` or ``reverted``, in the caller's transaction."""
+    execute(
+        conn,
+        "UPDATE pgops.migration SET state = %s, finished_at = clock_timestamp(), duration_s = duration_s + %s, "
+        "failed_step = NULL, reason = NULL, error = NULL WHERE version = %s",
+        (state, duration_s, version),
+    )
+
+
+def fail(conn: Connection, version: str, state: str, step: int, reason: str, error: str, duration_s: float) -> None:
+    """Record where and why a version stopped, in the caller's transaction.
+
+    :param state: ``failed`` on the way up, ``reverting`` on the way down.
+    :param reason: ``failed``, ``lock_wait``, ``time_limit`` or ``interrupted``.
+    """
+    execute(
+        conn,
+        "UPDATE pgops.migration SET state = %s, failed_step = %s, reason = %s, error = %s, duration_s = duration_s + %s "
+        "WHERE version = %s",
+        (state, step, reason, error, duration_s, version),
+    )
+
+
+def entry_hash(
+    seq: int, at: str, run_id: str | None, event: str, version: str | None, actor: str, detail: str, previous: str
+) -> str:
+    """:return: the hash of an audit row; the same function checks the chain offline."""
+    text = json.dumps(
+        [seq, at, run_id, event, version, actor, detail, previous], ensure_ascii=False, separators=(",", ":")
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+_AT = """pg_catalog.to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
+
+
+def append_audit(
+    conn: Connection,
+    event: str,
+    *,
+    run_id: str | None = None,
+    version: str | None = None,
+    detail: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Add a row to the chain, in the caller's transaction where there is one.
+
+    :return: the new head, ``{"seq", "hash"}``; the journal on the ops host keeps it, since a chain alone hides a cut tail.
+    """
+    text = json.dumps(dict(detail or {}), ensure_ascii=False, sort_keys=True)
+    while True:
+        last = fetch_one(
+            conn,
+            "SELECT coalesce((SELECT max(seq) FROM pgops.audit), 0) AS seq, "
+            "coalesce((SELECT hash FROM pgops.audit ORDER BY seq DESC LIMIT 1), %s) AS hash, "
+            f"session_user::text AS actor, {_AT.format('clock_timestamp()')} AS at",
+            (GENESIS,),
+        )
+        assert last is not None
+        seq = int(last["seq"]) + 1
+        new = entry_hash(seq, last["at"], run_id, event, version, last["actor"], text, last["hash"])
+        if (
+            execute(
+                conn,
+                "INSERT INTO pgops.audit (seq, at, run_id, event, version, actor, detail, previous, hash) "
+                "VALUES (%s, %s::timestamptz, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                (seq, last["at"], run_id, event, version, last["actor"], text, last["hash"], new),
+            )
+            == 1
+        ):
+            return {"seq": seq, "hash": new}
+
+
+def audit_head(conn: Connection) -> dict[str, Any] | None:
+    """:return: ``{"seq", "hash"}`` of the last audit row, or None."""
+    return fetch_one(conn, "SELECT seq, hash FROM pgops.audit ORDER BY seq DESC LIMIT 1")
+
+
+def audit_rows(conn: Connection) -> list[dict[str, Any]]:
+    """:return: the whole chain, oldest first, as :func:`broken_link` takes it."""
+    return fetch_all(
+        conn,
+        f"SELECT seq, {_AT.format('at')} AS at, run_id, event, version, actor, detail::text AS detail, previous, hash "
+        "FROM pgops.audit ORDER BY seq",
+    )
+
+
+def broken_link(rows: Sequence[Mapping[str, Any]], anchor: Mapping[str, Any] | None = None) -> str | None:
+    """Check the chain.
+
+    :param anchor: a head kept outside the database; without one, a cut tail or a full rewrite cannot be seen.
+    :return: one sentence naming the first row that does not hold, or None.
+    """
+    previous = GENESIS
+    for expected, row in enumerate(rows, 1):
+        if row["seq"] != expected:
+            return f"audit row {expected} is missing"
+        if row["previous"] != previous:
+            return f"audit row {expected} does not follow the row before it"
+        wanted = entry_hash(
+            row["seq"], row["at"], row["run_id"], row["event"], row["version"], row["actor"], row["detail"], previous
+        )
+        if row["hash"] != wanted:
+            return f"audit row {expected} was changed"
+        previous = row["hash"]
+    if anchor is not None:
+        if len(rows) < int(anchor["seq"]):
+            return f"the audit ends at row {len(rows)}, but row {anchor['seq']} was anchored"
+        if rows[int(anchor["seq"]) - 1]["hash"] != anchor["hash"]:
+            return f"audit row {anchor['seq']} is not the one that was anchored"
+    return None

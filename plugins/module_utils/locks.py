@@ -1,0 +1,460 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""One runner a database, and locks asked for in a way that nobody else has to wait for long."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    fetch_all,
+    fetch_one,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
+from psycopg2 import errorcodes
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+# "pgops" in ASCII, then a number: who looks into pg_locks for classid 1885826927 finds the tool by it.
+RUNNER_KEY = 0x70676F7073000001
+WORKER_KEY = 0x70676F7073000002
+
+RUNNER_POLL_S = 0.5
+BLOCKER_POLL_S = 0.1
+# A transaction younger than this ends by itself in the next attempts; on a busy table there is always one of those.
+YOUNG_S = 1.0
+BACKOFF_FIRST_S = 0.1
+BACKOFF_LAST_S = 2.0
+
+RETRY_SQLSTATES = frozenset(
+    {errorcodes.LOCK_NOT_AVAILABLE, errorcodes.DEADLOCK_DETECTED, errorcodes.SERIALIZATION_FAILURE}
+)
+
+T = TypeVar("T")
+Sleep = Callable[[float], None]
+Clock = Callable[[], float]
+
+
+class LockWaitExhausted(PgopsError):
+    """The budget for lock waits is used up: nothing failed, somebody else held on."""
+
+
+class RunnerBusy(PgopsError):
+    """Another run holds the runner lock of this database."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """Another session of the server, told without the text of its query, which may hold patient data."""
+
+    pid: int
+    application_name: str
+    user: str | None
+    since: str | None
+    backend_type: str | None = None
+    state: str | None = None
+    client: str | None = None
+
+    def sentence(self) -> str:
+        """:return: what a person needs to find it."""
+        name = self.application_name or self.backend_type or "no application_name"
+        told = f"pid {self.pid} ({name}"
+        if self.user:
+            told += f", role {self.user}"
+        if self.state:
+            told += f", {self.state}"
+        return told + (f", since {self.since})" if self.since else ")")
+
+    def as_dict(self) -> dict[str, Any]:
+        """:return: plain data for a result."""
+        return asdict(self)
+
+
+# application_name and usename of every session are visible to all; the rest needs the same role or pg_read_all_stats.
+_SESSION = """
+SELECT a.pid, coalesce(a.application_name, '') AS application_name, a.usename::text AS "user",
+       to_char(coalesce(a.xact_start, a.backend_start) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS since,
+       a.backend_type, a.state, coalesce(a.client_hostname, host(a.client_addr)) AS client
+  FROM pg_catalog.pg_stat_activity a
+"""
+
+_RUNNER_LOCK = """
+SELECT l.pid FROM pg_catalog.pg_locks l
+ WHERE l.locktype = 'advisory' AND l.granted
+   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+   AND l.classid = %s AND l.objid = %s AND l.objsubid = 1
+"""
+
+
+def _halves(key: int) -> tuple[int, int]:
+    return key >> 32, key & 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds the runner lock."""
+
+    session: Session
+    run_id: str | None
+    since: str | None
+    ops_host: str | None
+    who: str | None
+
+    def sentence(self) -> str:
+        """:return: run, since when, from which host, server process."""
+        told = f"run {self.run_id}" if self.run_id else (self.session.application_name or "a session")
+        if self.who:
+            told += f" by {self.who}"
+        if self.ops_host or self.session.client:
+            told += f" from host {self.ops_host or self.session.client}"
+        if self.since:
+            told += f" since {self.since}"
+        return f"{told} (server process {self.session.pid})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """:return: plain data for a result."""
+        return {
+            "pid": self.session.pid,
+            "application_name": self.session.application_name,
+            "client": self.session.client,
+            "run_id": self.run_id,
+            "since": self.since,
+            "ops_host": self.ops_host,
+            "who": self.who,
+        }
+
+
+def application_name(run_id: str) -> str:
+    """:return: the name that every session of a run carries, from which others read the run."""
+    return f"pgops {run_id}"
+
+
+def holder(conn: Connection) -> Holder | None:
+    """:return: who holds the runner lock of this database, or None. Takes no lock."""
+    pids: list[int] = []
+    for key in (RUNNER_KEY, WORKER_KEY):
+        pids += [int(row["pid"]) for row in fetch_all(conn, _RUNNER_LOCK, _halves(key))]
+    if not pids:
+        return None
+    found = fetch_all(conn, _SESSION + " WHERE a.pid = ANY(%s) ORDER BY array_position(%s, a.pid)", (pids, pids))
+    if not found:
+        return None
+    session = Session(**found[0])
+    match = re.match(r"pgops (\S+)", session.application_name)
+    run_id = match.group(1) if match else None
+    row: dict[str, Any] | None = None
+    if run_id and fetch_one(conn, "SELECT 1 AS yes WHERE to_regclass('pgops.run') IS NOT NULL"):
+        row = fetch_one(
+            conn,
+            """SELECT to_char(started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS since, ops_host, who """
+            "FROM pgops.run WHERE id = %s",
+            (run_id,),
+        )
+    return Holder(
+        session=session,
+        run_id=run_id,
+        since=(row or {}).get("since") or session.since,
+        ops_host=(row or {}).get("ops_host"),
+        who=(row or {}).get("who"),
+    )
+
+
+class RunnerLock:
+    """The lock that makes one run at a time of a database: a session's advisory lock, so it dies with its session.
+
+    Polled with ``pg_try_advisory_lock``, never waited for: a waiter holds a snapshot, CREATE INDEX CONCURRENTLY waits
+    for every snapshot, and the two deadlock (measured). It is held by the session that works, not by one beside it: a
+    killed module's statement goes on in the server for a while, and so long the lock must not be free.
+    """
+
+    def __init__(
+        self,
+        conn: Connection,
+        *,
+        wait_s: float = 30.0,
+        control: Control | None = None,
+        tell: Callable[[str], None] = lambda text: None,
+        sleep: Sleep = time.sleep,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        """:param conn: a direct connection in autocommit.
+        :param wait_s: seconds to wait for another run; 0 looks once.
+        :param tell: is told who is waited for.
+        """
+        self._conn = conn
+        self._wait_s = wait_s
+        self._control = control
+        self._tell = tell
+        self._sleep = sleep
+        self._clock = clock
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+    def acquire(self) -> None:
+        """:raises RunnerBusy: held by another run when the wait is over; names it.
+        :raises Interrupted: asked to stop while waiting.
+        """
+        deadline = self._clock() + self._wait_s
+        told: int | None = None
+        while True:
+            if self._try():
+                return
+            other = holder(self._conn)
+            if self._clock() >= deadline:
+                raise RunnerBusy(
+                    f"Database {self._conn.info.dbname} is being migrated by "
+                    f"{other.sentence() if other else 'another run'}; waited {self._wait_s:g} s, nothing was changed.",
+                    sqlstate=errorcodes.LOCK_NOT_AVAILABLE,
+                    database=self._conn.info.dbname,
+                    hint="Wait for it and start again, or end it at its next safe point with stop.yml.",
+                    extra={"reason": "busy", "holder": other.as_dict() if other else None},
+                )
+            if other is not None and other.session.pid != told:
+                told = other.session.pid
+                self._tell(f"waiting for {other.sentence()}")
+            if self._control is not None:
+                self._control.check()
+            self._sleep(RUNNER_POLL_S)
+
+    def _try(self) -> bool:
+        row = fetch_one(self._conn, "SELECT pg_catalog.pg_try_advisory_lock(%s) AS got", (RUNNER_KEY,))
+        if not row or not row["got"]:
+            return False
+        # A build that a killed run left behind still goes on in the server: it holds the second lock, shared.
+        row = fetch_one(self._conn, "SELECT pg_catalog.pg_try_advisory_lock(%s) AS got", (WORKER_KEY,))
+        if not row or not row["got"]:
+            fetch_one(self._conn, "SELECT pg_catalog.pg_advisory_unlock(%s)", (RUNNER_KEY,))
+            return False
+        fetch_one(self._conn, "SELECT pg_catalog.pg_advisory_unlock(%s)", (WORKER_KEY,))
+        return True
+
+    def release(self) -> None:
+        """Give the lock back; a session that is gone has done so already."""
+        if self._conn.closed:
+            return
+        try:
+            fetch_one(self._conn, "SELECT pg_catalog.pg_advisory_unlock(%s)", (RUNNER_KEY,))
+        except psycopg2.Error:
+            self._conn.close()
+
+
+def join_run(conn: Connection) -> None:
+    """Let another session of the run hold the run's second lock, shared, as long as it lives."""
+    fetch_one(conn, "SELECT pg_catalog.pg_try_advisory_lock_shared(%s)", (WORKER_KEY,))
+
+
+def is_running(conn: Connection) -> bool:
+    """:return: whether any run holds a lock on this database."""
+    return holder(conn) is not None
+
+
+def blockers_of(conn: Connection, pid: int) -> list[Session]:
+    """:return: the sessions that server process ``pid`` waits for at this moment."""
+    return [
+        Session(**row)
+        for row in fetch_all(
+            conn, _SESSION + " WHERE a.pid = ANY(pg_catalog.pg_blocking_pids(%s)) ORDER BY a.xact_start", (pid,)
+        )
+    ]
+
+
+def holders_of(conn: Connection, tables: Sequence[tuple[str, str]], pid: int) -> list[Session]:
+    """Look, before asking for a lock, at who holds one on these tables and will not be gone in a moment.
+
+    :param tables: (schema, table); names that do not exist yet are passed over.
+    :param pid: our own server process, not counted.
+    :return: sessions whose transaction is older than a second; prepared transactions have no session and show as pid 0.
+    """
+    if not tables:
+        return []
+    rows = fetch_all(
+        conn,
+        """
+        WITH wanted AS (
+            SELECT c.oid FROM unnest(%s::text[], %s::text[]) AS given(s, t)
+              JOIN pg_catalog.pg_namespace n ON n.nspname = given.s
+              JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = given.t)
+        SELECT DISTINCT coalesce(l.pid, 0) AS pid FROM pg_catalog.pg_locks l JOIN wanted w ON w.oid = l.relation
+         WHERE l.granted AND l.locktype = 'relation' AND l.pid IS DISTINCT FROM %s
+           AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+        """,
+        ([s for s, _ in tables], [t for _, t in tables], pid),
+    )
+    pids = [int(row["pid"]) for row in rows]
+    found = [
+        Session(**row)
+        for row in fetch_all(
+            conn,
+            _SESSION
+            + " WHERE a.pid = ANY(%s) AND (a.xact_start IS NULL OR a.xact_start < clock_timestamp() - %s * interval '1 s')",
+            (pids, YOUNG_S),
+        )
+    ]
+    if 0 in pids:
+        found.append(Session(0, "a prepared transaction", None, None, "prepared transaction"))
+    return found
+
+
+_NAME = r'(?:"(?:[^"]|"")+"|[A-Za-z_][A-Za-z0-9_$]*)'
+_TABLE_NAMED = re.compile(
+    rf"""(?ix)\b(?:
+        (?:ALTER|DROP|TRUNCATE|LOCK|CREATE(?:\s+UNLOGGED)?)\s+TABLE\s+(?:IF\s+(?:NOT\s+)?EXISTS\s+)?(?:ONLY\s+)?
+      | REFERENCES\s+
+      | CREATE\s+(?:UNIQUE\s+)?INDEX\b[^()]*?\bON\s+(?:ONLY\s+)?
+      | TRIGGER\b[^()]*?\bON\s+
+      | UPDATE\s+(?:ONLY\s+)? | DELETE\s+FROM\s+(?:ONLY\s+)? | INSERT\s+INTO\s+
+    )({_NAME})(?:\s*\.\s*({_NAME}))?"""
+)
+
+
+def _plain(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
+
+
+def tables_in(statement: str) -> list[tuple[str, str]]:
+    """:return: (schema, table) that a statement names as what it alters or refers to, as far as its text tells.
+
+    Only used to look before asking and to name what a version touched; nothing is decided by it.
+    """
+    text = re.sub(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", " ", statement, flags=re.DOTALL)
+    found: list[tuple[str, str]] = []
+    for match in _TABLE_NAMED.finditer(text):
+        first, second = match.group(1), match.group(2)
+        name = (_plain(first), _plain(second)) if second else ("public", _plain(first))
+        if name not in found and not (second is None and name[1] in ("set", "on")):
+            found.append(name)
+    return found
+
+
+class Watch(Protocol):
+    """What the lock discipline needs of the monitor: look at a session from another one."""
+
+    def begin(self, pid: int) -> None:
+        """Start to note who blocks this session."""
+
+    def end(self) -> list[Session]:
+        """:return: who was seen to block it."""
+
+    def waiting_for(self, tables: Sequence[tuple[str, str]], pid: int) -> list[Session]:
+        """:return: long transactions that hold locks on the tables."""
+
+    def still_there(self, sessions: Sequence[Session]) -> list[Session]:
+        """:return: those whose transaction has not ended."""
+
+
+def with_patience(
+    attempt: Callable[[], T],
+    *,
+    pid: int,
+    watch: Watch,
+    tables: Sequence[tuple[str, str]],
+    lock_timeout_ms: int,
+    budget_s: float,
+    doing: str,
+    control: Control,
+    tell: Callable[[str], None],
+    database: str | None = None,
+    sleep: Sleep = time.sleep,
+    clock: Clock = time.monotonic,
+    jitter: Callable[[], float] = random.random,
+) -> T:
+    """Run a whole transaction under a short lock_timeout, again and again until it gets its locks or the budget ends.
+
+    First it looks who holds locks on the tables and waits for them, naming them; then it asks. An ALTER that waits in
+    the queue makes everybody behind it wait too: with a lock_timeout of 100 ms and retries the worst client waits
+    0.11 s behind a 6 s reader, without it 4.5 s (measured). Every attempt has the timeout, the last one too.
+
+    :param attempt: the transaction from BEGIN to COMMIT; it sets lock_timeout itself and lets psycopg2's error out.
+    :param pid: the server process that runs it.
+    :param lock_timeout_ms: milliseconds, as ``attempt`` sets it; only told.
+    :param budget_s: seconds that may be spent on waiting, over all attempts.
+    :param doing: names the work in the error.
+    :raises LockWaitExhausted: the budget is used up; names pid, application_name and since when of who held on.
+    :raises psycopg2.Error: anything that a retry does not mend.
+    """
+    deadline = clock() + budget_s
+    backoff = BACKOFF_FIRST_S
+    blockers: list[Session] = []
+    # Half of the budget for looking: what holds a lock on the table need not conflict with the one that we ask for.
+    _wait_until_gone(
+        lambda: watch.waiting_for(tables, pid),
+        deadline - budget_s / 2,
+        f"{doing}: waiting for",
+        control,
+        tell,
+        sleep,
+        clock,
+    )
+    while True:
+        control.check()
+        watch.begin(pid)
+        try:
+            return attempt()
+        except psycopg2.Error as exc:
+            seen = watch.end()
+            if exc.pgcode not in RETRY_SQLSTATES:
+                raise
+            blockers = seen or blockers
+            state = exc.pgcode
+        finally:
+            watch.end()
+        if clock() >= deadline:
+            named = "; ".join(session.sentence() for session in blockers) or "sessions that were gone when looked for"
+            raise LockWaitExhausted(
+                f"{doing} did not get its locks in {budget_s:g} s ({lock_timeout_ms} ms at a time) and gave way; "
+                f"nothing of it was done. It was blocked by {named}.",
+                sqlstate=state,
+                database=database,
+                hint="End or wait for the sessions named, then run it again; or raise budgets.lock_budget.",
+                extra={"reason": "lock_wait", "blockers": [session.as_dict() for session in blockers]},
+            )
+        if blockers:
+            tell(f"{doing}: gave way to {'; '.join(session.sentence() for session in blockers)}")
+        sleep(min(backoff * (0.5 + jitter()), max(0.0, deadline - clock())))
+        backoff = min(backoff * 2, BACKOFF_LAST_S)
+        _wait_until_gone(
+            lambda held=blockers: watch.still_there(held),
+            deadline,
+            f"{doing}: waiting for",
+            control,
+            tell,
+            sleep,
+            clock,
+        )
+
+
+def _wait_until_gone(
+    look: Callable[[], list[Session]],
+    deadline: float,
+    doing: str,
+    control: Control,
+    tell: Callable[[str], None],
+    sleep: Sleep,
+    clock: Clock,
+) -> None:
+    told: set[int] = set()
+    while clock() < deadline:
+        there = look()
+        if not there:
+            return
+        new = [session for session in there if session.pid not in told]
+        if new:
+            told.update(session.pid for session in new)
+            tell(f"{doing} {'; '.join(session.sentence() for session in new)}")
+        control.check()
+        sleep(BLOCKER_POLL_S)

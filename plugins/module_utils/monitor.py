@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A second session beside the one that works: tells how far it is, who blocks it, and whether the run was asked to stop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, locks
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+REPORT_S = 1.0
+# Two looks inside a lock_timeout of 100 ms.
+BLOCKER_LOOK_S = 0.04
+
+_CREATE_INDEX = """
+SELECT p.phase, p.blocks_done, p.blocks_total, p.tuples_done, p.tuples_total, p.lockers_done, p.lockers_total,
+       p.current_locker_pid AS locker, a.application_name AS locker_name
+  FROM pg_catalog.pg_stat_progress_create_index p
+  LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = p.current_locker_pid AND p.current_locker_pid <> 0
+ WHERE p.pid = %s
+"""
+_ANALYZE = """
+SELECT phase, sample_blks_scanned AS done, sample_blks_total AS total
+  FROM pg_catalog.pg_stat_progress_analyze WHERE pid = %s
+"""
+
+Tell = Callable[..., None]
+
+
+@dataclass
+class _Task:
+    pid: int
+    what: str
+    started: float
+    tell: Tell
+
+
+class Monitor:
+    """Watches the sessions of a run from a session of its own, in a thread.
+
+    It never holds a transaction open, so no build waits for its snapshot. When its session breaks it opens another;
+    the work goes on without it meanwhile.
+    """
+
+    def __init__(self, connect: Callable[[], Connection], control: Control, run_id: str | None) -> None:
+        self._connect = connect
+        self._control = control
+        self._run_id = run_id
+        self._conn: Connection | None = None
+        self._lock = threading.Lock()
+        self._asking = threading.Lock()
+        self._tasks: dict[int, _Task] = {}
+        self._watched: int | None = None
+        self._blockers: dict[int, locks.Session] = {}
+        self._ended = threading.Event()
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="pgops-monitor", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._conn = self._connect()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        self._wake.set()
+        self._thread.join(timeout=10)
+        with self._asking:
+            if self._conn is not None:
+                self._conn.close()
+
+    # What is being done
+
+    def started(self, pid: int, what: str, tell: Tell) -> None:
+        """Tell ``what`` with elapsed seconds and progress every second, from a second on, until :meth:`ended`."""
+        with self._lock:
+            self._tasks[pid] = _Task(pid, what, time.monotonic(), tell)
+
+    def ended(self, pid: int) -> None:
+        """The session's statement is over."""
+        with self._lock:
+            self._tasks.pop(pid, None)
+
+    # locks.Watch
+
+    def begin(self, pid: int) -> None:
+        """Start to note who blocks this session."""
+        with self._lock:
+            self._watched = pid
+            self._blockers = {}
+        self._wake.set()
+
+    def end(self) -> list[locks.Session]:
+        """:return: who was seen to block it since :meth:`begin`."""
+        with self._lock:
+            self._watched = None
+            return list(self._blockers.values())
+
+    def waiting_for(self, tables: Sequence[tuple[str, str]], pid: int) -> list[locks.Session]:
+        """:return: long transactions that hold locks on the tables."""
+        return self._ask(lambda conn: locks.holders_of(conn, tables, pid)) or []
+
+    def still_there(self, sessions: Sequence[locks.Session]) -> list[locks.Session]:
+        """:return: those of the sessions whose transaction has not ended."""
+        if not sessions:
+            return []
+
+        def look(conn: Connection) -> list[locks.Session]:
+            rows = fetch_all(
+                conn,
+                """SELECT a.pid, to_char(coalesce(a.xact_start, a.backend_start) AT TIME ZONE 'UTC', """
+                """'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS since, a.state FROM pg_catalog.pg_stat_activity a """
+                "WHERE a.pid = ANY(%s)",
+                ([session.pid for session in sessions],),
+            )
+            there = {int(row["pid"]): row for row in rows}
+            return [
+                session
+                for session in sessions
+                if session.pid in there
+                and there[session.pid]["since"] == session.since
+                and there[session.pid]["state"] != "idle"
+            ]
+
+        return self._ask(look) or []
+
+    # The thread
+
+    def _loop(self) -> None:
+        next_report = time.monotonic() + REPORT_S
+        while not self._ended.is_set():
+            watched = self._watched
+            self._wake.wait(BLOCKER_LOOK_S if watched is not None else max(0.0, next_report - time.monotonic()))
+            if self._ended.is_set():
+                return
+            if self._wake.is_set():
+                self._wake.clear()
+                self._ended.wait(BLOCKER_LOOK_S)
+            if watched is not None or self._watched is not None:
+                self._note_blockers()
+            if time.monotonic() >= next_report:
+                next_report = time.monotonic() + REPORT_S
+                self._look_for_stop()
+                self._report()
+
+    def _note_blockers(self) -> None:
+        pid = self._watched
+        if pid is None:
+            return
+        seen = self._ask(lambda conn: locks.blockers_of(conn, pid)) or []
+        with self._lock:
+            if self._watched == pid:
+                self._blockers.update({session.pid: session for session in seen})
+
+    def _look_for_stop(self) -> None:
+        run_id = self._run_id
+        if run_id is None:
+            return
+        by = self._ask(lambda conn: ledger.stop_request(conn, run_id))
+        if by:
+            self._control.request(f"{by} asked it to stop")
+
+    def _report(self) -> None:
+        with self._lock:
+            tasks = list(self._tasks.values())
+        for task in tasks:
+            elapsed = time.monotonic() - task.started
+            if elapsed < REPORT_S:
+                continue
+            text, done, total, unit = self._ask(partial(_progress, pid=task.pid)) or (
+                "",
+                None,
+                None,
+                None,
+            )
+            with self._lock:
+                if self._tasks.get(task.pid) is not task:
+                    continue
+            task.tell(f"{task.what}{': ' + text if text else ''} ({elapsed:.0f} s)", done=done, total=total, unit=unit)
+
+    def _ask(self, question: Callable[[Connection], Any]) -> Any:
+        with self._asking:
+            try:
+                if self._conn is None or self._conn.closed:
+                    self._conn = self._connect()
+                return question(self._conn)
+            except (psycopg2.Error, PgopsError):
+                # The ledger's table may be missing yet, or the server restarts: telling waits, the work does not.
+                if self._conn is not None and self._conn.closed:
+                    self._conn = None
+                return None
+
+
+def _progress(conn: Connection, pid: int) -> tuple[str, int | None, int | None, str | None]:
+    row = fetch_one(conn, _CREATE_INDEX, (pid,))
+    if row is not None:
+        text = str(row["phase"])
+        if row["locker"]:
+            text += f", held up by pid {row['locker']} ({row['locker_name'] or 'no application_name'})"
+        for name, unit in (("blocks", "blocks"), ("tuples", "rows"), ("lockers", "sessions")):
+            if row[f"{name}_total"]:
+                return text, int(row[f"{name}_done"]), int(row[f"{name}_total"]), unit
+        return text, None, None, None
+    row = fetch_one(conn, _ANALYZE, (pid,))
+    if row is not None:
+        return str(row["phase"]), int(row["done"]), int(row["total"]), "blocks"
+    return "", None, None, None

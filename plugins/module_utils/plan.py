@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What there is to do: the ledger of a database compared with the tree of migrations."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Ledger, Migration
+
+RISKS = ("low", "medium", "high", "critical")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How much of what is pending is asked for.
+
+    :ivar target: the last version to apply; later ones stay pending.
+    :ivar steps: at most so many versions.
+    :ivar allow_out_of_order: take a new version that sorts before an applied one.
+    """
+
+    target: str | None = None
+    steps: int | None = None
+    allow_out_of_order: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Versions to apply now, in order, and those that stay for later."""
+
+    pending: list[Mapping[str, Any]]
+    later: list[str]
+
+    @property
+    def versions(self) -> list[str]:
+        """:return: the versions to apply now."""
+        return [str(migration["version"]) for migration in self.pending]
+
+    @property
+    def risk(self) -> str | None:
+        """:return: the highest risk of what is to be applied."""
+        risks = [RISKS.index(str(migration.get("risk") or "low")) for migration in self.pending]
+        return RISKS[max(risks)] if risks else None
+
+    def rendered_checksum(self) -> str:
+        """:return: sha256 over (version, checksum of the rendered SQL) of what is to be applied."""
+        rows = [[str(m["version"]), str(m["rendered_checksum"])] for m in self.pending]
+        return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
+
+
+def state(conn: Connection, found: Ledger, plan: Plan) -> dict[str, str]:
+    """:return: what must not move between the proved backup and the apply; read in the caller's transaction if any."""
+    return {
+        "ledger_head": found.head,
+        "catalog_fingerprint": catalog.fingerprint(catalog.inventory(conn)),
+        "rendered_checksum": plan.rendered_checksum(),
+    }
+
+
+def edited_files(row: Migration, migration: Mapping[str, Any]) -> list[dict[str, str]]:
+    """:return: the files that differ from what was stored, each with a unified diff from stored to disk."""
+    told = []
+    disk: Mapping[str, Mapping[str, str]] = migration["files"]
+    folder = f"{row.version}_{row.name}"
+    for name in sorted(set(row.files) | set(disk)):
+        stored, found = row.files.get(name), disk.get(name)
+        if stored and found and stored["sha256"] == found["sha256"]:
+            continue
+        diff = difflib.unified_diff(
+            (stored or {}).get("text", "").splitlines(keepends=True),
+            (found or {}).get("text", "").splitlines(keepends=True),
+            f"{folder}/{name} (applied)" if stored else "/dev/null",
+            f"{folder}/{name} (on disk)" if found else "/dev/null",
+        )
+        text = "".join(line if line.endswith("\n") else line + "\n" for line in diff)
+        told.append({"file": f"{folder}/{name}", "change": _change(stored, found), "diff": text})
+    return told
+
+
+def _change(stored: object, found: object) -> str:
+    return "edited" if stored and found else "removed" if stored else "added"
+
+
+def make(
+    found: Ledger,
+    migrations: Sequence[Mapping[str, Any]],
+    selection: Selection,
+    *,
+    stored: Callable[[str], Mapping[str, Any]],
+    database: str,
+) -> Plan:
+    """Compare and select.
+
+    :param migrations: the whole tree, rendered, in version order.
+    :param stored: the rendered migration that the ledger keeps for a version.
+    :raises PgopsError: an applied version's files were edited or are missing, a new version sorts before an applied one,
+        a version is half reverted, an unknown target.
+    """
+    tree = {str(migration["version"]): migration for migration in migrations}
+    _refuse_missing(found, tree, database)
+    _refuse_edited(found, tree, stored, database)
+    half = found.in_state("reverting")
+    if half:
+        raise PgopsError(
+            f"Version {half[0].version} is half reverted in {database}; finish the rollback first.",
+            database=database,
+            extra={"reason": "reverting", "version": half[0].version},
+        )
+    pending = [
+        tree[version]
+        for version in sorted(tree)
+        if (row := found.get(version)) is None or row.state in ("applying", "failed", "reverted")
+    ]
+    _refuse_out_of_order(found, pending, selection, database)
+    if selection.target is not None:
+        if selection.target not in tree:
+            near = difflib.get_close_matches(selection.target, list(tree), n=1)
+            raise PgopsError(
+                f"There is no version {selection.target} to apply up to"
+                + (f"; the nearest is {near[0]}." if near else "."),
+                database=database,
+                extra={"reason": "unknown_target"},
+            )
+        bound = selection.target
+        now = [migration for migration in pending if str(migration["version"]) <= bound]
+    else:
+        now = list(pending)
+    if selection.steps is not None:
+        if selection.steps < 1:
+            raise PgopsError(f"migrate_steps is {selection.steps}; give 1 or more.", database=database)
+        now = now[: selection.steps]
+    taken = {str(migration["version"]) for migration in now}
+    return Plan(now, [str(m["version"]) for m in pending if str(m["version"]) not in taken])
+
+
+def _refuse_missing(found: Ledger, tree: Mapping[str, Mapping[str, Any]], database: str) -> None:
+    gone = [row for row in found.migrations if row.state != "reverted" and row.version not in tree]
+    if gone:
+        names = ", ".join(f"{row.version}_{row.name}" for row in gone)
+        raise PgopsError(
+            f"{names} {'is' if len(gone) == 1 else 'are'} in the ledger of {database} but not in the tree; "
+            "bring the folder back (the ledger keeps its text) or revert the version.",
+            database=database,
+            extra={"reason": "missing", "versions": [row.version for row in gone]},
+        )
+
+
+def _refuse_edited(
+    found: Ledger,
+    tree: Mapping[str, Mapping[str, Any]],
+    stored: Callable[[str], Mapping[str, Any]],
+    database: str,
+) -> None:
+    for row in found.migrations:
+        migration = tree.get(row.version)
+        if migration is None or row.state == "reverted" or row.checksum == migration["checksum"]:
+            continue
+        files = edited_files(row, migration)
+        named = ", ".join(f"{file['file']} ({file['change']})" for file in files)
+        if row.state == "applied" or row.state == "reverting":
+            raise PgopsError(
+                f"Version {row.version} was applied to {database} and its files differ since: {named}; "
+                "put the applied text back, and change the schema with a new version.",
+                database=database,
+                extra={"reason": "edited", "version": row.version, "files": files},
+            )
+        # Not applied yet: a broken file may be mended, as long as what is done already stays what it was.
+        before, after = stored(row.version)["steps"], migration["steps"]
+        for step in row.steps:
+            begun = step.state == "done" or step.progress
+            if not begun:
+                continue
+            same = step.ordinal <= len(after) and _essence(before[step.ordinal - 1]) == _essence(
+                after[step.ordinal - 1]
+            )
+            if not same:
+                raise PgopsError(
+                    f"Version {row.version} stopped at step {row.failed_step or '?'} in {database}, and the text of its "
+                    f"step {step.ordinal}, which is done already, was edited since ({named}); put that step's text back or revert "
+                    "the version first.",
+                    database=database,
+                    extra={"reason": "edited", "version": row.version, "files": files},
+                )
+
+
+def _essence(value: Any) -> Any:
+    """What would run: lines may move, the SQL may not."""
+    if isinstance(value, Mapping):
+        if "sql" in value:
+            return value["sql"]
+        return {key: _essence(item) for key, item in value.items() if key not in ("why", "phi", "name", "down")}
+    return [_essence(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _refuse_out_of_order(
+    found: Ledger, pending: Sequence[Mapping[str, Any]], selection: Selection, database: str
+) -> None:
+    known = [row.version for row in found.migrations if row.state != "reverted"]
+    if not known or selection.allow_out_of_order:
+        return
+    last = max(known)
+    # A version that was applied once, in order, and reverted alone is no newcomer.
+    new = [m for m in pending if str(m["version"]) < last and found.get(str(m["version"])) is None]
+    if new:
+        names = ", ".join(f"{m['version']}_{m['name']}" for m in new)
+        raise PgopsError(
+            f"{names} {'sorts' if len(new) == 1 else 'sort'} before version {last}, which is in {database} already; "
+            "give it a later version (in the environment local also: -e migrate_allow_out_of_order=true).",
+            database=database,
+            extra={"reason": "out_of_order", "versions": [str(m["version"]) for m in new]},
+        )
+
+
+def status_rows(
+    found: Ledger, migrations: Sequence[Mapping[str, Any]], *, running: bool = False
+) -> list[dict[str, Any]]:
+    """Every version of the ledger and of the tree, in order.
+
+    :param migrations: ``version``, ``name``, ``title``, ``checksum`` and ``files`` of each folder.
+    :param running: a run holds the lock now, so ``applying`` is not an interruption.
+    """
+    tree = {str(migration["version"]): migration for migration in migrations}
+    rows = []
+    for version in sorted(set(tree) | {row.version for row in found.migrations}):
+        row, migration = found.get(version), tree.get(version)
+        if row is None:
+            assert migration is not None
+            rows.append(
+                {
+                    "version": version,
+                    "name": migration["name"],
+                    "title": migration.get("title"),
+                    "state": "pending",
+                    "told": "pending",
+                    "applied_at": None,
+                    "by": None,
+                    "duration_s": None,
+                    "on_disk": "unchanged",
+                    "failed_step": None,
+                    "reason": None,
+                    "error": None,
+                    "run_id": None,
+                    "rollback": migration.get("rollback"),
+                    "changed_files": [],
+                }
+            )
+            continue
+        on_disk = "missing" if migration is None else "unchanged"
+        changed: list[str] = []
+        if migration is not None and row.checksum != migration["checksum"]:
+            on_disk = "changed"
+            changed = [file["file"] for file in edited_files(row, migration)]
+        state_name, told = _told(row, running)
+        if state_name == "pending" and on_disk == "changed":
+            on_disk = "unchanged"  # reverted: the file may change before it is applied again
+        if state_name == "pending" and migration is None:
+            continue
+        told += {"changed": ", changed on disk", "missing": ", missing on disk"}.get(on_disk, "")
+        rows.append(
+            {
+                "version": version,
+                "name": row.name,
+                "title": row.title,
+                "state": state_name,
+                "told": told,
+                "applied_at": row.finished_at if state_name == "applied" else None,
+                "by": row.applied_by if state_name == "applied" else None,
+                "duration_s": round(row.duration_s, 3),
+                "on_disk": on_disk,
+                "failed_step": row.failed_step,
+                "reason": row.reason,
+                "error": row.error,
+                "run_id": row.run_id,
+                "rollback": migration.get("rollback") if migration else None,
+                "changed_files": changed,
+            }
+        )
+    return rows
+
+
+def _told(row: Migration, running: bool) -> tuple[str, str]:
+    undone = [step.ordinal for step in row.steps if step.state != "done"]
+    step = row.failed_step or (undone[0] if undone else len(row.steps))
+    of = f"step {step} of {len(row.steps)}"
+    if row.state == "applied":
+        return "applied", "applied"
+    if row.state == "reverted":
+        return "pending", "pending (reverted)"
+    if row.state == "reverting":
+        return ("running", "reverting now") if running and not row.reason else ("reverting", "half reverted")
+    if row.state == "applying":
+        return ("running", f"running {of}") if running else ("interrupted", f"interrupted at {of}")
+    words = {
+        "lock_wait": "waited too long for locks at",
+        "time_limit": "hit its time limit at",
+        "interrupted": "interrupted at",
+    }
+    return "failed", f"{words.get(row.reason or '', 'failed at')} {of}"

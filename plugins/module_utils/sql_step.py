@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A step of SQL statements: one transaction together with the ledger's row about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import existing, locks
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
+from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import (
+    StepContext,
+    is_time_limit,
+    one_line,
+)
+
+
+def run(context: StepContext, statements: Sequence[Mapping[str, Any]], *, one_transaction: bool = True) -> list[str]:
+    """Run the statements; what they would create and is there already with the same definition is skipped and told.
+
+    Takes the locks of the statements themselves, under lock_timeout, and retries the whole transaction when it does
+    not get them.
+
+    :param one_transaction: False runs each statement in a transaction of its own and remembers how many are done.
+    :return: objects that were there already (or, on the way down, were gone already).
+    :raises locks.LockWaitExhausted: the locks could not be had in the budget; the step left nothing behind.
+    :raises PgopsError: a statement failed, an object is there with another definition, a time limit was hit.
+    """
+    if one_transaction:
+        return _patiently(context, statements, 0, last=True)
+    skipped: list[str] = list(context.progress_so_far.get("skipped", []))
+    for number in range(int(context.progress_so_far.get("statements", 0)), len(statements)):
+        skipped += _patiently(
+            context, [statements[number]], number, last=number == len(statements) - 1, skipped=skipped
+        )
+    if not statements:
+        context.save("done")
+    return skipped
+
+
+def _patiently(
+    context: StepContext,
+    statements: Sequence[Mapping[str, Any]],
+    before: int,
+    *,
+    last: bool,
+    skipped: Sequence[str] = (),
+) -> list[str]:
+    tables: list[tuple[str, str]] = []
+    for statement in statements:
+        tables += [name for name in locks.tables_in(str(statement["sql"])) if name not in tables]
+
+    def attempt() -> list[str]:
+        with transaction(context.conn):
+            context.set_timeouts(
+                lock_timeout_ms=context.budget("lock_timeout_ms"),
+                statement_timeout_s=context.budget("statement_timeout_s"),
+            )
+            now = _statements(context, statements)
+            progress = {"statements": before + len(statements), "skipped": [*skipped, *now]}
+            context.save("done" if last else "running", progress)
+        return now
+
+    return locks.with_patience(
+        attempt,
+        pid=context.conn.info.backend_pid,
+        watch=context.monitor,
+        tables=tables,
+        lock_timeout_ms=context.budget("lock_timeout_ms"),
+        budget_s=context.budget("lock_budget_s"),
+        doing=context.doing,
+        control=context.control,
+        tell=context.tell,
+        database=context.database,
+        sleep=context.sleep,
+    )
+
+
+def _statements(context: StepContext, statements: Sequence[Mapping[str, Any]]) -> list[str]:
+    up = context.direction == "up"
+    objects = [statement.get("creates" if up else "destroys") for statement in statements]
+    if up:
+        # CREATE OR REPLACE says itself what is to become of the old one.
+        objects = [made if made and not made.get("replace") else None for made in objects]
+    else:
+        objects = [gone if gone and gone["kind"] != "rows" else None for gone in objects]
+    there = existing.present(context.conn, objects)
+    skipped: list[str] = []
+    for number, statement in enumerate(statements):
+        context.control.check()
+        made = objects[number]
+        if made is not None and up and number in there:
+            _refuse_unequal(context, statement)
+            skipped.append(existing.describe(made))
+            context.tell(f"{existing.describe(made)} is there already, with the same definition: skipped")
+            continue
+        if made is not None and not up and number not in there and not existing.present(context.conn, [made]):
+            skipped.append(existing.describe(made))
+            context.tell(f"{existing.describe(made)} is gone already: skipped")
+            continue
+        with context.watched(f"[{number + 1}/{len(statements)}] {one_line(str(statement['sql']))}"):
+            _execute(context, statement)
+    return skipped
+
+
+def _execute(context: StepContext, statement: Mapping[str, Any]) -> None:
+    try:
+        with context.conn.cursor() as cursor:
+            # Without parameters psycopg2 leaves every % alone.
+            cursor.execute(statement["sql"])
+    except psycopg2.Error as exc:
+        if exc.pgcode in locks.RETRY_SQLSTATES or exc.pgcode is None:
+            raise
+        raise statement_error(context, exc, statement) from None
+
+
+def statement_error(context: StepContext, exc: psycopg2.Error, statement: Mapping[str, Any]) -> PgopsError:
+    """:return: the error of a statement with its place in the template; a time limit told apart from a failure."""
+    error = from_psycopg(
+        exc,
+        f"{context.doing} failed at {existing.location(statement)}",
+        statement=str(statement["sql"]),
+        location=existing.location(statement),
+        database=context.database,
+    )
+    if is_time_limit(exc.pgcode, str(exc)):
+        seconds = context.budget("statement_timeout_s")
+        error.message = f"{context.doing} hit its time limit of {seconds} s at {existing.location(statement)} (SQLSTATE {exc.pgcode})"
+        error.args = (error.message,)
+        error.hint = "Split the step, or raise budgets.statement_timeout in its migration.yml."
+        error.extra["reason"] = "time_limit"
+    return error
+
+
+def _refuse_unequal(context: StepContext, statement: Mapping[str, Any]) -> None:
+    differences = existing.compare(context.conn, statement, context.explained)
+    if differences:
+        name = existing.describe(statement["creates"])
+        raise existing.Unequal(
+            f"{context.doing} failed at {existing.location(statement)}: {name} exists already with another definition: "
+            + "; ".join(differences),
+            sqlstate="42710",
+            statement=str(statement["sql"]),
+            location=existing.location(statement),
+            database=context.database,
+            object_name=name,
+            hint="Bring the object to the wanted definition with a migration of its own, or drop it if nobody needs it.",
+            extra={"differences": differences},
+        )

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""ANALYZE that is believed only when the server says that it happened.
+
+By a role without the right ANALYZE warns and succeeds; last_analyze tells the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    execute,
+    fetch_all,
+    fetch_one,
+    server_version,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from psycopg2 import sql
+
+_LAST = """
+SELECT s.last_analyze IS NOT NULL AND s.last_analyze >= %s::timestamptz AS done, c.relkind::text AS kind,
+       pg_get_userbyid(c.relowner)::text AS owner
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
+ WHERE n.nspname = %s AND c.relname = %s
+"""
+_ALL = """
+SELECT n.nspname::text AS schema, c.relname::text AS "table" FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgops')
+   AND n.nspname NOT LIKE 'pg\\_toast%%' AND n.nspname NOT LIKE 'pg\\_temp%%'
+ ORDER BY 1, 2
+"""
+
+
+def all_tables(conn: Connection) -> list[tuple[str, str]]:
+    """:return: (schema, table) of every table and materialised view of the users, in order."""
+    return [(row["schema"], row["table"]) for row in fetch_all(conn, _ALL, ())]
+
+
+def analyze(
+    conn: Connection,
+    tables: Sequence[tuple[str, str]],
+    *,
+    doing: str,
+    before: Callable[[str], None] = lambda name: None,
+    after: Callable[[str], None] = lambda name: None,
+) -> list[str]:
+    """Analyse each table and prove it. Takes SHARE UPDATE EXCLUSIVE on one table at a time.
+
+    :param doing: names the work in the error.
+    :param before: told the table's name before it is analysed, ``after`` when it is done.
+    :return: names of the tables, in order; those that are gone by now are left out.
+    :raises PgopsError: the role may not analyse a table, or the server did not do it.
+    """
+    started = fetch_one(conn, "SELECT clock_timestamp()::text AS at")
+    assert started is not None
+    done = []
+    for schema, table in tables:
+        name = f"{schema}.{table}"
+        found = fetch_one(conn, _LAST, (started["at"], schema, table))
+        if found is None:
+            continue
+        before(name)
+        try:
+            execute(conn, sql.SQL("ANALYZE {}").format(sql.Identifier(schema, table)))
+        except psycopg2.Error as exc:
+            if exc.pgcode is None:
+                raise
+            raise from_psycopg(exc, f"{doing} failed at {name}", statement=f"ANALYZE {name}") from None
+        finally:
+            after(name)
+        found = fetch_one(conn, _LAST, (started["at"], schema, table))
+        # A partitioned table has no statistics entry of its own before 18.
+        if found is not None and not found["done"] and found["kind"] in ("r", "m"):
+            raise PgopsError(
+                f"{doing} failed: the server did not analyse {name}, most likely for want of rights.",
+                sqlstate="42501",
+                database=conn.info.dbname,
+                object_name=name,
+                hint=f"Run it as the table's owner {found['owner']}"
+                + (f", or GRANT MAINTAIN ON {name} to this role." if server_version(conn) >= (17, 0) else "."),
+            )
+        done.append(name)
+    return done

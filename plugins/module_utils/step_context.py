@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What every kind of step is given to work with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute
+from ansible_collections.whitecross.pgops.plugins.module_utils.existing import Explained
+from ansible_collections.whitecross.pgops.plugins.module_utils.monitor import Monitor
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
+from psycopg2 import errorcodes, sql
+
+# The same numbers as the tree's defaults, for a ledger written by hand or by an older tree.
+DEFAULT_BUDGETS = {"lock_timeout_ms": 100, "lock_budget_s": 60, "statement_timeout_s": 300, "index_timeout_s": 3600}
+
+
+@dataclass
+class StepContext:
+    """One step of one version in one database.
+
+    :ivar conn: the session that works and holds the runner lock, in autocommit.
+    :ivar connect: opens another session of the same run, for a build beside it.
+    :ivar budgets: ``lock_timeout_ms``, ``lock_budget_s``, ``statement_timeout_s``, ``index_timeout_s``.
+    :ivar progress_so_far: what the ledger knows of this step from an earlier attempt.
+    """
+
+    conn: Connection
+    connect: Callable[[], Connection]
+    monitor: Monitor
+    control: Control
+    progress: Progress
+    database: str
+    version: str
+    direction: str
+    ordinal: int
+    steps: int
+    kind: str
+    budgets: Mapping[str, int]
+    explained: Explained = frozenset()
+    progress_so_far: dict[str, Any] = field(default_factory=dict)
+    sleep: Callable[[float], None] = time.sleep
+
+    @property
+    def doing(self) -> str:
+        """:return: the step in words, for errors."""
+        way = "" if self.direction == "up" else " on the way down"
+        return f"Step {self.ordinal} of {self.steps} ({self.kind}) of version {self.version}{way} in {self.database}"
+
+    def budget(self, name: str) -> int:
+        """:return: a budget of this version in the unit of its name."""
+        return int(self.budgets.get(name) or DEFAULT_BUDGETS[name])
+
+    def tell(self, text: str, *, done: int | None = None, total: int | None = None, unit: str | None = None) -> None:
+        """Tell the person who watches what is being done."""
+        self.progress.emit(
+            text,
+            database=self.database,
+            version=self.version,
+            step=self.ordinal,
+            steps=self.steps,
+            done=done,
+            total=total,
+            unit=unit,
+        )
+
+    @contextmanager
+    def watched(self, what: str, *, conn: Connection | None = None, cancel: bool = False) -> Iterator[None]:
+        """Tell ``what`` now, and every second how far the session is; with ``cancel`` an interrupt ends its statement."""
+        session = conn or self.conn
+        pid = session.info.backend_pid
+        self.tell(what)
+        self.monitor.started(pid, what, self.tell)
+        forget = self.control.on_interrupt(session.cancel) if cancel else None
+        try:
+            if cancel:
+                # An interrupt that came just before the callback was registered.
+                self.control.check()
+            yield
+        finally:
+            if forget is not None:
+                forget()
+            self.monitor.ended(pid)
+
+    def save(self, state: str, progress: Mapping[str, Any] | None = None) -> None:
+        """Record this step's state in the ledger, in the transaction that is open, or at once."""
+        ledger.step_state(self.conn, self.version, self.direction, self.ordinal, state, progress)
+
+    def set_timeouts(self, *, lock_timeout_ms: int, statement_timeout_s: int, conn: Connection | None = None) -> None:
+        """``SET LOCAL`` both limits in the open transaction."""
+        execute(
+            conn or self.conn,
+            sql.SQL("SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}").format(
+                sql.Literal(f"{lock_timeout_ms}ms"), sql.Literal(f"{statement_timeout_s}s")
+            ),
+        )
+
+
+def one_line(statement: str, width: int = 80) -> str:
+    """:return: the start of a statement on one line, without comments, for progress."""
+    lines = [line.split("--", 1)[0] for line in statement.splitlines()]
+    text = " ".join(" ".join(lines).split())
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def is_time_limit(sqlstate: str | None, message: str) -> bool:
+    """:return: whether a cancelled statement was ended by statement_timeout, not by a person or by us."""
+    return sqlstate == errorcodes.QUERY_CANCELED and "statement timeout" in message
