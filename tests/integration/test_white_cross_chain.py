@@ -432,8 +432,10 @@ def test_the_down_of_safety_says_when_there_is_nothing_to_remove(
         (BASE, 'ALTER TABLE schools DROP CONSTRAINT "schools_districtId_fkey"', "foreign key schools"),
         (
             BASE,
-            'ALTER TABLE schools DROP CONSTRAINT "schools_districtId_fkey", ADD CONSTRAINT "schools_districtId_fkey" '
-            'FOREIGN KEY ("districtId") REFERENCES districts',
+            (
+                'ALTER TABLE schools DROP CONSTRAINT "schools_districtId_fkey", ADD CONSTRAINT "schools_districtId_fkey" '
+                'FOREIGN KEY ("districtId") REFERENCES districts'
+            ),
             "foreign key schools",
         ),
         (BASE, "ALTER TABLE contacts ALTER type TYPE text", "column contacts.type"),
@@ -450,8 +452,10 @@ def test_the_down_of_safety_says_when_there_is_nothing_to_remove(
         (INCIDENTS, "DROP INDEX incident_reports_type_status_idx", "index incident_reports_type_status_idx"),
         (
             INCIDENTS,
-            "ALTER TABLE incident_reports DROP CONSTRAINT incident_reports_status_check, "
-            "ADD CONSTRAINT incident_reports_status_check CHECK (status IN ('DRAFT')) NOT VALID",
+            (
+                "ALTER TABLE incident_reports DROP CONSTRAINT incident_reports_status_check, "
+                "ADD CONSTRAINT incident_reports_status_check CHECK (status IN ('DRAFT')) NOT VALID"
+            ),
             "constraint incident",
         ),
     ],

@@ -1,0 +1,553 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a migration tree does that would hurt a running database, or that could not be undone, told without one.
+
+Each rule is a function from the rendered tree to findings; docs/write-a-migration.md lists them by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import sql_statements
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import Finding, nearest
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import (
+    CLOCK_ADVICE,
+    METADATA,
+    RenderedMigration,
+    Tree,
+    scan_render,
+)
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import Statement
+
+Relation = tuple[str, str]
+
+# Measured on 2 M rows: a volatile default rewrites the table under ACCESS EXCLUSIVE (6.2 s), a stable one such as now()
+# is stored in the catalog (0.6 ms). These are the server's own; a function that is not known here may be either.
+VOLATILE = {
+    "clock_timestamp",
+    "gen_random_uuid",
+    "nextval",
+    "random",
+    "random_normal",
+    "setseed",
+    "timeofday",
+    "txid_current",
+    "uuid_generate_v1",
+    "uuid_generate_v1mc",
+    "uuid_generate_v4",
+    "uuidv4",
+    "uuidv7",
+}
+NOT_VOLATILE = {
+    "age",
+    "array",
+    "coalesce",
+    "concat",
+    "current_setting",
+    "current_database",
+    "date_trunc",
+    "jsonb_build_object",
+    "jsonb_build_array",
+    "lower",
+    "make_interval",
+    "now",
+    "statement_timestamp",
+    "timezone",
+    "transaction_timestamp",
+    "upper",
+}
+SERIAL = {"serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"}
+
+
+def lint(tree: Tree, variables: Mapping[str, Any] | None = None) -> list[Finding]:
+    """Check a whole tree.
+
+    :param tree: as ``migration_tree.scan_tree`` or ``read_tree`` gives it.
+    :param variables: ``migrate_variables``.
+    :return: the tree's own faults, those of its SQL, and what the rules find, sorted by place.
+    """
+    rendered, faults = scan_render(tree, variables)
+    found = [*tree.findings, *faults]
+    for rule in RULES:
+        found.extend(rule(rendered))
+    return sorted(set(found))
+
+
+# --- completeness -----------------------------------------------------------------------------------------------------
+
+
+def verification_present(rendered: list[RenderedMigration]) -> Iterator[Finding]:
+    """``verify-missing``: without a verification nobody notices that a migration did not do what it says."""
+    for item in rendered:
+        written = any(step["kind"] in ("sql", "backfill") for step in item.migration.steps)
+        if written and item.migration.verify is None:
+            yield Finding(
+                item.migration.location(METADATA),
+                1,
+                "verify-missing",
+                "there is no verify.sql.j2; write SELECTs that return one row (object, expected, found) a difference",
+            )
+
+
+def verification_columns(rendered: list[RenderedMigration]) -> Iterator[Finding]:
+    """``verify-columns``: a difference is told as object, expected, found."""
+    for item in rendered:
+        for statement in item.verify:
+            targets = getattr(statement.node, "targetList", None)
+            # With a star the number of columns is known to the server only.
+            if targets is not None and len(targets) != 3 and not _has_star(targets):
+                yield _at(
+                    statement,
+                    "verify-columns",
+                    f"a verification returns the three columns object, expected, found, this one returns {len(targets)}",
+                )
+
+
+def _has_star(targets: Any) -> bool:
+    ast = _ast()
+    return any(isinstance(t.val, ast.ColumnRef) and isinstance(t.val.fields[-1], ast.A_Star) for t in targets)
+
+
+# --- keys and indexes ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Key:
+    """A foreign key, and where it was declared."""
+
+    table: Relation
+    columns: list[str]
+    finding: Finding
+
+
+@dataclass
+class _Index:
+    table: Relation
+    columns: list[str | None]
+    where: str | None
+
+
+class _Schema:
+    """The foreign keys and indexes that stand after all ups, as far as statements declare them."""
+
+    def __init__(self) -> None:
+        self.keys: dict[tuple[Relation, str], _Key] = {}
+        self.indexes: dict[Relation, _Index] = {}
+        self.twice: list[Finding] = []
+
+    def run(self, item: RenderedMigration) -> None:
+        for source, step in zip(item.migration.steps, item.steps, strict=True):
+            if step["kind"] == "sql":
+                for statement in step["up"]:
+                    self._destroy(statement)
+                    self._create(statement)
+            elif step["kind"] == "indexes":
+                file = item.migration.location(source["file"])
+                for index in source["indexes"]:
+                    self._index(index, Finding(file, index["line"], "duplicate-index", ""))
+
+    def _create(self, statement: Statement) -> None:
+        made = statement.creates
+        if made is None:
+            return
+        if made["kind"] == "index":
+            self._index(made, _at(statement, "duplicate-index", ""))
+        elif made["kind"] in ("table", "column"):
+            table = (made["schema"], made["name"] if made["kind"] == "table" else made["table"])
+            for constraint in made["constraints"]:
+                self._constraint(table, constraint, statement)
+        elif made["kind"] == "constraint":
+            self._constraint((made["schema"], made["table"]), made, statement)
+
+    def _constraint(self, table: Relation, constraint: dict[str, Any], statement: Statement) -> None:
+        if constraint["type"] == "foreign_key":
+            columns = constraint["columns"]
+            listed = ", ".join(columns)
+            finding = _at(
+                statement,
+                "foreign-key-index",
+                f"the foreign key {constraint['name']} of {table[1]} has no index that leads with {listed}; "
+                "without it deleting a parent scans the child, so add one",
+            )
+            self.keys[table, constraint["name"]] = _Key(table, columns, finding)
+        elif constraint["type"] in ("primary_key", "unique") and constraint["columns"]:
+            self.indexes[table[0], constraint["name"]] = _Index(table, list(constraint["columns"]), None)
+
+    def _index(self, index: dict[str, Any], place: Finding) -> None:
+        key = (index["schema"], index["name"])
+        if key in self.indexes:
+            self.twice.append(
+                Finding(place.file, place.line, place.rule, f"an index named '{index['name']}' exists already by then")
+            )
+        columns = [column.get("column") for column in index["columns"]]
+        self.indexes[key] = _Index((index["schema"], index["table"]), columns, index["where"])
+
+    def _destroy(self, statement: Statement) -> None:
+        gone = statement.destroys
+        if gone is None:
+            return
+        schema, table, name = gone["schema"], gone["table"], gone["name"]
+        if gone["kind"] == "index":
+            self.indexes.pop((schema, name), None)
+        elif gone["kind"] == "constraint":
+            self.keys.pop(((schema, table), name), None)
+            self.indexes.pop((schema, name), None)
+        elif gone["kind"] == "table":
+            self.keys = {key: value for key, value in self.keys.items() if value.table != (schema, name)}
+            self.indexes = {key: value for key, value in self.indexes.items() if value.table != (schema, name)}
+        elif gone["kind"] == "column":
+            relation = (schema, table)
+            self.keys = {k: v for k, v in self.keys.items() if v.table != relation or name not in v.columns}
+            self.indexes = {k: v for k, v in self.indexes.items() if v.table != relation or name not in v.columns}
+
+    def led(self, key: _Key) -> bool:
+        """:return: whether an index leads with the key's columns, in whatever order, and covers every row."""
+        wanted = set(key.columns)
+        for index in self.indexes.values():
+            leads = index.table == key.table and set(index.columns[: len(wanted)]) == wanted
+            if leads and (index.where is None or _only_not_null(index.where, wanted)):
+                return True
+        return False
+
+
+def _only_not_null(where: str, columns: set[str]) -> bool:
+    """A row whose key is NULL has no parent, so leaving it out of the index costs nothing."""
+    ast = _ast()
+    try:
+        node = sql_statements.parse_expression(where)
+    except ValueError:
+        return False
+    return (
+        isinstance(node, ast.NullTest)
+        and node.nulltesttype.name == "IS_NOT_NULL"
+        and isinstance(node.arg, ast.ColumnRef)
+        and getattr(node.arg.fields[-1], "sval", None) in columns
+    )
+
+
+def foreign_key_indexes(rendered: list[RenderedMigration]) -> Iterator[Finding]:
+    """``foreign-key-index``, ``duplicate-index``: looked at over the whole tree, an index may come in a later version."""
+    schema = _Schema()
+    for item in rendered:
+        schema.run(item)
+    yield from schema.twice
+    for key in schema.keys.values():
+        if not schema.led(key):
+            yield key.finding
+
+
+def index_clock(rendered: list[RenderedMigration]) -> Iterator[Finding]:
+    """``index-clock`` in CREATE INDEX statements; ``indexes.yml`` is checked where it is read."""
+    for _, _, statement in _ups(rendered):
+        node = statement.node
+        if isinstance(node, _ast().IndexStmt):
+            clock = sql_statements.clock_use((node.whereClause, node.indexParams))
+            if clock:
+                yield _at(statement, "index-clock", f"the index uses {clock}: {CLOCK_ADVICE}")
+
+
+def concurrent_indexes(rendered: list[RenderedMigration]) -> Iterator[Finding]:
+    """``index-blocking``: CREATE INDEX holds SHARE on the table for the whole build, and every write waits."""
+    for item, step, statement in _ups(rendered):
+        made = statement.creates
+        if made and made["kind"] == "index" and (made["schema"], made["table"]) not in _own_tables(item):
+            yield _at(
+                statement,
+                "index-blocking",
+                f"CREATE INDEX on {made['table']}, which this migration did not create, stops every write while it "
+                f"builds: declare {made['name']} in an 'indexes' step",
+            )
+
+
+# --- constraints and columns ------------------------------------------------------------------------------------------
+
+
+def validated_constraints(rendered: list[RenderedMigration]) -> Iterator[Finding]:
+    """``constraint-blocking``: a validated constraint reads the whole table while it holds its lock."""
+    for item, _, statement in _ups(rendered):
+        for table, command in _alterations(item, statement):
+            kinds, subtype = _enums().ConstrType, _enums().AlterTableType
+            if command.subtype == subtype.AT_AddConstraint:
+                node = command.def_
+                if node.contype in (kinds.CONSTR_FOREIGN, kinds.CONSTR_CHECK) and not node.skip_validation:
+                    word = "FOREIGN KEY" if node.contype == kinds.CONSTR_FOREIGN else "CHECK"
+                    yield _at(
+                        statement,
+                        "constraint-blocking",
+                        f"ADD {word} on {table[1]} reads every row under its lock: write NOT VALID here and name the "
+                        "constraint in a 'validate' step",
+                    )
+                elif node.contype in (kinds.CONSTR_UNIQUE, kinds.CONSTR_PRIMARY) and not node.indexname:
+                    yield _at(
+                        statement,
+                        "constraint-blocking",
+                        f"ADD UNIQUE or PRIMARY KEY on {table[1]} builds its index under ACCESS EXCLUSIVE: build a "
+                        "unique index in an 'indexes' step, then ADD CONSTRAINT ... USING INDEX",
+                    )
+                elif node.contype == kinds.CONSTR_EXCLUSION:
+                    yield _at(
+                        statement,
+                        "constraint-blocking",
+                        f"ADD EXCLUDE on {table[1]} builds its index under ACCESS EXCLUSIVE and has no online way",
+                        "warning",
+                    )
+            elif command.subtype == subtype.AT_AddColumn:
+                constraints = command.def_.constraints or ()
+                default = any(c.contype == kinds.CONSTR_DEFAULT for c in constraints)
+                for constraint in constraints:
+                    # REFERENCES without a default scans nothing: every row has NULL (measured).
+                    foreign = constraint.contype == kinds.CONSTR_FOREIGN and default
+                    if foreign or constraint.contype == kinds.CONSTR_CHECK:
+                        yield _at(
+                            statement,
+                            "constraint-blocking",
+                            f"a constraint written with the new column {command.def_.colname} of {table[1]} reads "
+                            "every row under ACCESS EXCLUSIVE: add it NOT VALID after the column, then 'validate'",
+                        )
+
+
+def rewriting_columns(rendered: list[RenderedMigration]) -> Iterator[Finding]:
+    """``column-rewrite``: a value that differs by row is written into every row under ACCESS EXCLUSIVE."""
+    kinds, subtype = _enums().ConstrType, _enums().AlterTableType
+    for item, _, statement in _ups(rendered):
+        for table, command in _alterations(item, statement):
+            if command.subtype != subtype.AT_AddColumn:
+                continue
+            column = command.def_
+            where = f"{table[1]}.{column.colname}"
+            way_out = "add the column without it, set the default, then fill old rows in a 'backfill' step"
+            if column.typeName.names[-1].sval in SERIAL:
+                yield _at(statement, "column-rewrite", f"a serial column rewrites {table[1]}: {way_out}")
+            for constraint in column.constraints or ():
+                if constraint.contype in (kinds.CONSTR_IDENTITY, kinds.CONSTR_GENERATED):
+                    stored = getattr(constraint, "generated_kind", "s") != "v"
+                    if constraint.contype == kinds.CONSTR_IDENTITY or stored:
+                        yield _at(statement, "column-rewrite", f"{where} is computed for every row: {way_out}")
+                elif constraint.contype == kinds.CONSTR_DEFAULT:
+                    yield from _default(statement, where, constraint.raw_expr, way_out)
+
+
+def _default(statement: Statement, where: str, expression: Any, way_out: str) -> Iterator[Finding]:
+    for node in sql_statements.walk(expression):
+        if not isinstance(node, _ast().FuncCall):
+            continue
+        name = node.funcname[-1].sval
+        if name in VOLATILE:
+            yield _at(
+                statement,
+                "column-rewrite",
+                f"the default {name}() of {where} is volatile and rewrites the table: {way_out}",
+            )
+        elif name not in NOT_VOLATILE:
+            yield _at(
+                statement,
+                "column-rewrite",
+                f"if {name}() is volatile, the default of {where} rewrites the table; then {way_out}",
+                "warning",
+            )
+
+
+def enum_values_used(rendered: list[RenderedMigration]) -> Iterator[Finding]:
+    """``enum-value-used``: PostgreSQL refuses a new label in the transaction that adds it (55P04)."""
+    for item in rendered:
+        for step in item.steps:
+            if step["kind"] != "sql":
+                continue
+            added: dict[str, str] = {}
+            own_types = {_named(s.creates) for s in step["up"] if s.creates and s.creates["kind"] == "type"}
+            for statement in step["up"]:
+                for label, enum in added.items():
+                    if label in _words(statement):
+                        yield _at(
+                            statement,
+                            "enum-value-used",
+                            f"the label '{label}' is added to {enum} in the same step and cannot be used before its "
+                            "commit: move one of the two into a step of its own",
+                        )
+                made = statement.creates
+                if made and made["kind"] == "enum_value" and (made["schema"], made["type"]) not in own_types:
+                    added[made["name"]] = made["type"]
+
+
+def _words(statement: Statement) -> set[str]:
+    """:return: the string constants of a statement, those inside a DO block or function body too."""
+    words = set()
+    for node in sql_statements.walk(statement.node):
+        text = getattr(node, "sval", None)
+        if isinstance(text, str):
+            words.add(text)
+            words.update(re.findall(r"'((?:[^']|'')*)'", text))
+    return words
+
+
+# --- care -------------------------------------------------------------------------------------------------------------
+
+
+def destructive_ups(rendered: list[RenderedMigration]) -> Iterator[Finding]:
+    """``destructive``: what takes data away in an up must say so in its risk, which the gate and the plan read."""
+    for item, _, statement in _ups(rendered):
+        gone = statement.destroys
+        if not gone or gone["kind"] not in ("table", "column", "rows") or item.migration.risk in ("high", "critical"):
+            continue
+        if (gone["schema"], gone["table"]) in _own_tables(item):
+            continue
+        what = {"table": "drops the table", "column": f"drops {gone['name']} of", "rows": "removes rows of"}
+        yield _at(
+            statement,
+            "destructive",
+            f"the up {what[gone['kind']]} {gone['table']} while its risk is '{item.migration.risk}'; "
+            "declare risk: high (or critical), so that nobody is surprised",
+        )
+
+
+def one_object_a_drop(rendered: list[RenderedMigration]) -> Iterator[Finding]:
+    """``one-drop``: the plan names what each statement takes away, and can only name one object for one statement."""
+    ast = _ast()
+    for item in rendered:
+        for step in item.steps:
+            for statement in [*(step.get("up") or []), *(step["down"] if step["kind"] == "sql" else [])]:
+                node = statement.node
+                many = (isinstance(node, ast.DropStmt) and len(node.objects) > 1) or (
+                    isinstance(node, ast.TruncateStmt) and len(node.relations) > 1
+                )
+                if many:
+                    yield _at(statement, "one-drop", "drop or truncate one object a statement, so that each is named")
+                if getattr(node, "behavior", None) == _enums().DropBehavior.DROP_CASCADE and isinstance(
+                    node, (ast.DropStmt, ast.TruncateStmt)
+                ):
+                    yield _at(
+                        statement,
+                        "cascade",
+                        "CASCADE takes whatever stands on the object with it, unseen; drop the dependents by name",
+                    )
+
+
+def if_not_exists(rendered: list[RenderedMigration]) -> Iterator[Finding]:
+    """``if-not-exists``: it takes an object of another definition, or an INVALID index, for done."""
+    ast, subtype = _ast(), _enums().AlterTableType
+    for _, _, statement in _ups(rendered):
+        node = statement.node
+        if isinstance(node, ast.AlterTableStmt):
+            found = any(c.subtype == subtype.AT_AddColumn and c.missing_ok for c in node.cmds or ())
+        else:
+            found = isinstance(node, (ast.CreateStmt, ast.IndexStmt)) and bool(node.if_not_exists)
+        if found:
+            yield _at(
+                statement,
+                "if-not-exists",
+                "IF NOT EXISTS passes over an object with another definition; leave it out, the engine compares and "
+                "skips what is already there and equal",
+                "warning",
+            )
+
+
+def validations(rendered: list[RenderedMigration]) -> Iterator[Finding]:
+    """``not-validated``, ``validate-unknown``: what is added NOT VALID is validated, under its right name."""
+    waiting: dict[tuple[Relation, str], Finding] = {}
+    tables: set[Relation] = set()
+    names: set[tuple[Relation, str]] = set()
+    for item in rendered:
+        tables |= _own_tables(item)
+        for source, step in zip(item.migration.steps, item.steps, strict=True):
+            for statement in step["up"] if step["kind"] == "sql" else []:
+                made = statement.creates or {}
+                if made.get("kind") == "table":
+                    names |= {((made["schema"], made["name"]), c["name"]) for c in made["constraints"]}
+                elif made.get("kind") == "column":
+                    names |= {((made["schema"], made["table"]), c["name"]) for c in made["constraints"]}
+                elif made.get("kind") == "constraint":
+                    key = ((made["schema"], made["table"]), made["name"])
+                    names.add(key)
+                    if made["not_valid"]:
+                        waiting[key] = _at(
+                            statement,
+                            "not-validated",
+                            f"the constraint {made['name']} is added NOT VALID and no 'validate' step names it",
+                        )
+                gone = statement.destroys or {}
+                if gone.get("kind") == "constraint":
+                    waiting.pop(((gone["schema"], gone["table"]), gone["name"]), None)
+            for constraint in step.get("constraints", []):
+                key = ((constraint["schema"], constraint["table"]), constraint["constraint"])
+                waiting.pop(key, None)
+                if key[0] in tables and key not in names:
+                    yield Finding(
+                        item.migration.location(METADATA),
+                        source["line"],
+                        "validate-unknown",
+                        f"no migration adds a constraint '{constraint['constraint']}' to {constraint['table']}"
+                        + nearest(constraint["constraint"], [name for table, name in names if table == key[0]]),
+                    )
+    yield from waiting.values()
+
+
+# --- shared -----------------------------------------------------------------------------------------------------------
+
+
+def _ast() -> Any:
+    return sql_statements.grammar().ast
+
+
+def _enums() -> Any:
+    return sql_statements.grammar().enums
+
+
+def _at(statement: Statement, rule: str, message: str, severity: str = "error") -> Finding:
+    return Finding(statement.file, statement.line, rule, message, severity)
+
+
+def _named(made: Mapping[str, Any]) -> Relation:
+    return made["schema"], made["name"]
+
+
+def _ups(rendered: list[RenderedMigration]) -> Iterator[tuple[RenderedMigration, dict[str, Any], Statement]]:
+    for item in rendered:
+        for step in item.steps:
+            for statement in step["up"] if step["kind"] == "sql" else []:
+                yield item, step, statement
+
+
+def _own_tables(item: RenderedMigration) -> set[Relation]:
+    """:return: the tables that this migration creates: nobody uses them yet, nothing on them blocks."""
+    made = set()
+    for step in item.steps:
+        for statement in step["up"] if step["kind"] == "sql" else []:
+            node = statement.node
+            if isinstance(node, _ast().CreateStmt):
+                made.add((node.relation.schemaname or sql_statements.DEFAULT_SCHEMA, node.relation.relname))
+            elif isinstance(node, _ast().CreateTableAsStmt):
+                relation = node.into.rel
+                made.add((relation.schemaname or sql_statements.DEFAULT_SCHEMA, relation.relname))
+    return made
+
+
+def _alterations(item: RenderedMigration, statement: Statement) -> Iterator[tuple[Relation, Any]]:
+    """:return: the commands of an ALTER TABLE on a table that this migration did not create."""
+    node = statement.node
+    if not isinstance(node, _ast().AlterTableStmt) or node.objtype != _enums().ObjectType.OBJECT_TABLE:
+        return
+    table = (node.relation.schemaname or sql_statements.DEFAULT_SCHEMA, node.relation.relname)
+    if table not in _own_tables(item):
+        for command in node.cmds or ():
+            yield table, command
+
+
+RULES: tuple[Callable[[list[RenderedMigration]], Iterator[Finding]], ...] = (
+    verification_present,
+    verification_columns,
+    foreign_key_indexes,
+    index_clock,
+    concurrent_indexes,
+    validated_constraints,
+    rewriting_columns,
+    enum_values_used,
+    destructive_ups,
+    one_object_a_drop,
+    if_not_exists,
+    validations,
+)
