@@ -6,11 +6,12 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 # The first Python that is new enough; 'make demo PYTHON=/opt/python3.12/bin/python3' names another.
+# Never that of a venv which is active now: it may be the very .venv that has to be made anew.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
-	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+	"$$p" -c 'import sys; print(sys._base_executable); sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; done | tail -n 1)
 PYTEST = .venv/bin/python -m pytest -n 2 --dist worksteal
-# Ansible's own folders stay in the checkout's .local, and its tools are found by name.
-export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.NOTPARALLEL:
 
 # Installs a lock into .venv once: the mark names the lock's checksum and the folder (scripts of a venv know their path).
 define install
@@ -34,7 +35,8 @@ demo: venv  ## migrate an embedded PostgreSQL with data, end to end (ENV=local|s
 stop:  ## stop the demo's PostgreSQL
 	@[ ! -x .venv/bin/python ] || .venv/bin/python demo/run.py --stop
 
-clean: stop  ## remove what demo and test made in this folder: .venv, .local, caches
+clean:  ## remove what demo and test made in this folder: .venv, .local, caches
+	@[ ! -x .venv/bin/python ] || .venv/bin/python demo/run.py --clean
 	@rm -rf .venv .local .ansible build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './collections/*' -prune -exec rm -rf {} +
 
@@ -53,7 +55,7 @@ lock: venv-test  ## write requirements.lock and requirements-test.lock anew from
 packages:  ## install the system packages that 'make test' needs (as root)
 	@tests/setup/packages.sh
 
-image: venv-test packages  ## build the image of the test hosts with podman
+image: packages venv-test  ## build the image of the test hosts with podman
 	@.venv/bin/python tests/image/build.py
 
 venv:
