@@ -8,6 +8,7 @@ from __future__ import annotations
 import getpass
 import os
 import sys
+from typing import Any
 
 from ansible import context
 from ansible.errors import AnsibleActionFail
@@ -25,20 +26,6 @@ display = Display()
 _NOT_EXTRA = ("ansible_version",)
 
 
-def typed_command():
-    """The command as the user typed it, without its options: ``ansible-playbook migrate.yml``."""
-    return " ".join(["ansible-playbook", *(context.CLIARGS.get("args") or [])[:1]])
-
-
-def playbook_name():
-    """What was asked for: ``migrate`` for ``migrate.yml``, ``playbooks/migrate.yml`` and ``whitecross.pgops.migrate``."""
-    typed = (context.CLIARGS.get("args") or ["unknown"])[0]
-    name = os.path.basename(str(typed))
-    for ending in (".yml", ".yaml"):
-        name = name.removesuffix(ending)
-    return name.rsplit(".", 1)[-1]
-
-
 class ActionModule(ActionBase):
     """Runs on the controller, once a play; starts no module, so no host is reached."""
 
@@ -47,7 +34,8 @@ class ActionModule(ActionBase):
     _supports_check_mode = True
     _VALID_ARGS = frozenset({"playbook"})
 
-    def run(self, tmp=None, task_vars=None):
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Refuse in one sentence, or start the run."""
         variables = task_vars or {}
         super().run(tmp, variables)
         try:
@@ -56,7 +44,7 @@ class ActionModule(ActionBase):
         except environments.Refusal as refusal:
             return {"failed": True, "refused": True, "msg": str(refusal)}
 
-    def _value(self, task_vars, variable):
+    def _value(self, task_vars: dict[str, Any], variable: str) -> Any:
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
 
         value = task_vars.get(variable)
@@ -64,7 +52,7 @@ class ActionModule(ActionBase):
             value = self._templar.template(value)
         return SHARED_VARIABLES[variable].default if value in (None, "", []) else value
 
-    def _start(self, task_vars):
+    def _start(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal, new_run_id, now
 
         hosts = list(task_vars["ansible_play_hosts_all"])
@@ -80,25 +68,25 @@ class ActionModule(ActionBase):
             list(self._value(task_vars, "pgops_environments")),
             list(self._value(task_vars, "pgops_production_environments")),
             {*groups, *groups["all"]},
-            typed_command(),
+            environments.typed_command(),
         )
         phases = environments.choose_phases(task_vars.get("pgops_phases") and self._value(task_vars, "pgops_phases"))
         for host in hosts:
             if not variables_of[host].get("pgops_database") and not variables_of[host].get("pgops_databases"):
                 raise environments.Refusal(
                     f"pgops_database is not set for {host}; name it in inventories/group_vars/{environment}/ or type: "
-                    f"{typed_command()} -l {limit or environment} -e pgops_database=NAME"
+                    f"{environments.typed_command()} -l {limit or environment} -e pgops_database=NAME"
                 )
 
         try:
             who = os.environ.get("SUDO_USER") or getpass.getuser()
         except (KeyError, OSError):
             who = str(os.getuid())
-        run = {
+        run: dict[str, Any] = {
             "id": new_run_id(),
             "environment": environment,
-            "playbook": str(self._task.args.get("playbook") or playbook_name()),
-            "command": typed_command(),
+            "playbook": str(self._task.args.get("playbook") or environments.playbook_name()),
+            "command": environments.typed_command(),
             "limit": limit,
             "who": who,
             "ops_host": os.uname().nodename,
@@ -107,9 +95,12 @@ class ActionModule(ActionBase):
             "hosts": [str(host) for host in hosts],
             "phases": phases,
             "tags": [str(tag) for tag in task_vars.get("ansible_run_tags") or []],
+            "skip_tags": [str(tag) for tag in task_vars.get("ansible_skip_tags") or []],
             # Names only: a value may be a password.
             "extra_variables": sorted(str(name) for name in load_extra_vars(self._loader) if name not in _NOT_EXTRA),
         }
+        if task_vars.get("pgops_json"):
+            run["json"] = str(self._templar.template(task_vars["pgops_json"]))
         if not self._task.check_mode:
             state = str(self._value(task_vars, "pgops_state_directory"))
             try:
@@ -128,14 +119,14 @@ class ActionModule(ActionBase):
         return {"changed": False, "run": run, "ansible_facts": {"__pgops_run": run}}
 
     @staticmethod
-    def _variables_of(host, task_vars):
+    def _variables_of(host: str, task_vars: dict[str, Any]) -> Any:
         if host == task_vars["inventory_hostname"]:
             return task_vars
         # raw: a template in somebody else's variable is none of the guard's business.
         return task_vars["hostvars"].raw_get(host)
 
     @staticmethod
-    def _check_names(variables_of):
+    def _check_names(variables_of: dict[str, Any]) -> None:
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import (
             known_variables,
             unknown_variables,

@@ -21,11 +21,26 @@ class ActionModule(PgopsAction):
         """Run the module as the phase that this task is."""
         if "before" in self._task.args:
             self.PHASE = "preflight_after"
-        return super().run(tmp, task_vars)
+        result = super().run(tmp, task_vars)
+        if result.get("failed"):
+            # The journal and the table on the screen have it; in the error it would bury the sentence.
+            result.pop("databases", None)
+        return result
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Show what was seen; a person reads this, not the result."""
         for database, found in (result.get("databases") or {}).items():
             for line in reporting.health_table(database, found):
                 self.say(line)
+        if result.get("failed"):
+            stopped = {
+                check["fix"]
+                for found in (result.get("databases") or {}).values()
+                for check in found["checks"]
+                if check["level"] == "stop" and check["fix"]
+            }
+            again = (
+                f"{self.run_fact(task_vars).get('command', 'ansible-playbook migrate.yml')} -l {self.limit(task_vars)}"
+            )
+            result["next"] = [*sorted(stopped), again]
         return result

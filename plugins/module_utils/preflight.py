@@ -570,7 +570,7 @@ def _open(target: Target, application_name: str, report: list[dict[str, Any]]) -
         name = "version" if "or later is needed" in error.message else "server"
         if name == "version":
             report.append(_special("server", OK, f"{target.host} answers"))
-        report.append(_special(name, STOP, error.message, error.hint or ""))
+        report.append(_special(name, STOP, error.message.rstrip("."), error.hint or ""))
         return None
     major, minor = server_version(conn)
     report.append(_special("server", OK, f"{target} answers"))
@@ -578,7 +578,7 @@ def _open(target: Target, application_name: str, report: list[dict[str, Any]]) -
     try:
         refuse_transaction_pooler(target, conn)
     except PgopsError as error:
-        report.append(_special("pooler", STOP, error.message, "set pgops_host and pgops_port to the server's own"))
+        report.append(_special("pooler", STOP, error.message.rstrip("."), "set pgops_host and pgops_port to the server's own"))
         conn.close()
         return None
     report.append(_special("pooler", OK, "a direct connection, or session pooling"))
@@ -618,7 +618,7 @@ def _other_role(name: str, what: str, target: Target, application_name: str) -> 
         return _special(
             name,
             STOP,
-            error.message,
+            error.message.rstrip("."),
             error.hint or f"GRANT CONNECT ON DATABASE {quoted(target.database)} TO {quoted(str(target.user))};",
         )
     return _special(name, OK, f"{what} {target.user} connects to {target.database}")

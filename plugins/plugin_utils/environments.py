@@ -10,6 +10,8 @@ ansible-core, or nobody would be told that theirs is too old.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 OLDEST_ANSIBLE = (2, 17)
 OLDEST_PYTHON = (3, 11)
@@ -25,7 +27,20 @@ class Refusal(Exception):
     """The run does not start; the message is the one sentence that the user reads."""
 
 
-def check_versions(ansible_version, python_version):
+def typed_command() -> str:
+    """The command as the user typed it, without its options: ``ansible-playbook migrate.yml``."""
+    from ansible import context
+
+    return " ".join(["ansible-playbook"] + list(context.CLIARGS.get("args") or [])[:1])
+
+
+def playbook_name() -> str:
+    """What was asked for: ``migrate`` for ``migrate.yml``, ``playbooks/migrate.yml`` and ``whitecross.pgops.migrate``."""
+    typed = typed_command().split(" ", 1)[-1].rsplit("/", 1)[-1]
+    return re.sub(r"\.ya?ml$", "", typed).rsplit(".", 1)[-1]
+
+
+def check_versions(ansible_version: str, python_version: Sequence[Any]) -> None:
     """Refuse an ansible-core or a Python of the controller that is too old.
 
     :param ansible_version: such as ``2.19.14`` or ``2.20.0rc1``
@@ -46,26 +61,26 @@ def check_versions(ansible_version, python_version):
         )
 
 
-def _listed(names):
+def _listed(names: Iterable[str]) -> str:
     names = list(names)
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def limit_parts(limit):
+def limit_parts(limit: str) -> list[str]:
     """The patterns in ``--limit``; ``:`` and ``,`` separate them, except inside a slice or an IPv6 address."""
     parts = limit.split(",") if "," in limit else re.split(r":(?![^\[]*\])", limit)
     return [part.strip() for part in parts if part.strip()]
 
 
 def choose_environment(
-    hosts,
-    groups_of,
-    limit,
-    environments,
-    production,
-    inventory_names,
-    command,
-):
+    hosts: Sequence[str],
+    groups_of: Mapping[str, Sequence[str]],
+    limit: str | None,
+    environments: Sequence[str],
+    production: Sequence[str],
+    inventory_names: set[str],
+    command: str,
+) -> str:
     """The one environment of the run.
 
     :param hosts: the hosts of the play
@@ -114,19 +129,25 @@ def choose_environment(
     if not parts and in_production:
         raise Refusal(
             "No -l was given and {0} is in reach; name the environment, type: {1} -l {2}".format(
-                _listed(in_production), command, next((name for name in environments if name not in production), reached[0])
+                _listed(in_production),
+                command,
+                next((name for name in environments if name not in production), reached[0]),
             )
         )
     if len(reached) > 1:
         raise Refusal(
             "{0} reaches {1} environments, {2}; a run has one, type: {3} -l {4}".format(
-                "-l " + limit if parts else "This run", {2: "two"}.get(len(reached), len(reached)), _listed(reached), command, reached[0]
+                f"-l {limit}" if parts else "This run",
+                {2: "two"}.get(len(reached), len(reached)),
+                _listed(reached),
+                command,
+                reached[0],
             )
         )
     return reached[0]
 
 
-def choose_phases(wanted):
+def choose_phases(wanted: Iterable[str] | str | None) -> list[str]:
     """The phases that are switched on, in the order in which they run.
 
     :param wanted: ``pgops_phases``; None means all

@@ -20,6 +20,8 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables i
 COLLECTION_ROOT = Path(__file__).parents[2]
 
 SHARED_PREFIX = "pgops_"
+# The cutoff of difflib.get_close_matches.
+CLOSE_ENOUGH = 0.6
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,24 @@ def known_variables(root: Path = COLLECTION_ROOT) -> Mapping[str, str]:
     return {**{name: "shared variable" for name in SHARED_VARIABLES}, **_options_of_specs(root)}
 
 
-def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate that ``name`` is most likely a misspelling of, or None when none is close."""
-    close = difflib.get_close_matches(name, sorted(candidates), n=1, cutoff=0.6)
-    return close[0] if close else None
+def nearest(name: str, candidates: Iterable[str], prefixes: Iterable[str]) -> str | None:
+    """The candidate that ``name`` is most likely a misspelling of, or None when none is close.
+
+    Names are compared without their prefix, which would make any two of a role alike; ``pgops_target`` so finds
+    ``migrate_target``.
+    """
+
+    def bare(variable: str) -> str:
+        return variable.removeprefix(max((p for p in prefixes if variable.startswith(p)), key=len, default=""))
+
+    def likeness(candidate: str) -> tuple[float, float]:
+        return (
+            difflib.SequenceMatcher(None, bare(name), bare(candidate)).ratio(),
+            difflib.SequenceMatcher(None, name, candidate).ratio(),
+        )
+
+    best = max(sorted(candidates), key=likeness, default=None)
+    return best if best is not None and likeness(best)[0] >= CLOSE_ENOUGH else None
 
 
 def unknown_variables(
@@ -79,7 +95,7 @@ def unknown_variables(
     names = set(known_variables() if known is None else known)
     prefixes = (SHARED_PREFIX, *(f"{role}_" for role in (role_names() if roles is None else roles)))
     return [
-        Unknown(name, nearest(name, names))
+        Unknown(name, nearest(name, names, prefixes))
         for name in sorted(set(defined) - names)
         if name.startswith(prefixes) and not name.startswith("__")
     ]

@@ -1,0 +1,112 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ends a run with its report; documented in the module of the same name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import environments
+
+display = Display()
+
+
+class ActionModule(ActionBase):
+    """Runs on the controller, once a play, after success and after failure."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+    _VALID_ARGS = frozenset({"guard"})
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Write what the run left, and say where."""
+        variables = task_vars or {}
+        super().run(tmp, variables)
+        guard = self._task.args.get("guard") or {}
+        if guard.get("failed") and guard.get("refused"):
+            return self._refused(guard, variables)
+        # Only now: the guard refuses a Python that is too old to import these.
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import failures, reporting
+
+        run = self._run(variables)
+        failure = failures.first() or (guard if guard.get("failed") else None)
+        page: Path | None = None
+        if not run:
+            # A tag that leaves out the guard, or a failure before it: there is no run to report on.
+            report = reporting.build([], run={"playbook": environments.playbook_name()}, error=failure)
+        elif self._task.check_mode:
+            report = reporting.build(self._events(variables, run), run=run, error=failure)
+        else:
+            try:
+                report, page = reporting.finish(self._state(variables), run, error=failure)
+            except OSError as problem:
+                return {
+                    "failed": True,
+                    "msg": f"The report of run {run['id']} cannot be written below {self._state(variables)}: {problem.strerror}; "
+                    "what the run did to the database stands, and its journal is there as far as it could be written",
+                }
+        result = self._answer(reporting, report, page, variables)
+        if run:
+            for line in reporting.screen(report, str(page) if page else None):
+                display.display(line)
+        return result
+
+    def _refused(self, guard: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        if "too old" not in guard["msg"]:
+            from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
+
+            report = reporting.build(
+                [], run={"playbook": environments.playbook_name()}, error={"message": guard["msg"]}
+            )
+            return self._answer(reporting, report, None, task_vars)
+        return {"changed": False}
+
+    def _answer(
+        self, reporting: Any, report: dict[str, Any], page: Path | None, task_vars: dict[str, Any]
+    ) -> dict[str, Any]:
+        path = self._text(task_vars, "pgops_json")
+        if path:
+            try:
+                reporting.write_result(path, reporting.result_document(report, str(page) if page else None))
+            except OSError as problem:
+                return {
+                    "failed": True,
+                    "msg": f"pgops_json={path} cannot be written: {problem.strerror}; name a file that can",
+                }
+        return {
+            "changed": False,
+            "ok": report["ok"],
+            "report": str(page) if page else None,
+            "duration_s": report["duration_s"],
+        }
+
+    def _run(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        facts = task_vars.get("ansible_facts") or {}
+        return dict(facts.get("__pgops_run") or {})
+
+    def _text(self, task_vars: dict[str, Any], variable: str) -> str:
+        value = task_vars.get(variable)
+        return str(self._templar.template(value)) if value else ""
+
+    def _state(self, task_vars: dict[str, Any]) -> str:
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
+
+        return self._text(task_vars, "pgops_state_directory") or str(SHARED_VARIABLES["pgops_state_directory"].default)
+
+    def _events(self, task_vars: dict[str, Any], run: dict[str, Any]) -> list[dict[str, Any]]:
+        """In check mode there is no journal: what the phases left in the hosts' facts stands for it."""
+        events: list[dict[str, Any]] = [{"event": "run_started", "time": run.get("started")}]
+        for host in task_vars["ansible_play_hosts_all"]:
+            variables = task_vars["hostvars"].raw_get(host)
+            facts = (variables.get("ansible_facts") or {}).get("__pgops_run") or {}
+            for phase, result in facts.items():
+                if isinstance(result, dict):
+                    shared = {"phase": phase, "host": host, "time": run.get("started")}
+                    events.append({"event": "phase_started", **shared})
+                    events.append({"event": "phase_finished", "result": result, **shared})
+        return events

@@ -1,0 +1,177 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: record
+type: notification
+short_description: Write down the end of a run that never reached its report
+version_added: 0.1.0
+description:
+  - Ansible skips C(always) for a host that cannot be reached, for an error of the play itself and after Ctrl-C. This callback then writes
+    the report, the last event of the journal and the file of C(pgops_json), as the action P(whitecross.pgops.report#module) would have.
+  - It says in one sentence what to do about a host that cannot be reached, and tells the report what failed outside a phase.
+  - It never fails a play; what it cannot do, it says in a warning.
+requirements:
+  - "C(callbacks_enabled = whitecross.pgops.record) in ansible.cfg; a checkout of the collection has it"
+author:
+  - White Cross pgops contributors
+"""
+
+import atexit
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ansible.plugins.callback import CallbackBase
+
+_GUARD = "whitecross.pgops.guard"
+_REPORT = "whitecross.pgops.report"
+
+
+def _never_in_the_way(method: Callable[..., None]) -> Callable[..., None]:
+    """A record that cannot be written must not change how a migration ends."""
+
+    @functools.wraps(method)
+    def guarded(self: CallbackModule, *args: Any, **kwargs: Any) -> None:
+        try:
+            method(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the play goes on
+            self._display.warning(f"The record of the run could not be written: {type(error).__name__}: {error}")
+
+    return guarded
+
+
+class CallbackModule(CallbackBase):
+    """Follows the play in the main process."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "notification"
+    CALLBACK_NAME = "whitecross.pgops.record"
+    CALLBACK_NEEDS_ENABLED = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._process = os.getpid()
+        self._play: Any = None
+        self._run: dict[str, Any] = {}
+        self._ours = False
+        self._reported = False
+        self._failed_after_report = False
+        self._unreachable: dict[str, str] = {}
+        self._over = False
+
+    # -- what happens -------------------------------------------------------------------------------------------------
+
+    @_never_in_the_way
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        """A new play is a new run, should it be one of ours."""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import failures
+
+        failures.forget()
+        self._play, self._run, self._ours, self._reported = play, {}, False, False
+        atexit.register(self._at_exit)
+
+    @_never_in_the_way
+    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
+        """Any task of this collection makes the play ours to record."""
+        self._ours = (
+            self._ours or "whitecross.pgops" in str(task.get_path() or "") or self._is(task, "whitecross.pgops.")
+        )
+
+    @_never_in_the_way
+    def v2_runner_on_ok(self, result: Any) -> None:
+        """The guard tells the run; the report tells that nothing is left to do here."""
+        if self._is(result._task, _GUARD):
+            self._run = dict(result._result.get("run") or {})
+        elif self._is(result._task, _REPORT):
+            self._reported = True
+
+    @_never_in_the_way
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        """Note what failed, for the report in ``always``."""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import failures
+
+        if not ignore_errors:
+            failures.note(result._host.get_name(), result._task.get_name(), dict(result._result))
+
+    @_never_in_the_way
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        """Say what to do, once a host."""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import failures
+
+        host = result._host.get_name()
+        reason = str(result._result.get("msg") or "no answer").strip().splitlines()[0].rstrip(".")
+        sentence = (
+            f"Host {host} cannot be reached ({reason}), nothing was changed on it by this step; "
+            f"repair the connection and type: ansible {host} -m ansible.builtin.ping"
+        )
+        if host not in self._unreachable:
+            self._unreachable[host] = sentence
+            self._display.display(sentence, color="red", stderr=True)
+        command = [f"ansible {host} -m ansible.builtin.ping"]
+        failures.note(host, result._task.get_name(), {"msg": sentence, "next": command})
+
+    @_never_in_the_way
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """The play is over: write what ``always`` did not."""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import failures
+
+        self._over = True
+        first = failures.first()
+        if not self._ours or (self._reported and not first):
+            return
+        if self._reported and first:
+            # The report knew of it, unless it came afterwards: a host that was lost in another one's report, say.
+            return
+        failed = first or (
+            {"msg": "The run ended before it began; its output says why"}
+            if any(
+                stats.summarize(host)["failures"] or stats.summarize(host)["unreachable"] for host in stats.processed
+            )
+            else None
+        )
+        if failed:
+            self._write(failed, interrupted=False)
+
+    @_never_in_the_way
+    def _at_exit(self) -> None:
+        """Ctrl-C, SIGTERM and errors of the play itself end ansible-playbook without any further event."""
+        if os.getpid() != self._process or self._over or self._reported or not self._ours:
+            return
+        self._over = True
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import failures
+
+        self._write(failures.first(), interrupted=failures.first() is None)
+
+    # -- what is written ----------------------------------------------------------------------------------------------
+
+    def _write(self, failure: dict[str, Any] | None, *, interrupted: bool) -> None:
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import environments, reporting
+
+        page = None
+        if self._run.get("journal"):
+            report, page = reporting.finish(
+                self._run["journal"].rsplit("/journal/", 1)[0], self._run, error=failure, interrupted=interrupted
+            )
+        else:
+            run = self._run or {"playbook": environments.playbook_name()}
+            report = reporting.build([], run=run, error=failure, interrupted=interrupted)
+        path = self._run.get("json") or self._extra("pgops_json")
+        if path:
+            reporting.write_result(path, reporting.result_document(report, str(page) if page else None))
+        if page:
+            for line in reporting.screen(report, str(page)):
+                self._display.display(line)
+
+    def _extra(self, name: str) -> str | None:
+        """A variable given with -e, for a play that failed before the guard read the inventory's."""
+        manager = self._play.get_variable_manager() if self._play is not None else None
+        value = (manager.extra_vars if manager else {}).get(name)
+        return str(value) if value and "{{" not in str(value) else None
+
+    @staticmethod
+    def _is(task: Any, name: str) -> bool:
+        return str(getattr(task, "resolved_action", None) or task.action).startswith(name)

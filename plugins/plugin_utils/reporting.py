@@ -1,0 +1,407 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a run leaves behind: its report as JSON and as a page, its log, the file of ``pgops_json``, lines on the screen.
+
+All of it is made from the run's journal, so that a run that was killed has the same report as one that ended, and the
+action ``report`` and the callback ``record`` cannot tell different stories.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
+    Journal,
+    now,
+    without_secrets,
+    write_private_file,
+)
+
+TEMPLATE = Path(__file__).parents[2] / "roles" / "report" / "templates" / "report.html.j2"
+
+SUCCEEDED = "succeeded"
+FAILED = "failed"
+INTERRUPTED = "interrupted"
+
+# Phases of a migration that have nothing to do when nothing is pending.
+_ONLY_WITH_PENDING = ("backup", "prove", "apply", "analyze")
+# What the journal keeps of a run besides its phases.
+_RUN_KEYS = (
+    "environment",
+    "playbook",
+    "command",
+    "limit",
+    "who",
+    "ops_host",
+    "hosts",
+    "phases",
+    "tags",
+    "skip_tags",
+    "extra_variables",
+    "check_mode",
+)
+
+
+def _seconds_between(start: str | None, end: str | None) -> float | None:
+    try:
+        return round((datetime.fromisoformat(str(end)) - datetime.fromisoformat(str(start))).total_seconds(), 3)
+    except ValueError:
+        return None
+
+
+def as_list(value: Any) -> list[str]:
+    """``value`` as a list of texts: commands come as one, as several, or not at all."""
+    if value in (None, "", [], {}):
+        return []
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [str(item) for item in value] if isinstance(value, (list, tuple)) else [str(value)]
+
+
+def error_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The error of a failed task's result or journal event, with what a machine needs and no traceback.
+
+    :returns: ``message``, ``sqlstate`` (None where no statement failed), ``next`` (commands), and of ``statement``,
+        ``location``, ``database``, ``hint``, ``applied``, ``not_applied`` what there is
+    """
+    message = str(result.get("message") or result.get("msg") or "failed").strip()
+    error: dict[str, Any] = {
+        "message": message,
+        "sqlstate": result.get("sqlstate"),
+        "next": as_list(result.get("next")),
+    }
+    for name in ("statement", "location", "database", "object", "hint", "applied", "not_applied", "phase", "host"):
+        if result.get(name) not in (None, ""):
+            error[name] = result[name]
+    return dict(without_secrets(error))
+
+
+def _phases(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    running: dict[tuple[Any, Any], dict[str, Any]] = {}
+    for event in events:
+        kind, key = event.get("event"), (event.get("phase"), event.get("host"))
+        if kind == "phase_started":
+            row = {
+                "phase": event.get("phase"),
+                "host": event.get("host"),
+                "step": event.get("step"),
+                "started": event.get("time"),
+                "duration_s": None,
+                "result": "unfinished",
+                "error": None,
+            }
+            rows.append(row)
+            running[key] = row
+        elif kind in ("phase_finished", "phase_failed") and key in running:
+            row = running.pop(key)
+            row["duration_s"] = event.get("duration_s")
+            if kind == "phase_failed":
+                row["result"] = "failed"
+                row["error"] = error_of(
+                    {**(event.get("error") or {}), "phase": event.get("phase"), "host": event.get("host")}
+                )
+            else:
+                row["result"] = "skipped" if event.get("skipped") else "changed" if event.get("changed") else "ok"
+    return rows
+
+
+def _results(events: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """host -> database -> phase -> result."""
+    hosts: dict[str, dict[str, dict[str, Any]]] = {}
+    for event in events:
+        if event.get("event") in ("phase_finished", "phase_failed") and event.get("host"):
+            databases = hosts.setdefault(str(event["host"]), {})
+            for database, result in (event.get("result") or {}).items():
+                databases.setdefault(database, {})[str(event["phase"])] = result
+    return hosts
+
+
+def _versions(hosts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Every version that was worked on, with its seconds: in any phase's result, a list of mappings that have both."""
+    found = []
+    for host, databases in hosts.items():
+        for database, phases in databases.items():
+            for phase, result in phases.items():
+                if phase not in ("apply", "revert") or not isinstance(result, Mapping):
+                    continue
+                for items in result.values():
+                    for item in items if isinstance(items, list) else []:
+                        if isinstance(item, Mapping) and item.get("version") and item.get("duration_s") is not None:
+                            found.append({"host": host, "database": database, "phase": phase, **item})
+    return found
+
+
+def pending(hosts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> bool:
+    """Whether a plan of the run found anything to apply; True where no plan was made."""
+    plans = [phases["plan"] for databases in hosts.values() for phases in databases.values() if "plan" in phases]
+    return not plans or any(plan.get("pending") for plan in plans)
+
+
+def missing_phase(run: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], is_pending: bool) -> str | None:
+    """The first phase of a migration that was due and left no trace, or None.
+
+    What fails outside a phase, such as a role's argument of the wrong type, leaves no event; without this the run would
+    be taken for a success.
+    """
+    if run.get("playbook") != "migrate":
+        return None
+    tags = set(run.get("tags") or ["all"])
+    skipped = set(run.get("skip_tags") or [])
+    seen = {row["phase"] for row in rows if row["result"] != "unfinished"}
+    for phase in run.get("phases") or []:
+        if phase == "report" or phase in seen or phase in skipped or not (phase in tags or "all" in tags):
+            continue
+        if is_pending or phase not in _ONLY_WITH_PENDING:
+            return str(phase)
+    return None
+
+
+def build(
+    events: list[dict[str, Any]],
+    *,
+    run: Mapping[str, Any] | None = None,
+    error: Mapping[str, Any] | None = None,
+    interrupted: bool = False,
+) -> dict[str, Any]:
+    """The report of a run.
+
+    :param events: its journal
+    :param run: the guard's record of it; in check mode there is no journal that has it
+    :param error: what failed outside a phase; where a phase failed, that is the error
+    :param interrupted: the run ended by Ctrl-C or a signal
+    :returns: plain data, see docs/report.md
+    """
+    began = next((event for event in events if event.get("event") == "run_started"), {})
+    facts = {**(run or {}), **{key: began[key] for key in _RUN_KEYS if key in began}}
+    rows = _phases(events)
+    hosts = _results(events)
+    failures = [row["error"] for row in rows if row["error"]]
+    ended = next((event for event in reversed(events) if event.get("event") in ("run_failed", "interrupted")), None)
+    cause = failures[0] if failures else error_of(error) if error else None
+    if cause is None and ended is not None and ended.get("error"):
+        cause = error_of(ended["error"])
+    interrupted = interrupted or bool(ended and ended["event"] == "interrupted")
+    if cause is None and not interrupted:
+        broken = next((row["phase"] for row in rows if row["result"] == "unfinished"), None)
+        missing = broken or (missing_phase(facts, rows, pending(hosts)) if facts.get("id") or began else None)
+        if missing:
+            cause = error_of({"message": f"The run ended before the phase {missing} was done; its output says why"})
+    if cause is None and interrupted:
+        cause = error_of({"message": "The run was interrupted; what had begun ends at its next safe point"})
+    if cause is not None and not cause["next"]:
+        cause["next"] = next_commands(facts)
+    started = began.get("time") or facts.get("started")
+    finished = now()
+    return {
+        "run_id": began.get("run_id") or facts.get("id") or began.get("id"),
+        **{key: facts.get(key) for key in _RUN_KEYS},
+        "started": started,
+        "finished": finished,
+        "duration_s": _seconds_between(started, finished),
+        "result": INTERRUPTED if interrupted else FAILED if cause else SUCCEEDED,
+        "ok": cause is None and not interrupted,
+        "steps": rows,
+        "versions": _versions(hosts),
+        "results": hosts,
+        "error": cause,
+        "next": cause["next"] if cause else [],
+    }
+
+
+def next_commands(run: Mapping[str, Any]) -> list[str]:
+    """What to type after a failure that names no command itself: look, then go on."""
+    if not run.get("environment"):
+        return []
+    limit = run.get("limit") or run["environment"]
+    typed = run.get("command") or f"ansible-playbook {run.get('playbook') or 'migrate'}.yml"
+    status = typed.rsplit(" ", 1)[0] + (" whitecross.pgops.status" if typed.endswith(".migrate") else " status.yml")
+    return [f"{status} -l {limit}", f"{typed} -l {limit}"]
+
+
+# -- for machines -------------------------------------------------------------------------------------------------------
+
+
+def result_document(report: Mapping[str, Any], report_file: str | None = None) -> dict[str, Any]:
+    """The content of ``pgops_json``; docs/json.md is its schema.
+
+    :param report: as :func:`build` makes it
+    :param report_file: where the page is, None where none was written
+    """
+    error = report["error"]
+    return {
+        "playbook": report["playbook"],
+        "ok": report["ok"],
+        "environment": report["environment"],
+        "hosts": report["results"],
+        "error": error,
+        "run_id": report["run_id"],
+        "duration_s": report["duration_s"],
+        "report": report_file,
+    }
+
+
+def write_result(path: str | Path, document: Mapping[str, Any]) -> None:
+    """Write the file of ``pgops_json``: whole or not at all, 0600, in a folder that may have to be made.
+
+    :raises OSError: it cannot be written
+    """
+    write_private_file(
+        Path(path).expanduser(), json.dumps(without_secrets(document), indent=2, ensure_ascii=False) + "\n"
+    )
+
+
+# -- for people ---------------------------------------------------------------------------------------------------------
+
+
+def size(number: Any) -> str:
+    """Bytes as a person reads them."""
+    amount = float(number or 0)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if amount < 10240:
+            return f"{amount:.0f} {unit}"
+        amount /= 1024
+    return f"{amount:.0f} TB"
+
+
+def seconds(number: Any) -> str:
+    """A duration as a person reads it; empty where it is not known."""
+    if number is None:
+        return ""
+    value = float(number)
+    if value < 60:
+        return f"{value:.2f} s"
+    return f"{int(value // 60)} min {value % 60:.0f} s"
+
+
+def health_table(database: str, found: Mapping[str, Any]) -> list[str]:
+    """The lines of a preflight report: one for all that is well, two for each check that is not."""
+    checks = found.get("checks") or []
+    facts = found.get("facts") or {}
+    count = {level: sum(1 for check in checks if check["level"] == level) for level in ("ok", "warn", "stop")}
+    told = ", ".join(f"{number} {level}" for level, number in count.items() if number or level == "ok")
+    about = ""
+    if facts:
+        about = (
+            f" (PostgreSQL {facts.get('server_version')}, {size(facts.get('size_bytes'))}, {facts.get('connections')} connections, "
+            f"{facts.get('waiting_locks')} locks not granted, {facts.get('long_transactions')} transactions over 5 minutes)"
+        )
+    lines = [f"    health of {database}: {told}{about}"]
+    for check in checks:
+        if check["level"] == "ok":
+            continue
+        level = "waived" if check.get("waived") else check["level"]
+        lines.append(f"    {level:<7}{check['check']:<24} {check['evidence']}")
+        if check.get("waived"):
+            lines.append(f"    {'':<31} waived: {check['waived']}")
+        elif check.get("fix"):
+            lines.append(f"    {'':<31} fix: {check['fix']}")
+    if "worse" in found:
+        changes = [f"{change['check']} {change['before']} -> {change['after']}" for change in found["worse"]]
+        lines.append(f"    compared with before: {'worse: ' + ', '.join(changes) if changes else 'nothing is worse'}")
+        if found.get("better"):
+            lines[-1] += "; better: " + ", ".join(change["check"] for change in found["better"])
+    return lines
+
+
+def screen(report: Mapping[str, Any], page: str | None) -> list[str]:
+    """The last lines of a run: seconds a version and in all (R1.27), what failed and what to type, where the report is."""
+    lines = []
+    several = len({(version["host"], version["database"]) for version in report["versions"]}) > 1
+    for version in report["versions"]:
+        where = f" in {version['database']} on {version['host']}" if several else ""
+        done = "reverted" if version["phase"] == "revert" else version.get("state") or "applied"
+        name = f" {version['name']}" if version.get("name") else ""
+        lines.append(f"    {version['version']}{name}{where}: {done} in {float(version['duration_s']):.2f} s")
+    lines.append(
+        f"pgops run {report['run_id']}: {report['playbook']} in {report['environment']} {report['result']} "
+        f"after {seconds(report['duration_s'])}, at {report['finished']}"
+    )
+    error = report["error"]
+    if error:
+        lines.append(f"    {error['message']}")
+        lines.extend(f"    next: {command}" for command in error["next"])
+    if page:
+        lines.append(f"    report: {page}")
+    return lines
+
+
+def as_log(report: Mapping[str, Any]) -> str:
+    """The run as a log that a person reads: banners, time stamps, steps (R6.7)."""
+    rule = "=" * 78
+    lines = [
+        rule,
+        f"{report['started']} START {report['playbook']} in {report['environment']}, run {report['run_id']}",
+        f"{report['started']} by {report['who']} on {report['ops_host']}, hosts {', '.join(report['hosts'] or [])}",
+        rule,
+    ]
+    for row in report["steps"]:
+        label = f"{row['step']} ({row['phase']})" if row.get("step") else row["phase"]
+        lines.append(f"{row['started']} {row['host']} {label}: {row['result']} {seconds(row['duration_s'])}".rstrip())
+        if row["error"]:
+            lines.append(f"{row['started']} {row['host']} {row['error']['message']}")
+    for version in report["versions"]:
+        lines.append(f"{report['finished']} {version['version']} {version['duration_s']} s")
+    if report["error"]:
+        lines.append(f"{report['finished']} ERROR {report['error']['message']}")
+        lines.extend(f"{report['finished']} NEXT {command}" for command in report["error"]["next"])
+    lines += [rule, f"{report['finished']} END {report['result']} after {seconds(report['duration_s'])}", rule]
+    return "\n".join(lines) + "\n"
+
+
+def as_page(report: Mapping[str, Any]) -> str:
+    """The report as one page of HTML that needs nothing else."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(size=size, seconds=seconds)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(report=report)
+
+
+def files(state_directory: str | Path, environment: str, run_id: str) -> dict[str, Path]:
+    """Where the report of a run lies: ``json``, ``html``, ``log``."""
+    folder = Path(state_directory).expanduser() / "reports" / environment
+    return {kind: folder / f"{run_id}.{kind}" for kind in ("json", "html", "log")}
+
+
+def write(state_directory: str | Path, report: Mapping[str, Any]) -> dict[str, Path]:
+    """Write the report: folder 0700, files 0600, each whole or not at all.
+
+    :returns: kind -> file
+    :raises OSError: they cannot be written
+    """
+    report = without_secrets(report)
+    paths = files(state_directory, str(report["environment"]), str(report["run_id"]))
+    write_private_file(paths["json"], json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    write_private_file(paths["html"], as_page(report))
+    write_private_file(paths["log"], as_log(report))
+    return paths
+
+
+def finish(
+    state_directory: str | Path,
+    run: Mapping[str, Any],
+    *,
+    error: Mapping[str, Any] | None = None,
+    interrupted: bool = False,
+) -> tuple[dict[str, Any], Path]:
+    """End a run: its report from its journal, then the last event of the journal.
+
+    Safe to call twice; the second call sees the first one's last event and only writes the report again.
+
+    :returns: the report, and where its page is
+    :raises OSError: the state directory cannot be written
+    """
+    journal = Journal(state_directory, str(run["environment"]), str(run["id"]))
+    report = build(journal.events(), run=run, error=error, interrupted=interrupted)
+    event = {SUCCEEDED: "run_finished", FAILED: "run_failed", INTERRUPTED: "interrupted"}[report["result"]]
+    if not any(known.get("event") == event for known in journal.events()):
+        last = {"event": event, "result": report["result"], "duration_s": report["duration_s"]}
+        journal.append({**last, "error": report["error"]} if report["error"] else last)
+    return report, write(state_directory, report)["html"]
