@@ -147,7 +147,7 @@ def _patiently(
             seconds = context.budget("index_timeout_s")
             error.message = f"{context.doing} hit its time limit of {seconds} s at constraint {_full(constraint)} (SQLSTATE {exc.pgcode})"
             error.args = (error.message,)
-            error.hint = "Raise budgets.index_timeout in its migration.yml."
+            error.hint = "Raise budgets.index_timeout_s in its migration.yml."
             error.extra["reason"] = "time_limit"
         raise error from None
 

@@ -321,7 +321,7 @@ def _build_error(context: StepContext, exc: psycopg2.Error, conn: Connection, in
             f"its remains were dropped (SQLSTATE {exc.pgcode})"
         )
         error.args = (error.message,)
-        error.hint = "Run it again in a quiet period, or raise budgets.index_timeout in its migration.yml."
+        error.hint = "Run it again in a quiet period, or raise budgets.index_timeout_s in its migration.yml."
         error.extra["reason"] = "time_limit"
     return error
 

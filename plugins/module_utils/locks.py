@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import psycopg2
@@ -420,7 +421,7 @@ def with_patience(
                 f"nothing of it was done. It was blocked by {named}.",
                 sqlstate=state,
                 database=database,
-                hint="End or wait for the sessions named, then run it again; or raise budgets.lock_budget.",
+                hint="End or wait for the sessions named, then run it again; or raise budgets.lock_budget_s.",
                 extra={"reason": "lock_wait", "blockers": [session.as_dict() for session in blockers]},
             )
         if blockers:
@@ -428,7 +429,7 @@ def with_patience(
         sleep(min(backoff * (0.5 + jitter()), max(0.0, deadline - clock())))
         backoff = min(backoff * 2, BACKOFF_LAST_S)
         _wait_until_gone(
-            lambda held=blockers: watch.still_there(held),
+            partial(watch.still_there, blockers),
             deadline,
             f"{doing}: waiting for",
             control,

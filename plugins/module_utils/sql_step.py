@@ -131,7 +131,7 @@ def statement_error(context: StepContext, exc: psycopg2.Error, statement: Mappin
         seconds = context.budget("statement_timeout_s")
         error.message = f"{context.doing} hit its time limit of {seconds} s at {existing.location(statement)} (SQLSTATE {exc.pgcode})"
         error.args = (error.message,)
-        error.hint = "Split the step, or raise budgets.statement_timeout in its migration.yml."
+        error.hint = "Split the step, or raise budgets.statement_timeout_s in its migration.yml."
         error.extra["reason"] = "time_limit"
     return error
 

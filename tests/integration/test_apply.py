@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+"""Applying versions: in order, atomic, resumable, the ledger tells the truth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, ledger, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect, fetch_all, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from support.tree import TestTree
+
+V1, V2, V3 = "20260101000001", "20260101000002", "20260101000003"
+
+
+@pytest.fixture
+def tree(tmp_path: Any) -> TestTree:
+    tree = TestTree(tmp_path / "sql")
+    tree.add_sql(
+        V1,
+        "create_people",
+        "CREATE TABLE public.people (id integer PRIMARY KEY, name varchar(20) NOT NULL DEFAULT 'x');\n",
+        "DROP TABLE public.people;\n",
+    )
+    tree.add_sql(
+        V2,
+        "add_age",
+        "ALTER TABLE public.people ADD COLUMN age integer;\n",
+        "ALTER TABLE public.people DROP COLUMN age;\n",
+    )
+    return tree
+
+
+def way(run_id: str = "20260101T000000Z-000001", **more: Any) -> migrate.Way:
+    return migrate.Way(ledger.Run(run_id, "migrate", "local", "tester", "ops-1"), **more)
+
+
+def rows(target: Any, query: str) -> list[dict[str, Any]]:
+    conn = connect(target, application_name="test")
+    try:
+        return fetch_all(conn, query)
+    finally:
+        conn.close()
+
+
+def test_applies_every_pending_version_in_order(target: Any, tree: TestTree) -> None:
+    result = migrate.apply(target, tree.render(), Selection(), way())
+    assert [item["version"] for item in result["applied"]] == [V1, V2]
+    assert rows(target, "SELECT version, state FROM pgops.migration ORDER BY 1") == [
+        {"version": V1, "state": "applied"},
+        {"version": V2, "state": "applied"},
+    ]
+    assert rows(target, "SELECT count(age) AS n FROM public.people") == [{"n": 0}]
+
+
+def test_a_second_run_does_nothing_and_writes_nothing(target: Any, tree: TestTree) -> None:
+    migrate.apply(target, tree.render(), Selection(), way())
+    before = rows(target, "SELECT (SELECT count(*) FROM pgops.audit) AS a, (SELECT count(*) FROM pgops.run) AS r")
+    result = migrate.apply(target, tree.render(), Selection(), way("20260101T000000Z-000002"))
+    assert result["applied"] == []
+    assert (
+        rows(target, "SELECT (SELECT count(*) FROM pgops.audit) AS a, (SELECT count(*) FROM pgops.run) AS r") == before
+    )
+
+
+def test_target_is_a_bound_and_steps_a_number(target: Any, tree: TestTree) -> None:
+    tree.add_sql(
+        V3, "add_city", "ALTER TABLE public.people ADD COLUMN city text;", "ALTER TABLE public.people DROP COLUMN city;"
+    )
+    first = migrate.apply(target, tree.render(), Selection(target=V1), way())
+    assert [item["version"] for item in first["applied"]] == [V1]
+    assert first["later"] == [V2, V3]
+    second = migrate.apply(target, tree.render(), Selection(steps=1), way())
+    assert [item["version"] for item in second["applied"]] == [V2]
+    with pytest.raises(PgopsError, match="no version 20260101000009.*nearest is"):
+        migrate.apply(target, tree.render(), Selection(target="20260101000009"), way())
+
+
+def test_preview_shows_the_exact_sql_and_writes_nothing(target: Any, tree: TestTree) -> None:
+    told = migrate.preview(target, tree.render(), Selection())
+    assert "CREATE TABLE public.people (id integer PRIMARY KEY" in told["prepared"]
+    assert [item["version"] for item in told["pending"]] == [V1, V2]
+    assert rows(target, "SELECT nspname FROM pg_namespace WHERE nspname = 'pgops'") == []
+    assert rows(target, "SELECT relname FROM pg_class WHERE relname = 'people'") == []
+
+
+def test_a_failing_statement_leaves_nothing_of_its_step_and_says_where(target: Any, tree: TestTree) -> None:
+    tree.add_sql(
+        V3,
+        "break_it",
+        "INSERT INTO public.people (id) VALUES (1);\n\nALTER TABLE public.nobody ADD COLUMN x integer;\n",
+        "SELECT 1;\n",
+    )
+    with pytest.raises(PgopsError) as caught:
+        migrate.apply(target, tree.render(), Selection(), way())
+    error = caught.value
+    assert error.sqlstate == "42P01"
+    assert error.location == f"{V3}_break_it/up.sql.j2:3"
+    assert "ALTER TABLE public.nobody" in (error.statement or "")
+    assert error.extra["applied"] == [V1, V2]
+    assert error.extra["not_applied"] == [V3]
+    assert (error.extra["step"], error.extra["steps"]) == (1, 1)
+    assert f"Applied in this run: {V1}, {V2}; not applied: {V3} (stopped at step 1 of 1)." in error.message
+    assert rows(target, "SELECT count(*) AS n FROM public.people") == [{"n": 0}]
+    assert rows(target, f"SELECT state, failed_step, reason FROM pgops.migration WHERE version = '{V3}'") == [
+        {"state": "failed", "failed_step": 1, "reason": "failed"}
+    ]
+
+
+def test_a_failed_version_goes_on_at_its_step_with_the_mended_file(target: Any, tree: TestTree) -> None:
+    steps = [
+        {"sql": {"up": "one.sql.j2", "down": "one_down.sql.j2"}},
+        {"sql": {"up": "two.sql.j2", "down": "two_down.sql.j2"}},
+    ]
+    files = {
+        "one.sql.j2": "INSERT INTO public.people (id) VALUES (1);",
+        "one_down.sql.j2": "DELETE FROM public.people WHERE id = 1;",
+        "two.sql.j2": "INSERT INTO public.people (id, nom) VALUES (2);",
+        "two_down.sql.j2": "DELETE FROM public.people WHERE id = 2;",
+    }
+    path = tree.add(V3, "two_steps", steps, files)
+    with pytest.raises(PgopsError, match="Step 2 of 2"):
+        migrate.apply(target, tree.render(), Selection(), way())
+    (path / "one.sql.j2").write_text("INSERT INTO public.people (id) VALUES (7);")
+    with pytest.raises(PgopsError, match="step 1, which is done already, was edited"):
+        migrate.apply(target, tree.render(), Selection(), way())
+    (path / "one.sql.j2").write_text(files["one.sql.j2"])
+    (path / "two.sql.j2").write_text("INSERT INTO public.people (id, name) VALUES (2, 'y');")
+    result = migrate.apply(target, tree.render(), Selection(), way())
+    assert [(item["version"], item["resumed"]) for item in result["applied"]] == [(V3, True)]
+    assert rows(target, "SELECT id FROM public.people ORDER BY 1") == [{"id": 1}, {"id": 2}]
+
+
+def test_an_error_at_commit_is_told_too(target: Any, tree: TestTree) -> None:
+    tree.add_sql(
+        V3,
+        "deferred",
+        "CREATE TABLE public.pets (id integer PRIMARY KEY, owner integer REFERENCES public.people DEFERRABLE INITIALLY DEFERRED);"
+        "INSERT INTO public.pets VALUES (1, 99);",
+        "DROP TABLE public.pets;",
+    )
+    with pytest.raises(PgopsError) as caught:
+        migrate.apply(target, tree.render(), Selection(), way())
+    assert caught.value.sqlstate == "23503"
+    assert "99" not in caught.value.message
+    assert rows(target, "SELECT relname FROM pg_class WHERE relname = 'pets'") == []
+
+
+def test_an_object_that_is_there_with_the_same_definition_is_skipped_and_told(
+    target: Any, tree: TestTree, superuser_connection: Any
+) -> None:
+    with superuser_connection.cursor() as cursor:
+        cursor.execute(
+            "SET ROLE white_cross_owner; CREATE TABLE people (id int NOT NULL, name character varying(20) DEFAULT 'x' NOT NULL,"
+            "age int4, CONSTRAINT people_pkey PRIMARY KEY (id))"
+        )
+    result = migrate.apply(target, tree.render(), Selection(), way())
+    assert [item["skipped"] for item in result["applied"]] == [["table public.people"], ["column public.people.age"]]
+
+
+@pytest.mark.parametrize(
+    ("existing", "told"),
+    [
+        (
+            "(id int PRIMARY KEY, name text NOT NULL DEFAULT 'x')",
+            "column name: wanted character varying\\(20\\), found text",
+        ),
+        ("(id int PRIMARY KEY, name varchar(20) DEFAULT 'x')", "column name: wanted NOT NULL, found NULL"),
+        (
+            "(id int PRIMARY KEY, name varchar(20) NOT NULL)",
+            "column name default: wanted 'x'::character varying, found none",
+        ),
+        (
+            "(id int, name varchar(20) NOT NULL DEFAULT 'x')",
+            "column id: wanted NOT NULL, found NULL; constraint people_pkey",
+        ),
+        ("(id int PRIMARY KEY)", "column name: wanted character varying\\(20\\), found none"),
+        (
+            "(id int PRIMARY KEY, name varchar(20) NOT NULL DEFAULT 'x', zip text)",
+            "column zip: wanted none, found text",
+        ),
+    ],
+)
+def test_an_object_with_another_definition_is_refused(
+    target: Any, tree: TestTree, superuser_connection: Any, existing: str, told: str
+) -> None:
+    with superuser_connection.cursor() as cursor:
+        cursor.execute(f"SET ROLE white_cross_owner; CREATE TABLE people {existing}")
+    with pytest.raises(
+        PgopsError, match=f"table public.people exists already with another definition: .*{told}"
+    ) as caught:
+        migrate.apply(target, tree.render(), Selection(), way())
+    assert caught.value.location == f"{V1}_create_people/up.sql.j2:1"
+
+
+def test_enum_values_are_compared_in_order(target: Any, tmp_path: Any, superuser_connection: Any) -> None:
+    tree = TestTree(tmp_path / "enum")
+    tree.add_sql(V1, "make_role", """CREATE TYPE public."Role" AS ENUM ('A', 'B');""", 'DROP TYPE public."Role";')
+    tree.add_sql(
+        V2, "add_role", """ALTER TYPE public."Role" ADD VALUE IF NOT EXISTS 'C';""", "SELECT 1;",
+        rollback={"safety": "partial", "stays": "the value C"},
+    )  # fmt: skip
+    with superuser_connection.cursor() as cursor:
+        cursor.execute("""SET ROLE white_cross_owner; CREATE TYPE "Role" AS ENUM ('A', 'B', 'C')""")
+    result = migrate.apply(target, tree.render(), Selection(), way())
+    assert [item["skipped"] for item in result["applied"]] == [["type public.Role"], ["enum value public.Role.C"]]
+    other = TestTree(tmp_path / "other")
+    other.add_sql(V1, "make_role", """CREATE TYPE public."Role" AS ENUM ('B', 'A');""", 'DROP TYPE public."Role";')
+    with superuser_connection.cursor() as cursor:
+        cursor.execute("DROP SCHEMA pgops CASCADE")
+    with pytest.raises(PgopsError, match="values: wanted B, A; found A, B, C"):
+        migrate.apply(target, other.render(), Selection(), way())
+
+
+@pytest.mark.parametrize("rule", ["CASCADE", "SET NULL"])
+def test_a_foreign_key_with_another_rule_is_refused(
+    target: Any, tree: TestTree, superuser_connection: Any, rule: str
+) -> None:
+    tree.add_sql(
+        V3,
+        "pets",
+        "CREATE TABLE public.pets (id integer PRIMARY KEY, owner integer);\n"
+        "ALTER TABLE public.pets ADD CONSTRAINT pets_owner FOREIGN KEY (owner) REFERENCES public.people (id) ON DELETE CASCADE;",
+        "DROP TABLE public.pets;",
+    )
+    migrate.apply(target, tree.render(), Selection(target=V2), way())
+    with superuser_connection.cursor() as cursor:
+        cursor.execute(
+            "SET ROLE white_cross_owner; CREATE TABLE pets (id int PRIMARY KEY, owner int,"
+            f"CONSTRAINT pets_owner FOREIGN KEY (owner) REFERENCES people ON DELETE {rule})"
+        )
+    if rule == "CASCADE":
+        result = migrate.apply(target, tree.render(), Selection(), way())
+        assert result["applied"][0]["skipped"] == ["table public.pets", "constraint public.pets.pets_owner"]
+    else:
+        with pytest.raises(PgopsError, match="wanted FOREIGN KEY .* ON DELETE CASCADE, found .* ON DELETE SET NULL"):
+            migrate.apply(target, tree.render(), Selection(), way())
+
+
+@pytest.mark.parametrize(
+    ("change", "moved"),
+    [
+        ("CREATE TABLE public.stranger (id integer)", "the catalog"),
+        ("UPDATE pgops.migration SET checksum = 'x'", "the ledger"),
+    ],
+)
+def test_what_moved_since_the_backup_is_refused_and_named(
+    target: Any, tree: TestTree, superuser_connection: Any, change: str, moved: str
+) -> None:
+    migrate.apply(target, tree.render(), Selection(target=V1), way())
+    state = migrate.preview(target, tree.render(), Selection())["state"]
+    with superuser_connection.cursor() as cursor:
+        cursor.execute(change)
+    migrations = tree.render()
+    if moved == "the ledger":
+        migrations[0]["checksum"] = "x"
+    with pytest.raises(PgopsError, match=f"since its backup was proved, {moved}.*moved"):
+        migrate.apply(target, migrations, Selection(), way(), expected=state)
+    assert rows(target, f"SELECT 1 AS x FROM pgops.migration WHERE version = '{V2}'") == []
+
+
+def test_other_rendered_sql_than_the_planned_one_is_refused(target: Any, tree: TestTree) -> None:
+    state = migrate.preview(target, tree.render(), Selection())["state"]
+    tree.add_sql(
+        V2, "add_age", "ALTER TABLE public.people ADD COLUMN age bigint;", "ALTER TABLE public.people DROP COLUMN age;"
+    )
+    with pytest.raises(PgopsError, match="the rendered SQL of the pending versions moved"):
+        migrate.apply(target, tree.render(), Selection(), way(), expected=state)
+    assert migrate.apply(target, tree.render(), Selection(), way())["applied"]
+
+
+def test_the_same_state_is_not_refused(target: Any, tree: TestTree) -> None:
+    state = migrate.preview(target, tree.render(), Selection())["state"]
+    assert migrate.apply(target, tree.render(), Selection(), way(), expected=state)["applied"]
+
+
+def test_a_statement_that_hits_its_time_limit_is_told_apart(target: Any, tree: TestTree) -> None:
+    tree.add_sql(V3, "slow", "SELECT pg_sleep(5);", "SELECT 1;", budgets={"statement_timeout_s": 1})
+    with pytest.raises(PgopsError, match="hit its time limit of 1 s") as caught:
+        migrate.apply(target, tree.render(), Selection(), way())
+    assert caught.value.extra["reason"] == "time_limit"
+    assert "Split the step" in (caught.value.hint or "")
+
+
+def test_statements_outside_one_transaction_go_on_where_they_stopped(target: Any, tree: TestTree) -> None:
+    path = tree.add_sql(
+        V3,
+        "several",
+        "INSERT INTO public.people (id) VALUES (1);\nINSERT INTO public.people (nom) VALUES (2);",
+        "DELETE FROM public.people WHERE id IN (1, 2);",
+        transaction=False,
+    )
+    with pytest.raises(PgopsError):
+        migrate.apply(target, tree.render(), Selection(), way())
+    assert rows(target, "SELECT count(*) AS n FROM public.people") == [{"n": 1}]
+    assert rows(target, f"SELECT progress->'statements' AS n FROM pgops.step WHERE version = '{V3}'") == [{"n": 1}]
+    del path
+
+
+def test_the_ledger_moves_no_fingerprint(target: Any, tree: TestTree) -> None:
+    conn = connect(target, application_name="test")
+    before = catalog.fingerprint(catalog.inventory(conn))
+    ledger.ensure(conn)
+    assert catalog.fingerprint(catalog.inventory(conn)) == before
+    assert fetch_one(conn, "SELECT count(*) AS n FROM pgops.migration") == {"n": 0}
+    conn.close()
