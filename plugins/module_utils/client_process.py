@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""pg_dump and pg_restore as child processes: followed, ended with us, their messages kept without row contents."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from typing import IO, Callable
+
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+
+KEPT_LINES = 40
+LINE_LIMIT = 300  # characters of one message
+END_SECONDS = 10.0  # how long a client may take to cancel its workers before it is killed
+# Becomes the client, after it has asked the kernel for SIGTERM at its parent's death: a pg_dump that outlives its killed
+# parent would write on into a folder that the next run removes. In a process of its own and not in preexec_fn, which may
+# deadlock where there are threads.
+_STARTER = """
+import ctypes, os, signal, sys
+if sys.platform.startswith("linux"):
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+# A client's own message, the server's primary message behind it, and the first line of the command that failed. DETAIL
+# and CONTEXT (`COPY students, line 5: "…"`) repeat rows and are left out.
+_TOLD = re.compile(r"^pg_\w+: (error|warning|detail|hint): |^(ERROR|FATAL|PANIC): |^Command was: ")
+_UNTOLD = re.compile(r"\b(DETAIL|CONTEXT|QUERY|STATEMENT): ")
+# `invalid input syntax for type integer: "Ann …"`: the value is the end of the message.
+_VALUE = re.compile(r': ".*$')
+
+
+def told_line(line: str) -> str | None:
+    """:return: a line of a client's error output as it may be shown, or None where it may repeat a row."""
+    if not _TOLD.match(line) or _UNTOLD.search(line):
+        return None
+    return _VALUE.sub(': "…"', line.rstrip())[:LINE_LIMIT]
+
+
+def _dbname(database: str) -> str:
+    # A bare name with a = in it would be taken for a connection string.
+    return "dbname='" + database.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+class ClientProcess:
+    """A running client tool. Start it in the thread that stays until it ends: its death takes the client along."""
+
+    def __init__(
+        self,
+        tool: str,
+        arguments: list[str],
+        target: Target,
+        *,
+        application_name: str,
+        options: dict[str, str] | None = None,
+    ) -> None:
+        """
+        :param tool: absolute path, from ``connection.client_tool``.
+        :param arguments: all but the connection's and the database's.
+        :param application_name: shown in pg_stat_activity for the client and its workers.
+        :param options: settings of the client's sessions (``PGOPTIONS``).
+        """
+        self.name = os.path.basename(tool)
+        environment = {**target.client_environment(), "PGAPPNAME": application_name}
+        if options:
+            environment["PGOPTIONS"] = " ".join(f"-c {name}={value}" for name, value in options.items())
+        self._lines: list[str] = []
+        try:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    "-c",
+                    _STARTER,
+                    str(os.getpid()),
+                    tool,
+                    *target.client_arguments(),
+                    "--dbname",
+                    _dbname(target.database),
+                    *arguments,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=environment,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                umask=0o077,
+            )
+        except OSError as exc:
+            raise PgopsError(f"{tool} cannot be started: {exc.strerror}.") from None
+        self._reader = threading.Thread(target=self._read, args=(self._process.stderr,), daemon=True)
+        self._reader.start()
+
+    def _read(self, stream: IO[str]) -> None:
+        for line in stream:
+            told = told_line(line)
+            if told is not None and len(self._lines) < KEPT_LINES:
+                self._lines.append(told)
+
+    @property
+    def process_id(self) -> int:
+        """The client's process id, for who wants to look."""
+        return self._process.pid
+
+    @property
+    def messages(self) -> list[str]:
+        """What the client said so far, without row contents."""
+        return list(self._lines)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a while. :return: whether the client has ended."""
+        try:
+            self._process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        self._reader.join(timeout=END_SECONDS)
+        return True
+
+    def end(self) -> None:
+        """End the client and its workers if it still runs; SIGTERM makes it cancel their statements."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            if not self.wait(END_SECONDS):
+                self._process.kill()
+                self._process.wait()
+
+    def result(self, doing: str, *, database: str | None = None, hints: Callable[[str], str | None]) -> None:
+        """Look at how the client ended.
+
+        :param hints: gives the hint that fits a message, or None.
+        :raises PgopsError: it was killed or said that it failed; with its messages in ``extra["client_output"]``.
+        """
+        code = self._process.returncode
+        if code == 0:
+            return
+        lines = self.messages
+        if code is not None and code < 0:
+            reason = f"{self.name} was killed by signal {-code} ({signal.Signals(-code).name})"
+        else:
+            reason = first_error(lines) or f"{self.name} ended with {code} and said nothing"
+        raise PgopsError(
+            f"{doing}: {reason}.",
+            database=database,
+            hint=hints("\n".join(lines)),
+            extra={"client_output": lines, "client_exit": code},
+        )
+
+
+def first_error(lines: list[str]) -> str | None:
+    """:return: the most telling line: the server's message where there is one, else the client's first error."""
+    errors = [line for line in lines if ": error: " in line or ": detail: " in line]
+    for line in errors:
+        if re.search(r"\b(ERROR|FATAL|PANIC): ", line):
+            return _plain(line)
+    return _plain(errors[0]) if errors else (_plain(lines[0]) if lines else None)
+
+
+def _plain(line: str) -> str:
+    return re.sub(r"^pg_\w+: (error|detail): ", "", line).rstrip(".")
