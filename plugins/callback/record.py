@@ -96,6 +96,9 @@ class CallbackModule(CallbackBase):
 
         if not ignore_errors:
             failures.note(result._host.get_name(), result._task.get_name(), dict(result._result))
+            if result._result.get("pgops_json"):
+                # lint and new_migration have no run and no report: they have written their own file of pgops_json.
+                self._reported = True
 
     @_never_in_the_way
     def v2_runner_on_unreachable(self, result: Any) -> None:
@@ -112,7 +115,7 @@ class CallbackModule(CallbackBase):
             self._unreachable[host] = sentence
             self._display.display(sentence, color="red", stderr=True)
         command = [f"ansible {host} -m ansible.builtin.ping"]
-        failures.note(host, result._task.get_name(), {"msg": sentence, "next": command})
+        failures.note(host, result._task.get_name(), {"msg": sentence, "next": command, "unreachable": True})
 
     @_never_in_the_way
     def v2_playbook_on_stats(self, stats: Any) -> None:

@@ -185,6 +185,9 @@ def build(
     failures = [row["error"] for row in rows if row["error"]]
     ended = next((event for event in reversed(events) if event.get("event") in ("run_failed", "interrupted")), None)
     cause = failures[0] if failures else error_of(error) if error else None
+    if error and error.get("unreachable"):
+        # The phase knows ssh's words only, the callback says what to do.
+        cause = error_of(error)
     if cause is None and ended is not None and ended.get("error"):
         cause = error_of(ended["error"])
     interrupted = interrupted or bool(ended and ended["event"] == "interrupted")

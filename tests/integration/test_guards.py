@@ -1,0 +1,250 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Each guard, seen to fall: the literal command, one sentence that says what to type, nothing written anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.site import Playbook, Result
+
+# A play of the shape that all plays have; the phase in it would connect, so that a guard that let it through is seen.
+GUARDED = """\
+- name: Guarded
+  hosts: all
+  gather_facts: false
+  any_errors_fatal: true
+  tasks:
+    - name: Guarded
+      block:
+        - name: Guard
+          ansible.builtin.import_role:
+            name: whitecross.pgops.guard
+          tags: [always]
+        - name: Phase
+          ansible.builtin.import_role:
+            name: whitecross.pgops.preflight
+          tags: [preflight]
+      always:
+        - name: Report
+          ansible.builtin.import_role:
+            name: whitecross.pgops.report
+          tags: [always]
+"""
+
+
+@pytest.fixture
+def guarded(playbook: Playbook) -> Playbook:
+    (playbook.folder / "guarded.yml").write_text(GUARDED)
+    return playbook
+
+
+def refused(site: Playbook, result: Result, sentence: str) -> None:
+    """The run ended with that sentence, reached no host and left nothing but the answer it was asked for."""
+    assert result.rc == 2, result.output
+    assert result.json is not None
+    assert result.json["ok"] is False
+    message = result.json["error"]["message"]
+    assert sentence in message
+    assert "\n" not in message
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert result.json["hosts"] == {}
+    assert "health of" not in result.output
+    assert not site.state.exists()
+    assert not site.backups.exists()
+
+
+def test_a_run_that_may_start_does(guarded: Playbook) -> None:
+    result = guarded("guarded.yml", limit="local")
+    assert result.rc == 0, result.output
+    assert result.json["ok"] is True
+    assert result.json["environment"] == "local"
+
+
+def test_no_limit_with_production_in_reach(guarded: Playbook) -> None:
+    result = guarded("guarded.yml", limit=None)
+    refused(
+        guarded,
+        result,
+        "No -l was given and production is in reach; name the environment, type: ansible-playbook guarded.yml -l local",
+    )
+
+
+def test_no_limit_with_one_harmless_environment_in_reach_is_taken(guarded: Playbook) -> None:
+    guarded.write_inventory()
+    result = guarded("guarded.yml", "-i", "inventories/local.yml", limit=None)
+    assert result.rc == 0, result.output
+
+
+def test_no_limit_with_production_alone(guarded: Playbook) -> None:
+    result = guarded("guarded.yml", "-i", "inventories/production.yml", limit=None)
+    refused(guarded, result, "No -l was given and production is in reach")
+
+
+def test_limit_all(guarded: Playbook) -> None:
+    refused(guarded, guarded("guarded.yml", limit="all"), "-l all names no environment")
+
+
+def test_a_limit_that_spans_two_environments(guarded: Playbook) -> None:
+    result = guarded("guarded.yml", limit="local,staging")
+    refused(
+        guarded,
+        result,
+        "-l local,staging reaches two environments, local and staging; a run has one, type: ansible-playbook guarded.yml -l local",
+    )
+
+
+def test_a_limit_that_names_something_unknown_beside_an_environment(guarded: Playbook) -> None:
+    refused(guarded, guarded("guarded.yml", limit="local,stagign"), "-l names stagign, which is no environment")
+
+
+def test_a_limit_that_names_an_unknown_environment_alone_reaches_nothing(guarded: Playbook) -> None:
+    result = guarded("guarded.yml", limit="prodution")
+    assert result.rc == 1
+    assert "leaves us with no hosts to target" in result.output
+    assert not guarded.state.exists()
+
+
+def test_a_host_in_two_environments(guarded: Playbook) -> None:
+    guarded.hosts["staging"]["production-1"] = {}
+    result = guarded("guarded.yml", limit="production-1")
+    refused(
+        guarded, result, "Host production-1 is in two environments, staging and production; take it out of all but one"
+    )
+
+
+def test_a_host_in_no_known_environment(guarded: Playbook) -> None:
+    guarded.hosts["qa"] = {"qa-1": {}}
+    refused(
+        guarded,
+        guarded("guarded.yml", limit="qa"),
+        "Host qa-1 is in no environment; put it into one of the groups local, staging and production",
+    )
+
+
+def test_an_environment_of_ones_own_is_taken_when_it_is_named(guarded: Playbook) -> None:
+    guarded.hosts["qa"] = {"qa-1": {"pgops_environments": ["local", "qa", "staging", "production"]}}
+    result = guarded("guarded.yml", limit="qa")
+    assert result.rc == 0, result.output
+    assert result.json["environment"] == "qa"
+
+
+def test_a_misspelt_shared_variable(guarded: Playbook) -> None:
+    result = guarded("guarded.yml", pgops_databse="other")
+    refused(guarded, result, "pgops_databse (did you mean pgops_database?) is no variable of this collection")
+
+
+def test_a_misspelt_role_variable(guarded: Playbook) -> None:
+    result = guarded("guarded.yml", preflight_wave=[])
+    refused(guarded, result, "preflight_wave (did you mean preflight_waive?) is no variable of this collection")
+
+
+def test_a_misspelt_variable_in_the_inventory_of_one_host(guarded: Playbook) -> None:
+    guarded.hosts["local"] = {"local-1": {}, "local-2": {"pgops_ssl_mode": "require"}}
+    refused(
+        guarded,
+        guarded("guarded.yml"),
+        "pgops_ssl_mode (did you mean pgops_sslmode?) is no variable of this collection (set for local-2)",
+    )
+
+
+def test_an_unknown_phase(guarded: Playbook) -> None:
+    refused(
+        guarded,
+        guarded("guarded.yml", pgops_phases=["plan", "aply"]),
+        "pgops_phases names aply, which is no phase; choose from",
+    )
+
+
+def test_no_database(guarded: Playbook) -> None:
+    refused(guarded, guarded("guarded.yml", pgops_database=""), "pgops_database is not set for local-1")
+
+
+@pytest.mark.parametrize(
+    ("patch", "sentence"),
+    [
+        (
+            "import ansible.release; ansible.release.__version__ = '2.16.14'",
+            "ansible-core 2.16.14 is too old, 2.17 or later is needed",
+        ),
+        (
+            "import sys, ansible.cli; sys.version_info = (3, 10, 14, 'final', 0)",
+            "Python 3.10 on the controller is too old, 3.11 or later",
+        ),
+    ],
+    ids=["ansible-core", "python"],
+)
+def test_a_controller_that_is_too_old(guarded: Playbook, tmp_path: Path, patch: str, sentence: str) -> None:
+    """An old Ansible is played by patching the version of this one as it starts; everything else is the real command."""
+    (tmp_path / "patch").mkdir()
+    (tmp_path / "patch" / "sitecustomize.py").write_text(patch)
+    guarded.write_inventory()
+    done = subprocess.run(
+        guarded.command("guarded.yml"),
+        cwd=guarded.folder,
+        env={**guarded.environment(), "PYTHONPATH": str(tmp_path / "patch")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert sentence in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not guarded.state.exists()
+
+
+def test_hosts_that_cannot_be_reached(guarded: Playbook) -> None:
+    guarded.hosts["staging"] = {
+        "staging-1": {
+            "ansible_connection": "ssh",
+            "ansible_host": "127.0.0.1",
+            "ansible_port": 9,
+            "ansible_ssh_common_args": "-o BatchMode=yes",
+        }
+    }
+    result = guarded("guarded.yml", limit="staging")
+    assert result.rc == 4, result.output
+    assert "Host staging-1 cannot be reached" in result.output
+    assert "type: ansible staging-1 -m ansible.builtin.ping" in result.output
+    assert "Traceback" not in result.output
+    # 'always' is skipped for such a host; the callback wrote the end of the run.
+    assert result.json["ok"] is False
+    assert result.json["environment"] == "staging"
+    assert "cannot be reached" in result.json["error"]["message"]
+    assert result.json["error"]["next"] == ["ansible staging-1 -m ansible.builtin.ping"]
+    assert Path(result.json["report"]).is_file()
+
+
+def test_the_run_is_journalled_with_names_of_extra_variables_and_never_values(guarded: Playbook) -> None:
+    result = guarded("guarded.yml", some_secret="hunter2-geheim")
+    journal = guarded.state / "journal" / "local" / f"{result.json['run_id']}.jsonl"
+    began = json.loads(journal.read_text().splitlines()[0])
+    assert began["event"] == "run_started"
+    assert began["playbook"] == "guarded"
+    assert "some_secret" in began["extra_variables"]
+    for folder, _folders, files in os.walk(guarded.state):
+        for name in files:
+            assert "hunter2-geheim" not in (Path(folder) / name).read_text()
+
+
+def test_check_mode_leaves_no_journal_and_no_report(guarded: Playbook) -> None:
+    result = guarded("guarded.yml", "--check")
+    assert result.rc == 0, result.output
+    assert not guarded.state.exists()
+    assert result.json["ok"] is True
+    assert result.json["hosts"]["local-1"][guarded.database]["preflight"]["level"] == "ok"
+
+
+def test_two_hosts_of_one_environment_are_one_run(guarded: Playbook) -> None:
+    guarded.hosts["local"] = {"local-1": {}, "local-2": {}}
+    result = guarded("guarded.yml")
+    assert result.rc == 0, result.output
+    assert sorted(result.json["hosts"]) == ["local-1", "local-2"]
+    assert len(list((guarded.state / "journal" / "local").iterdir())) == 1
