@@ -33,7 +33,7 @@ demo: venv  ## migrate an embedded PostgreSQL with data, end to end (ENV=local|s
 	@.venv/bin/python demo/run.py
 
 stop:  ## stop the demo's PostgreSQL
-	@[ ! -x .venv/bin/python ] || .venv/bin/python demo/run.py --stop
+	@[ -z "$(PYTHON)" ] || "$(PYTHON)" demo/run.py --stop
 
 clean:  ## remove what demo and test made in this folder: .venv, .local, caches
 	@[ ! -x .venv/bin/python ] || .venv/bin/python demo/run.py --clean

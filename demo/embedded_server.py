@@ -159,6 +159,7 @@ class EmbeddedServer:
         self._first_port = first_port
         self._say = say
         self._process: subprocess.Popen[bytes] | None = None
+        self._held: IO[bytes] | None = None
 
     # What lies where
 
@@ -206,8 +207,9 @@ class EmbeddedServer:
         """Make the cluster when missing and start the server; return False when it runs already."""
         with _said(f"Starting the server in {self.directory}"), self._lock():
             self._init()
-            if self._running() is not None:
-                self._write_access(self.port)
+            pid = self._running()
+            if pid is not None:
+                self._adopt(pid)
                 return False
             self._start()
             return True
@@ -349,8 +351,10 @@ class EmbeddedServer:
             capture_output=True,
             text=True,
             check=False,
-            # Ctrl-C ends this program, which removes the half; initdb must not print its own goodbye in between.
+            # Ctrl-C ends this program; initdb must not print its own goodbye in between.
             start_new_session=True,
+            # It shares the lock: when this program is killed, the next one waits for its end before it clears up.
+            pass_fds=() if self._held is None else (self._held.fileno(),),
             **account.arguments(),
         )
         if done.returncode != 0:
@@ -561,6 +565,11 @@ class EmbeddedServer:
             if process.poll() is not None:
                 self._process = None
                 complaint = self._complaint(begin)
+                pid = self._running()
+                if pid is not None:
+                    # A run that was killed just after it had started the server: that one is as good.
+                    self._adopt(pid)
+                    return True
                 if "could not bind" in complaint or "could not create any TCP/IP sockets" in complaint:
                     return False
                 raise ServerError(f"The server in {self.directory} did not start: {complaint}; see {self.log}.")
@@ -571,6 +580,19 @@ class EmbeddedServer:
             f"The server in {self.directory} runs but takes no connections after {START_SECONDS:.0f} s "
             f"(a long recovery?): wait, look at {self.log}, and run it again."
         )
+
+    def _adopt(self, pid: int) -> None:
+        """Wait until the running server takes connections, and write down the port that it really has."""
+        data = Path(os.path.realpath(self.data))
+        deadline = time.monotonic() + START_SECONDS
+        while not self._ready(data, pid):
+            if time.monotonic() > deadline or not _serves(pid, data):
+                raise ServerError(
+                    f"The server in {self.directory} (process {pid}) does not take connections: look at {self.log}, "
+                    "'make stop' ends it."
+                )
+            time.sleep(0.02)
+        self._write_access(int((data / "postmaster.pid").read_text().splitlines()[3]))
 
     @staticmethod
     def _ready(data: Path, pid: int) -> bool:
@@ -615,8 +637,11 @@ class EmbeddedServer:
             time.sleep(0.1)
         with contextlib.suppress(FileNotFoundError, ValueError, IndexError):
             pid = int((data / "postmaster.pid").read_text().splitlines()[0])
-            if _alive(pid) and not _serves(pid, data):
-                self._say(f"Removing a leftover postmaster.pid: process {pid} is another program now.")
+            # A dead server that nobody waited for (a container without an init) still has its pid, and PostgreSQL would
+            # refuse on its account as well.
+            if _exists(pid) and not _serves(pid, data):
+                if _alive(pid):
+                    self._say(f"Removing a leftover postmaster.pid: process {pid} is another program now.")
                 (data / "postmaster.pid").unlink()
 
     def _stop(self) -> bool:
@@ -668,7 +693,6 @@ class EmbeddedServer:
     def _lock(self) -> Iterator[None]:
         """One process at a time makes, starts or stops; the lock goes with its holder, so a killed one leaves none."""
         self._make_directory()
-        handle: IO[bytes]
         with open(self.directory / "lock", "ab") as handle:
             deadline = time.monotonic() + START_SECONDS
             while True:
@@ -681,7 +705,11 @@ class EmbeddedServer:
                             f"Another process makes or starts the server in {self.directory}: wait for it."
                         ) from None
                     time.sleep(0.1)
-            yield
+            self._held = handle
+            try:
+                yield
+            finally:
+                self._held = None
 
 
 def _write(path: Path, text: str, mode: int) -> None:
@@ -705,13 +733,19 @@ def _user_name(uid: int) -> str:
         return f"user {uid}"
 
 
-def _alive(pid: int) -> bool:
+def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
+    return True
+
+
+def _alive(pid: int) -> bool:
+    if not _exists(pid):
+        return False
     with contextlib.suppress(OSError):
         # A server that this very process started and that ended is a zombie until it is asked for.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
