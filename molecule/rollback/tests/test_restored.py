@@ -1,0 +1,31 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The database is the one of the backup; the failed one is kept under another name."""
+
+from __future__ import annotations
+
+from support.hosts import databases, query, value
+
+
+def failed(host):
+    (name,) = [name for name in databases(host) if name not in ("postgres", "white_cross")]
+    return name
+
+
+def test_the_database_is_as_it_was_before_the_last_migration(host):
+    applied = query(host, "SELECT version FROM pgops.migration WHERE state = 'applied'")
+    assert len(applied) == 4
+    columns = "SELECT attname FROM pg_attribute WHERE attrelid = 'incident_reports'::regclass AND attname = 'status' AND NOT attisdropped"
+    assert query(host, columns) == []
+    assert value(host, "SELECT count(*) FROM students") > 0
+
+
+def test_the_failed_database_is_kept_with_the_later_writes(host):
+    assert failed(host).startswith("white_cross")
+    connect = "SELECT datallowconn FROM pg_database WHERE datname = '%s'" % failed(host)
+    assert query(host, connect, "postgres") in ([[True]], [[False]])
+
+
+def test_the_application_can_connect_again_and_owner_and_rights_are_those_of_before(host):
+    row = query(host, "SELECT datallowconn, datconnlimit, datdba::regrole::text FROM pg_database WHERE datname = 'white_cross'")
+    assert row == [[True, -1, "white_cross_owner"]]

@@ -1,0 +1,35 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Asking the database of a Molecule host, as its superuser, past everything that a playbook says of itself."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+
+def major(host: Any) -> int:
+    """The PostgreSQL major of the host's one cluster."""
+    return int(host.run("pg_lsclusters --no-header").stdout.split()[0])
+
+
+def query(host: Any, statement: str, database: str = "white_cross") -> list[list[Any]]:
+    """The rows of a SELECT, with JSON's types (number, text, bool, None)."""
+    wrapped = f"SELECT coalesce(json_agg(to_json(ARRAY(SELECT value FROM json_each(to_json(q)))))::text, '[]') FROM ({statement}) AS q"
+    done = host.run(
+        f"runuser -u postgres -- psql --cluster {major(host)}/main --dbname {shlex.quote(database)} "
+        f"--no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1 --command {shlex.quote(wrapped)}"
+    )
+    assert done.rc == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def value(host: Any, statement: str, database: str = "white_cross") -> Any:
+    """The one value of a SELECT of one row and one column."""
+    ((found,),) = query(host, statement, database)
+    return found
+
+
+def databases(host: Any) -> list[str]:
+    return [row[0] for row in query(host, "SELECT datname::text FROM pg_database WHERE NOT datistemplate ORDER BY 1", "postgres")]
