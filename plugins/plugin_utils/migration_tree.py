@@ -187,6 +187,11 @@ class RenderedMigration:
         }
 
 
+def sql_directory(value: str | None) -> Path:
+    """:return: the folder that ``pgops_sql`` names, or the collection's own where it is not set."""
+    return Path(value).expanduser() if value else Path(__file__).resolve().parents[2] / "sql"
+
+
 def files_checksum(files: Mapping[str, Mapping[str, str]]) -> str:
     """:return: sha256 over the sorted names and sha256 of a migration's files; says whether one was edited."""
     text = "".join(f"{name}\0{files[name]['sha256']}\n" for name in sorted(files))
@@ -386,7 +391,7 @@ def _check_keys(
             findings.append(
                 Finding(file, item_line, "wrong-value", f"'{key}' is '{item}'{nearest(str(item), choices)}")
             )
-        elif required and kind in (str, list, dict) and not (item.strip() if kind is str else item):
+        elif required and (not item.strip() if isinstance(item, str) else item in ([], {})):
             findings.append(Finding(file, item_line, "wrong-value", f"'{key}' is empty"))
     return len(findings) == before
 

@@ -107,7 +107,7 @@ def quote(name: str) -> str:
 
 def type_name(node: Any) -> str:
     """:return: a type as ``format_type()`` prints it under ``search_path = public``."""
-    names = [part.sval for part in node.names]
+    names: list[str] = [part.sval for part in node.names]
     if names[0] == "pg_catalog":
         names = names[1:]
     if len(names) == 2 and names[0] == DEFAULT_SCHEMA:
@@ -125,7 +125,7 @@ def type_name(node: Any) -> str:
             text = f"{head}{size} {tail}" if tail.endswith("zone") else f"{text}{size}"
     else:
         text = ".".join(quote(name) for name in names) + (f"({','.join(arguments)})" if arguments else "")
-    return text + "[]" * min(len(node.arrayBounds or ()), 1)
+    return f"{text}[]" if node.arrayBounds else text
 
 
 def parse_expression(text: str) -> Any:
@@ -169,7 +169,7 @@ def clock_use(node: Any) -> str | None:
     g = grammar()
     for item in walk(node):
         if isinstance(item, g.ast.SQLValueFunction):
-            op = item.op.name
+            op = str(item.op.name)
             if any(word in op for word in ("DATE", "TIME")):
                 return op.removeprefix("SVFOP_").removesuffix("_N")
         elif isinstance(item, g.ast.FuncCall):
@@ -487,10 +487,10 @@ def _creates(node: Any) -> dict[str, Any] | None:
 def _alter_creates(node: Any) -> dict[str, Any] | None:
     g = grammar()
     subtype = g.enums.AlterTableType
-    commands = node.cmds or ()
+    commands: tuple[Any, ...] = node.cmds or ()
     if node.objtype != g.enums.ObjectType.OBJECT_TABLE or len(commands) != 1:
         return None
-    (command,) = commands
+    command = commands[0]
     schema, table = _relation(node.relation)
     if command.subtype == subtype.AT_AddColumn:
         column, attached = _column(command.def_)

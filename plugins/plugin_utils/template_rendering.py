@@ -36,7 +36,7 @@ class Rendered:
 class _LineMarks(Extension):
     """Put the template's line number before each line of literal text."""
 
-    def filter_stream(self, stream: TokenStream) -> Iterator[Token]:  # type: ignore[override]
+    def filter_stream(self, stream: TokenStream) -> Iterator[Token]:
         for token in stream:
             if token.type == "data":
                 lines = token.value.split("\n")
