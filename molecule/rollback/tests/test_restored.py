@@ -22,7 +22,7 @@ def test_the_database_is_as_it_was_before_the_last_migration(host):
 
 def test_the_failed_database_is_kept_with_the_later_writes(host):
     assert failed(host).startswith("white_cross")
-    connect = "SELECT datallowconn FROM pg_database WHERE datname = '%s'" % failed(host)
+    connect = f"SELECT datallowconn FROM pg_database WHERE datname = '{failed(host)}'"
     assert query(host, connect, "postgres") in ([[True]], [[False]])
 
 
