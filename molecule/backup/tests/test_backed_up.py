@@ -13,7 +13,7 @@ FOLDER = "/var/backups/pgops/white_cross"
 
 
 def newest(host):
-    return sorted(host.run(f"find {FOLDER} -name manifest.json").stdout.split())[-1].removesuffix("/manifest.json")
+    return max(host.run(f"find {FOLDER} -name manifest.json").stdout.split()).removesuffix("/manifest.json")
 
 
 def test_the_newest_backup_is_proved_with_this_very_manifest(host):
