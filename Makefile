@@ -36,7 +36,7 @@ stop:  ## stop the demo's PostgreSQL
 	@[ -z "$(PYTHON)" ] || "$(PYTHON)" demo/run.py --stop
 
 clean:  ## remove what demo and test made in this folder: .venv, .local, caches
-	@[ ! -x .venv/bin/python ] || .venv/bin/python demo/run.py --clean
+	@[ -z "$(PYTHON)" ] || "$(PYTHON)" demo/run.py --clean
 	@rm -rf .venv .local .ansible build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './collections/*' -prune -exec rm -rf {} +
 
