@@ -1,0 +1,30 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Starts the module verify and shows what passed and what did not; documented in the module of the same name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import verification
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+
+
+class ActionModule(PgopsAction):
+    """Verify; a difference fails the task after everything was shown."""
+
+    PHASE = "verify"
+    MODULE = "verify"
+    LIVE = True
+
+    def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Show one line an object, or one a kind where all passed, and the end in one word."""
+        verbose = boolean(self._task.args.get("verbose", False), strict=False)
+        for database, found in (result.get("databases") or {}).items():
+            for line in verification.screen(database, found, verbose=verbose):
+                self.say(line)
+        if result.get("failed") and result.get("databases"):
+            result.setdefault("next", self.command(task_vars, "verify.yml", "-e", "verify_verbose=true"))
+        return result

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The schema that applied migrations declare, read from a database in which they were run again, and how another differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, constraints, existing, indexes
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, execute
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
+from ansible_collections.whitecross.pgops.plugins.module_utils.scratch import empty_database
+from psycopg2 import sql
+
+FAIL = "fail"
+WARN = "warn"
+NOTICE = "notice"
+
+# An operator tunes these in production, and rightly so; they change speed, not what the data may be.
+_TUNING = frozenset({"statistics", "toast_options", "tablespace", "clustered", "comment", "storage", "compression"})
+# On a declared table these change what a write does, so nobody should find them by accident.
+_CHANGES_WRITES = frozenset({"column", "constraint", "trigger", "rule", "policy"})
+_RELATIONS = frozenset({"table", "view", "materialized view", "foreign table"})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it should be.
+
+    ``level`` is ``fail``, ``warn`` or ``notice``; ``check`` names the check that found it.
+    """
+
+    check: str
+    level: str
+    object: str
+    attribute: str | None
+    expected: Any
+    found: Any
+
+    def as_dict(self) -> dict[str, Any]:
+        """The finding as plain data for a module's result."""
+        return asdict(self)
+
+
+@dataclass
+class Comparison:
+    """``lines`` has one entry for each declared object (R1.20), ``findings`` what differs, ``declared`` the definitions."""
+
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    declared: catalog.Inventory = field(default_factory=dict)
+
+
+def compare(
+    target: Target,
+    conn: Connection,
+    migrations: Sequence[Mapping[str, Any]],
+    *,
+    control: Control,
+    run_id: str | None = None,
+) -> Comparison:
+    """Compare a database with what the migrations declare.
+
+    They are run again, as they were rendered, in an empty database on the scratch server. What is missing or different
+    fails; what nobody declared is told as a notice, or as a warning where it changes writes to a declared table. Owners
+    and privileges are not compared.
+
+    :param conn: a session on the database itself.
+    :param migrations: the rendered migrations that are applied, in order.
+    :raises PgopsError: no scratch database, or a migration that cannot be run again.
+
+    Takes ACCESS SHARE on system catalogs of the database, and no lock on its tables.
+    """
+    found = catalog.inventory(conn)
+    encoding = str(conn.info.parameter_status("server_encoding"))
+    with ExitStack() as stack:
+        scratch = stack.enter_context(empty_database(target, encoding=encoding, run_id=run_id))
+        other = stack.enter_context(closing(connect(scratch, application_name="pgops verify")))
+        forget = control.on_interrupt(other.cancel)
+        try:
+            before = catalog.inventory(other)
+            for migration in migrations:
+                control.check()
+                replay(other, migration)
+            after = catalog.inventory(other)
+            # What an empty database has anyway is not declared, unless a migration changed it.
+            declared = {key: value for key, value in after.items() if before.get(key) != value}
+            differences = catalog.compare(
+                declared, {key: value for key, value in found.items() if key in declared}, reparse=other
+            )
+        finally:
+            forget()
+    strangers = {key: value for key, value in found.items() if key not in after and before.get(key) != value}
+    return _judge(declared, differences, strangers)
+
+
+def _judge(
+    declared: catalog.Inventory, differences: Sequence[catalog.Difference], strangers: catalog.Inventory
+) -> Comparison:
+    comparison = Comparison(declared=declared)
+    lines = _lines(declared)
+    failed: set[str] = set()
+    for difference in differences:
+        level = _level(difference)
+        if difference.kind == "missing":
+            told: tuple[str | None, Any, Any] = (None, "present", "missing")
+            # The columns of a missing table say nothing that the table does not.
+            if level == FAIL and _is_part_of_missing(difference, differences):
+                failed.add(lines[difference.object])
+                continue
+        else:
+            told = (difference.attribute, difference.expected, difference.found)
+        comparison.findings.append(Finding("schema", level, difference.object, *told))
+        if level == FAIL:
+            failed.add(lines[difference.object])
+    tables = {(value["schema"], value["table"]) for key, value in declared.items() if catalog.kind_of(key) == "table"}
+    for key in sorted(strangers):
+        value = strangers[key]
+        kind = catalog.kind_of(key)
+        on_declared = (value.get("schema"), value.get("table")) in tables
+        if kind == "column" and not on_declared:
+            continue  # a notice about the table is enough
+        if kind == "index" and value.get("constraint"):
+            continue  # the constraint itself is told
+        level = WARN if on_declared and kind in _CHANGES_WRITES else NOTICE
+        comparison.findings.append(Finding("schema", level, key, None, "not declared", "present"))
+    for key in sorted(declared):
+        if lines[key] == key:
+            kind = catalog.kind_of(key)
+            if kind == "type":
+                kind = declared[key]["form"]
+            comparison.lines.append({"kind": kind, "object": catalog.name_of(key), "passed": key not in failed})
+    return comparison
+
+
+def _level(difference: catalog.Difference) -> str:
+    if difference.kind == "different":
+        kind = catalog.kind_of(difference.object)
+        if difference.attribute in _TUNING or (difference.attribute == "options" and kind not in ("view", "server")):
+            return WARN
+    elif difference.kind == "missing" and catalog.kind_of(difference.object) == "default privileges":
+        return WARN
+    return FAIL
+
+
+def _lines(declared: catalog.Inventory) -> dict[str, str]:
+    """The object on whose line each declared object is told: a column on its table's, everything else on its own."""
+    relations = {
+        (value["schema"], value["table"]): key for key, value in declared.items() if catalog.kind_of(key) in _RELATIONS
+    }
+    return {
+        key: relations.get((value["schema"], value["table"]), key) if catalog.kind_of(key) == "column" else key
+        for key, value in declared.items()
+    }
+
+
+def _is_part_of_missing(difference: catalog.Difference, differences: Sequence[catalog.Difference]) -> bool:
+    if catalog.kind_of(difference.object) not in ("column", "constraint", "index", "trigger", "policy", "rule"):
+        return False
+    place = (difference.expected["schema"], difference.expected["table"])
+    return any(
+        other.kind == "missing"
+        and catalog.kind_of(other.object) in _RELATIONS
+        and (other.expected["schema"], other.expected["table"]) == place
+        for other in differences
+    )
+
+
+def replay(conn: Connection, migration: Mapping[str, Any]) -> None:
+    """Run the steps of a migration that make objects; on empty tables nothing needs patience.
+
+    What a statement creates and an earlier version has made already is skipped, as it is when a migration is applied.
+    Batches of a backfill and ANALYZE are left out: there are no rows.
+
+    :raises PgopsError: a statement failed.
+    """
+    try:
+        for step in migration["steps"]:
+            if step["kind"] == "sql":
+                if migration.get("transaction", True):
+                    with transaction(conn):
+                        _statements(conn, step["up"])
+                else:
+                    _statements(conn, step["up"])
+            elif step["kind"] == "indexes":
+                for index in step["indexes"]:
+                    _index(conn, index)
+            elif step["kind"] == "validate":
+                for constraint in step["constraints"]:
+                    execute(conn, constraints.validate_statement(constraint))
+    except psycopg2.Error as exc:
+        raise from_psycopg(
+            exc,
+            f"Version {migration['version']} cannot be run again in an empty database, so there is nothing to compare with",
+        ) from None
+
+
+def _statements(conn: Connection, statements: Sequence[Mapping[str, Any]]) -> None:
+    for statement in statements:
+        made = statement.get("creates")
+        if made and not made.get("replace") and existing.present(conn, [made]):
+            continue
+        try:
+            execute(conn, statement["sql"])
+        except psycopg2.Error as exc:
+            location = existing.location(statement)
+            raise from_psycopg(
+                exc,
+                f"The applied statement at {location} cannot be run again in an empty database, so there is nothing to "
+                "compare with",
+                statement=str(statement["sql"]),
+                location=location,
+            ) from None
+
+
+def _index(conn: Connection, index: Mapping[str, Any]) -> None:
+    # A later version may build an index of an earlier one anew.
+    execute(
+        conn,
+        sql.SQL("DROP INDEX IF EXISTS {}").format(sql.Identifier(index.get("schema") or "public", index["name"])),
+    )
+    execute(conn, indexes.create_statement(index, concurrently=False))
+
+
+def check_statements(
+    conn: Connection, migration: Mapping[str, Any], control: Control, limit: int = 100
+) -> list[Finding]:
+    """Run a version's own verification in a read-only transaction; each row it returns is a difference.
+
+    :param limit: how many rows of one statement are told.
+    :return: the differences; a statement that fails, or returns something else than object, expected, found, is one too.
+    """
+    findings = []
+    for statement in migration.get("verify") or []:
+        control.check()
+        location = existing.location(statement) or "a statement without a place"
+        check = f"verify of {migration['version']}"
+        try:
+            with transaction(conn), conn.cursor() as cursor:
+                cursor.execute("SET TRANSACTION READ ONLY")
+                cursor.execute(statement["sql"])
+                rows = cursor.fetchmany(limit) if cursor.description else []
+                more = cursor.rowcount - len(rows)
+                width = len(cursor.description or ())
+        except psycopg2.Error as exc:
+            control.check()
+            error = from_psycopg(exc, location)
+            findings.append(Finding(check, FAIL, location, "statement", "no error", error.message))
+            continue
+        if width != 3:
+            findings.append(Finding(check, FAIL, location, "columns", "object, expected, found", f"{width} columns"))
+            continue
+        for object_name, expected, found in rows:
+            findings.append(Finding(check, FAIL, str(object_name), None, expected, found))
+        if more > 0:
+            findings.append(Finding(check, FAIL, location, "rows", "0", f"{more} more differences"))
+    return findings
+
+
+def ledger_findings(migrations: Sequence[Any]) -> list[Finding]:
+    """Versions that are neither applied nor reverted: the schema is between two states.
+
+    :param migrations: rows of the ledger.
+    """
+    return [
+        Finding(
+            "ledger",
+            FAIL,
+            f"version {row.version}",
+            "state",
+            "applied",
+            row.state + (f" at step {row.failed_step}" if row.failed_step else ""),
+        )
+        for row in migrations
+        if row.state not in ("applied", "reverted")
+    ]

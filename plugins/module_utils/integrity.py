@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Is a database sound in itself: rows without a parent, invalid indexes, constraints that are not in force."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
+from psycopg2 import sql
+
+# Up to how many rows a table is counted for its row count; a larger one is estimated, and told so.
+EXACT_ROWS = 1_000_000
+# How many rows without a parent are named by their key.
+NAMED_ROWS = 10
+
+_USER_SCHEMA = "n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND n.nspname !~ '^pg_(toast_)?temp_'"
+
+# conparentid: the parts of a key on or to a partitioned table follow the one that was declared.
+_FOREIGN_KEYS = f"""
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) || '.' || quote_ident(k.conname) AS name,
+       n.nspname::text AS schema, c.relname::text AS table, c.relkind::text AS kind,
+       pn.nspname::text AS target_schema, p.relname::text AS target_table, p.relkind::text AS target_kind,
+       keys.columns, keys.target_columns, keys.operators, k.confmatchtype = 'f' AS match_full,
+       coalesce((to_jsonb(k) ->> 'conperiod')::boolean, false) AS period, k.convalidated AS validated,
+       (SELECT array_agg(a.attname::text ORDER BY key.place) FROM pg_index AS i
+          CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS key (number, place)
+          JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = key.number
+          JOIN pg_type AS t ON t.oid = a.atttypid AND t.typname IN ('int2', 'int4', 'int8', 'uuid')
+         WHERE i.indrelid = c.oid AND i.indisprimary HAVING count(*) = max(i.indnkeyatts)) AS identity,
+       EXISTS (SELECT FROM pg_index AS i
+                WHERE i.indrelid = c.oid AND i.indisvalid AND i.indnkeyatts >= cardinality(k.conkey)
+                  AND (i.indpred IS NULL
+                       OR (cardinality(k.conkey) = 1 AND pg_get_expr(i.indpred, i.indrelid)
+                           = format('(%I IS NOT NULL)', (keys.columns)[1])))
+                  AND (SELECT array_agg(number ORDER BY number) FROM (SELECT key.number
+                         FROM unnest(i.indkey) WITH ORDINALITY AS key (number, place)
+                        WHERE key.place <= cardinality(k.conkey)) AS leading)
+                    = (SELECT array_agg(number ORDER BY number) FROM unnest(k.conkey) AS number)) AS indexed
+  FROM pg_constraint AS k
+  JOIN pg_class AS c ON c.oid = k.conrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+  JOIN pg_class AS p ON p.oid = k.confrelid JOIN pg_namespace AS pn ON pn.oid = p.relnamespace
+ CROSS JOIN LATERAL (
+       SELECT array_agg(a.attname::text ORDER BY place) AS columns,
+              array_agg(r.attname::text ORDER BY place) AS target_columns,
+              jsonb_agg(jsonb_build_array(opn.nspname, o.oprname) ORDER BY place) AS operators
+         FROM unnest(k.conkey, k.confkey, k.conpfeqop) WITH ORDINALITY AS pair (number, target, operator, place)
+         JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = pair.number
+         JOIN pg_attribute AS r ON r.attrelid = k.confrelid AND r.attnum = pair.target
+         JOIN pg_operator AS o ON o.oid = pair.operator JOIN pg_namespace AS opn ON opn.oid = o.oprnamespace) AS keys
+ WHERE k.contype = 'f' AND k.conparentid = 0 AND {_USER_SCHEMA}
+ ORDER BY 1
+"""
+
+_INVALID_INDEXES = f"""
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name,
+       quote_ident(tn.nspname) || '.' || quote_ident(t.relname) AS table,
+       pg_relation_size(c.oid) AS bytes
+  FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+  JOIN pg_class AS t ON t.oid = i.indrelid JOIN pg_namespace AS tn ON tn.oid = t.relnamespace
+ WHERE NOT (i.indisvalid AND i.indisready AND i.indislive) AND {_USER_SCHEMA}
+ ORDER BY 1
+"""
+
+# A NOT NULL constraint (18) is named by its column: its own name is generated.
+_NOT_IN_FORCE = f"""
+SELECT CASE WHEN k.contype = 'n' THEN 'column ' ELSE 'constraint ' END
+         || quote_ident(n.nspname) || '.' || quote_ident(c.relname) || '.'
+         || CASE WHEN k.contype = 'n' THEN (SELECT quote_ident(a.attname) FROM pg_attribute AS a
+              WHERE a.attrelid = c.oid AND a.attnum = k.conkey[1]) ELSE quote_ident(k.conname) END AS name,
+       CASE WHEN coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true) THEN 'validated' ELSE 'enforced' END AS attribute
+  FROM pg_constraint AS k JOIN pg_class AS c ON c.oid = k.conrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE NOT k.convalidated AND k.conparentid = 0 AND {_USER_SCHEMA}
+ ORDER BY 1
+"""
+
+# A trigger of a foreign key is told as its constraint; each has several.
+_DISABLED_TRIGGERS = f"""
+SELECT DISTINCT CASE WHEN t.tgconstraint <> 0 AND t.tgisinternal THEN 'constraint ' ELSE 'trigger ' END
+         || quote_ident(n.nspname) || '.' || quote_ident(c.relname) || '.'
+         || quote_ident(coalesce((SELECT k.conname FROM pg_constraint AS k
+              WHERE k.oid = t.tgconstraint AND t.tgisinternal), t.tgname)) AS name
+  FROM pg_trigger AS t
+  LEFT JOIN pg_constraint AS fk ON fk.oid = t.tgconstraint AND t.tgisinternal
+  JOIN pg_class AS c ON c.oid = coalesce(fk.conrelid, t.tgrelid) JOIN pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE t.tgenabled = 'D' AND {_USER_SCHEMA}
+ ORDER BY 1
+"""
+
+_ESTIMATES = f"""
+SELECT n.nspname::text AS schema, c.relname::text AS table,
+       quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name,
+       -- reltuples is -1 before the first ANALYZE; pages are always known.
+       CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint
+            ELSE pg_relation_size(c.oid) / current_setting('block_size')::bigint * 100 END AS rows
+  FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {_USER_SCHEMA} AND n.nspname <> 'pgops'
+   AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                      AND d.deptype = 'e')
+"""
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """A foreign key and what its check found.
+
+    ``orphans`` is the number of rows without a parent, None where it could not be read (``error`` says why); ``ids``
+    names at most ten by the values of an integer or uuid primary key, else by ctid. ``indexed``: a valid index leads
+    with its columns.
+    """
+
+    name: str
+    table: str
+    columns: list[str]
+    target: str
+    target_columns: list[str]
+    validated: bool
+    indexed: bool
+    orphans: int | None
+    ids: list[str]
+    error: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The foreign key as plain data for a module's result."""
+        return dict(vars(self))
+
+
+def foreign_keys(conn: Connection, *, control: Control, progress: Progress, database: str) -> list[ForeignKey]:
+    """Count, for every foreign key of the database, the rows without a parent.
+
+    Valid ones are counted too: a disabled trigger, replication, or VALIDATE under row-level security leaves orphans
+    behind a constraint that says it is valid.
+
+    :param conn: a session with ``row_security = off`` whose role reads every row; in autocommit.
+    :return: all foreign keys by name. One that cannot be read has an error, none is left out.
+    :raises Interrupted: asked to end; the statement in hand is cancelled.
+
+    Takes ACCESS SHARE on both tables, one key after the other.
+    """
+    keys = fetch_all(conn, _FOREIGN_KEYS)
+    forget = control.on_interrupt(conn.cancel)
+    found = []
+    try:
+        for number, key in enumerate(keys, 1):
+            control.check()
+            progress.emit("rows without a parent", database=database, done=number, total=len(keys), unit="foreign keys")
+            found.append(_foreign_key(conn, key, control))
+    finally:
+        forget()
+    return found
+
+
+def _foreign_key(conn: Connection, key: Mapping[str, Any], control: Control) -> ForeignKey:
+    orphans: int | None = None
+    ids: list[str] = []
+    error = None
+    source = _orphans(key)
+    try:
+        row = fetch_one(conn, sql.SQL("SELECT count(*) AS number") + source)
+        orphans = int(row["number"]) if row else 0
+        if orphans:
+            # A key of another type may be a name or an e-mail address: then the row's place in the table is told.
+            identity: sql.Composable = sql.SQL(" || '/' || ").join(
+                sql.SQL("child.{}").format(sql.Identifier(name)) for name in key["identity"] or ["ctid"]
+            )
+            query = sql.SQL("SELECT ({})::text AS id").format(identity)
+            rows = fetch_all(conn, query + source + sql.SQL(" ORDER BY 1 LIMIT {}").format(sql.Literal(NAMED_ROWS)))
+            ids = [str(row["id"]) for row in rows]
+    except psycopg2.Error as exc:
+        control.check()
+        error = from_psycopg(exc, f"{key['name']} could not be checked").message
+    return ForeignKey(
+        name=key["name"],
+        table=_quoted(conn, key["schema"], key["table"]),
+        columns=key["columns"],
+        target=_quoted(conn, key["target_schema"], key["target_table"]),
+        target_columns=key["target_columns"],
+        validated=key["validated"],
+        indexed=key["indexed"],
+        orphans=orphans,
+        ids=ids,
+        error=error,
+    )
+
+
+def _quoted(conn: Connection, schema: str, name: str) -> str:
+    plain = f"{schema}.{name}"
+    simple = all(part.isidentifier() and part == part.lower() and part.isascii() for part in (schema, name))
+    return plain if simple else sql.Identifier(schema, name).as_string(conn)
+
+
+def _orphans(key: Mapping[str, Any]) -> sql.Composable:
+    """``FROM child WHERE no parent``. ONLY, since a key does not reach the children of plain inheritance."""
+    child = sql.SQL("" if key["kind"] == "p" else "ONLY ") + sql.Identifier(key["schema"], key["table"])
+    parent = sql.SQL("" if key["target_kind"] == "p" else "ONLY ") + sql.Identifier(
+        key["target_schema"], key["target_table"]
+    )
+    pairs = list(zip(key["columns"], key["target_columns"], key["operators"]))
+    equal: list[sql.Composable] = [
+        sql.SQL("parent.{} OPERATOR({}.{}) child.{}").format(
+            sql.Identifier(target), sql.Identifier(operator[0]), sql.SQL(operator[1]), sql.Identifier(column)
+        )
+        for column, target, operator in pairs
+    ]
+    present: list[sql.Composable] = [
+        sql.SQL("child.{} IS NOT NULL").format(sql.Identifier(column)) for column in key["columns"]
+    ]
+    if key["period"]:
+        # A temporal key (18) wants the parent's periods together to cover the child's.
+        column, target, _operator = pairs[-1]
+        parentless = sql.SQL(
+            "NOT coalesce(child.{} <@ (SELECT range_agg(parent.{}) FROM {} AS parent WHERE {}), false)"
+        ).format(sql.Identifier(column), sql.Identifier(target), parent, sql.SQL(" AND ").join(equal[:-1]))
+    else:
+        parentless = sql.SQL("NOT EXISTS (SELECT FROM {} AS parent WHERE {})").format(
+            parent, sql.SQL(" AND ").join(equal)
+        )
+    where: sql.Composable = sql.SQL("{} AND {}").format(sql.SQL(" AND ").join(present), parentless)
+    if key["match_full"] and len(pairs) > 1:
+        nulls = sql.SQL("num_nulls({})").format(
+            sql.SQL(", ").join(sql.SQL("child.{}").format(sql.Identifier(column)) for column in key["columns"])
+        )
+        where = sql.SQL("({} OR {} BETWEEN 1 AND {})").format(where, nulls, sql.Literal(len(pairs) - 1))
+    return sql.SQL(" FROM {} AS child WHERE {}").format(child, where)
+
+
+def invalid_indexes(conn: Connection) -> list[dict[str, Any]]:
+    """Indexes that no query uses although they cost every write: ``name``, ``table``, ``bytes``. No lock on tables."""
+    return fetch_all(conn, _INVALID_INDEXES)
+
+
+def not_in_force(conn: Connection) -> list[dict[str, Any]]:
+    """Constraints never validated or not enforced: ``name`` (with its kind), ``attribute``. No lock on tables."""
+    return fetch_all(conn, _NOT_IN_FORCE)
+
+
+def disabled_triggers(conn: Connection) -> list[str]:
+    """Triggers that are switched off, and foreign keys whose triggers are, by kind and name. No lock on tables."""
+    return [str(row["name"]) for row in fetch_all(conn, _DISABLED_TRIGGERS)]
+
+
+def row_counts(conn: Connection, *, exact_rows: int = EXACT_ROWS) -> list[dict[str, Any]]:
+    """How many rows each table has, largest first.
+
+    :param exact_rows: tables estimated larger than this are not counted; their number is the planner's estimate.
+    :return: ``name``, ``rows``, ``estimate`` (whether it is one). A table that cannot be read is an estimate.
+    Takes ACCESS SHARE on each table that is counted.
+    """
+    tables = fetch_all(conn, _ESTIMATES)
+    counted = {table["name"]: table for table in tables if table["rows"] <= exact_rows}
+    exact = _count(conn, list(counted.values()))
+    rows = [
+        {
+            "name": table["name"],
+            "rows": exact.get(table["name"], int(table["rows"])),
+            "estimate": table["name"] not in exact,
+        }
+        for table in tables
+    ]
+    return sorted(rows, key=lambda row: (-row["rows"], row["name"]))
+
+
+def _count(conn: Connection, tables: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    counts: list[sql.Composable] = [
+        sql.SQL("SELECT {} AS name, count(*) AS rows FROM ONLY {}").format(
+            sql.Literal(table["name"]), sql.Identifier(table["schema"], table["table"])
+        )
+        for table in tables
+    ]
+    if not counts:
+        return {}
+    try:
+        return {row["name"]: int(row["rows"]) for row in fetch_all(conn, sql.SQL(" UNION ALL ").join(counts))}
+    except psycopg2.errors.InsufficientPrivilege:
+        if len(tables) == 1:
+            return {}
+        # One by one: only the one that cannot be read stays an estimate.
+        found: dict[str, int] = {}
+        for table in tables:
+            found.update(_count(conn, [table]))
+        return found
+
+
+def extensions(conn: Connection) -> list[dict[str, Any]]:
+    """Installed extensions: ``name``, ``version``."""
+    return fetch_all(conn, "SELECT extname::text AS name, extversion AS version FROM pg_extension ORDER BY 1")

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Is the database what its applied migrations say, and is it sound in itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import declared, integrity, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils.catalog import Inventory
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect
+from ansible_collections.whitecross.pgops.plugins.module_utils.declared import FAIL, NOTICE, Finding
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
+
+
+def verify(
+    targets: Mapping[str, Target],
+    *,
+    control: Control | None = None,
+    progress: Progress | None = None,
+    run_id: str | None = None,
+    compare_schema: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """Verify each database.
+
+    :param targets: the databases by name.
+    :param compare_schema: run the applied migrations again in a scratch database and compare; without it (check mode)
+        only the database itself is looked at.
+    :return: by database: ``passed``, ``versions``, ``lines`` (one an object), ``findings``, ``foreign_keys``, ``rows``,
+        ``extensions``.
+    :raises PgopsError: a database cannot be verified, or one did not pass; then ``extra["databases"]`` has all results.
+
+    Takes ACCESS SHARE on the tables it reads. Writes nothing to the databases.
+    """
+    control = control or Control()
+    progress = progress or Progress()
+    databases = {
+        name: verify_database(target, control=control, progress=progress, run_id=run_id, compare_schema=compare_schema)
+        for name, target in targets.items()
+    }
+    failed = {name: result for name, result in databases.items() if not result["passed"]}
+    if failed:
+        name, result = next(iter(failed.items()))
+        first = next(finding for finding in result["findings"] if finding["level"] == FAIL)
+        more = sum(finding["level"] == FAIL for other in failed.values() for finding in other["findings"]) - 1
+        raise PgopsError(
+            f"Verification of {name} failed: {sentence(first)}" + (f", and {more} more" if more else "") + ".",
+            database=name,
+            object_name=first["object"],
+            extra={"databases": databases},
+        )
+    return databases
+
+
+def sentence(finding: Mapping[str, Any]) -> str:
+    """:return: a finding in words: object, expected, found."""
+    what = str(finding["object"]) + (f" ({finding['attribute']})" if finding["attribute"] else "")
+    return f"{what}: expected {_told(finding['expected'])}, found {_told(finding['found'])}"
+
+
+def _told(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "nothing"
+    return " ".join(str(value).split())
+
+
+def verify_database(
+    target: Target,
+    *,
+    control: Control,
+    progress: Progress,
+    run_id: str | None = None,
+    compare_schema: bool = True,
+) -> dict[str, Any]:
+    """Verify one database; see :func:`verify` for what is returned."""
+    name = target.database
+    findings: list[Finding] = []
+    lines: list[dict[str, Any]] = []
+    wanted: Inventory | None = None
+    with closing(connect(target, application_name="pgops verify")) as conn:
+        book = ledger.read(conn)
+        findings += declared.ledger_findings(book.migrations)
+        applied = [ledger.stored(conn, row.version) for row in book.in_state("applied")]
+        if not applied:
+            findings.append(Finding("schema", NOTICE, f"database {name}", None, "applied versions", "none"))
+        elif not compare_schema:
+            findings.append(Finding("schema", NOTICE, f"database {name}", None, "schema compared", "left out"))
+        else:
+            progress.emit("schema against the applied migrations", database=name)
+            comparison = declared.compare(target, conn, applied, control=control, run_id=run_id)
+            findings += comparison.findings
+            lines = comparison.lines
+            wanted = comparison.declared
+        for migration in applied:
+            progress.emit(f"verification of version {migration['version']}", database=name)
+            findings += declared.check_statements(conn, migration, control)
+    # The role that reads backups sees every row, also where a policy hides some from the owner.
+    with closing(connect(target.as_backup(), application_name="pgops verify")) as conn:
+        keys = integrity.foreign_keys(conn, control=control, progress=progress, database=name)
+        findings += _of_foreign_keys(keys)
+        findings += _of_objects(conn, wanted, {(finding.object, finding.attribute) for finding in findings})
+        rows = integrity.row_counts(conn)
+        installed = integrity.extensions(conn)
+    return {
+        "passed": not any(finding.level == FAIL for finding in findings),
+        "versions": [migration["version"] for migration in applied],
+        "lines": lines,
+        "findings": [finding.as_dict() for finding in findings],
+        "foreign_keys": [key.as_dict() for key in keys],
+        "rows": rows,
+        "extensions": installed,
+    }
+
+
+def _of_foreign_keys(keys: Sequence[integrity.ForeignKey]) -> list[Finding]:
+    findings = []
+    for key in keys:
+        columns = ", ".join(key.columns)
+        target = f"{key.target} ({', '.join(key.target_columns)})"
+        if key.orphans is None:
+            findings.append(Finding("orphans", FAIL, f"constraint {key.name}", None, "every row readable", key.error))
+        elif key.orphans:
+            ids = ", ".join(key.ids) + (", ..." if key.orphans > len(key.ids) else "")
+            findings.append(
+                Finding(
+                    "orphans",
+                    FAIL,
+                    f"constraint {key.name}",
+                    f"{key.table} ({columns}) to {target}",
+                    "0 rows without a parent",
+                    f"{key.orphans} (key {ids})",
+                )
+            )
+        if not key.indexed:
+            findings.append(
+                Finding("foreign key index", FAIL, f"constraint {key.name}", None, f"index on ({columns})", "MISSING")
+            )
+    return findings
+
+
+def _of_objects(conn: Connection, wanted: Inventory | None, told: set[tuple[str, str | None]]) -> list[Finding]:
+    """Invalid indexes, constraints not in force, disabled triggers; those that a migration declares so are notices."""
+    findings = []
+    for index in integrity.invalid_indexes(conn):
+        key = f"index {index['name']}"
+        if (key, "valid") not in told:
+            findings.append(
+                _finding("invalid index", key, "valid", "valid", "invalid", _is(wanted, key, "valid", False))
+            )
+    for constraint in integrity.not_in_force(conn):
+        key, attribute = constraint["name"], constraint["attribute"]
+        if (key, attribute) not in told:
+            meant = _is(wanted, key, attribute, False) or _is(wanted, key, "not_null", "not valid")
+            findings.append(_finding("constraint", key, attribute, attribute, f"not {attribute}", meant))
+    for key in integrity.disabled_triggers(conn):
+        attribute = "triggers" if key.startswith("constraint ") else "enabled"
+        if (key, attribute) not in told:
+            meant = _is(wanted, key, "enabled", "disabled")
+            findings.append(_finding("trigger", key, attribute, "enabled", "disabled", meant))
+    return findings
+
+
+def _finding(check: str, key: str, attribute: str, expected: str, found: str, meant: bool) -> Finding:
+    return Finding(check, NOTICE if meant else FAIL, key, attribute, expected, found)
+
+
+def _is(wanted: Inventory | None, key: str, attribute: str, value: Any) -> bool:
+    return wanted is not None and key in wanted and wanted[key].get(attribute) == value

@@ -1,0 +1,132 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: verify
+short_description: Compare a database with what its applied migrations declare
+version_added: 0.1.0
+description:
+  - Runs the applied migrations again, as the ledger keeps them, in an empty database on the scratch server, and compares every object.
+    What is missing or different fails; what no migration declares is told, as a warning where it changes writes to a declared table.
+    Owners and privileges are not compared.
+  - Runs the verification of each applied version.
+  - Counts, for every foreign key of the database, the rows without a parent, and looks for an index that leads with its columns.
+  - Looks for invalid indexes, constraints that are not validated or not enforced, and disabled triggers.
+  - Writes nothing to the databases. In check mode no scratch database is made, so the schema is not compared.
+extends_documentation_fragment:
+  - whitecross.pgops.pgops
+options:
+  compare_schema:
+    description:
+      - Whether the applied migrations are run again and compared. Without it O(restore_user) need not create databases, and
+        drift goes unseen.
+    type: bool
+    default: true
+  verbose:
+    description:
+      - Whether the screen has a line for each object that passed as well. The result is the same.
+    type: bool
+    default: false
+author:
+  - White Cross pgops contributors
+"""
+
+EXAMPLES = r"""
+- name: Verify after a migration
+  whitecross.pgops.verify:
+    databases: [white_cross]
+
+- name: Verify where no scratch database may be made
+  whitecross.pgops.verify:
+    databases: [white_cross]
+    compare_schema: false
+"""
+
+RETURN = r"""
+databases:
+  description: The verification of each database.
+  returned: always
+  type: dict
+  contains:
+    passed:
+      description: Whether nothing failed; warnings and notices do not count.
+      type: bool
+    versions:
+      description: The applied versions whose schema was expected.
+      type: list
+      elements: str
+    lines:
+      description: Each declared object with V(kind), V(object) and V(passed).
+      type: list
+      elements: dict
+    findings:
+      description: What is not as it should be.
+      type: list
+      elements: dict
+      contains:
+        check:
+          description: The check that found it.
+          type: str
+        level:
+          description: V(fail), V(warn) or V(notice).
+          type: str
+        object:
+          description: Kind and name of the object.
+          type: str
+        attribute:
+          description: What of it differs.
+          type: str
+        expected:
+          description: What should be there.
+          type: raw
+        found:
+          description: What is there; counts and ids, never the contents of rows.
+          type: raw
+    foreign_keys:
+      description: Every foreign key with its table, columns, target, rows without a parent and whether an index leads with its columns.
+      type: list
+      elements: dict
+    rows:
+      description: Rows of each table, largest first, and whether the number is an estimate.
+      type: list
+      elements: dict
+    extensions:
+      description: Installed extensions with their versions.
+      type: list
+      elements: dict
+"""
+
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module
+
+
+def main() -> None:
+    """Verify every database and leave with what was found, failed where one did not pass."""
+    module = pgops_module.create_module(
+        {"compare_schema": {"type": "bool", "default": True}, "verbose": {"type": "bool", "default": False}}
+    )
+
+    def work() -> dict[str, Any]:
+        from ansible_collections.whitecross.pgops.plugins.module_utils import verify
+
+        progress, control = pgops_module.job(module)
+        try:
+            databases = verify.verify(
+                pgops_module.targets(module),
+                control=control,
+                progress=progress,
+                run_id=module.params["run_id"],
+                compare_schema=module.params["compare_schema"] and not module.check_mode,
+            )
+        finally:
+            control.stop()
+        return {"changed": False, "databases": databases}
+
+    pgops_module.run(module, work)
+
+
+if __name__ == "__main__":
+    main()
