@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,6 +47,21 @@ MOVED = {
     "catalog_fingerprint": "the catalog (an object was created, changed or dropped)",
     "rendered_checksum": "the rendered SQL of the pending versions",
 }
+
+
+def run_of(run_id: str | None, given: Mapping[str, Any], database: str) -> Run:
+    """:param given: what the controller tells of the run; ``backup`` is by database.
+    :return: the run for the ledger of one database; a module called outside a run gets an id of its own."""
+    backup = given.get("backup") or {}
+    return Run(
+        id=run_id or f"manual-{int(time.time())}-{os.getpid()}",
+        playbook=given.get("playbook"),
+        environment=given.get("environment"),
+        who=given.get("who"),
+        ops_host=given.get("ops_host"),
+        why=given.get("why"),
+        backup=backup.get(database),
+    )
 
 
 @dataclass

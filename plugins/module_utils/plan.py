@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, locks
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Ledger, Migration
+from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Ledger, Migration, read
 
 RISKS = ("low", "medium", "high", "critical")
 
@@ -306,3 +306,34 @@ def _told(row: Migration, running: bool) -> tuple[str, str]:
         "interrupted": "interrupted at",
     }
     return "failed", f"{words.get(row.reason or '', 'failed at')} {of}"
+
+
+def status(
+    target: Target, migrations: Sequence[Mapping[str, Any]], *, prefix: str | None = None, newest_first: bool = False
+) -> dict[str, Any]:
+    """Read where a database is; writes nothing and takes no lock.
+
+    :param prefix: only versions that begin with it.
+    :return: ``versions``, ``counts``, ``running``, ``ledger``, ``ledger_head``.
+    """
+    conn = connect(target, application_name="pgops status")
+    try:
+        found = read(conn)
+        holder = locks.holder(conn)
+    finally:
+        conn.close()
+    rows = status_rows(found, migrations, running=holder is not None)
+    if prefix:
+        rows = [row for row in rows if row["version"].startswith(prefix)]
+    if newest_first:
+        rows.reverse()
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row["state"]] = counts.get(row["state"], 0) + 1
+    return {
+        "versions": rows,
+        "counts": counts,
+        "running": holder.as_dict() if holder else None,
+        "ledger": found.exists,
+        "ledger_head": found.head,
+    }

@@ -8,17 +8,22 @@ By a role without the right ANALYZE warns and succeeds; last_analyze tells the t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
+    Target,
+    connect,
     execute,
     fetch_all,
     fetch_one,
     server_version,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 from psycopg2 import sql
 
 _LAST = """
@@ -86,3 +91,46 @@ def analyze(
             )
         done.append(name)
     return done
+
+
+def refresh(
+    target: Target,
+    tables: Sequence[str] | None,
+    *,
+    run_id: str,
+    progress: Progress,
+    control: Control,
+    check_mode: bool = False,
+) -> dict[str, Any]:
+    """Analyze the tables of a database, all of them where ``tables`` is None, telling how far it is.
+
+    :param tables: ``schema.table`` each.
+    :return: ``analyzed`` (names) and ``seconds``.
+    :raises PgopsError: see :func:`analyze`.
+    :raises Interrupted: asked to end between two tables.
+    """
+    conn = connect(target, application_name=f"pgops {run_id}")
+    started = time.monotonic()
+    try:
+        names = all_tables(conn) if tables is None else [_split(name) for name in tables]
+        if check_mode:
+            return {"analyzed": [".".join(name) for name in names], "seconds": 0.0}
+        count = 0
+
+        def before(name: str) -> None:
+            control.check()
+            progress.emit(f"analyzing {name}", database=target.database, done=count, total=len(names), unit="tables")
+
+        def after(name: str) -> None:
+            nonlocal count
+            count += 1
+
+        done = analyze(conn, names, doing=f"ANALYZE in {target.database}", before=before, after=after)
+        return {"analyzed": done, "seconds": round(time.monotonic() - started, 3)}
+    finally:
+        conn.close()
+
+
+def _split(name: str) -> tuple[str, str]:
+    schema, _, table = name.partition(".")
+    return (schema, table) if table else ("public", schema)

@@ -1,0 +1,51 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reads the tree and starts the module plan; documented in the module of the same name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, table
+
+
+class ActionModule(MigrationAction):
+    """Says what is pending before anything else is asked of the database."""
+
+    PHASE = "plan"
+    MODULE = "plan"
+
+    def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """:return: the rendered tree and what of it is asked for."""
+        return {"migrations": self.rendered_tree(task_vars), **self.selection(task_vars)}
+
+    def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Show the plan, or how an applied file was edited."""
+        if result.get("failed"):
+            self.show_edited(result)
+            if result.get("reason") == "reverting":
+                self.tell_next(result, [("To finish it", self.other_playbook(task_vars, "rollback"))])
+            return result
+        for database, found in result["databases"].items():
+            if not found["pending"]:
+                self.say(f"{database}: nothing pending, {len(found['applied'])} versions applied")
+                continue
+            self.say(f"{database}: {len(found['pending'])} pending, highest risk {found['risk']}")
+            rows = [
+                [
+                    item["version"],
+                    item["name"],
+                    item["risk"],
+                    (item.get("rollback") or {}).get("safety"),
+                    f"goes on at step {item['resume_at']} of {len(item['steps'])}"
+                    if item["resume_at"]
+                    else f"{len(item['steps'])} steps",
+                ]
+                for item in found["pending"]
+            ]
+            for line in table(["VERSION", "NAME", "RISK", "ROLLBACK", "STEPS"], rows):
+                self.say(f"    {line}")
+            if found["later"]:
+                self.say(f"    left for another run: {', '.join(found['later'])}")
+        return result

@@ -1,0 +1,59 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Starts the module revert and follows it; documented in the module of the same name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, seconds, table
+
+
+class ActionModule(MigrationAction):
+    """Shows what would be lost in check mode, and reverts otherwise."""
+
+    PHASE = "revert"
+    MODULE = "revert"
+    LIVE = True
+
+    def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """:return: the selection, as the task gives it, and who asks."""
+        given = {name: value for name, value in self._task.args.items() if value not in (None, "")}
+        for name in ("keep", "through", "version"):
+            if name in given:
+                given[name] = str(given[name])
+        return {**given, "run": self.run_of(task_vars)}
+
+    def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Show the exact list and the loss before, one line a version after."""
+        for database, found in (result.get("databases") or {}).items():
+            if "versions" in found:
+                self._show_plan(database, found)
+            for item in found.get("reverted") or []:
+                stays = f"; what stays: {item['stays']}" if item.get("stays") else ""
+                self.say(
+                    f"{database}: {item['version']} {item['name']} reverted in {seconds(item['duration_s'])}{stays}"
+                )
+        if result.get("failed") and result.get("not_reverted"):
+            self.tell_next(result, [("To go on", self.again(task_vars))])
+        return result
+
+    def _show_plan(self, database: str, found: dict[str, Any]) -> None:
+        if not found["versions"]:
+            self.say(f"{database}: nothing is applied, so there is nothing to revert")
+            return
+        self.say(f"{database}: these versions would be reverted, in this order")
+        rows = [[item["version"], item["name"], item["safety"], item["stays"]] for item in found["versions"]]
+        for line in table(["VERSION", "NAME", "ROLLBACK", "STAYS"], rows):
+            self.say(f"    {line}")
+        if not found["loss"]:
+            self.say("    no data would be lost")
+        for entry in found["loss"]:
+            parts = []
+            if entry["rows"] is not None:
+                parts.append(f"{entry['rows']:,} rows")
+            parts += [f"{count:,} values of column {name}" for name, count in entry["columns"].items()]
+            if entry["some_rows"]:
+                parts.append("rows that a statement deletes")
+            self.say(f"    would be lost: {entry['table']}: {', '.join(parts)}")

@@ -1,0 +1,80 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reads the tree, starts the module status and shows its table; documented in the module of the same name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, seconds, table
+
+
+class ActionModule(MigrationAction):
+    """A look that changes nothing, and the first check of a connection."""
+
+    PHASE = "status"
+    MODULE = "status"
+
+    def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """:return: the folders of the tree, unrendered: a template that does not render hides no status."""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import scan_tree
+
+        try:
+            tree = scan_tree(self.sql_directory(task_vars))
+        except PgopsError as error:
+            raise AnsibleActionFail(error.message) from None
+        for finding in tree.findings:
+            self.say(f"{finding}")
+        given = {name: value for name, value in self._task.args.items() if value not in (None, "")}
+        if "prefix" in given:
+            given["prefix"] = str(given["prefix"])
+        return {
+            "migrations": [
+                {
+                    "version": migration.version,
+                    "name": migration.name,
+                    "title": migration.title,
+                    "checksum": migration.checksum,
+                    "files": migration.files,
+                    "rollback": migration.rollback,
+                }
+                for migration in tree.migrations
+            ],
+            **given,
+        }
+
+    def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Show a table that a person reads."""
+        for database, found in (result.get("databases") or {}).items():
+            self._show(database, found)
+        return result
+
+    def _show(self, database: str, found: dict[str, Any]) -> None:
+        counts = ", ".join(f"{number} {state}" for state, number in found["counts"].items()) or "no versions"
+        self.say(f"{database}: {counts}" + ("" if found["ledger"] else "; it has no ledger yet"))
+        rows = [
+            [
+                row["version"],
+                row["name"],
+                (row["applied_at"] or "")[:19].replace("T", " "),
+                row["by"],
+                seconds(row["duration_s"]) if row["state"] != "pending" else "",
+                row["told"],
+            ]
+            for row in found["versions"]
+        ]
+        if rows:
+            for line in table(["VERSION", "NAME", "APPLIED AT (UTC)", "BY", "DURATION", "STATE"], rows):
+                self.say(f"    {line}")
+        for row in found["versions"]:
+            if row["error"]:
+                self.say(f"    {row['version']}: {row['error']}")
+        running = found["running"]
+        if running:
+            self.say(
+                f"    running now: {running['run_id'] or running['application_name']} since {running['since']} "
+                f"from {running['ops_host'] or running['client'] or 'an unknown host'}"
+            )

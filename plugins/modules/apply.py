@@ -1,0 +1,183 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: apply
+short_description: Apply the pending versions of the tree of migrations to a database
+version_added: 0.1.0
+description:
+  - Applies version after version, step after step, and stops at the first failure. A step of SQL is one transaction together with the
+    ledger's row about it; indexes are built concurrently, data is changed in batches, constraints are validated outside.
+  - Asks for locks with a short C(lock_timeout) and gives way, until a budget is used up; waits for another run, bounded, and names it.
+  - What failed or was cut off (also by C(kill -9) of the module or the server) goes on at its step when it is run again.
+  - With nothing pending it writes nothing. In check mode it returns the exact SQL as a diff and writes nothing.
+extends_documentation_fragment:
+  - whitecross.pgops.pgops
+options:
+  migrations:
+    description:
+      - The whole tree of migrations, rendered; the action plugin reads it from the folder that C(pgops_sql) names.
+    type: list
+    elements: dict
+    default: []
+  target:
+    description:
+      - The last version to apply; later ones stay pending. All pending versions where it is not set.
+    type: str
+  steps:
+    description:
+      - Apply at most so many versions.
+    type: int
+  allow_out_of_order:
+    description:
+      - Take a new version that sorts before an applied one. The action plugin refuses it outside the environment C(local).
+    type: bool
+    default: false
+  variables:
+    description:
+      - Values for variables that migrations declare, instead of their defaults. Used by the action plugin.
+    type: dict
+    default: {}
+  expected:
+    description:
+      - The state of each database when its backup was taken, by database - C(ledger_head), C(catalog_fingerprint), C(rendered_checksum).
+      - Compared under the lock before the first write; if something moved, nothing is applied. Filled by the action plugin.
+    type: dict
+    default: {}
+  run:
+    description:
+      - Who runs what, for the ledger - playbook, environment, who, ops_host, why, and backup by database. Filled by the action plugin.
+    type: dict
+    default: {}
+  lock_wait:
+    description:
+      - How long to wait politely for another run of the same database, in seconds.
+    type: float
+    default: 30
+author:
+  - White Cross pgops contributors
+"""
+
+EXAMPLES = r"""
+- name: Apply what is pending
+  whitecross.pgops.apply:
+    databases: [white_cross]
+"""
+
+RETURN = r"""
+databases:
+  description: What was applied, by database.
+  returned: always
+  type: dict
+  contains:
+    applied:
+      description: Versions applied by this call, each with its duration in seconds and the objects that were there already.
+      type: list
+      elements: dict
+    later:
+      description: Pending versions that O(target) or O(steps) leave for another run.
+      type: list
+      elements: str
+    tables:
+      description: Tables that the applied versions name.
+      type: list
+      elements: str
+    audit:
+      description: Number and hash of the last audit row, to be kept outside the database.
+      type: dict
+    ledger_head:
+      description: sha256 over version, checksum and state of all rows of the ledger.
+      type: str
+applied:
+  description: Versions of this call that are applied.
+  returned: on failure
+  type: list
+  elements: str
+not_applied:
+  description: Versions of this call that are not applied; the first is the one that stopped.
+  returned: on failure
+  type: list
+  elements: str
+reason:
+  description: V(failed), V(lock_wait), V(time_limit), V(interrupted), V(connection_lost), V(busy), V(moved) or why the plan was refused.
+  returned: on failure
+  type: str
+blockers:
+  description: Sessions that held the locks - pid, application_name, role, since.
+  returned: when the budget for lock waits was used up
+  type: list
+  elements: dict
+next:
+  description: The command to go on and the command to go back.
+  returned: on failure
+  type: list
+  elements: str
+"""
+
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module
+
+
+def main() -> None:
+    """Apply to database after database; the first failure ends it."""
+    module = pgops_module.create_module(
+        {
+            "migrations": {"type": "list", "elements": "dict", "default": []},
+            "target": {"type": "str"},
+            "steps": {"type": "int"},
+            "allow_out_of_order": {"type": "bool", "default": False},
+            "variables": {"type": "dict", "default": {}},
+            "expected": {"type": "dict", "default": {}},
+            "run": {"type": "dict", "default": {}},
+            "lock_wait": {"type": "float", "default": 30},
+        }
+    )
+
+    def work() -> dict[str, Any]:
+        from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, plan
+        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+
+        given = module.params
+        selection = plan.Selection(given["target"], given["steps"], given["allow_out_of_order"])
+        databases: dict[str, Any] = {}
+        diff = []
+        if module.check_mode:
+            for name, target in pgops_module.targets(module).items():
+                found = migrate.preview(target, given["migrations"], selection, run_id=given["run_id"] or "check")
+                prepared = found.pop("prepared")
+                if prepared:
+                    diff.append({"prepared": prepared})
+                databases[name] = {
+                    "applied": [],
+                    "pending": found["pending"],
+                    "later": found["later"],
+                    "tables": found["tables"],
+                }
+            return {"changed": bool(diff), "databases": databases, "diff": diff}
+        progress, control = pgops_module.job(module)
+        try:
+            for name, target in pgops_module.targets(module).items():
+                way = migrate.Way(
+                    migrate.run_of(given["run_id"], given["run"], name),
+                    progress,
+                    control,
+                    lock_wait_s=given["lock_wait"],
+                )
+                databases[name] = migrate.apply(
+                    target, given["migrations"], selection, way, expected=given["expected"].get(name)
+                )
+        except PgopsError as error:
+            error.extra["databases"] = databases
+            raise
+        finally:
+            control.stop()
+        return {"changed": any(found["applied"] for found in databases.values()), "databases": databases}
+
+    pgops_module.run(module, work)
+
+
+if __name__ == "__main__":
+    main()

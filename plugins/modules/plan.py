@@ -1,0 +1,119 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: plan
+short_description: Compare the ledger of a database with the tree of migrations
+version_added: 0.1.0
+description:
+  - Tells which versions are pending, which of them goes on at which step, and how risky they are; writes nothing, not even the ledger.
+  - Refuses an applied version whose files were edited (with the difference to the stored text) or are missing, a new version that
+    sorts before an applied one, a version that is half reverted, and an unknown target.
+  - Returns the state that must not move until the versions are applied.
+extends_documentation_fragment:
+  - whitecross.pgops.pgops
+options:
+  migrations:
+    description:
+      - The whole tree of migrations, rendered; the action plugin reads it from the folder that C(pgops_sql) names.
+    type: list
+    elements: dict
+    default: []
+  target:
+    description:
+      - The last version to apply; later ones stay pending. All pending versions where it is not set.
+    type: str
+  steps:
+    description:
+      - Apply at most so many versions.
+    type: int
+  allow_out_of_order:
+    description:
+      - Take a new version that sorts before an applied one. The action plugin refuses it outside the environment C(local).
+    type: bool
+    default: false
+  variables:
+    description:
+      - Values for variables that migrations declare, instead of their defaults. Used by the action plugin.
+    type: dict
+    default: {}
+author:
+  - White Cross pgops contributors
+"""
+
+EXAMPLES = r"""
+- name: See what is pending
+  whitecross.pgops.plan:
+    databases: [white_cross]
+    target: "20251103204744"
+"""
+
+RETURN = r"""
+databases:
+  description: The plan, by database.
+  returned: always
+  type: dict
+  contains:
+    pending:
+      description: Versions to apply, in order, each with title, why, risk, phi, rollback, steps and the step to resume at.
+      type: list
+      elements: dict
+    later:
+      description: Pending versions that O(target) or O(steps) leave for another run.
+      type: list
+      elements: str
+    applied:
+      description: Versions that are applied.
+      type: list
+      elements: str
+    risk:
+      description: The highest risk of the pending versions.
+      type: str
+    state:
+      description: Ledger head, catalog fingerprint and checksum of the rendered SQL.
+      type: dict
+    tables:
+      description: Tables that the pending versions name.
+      type: list
+      elements: str
+"""
+
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module
+
+
+def main() -> None:
+    """Compare and leave with the plan of each database."""
+    module = pgops_module.create_module(
+        {
+            "migrations": {"type": "list", "elements": "dict", "default": []},
+            "target": {"type": "str"},
+            "steps": {"type": "int"},
+            "allow_out_of_order": {"type": "bool", "default": False},
+            "variables": {"type": "dict", "default": {}},
+        }
+    )
+
+    def work() -> dict[str, Any]:
+        from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, plan
+
+        given = module.params
+        selection = plan.Selection(given["target"], given["steps"], given["allow_out_of_order"])
+        databases = {}
+        diff = []
+        for name, target in pgops_module.targets(module).items():
+            found = migrate.preview(target, given["migrations"], selection, run_id=given["run_id"] or "plan")
+            prepared = found.pop("prepared")
+            if prepared:
+                diff.append({"prepared": prepared})
+            databases[name] = found
+        return {"changed": False, "databases": databases, "diff": diff}
+
+    pgops_module.run(module, work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: revert
+short_description: Revert applied versions by their way down
+version_added: 0.1.0
+description:
+  - Without a selection it reverts the last applied version only; otherwise by one of O(steps), O(keep), O(through) and O(version).
+  - It runs the text that the ledger kept when the version was applied, steps in reverse order, so it needs no files. Indexes that the
+    version built are dropped concurrently, what was there before stays.
+  - A way down that was cut off goes on at its step when it is run again.
+  - In check mode it returns the exact list, the SQL as a diff, and what data would be lost, and writes nothing.
+extends_documentation_fragment:
+  - whitecross.pgops.pgops
+options:
+  steps:
+    description:
+      - Revert the last so many versions.
+    type: int
+  keep:
+    description:
+      - Revert every version after this one; this one stays applied.
+    type: str
+  through:
+    description:
+      - Revert every version from the last one down to this one; this one is reverted too.
+    type: str
+  version:
+    description:
+      - Revert this version alone; refused if an applied one depends on it.
+    type: str
+  versions:
+    description:
+      - The exact list that was shown and confirmed, newest first, by database. Refused if the selection means another list by now.
+    type: dict
+    default: {}
+  run:
+    description:
+      - Who runs what, for the ledger - playbook, environment, who, ops_host, why, and backup by database. Filled by the action plugin.
+    type: dict
+    default: {}
+  lock_wait:
+    description:
+      - How long to wait politely for another run of the same database, in seconds.
+    type: float
+    default: 30
+author:
+  - White Cross pgops contributors
+"""
+
+EXAMPLES = r"""
+- name: See what would be reverted and lost
+  whitecross.pgops.revert:
+    databases: [white_cross]
+    through: "20250103000003"
+  check_mode: true
+  register: shown
+
+- name: Revert exactly that
+  whitecross.pgops.revert:
+    databases: [white_cross]
+    through: "20250103000003"
+    versions:
+      white_cross: "{{ shown.databases.white_cross.versions | map(attribute='version') }}"
+"""
+
+RETURN = r"""
+databases:
+  description: What was reverted, by database.
+  returned: always
+  type: dict
+  contains:
+    versions:
+      description: In check mode, the versions that would be reverted, newest first, each with its safety and what stays.
+      type: list
+      elements: dict
+    reverted:
+      description: Versions reverted, newest first, each with its duration in seconds and what stays.
+      type: list
+      elements: dict
+    loss:
+      description: By table, the rows of dropped tables and the values of dropped columns that are not NULL.
+      type: list
+      elements: dict
+    tables:
+      description: Tables that the reverted versions name.
+      type: list
+      elements: str
+    audit:
+      description: Number and hash of the last audit row, to be kept outside the database.
+      type: dict
+    ledger_head:
+      description: sha256 over version, checksum and state of all rows of the ledger.
+      type: str
+reverted:
+  description: Versions of this call that are reverted.
+  returned: on failure
+  type: list
+  elements: str
+not_reverted:
+  description: Versions of this call that are not reverted; the first is the one that stopped.
+  returned: on failure
+  type: list
+  elements: str
+"""
+
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module
+
+
+def main() -> None:
+    """Revert in database after database; the first failure ends it."""
+    module = pgops_module.create_module(
+        {
+            "steps": {"type": "int"},
+            "keep": {"type": "str"},
+            "through": {"type": "str"},
+            "version": {"type": "str"},
+            "versions": {"type": "dict", "default": {}},
+            "run": {"type": "dict", "default": {}},
+            "lock_wait": {"type": "float", "default": 30},
+        }
+    )
+
+    def work() -> dict[str, Any]:
+        from ansible_collections.whitecross.pgops.plugins.module_utils import migrate
+        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+
+        given = module.params
+        selection = migrate.Reverts(given["steps"], given["keep"], given["through"], given["version"])
+        databases: dict[str, Any] = {}
+        diff = []
+        if module.check_mode:
+            for name, target in pgops_module.targets(module).items():
+                databases[name] = migrate.preview_revert(target, selection, run_id=given["run_id"] or "check")
+                prepared = databases[name].pop("prepared")
+                if prepared:
+                    diff.append({"prepared": prepared})
+            return {"changed": bool(diff), "databases": databases, "diff": diff}
+        progress, control = pgops_module.job(module)
+        try:
+            for name, target in pgops_module.targets(module).items():
+                way = migrate.Way(
+                    migrate.run_of(given["run_id"], given["run"], name),
+                    progress,
+                    control,
+                    lock_wait_s=given["lock_wait"],
+                )
+                databases[name] = migrate.revert(target, selection, way, versions=given["versions"].get(name))
+        except PgopsError as error:
+            error.extra["databases"] = databases
+            raise
+        finally:
+            control.stop()
+        return {"changed": any(found["reverted"] for found in databases.values()), "databases": databases}
+
+    pgops_module.run(module, work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the phases that deal with migrations share on the controller: the tree, the run, the tables for people."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+
+COLLECTION_ROOT = Path(__file__).parents[2]
+# Only here may a new version be applied behind an applied one: nobody else's database is like it.
+OUT_OF_ORDER_ENVIRONMENT = "local"
+
+
+class MigrationAction(PgopsAction):
+    """Base of plan, apply, revert, status and stop."""
+
+    def sql_directory(self, task_vars: Mapping[str, Any]) -> Path:
+        """:return: the folder that holds ``migrations/``: ``pgops_sql``, or the collection's own."""
+        given = self.pgops(dict(task_vars), "sql")
+        return Path(str(given)).expanduser() if given else COLLECTION_ROOT / "sql"
+
+    def rendered_tree(self, task_vars: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """:return: every migration, rendered. :raises AnsibleActionFail: the first fault of the tree, in one sentence."""
+        # Only here: the parser behind it takes a moment to load, and stop and revert read no tree.
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import read_tree, render
+
+        try:
+            return render(read_tree(self.sql_directory(task_vars)), self._task.args.get("variables") or {})
+        except PgopsError as error:
+            raise AnsibleActionFail(error.message, result={"msg": error.message, **error.as_dict()}) from None
+
+    def run_of(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """:return: who runs what, for the ledger."""
+        run = self.run_fact(task_vars)
+        told = {name: run.get(name) for name in ("playbook", "environment", "who", "ops_host", "why")}
+        backup = {
+            database: {name: found.get(name) for name in ("path", "manifest_sha256", "finished") if found.get(name)}
+            for database, found in (run.get("backup") or {}).items()
+            if isinstance(found, Mapping)
+        }
+        return {**told, "backup": backup}
+
+    def selection(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """:return: target, steps and allow_out_of_order of the task. :raises AnsibleActionFail: not in this environment."""
+        given = self._task.args
+        chosen = {name: given[name] for name in ("target", "steps") if given.get(name) not in (None, "")}
+        if "target" in chosen:
+            chosen["target"] = str(chosen["target"])
+        if self._truth(given.get("allow_out_of_order")):
+            environment = self.run_fact(task_vars).get("environment") or task_vars.get("group_names", [None])[0]
+            if environment != OUT_OF_ORDER_ENVIRONMENT:
+                raise AnsibleActionFail(
+                    f"migrate_allow_out_of_order is for the environment {OUT_OF_ORDER_ENVIRONMENT} only, and this is "
+                    f"{environment}; give the new version a number after the applied ones."
+                )
+            chosen["allow_out_of_order"] = True
+        return chosen
+
+    @staticmethod
+    def _truth(value: Any) -> bool:
+        return value is True or str(value).lower() in ("true", "yes", "on", "1")
+
+    def again(self, task_vars: dict[str, Any], *extra: str) -> str:
+        """:return: the command that was typed, to type it again."""
+        typed = str(self.run_fact(task_vars).get("command") or "ansible-playbook migrate.yml")
+        return " ".join([typed, "-l", shlex.quote(self.limit(task_vars)), *extra])
+
+    def other_playbook(self, task_vars: dict[str, Any], name: str, *extra: str) -> str:
+        """:return: the command of another playbook, in the way this one was called (file, or name in the collection)."""
+        typed = str(self.run_fact(task_vars).get("command") or "ansible-playbook migrate.yml").split()[-1]
+        if typed.startswith("whitecross.pgops."):
+            playbook = f"whitecross.pgops.{name}"
+        else:
+            playbook = str(Path(typed).with_name(f"{name}.yml"))
+        return self.command(task_vars, shlex.quote(playbook), *extra)
+
+    def tell_next(self, result: dict[str, Any], words: Sequence[tuple[str, str]]) -> None:
+        """Put the commands into the result, and into its sentence."""
+        result["next"] = [command for _, command in words]
+        told = "; ".join(f"{word}: {command}" for word, command in words)
+        result["msg"] = f"{str(result.get('msg', '')).rstrip()} {told}"
+
+    def show_edited(self, result: Mapping[str, Any]) -> None:
+        """Show how an applied file differs from what was stored."""
+        for file in result.get("files") or []:
+            for line in str(file["diff"]).splitlines():
+                self.say(f"    {line}")
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """:return: lines of a table with columns as wide as they need, for a person."""
+    cells = [[str(value) if value is not None else "" for value in row] for row in [list(headings), *rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
+
+
+def seconds(value: Any) -> str:
+    """:return: a duration as people read it."""
+    if value is None:
+        return ""
+    number = float(value)
+    if number < 60:
+        return f"{number:.2f} s"
+    minutes, rest = divmod(round(number), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
