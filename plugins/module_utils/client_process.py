@@ -15,6 +15,7 @@ from typing import IO, Callable
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 
 KEPT_LINES = 40
 LINE_LIMIT = 300  # characters of one message
@@ -49,6 +50,11 @@ def told_line(line: str) -> str | None:
 def _dbname(database: str) -> str:
     # A bare name with a = in it would be taken for a connection string.
     return "dbname='" + database.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def end_on_sigterm(control: Control) -> None:
+    """Let SIGTERM end the job at its next safe point, so that what it has half done is put away."""
+    signal.signal(signal.SIGTERM, lambda *_: control.request("the job was told to end (SIGTERM)"))
 
 
 class ClientProcess:

@@ -435,6 +435,27 @@ def create_backup(
     return summary(backup_store.Backup(final, manifest, digest, None), removed)
 
 
+def preview(target: Target, *, directory: str, run_id: str, purpose: str = "manual") -> dict[str, Any]:
+    """Look whether a backup could be made, and write nothing.
+
+    :return: would_write (the folder that holds the backups of this database), client.
+    :raises PgopsError: as :func:`create_backup` would, before it begins.
+    """
+    source = target.as_backup()
+    conn = connect(source, application_name=f"{locks.application_name(run_id)} backup")
+    try:
+        tool = client_tool(source, conn, "pg_dump")
+        role = fetch_one(conn, "SELECT current_user::text AS role")
+        refuse_missing_rights(conn, fetch_all(conn, _RELATIONS), str(role["role"]) if role else "", target.database)
+        return {
+            "would_write": backup_store.database_folder(directory, target.database),
+            "client": tool,
+            "purpose": purpose,
+        }
+    finally:
+        conn.close()
+
+
 def summary(backup: backup_store.Backup, removed: list[str] | None = None) -> dict[str, Any]:
     """:return: what a module's result says of a backup."""
     manifest = backup.manifest

@@ -185,6 +185,21 @@ def refuse_other_major(backup: Backup, conn: Connection) -> None:
         )
 
 
+def refuse_unfit(target: Target, backup: Backup, work: Work) -> None:
+    """Refuse, without restoring anything, a backup that :func:`stage` would refuse.
+
+    :raises PgopsError: it is unproved, altered, damaged, or of another database, cluster or major version.
+    """
+    conn = connect(target.maintenance(), application_name=work.application_name)
+    try:
+        refuse_unproved(backup)
+        refuse_foreign(backup, conn, target.database)
+    finally:
+        conn.close()
+    work.progress.emit("reading every file of the backup", database=target.database)
+    backup_store.verify_files(backup, work.control.check)
+
+
 def refuse_source(conn: Connection, backup: Backup) -> None:
     """Refuse to write into the database that the backup came from, under whatever host name it was reached.
 
@@ -697,10 +712,7 @@ def stage(
     maintenance = target.maintenance()
     conn = connect(maintenance, application_name=work.application_name)
     try:
-        refuse_unproved(backup)
-        refuse_foreign(backup, conn, database)
-        work.progress.emit("reading every file of the backup", database=database)
-        backup_store.verify_files(backup, work.control.check)
+        refuse_unfit(target, backup, work)
         able = restorer(conn, backup)
         if not able.owners:
             # A staged restore becomes the live database: it must have its owners and grants.

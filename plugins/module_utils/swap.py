@@ -219,6 +219,21 @@ class Swap:
             "history": carried,
         }
 
+    def preview(self) -> dict[str, Any]:
+        """Look whether the swap could be done, and touch nothing.
+
+        :return: live, swapped_in, and which sessions would be ended.
+        :raises PgopsError: as :meth:`run` would before the fence.
+        """
+        conn = connect(self.target.maintenance(), application_name=locks.application_name(self.run_id))
+        try:
+            self._look(conn)
+            refuse_blockers(conn, [self.live, self.staged], self.live)
+            sessions = fetch_all(conn, _SESSIONS, {"names": [self.live]})
+            return {"live": self.live, "swapped_in": self.staged, "sessions_ended": len(sessions)}
+        finally:
+            conn.close()
+
     def _lock(self, conn: Connection) -> None:
         if not database_marks.try_lock(conn, f"swap {self.live}"):
             raise PgopsError(

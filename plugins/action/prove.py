@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Starts the module prove with the backup of this run; documented in the module of the same name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+
+
+class ActionModule(PgopsAction):
+    """The proof of a run's backup, or of one that the user names."""
+
+    PHASE = "prove"
+    MODULE = "prove"
+    LIVE = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """In check mode no backup was made: then there is nothing to prove, and the run goes on."""
+        variables = task_vars or {}
+        made = self.run_fact(variables).get("backup") or {}
+        if self._task.check_mode and any("path" not in entry for entry in made.values()):
+            return {"changed": False, "skipped": True, "skip_reason": "check mode: no backup was made"}
+        return super().run(tmp, variables)
+
+    def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """:return: the task's arguments, with the backups that this run made and the rule for production."""
+        arguments = super().module_arguments(task_vars)
+        path = arguments.pop("path", None)
+        reason = arguments.pop("scratch_reason", None)
+        databases = list(arguments.get("databases") or self.pgops(task_vars, "databases") or [])
+        if path:
+            if len(databases) != 1:
+                raise AnsibleActionFail(
+                    f"backup_path names one backup, and there are {len(databases)} databases; name one with "
+                    "-e pgops_database=NAME."
+                )
+            arguments["backups"] = {databases[0]: {"path": path}}
+        else:
+            made = self.run_fact(task_vars).get("backup") or {}
+            arguments["backups"] = {
+                name: {"path": entry["path"], "manifest_sha256": entry["manifest_sha256"]}
+                for name, entry in made.items()
+                if "path" in entry
+            }
+        environment = self.run_fact(task_vars).get("environment")
+        production = environment in (self.pgops(task_vars, "production_environments") or [])
+        arguments["other_cluster_only"] = production and not reason
+        return arguments
+
+    def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Say what was compared, and what could not be."""
+        for database, found in (result.get("databases") or {}).items():
+            if "proved_at" not in found:
+                continue
+            self.say(
+                f"{database}: backup proved: {found['tables']} tables, {found['rows']} rows and {found['objects']} objects "
+                f"restored and compared in {found['seconds']:.1f} s (restore {found['restore_seconds']:.1f} s)"
+            )
+            for reservation in found["reservations"]:
+                self.say(f"{database}: {reservation}")
+        return result

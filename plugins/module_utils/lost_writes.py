@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What going back to a backup loses: the rows written, changed and deleted since its snapshot, counted per table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, content, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    Target,
+    connect,
+    execute,
+    fetch_one,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.content import Table
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
+from psycopg2 import sql
+
+XID_RANGE = 1 << 32
+
+# A row's xmin is 32 bits of a 64-bit counter. What counts as new lies in the window between the backup's snapshot and
+# now; a frozen row keeps its old xmin and falls outside. In the snapshot's xip: begun before it, committed after it.
+_COUNT = """
+SELECT count(*) AS now,
+       count(*) FILTER (WHERE (xmin::text::bigint - %(xmax)s + 4294967296) %% 4294967296 < %(window)s
+                              OR xmin::text::bigint = ANY (%(xip)s)) AS written
+FROM ONLY {}
+"""
+
+
+def lost_writes(
+    target: Target,
+    backup: Backup,
+    *,
+    application_name: str,
+    progress: Progress | None = None,
+    control: Control | None = None,
+) -> dict[str, Any]:
+    """Compare the live database with a backup and say what a restore of it would take away.
+
+    Reads every table once. Takes ACCESS SHARE on each, in one snapshot.
+
+    :return: ``tables``: those where something is lost, with ``rows_then``, ``rows_now``, ``rows_written`` (new and
+        changed since), ``rows_gone`` (of the backup's rows, those changed or deleted since; they come back as they
+        were), and ``change``: ``rows``, ``new table`` (is lost whole), ``dropped table`` (comes back) or ``rewritten``
+        (same contents, other storage); ``versions``: migrations that will not be applied any more; ``settings``: what of
+        the database's own properties goes back; ``rows_written``: the sum.
+    :raises PgopsError: a table cannot be read in full.
+    """
+    progress = progress or Progress(None)
+    control = control or Control(None)
+    manifest = backup.manifest
+    conn = connect(target.as_restore(), application_name=application_name)
+    forget = control.on_interrupt(conn.cancel)
+    try:
+        execute(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        tables = [table for table in content.user_tables(conn) if table.kind == "table" and not table.condition]
+        content.refuse_unreadable(tables)
+        known = {name: entry for name, entry in manifest["tables"].items() if entry["kind"] == "table"}
+        snapshot = _window(conn, manifest["snapshot"])
+        lost = []
+        for done, table in enumerate(tables):
+            control.check()
+            progress.emit(
+                "counting what would be lost", database=target.database, done=done, total=len(tables), unit="tables"
+            )
+            entry = _table(conn, table, known.get(table.quoted), snapshot)
+            if entry:
+                lost.append(entry)
+        present = {table.quoted for table in tables}
+        lost += [
+            {"table": name, "change": "dropped table", "rows_then": known[name]["rows"], "rows_now": 0,
+             "rows_written": 0, "rows_gone": known[name]["rows"]}
+            for name in sorted(set(known) - present)
+        ]  # fmt: skip
+        history = ledger.read(conn)
+        then = {row["version"]: row["state"] for row in manifest["ledger"]}
+        return {
+            "tables": lost,
+            "rows_written": sum(entry["rows_written"] for entry in lost if entry["change"] != "rewritten"),
+            "versions": [
+                {"version": row.version, "name": row.name, "state": row.state, "state_after": then.get(row.version)}
+                for row in history.migrations
+                if then.get(row.version) != row.state
+            ],
+            "settings": _settings(conn, manifest["properties"]),
+            "since": manifest["snapshot_time"],
+            "ledger_is_read": history.exists,
+        }
+    except psycopg2.Error as exc:
+        raise from_psycopg(
+            exc, f"What a rollback of {target.database} would lose cannot be counted", database=target.database
+        ) from None
+    finally:
+        forget()
+        conn.close()
+
+
+def _window(conn: Connection, snapshot: dict[str, Any]) -> dict[str, Any]:
+    row = fetch_one(conn, "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint AS xmax")
+    now = int(row["xmax"]) if row else 0
+    return {
+        "xmax": snapshot["xmax"] % XID_RANGE,
+        # After four billion transactions every xmin may be new; then nothing is called old.
+        "window": min(max(now - snapshot["xmax"], 0), XID_RANGE),
+        "xip": [xid % XID_RANGE for xid in snapshot["xip"]],
+    }
+
+
+def _table(
+    conn: Connection, table: Table, then: dict[str, Any] | None, snapshot: dict[str, Any]
+) -> dict[str, Any] | None:
+    row = fetch_one(conn, sql.SQL(_COUNT).format(sql.Identifier(table.schema, table.name)), snapshot)
+    assert row is not None
+    now, written = int(row["now"]), int(row["written"])
+    if then is None:
+        return {"table": table.quoted, "change": "new table", "rows_then": 0, "rows_now": now,
+                "rows_written": now, "rows_gone": 0}  # fmt: skip
+    if written == 0 and now == then["rows"]:
+        return None
+    entry = {
+        "table": table.quoted,
+        "change": "rows",
+        "rows_then": then["rows"],
+        "rows_now": now,
+        "rows_written": written,
+        # Rows of the backup that are still there as they were: now - written.
+        "rows_gone": max(then["rows"] - (now - written), 0),
+    }
+    if now == then["rows"] and content.table_contents(conn, [table.quoted])[table.quoted]["hash"] == then["hash"]:
+        # ALTER TABLE that rewrites, or an UPDATE to the same values: nothing is lost.
+        entry["change"] = "rewritten"
+    return entry
+
+
+def _settings(conn: Connection, then: dict[str, Any]) -> list[dict[str, Any]]:
+    now = catalog.database_properties(conn)
+    return [
+        {"attribute": name, "now": now.get(name), "after": then.get(name)}
+        for name in ("owner", "acl", "settings", "role_settings", "connection_limit")
+        if now.get(name) != then.get(name)
+    ]

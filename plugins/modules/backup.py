@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: backup
+short_description: Back up databases, with a manifest of what they hold
+version_added: 0.1.0
+description:
+  - Takes a snapshot, and out of it both a C(pg_dump) in directory format and a manifest - rows and content hash of every table,
+    sequences, large objects, catalog, the database's own properties, ledger, versions, and a sha256 of every file.
+  - A backup is published whole or not at all; earlier ones are never touched. Leftovers of runs that died are removed.
+  - It refuses, before anything is written, a role that would read less than everything.
+  - A backup is no more than a promise until M(whitecross.pgops.prove) has restored it.
+extends_documentation_fragment:
+  - whitecross.pgops.pgops
+options:
+  directory:
+    description:
+      - The folder on the host where the module runs that holds a folder for each database.
+    type: path
+    required: true
+  purpose:
+    description:
+      - Why it is made; it is in the folder's name.
+    type: str
+    default: manual
+  environment:
+    description:
+      - The environment, for the manifest.
+    type: str
+    default: ""
+  jobs:
+    description:
+      - Processes of C(pg_dump), and as many sessions that count and hash.
+    type: int
+    default: 2
+  compression:
+    description:
+      - What C(pg_dump --compress) takes; V(0) to V(9), and from PostgreSQL 16 also V(lz4) or V(zstd:3) where the client has it.
+    type: str
+    default: "1"
+author:
+  - White Cross pgops contributors
+"""
+
+EXAMPLES = r"""
+- name: Back up before a change
+  whitecross.pgops.backup:
+    databases: [white_cross]
+    backup_user: white_cross_backup
+    directory: /var/backups/postgres/migrations
+    purpose: before_migration
+"""
+
+RETURN = r"""
+databases:
+  description: Each backup, by database.
+  returned: always
+  type: dict
+  contains:
+    path:
+      description: Its folder.
+      type: str
+    manifest_sha256:
+      description: The sha256 of its manifest; M(whitecross.pgops.prove) and M(whitecross.pgops.restore) refuse another one.
+      type: str
+    started:
+      description: When it was begun.
+      type: str
+    finished:
+      description: When it was whole.
+      type: str
+    seconds:
+      description: How long dump, manifest and checksums took.
+      type: float
+    bytes:
+      description: Its size.
+      type: int
+    database_bytes:
+      description: The size of the database.
+      type: int
+    tables:
+      description: How many tables it holds.
+      type: int
+    rows:
+      description: How many rows they have.
+      type: int
+    ledger_head:
+      description: What the ledger was in the snapshot; apply refuses another one.
+      type: str
+    catalog_fingerprint:
+      description: What the catalog was in the snapshot; apply refuses another one.
+      type: str
+    snapshot_xmax:
+      description: The first transaction that the snapshot does not see.
+      type: int
+    not_included:
+      description: What a dump leaves out, with the reason.
+      type: list
+      elements: dict
+    removed:
+      description: Half-written backups of dead runs that were removed.
+      type: list
+      elements: str
+"""
+
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module
+
+
+def main() -> None:
+    """Back up every database, one after the other."""
+    module = pgops_module.create_module(
+        {
+            "directory": {"type": "path", "required": True},
+            "purpose": {"type": "str", "default": "manual"},
+            "environment": {"type": "str", "default": ""},
+            "jobs": {"type": "int", "default": 2},
+            "compression": {"type": "str", "default": "1"},
+        }
+    )
+
+    def work() -> dict[str, Any]:
+        from ansible_collections.whitecross.pgops.plugins.module_utils import dump
+        from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
+
+        progress, control = pgops_module.job(module)
+        end_on_sigterm(control)
+        databases: dict[str, Any] = {}
+        for database, target in pgops_module.targets(module).items():
+            settings = {
+                "directory": module.params["directory"],
+                "run_id": module.params["run_id"] or "by-hand",
+                "purpose": module.params["purpose"],
+            }
+            if module.check_mode:
+                databases[database] = dump.preview(target, **settings)
+            else:
+                databases[database] = dump.create_backup(
+                    target,
+                    **settings,
+                    environment=module.params["environment"],
+                    jobs=module.params["jobs"],
+                    compression=module.params["compression"],
+                    progress=progress,
+                    control=control,
+                )
+        return {"changed": True, "databases": databases}
+
+    pgops_module.run(module, work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: restore
+short_description: Restore a proved backup into a new database beside the live one
+version_added: 0.1.0
+description:
+  - With O(state=disclosed) it only reads - it chooses the backup and counts, table by table, what going back to it would lose.
+  - With O(state=staged) it restores the backup into C(<database>_restore_<time>), compares all of it with the manifest, gives it
+    owner, privileges, settings and statistics, and leaves it ready for M(whitecross.pgops.swap). The live database is not touched.
+  - Refused are backups that were never proved, were altered, are damaged, or come from another database, cluster or major version.
+extends_documentation_fragment:
+  - whitecross.pgops.pgops
+options:
+  state:
+    description:
+      - What to do.
+    type: str
+    choices: [disclosed, staged]
+    default: staged
+  directory:
+    description:
+      - The folder of the backups, on the host where the module runs.
+    type: path
+    required: true
+  backups:
+    description:
+      - The backup of each database as a path. Where none is named, the newest proved one from before the last run that changed it.
+    type: dict
+    default: {}
+  jobs:
+    description:
+      - Processes of C(pg_restore), and sessions that count and hash.
+    type: int
+    default: 2
+author:
+  - White Cross pgops contributors
+"""
+
+EXAMPLES = r"""
+- name: Say what going back would lose
+  whitecross.pgops.restore:
+    databases: [white_cross]
+    directory: /var/backups/postgres/migrations
+    restore_user: postgres
+    state: disclosed
+
+- name: Restore beside the live database
+  whitecross.pgops.restore:
+    databases: [white_cross]
+    directory: /var/backups/postgres/migrations
+    restore_user: postgres
+"""
+
+RETURN = r"""
+databases:
+  description: What was found or done, by database.
+  returned: always
+  type: dict
+  contains:
+    backup:
+      description: The backup.
+      type: str
+    why:
+      description: Why it was chosen.
+      type: str
+    lost:
+      description: What going back to it loses; rows per table, versions, settings.
+      type: dict
+    staged:
+      description: The new database.
+      returned: with O(state=staged)
+      type: str
+    restore_seconds:
+      description: How long the restore took.
+      returned: with O(state=staged)
+      type: float
+    reservations:
+      description: What could not be recreated, and why.
+      returned: with O(state=staged)
+      type: list
+      elements: str
+"""
+
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module
+
+
+def main() -> None:
+    """Disclose or stage every database, one after the other."""
+    module = pgops_module.create_module(
+        {
+            "state": {"type": "str", "choices": ["disclosed", "staged"], "default": "staged"},
+            "directory": {"type": "path", "required": True},
+            "backups": {"type": "dict", "default": {}},
+            "jobs": {"type": "int", "default": 2},
+        }
+    )
+
+    def work() -> dict[str, Any]:
+        from ansible_collections.whitecross.pgops.plugins.module_utils import backup_choice, lost_writes, restore
+        from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
+
+        progress, control = pgops_module.job(module)
+        end_on_sigterm(control)
+        settings = restore.Work(module.params["run_id"] or "by-hand", module.params["jobs"], progress, control)
+        stage = module.params["state"] == "staged" and not module.check_mode
+        databases: dict[str, Any] = {}
+        for database, target in pgops_module.targets(module).items():
+            backup, why = backup_choice.choose(
+                target,
+                module.params["directory"],
+                module.params["backups"].get(database),
+                application_name=settings.application_name,
+            )
+            found = {"backup": backup.path, "why": why, "proved_at": (backup.proof or {}).get("proved_at")}
+            if stage:
+                found.update(restore.stage(target, backup, work=settings))
+            else:
+                restore.refuse_unfit(target, backup, settings)
+                found["lost"] = lost_writes.lost_writes(
+                    target, backup, application_name=settings.application_name, progress=progress, control=control
+                )
+            databases[database] = found
+        return {"changed": module.params["state"] == "staged", "databases": databases}
+
+    pgops_module.run(module, work)
+
+
+if __name__ == "__main__":
+    main()

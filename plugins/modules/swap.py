@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: swap
+short_description: Put a staged restore in the place of the live database, or go back
+version_added: 0.1.0
+description:
+  - Names whatever would block it before anything is touched - prepared transactions, active logical slots, subscriptions, sessions
+    that this role may not end.
+  - Carries the history (runs, audit) into the staged database, fences both, ends all sessions, and swaps the names in one
+    transaction. The replaced database is kept as C(<database>_failed_<time>) and refuses connections.
+  - On any failure the fence is lifted again. With O(state=resumed), a swap that was killed is finished, or its fence lifted.
+extends_documentation_fragment:
+  - whitecross.pgops.pgops
+options:
+  state:
+    description:
+      - What to do.
+    type: str
+    choices: [swapped, resumed]
+    default: swapped
+  staged:
+    description:
+      - By database, the database that takes its name - a staged restore, or one that a swap has put aside.
+      - Needed with O(state=swapped).
+    type: dict
+    default: {}
+author:
+  - White Cross pgops contributors
+"""
+
+EXAMPLES = r"""
+- name: Swap in what was restored
+  whitecross.pgops.swap:
+    databases: [white_cross]
+    restore_user: postgres
+    staged:
+      white_cross: white_cross_restore_20260101_120000
+"""
+
+RETURN = r"""
+databases:
+  description: What was done, by database.
+  returned: always
+  type: dict
+  contains:
+    state:
+      description: With O(state=resumed), V(nothing), V(completed), V(lifted), or in check mode V(fenced).
+      type: str
+    live:
+      description: The database that was replaced, and has the name again.
+      type: str
+    aside:
+      description: Where the replaced database is now.
+      type: str
+    outage_ms:
+      description: From the fence to the lifted fence, in milliseconds.
+      type: float
+    sessions_ended:
+      description: How many sessions were ended.
+      type: int
+    history:
+      description: Audit rows and runs that were carried across.
+      type: dict
+"""
+
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module
+
+
+def main() -> None:
+    """Swap or resume every database, one after the other."""
+    module = pgops_module.create_module(
+        {
+            "state": {"type": "str", "choices": ["swapped", "resumed"], "default": "swapped"},
+            "staged": {"type": "dict", "default": {}},
+        }
+    )
+
+    def work() -> dict[str, Any]:
+        from ansible_collections.whitecross.pgops.plugins.module_utils import swap
+        from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
+        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+
+        progress, control = pgops_module.job(module)
+        end_on_sigterm(control)
+        run_id = module.params["run_id"] or "by-hand"
+        databases: dict[str, Any] = {}
+        changed = False
+        for database, target in pgops_module.targets(module).items():
+            if module.params["state"] == "resumed":
+                databases[database] = swap.resume(
+                    target, run_id=run_id, check_only=module.check_mode, progress=progress, control=control
+                )
+                changed = changed or databases[database]["state"] != "nothing"
+                continue
+            staged = module.params["staged"].get(database)
+            if not staged:
+                raise PgopsError(f"No database is named to take the place of {database}.", database=database)
+            swapping = swap.Swap(target, staged, run_id=run_id, progress=progress, control=control)
+            databases[database] = swapping.preview() if module.check_mode else swapping.run()
+            changed = True
+        return {"changed": changed, "databases": databases}
+
+    pgops_module.run(module, work)
+
+
+if __name__ == "__main__":
+    main()
