@@ -19,6 +19,7 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.catalog_queries import IN_SCHEMAS, OF_DATABASE, acl
 from ansible_collections.whitecross.pgops.plugins.module_utils.expressions import Reparser
+from ansible_collections.whitecross.pgops.plugins.module_utils.output_settings import pin
 from psycopg2 import extensions
 
 Definition = dict[str, Any]
@@ -105,7 +106,7 @@ def _show(value: Any) -> str:
 
 @contextlib.contextmanager
 def _reading(conn: Any) -> Iterator[Any]:
-    """A cursor that sees one snapshot, with an empty search_path and without JIT, and leaves no trace in the session.
+    """A cursor that sees one snapshot, with pinned settings, and leaves no trace in the session.
 
     In a transaction of the caller (an exported snapshot) a savepoint gives the settings back.
     """
@@ -116,8 +117,7 @@ def _reading(conn: Any) -> Iterator[Any]:
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         else:
             cursor.execute("SAVEPOINT pgops_catalog")
-        # JIT compiles for 100 ms what then runs for 5: the cost estimates of catalog queries are high.
-        cursor.execute("SELECT set_config('search_path', 'pg_catalog', true), set_config('jit', 'off', true)")
+        pin(cursor)
         yield cursor
     finally:
         if conn.info.transaction_status != extensions.TRANSACTION_STATUS_UNKNOWN:

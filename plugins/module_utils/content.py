@@ -22,6 +22,7 @@ from typing import Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.output_settings import pin
 from psycopg2 import extensions, sql
 
 # Named in a manifest: hashes made by another rule are not comparable.
@@ -31,21 +32,6 @@ ALGORITHM = "pgops-row-1"
 PART_PAGES = 32768
 
 _MODULUS = 1 << 64
-
-# The output functions depend on these; a role or a database may default to anything. JIT costs more than it gains here.
-_PINNED = {
-    "TimeZone": "UTC",
-    "DateStyle": "ISO, YMD",
-    "IntervalStyle": "postgres",
-    "extra_float_digits": "1",
-    "bytea_output": "hex",
-    "xmloption": "content",
-    "lc_monetary": "C",
-    "search_path": "pg_catalog",
-    "row_security": "off",
-    "jit": "off",
-    "statement_timeout": "0",
-}
 
 # A NULL is hashed as a value that the type does not have, or that nobody stores. Nothing else would do without
 # evaluating the chain twice.
@@ -150,10 +136,7 @@ def _reading(conn: Any, snapshot: str | None = None) -> Iterator[Any]:
                 cursor.execute("SET TRANSACTION SNAPSHOT %s", [snapshot])
         else:
             cursor.execute("SAVEPOINT pgops_content")
-        cursor.execute(
-            "SELECT set_config(name, value, true) FROM unnest(%s::text[], %s::text[]) AS pinned (name, value)",
-            [list(_PINNED), list(_PINNED.values())],
-        )
+        pin(cursor)
         yield cursor
     finally:
         if not conn.closed and conn.info.transaction_status != extensions.TRANSACTION_STATUS_UNKNOWN:

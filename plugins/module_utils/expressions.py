@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils.output_settings import pin
 from psycopg2 import sql
 
 
@@ -53,7 +54,7 @@ class Reparser:
         cursor = reparser.cursor
         cursor.execute("BEGIN" if conn.autocommit else "SAVEPOINT pgops_reparse")
         try:
-            cursor.execute("SELECT set_config('search_path', 'pg_catalog', true)")
+            pin(cursor)
             yield reparser
         finally:
             if not conn.closed:
