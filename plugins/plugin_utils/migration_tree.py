@@ -357,7 +357,7 @@ def _check_keys(
     :return: whether everything in it can be used.
     """
     value = _at(document.data, path)
-    where = ".".join(str(part) for part in path)
+    where = ".".join(part if isinstance(part, str) else f"#{part + 1}" for part in path)
     line = document.line(*path)
     before = len(findings)
     if not isinstance(value, dict):
@@ -441,7 +441,9 @@ def _fill(migration: Migration, contents: dict[str, dict[str, str]], findings: l
     if "verify" in data or VERIFY in contents:
         migration.verify = data.get("verify", VERIFY)
         _use(migration, migration.verify, ".sql.j2", ("verify",), contents, uses, findings)
-    for name in sorted(set(contents) - set(uses)):
+    # A step that was not understood names its files all the same.
+    understood = len(migration.steps) == len(data["steps"])
+    for name in sorted(set(contents) - set(uses)) if understood else ():
         findings.append(
             Finding(
                 migration.location(name),

@@ -94,9 +94,11 @@ def render(source: str, file: str, variables: Mapping[str, Any]) -> tuple[Render
     environment = _environment()
     try:
         tree = environment.parse(source, name=file, filename=file)
+        # It also finds filters and tests that do not exist.
+        missing = jinja2.meta.find_undeclared_variables(tree) - set(variables) - set(environment.globals)
     except jinja2.TemplateSyntaxError as exc:
-        return None, [Finding(file, exc.lineno, "template", f"template error: {exc.message}")]
-    findings = _undeclared(tree, file, set(variables) | set(environment.globals), variables)
+        return None, [Finding(file, exc.lineno, "template", f"template error: {exc.message or exc}")]
+    findings = _undeclared(tree, file, missing, variables)
     findings += [
         Finding(file, node.lineno, "template", "a migration includes no other file: it must be readable on its own")
         for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends))
@@ -119,9 +121,8 @@ def _run(environment: jinja2.Environment, source: str, file: str, variables: Map
     return template.render(dict(variables))
 
 
-def _undeclared(tree: nodes.Template, file: str, known: set[str], variables: Mapping[str, Any]) -> list[Finding]:
+def _undeclared(tree: nodes.Template, file: str, missing: set[str], variables: Mapping[str, Any]) -> list[Finding]:
     """Find names that no variable declares, in branches that are not taken too."""
-    missing = jinja2.meta.find_undeclared_variables(tree) - known
     found: dict[str, int] = {}
     for node in tree.find_all(nodes.Name):
         if node.name in missing and node.ctx == "load":

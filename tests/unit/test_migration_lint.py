@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+"""Each rule of lint: one tree that breaks it, one that does not."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree, scaffold
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import Finding
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_lint import lint
+
+SQL = Path(__file__).resolve().parents[2] / "sql"
+VERIFY = "SELECT 'x' AS object, 'a' AS expected, 'b' AS found WHERE FALSE;"
+OLD = "CREATE TABLE old (id int PRIMARY KEY, a int);"
+METADATA: dict[str, Any] = {
+    "title": "t",
+    "why": "w",
+    "risk": "low",
+    "phi": False,
+    "rollback": {"safety": "complete"},
+    "steps": [{"sql": {"up": "up.sql.j2", "down": "down.sql.j2"}}],
+}
+
+
+def check(root: Path, *ups: str, files: dict[str, str] | None = None, **metadata: Any) -> list[Finding]:
+    """Lint a tree of one version an up; `files` and `metadata` are the last one's."""
+    shutil.rmtree(root / "migrations", ignore_errors=True)
+    for number, up in enumerate(ups):
+        folder = root / "migrations" / f"2025010100000{number}_v{number}"
+        folder.mkdir(parents=True)
+        last = number == len(ups) - 1
+        texts = {"up.sql.j2": up, "down.sql.j2": "SELECT 1;", "verify.sql.j2": VERIFY}
+        data = copy.deepcopy(METADATA) | (metadata if last else {})
+        texts |= {"migration.yml": yaml.safe_dump(data)} | ((files or {}) if last else {})
+        for name, text in texts.items():
+            if text:
+                (folder / name).write_text(text)
+    return lint(migration_tree.scan_tree(root))
+
+
+def rules(findings: list[Finding]) -> list[str]:
+    return [finding.rule for finding in findings]
+
+
+def test_the_shipped_tree_has_no_finding() -> None:
+    assert lint(migration_tree.scan_tree(SQL)) == []
+
+
+def test_a_clean_migration_has_no_finding(tmp_path: Path) -> None:
+    assert check(tmp_path, OLD) == []
+
+
+def test_faults_of_the_tree_and_of_the_sql_are_listed_together(tmp_path: Path) -> None:
+    found = check(tmp_path, "SELEC 1;", files={"stray.sql.j2": "SELECT 1"}, titel="x")
+    assert rules(found) == ["unknown-key"]
+    found = check(tmp_path, "SELEC 1;", files={"stray.sql.j2": "SELECT 1"})
+    assert rules(found) == ["file-unused", "syntax"]
+
+
+# (rule, up that breaks it on a table of an earlier version, up that does not)
+ON_AN_EXISTING_TABLE = [
+    ("index-blocking", "CREATE INDEX i ON old (a);", "CREATE TABLE n (a int); CREATE INDEX i ON n (a);"),
+    (
+        "constraint-blocking",
+        "ALTER TABLE old ADD CONSTRAINT c CHECK (a > 0);",
+        "CREATE TABLE n (a int); ALTER TABLE n ADD CONSTRAINT c CHECK (a > 0);",
+    ),
+    (
+        "constraint-blocking",
+        ("CREATE TABLE n (a int); CREATE TABLE p (id int PRIMARY KEY);"
+        "ALTER TABLE old ADD CONSTRAINT f FOREIGN KEY (id) REFERENCES p;"),
+        ("CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE n (id int PRIMARY KEY);"
+        "ALTER TABLE n ADD CONSTRAINT f FOREIGN KEY (id) REFERENCES p;"),
+    ),
+    (
+        "constraint-blocking",
+        "ALTER TABLE old ADD CONSTRAINT u UNIQUE (a);",
+        "ALTER TABLE old ADD CONSTRAINT u UNIQUE USING INDEX i;",
+    ),
+    (
+        "constraint-blocking",
+        "ALTER TABLE old ADD COLUMN b int CHECK (b > 0);",
+        "ALTER TABLE old ADD COLUMN b int NOT NULL DEFAULT 0;",
+    ),
+    (
+        "column-rewrite",
+        "ALTER TABLE old ADD COLUMN b uuid DEFAULT gen_random_uuid();",
+        "ALTER TABLE old ADD COLUMN b timestamptz DEFAULT now();",
+    ),
+    (
+        "column-rewrite",
+        "ALTER TABLE old ADD COLUMN b timestamptz DEFAULT clock_timestamp() + interval '1 day';",
+        "CREATE TABLE n (a int); ALTER TABLE n ADD COLUMN b uuid DEFAULT gen_random_uuid();",
+    ),
+    ("column-rewrite", "ALTER TABLE old ADD COLUMN b bigserial;", "ALTER TABLE old ADD COLUMN b bigint;"),
+    (
+        "column-rewrite",
+        "ALTER TABLE old ADD COLUMN b int GENERATED ALWAYS AS IDENTITY;",
+        "ALTER TABLE old ADD COLUMN b int;",
+    ),
+    (
+        "column-rewrite",
+        "ALTER TABLE old ADD COLUMN b int GENERATED ALWAYS AS (a + 1) STORED;",
+        "ALTER TABLE old ADD COLUMN b int DEFAULT 1 + 1;",
+    ),
+    (
+        "destructive",
+        "ALTER TABLE old DROP COLUMN a;",
+        "CREATE TABLE n (a int, b int); ALTER TABLE n DROP COLUMN a;",
+    ),
+    ("destructive", "DROP TABLE old;", "CREATE TABLE n (a int); DROP TABLE n;"),
+    ("destructive", "TRUNCATE old;", "CREATE TABLE n (a int); TRUNCATE n;"),
+    (
+        "enum-value-used",
+        "ALTER TYPE kind ADD VALUE 'NEW'; INSERT INTO old SELECT 1 WHERE 'NEW' = 'x';",
+        "ALTER TYPE kind ADD VALUE 'NEW'; INSERT INTO old SELECT 1 WHERE 'OTHER' = 'x';",
+    ),
+    (
+        "enum-value-used",
+        "ALTER TYPE kind ADD VALUE 'NEW'; DO $$ BEGIN UPDATE old SET a = 1 WHERE k = 'NEW'; END $$;",
+        "CREATE TYPE k2 AS ENUM ('A'); ALTER TYPE k2 ADD VALUE 'NEW'; SELECT 'NEW'::k2;",
+    ),
+    ("if-not-exists", "CREATE TABLE IF NOT EXISTS n (a int);", "CREATE EXTENSION IF NOT EXISTS pg_trgm;"),
+    ("if-not-exists", "ALTER TABLE old ADD COLUMN IF NOT EXISTS b int;", "ALTER TABLE old ADD COLUMN b int;"),
+    (
+        "not-validated",
+        "ALTER TABLE old ADD CONSTRAINT c CHECK (a > 0) NOT VALID;",
+        "ALTER TABLE old ADD CONSTRAINT c CHECK (a > 0) NOT VALID; ALTER TABLE old DROP CONSTRAINT c;",
+    ),
+    ("one-drop", "CREATE TABLE n (a int); CREATE TABLE m (a int); DROP TABLE n, m;", "SELECT 1;"),
+    ("cascade", "CREATE TABLE n (a int); DROP TABLE n CASCADE;", "CREATE TABLE n (a int); DROP TABLE n;"),
+    (
+        "index-clock",
+        "CREATE TABLE n (t timestamptz); CREATE INDEX i ON n (t) WHERE t > now();",
+        "CREATE TABLE n (t timestamptz); CREATE INDEX i ON n (t) WHERE t IS NOT NULL;",
+    ),
+]
+
+
+@pytest.mark.parametrize(("rule", "bad", "good"), ON_AN_EXISTING_TABLE)
+def test_a_rule_sees_its_fault_and_not_its_neighbour(tmp_path: Path, rule: str, bad: str, good: str) -> None:
+    found = [finding for finding in check(tmp_path, OLD, f"SELECT 1;\n{bad}") if finding.rule == rule]
+    assert len(found) == 1
+    assert (found[0].file, found[0].line) == ("20250101000001_v1/up.sql.j2", 2)
+    assert rule not in rules(check(tmp_path, OLD, f"SELECT 1;\n{good}"))
+
+
+def test_an_unknown_function_as_default_is_a_warning(tmp_path: Path) -> None:
+    (found,) = check(tmp_path, OLD, "ALTER TABLE old ADD COLUMN b int DEFAULT my_number();")
+    assert (found.rule, found.severity) == ("column-rewrite", "warning")
+
+
+def test_a_declared_risk_allows_what_destroys(tmp_path: Path) -> None:
+    assert check(tmp_path, OLD, "DROP TABLE old;", risk="high") == []
+
+
+def test_a_missing_verification_is_named_where_there_is_sql_to_verify(tmp_path: Path) -> None:
+    (found,) = check(tmp_path, OLD, files={"verify.sql.j2": ""})
+    assert (found.rule, found.file) == ("verify-missing", "20250101000000_v0/migration.yml")
+    index = "- {name: i, table: old, columns: [a], why: w}\n"
+    files = {"verify.sql.j2": "", "up.sql.j2": "", "down.sql.j2": "", "indexes.yml": index}
+    assert check(tmp_path, OLD, "SELECT 1;", files=files, steps=[{"indexes": "indexes.yml"}]) == []
+
+
+@pytest.mark.parametrize("select", ["SELECT 1", "SELECT 1, 2, 3, 4"])
+def test_a_verification_has_three_columns(tmp_path: Path, select: str) -> None:
+    (found,) = check(tmp_path, OLD, files={"verify.sql.j2": f"{VERIFY}\n{select};\n"})
+    assert (found.rule, found.line) == ("verify-columns", 2)
+    assert check(tmp_path, OLD, files={"verify.sql.j2": "SELECT * FROM (VALUES (1, 2, 3)) AS v;"}) == []
+
+
+# --- a foreign key has an index ---------------------------------------------------------------------------------------
+
+CHILD = "CREATE TABLE child (id int PRIMARY KEY, old_id int REFERENCES old, b int);"
+
+
+@pytest.mark.parametrize(
+    ("index", "covered"),
+    [
+        ("", False),
+        ("CREATE INDEX i ON child (old_id);", True),
+        ("CREATE INDEX i ON child (old_id, b);", True),
+        ("CREATE INDEX i ON child (b, old_id);", False),
+        ("CREATE INDEX i ON child (old_id) WHERE b > 0;", False),
+        ("CREATE INDEX i ON child (old_id) WHERE old_id IS NOT NULL;", True),
+        ("CREATE INDEX i ON child (old_id); DROP INDEX i;", False),
+        ("CREATE UNIQUE INDEX i ON child (old_id);", True),
+        ("ALTER TABLE child ADD CONSTRAINT u UNIQUE (old_id, b);", True),
+        ("ALTER TABLE child DROP CONSTRAINT child_old_id_fkey;", True),
+        ("ALTER TABLE child DROP COLUMN old_id;", True),
+        ("DROP TABLE child;", True),
+    ],
+)
+def test_a_foreign_key_wants_an_index_that_leads_with_it(tmp_path: Path, index: str, covered: bool) -> None:
+    found = check(tmp_path, f"{OLD}\n{CHILD}\n{index}")
+    assert ("foreign-key-index" in rules(found)) is not covered
+    if not covered:
+        (finding,) = found
+        assert (finding.line, "old_id" in finding.message) == (2, True)
+
+
+def test_the_index_of_a_foreign_key_may_come_in_a_later_version(tmp_path: Path) -> None:
+    files = {"indexes.yml": "- {name: i, table: child, columns: [old_id], why: w}\n"}
+    steps = [*METADATA["steps"], {"indexes": "indexes.yml"}]
+    assert check(tmp_path, OLD, CHILD, "SELECT 1;", files=files, steps=steps) == []
+
+
+def test_two_indexes_of_one_name_are_seen_over_versions(tmp_path: Path) -> None:
+    files = {"indexes.yml": "- {name: i, table: old, columns: [a], why: w}\n"}
+    steps = [*METADATA["steps"], {"indexes": "indexes.yml"}]
+    (found,) = check(tmp_path, f"{OLD} CREATE INDEX i ON old (id);", "SELECT 1;", files=files, steps=steps)
+    assert (found.rule, found.location) == ("duplicate-index", "20250101000001_v1/indexes.yml:1")
+    assert check(tmp_path, f"{OLD} CREATE INDEX i ON old (id);", "DROP INDEX i;", files=files, steps=steps) == []
+
+
+def test_an_index_of_the_same_name_in_another_schema_is_another_index(tmp_path: Path) -> None:
+    other = "CREATE SCHEMA s; CREATE TABLE s.old (a int); CREATE INDEX i ON s.old (a);"
+    assert check(tmp_path, f"{OLD} CREATE INDEX i ON old (id); {other}") == []
+
+
+# --- validate ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_validate_step_names_a_constraint_that_some_version_adds(tmp_path: Path) -> None:
+    up = "ALTER TABLE old ADD CONSTRAINT old_check CHECK (a > 0) NOT VALID;"
+    good = [*METADATA["steps"], {"validate": [{"table": "old", "constraint": "old_check"}]}]
+    assert check(tmp_path, OLD, up, steps=good) == []
+    bad = [*METADATA["steps"], {"validate": [{"table": "old", "constraint": "old_chek"}]}]
+    found = check(tmp_path, OLD, up, steps=bad)
+    assert rules(found) == ["validate-unknown", "not-validated"]
+    assert "did you mean 'old_check'?" in found[0].message
+
+
+# --- a new migration --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    shutil.copytree(SQL, tmp_path / "sql")
+    return tmp_path / "sql"
+
+
+def test_a_scaffolded_migration_passes_lint_and_comes_last(tree: Path) -> None:
+    new = scaffold.plan(tree, "add_x")
+    scaffold.write(new)
+    read = migration_tree.scan_tree(tree)
+    assert lint(read) == []
+    assert read.migrations[-1].folder == new.folder.name
+    assert sorted(path.name for path in new.folder.iterdir()) == [
+        "down.sql.j2",
+        "migration.yml",
+        "up.sql.j2",
+        "verify.sql.j2",
+    ]
+    assert not [path for path in new.folder.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_its_version_is_the_time_in_utc_or_later_than_the_last(tree: Path) -> None:
+    now = datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC)
+    assert scaffold.plan(tree, "add_x", now).version == "20310203040506"
+    assert scaffold.plan(tree, "add_x", datetime(2020, 1, 1, tzinfo=UTC)).version == "20251103204745"
+
+
+def test_the_same_name_is_never_overwritten(tree: Path) -> None:
+    scaffold.write(scaffold.plan(tree, "add_x"))
+    with pytest.raises(PgopsError, match="exists already and is not overwritten"):
+        scaffold.plan(tree, "add_x")
+    new = scaffold.plan(tree, "add_y")
+    scaffold.write(new)
+    with pytest.raises(PgopsError, match="exists already and is not overwritten"):
+        scaffold.write(new)
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("Add X-y", "new_migration_name=add_x_y"),
+        ("../x", "new_migration_name=x"),
+        ("1x", "new_migration_name=x"),
+        ("a" * 101, "new_migration_name=" + "a" * 100),
+        ("é", "new_migration_name=add_x"),
+        ("", "new_migration_name=add_x"),
+    ],
+)
+def test_an_unsafe_name_is_refused_with_a_safe_one(tree: Path, name: str, suggestion: str) -> None:
+    with pytest.raises(PgopsError) as caught:
+        scaffold.plan(tree, name)
+    assert caught.value.message.endswith(suggestion)
+
+
+def test_a_failed_write_leaves_nothing(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new = scaffold.plan(tree, "add_x")
+
+    def full(self: Path, *_args: Any, **_kwargs: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    before = sorted(path.name for path in new.folder.parent.iterdir())
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        scaffold.write(new)
+    assert sorted(path.name for path in new.folder.parent.iterdir()) == before
