@@ -40,7 +40,7 @@ LOCK = ".lock"
 READ_BLOCK = 1 << 20  # bytes; sha256 releases the interpreter for blocks of this size
 # Files that are written after the manifest and so are not in its list.
 _UNLISTED = frozenset({MANIFEST, PROOF})
-_SAFE_WORD = re.compile(r"[^A-Za-z0-9.-]+")
+_SAFE_WORD = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 @dataclass(frozen=True)

@@ -42,32 +42,6 @@ def restore_losses(database: str, found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def down_losses(database: str, found: Mapping[str, Any]) -> list[str]:
-    """:return: which versions are reverted and what their way down destroys, from a preview of the module revert."""
-    lines = [
-        f"{database}: would revert {entry['version']} ({entry.get('name') or ''})"
-        + (f"; stays: {entry['stays']}" if entry.get("stays") else "")
-        for entry in found.get("versions") or []
-    ]
-    if not lines:
-        return [f"{database}: no version is applied; nothing to revert"]
-    rows = []
-    for entry in found.get("loss") or []:
-        if entry.get("rows") is not None:
-            rows.append((entry["table"], f"the table with {entry['rows']} rows", entry["version"]))
-        rows += [
-            (entry["table"], f"column {column} with {count} values", entry["version"])
-            for column, count in (entry.get("columns") or {}).items()
-        ]
-        if entry.get("some_rows"):
-            rows.append((entry["table"], "rows that the way down deletes", entry["version"]))
-    if rows:
-        lines += [f"  {line}" for line in _table([("table", "what is lost", "by version"), *rows])]
-    else:
-        lines.append(f"{database}: no data is lost")
-    return lines
-
-
 def _what(entry: Mapping[str, Any]) -> str:
     return {
         "rows": "rows",
