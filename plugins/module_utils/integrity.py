@@ -41,7 +41,7 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) || '.' || quote_i
                            = format('(%I IS NOT NULL)', (keys.columns)[1])))
                   AND (SELECT array_agg(number ORDER BY number) FROM (SELECT key.number
                          FROM unnest(i.indkey) WITH ORDINALITY AS key (number, place)
-                        WHERE key.place <= cardinality(k.conkey)) AS leading)
+                        WHERE key.place <= cardinality(k.conkey)) AS first_columns)
                     = (SELECT array_agg(number ORDER BY number) FROM unnest(k.conkey) AS number)) AS indexed
   FROM pg_constraint AS k
   JOIN pg_class AS c ON c.oid = k.conrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
