@@ -10,9 +10,12 @@ from typing import Any
 
 import psycopg2
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, connection
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, connection, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from psycopg2 import sql
+from support import engine
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 BASE, HEALTH, CRITICAL, SETTINGS, INCIDENTS = (
@@ -487,3 +490,71 @@ def test_phi_is_marked_in_the_database(applied: Any) -> None:
         "student_medications",
         "students",
     }
+
+
+# --- through the engine -----------------------------------------------------------------------------------------------
+
+
+def test_R14_7_17_the_engine_applies_all_reverts_all_and_applies_again(
+    target: Any, db: Any, chain: dict[str, dict[str, Any]]
+) -> None:
+    migrations = list(chain.values())
+    empty = catalog.inventory(db)
+    for _ in range(2):
+        first = migrate.apply(target, migrations, Selection(), engine.way())
+        assert [item["version"] for item in first["applied"]] == list(chain)
+        full = catalog.inventory(db)
+        second = migrate.apply(target, migrations, Selection(), engine.way())
+        assert second["applied"] == []
+        assert catalog.compare(full, catalog.inventory(db), ignore=()) == []
+        migrate.revert(target, migrate.Reverts(steps=len(chain)), engine.way())
+        assert catalog.compare(empty, catalog.inventory(db), ignore=()) == []
+
+
+def test_the_engine_makes_what_the_plain_sql_makes(
+    target: Any, db: Any, chain: dict[str, dict[str, Any]], server: Any, database: str
+) -> None:
+    migrate.apply(target, list(chain.values()), Selection(), engine.way())
+    by_engine = catalog.inventory(db)
+    plain = f"{database}_plain"
+    server.create_database(plain)
+    other = connection.connect(target.with_(database=plain), application_name="pgops test")
+    try:
+        for migration in chain.values():
+            up(other, migration)
+        assert catalog.compare(catalog.inventory(other), by_engine, ignore=()) == []
+    finally:
+        other.close()
+
+
+def test_R3_4_what_is_there_already_with_the_same_definition_is_taken_over(
+    target: Any, applied: Any, chain: dict[str, dict[str, Any]]
+) -> None:
+    seed_incidents(applied)
+    before = catalog.inventory(applied)
+    result = migrate.apply(target, list(chain.values()), Selection(), engine.way())
+    assert len(result["applied"]) == len(chain)
+    assert catalog.compare(before, catalog.inventory(applied), ignore=()) == []
+    assert column(applied, "SELECT count(*) FROM incident_reports") == [20]
+
+
+def test_the_engine_refuses_a_table_of_that_name_with_another_definition(
+    target: Any, db: Any, chain: dict[str, dict[str, Any]]
+) -> None:
+    with db.cursor() as cursor:
+        cursor.execute("CREATE TABLE districts (id text PRIMARY KEY)")
+    with pytest.raises(PgopsError, match="districts") as caught:
+        migrate.apply(target, list(chain.values()), Selection(), engine.way())
+    assert str(caught.value.location).startswith(f"{BASE}_create_base_schema/up.sql.j2:")
+    assert column(db, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == ["districts"]
+
+
+def test_the_engine_tells_why_safety_cannot_go_yet(target: Any, db: Any, chain: dict[str, dict[str, Any]]) -> None:
+    migrate.apply(target, list(chain.values()), Selection(), engine.way())
+    seed_incidents(db)
+    with db.cursor() as cursor:
+        cursor.execute("UPDATE incident_reports SET type = 'SAFETY' WHERE type = 'OTHER'")
+    with pytest.raises(PgopsError, match=r"row\(s\) of incident_reports.type use it") as caught:
+        migrate.revert(target, migrate.Reverts(version=INCIDENTS), engine.way())
+    assert caught.value.sqlstate == "55006"
+    assert "another type" in str(caught.value.hint)
