@@ -152,14 +152,17 @@ def user_tables(conn: Any, *, exclude_schemas: Sequence[str] = ()) -> list[Table
     :param exclude_schemas: schemas to leave out; none by default, the ledger's rows are data too.
     :returns: tables and partitions, materialised views and foreign tables. Left out are the members of extensions, but
         for the rows of configuration tables that a dump carries, and temporary tables.
-    :raises psycopg2.Error: as the server gives it. Takes ACCESS SHARE on system catalogs.
+    :raises PgopsError: the list cannot be read. Takes ACCESS SHARE for a moment on each table, for its size.
     """
     with _reading(conn) as cursor:
         return _user_tables(cursor, exclude_schemas)
 
 
 def _user_tables(cursor: Any, exclude_schemas: Sequence[str]) -> list[Table]:
-    cursor.execute(_TABLES, [list(exclude_schemas)])
+    try:
+        cursor.execute(_TABLES, [list(exclude_schemas)])
+    except psycopg2.Error as exc:
+        raise from_psycopg(exc, "Reading the list of tables failed") from None
     return [
         Table(
             row[0], row[1], row[2], row[3], row[4], tuple((name, kind) for name, kind in row[5]), int(row[6]), *row[7:]

@@ -61,7 +61,7 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) || '.' || quote_i
 _INVALID_INDEXES = f"""
 SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name,
        quote_ident(tn.nspname) || '.' || quote_ident(t.relname) AS table,
-       pg_relation_size(c.oid) AS bytes
+       c.relpages::bigint * current_setting('block_size')::bigint AS bytes
   FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
   JOIN pg_class AS t ON t.oid = i.indrelid JOIN pg_namespace AS tn ON tn.oid = t.relnamespace
  WHERE NOT (i.indisvalid AND i.indisready AND i.indislive) AND {_USER_SCHEMA}
