@@ -12,6 +12,17 @@ from ansible.errors import AnsiblePromptInterrupt, AnsiblePromptNoninteractive
 from ansible.utils.display import Display
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 
+# What says which rollback it is, in the command that is told to be typed next.
+_ASKED_FOR = (
+    "rollback_strategy",
+    "rollback_steps",
+    "rollback_keep",
+    "rollback_through",
+    "rollback_version",
+    "rollback_backup",
+    "rollback_swap_to",
+)
+
 display = Display()
 
 
@@ -49,10 +60,13 @@ class ActionModule(PgopsAction):
         return sorted(str(name).strip() for name in names)
 
     def _refused(self, task_vars: dict[str, Any], wanted: str, why: str) -> dict[str, Any]:
-        run = self.run_fact(task_vars)
         host = task_vars.get("inventory_hostname")
-        command = f"{run.get('command') or 'ansible-playbook rollback.yml'} -l {shlex.quote(self.limit(task_vars))}"
-        again = f"{command} … -e {shlex.quote(f'rollback_confirm={wanted}')}"
+        typed = str(self.run_fact(task_vars).get("command") or "ansible-playbook rollback.yml")
+        again = f"{typed} -l {shlex.quote(self.limit(task_vars))}"
+        for name in _ASKED_FOR:
+            if task_vars.get(name) is not None and (name, task_vars[name]) != ("rollback_strategy", "down"):
+                again += " -e " + shlex.quote(f"{name}={self._templar.template(task_vars[name])}")
+        again += " -e " + shlex.quote(f"rollback_confirm={wanted}")
         return {
             "failed": True,
             "msg": f"The rollback of {wanted} on {host} was not confirmed ({why}); nothing was changed. Read what is lost, "

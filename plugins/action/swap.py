@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.losses import swap_losses
 
 
 class ActionModule(PgopsAction):
@@ -50,11 +51,14 @@ class ActionModule(PgopsAction):
         for database, found in (result.get("databases") or {}).items():
             if found.get("state") == "lifted":
                 self.say(f"{database}: a swap had been killed; clients are let in again ({found['why']})")
+            if "lost" in found:
+                for line in swap_losses(database, found):
+                    self.say(line)
             if not found.get("aside"):
                 continue
             if found.get("state") == "completed":
                 self.say(f"{database}: a swap that had been killed was completed")
-            outage = f" after {found['outage_ms']:.0f} ms" if "outage_ms" in found else ""
+            outage = f", clients were kept out for {found['outage_ms']:.0f} ms" if "outage_ms" in found else ""
             command = self.way_back(task_vars, database, found["aside"])
             self.say(
                 f"{database}: swapped{outage}; the replaced database is kept as {found['aside']}, closed to clients"

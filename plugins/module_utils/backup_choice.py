@@ -13,20 +13,21 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store impo
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 
-# The run that changed the schema last, when it began with that, and the backup that it made. A failed run counts: what it
-# left is what somebody wants to get away from.
+# The last apply, whatever became of it: a failed one is what somebody wants to get away from. A row keeps the time at
+# which it was applied when it is reverted, but not the run.
 _LAST_APPLY = """
-WITH last AS (
-    SELECT m.run_id FROM pgops.migration AS m WHERE m.run_id IS NOT NULL ORDER BY m.started_at DESC, m.version DESC LIMIT 1
-)
-SELECT l.run_id, to_char(min(m.started_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS began,
-       (SELECT r.backup FROM pgops.run AS r WHERE r.id = l.run_id) AS backup
-FROM last AS l JOIN pgops.migration AS m ON m.run_id = l.run_id GROUP BY l.run_id
+WITH last AS (SELECT max(m.started_at) AS began FROM pgops.migration AS m),
+     run AS (SELECT r.id, r.started_at, r.backup FROM pgops.run AS r, last AS l WHERE r.started_at <= l.began
+             ORDER BY r.started_at DESC LIMIT 1)
+SELECT r.id AS run_id, r.backup,
+       to_char(least(min(m.started_at), min(l.began)) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS began
+FROM last AS l LEFT JOIN run AS r ON true LEFT JOIN pgops.migration AS m ON m.started_at >= r.started_at
+WHERE l.began IS NOT NULL GROUP BY r.id, r.backup
 """
 
 
 def last_apply(target: Target, application_name: str) -> dict[str, Any] | None:
-    """:return: run_id, began (server time) and backup of the run that changed the schema last; None without a ledger."""
+    """:return: run_id, began (server time) and backup of the last apply; None where nothing was ever applied."""
     conn = connect(target.as_restore(), application_name=application_name)
     try:
         if ledger.schema_version(conn) == 0:
@@ -61,16 +62,16 @@ def choose(target: Target, directory: str, path: str | None, *, application_name
     found = backup_store.backups_of(directory, database)
     proved = [backup for backup in found if backup.proved]
     if last is None:
-        fitting, why = proved, "the newest proved backup; there is no ledger"
+        fitting, why = proved, "the newest proved backup; nothing was ever applied"
     else:
         fitting = [backup for backup in proved if str(backup.manifest["snapshot_time"]) <= last["began"]]
-        why = f"the newest proved backup from before run {last['run_id']}, which began to change it at {last['began']}"
+        why = f"the newest proved backup from before the last apply, run {last['run_id']} at {last['began']}"
         own = _own_backup(last)
         for backup in fitting:
             if own and backup.path == own:
-                return backup, f"the backup that run {last['run_id']} made before it changed the database"
+                return backup, f"the backup that the last apply, run {last['run_id']}, made before it began"
     if not fitting:
-        before = f" from before run {last['run_id']} ({last['began']})" if last else ""
+        before = f" from before the last apply (run {last['run_id']}, {last['began']})" if last else ""
         raise PgopsError(
             f"There is no proved backup of {database}{before} in {backup_store.database_folder(directory, database)}: "
             f"{len(found)} backups are there, {len(proved)} of them proved.",

@@ -39,7 +39,9 @@ FROM pg_catalog.pg_database AS d
 
 @dataclass(frozen=True)
 class Mark:
-    """What a database of ours is. ``comment`` keeps the comment that the database has beneath the mark."""
+    """What a database of ours is. ``comment`` keeps the comment that the database has beneath the mark; ``xid`` is the
+    transaction of the swap that put it aside.
+    """
 
     role: str
     database: str
@@ -50,6 +52,7 @@ class Mark:
     manifest_sha256: str = ""
     comment: str | None = None
     aside: str = ""
+    xid: int = 0
 
     def text(self) -> str:
         """:return: the comment that carries the mark."""

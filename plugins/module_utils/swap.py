@@ -22,7 +22,7 @@ from datetime import datetime, timezone
 from typing import Any, Callable
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import database_marks, history, locks
+from ansible_collections.whitecross.pgops.plugins.module_utils import database_marks, history, locks, lost_writes
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
@@ -222,15 +222,21 @@ class Swap:
     def preview(self) -> dict[str, Any]:
         """Look whether the swap could be done, and touch nothing.
 
-        :return: live, swapped_in, and which sessions would be ended.
+        :return: live, swapped_in, how many sessions would be ended, and, on the way back, the rows written since (``lost``).
         :raises PgopsError: as :meth:`run` would before the fence.
         """
         conn = connect(self.target.maintenance(), application_name=locks.application_name(self.run_id))
         try:
-            self._look(conn)
+            _live, staged = self._look(conn)
             refuse_blockers(conn, [self.live, self.staged], self.live)
             sessions = fetch_all(conn, _SESSIONS, {"names": [self.live]})
-            return {"live": self.live, "swapped_in": self.staged, "sessions_ended": len(sessions)}
+            told: dict[str, Any] = {"live": self.live, "swapped_in": self.staged, "sessions_ended": len(sessions)}
+            if staged.mark and staged.mark.role == database_marks.FAILED and staged.mark.xid:
+                told["lost"] = lost_writes.written_since(
+                    self.target, staged.mark.xid, application_name=locks.application_name(self.run_id)
+                )
+                told["lost"]["since"] = staged.mark.since
+            return told
         finally:
             conn.close()
 
@@ -395,9 +401,10 @@ class Swap:
         since = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
         # What is put aside keeps the comment it had, beneath its mark.
         beneath = live.mark.comment if live.mark else live.comment
+        xid = fetch_one(conn, "SELECT pg_catalog.pg_current_xact_id()::text::bigint AS xid") or {"xid": 0}
         failed = Mark(
             database_marks.FAILED, self.live, self.run_id, since, backup=mark.backup,
-            manifest_sha256=mark.manifest_sha256, comment=beneath,
+            manifest_sha256=mark.manifest_sha256, comment=beneath, xid=xid["xid"],
         )  # fmt: skip
         execute(conn, "BEGIN")
         execute(conn, sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(RENAME_TIMEOUT_MS)))

@@ -23,12 +23,16 @@ def restore_losses(database: str, found: Mapping[str, Any]) -> list[str]:
             str(entry["rows_gone"]),
         )
         for entry in lost["tables"]
+        if not _empty(entry)
     ]
     if rows:
         header = ("table", "what is lost", "rows then", "rows now", "written since", "changed or deleted since")
         lines += [f"  {line}" for line in _table([header, *rows])]
     else:
         lines.append(f"{database}: no row was written since; no data is lost")
+    empty = [entry["table"] for entry in lost["tables"] if _empty(entry)]
+    if empty:
+        lines.append(f"{database}: {len(empty)} tables made since, without a row, go: {', '.join(empty)}")
     lines += [
         f"{database}: version {entry['version']} ({entry['name']}) is {entry['state']} now and will be "
         f"{entry['state_after'] or 'not applied'}"
@@ -40,6 +44,22 @@ def restore_losses(database: str, found: Mapping[str, Any]) -> list[str]:
     ]
     lines.append(f"{database}: nothing is destroyed: the present database is kept under another name")
     return lines
+
+
+def swap_losses(database: str, found: Mapping[str, Any]) -> list[str]:
+    """:return: what a swap back leaves behind, from a preview of the module swap."""
+    lost = found["lost"]
+    lines = [f"{database}: {found['swapped_in']} would take its place, as it was put aside at {lost['since']}"]
+    if lost["tables"]:
+        rows = [(entry["table"], str(entry["rows_now"]), str(entry["rows_written"])) for entry in lost["tables"]]
+        lines += [f"  {line}" for line in _table([("table", "rows now", "written since and left behind"), *rows])]
+    else:
+        lines.append(f"{database}: no row was written since")
+    return lines
+
+
+def _empty(entry: Mapping[str, Any]) -> bool:
+    return entry["change"] == "new table" and not entry["rows_now"]
 
 
 def _what(entry: Mapping[str, Any]) -> str:
