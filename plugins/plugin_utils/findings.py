@@ -11,6 +11,53 @@ from dataclasses import dataclass
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
+# Every rule by name; docs/write-a-migration.md lists the same.
+RULES = {
+    "backfill": "A backfill is one statement bounded by `$1` and `$2`.",
+    "cascade": "`CASCADE` drops what nobody named.",
+    "column-rewrite": "A new column with a value that differs by row rewrites the table.",
+    "constraint-blocking": "A constraint that is validated at once reads the whole table under its lock.",
+    "depends-on": "`depends_on` names versions of the tree that come before.",
+    "destructive": "An up that takes data away declares `risk: high` or `critical`.",
+    "down-missing": "A sql step has a down, or `rollback` says what stays.",
+    "duplicate-index": "An index name is used once.",
+    "empty": "A file has at least one statement.",
+    "enum-value-used": "A new enum label is used in a later step than the one that adds it.",
+    "file": "A file is readable, not empty, UTF-8 without byte order mark.",
+    "file-missing": "A file that is named exists.",
+    "file-name": "A file is named without its path and lies in the migration's folder.",
+    "file-twice": "A file is used once.",
+    "file-unused": "A file that is there is named.",
+    "foreign-key-index": "A foreign key has an index that leads with its columns.",
+    "identifier-length": "A name has 63 bytes at most.",
+    "if-not-exists": "`IF NOT EXISTS` passes over an object with another definition.",
+    "index-blocking": "An index on a table that is in use is built in an `indexes` step.",
+    "index-clock": "An index does not ask the clock.",
+    "misnamed": "A folder is named `<14 digits>_<lower_case_name>`.",
+    "missing-key": "A required key is there.",
+    "not-validated": "A constraint that is added `NOT VALID` is validated by some version.",
+    "one-drop": "A statement drops one object.",
+    "psql-command": "Commands of psql are no SQL.",
+    "rollback": "A rollback that is not complete says what stays.",
+    "statement-refused": "A statement that has a step kind of its own, or no place in a migration.",
+    "step-kind": "A step is of one kind.",
+    "symlink": "No link leads out of the tree.",
+    "syntax": "The SQL is PostgreSQL's.",
+    "template": "The template renders, and includes no other file.",
+    "undefined-variable": "A template uses declared variables only.",
+    "unknown-key": "No key is misspelt.",
+    "unknown-variable": "`migrate_variables` gives only what some migration declares.",
+    "validate-unknown": "A constraint to validate is one that some version adds.",
+    "variable": "A variable has a plain name and a default.",
+    "verify": "A verification only reads.",
+    "verify-columns": "A verification returns object, expected, found.",
+    "verify-missing": "What is written as SQL is verified.",
+    "version-twice": "Two folders do not share a version.",
+    "wrong-type": "A value has the type that its key wants.",
+    "wrong-value": "A value is one of those allowed.",
+    "yaml": "The YAML is valid, without duplicate keys, aliases and tags.",
+}
+
 
 @dataclass(frozen=True, order=True)
 class Finding:
@@ -25,6 +72,10 @@ class Finding:
     rule: str
     message: str
     severity: str = "error"
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ValueError(f"the rule {self.rule} is not in RULES")
 
     @property
     def location(self) -> str:

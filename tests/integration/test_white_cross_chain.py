@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ BASE, HEALTH, CRITICAL, SETTINGS, INCIDENTS = (
     "20251103204744",
 )
 SHIPPED = (BASE, HEALTH, CRITICAL, SETTINGS, INCIDENTS)
+
+EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18)
 
 
 @pytest.fixture(scope="module")
@@ -316,6 +319,7 @@ def test_R14_16_a_failing_step_leaves_the_data_as_it_was(applied: Any, chain: di
     assert column(applied, "SELECT count(*) FROM system_configurations") == [12]
 
 
+@EVERY_MAJOR
 def test_R14_17_all_up_all_down_and_up_again(db: Any, chain: dict[str, dict[str, Any]]) -> None:
     empty = catalog.inventory(db)
     for _ in range(2):
@@ -397,6 +401,7 @@ def test_safety_stays_while_an_incident_uses_it(applied: Any, chain: dict[str, d
     assert "SAFETY" not in labels(applied, "IncidentType")
 
 
+@EVERY_MAJOR
 def test_the_type_gets_back_its_grants_comment_owner_and_foreign_labels(
     db: Any, chain: dict[str, dict[str, Any]], server: Any
 ) -> None:
@@ -495,6 +500,7 @@ def test_phi_is_marked_in_the_database(applied: Any) -> None:
 # --- through the engine -----------------------------------------------------------------------------------------------
 
 
+@EVERY_MAJOR
 def test_R14_7_17_the_engine_applies_all_reverts_all_and_applies_again(
     target: Any, db: Any, chain: dict[str, dict[str, Any]]
 ) -> None:
@@ -558,3 +564,21 @@ def test_the_engine_tells_why_safety_cannot_go_yet(target: Any, db: Any, chain: 
         migrate.revert(target, migrate.Reverts(version=INCIDENTS), engine.way())
     assert caught.value.sqlstate == "55006"
     assert "another type" in str(caught.value.hint)
+
+
+def test_the_example_of_the_documentation_applies_and_goes_back_with_data(
+    target: Any, db: Any, chain: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    shutil.copytree(SQL / "migrations", tmp_path / "migrations")
+    example = SQL.parent / "docs" / "examples" / "add_student_nickname"
+    shutil.copytree(example, tmp_path / "migrations" / "20260101000000_add_student_nickname")
+    migrate.apply(target, list(chain.values()), Selection(), engine.way())
+    seed_people(db)
+    before = catalog.inventory(db)
+    migrations = migration_tree.render(migration_tree.read_tree(tmp_path), {"shortest": 3})
+    migrate.apply(target, migrations, Selection(), engine.way())
+    # 'P1' to 'P9' are too short, 'P10' to 'P20' are not.
+    assert column(db, "SELECT count(nickname) FROM students") == [11]
+    assert differences(db, migrations[-1]) == []
+    migrate.revert(target, migrate.Reverts(), engine.way())
+    assert catalog.compare(before, catalog.inventory(db), ignore=()) == []

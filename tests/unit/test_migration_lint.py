@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import yaml
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree, scaffold
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import Finding
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import RULES, Finding
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_lint import lint
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
@@ -75,10 +76,14 @@ ON_AN_EXISTING_TABLE = [
     ),
     (
         "constraint-blocking",
-        ("CREATE TABLE n (a int); CREATE TABLE p (id int PRIMARY KEY);"
-        "ALTER TABLE old ADD CONSTRAINT f FOREIGN KEY (id) REFERENCES p;"),
-        ("CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE n (id int PRIMARY KEY);"
-        "ALTER TABLE n ADD CONSTRAINT f FOREIGN KEY (id) REFERENCES p;"),
+        (
+            "CREATE TABLE n (a int); CREATE TABLE p (id int PRIMARY KEY);"
+            "ALTER TABLE old ADD CONSTRAINT f FOREIGN KEY (id) REFERENCES p;"
+        ),
+        (
+            "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE n (id int PRIMARY KEY);"
+            "ALTER TABLE n ADD CONSTRAINT f FOREIGN KEY (id) REFERENCES p;"
+        ),
     ),
     (
         "constraint-blocking",
@@ -307,3 +312,19 @@ def test_a_failed_write_leaves_nothing(tree: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(OSError, match="No space"):
         scaffold.write(new)
     assert sorted(path.name for path in new.folder.parent.iterdir()) == before
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_lists_each_rule_and_no_other() -> None:
+    page = (SQL.parent / "docs" / "write-a-migration.md").read_text(encoding="utf-8")
+    assert (
+        dict(re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", page.partition("## What lint finds")[2], re.MULTILINE)) == RULES
+    )
+
+
+def test_the_example_of_the_page_passes_lint(tree: Path) -> None:
+    example = SQL.parent / "docs" / "examples" / "add_student_nickname"
+    shutil.copytree(example, tree / "migrations" / "20260101000000_add_student_nickname")
+    assert lint(migration_tree.scan_tree(tree)) == []

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+"""lint.yml and new_migration.yml as an operator types them: no limit, no database."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.site import Playbook
+
+
+@pytest.fixture
+def sql(playbook: Playbook) -> Path:
+    return playbook.copy_sql()
+
+
+def test_lint_needs_no_limit_and_finds_the_shipped_tree_sound(playbook: Playbook) -> None:
+    result = playbook("lint.yml", limit=None)
+    assert result.rc == 0, result.output
+    assert ", 0 errors, 0 warnings in " in result.stdout
+    assert result.json is not None
+    assert (result.json["playbook"], result.json["ok"], result.json["findings"]) == ("lint", True, [])
+
+
+def test_lint_lists_every_fault_with_file_and_line_and_fails(playbook: Playbook, sql: Path) -> None:
+    folder = sql / "migrations" / "20250103000000_create_base_schema"
+    with (folder / "up.sql.j2").open("a") as file:
+        file.write("SELEC 1;\n")
+    (folder / "stray.sql.j2").write_text("SELECT 1;\n")
+    result = playbook("lint.yml", limit=None, pgops_sql=str(sql))
+    assert result.rc == 2
+    lines = len((folder / "up.sql.j2").read_text().splitlines())
+    assert f'{folder.name}/up.sql.j2:{lines}  syntax error at or near "SELEC" [syntax]' in result.stdout
+    assert f"{folder.name}/stray.sql.j2  migration.yml does not name the file" in result.stdout
+    assert result.json is not None
+    assert result.json["ok"] is False
+    assert {finding["rule"] for finding in result.json["findings"]} == {"syntax", "file-unused"}
+    assert result.json["error"]["message"].startswith(f"{folder.name}/stray.sql.j2: ")
+    assert result.json["error"]["next"]
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"pgops_sql": "/nowhere"}, "There is no folder /nowhere/migrations; pgops_sql must name"),
+        ({"pgops_sq": "x"}, "pgops_sq (did you mean pgops_sql?)"),
+    ],
+)
+def test_lint_refuses_what_it_does_not_know_in_one_sentence(
+    playbook: Playbook, extra: dict[str, object], message: str
+) -> None:
+    result = playbook("lint.yml", limit=None, **extra)
+    assert result.rc == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_new_migration_is_shown_then_written_then_passes_lint_and_is_not_overwritten(
+    playbook: Playbook, sql: Path
+) -> None:
+    before = sorted(path.name for path in (sql / "migrations").iterdir())
+    extra = {"new_migration_name": "add_x", "pgops_sql": str(sql)}
+
+    shown = playbook("new_migration.yml", "--check", "--diff", limit=None, **extra)
+    assert shown.rc == 0, shown.output
+    assert sorted(path.name for path in (sql / "migrations").iterdir()) == before
+    for name in ("migration.yml", "up.sql.j2", "down.sql.j2", "verify.sql.j2"):
+        assert f"_add_x/{name}" in shown.stdout
+    assert "+title: 'Add x'" in shown.stdout
+
+    written = playbook("new_migration.yml", limit=None, **extra)
+    assert written.rc == 0, written.output
+    (new,) = sorted({path.name for path in (sql / "migrations").iterdir()} - set(before))
+    assert new.endswith("_add_x")
+    assert new > max(before)
+    assert written.json is not None
+    assert written.json["version"] == new.split("_")[0]
+    assert playbook("lint.yml", limit=None, pgops_sql=str(sql)).rc == 0
+
+    again = playbook("new_migration.yml", limit=None, **extra)
+    assert again.rc == 2
+    assert "exists already and is not overwritten" in again.output
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (
+            {},
+            "needs a name that says what it does, type: ansible-playbook new_migration.yml -e new_migration_name=add_x",
+        ),
+        ({"new_migration_nam": "add_x"}, "new_migration_nam (did you mean new_migration_name?)"),
+    ],
+)
+def test_a_new_migration_without_a_safe_name_is_refused(
+    playbook: Playbook, sql: Path, extra: dict[str, str], message: str
+) -> None:
+    before = sorted((sql / "migrations").iterdir())
+    result = playbook("new_migration.yml", limit=None, pgops_sql=str(sql), **extra)
+    assert result.rc == 2
+    assert message in result.output
+    assert sorted((sql / "migrations").iterdir()) == before
+    assert json.dumps(result.json)
+
+
+def test_what_is_scaffolded_applies_and_goes_back(playbook: Playbook, sql: Path) -> None:
+    playbook("new_migration.yml", limit=None, new_migration_name="add_x", pgops_sql=str(sql))
+    applied = playbook("migrate.yml", pgops_phases=["plan", "apply", "verify", "report"])
+    assert applied.rc == 0, applied.output
+    reverted = playbook("rollback.yml", rollback_strategy="down", rollback_confirm=playbook.database)
+    assert reverted.rc == 0, reverted.output
+    assert "add_x" in reverted.output
