@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import time
@@ -237,7 +238,7 @@ class PgopsAction(ActionBase):
                 begun = self._execute_module(
                     module_name=module,
                     module_args={**arguments, "job_directory": directory},
-                    task_vars=task_vars,
+                    task_vars=self._interpreter_without_spaces(task_vars, directory),
                     wrap_async=True,
                 )
             finally:
@@ -251,6 +252,24 @@ class PgopsAction(ActionBase):
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+    def _interpreter_without_spaces(self, task_vars: dict[str, Any], directory: str) -> dict[str, Any]:
+        """Ansible's async wrapper splits the interpreter's path at its spaces (a .venv in a folder with one).
+
+        The job folder then holds a link to the whole environment, since Python finds its packages beside the path by which
+        it was called.
+        """
+        interpreter = str(self._templar.template(task_vars.get("ansible_python_interpreter") or ""))
+        if not re.search(r"\s", interpreter):
+            return task_vars
+        home, name = os.path.dirname(os.path.dirname(interpreter)), os.path.basename(interpreter)
+        linked = self._low_level_execute_command(
+            f"[ -x {shlex.quote(interpreter)} ] && ln -s {shlex.quote(home)} {shlex.quote(f'{directory}/python')}"
+        )
+        if linked["rc"] != 0:  # a command with arguments, such as '/usr/bin/env python3'
+            return task_vars
+        folder = os.path.basename(os.path.dirname(interpreter))
+        return {**task_vars, "ansible_python_interpreter": f"{directory}/python/{folder}/{name}"}
 
 
 def _interrupt(number: int, _frame: Any) -> None:
