@@ -1,0 +1,552 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Verify: each check sees its fault, names object, expected and found, and a clean database passes."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    catalog,
+    connection,
+    content,
+    integrity,
+    ledger,
+    migrate,
+    plan,
+    scratch,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils import verify as verification
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.verification import screen
+from support.server import APP, Server
+
+MAJORS = (15, 16, 17, 18)
+HEADER = "-- SPDX-License-Identifier: GPL-3.0-or-later\n-- Copyright (c) 2026 White Cross pgops contributors\n\n"
+
+UP = """
+CREATE TYPE mood AS ENUM ('glad', 'sad');
+CREATE TABLE school (id integer PRIMARY KEY, name text NOT NULL);
+CREATE TABLE student (
+    id integer PRIMARY KEY,
+    school_id integer NOT NULL,
+    status varchar(10) DEFAULT 'here' CONSTRAINT status_known CHECK (status IN ('here', 'gone')),
+    mood mood,
+    CONSTRAINT student_school FOREIGN KEY (school_id) REFERENCES school
+);
+CREATE INDEX student_school_idx ON student (school_id);
+CREATE VIEW here AS SELECT id FROM student WHERE status IN ('here');
+CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+CREATE TRIGGER student_touch BEFORE UPDATE ON student FOR EACH ROW EXECUTE FUNCTION touch();
+"""
+DOWN = """
+DROP VIEW here;
+DROP TABLE student;
+DROP TABLE school;
+DROP FUNCTION touch();
+DROP TYPE mood;
+"""
+VERIFY = """
+SELECT 'school ' || id AS object, 'a name' AS expected, 'none' AS found FROM school WHERE name = '';
+"""
+
+
+def write_migration(tree: Path, version: str, name: str, **files: str) -> None:
+    folder = tree / "migrations" / f"{version}_{name}"
+    folder.mkdir(parents=True)
+    for file, text in files.items():
+        if file == "migration":
+            head = HEADER.replace("--", "#")
+            (folder / "migration.yml").write_text("---\n" + head + textwrap.dedent(text), encoding="utf-8")
+        else:
+            (folder / f"{file}.sql.j2").write_text(HEADER + text, encoding="utf-8")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    write_migration(
+        tmp_path, "20250101000000", "make_it",
+        migration="""
+            title: Make it
+            why: The tests need something.
+            risk: low
+            phi: false
+            phase: core
+            rollback: {safety: complete}
+            steps:
+              - sql: {up: up.sql.j2, down: down.sql.j2}
+        """,
+        up=UP, down=DOWN, verify=VERIFY,
+    )  # fmt: skip
+    return tmp_path
+
+
+@pytest.fixture
+def applied(server: Server, target: Any, tree: Path) -> Any:
+    migrations = migration_tree.render(migration_tree.read_tree(tree))
+    migrate.apply(target, migrations, plan.Selection(), migrate.Way(run=migrate.run_of("test", {}, target.database)))
+    return target
+
+
+@pytest.fixture
+def change(server: Server, applied: Any) -> Callable[[str], None]:
+    return lambda statement: server.execute(statement, database=applied.database) and None
+
+
+def verify(target: Any, **options: Any) -> dict[str, Any]:
+    """The result of one database, also where it did not pass."""
+    try:
+        return verification.verify({target.database: target}, **options)[target.database]
+    except PgopsError as error:
+        return error.extra["databases"][target.database]
+
+
+def told(result: dict[str, Any], level: str = "fail") -> list[tuple[Any, ...]]:
+    return [
+        (finding["check"], finding["object"], finding["attribute"], finding["expected"], finding["found"])
+        for finding in result["findings"]
+        if finding["level"] == level
+    ]
+
+
+@pytest.fixture(autouse=True)
+def no_scratch_is_left(server: Server) -> Iterator[None]:
+    yield
+    assert server.execute("SELECT datname FROM pg_database WHERE datname LIKE 'pgops\\_verify\\_%'") == []
+
+
+@pytest.mark.majors(*MAJORS)
+def test_a_database_that_is_as_declared_passes(server: Server, applied: Any) -> None:
+    result = verify(applied)
+    assert result["findings"] == []
+    assert result["passed"]
+    assert result["versions"] == ["20250101000000"]
+    assert {"kind": "enum", "object": "public.mood", "passed": True} in result["lines"]
+    assert {"kind": "table", "object": "public.student", "passed": True} in result["lines"]
+    assert {"kind": "index", "object": "public.student_school_idx", "passed": True} in result["lines"]
+    assert {"kind": "constraint", "object": "public.student.student_school", "passed": True} in result["lines"]
+
+
+SCHEMA_FAULTS: list[tuple[str, str, Any, Any, Any]] = [
+    ("ALTER TABLE student DROP COLUMN mood", "column public.student.mood", None, "present", "missing"),
+    ("ALTER TABLE school ALTER name DROP NOT NULL", "column public.school.name", "not_null", True, False),
+    ("ALTER TABLE school ALTER name TYPE varchar(9)", "column public.school.name", "type", "text",
+     "character varying(9)"),
+    ("ALTER TABLE student ALTER status SET DEFAULT 'gone'", "column public.student.status", "default",
+     "'here'::character varying", "'gone'::character varying"),
+    ("ALTER TYPE mood ADD VALUE 'odd'", "type public.mood", "labels", ["glad", "sad"], ["glad", "sad", "odd"]),
+    ("DROP INDEX student_school_idx; CREATE INDEX student_school_idx ON student (school_id, id)",
+     "index public.student_school_idx", "definition",
+     "CREATE INDEX student_school_idx ON public.student USING btree (school_id)",
+     "CREATE INDEX student_school_idx ON public.student USING btree (school_id, id)"),
+    ("ALTER TABLE student DROP CONSTRAINT student_school", "constraint public.student.student_school", None,
+     "present", "missing"),
+    ("DROP VIEW here", "view public.here", None, "present", "missing"),
+    ("DROP TRIGGER student_touch ON student", "trigger public.student.student_touch", None, "present", "missing"),
+    ("ALTER TABLE student ENABLE ROW LEVEL SECURITY", "table public.student", "row_security", False, True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("statement", "name", "attribute", "expected", "found"),
+    SCHEMA_FAULTS,
+    ids=[fault[0][:40] for fault in SCHEMA_FAULTS],
+)
+def test_drift_fails_and_names_object_expected_and_found(
+    applied: Any, change: Callable[[str], None], statement: str, name: str, attribute: Any, expected: Any, found: Any
+) -> None:
+    change(statement)
+    result = verify(applied)
+    assert ("schema", name, attribute, expected, found) in told(result)
+    assert not result["passed"]
+    failed = {line["object"] for line in result["lines"] if not line["passed"]}
+    assert any(line in name for line in failed)
+    assert len(failed) == 1
+
+
+def test_a_missing_table_is_told_once_and_not_by_its_parts(applied: Any, change: Callable[[str], None]) -> None:
+    change("DROP VIEW here; DROP TABLE student")
+    assert [finding[1] for finding in told(verify(applied))] == ["table public.student", "view public.here"]
+
+
+def test_what_nobody_declared_is_told_and_does_not_fail(applied: Any, change: Callable[[str], None]) -> None:
+    change(
+        "CREATE TABLE stranger (id int PRIMARY KEY); CREATE INDEX own_idx ON student (status);"
+        "ALTER TABLE student ADD extra int, ADD CONSTRAINT odd CHECK (extra > 0);"
+        "CREATE TRIGGER more BEFORE INSERT ON student FOR EACH ROW EXECUTE FUNCTION touch()"
+    )
+    result = verify(applied)
+    assert result["passed"]
+    assert {finding[1] for finding in told(result, "warn")} == {
+        "column public.student.extra", "constraint public.student.odd", "trigger public.student.more",
+    }  # fmt: skip
+    assert {finding[1] for finding in told(result, "notice")} == {
+        "table public.stranger", "constraint public.stranger.stranger_pkey", "index public.own_idx",
+    }  # fmt: skip
+
+
+def test_tuning_is_a_warning(applied: Any, change: Callable[[str], None]) -> None:
+    change("ALTER TABLE student SET (fillfactor = 70); ALTER TABLE student ALTER status SET STATISTICS 500")
+    result = verify(applied)
+    assert result["passed"]
+    assert {finding[1:3] for finding in told(result, "warn")} == {
+        ("table public.student", "options"), ("column public.student.status", "statistics"),
+    }  # fmt: skip
+
+
+def test_owner_and_privileges_are_not_compared(applied: Any, change: Callable[[str], None]) -> None:
+    change("GRANT SELECT ON student TO white_cross_app; ALTER VIEW here OWNER TO postgres")
+    assert verify(applied)["findings"] == []
+
+
+def test_a_check_that_prints_differently_after_a_restore_is_no_drift(
+    applied: Any, change: Callable[[str], None]
+) -> None:
+    change(
+        "ALTER TABLE student DROP CONSTRAINT status_known, ADD CONSTRAINT status_known CHECK "
+        "(status::text = ANY (ARRAY['here'::varchar::text, 'gone'::varchar::text]))"
+    )
+    assert verify(applied)["findings"] == []
+
+
+def test_a_row_of_a_versions_own_verification_is_a_difference(applied: Any, change: Callable[[str], None]) -> None:
+    change("INSERT INTO school VALUES (7, '')")
+    assert told(verify(applied)) == [("verify of 20250101000000", "school 7", None, "a name", "none")]
+
+
+def test_a_verification_that_fails_or_answers_otherwise_is_told_with_its_place(
+    server: Server, target: Any, tree: Path
+) -> None:
+    folder = tree / "migrations" / "20250101000000_make_it"
+    (folder / "verify.sql.j2").write_text(
+        HEADER + "SELECT 1 / (SELECT count(*) FROM school) AS object, 1 AS expected, 2 AS found;\nSELECT 1;\n"
+        "WITH gone AS (DELETE FROM school RETURNING 1) SELECT 1, 2, 3 FROM gone;\n",
+        encoding="utf-8",
+    )
+    try:
+        migrations = migration_tree.render(migration_tree.read_tree(tree))
+    except PgopsError:
+        pytest.skip("the tree refuses a verification that writes by itself")
+    migrate.apply(target, migrations, plan.Selection(), migrate.Way(run=migrate.run_of("test", {}, target.database)))
+    findings = told(verify(target))
+    assert [(finding[1].rpartition("/")[2], finding[2]) for finding in findings] == [
+        ("verify.sql.j2:4", "statement"), ("verify.sql.j2:5", "columns"), ("verify.sql.j2:6", "statement"),
+    ]  # fmt: skip
+    assert "22012" in findings[0][4]
+    assert "25006" in findings[2][4]
+
+
+@pytest.mark.majors(15, 18)
+def test_rows_without_a_parent_are_counted_behind_a_constraint_that_says_it_is_valid(
+    server: Server, applied: Any, change: Callable[[str], None]
+) -> None:
+    change("ALTER TABLE student DISABLE TRIGGER ALL; INSERT INTO student SELECT i, 99 FROM generate_series(1, 12) i")
+    change("ALTER TABLE student ENABLE TRIGGER ALL")
+    result = verify(applied)
+    assert told(result) == [
+        (
+            "orphans",
+            "constraint public.student.student_school",
+            "public.student (school_id) to public.school (id)",
+            "0 rows without a parent",
+            "12 (key 1, 10, 11, 12, 2, 3, 4, 5, 6, 7, ...)",
+        )
+    ]
+    key = next(key for key in result["foreign_keys"] if key["table"] == "public.student")
+    assert (key["orphans"], len(key["ids"]), key["validated"]) == (12, 10, True)
+
+
+def test_a_foreign_key_without_an_index_is_missing_it(applied: Any, change: Callable[[str], None]) -> None:
+    change("CREATE TABLE note (id int PRIMARY KEY, a int REFERENCES school, b int REFERENCES school)")
+    change("CREATE INDEX note_ab ON note (id, a); CREATE INDEX note_a ON note (a) WHERE id > 5")
+    change("CREATE INDEX note_b ON note (b) WHERE b IS NOT NULL")
+    assert told(verify(applied)) == [
+        ("foreign key index", "constraint public.note.note_a_fkey", None, "index on (a)", "MISSING")
+    ]
+
+
+def test_an_index_may_lead_with_the_columns_in_another_order(server: Server, database: str, target: Any) -> None:
+    server.execute(
+        "CREATE TABLE p (a int, b int, PRIMARY KEY (a, b)); CREATE TABLE c (x int, y int, z int,"
+        " FOREIGN KEY (x, y) REFERENCES p); CREATE INDEX c_yx ON c (y, x, z)",
+        database=database,
+    )
+    with server.session(database) as conn:
+        key = integrity.foreign_keys(conn, control=Control(), progress=verification.Progress(), database=database)[0]
+    assert key.indexed
+
+
+def test_an_invalid_index_fails(applied: Any, change: Callable[[str], None]) -> None:
+    change("CREATE INDEX broken ON student (mood); UPDATE pg_index SET indisvalid = false"
+           " WHERE indexrelid = 'broken'::regclass")  # fmt: skip
+    assert told(verify(applied)) == [("invalid index", "index public.broken", "valid", "valid", "invalid")]
+    change("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'student_school_idx'::regclass")
+    failed = told(verify(applied))
+    assert ("schema", "index public.student_school_idx", "valid", True, False) in failed
+    assert sum(finding[1] == "index public.student_school_idx" for finding in failed) == 1
+
+
+@pytest.mark.majors(15, 18)
+def test_a_constraint_that_was_never_validated_fails(
+    server: Server, applied: Any, change: Callable[[str], None]
+) -> None:
+    change("ALTER TABLE student ADD CONSTRAINT late CHECK (id > 0) NOT VALID")
+    assert told(verify(applied)) == [
+        ("constraint", "constraint public.student.late", "validated", "validated", "not validated")
+    ]
+    change("ALTER TABLE student DROP CONSTRAINT late")
+    if server.major >= 18:
+        change("ALTER TABLE student ADD CONSTRAINT n NOT NULL mood NOT VALID")
+        assert ("schema", "column public.student.mood", "not_null", False, "not valid") in told(verify(applied))
+        change("ALTER TABLE student DROP CONSTRAINT n, ADD CONSTRAINT e CHECK (id > 0) NOT ENFORCED")
+        assert ("constraint", "constraint public.student.e", "enforced", "enforced", "not enforced") in told(
+            verify(applied)
+        )
+
+
+@pytest.mark.majors(15, 18)
+def test_a_disabled_trigger_fails_also_that_of_a_foreign_key(applied: Any, change: Callable[[str], None]) -> None:
+    change("ALTER TABLE student DISABLE TRIGGER student_touch")
+    assert told(verify(applied)) == [
+        ("schema", "trigger public.student.student_touch", "enabled", "origin", "disabled")
+    ]
+    change("ALTER TABLE student ENABLE TRIGGER student_touch; ALTER TABLE school DISABLE TRIGGER ALL")
+    assert told(verify(applied)) == [
+        ("schema", "constraint public.student.student_school", "triggers", ["O"], ["D", "O"])
+    ]
+    change("ALTER TABLE school ENABLE TRIGGER ALL; CREATE TABLE own (id int); CREATE TRIGGER t BEFORE UPDATE ON own"
+           " EXECUTE FUNCTION touch(); ALTER TABLE own DISABLE TRIGGER t")  # fmt: skip
+    assert told(verify(applied)) == [("trigger", "trigger public.own.t", "enabled", "enabled", "disabled")]
+
+
+def test_what_a_migration_declares_not_valid_or_disabled_is_a_notice(server: Server, target: Any, tree: Path) -> None:
+    folder = tree / "migrations" / "20250101000000_make_it"
+    with (folder / "up.sql.j2").open("a", encoding="utf-8") as stream:
+        stream.write("ALTER TABLE student ADD CONSTRAINT late CHECK (id > 0) NOT VALID;\n")
+        stream.write("ALTER TABLE student DISABLE TRIGGER student_touch;\n")
+    migrations = migration_tree.render(migration_tree.read_tree(tree))
+    migrate.apply(target, migrations, plan.Selection(), migrate.Way(run=migrate.run_of("test", {}, target.database)))
+    result = verify(target)
+    assert result["passed"]
+    assert [finding[1] for finding in told(result, "notice")] == [
+        "constraint public.student.late", "trigger public.student.student_touch",
+    ]  # fmt: skip
+
+
+def test_a_version_between_two_states_fails(server: Server, applied: Any, change: Callable[[str], None]) -> None:
+    change("UPDATE pgops.migration SET state = 'failed', failed_step = 2")
+    result = verify(applied)
+    assert told(result) == [("ledger", "version 20250101000000", "state", "applied", "failed at step 2")]
+    assert not result["passed"]
+
+
+def test_a_database_without_a_ledger_is_looked_at_in_itself(server: Server, database: str, target: Any) -> None:
+    server.execute("CREATE TABLE p (a int PRIMARY KEY); CREATE TABLE c (a int REFERENCES p)", database=database)
+    result = verify(target)
+    assert told(result, "notice") == [("schema", f"database {database}", None, "applied versions", "none")]
+    assert [finding[0] for finding in told(result)] == ["foreign key index"]
+
+
+def test_a_key_behind_a_policy_is_never_counted_as_sound(
+    server: Server, applied: Any, change: Callable[[str], None]
+) -> None:
+    change("ALTER TABLE student FORCE ROW LEVEL SECURITY; ALTER TABLE student ENABLE ROW LEVEL SECURITY")
+    change("GRANT SELECT ON ALL TABLES IN SCHEMA public TO white_cross_app")
+    findings = {finding[1]: finding for finding in told(verify(applied.with_(backup_user=APP), compare_schema=False))}
+    check, _name, _attribute, expected, found = findings["constraint public.student.student_school"]
+    assert (check, expected) == ("orphans", "every row readable")
+    assert "row-level security" in found
+
+
+@pytest.mark.majors(15, 18)
+def test_keys_of_every_shape(server: Server, database: str) -> None:
+    server.execute(
+        """
+        CREATE TABLE p (a int, b int, PRIMARY KEY (a, b)); INSERT INTO p VALUES (1, 1);
+        CREATE TABLE simple (x int, y int, CONSTRAINT k FOREIGN KEY (x, y) REFERENCES p);
+        CREATE TABLE wholly (x int, y int, CONSTRAINT k FOREIGN KEY (x, y) REFERENCES p MATCH FULL);
+        CREATE TABLE parted (id int, at int, PRIMARY KEY (id, at)) PARTITION BY LIST (at);
+        CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1);
+        CREATE TABLE parted_2 PARTITION OF parted FOR VALUES IN (2); INSERT INTO parted VALUES (1, 1), (2, 2);
+        CREATE TABLE to_parted (id int, at int, CONSTRAINT k FOREIGN KEY (id, at) REFERENCES parted);
+        CREATE TABLE mother (id int PRIMARY KEY); CREATE TABLE child () INHERITS (mother); INSERT INTO child VALUES (5);
+        CREATE TABLE to_mother ("odd ""i"" d" uuid DEFAULT gen_random_uuid() PRIMARY KEY, m int
+            CONSTRAINT k REFERENCES mother);
+        CREATE TABLE tree (id int PRIMARY KEY, up int CONSTRAINT k REFERENCES tree);
+        CREATE TABLE kids (id int, at int, CONSTRAINT k FOREIGN KEY (id, at) REFERENCES p) PARTITION BY LIST (at);
+        CREATE TABLE kids_1 PARTITION OF kids DEFAULT;
+        SET session_replication_role = replica;
+        INSERT INTO simple VALUES (1, 1), (9, NULL), (9, 9); INSERT INTO wholly VALUES (1, 1), (NULL, NULL), (1, NULL), (9, 9);
+        INSERT INTO to_parted VALUES (1, 1), (2, 2), (1, 2); INSERT INTO to_mother (m) VALUES (5), (NULL);
+        INSERT INTO tree VALUES (1, 1), (2, 3), (4, NULL); INSERT INTO kids VALUES (1, 1), (7, 7);
+        """,
+        database=database,
+    )
+    with server.session(database) as conn:
+        keys = integrity.foreign_keys(conn, control=Control(), progress=verification.Progress(), database=database)
+    assert {key.table: key.orphans for key in keys} == {
+        "public.simple": 1, "public.wholly": 2, "public.to_parted": 1, "public.to_mother": 1, "public.tree": 1,
+        "public.kids": 1,
+    }  # fmt: skip
+    ids = {key.table: key.ids for key in keys}
+    assert ids["public.tree"] == ["2"]
+    assert ids["public.simple"] == ["(0,3)"]
+    assert len(ids["public.to_mother"][0]) == 36
+
+
+def test_a_temporal_key_is_covered_by_several_periods(server: Server, database: str) -> None:
+    server.execute(
+        "CREATE EXTENSION btree_gist; CREATE TABLE p (id int, at daterange, PRIMARY KEY (id, at WITHOUT OVERLAPS));"
+        "CREATE TABLE c (id int, at daterange, CONSTRAINT k FOREIGN KEY (id, PERIOD at) REFERENCES p (id, PERIOD at));"
+        "INSERT INTO p VALUES (1, '[2025-01-01,2025-02-01)'), (1, '[2025-02-01,2025-03-01)');"
+        "INSERT INTO c VALUES (1, '[2025-01-15,2025-02-15)'); SET session_replication_role = replica;"
+        "INSERT INTO c VALUES (1, '[2025-01-15,2025-03-15)'), (2, '[2025-01-15,2025-01-16)')",
+        database=database,
+    )
+    with server.session(database) as conn:
+        key = integrity.foreign_keys(conn, control=Control(), progress=verification.Progress(), database=database)[0]
+    assert (key.orphans, key.error) == (2, None)
+
+
+def test_row_counts_are_largest_first_and_estimates_say_so(server: Server, database: str) -> None:
+    server.execute(
+        "CREATE TABLE few AS SELECT 1 AS a; CREATE TABLE many AS SELECT i FROM generate_series(1, 500) i; ANALYZE",
+        database=database,
+    )
+    with server.session(database) as conn:
+        assert integrity.row_counts(conn) == [
+            {"name": "public.many", "rows": 500, "estimate": False}, {"name": "public.few", "rows": 1, "estimate": False},
+        ]  # fmt: skip
+        assert integrity.row_counts(conn, exact_rows=100)[0] == {"name": "public.many", "rows": 500, "estimate": True}
+
+
+def test_the_database_is_not_written_to(server: Server, applied: Any) -> None:
+    def everything() -> Any:
+        with server.session(applied.database) as conn:
+            return catalog.inventory(conn, exclude_schemas=()), content.table_contents(conn), content.sequences(conn)
+
+    before = everything()
+    verify(applied)
+    assert everything() == before
+
+
+def test_check_mode_makes_no_scratch_database(applied: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch, "_create", lambda *_: pytest.fail("a database was created"))
+    result = verify(applied, compare_schema=False)
+    assert told(result, "notice")[0][3:] == ("schema compared", "left out")
+
+
+def test_a_role_that_may_not_create_databases_is_told_so(applied: Any, server: Server) -> None:
+    with pytest.raises(PgopsError, match="may not create a scratch database .* CREATEDB") as caught:
+        verification.verify({applied.database: applied.with_(restore_user=APP)})
+    assert caught.value.sqlstate == "42501"
+
+
+def test_the_scratch_of_a_killed_run_is_dropped_and_that_of_a_living_one_is_not(server: Server, applied: Any) -> None:
+    server.execute("CREATE DATABASE pgops_verify_0123456789ab")
+    with scratch.empty_database(applied, encoding="UTF8") as living:
+        assert server.execute("SELECT 1 FROM pg_database WHERE datname = 'pgops_verify_0123456789ab'") == []
+        with scratch.empty_database(applied, encoding="UTF8"):
+            assert server.execute(f"SELECT 1 FROM pg_database WHERE datname = '{living.database}'") == [(1,)]
+
+
+def test_a_stranger_with_such_a_name_is_left_alone(server: Server, applied: Any) -> None:
+    server.execute("CREATE DATABASE pgops_verify_mine")
+    server.execute("COMMENT ON DATABASE pgops_verify_mine IS 'my own'")
+    try:
+        verify(applied)
+        assert server.execute("SELECT 1 FROM pg_database WHERE datname = 'pgops_verify_mine'") == [(1,)]
+    finally:
+        server.execute("DROP DATABASE pgops_verify_mine")
+
+
+def test_an_interrupt_drops_the_scratch_database(applied: Any) -> None:
+    control = Control()
+    control.request("asked to stop")
+    with pytest.raises(Interrupted):
+        verification.verify({applied.database: applied}, control=control)
+
+
+def test_a_migration_that_cannot_run_again_is_told_with_its_place(applied: Any, change: Callable[[str], None]) -> None:
+    change(
+        "UPDATE pgops.migration SET rendered = jsonb_set(rendered, '{steps,0,up,0,sql}', '\"CREATE TABLE broken (a nothing)\"')"
+    )
+    with pytest.raises(PgopsError, match=r"up.sql.j2:\d+ cannot be run again in an empty database") as caught:
+        verification.verify({applied.database: applied})
+    assert caught.value.sqlstate == "42704"
+
+
+def test_the_error_names_the_first_difference_and_counts_the_others(
+    applied: Any, change: Callable[[str], None]
+) -> None:
+    change("DROP VIEW here; ALTER TABLE school ALTER name DROP NOT NULL")
+    with pytest.raises(PgopsError) as caught:
+        verification.verify({applied.database: applied})
+    assert caught.value.message == (
+        f"Verification of {applied.database} failed: column public.school.name (not_null): expected True, found False, "
+        "and 1 more."
+    )
+
+
+def test_the_screen_has_a_line_an_object_and_the_end_in_one_word(applied: Any, change: Callable[[str], None]) -> None:
+    clean = screen(applied.database, verify(applied))
+    assert any(line.split() == ["table", "2", "passed"] for line in clean)
+    assert clean[-1].endswith("PASSED")
+    change("DROP INDEX student_school_idx")
+    result = verify(applied)
+    short, full = screen(applied.database, result), screen(applied.database, result, verbose=True)
+    assert any(line.split() == ["index", "2", "passed,", "1", "FAILED"] for line in short)
+    assert "    FAIL   schema: index public.student_school_idx: expected present, found missing" in short
+    assert short[-1].endswith("FAILED (2)")
+    assert "    pass   table public.student" in full
+    assert "    FAIL   index public.student_school_idx" in full
+    assert any(line.endswith("0 without a parent, index MISSING") for line in full)
+
+
+@pytest.mark.majors(*MAJORS)
+def test_the_shipped_chain_passes(server: Server, target: Any) -> None:
+    shipped = migration_tree.render(migration_tree.read_tree(Path(__file__).resolve().parents[2] / "sql"))
+    migrate.apply(target, shipped, plan.Selection(), migrate.Way(run=migrate.run_of("test", {}, target.database)))
+    result = verify(target)
+    assert [finding for finding in result["findings"] if finding["level"] != "notice"] == []
+    assert result["versions"] == [migration["version"] for migration in shipped]
+
+
+def test_the_ledger_is_read_and_not_made(server: Server, database: str, target: Any) -> None:
+    verify(target)
+    with server.session(database) as conn:
+        assert not ledger.read(conn).exists
+
+
+def test_verify_yml(server: Server, applied: Any, change: Callable[[str], None], playbook: Any) -> None:
+    rc, output, document = playbook("verify.yml")
+    assert rc == 0, output
+    assert f"{applied.database}: PASSED" in output
+    assert document["ok"]
+    change("ALTER TABLE student DROP CONSTRAINT student_school")
+    rc, output, document = playbook("verify.yml", verify_verbose=True)
+    assert rc != 0
+    assert "FAIL   constraint public.student.student_school" in output
+    assert "pass   enum public.mood" in output
+    assert f"{applied.database}: FAILED" in output
+    assert not document["ok"]
+    assert "constraint public.student.student_school: expected present, found missing" in document["error"]["message"]
+
+
+def test_verify_yml_in_check_mode(applied: Any, playbook: Any) -> None:
+    rc, output, _document = playbook("verify.yml", "--check")
+    assert rc == 0, output
+    assert "schema compared" in output
+
+
+def test_the_scratch_connection_is_pinned_like_every_other(applied: Any) -> None:
+    with scratch.empty_database(applied, encoding="UTF8") as place:
+        conn = connection.connect(place, application_name="pgops test")
+        assert connection.fetch_one(conn, "SELECT current_setting('TimeZone') AS zone") == {"zone": "UTC"}
+        conn.close()
