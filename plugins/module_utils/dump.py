@@ -171,8 +171,6 @@ def open_snapshot(target: Target, conn: Connection) -> Snapshot:
     :raises PgopsError: a lock is not given within 30 s, rights are missing, or the tables change all the time.
     """
     known: list[dict[str, Any]] = fetch_all(conn, _RELATIONS)
-    role = fetch_one(conn, "SELECT current_user::text AS role")
-    refuse_missing_rights(conn, known, str(role["role"]) if role else "", target.database)
     for _attempt in range(SNAPSHOT_ATTEMPTS):
         execute(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         try:
@@ -396,7 +394,7 @@ def create_backup(
     application_name = f"{locks.application_name(run_id)} backup"
     conn = connect(source, application_name=application_name)
     try:
-        tool = client_tool(source, conn, "pg_dump")
+        tool = _look(source, conn)
         with backup_store.locked(directory, target.database, f"backup {run_id}") as folder:
             removed = backup_store.remove_partials(folder)
             started = now()
@@ -435,6 +433,13 @@ def create_backup(
     return summary(backup_store.Backup(final, manifest, digest, None), removed)
 
 
+def _look(source: Target, conn: Connection) -> str:
+    """Refuse what can be refused before anything is written. :return: the pg_dump to use."""
+    role = fetch_one(conn, "SELECT current_user::text AS role")
+    refuse_missing_rights(conn, fetch_all(conn, _RELATIONS), str(role["role"]) if role else "", source.database)
+    return client_tool(source, conn, "pg_dump")
+
+
 def preview(target: Target, *, directory: str, run_id: str, purpose: str = "manual") -> dict[str, Any]:
     """Look whether a backup could be made, and write nothing.
 
@@ -444,9 +449,7 @@ def preview(target: Target, *, directory: str, run_id: str, purpose: str = "manu
     source = target.as_backup()
     conn = connect(source, application_name=f"{locks.application_name(run_id)} backup")
     try:
-        tool = client_tool(source, conn, "pg_dump")
-        role = fetch_one(conn, "SELECT current_user::text AS role")
-        refuse_missing_rights(conn, fetch_all(conn, _RELATIONS), str(role["role"]) if role else "", target.database)
+        tool = _look(source, conn)
         return {
             "would_write": backup_store.database_folder(directory, target.database),
             "client": tool,
