@@ -231,12 +231,15 @@ def scan_tree(directory: str | Path) -> Tree:
         raise PgopsError(f"There is no folder {root}; pgops_sql must name the folder that holds 'migrations'")
     findings: list[Finding] = []
     migrations = []
-    for path in sorted(root.iterdir()):
-        if path.name.startswith(".") or path.name == "README.md":
-            continue
-        migration = _read_folder(root, path, findings)
-        if migration:
-            migrations.append(migration)
+    try:
+        for path in sorted(root.iterdir()):
+            if path.name.startswith(".") or path.name == "README.md":
+                continue
+            migration = _read_folder(root, path, findings)
+            if migration:
+                migrations.append(migration)
+    except OSError as exc:
+        raise PgopsError(f"The migrations cannot be read: {exc.strerror} ({exc.filename})") from exc
     migrations.sort(key=lambda migration: (migration.version, migration.name))
     _check_order(migrations, findings)
     return Tree(root, migrations, sorted(findings))
@@ -267,17 +270,24 @@ def scan_render(
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
+def _printable(name: str) -> str:
+    """:return: the name of a file as it can be shown; bytes that are not UTF-8 would break the output."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def _read_folder(root: Path, path: Path, findings: list[Finding]) -> Migration | None:
     match = FOLDER.fullmatch(path.name)
     if not path.is_dir():
         findings.append(
-            Finding(path.name, 0, "misnamed", "only folders <14 digits>_<lower_case_name> stand in migrations")
+            Finding(
+                _printable(path.name), 0, "misnamed", "only folders <14 digits>_<lower_case_name> stand in migrations"
+            )
         )
         return None
     if not match:
         findings.append(
             Finding(
-                path.name,
+                _printable(path.name),
                 0,
                 "misnamed",
                 "a migration's folder is named <14 digits>_<lower_case_name>, for example 20260131120000_add_x",
@@ -314,7 +324,7 @@ def _read_files(path: Path, findings: list[Finding]) -> dict[str, dict[str, str]
             continue
         text, line, fault = _read_text(path, entry)
         if fault:
-            findings.append(Finding(f"{path.name}/{entry.name}", line, "file", fault))
+            findings.append(Finding(f"{path.name}/{_printable(entry.name)}", line, "file", fault))
         elif text is not None:
             digest = hashlib.sha256(text.encode()).hexdigest()
             contents[entry.name] = {"sha256": digest, "text": text}

@@ -91,6 +91,8 @@ def grammar() -> SimpleNamespace:
         ) from exc
 
     def text_of(node: Any) -> str:
+        if isinstance(node, ast.A_Const) and isinstance(node.val, ast.Integer):
+            return str(node.val.ival)
         # A stream keeps what it has printed: a new one for each node.
         return str(stream.RawStream()(node))
 

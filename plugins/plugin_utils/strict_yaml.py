@@ -59,6 +59,8 @@ def load(text: str) -> Document:
         raise YamlFault(f"not valid YAML: {exc.problem or exc.context}", mark.line + 1 if mark else 1) from None
     except yaml.YAMLError as exc:
         raise YamlFault(f"not valid YAML: {str(exc).splitlines()[0]}", 1) from None
+    except RecursionError:
+        raise YamlFault("not valid YAML: nested too deep", 1) from None
     except ValueError as exc:
         raise YamlFault(f"not valid YAML: {exc}", 1) from None
     finally:

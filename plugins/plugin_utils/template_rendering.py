@@ -8,8 +8,9 @@ from __future__ import annotations
 import bisect
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import jinja2
@@ -65,21 +66,21 @@ def _literal(value: object) -> str:
     return "'" + str(value).replace("'", "''") + "'"
 
 
-def _environment(extensions: Iterable[type[Extension]] = ()) -> jinja2.Environment:
+@cache
+def _environment(*extensions: type[Extension]) -> jinja2.Environment:
     environment = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,
-        extensions=list(extensions),
+        extensions=extensions,
     )
     environment.filters["identifier"] = _identifier
     environment.filters["literal"] = _literal
     # Rendering the same files twice must give the same SQL: an approval is bound to its checksum.
     del environment.filters["random"]
-    for name in ("lipsum",):
-        del environment.globals[name]
+    del environment.globals["lipsum"]
     return environment
 
 
@@ -91,6 +92,10 @@ def render(source: str, file: str, variables: Mapping[str, Any]) -> tuple[Render
     :param variables: the declared variables, the only names that the template may use.
     :return: the rendered text with its line map, or None; and the faults found.
     """
+    if not any(mark in source for mark in ("{{", "{%", "{#")):
+        # Most files are plain SQL: nothing to render, and each line is its own.
+        text = source.replace("\r\n", "\n").replace("\r", "\n")
+        return Rendered(text, lambda offset: text.count("\n", 0, offset) + 1), []
     environment = _environment()
     try:
         tree = environment.parse(source, name=file, filename=file)
@@ -107,7 +112,7 @@ def render(source: str, file: str, variables: Mapping[str, Any]) -> tuple[Render
         return None, findings
     try:
         text = _run(environment, source, file, variables)
-        marked = _run(_environment([_LineMarks]), source, file, variables)
+        marked = _run(_environment(_LineMarks), source, file, variables)
     except jinja2.TemplateError as exc:
         return None, [Finding(file, _line_of(exc, file), "template", f"template error: {exc.message or exc}")]
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as exc:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,7 @@ def test_a_missing_required_key_is_named(sql: Sql, key: str) -> None:
         ("{a: b}: c\n", "a key must be a plain word"),
         ("title: 2025-02-30\n", "not valid YAML"),
         ("a: &x [*x]\n", "anchors and aliases"),
+        ("a: " + "[" * 5000 + "\n", "not valid YAML"),
     ],
 )
 def test_bad_yaml_is_one_sentence_with_its_line(sql: Sql, text: str, message: str) -> None:
@@ -216,6 +218,20 @@ def test_a_misnamed_folder_is_refused(sql: Sql, name: str) -> None:
     sql.add()
     sql.folder(name).mkdir()
     assert sql.fault().startswith(f"{name}: a migration's folder is named <14 digits>_<lower_case_name>")
+
+
+def test_a_name_that_is_not_utf_8_is_told_in_a_way_that_can_be_printed(sql: Sql) -> None:
+    sql.add()
+    (sql.root / "migrations" / os.fsdecode(b"2025\xff")).mkdir()
+    (sql.folder() / os.fsdecode(b"\xff.sql.j2")).write_text("SELECT 1")
+    faults = sql.faults()
+    assert len(faults) == 2
+    assert all(fault.encode() for fault in faults)
+
+
+def test_lines_of_windows_are_lines(sql: Sql) -> None:
+    sql.add(files={"up.sql.j2": "SELECT 1;\r\nSELECT 2;\r\n\r\nSELECT 3;"})
+    assert [s["line"] for s in sql.render()[0]["steps"][0]["up"]] == [1, 2, 4]
 
 
 def test_a_file_beside_the_folders_is_refused_and_a_readme_is_not(sql: Sql) -> None:
