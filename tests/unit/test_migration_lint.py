@@ -16,7 +16,7 @@ import yaml
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree, scaffold
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import RULES, Finding
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_lint import lint
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_lint import lint, lint_versions
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 VERIFY = "SELECT 'x' AS object, 'a' AS expected, 'b' AS found WHERE FALSE;"
@@ -64,6 +64,14 @@ def test_faults_of_the_tree_and_of_the_sql_are_listed_together(tmp_path: Path) -
     assert rules(found) == ["unknown-key"]
     found = check(tmp_path, "SELEC 1;", files={"stray.sql.j2": "SELECT 1"})
     assert rules(found) == ["file-unused", "syntax"]
+
+
+def test_of_a_plan_only_the_pending_versions_are_asked(tmp_path: Path) -> None:
+    check(tmp_path, OLD, "CREATE INDEX i ON old (a);", "CREATE INDEX j ON old (a);")
+    tree = migration_tree.scan_tree(tmp_path)
+    assert len(lint(tree)) == 2
+    (found,) = lint_versions(tree, ["20250101000002"])
+    assert found.location == "20250101000002_v2/up.sql.j2:1"
 
 
 # (rule, up that breaks it on a table of an earlier version, up that does not)
