@@ -3,8 +3,9 @@
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
 """The health report: what is looked at before anything is changed, and again after it.
 
-Read-only. Nearly every check is a row of data: a query whose rows are what is wrong, a sentence for one such row, and
-what to type against it. No lock but ACCESS SHARE on catalogs is taken, no user table is read.
+Read-only, and it waits for nobody. Nearly every check is a row of data: a query whose rows are what is wrong, a sentence for one such row, and
+what to type against it. Locks: ACCESS SHARE on catalogs, and for at most 100 ms on a table whose size is read; no row of a
+user table is read.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     Connection,
     Target,
     connect,
+    execute,
     fetch_all,
     fetch_one,
     refuse_transaction_pooler,
@@ -46,6 +48,9 @@ DISK_WARN = 1.0
 # Age at which autovacuum is forced is 200 M by default; the server warns at 2.1 G - 40 M and stops at 2.1 G - 3 M.
 WRAPAROUND_WARN = 1_000_000_000
 WRAPAROUND_STOP = 1_900_000_000
+# The look itself never waits for anybody: the same 100 ms as the lock discipline's, and a bound for a catalog of any size.
+LOOK_LOCK_TIMEOUT_MS = 100
+LOOK_STATEMENT_TIMEOUT_MS = 30_000
 # A slot that holds back this much WAL fills the disk of a server of usual size within a day.
 SLOT_WAL_WARN = 1 << 30
 
@@ -578,7 +583,9 @@ def _open(target: Target, application_name: str, report: list[dict[str, Any]]) -
     try:
         refuse_transaction_pooler(target, conn)
     except PgopsError as error:
-        report.append(_special("pooler", STOP, error.message.rstrip("."), "set pgops_host and pgops_port to the server's own"))
+        report.append(
+            _special("pooler", STOP, error.message.rstrip("."), "set pgops_host and pgops_port to the server's own")
+        )
         conn.close()
         return None
     report.append(_special("pooler", OK, "a direct connection, or session pooling"))
@@ -667,6 +674,14 @@ SELECT pg_catalog.pg_database_size(pg_catalog.current_database()) AS size_bytes,
          WHERE xact_start < pg_catalog.clock_timestamp() - interval '5 minutes'
            AND backend_type = 'client backend') AS long_transactions
 """
+# Without opening the tables: what vacuum and analyze last counted.
+_LARGEST_ESTIMATED = """
+SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS name,
+       c.relpages::bigint * pg_catalog.current_setting('block_size')::bigint AS bytes
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'm') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+ ORDER BY 2 DESC, 1 LIMIT 10
+"""
 _LARGEST = """
 SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS name, pg_catalog.pg_total_relation_size(c.oid) AS bytes
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -701,6 +716,8 @@ def report(
             checks.append(_tls(target, conn))
             parameters = _parameters(target, conn)
             observer = _observer(target, conn, application_name)
+            for session in (conn, observer):
+                _do_not_wait(session)
             for check in CHECKS:
                 checks.append(look(check, observer if check.activity else conn, parameters))
             if target.backup_user and target.backup_user != target.user:
@@ -713,7 +730,7 @@ def report(
                 checks.append(_special("restore_connect", OK, "the migrator itself"))
             facts = dict(fetch_one(observer, _FACTS) or {})
             facts["server_version"] = "{}.{}".format(*server_version(conn))
-            facts["largest_tables"] = fetch_all(conn, _LARGEST)
+            facts["largest_tables"] = _largest_tables(conn)
             size = int(facts.get("size_bytes") or 0)
             checks.append(_disk("disk_data", _data_directory(target, observer), size, free_bytes))
             checks.append(_disk("disk_backup", backup_directory, size, free_bytes))
@@ -742,6 +759,18 @@ def _observer(target: Target, conn: Connection, application_name: str) -> Connec
         return other
     other.close()
     return conn
+
+
+def _do_not_wait(conn: Connection) -> None:
+    """A look at a server that hangs must not hang with it: the size of a table behind an ACCESS EXCLUSIVE lock waits."""
+    execute(conn, f"SET lock_timeout = {LOOK_LOCK_TIMEOUT_MS}; SET statement_timeout = {LOOK_STATEMENT_TIMEOUT_MS}")
+
+
+def _largest_tables(conn: Connection) -> list[dict[str, Any]]:
+    try:
+        return fetch_all(conn, _LARGEST)
+    except psycopg2.Error:
+        return fetch_all(conn, _LARGEST_ESTIMATED)
 
 
 def _data_directory(target: Target, conn: Connection) -> str | None:

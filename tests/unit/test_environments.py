@@ -16,9 +16,22 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.environments impo
 
 
 def choose(limit: str | None, groups_of: dict[str, list[str]]) -> str:
-    names = {"all", "local", "staging", "production", *groups_of, *(name for groups in groups_of.values() for name in groups)}
+    names = {
+        "all",
+        "local",
+        "staging",
+        "production",
+        *groups_of,
+        *(name for groups in groups_of.values() for name in groups),
+    }
     return choose_environment(
-        list(groups_of), groups_of, limit, ["local", "staging", "production"], ["production"], names, "ansible-playbook migrate.yml"
+        list(groups_of),
+        groups_of,
+        limit,
+        ["local", "staging", "production"],
+        ["production"],
+        names,
+        "ansible-playbook migrate.yml",
     )
 
 
@@ -32,7 +45,9 @@ def choose(limit: str | None, groups_of: dict[str, list[str]]) -> str:
         ("prod*", {"p1": ["production"]}, "production"),
     ],
 )
-def test_one_environment_that_was_named_is_taken(limit: str | None, hosts: dict[str, list[str]], environment: str) -> None:
+def test_one_environment_that_was_named_is_taken(
+    limit: str | None, hosts: dict[str, list[str]], environment: str
+) -> None:
     assert choose(limit, hosts) == environment
 
 
@@ -51,7 +66,9 @@ def test_one_environment_that_was_named_is_taken(limit: str | None, hosts: dict[
         ("x1", {"x1": ["qa"]}, "Host x1 is in no environment"),
     ],
 )
-def test_anything_else_is_refused_in_one_sentence(limit: str | None, hosts: dict[str, list[str]], sentence: str) -> None:
+def test_anything_else_is_refused_in_one_sentence(
+    limit: str | None, hosts: dict[str, list[str]], sentence: str
+) -> None:
     with pytest.raises(Refusal) as refused:
         choose(limit, hosts)
     assert sentence in str(refused.value)

@@ -76,7 +76,9 @@ def test_events_of_several_processes_never_mix(journal: Journal) -> None:
 
 
 def test_the_value_of_a_key_that_names_a_secret_is_not_written(journal: Journal) -> None:
-    journal.append({"event": "phase_finished", "result": {"db": {"password": "geheim", "list": [{"api_token": "geheim"}]}}})
+    journal.append(
+        {"event": "phase_finished", "result": {"db": {"password": "geheim", "list": [{"api_token": "geheim"}]}}}
+    )
     assert "geheim" not in journal.path.read_text()
 
 

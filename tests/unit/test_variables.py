@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import known_variables, role_names, unknown_variables
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import (
+    known_variables,
+    role_names,
+    unknown_variables,
+)
 
 ROOT = Path(__file__).parents[2]
 ROLES = sorted(folder.name for folder in (ROOT / "roles").iterdir() if folder.is_dir())
@@ -22,7 +26,9 @@ def test_a_misspelt_shared_variable_is_found_with_the_nearest_name() -> None:
 
 
 def test_a_misspelt_role_variable_is_found_with_the_nearest_name() -> None:
-    assert [str(found) for found in unknown_variables(["preflight_wave"])] == ["preflight_wave (did you mean preflight_waive?)"]
+    assert [str(found) for found in unknown_variables(["preflight_wave"])] == [
+        "preflight_wave (did you mean preflight_waive?)"
+    ]
 
 
 def test_a_name_that_is_near_to_nothing_is_told_alone() -> None:

@@ -1,0 +1,523 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The red matrix: for every check of preflight its fault is made on a real server, and exactly that check turns red."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg2
+import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils import connection, preflight
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from support.server import BACKUP, MIGRATOR, OWNER, RESTORE, SUPERUSER, Server
+from support.site import Playbook
+
+PLENTY = 1 << 50
+
+
+@dataclass
+class World:
+    """What a fault is made with; what it changes outside the database is undone by `after`."""
+
+    server: Server
+    database: str
+    target: Target
+    patch: pytest.MonkeyPatch
+    after: ExitStack
+    free: Callable[[str], int] = lambda path: PLENTY
+    backup_directory: str = "/tmp"
+
+    def sql(self, *statements: str, user: str = SUPERUSER) -> None:
+        for statement in statements:
+            self.server.execute(statement, database=self.database, user=user)
+
+    def undo(self, *statements: str) -> None:
+        self.after.callback(self.sql, *statements)
+
+    def session(self, user: str = SUPERUSER, *, autocommit: bool = True) -> Any:
+        return self.after.enter_context(self.server.session(self.database, user, autocommit=autocommit))
+
+    def plain_restore_role(self, *granted: str, attributes: str = "CREATEDB") -> None:
+        """As on a managed server: the restore role is no superuser."""
+        self.undo(f"ALTER ROLE {RESTORE} SUPERUSER NOCREATEDB NOBYPASSRLS")
+        self.sql(f"ALTER ROLE {RESTORE} NOSUPERUSER {attributes}")
+        for role in granted:
+            self.undo(f"REVOKE {role} FROM {RESTORE}")
+            self.sql(f"GRANT {role} TO {RESTORE}")
+
+    def look(self) -> dict[str, Any]:
+        return preflight.report(
+            self.target,
+            application_name="pgops preflight",
+            backup_directory=self.backup_directory,
+            free_bytes=self.free,
+        )
+
+
+@pytest.fixture
+def world(server: Server, database: str, target: Target, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    with ExitStack() as after:
+        made = World(server, database, target, monkeypatch, after)
+        made.sql("CREATE TABLE public.students (id int PRIMARY KEY, name text)", user=SUPERUSER)
+        made.sql(
+            f"ALTER TABLE public.students OWNER TO {OWNER}", "INSERT INTO public.students VALUES (1, 'a'), (2, 'a')"
+        )
+        yield made
+
+
+def red(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {check["check"]: check for check in report["checks"] if check["level"] != "ok"}
+
+
+# -- the faults -----------------------------------------------------------------------------------------------------------
+
+
+def nothing_listens(world: World) -> None:
+    world.target = world.target.with_(port="9")
+
+
+def too_old(world: World) -> None:
+    world.patch.setattr(connection, "OLDEST_MAJOR", 99)
+
+
+def without_tls(world: World) -> None:
+    # Reaches this machine, but nobody can tell by the name.
+    world.target = world.target.with_(host="0.0.0.0")
+
+
+def read_only(world: World) -> None:
+    world.sql(f"ALTER DATABASE {world.database} SET default_transaction_read_only = on")
+
+
+def not_a_member_of_owner(world: World) -> None:
+    world.undo(f"GRANT {OWNER} TO {MIGRATOR}")
+    world.sql(f"REVOKE {OWNER} FROM {MIGRATOR}")
+
+
+def no_create_in_database(world: World) -> None:
+    world.sql(f"REVOKE CREATE ON DATABASE {world.database} FROM {OWNER}")
+
+
+def no_create_in_schema(world: World) -> None:
+    world.sql("REVOKE CREATE ON SCHEMA public FROM pg_database_owner")
+
+
+def foreign_object(world: World) -> None:
+    world.sql("CREATE TABLE public.loose (id int)")
+
+
+def unreadable_table(world: World) -> None:
+    world.undo(f"GRANT pg_read_all_data TO {BACKUP}")
+    world.sql(f"REVOKE pg_read_all_data FROM {BACKUP}")
+
+
+def unreadable_large_object(world: World) -> None:
+    world.sql("SELECT lo_create(0)")
+
+
+def hidden_from_migrator(world: World) -> None:
+    world.sql("ALTER TABLE public.students ENABLE ROW LEVEL SECURITY")
+
+
+def hidden_from_backup(world: World) -> None:
+    world.undo(f"ALTER ROLE {BACKUP} BYPASSRLS", f"ALTER ROLE {OWNER} NOBYPASSRLS")
+    world.sql(f"ALTER ROLE {BACKUP} NOBYPASSRLS", f"ALTER ROLE {OWNER} BYPASSRLS")
+    world.sql("ALTER TABLE public.students ENABLE ROW LEVEL SECURITY")
+
+
+def hidden_from_restore(world: World) -> None:
+    world.plain_restore_role(OWNER, "pg_monitor", "pg_signal_backend")
+    world.undo(f"ALTER ROLE {OWNER} NOBYPASSRLS")
+    world.sql(f"ALTER ROLE {OWNER} BYPASSRLS", "ALTER TABLE public.students ENABLE ROW LEVEL SECURITY")
+
+
+def no_createdb(world: World) -> None:
+    world.plain_restore_role(OWNER, "pg_monitor", "pg_signal_backend", attributes="NOCREATEDB")
+
+
+def restore_not_member_of_owner(world: World) -> None:
+    world.plain_restore_role("pg_monitor", "pg_signal_backend")
+
+
+def untrusted_extension(world: World) -> None:
+    world.plain_restore_role(OWNER, "pg_monitor", "pg_signal_backend")
+    world.sql("CREATE EXTENSION pg_stat_statements")
+
+
+def immortal_session(world: World) -> None:
+    world.plain_restore_role(OWNER, "pg_monitor", "pg_signal_backend")
+    world.session(SUPERUSER)
+
+
+def blind(world: World) -> None:
+    world.plain_restore_role(OWNER, "pg_signal_backend")
+
+
+def fill_connections(world: World, free: int) -> None:
+    """Open sessions until `free` are left of what is not reserved, the look's own two counted as used."""
+    usable = int(world.server.execute("SELECT current_setting('max_connections')::int - 3")[0][0])
+    used = int(
+        world.server.execute("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'")[0][0]
+    )
+    for _ in range(usable - used - free - 1):
+        world.session(SUPERUSER)
+
+
+def hardly_any_connection_free(world: World) -> None:
+    fill_connections(world, 4)
+
+
+def many_connections(world: World) -> None:
+    fill_connections(world, 12)
+
+
+def long_transaction(world: World) -> None:
+    world.patch.setattr(preflight, "LONG_TRANSACTION_S", 0)
+    world.session(MIGRATOR, autocommit=False).cursor().execute("SELECT 1")
+
+
+def lock_not_granted(world: World) -> None:
+    world.session(SUPERUSER, autocommit=False).cursor().execute("LOCK TABLE public.students")
+    waiting = world.session(MIGRATOR)
+
+    def wait() -> None:
+        with suppress(psycopg2.Error):
+            waiting.cursor().execute(f"SET ROLE {OWNER}; SELECT count(*) FROM public.students")
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    world.after.callback(thread.join)
+    world.after.callback(waiting.cancel)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and not world.server.execute("SELECT FROM pg_locks WHERE NOT granted"):
+        time.sleep(0.02)
+
+
+def prepared_transaction(world: World) -> None:
+    conn = world.session(SUPERUSER, autocommit=False)
+    xid = conn.xid(1, world.database, "b")
+    conn.tpc_begin(xid)
+    conn.cursor().execute("SELECT 1")
+    conn.tpc_prepare()
+
+
+def invalid_index(world: World) -> None:
+    with pytest.raises(psycopg2.errors.UniqueViolation):
+        world.sql("CREATE UNIQUE INDEX CONCURRENTLY students_name ON public.students (name)")
+
+
+def not_valid(world: World) -> None:
+    world.sql("ALTER TABLE public.students ADD CONSTRAINT named CHECK (name <> '') NOT VALID")
+
+
+def old(world: World) -> None:
+    world.patch.setattr(preflight, "WRAPAROUND_WARN", 0)
+
+
+def very_old(world: World) -> None:
+    world.patch.setattr(preflight, "WRAPAROUND_STOP", 0)
+
+
+def dump_runs(world: World) -> None:
+    world.session(BACKUP).cursor().execute("SET application_name = 'pg_dump'")
+
+
+def slot_holds_wal(world: World) -> None:
+    world.patch.setattr(preflight, "SLOT_WAL_WARN", -1)
+    world.undo("SELECT pg_drop_replication_slot('forgotten')")
+    world.sql("SELECT pg_create_physical_replication_slot('forgotten', true)")
+
+
+def archiving_fails(world: World) -> None:
+    @contextmanager
+    def archiving() -> Iterator[None]:
+        usual = list(world.server.postgres)
+        world.server.stop()
+        world.server.postgres += ["-c", "archive_mode=on", "-c", "archive_command=false"]
+        world.server.start()
+        try:
+            yield
+        finally:
+            world.server.stop()
+            world.server.postgres[:] = usual
+            world.server.start()
+
+    world.after.enter_context(archiving())
+    world.sql("SELECT pg_switch_wal()")
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not world.server.execute(
+        "SELECT FROM pg_stat_archiver WHERE failed_count > 0"
+    ):
+        time.sleep(0.1)
+
+
+def damaged_page(world: World) -> None:
+    world.sql(
+        "CREATE TABLE public.damaged AS SELECT 1 AS id", f"ALTER TABLE public.damaged OWNER TO {OWNER}", "CHECKPOINT"
+    )
+    path = world.server.execute("SELECT pg_relation_filepath('public.damaged')", database=world.database)[0][0]
+    world.server.stop()
+    file = os.open(world.server.directory / "data" / path, os.O_WRONLY)
+    os.pwrite(file, b"\xff" * 64, 4096)
+    os.close(file)
+    world.server.start()
+    with pytest.raises(psycopg2.Error):
+        world.sql("SELECT * FROM public.damaged")
+    time.sleep(0.2)  # the session that saw it tells the statistics as it ends
+
+
+def other_collation(world: World) -> None:
+    world.sql(f"UPDATE pg_database SET datcollversion = '0.1' WHERE datname = '{world.database}'")
+
+
+def backup_may_not_connect(world: World) -> None:
+    world.sql(
+        f"REVOKE CONNECT ON DATABASE {world.database} FROM PUBLIC",
+        f"GRANT CONNECT ON DATABASE {world.database} TO {MIGRATOR}",
+    )
+
+
+def no_maintenance_database(world: World) -> None:
+    world.target = world.target.with_(maintenance_database="nowhere")
+
+
+def data_disk_full(world: World) -> None:
+    data = str(world.server.directory)
+    world.free = lambda path: 1000 if path.startswith(data) else PLENTY
+
+
+def backup_disk_full(world: World) -> None:
+    world.backup_directory = "/var/backups/of/pgops"
+    world.free = lambda path: 1000 if path.startswith("/var") else PLENTY
+
+
+MATRIX: dict[str, tuple[Callable[[World], None], str, str, str]] = {
+    # check: (the fault, level, a part of the evidence, a part of the fix)
+    "server": (nothing_listens, "stop", "nothing listens there", ""),
+    "version": (too_old, "stop", "99 or later is needed", "Upgrade"),
+    "tls": (without_tls, "warn", "is not encrypted", "verify-full"),
+    "primary": (read_only, "stop", "read-only", "pgops_host"),
+    "owner_role": (
+        not_a_member_of_owner,
+        "stop",
+        f"{OWNER} may not be taken by {MIGRATOR}",
+        f"GRANT {OWNER} TO {MIGRATOR};",
+    ),
+    "create_in_database": (no_create_in_database, "stop", f"{OWNER} may not CREATE", "GRANT CREATE ON DATABASE"),
+    "schema_public": (
+        no_create_in_schema,
+        "stop",
+        f"{OWNER} has no CREATE",
+        f"GRANT CREATE ON SCHEMA public TO {OWNER};",
+    ),
+    "ownership": (
+        foreign_object,
+        "stop",
+        "public.loose belongs to postgres",
+        f"ALTER TABLE public.loose OWNER TO {OWNER};",
+    ),
+    "backup_rights": (unreadable_table, "stop", "public.students", f"GRANT pg_read_all_data TO {BACKUP};"),
+    "backup_large_objects": (unreadable_large_object, "stop", "1 large objects", "GRANT SELECT ON LARGE OBJECT"),
+    "row_security_migrator": (hidden_from_migrator, "stop", "public.students", f"ALTER ROLE {OWNER} BYPASSRLS;"),
+    "row_security_backup": (hidden_from_backup, "stop", "public.students", f"ALTER ROLE {BACKUP} BYPASSRLS;"),
+    "row_security_restore": (hidden_from_restore, "stop", "public.students", f"ALTER ROLE {RESTORE} BYPASSRLS;"),
+    "restore_createdb": (no_createdb, "stop", f"{RESTORE} may not create", f"ALTER ROLE {RESTORE} CREATEDB;"),
+    "restore_owner": (restore_not_member_of_owner, "stop", OWNER, f"GRANT {OWNER} TO {RESTORE};"),
+    "restore_extensions": (untrusted_extension, "warn", "pg_stat_statements", "pgops_restore_user"),
+    "restore_sessions": (immortal_session, "warn", "1 sessions", "pg_signal_backend"),
+    "monitor_rights": (blind, "warn", MIGRATOR, f"GRANT pg_monitor TO {MIGRATOR};"),
+    "connections": (hardly_any_connection_free, "stop", "are free", "max_connections"),
+    "connections_share": (many_connections, "warn", "percent", "max_connections"),
+    "long_transactions": (long_transaction, "warn", MIGRATOR, "pg_terminate_backend"),
+    "waiting_locks": (lock_not_granted, "warn", "AccessShareLock on students", "pg_stat_activity"),
+    "prepared_transactions": (prepared_transaction, "stop", "holds its locks", "ROLLBACK PREPARED"),
+    "invalid_indexes": (
+        invalid_index,
+        "warn",
+        "public.students_name is INVALID",
+        "DROP INDEX CONCURRENTLY public.students_name;",
+    ),
+    "unvalidated_constraints": (not_valid, "warn", "named on public.students", "VALIDATE CONSTRAINT named;"),
+    "wraparound": (old, "warn", "old", "vacuumdb --freeze"),
+    "wraparound_near": (very_old, "stop", "refuses writes", "vacuumdb --freeze"),
+    "dump_running": (dump_runs, "warn", "pg_dump runs", "wait"),
+    "replication_slots": (slot_holds_wal, "warn", "forgotten", "pg_drop_replication_slot('forgotten')"),
+    "archiver": (archiving_fails, "warn", "archive command fails", "archive_command"),
+    "checksum_failures": (damaged_page, "stop", "wrong checksum", "restore"),
+    "collation": (other_collation, "warn", "0.1", "REFRESH COLLATION VERSION"),
+    "backup_connect": (backup_may_not_connect, "stop", f"{BACKUP} may not connect", f"TO {BACKUP};"),
+    "restore_connect": (no_maintenance_database, "stop", "nowhere", ""),
+    "disk_data": (data_disk_full, "stop", "free at", "free at least"),
+    "disk_backup": (backup_disk_full, "stop", "1000 bytes free at /var", "free at least"),
+}
+# Shown by tests of their own below.
+ELSEWHERE = {"pooler", "vacuum_wraparound"}
+
+
+def test_the_matrix_has_every_check() -> None:
+    assert set(MATRIX) | ELSEWHERE == set(preflight.NAMES)
+
+
+@pytest.mark.parametrize("check", MATRIX)
+def test_exactly_this_check_turns_red(world: World, check: str) -> None:
+    fault, level, evidence, fix = MATRIX[check]
+    fault(world)
+    report = world.look()
+    found = red(report)
+    assert set(found) == {check}, found
+    assert found[check]["level"] == level == report["level"]
+    assert evidence in found[check]["evidence"]
+    assert fix in found[check]["fix"]
+    assert found[check]["objects"] >= 1
+
+
+@pytest.mark.majors(15, 16, 17, 18)
+def test_a_sound_server_is_all_green(server: Server, world: World) -> None:
+    report = world.look()
+    assert red(report) == {}
+    assert [check["check"] for check in report["checks"]] == list(preflight.NAMES)
+    assert report["facts"]["size_bytes"] > 1_000_000
+    assert report["facts"]["largest_tables"][0]["name"] == "public.students"
+
+
+@pytest.mark.slow
+def test_an_anti_wraparound_vacuum_is_seen(world: World) -> None:
+    world.undo("ALTER SYSTEM RESET ALL", "SELECT pg_reload_conf()")
+    world.sql("ALTER SYSTEM SET autovacuum_naptime = '1s'", "SELECT pg_reload_conf()")
+    world.sql(
+        "ALTER TABLE public.students SET (autovacuum_freeze_max_age = 100000, autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)",
+        "INSERT INTO public.students SELECT i, repeat('x', 500) FROM generate_series(10, 20000) i",
+        "DO $$ BEGIN FOR i IN 1..110000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$",
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and "vacuum_wraparound" not in (found := red(world.look())):
+        time.sleep(0.3)
+    assert found["vacuum_wraparound"]["level"] == "warn"
+    assert "students" in found["vacuum_wraparound"]["evidence"]
+
+
+def test_a_check_that_cannot_be_made_is_no_ok(world: World) -> None:
+    broken = preflight.Check("x", "x", "stop", "SELECT no_such_column", "", "", "well")
+    with world.server.session(world.database) as conn:
+        assert preflight.look(broken, conn, {})["level"] == "warn"
+
+
+def test_many_findings_are_counted_and_five_are_named(world: World) -> None:
+    for number in range(8):
+        world.sql(f"CREATE TABLE public.loose_{number} (id int)")
+    found = red(world.look())["ownership"]
+    assert found["objects"] == 8
+    assert found["evidence"].count("belongs to") == 5
+    assert "and 3 more" in found["evidence"]
+
+
+# -- waivers, comparison, the phase ------------------------------------------------------------------------------------
+
+
+def test_a_stop_ends_the_look_with_the_grant_to_type(world: World) -> None:
+    not_a_member_of_owner(world)
+    with pytest.raises(PgopsError) as stopped:
+        preflight.look_at({world.database: world.target}, waivers=[], application_name="t")
+    assert f"GRANT {OWNER} TO {MIGRATOR};" in stopped.value.message
+    assert stopped.value.extra["stopped_at"] == ["owner_role"]
+
+
+def test_a_stop_is_waived_by_name_with_a_reason_that_is_kept(world: World) -> None:
+    foreign_object(world)
+    waiver = [{"check": "ownership", "reason": "the audit team's table"}]
+    found = preflight.look_at({world.database: world.target}, waivers=waiver, application_name="t")[world.database]
+    assert found["level"] == "warn"
+    assert red(found)["ownership"]["waived"] == "the audit team's table"
+
+
+def test_waiving_one_stop_waives_no_other(world: World) -> None:
+    foreign_object(world)
+    no_create_in_schema(world)
+    with pytest.raises(PgopsError) as stopped:
+        preflight.look_at(
+            {world.database: world.target}, waivers=[{"check": "ownership", "reason": "x"}], application_name="t"
+        )
+    assert stopped.value.extra["stopped_at"] == ["schema_public"]
+
+
+@pytest.mark.parametrize(
+    ("waiver", "sentence"),
+    [
+        ({"check": "ownreship", "reason": "x"}, "preflight_waive names 'ownreship', which is no check"),
+        ({"check": "ownership", "reason": " "}, "preflight_waive gives no reason for ownership"),
+        ({"check": "ownership"}, "preflight_waive gives no reason for ownership"),
+        ({"reason": "x"}, "which is no check"),
+    ],
+)
+def test_a_waiver_of_nothing_or_without_a_reason_is_refused(waiver: dict[str, str], sentence: str) -> None:
+    with pytest.raises(PgopsError, match=sentence):
+        preflight.check_waivers([waiver])
+
+
+def test_two_looks_compare(world: World) -> None:
+    before = world.look()["checks"]
+    invalid_index(world)
+    after = world.look()["checks"]
+    assert [change["check"] for change in preflight.compare(before, after)["worse"]] == ["invalid_indexes"]
+    assert [change["check"] for change in preflight.compare(after, before)["better"]] == ["invalid_indexes"]
+    assert preflight.compare(before, before) == {"worse": [], "better": []}
+
+
+PHASE = """\
+- name: Health
+  hosts: all
+  gather_facts: false
+  any_errors_fatal: true
+  tasks:
+    - name: Health
+      block:
+        - name: Guard
+          ansible.builtin.import_role: {name: whitecross.pgops.guard}
+        - name: Before
+          ansible.builtin.import_role: {name: whitecross.pgops.preflight}
+        - name: After
+          ansible.builtin.import_role: {name: whitecross.pgops.preflight, tasks_from: compare.yml}
+      always:
+        - name: Report
+          ansible.builtin.import_role: {name: whitecross.pgops.report}
+"""
+
+
+@pytest.fixture
+def health(playbook: Playbook) -> Playbook:
+    (playbook.folder / "health.yml").write_text(PHASE)
+    return playbook
+
+
+def test_the_phase_shows_a_table_and_compares(health: Playbook) -> None:
+    result = health("health.yml")
+    assert result.rc == 0, result.output
+    assert "changed=0" in result.stdout
+    assert f"health of {health.database}: {len(preflight.NAMES)} ok" in result.stdout
+    assert "compared with before: nothing is worse" in result.stdout
+
+
+def test_the_phase_stops_the_play_with_one_sentence(health: Playbook, server: Server) -> None:
+    server.execute("CREATE TABLE public.loose (id int)", database=health.database)
+    result = health("health.yml")
+    assert result.rc == 2, result.output
+    message = result.json["error"]["message"]
+    assert message == (
+        f"Preflight stops {health.database} at ownership: public.loose belongs to postgres, not to {OWNER}; "
+        f"type: ALTER TABLE public.loose OWNER TO {OWNER};"
+    )
+    assert result.json["error"]["next"] == [
+        f"ALTER TABLE public.loose OWNER TO {OWNER};",
+        "ansible-playbook health.yml -l local",
+    ]
+    waived = health("health.yml", preflight_waive=[{"check": "ownership", "reason": "of the audit team"}])
+    assert waived.rc == 0, waived.output
+    assert "waived: of the audit team" in waived.stdout
