@@ -15,9 +15,8 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 import psycopg2.extras
-from psycopg2 import sql
-
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from psycopg2 import sql
 
 OLDEST_MAJOR = 15
 APPLICATION_NAME_LIMIT = 63  # NAMEDATALEN - 1

@@ -57,9 +57,7 @@ def create_module(options: dict[str, dict[str, Any]], **kwargs: Any) -> AnsibleM
     module = AnsibleModule(argument_spec={**CONNECTION_OPTIONS, **options}, **kwargs)
     if sys.version_info[:2] < OLDEST_PYTHON:
         module.fail_json(
-            msg="Python {0}.{1} on {2} is too old: 3.9 or later is needed; set ansible_python_interpreter.".format(
-                sys.version_info[0], sys.version_info[1], os.uname().nodename
-            )
+            msg=f"Python {sys.version_info[0]}.{sys.version_info[1]} on {os.uname().nodename} is too old: 3.9 or later is needed; set ansible_python_interpreter."
         )
     if PSYCOPG2_TRACEBACK:
         module.fail_json(msg=missing_required_lib("psycopg2-binary"), exception=PSYCOPG2_TRACEBACK)
