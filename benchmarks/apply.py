@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+"""The five migrations on empty tables: the engine against ``psql -1 -f`` of the same SQL, in turn, on one durable server.
+
+    PYTHONPATH=collections:tests .venv/bin/python benchmarks/apply.py
+
+psql runs in one transaction, so its indexes are plain ones; ours build the same two CONCURRENTLY and keep a ledger.
+Both sides are whole calls: psql's process and connection, ours from connecting to the lock given back.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, plan
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
+from ansible_collections.whitecross.pgops.plugins.module_utils.indexes import create_statement
+from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Run
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import read_tree, render
+from support import server as servers
+
+ROOT = Path(__file__).resolve().parents[1]
+REPEATS = 3
+
+
+def plain_sql(migrations: list[dict], conn) -> str:
+    """The statements of all versions as one script, indexes plain, constraints validated, tables analyzed."""
+    lines = []
+    for migration in migrations:
+        for step in migration["steps"]:
+            if step["kind"] == "sql":
+                lines += [statement["sql"].rstrip(";") + ";" for statement in step["up"]]
+            elif step["kind"] == "indexes":
+                for index in step["indexes"]:
+                    text = create_statement(index).as_string(conn)
+                    lines.append(text.replace(" CONCURRENTLY", "") + ";")
+            elif step["kind"] == "validate":
+                lines += [
+                    f'ALTER TABLE {c["schema"]}.{c["table"]} VALIDATE CONSTRAINT "{c["constraint"]}";'
+                    for c in step["constraints"]
+                ]
+            elif step["kind"] == "analyze":
+                lines += [f"ANALYZE {table['schema']}.{table['table']};" for table in step["tables"]]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Print each repeat's times and ratio, then the median."""
+    migrations = render(read_tree(ROOT / "sql"))
+    server = servers.embedded_server()
+    try:
+        # As in production: the tests' server does without.
+        for setting in ("fsync", "full_page_writes"):
+            server.execute(f"ALTER SYSTEM SET {setting} = on")
+        server.execute("SELECT pg_reload_conf()")
+        ratios = []
+        with tempfile.TemporaryDirectory() as folder:
+            script = Path(folder, "all.sql")
+            with server.session() as conn:
+                script.write_text(plain_sql(migrations, conn), encoding="utf-8")
+            for repeat in range(REPEATS + 1):
+                ours, theirs = f"bench_ours_{repeat}", f"bench_psql_{repeat}"
+                for name in (ours, theirs):
+                    server.create_database(name)
+                psql = time.monotonic()
+                subprocess.run(
+                    [server.bindir / "psql", "-X", "-q", "-1", "-v", "ON_ERROR_STOP=1", "-f", script]
+                    + ["-h", server.host, "-p", str(server.port), "-U", servers.MIGRATOR, "-d", theirs],
+                    check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                    env={"PGPASSFILE": str(server.passfile), "PGOPTIONS": f"-c role={servers.OWNER}"},
+                )  # fmt: skip
+                psql = time.monotonic() - psql
+                target = Target(
+                    host=server.host, port=str(server.port), user=servers.MIGRATOR, owner=servers.OWNER, database=ours,
+                    passfile=str(server.passfile),
+                )  # fmt: skip
+                way = migrate.Way(Run(id=f"bench-{repeat}", playbook="bench", environment="local", who="b", ops_host="b"))
+                engine = time.monotonic()
+                result = migrate.apply(target, migrations, plan.Selection(), way)
+                engine = time.monotonic() - engine
+                if len(result["applied"]) != len(migrations):
+                    raise SystemExit("not every version was applied")
+                if repeat == 0:
+                    continue  # warm-up
+                ratios.append(engine / psql)
+                print(f"engine {engine * 1000:.0f} ms, psql -1 -f {psql * 1000:.0f} ms, ratio {ratios[-1]:.2f}")
+        print(f"median ratio {statistics.median(ratios):.2f} (aim: 1.2 or less)")
+    finally:
+        servers.discard(server)
+
+
+if __name__ == "__main__":
+    main()
