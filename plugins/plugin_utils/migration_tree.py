@@ -983,7 +983,7 @@ def _rendered_checksum(steps: list[Any], verify: list[Any], transaction: bool) -
         if isinstance(value, dict):
             if "sql" in value:
                 return value["sql"]
-            return {key: essence(item) for key, item in value.items() if key not in ("why", "phi", "name_line")}
+            return {key: essence(item) for key, item in value.items() if key not in ("why", "phi")}
         return [essence(item) for item in value] if isinstance(value, list) else value
 
     content = {"steps": essence(steps), "verify": essence(verify), "transaction": transaction}
