@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import errno
 import fcntl
+import importlib.util
 import locale
 import os
 import re
@@ -66,6 +67,16 @@ MOST_ROWS = 100_000_000
 # A row with its indexes is about 300 bytes; the backup, the scratch database and the log of writes come on top.
 BYTES_A_ROW = 1_200
 BYTES_AT_LEAST = 400 * 1024 * 1024
+
+# The program ansible-playbook, except that Ctrl-C in its first second, while it imports itself, prints no traceback.
+ANSIBLE_PLAYBOOK = """
+import os, signal, sys
+signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+from ansible.cli.playbook import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv[0] = "ansible-playbook"
+sys.exit(main())
+"""
 
 # A server each, so that local and staging share nothing. Ports are only where the search begins.
 ENVIRONMENTS = {"local": (LOCAL, 54320), "staging": (LOCAL / "staging", 54420)}
@@ -404,11 +415,12 @@ def run_playbook(command: Sequence[str], environment: str, output: Any = None) -
     prefix = "" if environment == "local" else f"ANSIBLE_INVENTORY={shlex.quote(inventory_for_reading())} "
     detail(f"$ {prefix}{shlex.join(command)}")
     sys.stdout.flush()
-    program = Path(sys.executable).parent / command[0]
-    if not program.exists():
-        raise DemoError(f"{program} is not installed: run 'make demo', which makes .venv first.")
+    if importlib.util.find_spec("ansible") is None:
+        raise DemoError(
+            f"ansible-core is not installed for {sys.executable}: type 'make demo', which makes .venv first."
+        )
     process = subprocess.Popen(
-        [sys.executable, str(program), *command[1:]],
+        [sys.executable, "-c", ANSIBLE_PLAYBOOK, *command[1:]],
         cwd=ROOT,
         env=playbook_environment(environment),
         stdout=output,
@@ -425,7 +437,8 @@ def run_playbook(command: Sequence[str], environment: str, output: Any = None) -
         except Interrupted as signalled:
             interrupted = signalled
             process.send_signal(signal.SIGINT)
-    if interrupted is not None and code != 0:
+    # Also with exit code 0: interrupted between two of its stages, ansible-playbook may end without a word.
+    if interrupted is not None:
         raise interrupted
     # Killed by a signal: as a shell would say it.
     return code if code >= 0 else 128 - code
