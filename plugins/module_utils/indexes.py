@@ -32,7 +32,7 @@ SIDE_BY_SIDE = 2
 # A deadlock or a build cancelled by an autovacuum's end is worth one more try (the original tried again too).
 TRIES = 2
 # Who asked for an end waits for it: longer than this nobody tidies up.
-CLEAN_UP_S = 30
+CLEAN_UP_S = 10
 
 _INVALID_OF_OTHERS = """
 SELECT n.nspname || '.' || c.relname AS name FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid

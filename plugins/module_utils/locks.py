@@ -8,7 +8,8 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -16,12 +17,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
+    execute,
     fetch_all,
     fetch_one,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from psycopg2 import errorcodes
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -65,6 +68,7 @@ class Session:
     backend_type: str | None = None
     state: str | None = None
     client: str | None = None
+    transaction: str | None = None
 
     def sentence(self) -> str:
         """:return: what a person needs to find it."""
@@ -74,18 +78,23 @@ class Session:
             told += f", role {self.user}"
         if self.state:
             told += f", {self.state}"
+        if self.since is None and self.pid:
+            return told + ", since when is hidden without pg_read_all_stats)"
         return told + (f", since {self.since})" if self.since else ")")
 
     def as_dict(self) -> dict[str, Any]:
         """:return: plain data for a result."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "transaction"}
 
 
 # application_name and usename of every session are visible to all; the rest needs the same role or pg_read_all_stats.
+# The virtual transaction id is in pg_locks for all to see, and other for each transaction of a session.
 _SESSION = """
 SELECT a.pid, coalesce(a.application_name, '') AS application_name, a.usename::text AS "user",
        to_char(coalesce(a.xact_start, a.backend_start) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS since,
-       a.backend_type, a.state, coalesce(a.client_hostname, host(a.client_addr)) AS client
+       a.backend_type, a.state, coalesce(a.client_hostname, host(a.client_addr)) AS client,
+       (SELECT l.virtualtransaction FROM pg_catalog.pg_locks l
+         WHERE l.pid = a.pid AND l.locktype = 'virtualxid' AND l.granted LIMIT 1) AS transaction
   FROM pg_catalog.pg_stat_activity a
 """
 
@@ -95,6 +104,26 @@ SELECT l.pid FROM pg_catalog.pg_locks l
    AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
    AND l.classid = %s AND l.objid = %s AND l.objsubid = 1
 """
+
+
+@contextmanager
+def as_login_role(conn: Connection) -> Iterator[None]:
+    """Look as the role that logged in: what the statistics views show depends on the current role, and the owner role
+    that the session acts as is a member of nothing."""
+    if conn.info.transaction_status != TRANSACTION_STATUS_IDLE:
+        yield
+        return
+    execute(conn, "BEGIN; SET LOCAL ROLE NONE")
+    try:
+        yield
+    finally:
+        if not conn.closed:
+            execute(conn, "ROLLBACK")
+
+
+def _sessions(conn: Connection, condition: str, params: tuple[Any, ...]) -> list[Session]:
+    with as_login_role(conn):
+        return [Session(**row) for row in fetch_all(conn, _SESSION + condition, params)]
 
 
 def _halves(key: int) -> tuple[int, int]:
@@ -147,10 +176,10 @@ def holder(conn: Connection) -> Holder | None:
         pids += [int(row["pid"]) for row in fetch_all(conn, _RUNNER_LOCK, _halves(key))]
     if not pids:
         return None
-    found = fetch_all(conn, _SESSION + " WHERE a.pid = ANY(%s) ORDER BY array_position(%s, a.pid)", (pids, pids))
+    found = _sessions(conn, " WHERE a.pid = ANY(%s) ORDER BY array_position(%s, a.pid)", (pids, pids))
     if not found:
         return None
-    session = Session(**found[0])
+    session = found[0]
     match = re.match(r"pgops (\S+)", session.application_name)
     run_id = match.group(1) if match else None
     row: dict[str, Any] | None = None
@@ -266,12 +295,21 @@ def is_running(conn: Connection) -> bool:
 
 def blockers_of(conn: Connection, pid: int) -> list[Session]:
     """:return: the sessions that server process ``pid`` waits for at this moment."""
-    return [
-        Session(**row)
-        for row in fetch_all(
-            conn, _SESSION + " WHERE a.pid = ANY(pg_catalog.pg_blocking_pids(%s)) ORDER BY a.xact_start", (pid,)
-        )
-    ]
+    return _sessions(conn, " WHERE a.pid = ANY(pg_catalog.pg_blocking_pids(%s)) ORDER BY a.xact_start", (pid,))
+
+
+def still_open(conn: Connection, sessions: Sequence[Session]) -> list[Session]:
+    """:return: those of the sessions that are in the same transaction as when they were seen."""
+    if not sessions:
+        return []
+    rows = fetch_all(
+        conn,
+        "SELECT pid, virtualtransaction FROM pg_catalog.pg_locks "
+        "WHERE locktype = 'virtualxid' AND granted AND pid = ANY(%s)",
+        ([session.pid for session in sessions],),
+    )
+    there = {(int(row["pid"]), row["virtualtransaction"]) for row in rows}
+    return [session for session in sessions if (session.pid, session.transaction) in there]
 
 
 def holders_of(conn: Connection, tables: Sequence[tuple[str, str]], pid: int) -> list[Session]:
@@ -297,15 +335,12 @@ def holders_of(conn: Connection, tables: Sequence[tuple[str, str]], pid: int) ->
         ([s for s, _ in tables], [t for _, t in tables], pid),
     )
     pids = [int(row["pid"]) for row in rows]
-    found = [
-        Session(**row)
-        for row in fetch_all(
-            conn,
-            _SESSION
-            + " WHERE a.pid = ANY(%s) AND (a.xact_start IS NULL OR a.xact_start < clock_timestamp() - %s * interval '1 s')",
-            (pids, YOUNG_S),
-        )
-    ]
+    found = _sessions(
+        conn,
+        # Of a session that is hidden nobody knows how old its transaction is: it is met when we ask and give way.
+        " WHERE a.pid = ANY(%s) AND a.xact_start < clock_timestamp() - %s * interval '1 s'",
+        (pids, YOUNG_S),
+    )
     if 0 in pids:
         found.append(Session(0, "a prepared transaction", None, None, "prepared transaction"))
     return found

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, locks
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 REPORT_S = 1.0
+# What is over sooner needs no word of how far it is.
+QUIET_S = 0.5
 # Two looks inside a lock_timeout of 100 ms.
 BLOCKER_LOOK_S = 0.04
 
@@ -85,7 +87,7 @@ class Monitor:
     # What is being done
 
     def started(self, pid: int, what: str, tell: Tell) -> None:
-        """Tell ``what`` with elapsed seconds and progress every second, from a second on, until :meth:`ended`."""
+        """Tell ``what`` with its progress every second until :meth:`ended`; the controller adds the time that it took."""
         with self._lock:
             self._tasks[pid] = _Task(pid, what, time.monotonic(), tell)
 
@@ -115,27 +117,7 @@ class Monitor:
 
     def still_there(self, sessions: Sequence[locks.Session]) -> list[locks.Session]:
         """:return: those of the sessions whose transaction has not ended."""
-        if not sessions:
-            return []
-
-        def look(conn: Connection) -> list[locks.Session]:
-            rows = fetch_all(
-                conn,
-                """SELECT a.pid, to_char(coalesce(a.xact_start, a.backend_start) AT TIME ZONE 'UTC', """
-                """'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS since, a.state FROM pg_catalog.pg_stat_activity a """
-                "WHERE a.pid = ANY(%s)",
-                ([session.pid for session in sessions],),
-            )
-            there = {int(row["pid"]): row for row in rows}
-            return [
-                session
-                for session in sessions
-                if session.pid in there
-                and there[session.pid]["since"] == session.since
-                and there[session.pid]["state"] != "idle"
-            ]
-
-        return self._ask(look) or []
+        return self._ask(lambda conn: locks.still_open(conn, sessions)) or []
 
     # The thread
 
@@ -177,8 +159,7 @@ class Monitor:
         with self._lock:
             tasks = list(self._tasks.values())
         for task in tasks:
-            elapsed = time.monotonic() - task.started
-            if elapsed < REPORT_S:
+            if time.monotonic() - task.started < QUIET_S:
                 continue
             text, done, total, unit = self._ask(partial(_progress, pid=task.pid)) or (
                 "",
@@ -189,7 +170,7 @@ class Monitor:
             with self._lock:
                 if self._tasks.get(task.pid) is not task:
                     continue
-            task.tell(f"{task.what}{': ' + text if text else ''} ({elapsed:.0f} s)", done=done, total=total, unit=unit)
+            task.tell(f"{task.what}{': ' + text if text else ''}", done=done, total=total, unit=unit)
 
     def _ask(self, question: Callable[[Connection], Any]) -> Any:
         with self._asking:
@@ -205,8 +186,10 @@ class Monitor:
 
 
 def _progress(conn: Connection, pid: int) -> tuple[str, int | None, int | None, str | None]:
-    row = fetch_one(conn, _CREATE_INDEX, (pid,))
-    if row is not None:
+    with locks.as_login_role(conn):
+        building, analyzing = fetch_one(conn, _CREATE_INDEX, (pid,)), fetch_one(conn, _ANALYZE, (pid,))
+    if building is not None:
+        row = building
         text = str(row["phase"])
         if row["locker"]:
             text += f", held up by pid {row['locker']} ({row['locker_name'] or 'no application_name'})"
@@ -214,7 +197,6 @@ def _progress(conn: Connection, pid: int) -> tuple[str, int | None, int | None, 
             if row[f"{name}_total"]:
                 return text, int(row[f"{name}_done"]), int(row[f"{name}_total"]), unit
         return text, None, None, None
-    row = fetch_one(conn, _ANALYZE, (pid,))
-    if row is not None:
-        return str(row["phase"]), int(row["done"]), int(row["total"]), "blocks"
+    if analyzing is not None:
+        return str(analyzing["phase"]), int(analyzing["done"]), int(analyzing["total"]), "blocks"
     return "", None, None, None

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,12 @@ class TestTree:
     def add(
         self, version: str, name: str, steps: list[dict[str, Any]], files: Mapping[str, Any] | None = None, **keys: Any
     ) -> Path:
-        """Write one migration; a file whose content is not text is written as YAML. Returns its folder."""
+        """Write one migration; a file whose content is not text is written as YAML. Takes the
+        place of one of the same version. Returns its folder."""
+        for old in (self.folder / "migrations").glob(f"{version}_*"):
+            shutil.rmtree(old)
         path = self.folder / "migrations" / f"{version}_{name}"
-        path.mkdir(exist_ok=True)
+        path.mkdir()
         metadata = {
             "title": name.replace("_", " "),
             "why": "a test",

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+"""Calling the engine from a test: a run, a progress that is kept, one query, a session that holds something."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect, execute, fetch_all
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
+
+RUN = "20260101T000000Z-000001"
+
+
+def way(run_id: str = RUN, **more: Any) -> migrate.Way:
+    """What apply and revert need to know of the run."""
+    return migrate.Way(ledger.Run(run_id, "migrate", "local", "tester", "ops-1"), **more)
+
+
+class Told(Progress):
+    """Keeps what was told instead of writing it to a file."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.events: list[dict[str, Any]] = []
+
+    def emit(self, text: str, **fields: Any) -> None:
+        self.events.append({"text": text, **{key: value for key, value in fields.items() if value is not None}})
+
+    @property
+    def texts(self) -> list[str]:
+        return [event["text"] for event in self.events]
+
+    def said(self, part: str) -> bool:
+        return any(part in text for text in self.texts)
+
+
+class InterruptAt(Told):
+    """Asks the job to end as soon as something is told, where `field` is given together with that field."""
+
+    def __init__(self, control: Control, part: str, *, field: str | None = None) -> None:
+        super().__init__()
+        self.control, self.part, self.field = control, part, field
+
+    def emit(self, text: str, **fields: Any) -> None:
+        super().emit(text, **fields)
+        if self.part in text and (self.field is None or fields.get(self.field) is not None):
+            # As the lease's thread does it: not in the thread that works.
+            asking = threading.Thread(target=self.control.request, args=("a test asked for it",))
+            asking.start()
+            asking.join()
+
+
+def rows(target: Target, query: str, params: Any = None) -> list[dict[str, Any]]:
+    conn = connect(target, application_name="test")
+    try:
+        return fetch_all(conn, query, params)
+    finally:
+        conn.close()
+
+
+def do(target: Target, *statements: str) -> None:
+    conn = connect(target, application_name="test")
+    try:
+        for statement in statements:
+            execute(conn, statement)
+    finally:
+        conn.close()
+
+
+@contextmanager
+def holding(target: Target, statement: str, *, name: str = "the reporting job") -> Iterator[Any]:
+    """Another session with an open transaction in which the statement ran."""
+    conn = connect(target, application_name=name)
+    try:
+        execute(conn, "BEGIN")
+        execute(conn, statement)
+        yield conn
+    finally:
+        conn.close()
+
+
+def state(target: Target, version: str) -> dict[str, Any]:
+    """The ledger's row of a version, and its steps as text."""
+    found = rows(
+        target,
+        "SELECT state, failed_step, reason, (SELECT string_agg(ordinal || ':' || state, ' ' ORDER BY ordinal) "
+        "FROM pgops.step s WHERE s.version = m.version AND s.direction = 'up') AS steps "
+        "FROM pgops.migration m WHERE version = %s",
+        (version,),
+    )
+    return found[0] if found else {}
+
+
+def progress_file(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "progress"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
