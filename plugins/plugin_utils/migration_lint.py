@@ -15,9 +15,9 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import sql_statements
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import Finding, nearest
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration import METADATA
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_steps import CLOCK_ADVICE
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import (
-    CLOCK_ADVICE,
-    METADATA,
     RenderedMigration,
     Tree,
     scan_render,

@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import FOLDER, sql_directory
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration import FOLDER
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import sql_directory
 
 TEMPLATES = sql_directory(None) / "scaffold"
 COMMAND = "ansible-playbook new_migration.yml -e new_migration_name="

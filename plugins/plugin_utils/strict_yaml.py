@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 White Cross pgops contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
-"""YAML with line numbers, without its surprises: duplicate keys, aliases and tags are refused."""
+"""YAML with line numbers, without its surprises: duplicate keys, aliases and tags are refused, and so are unknown keys."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import Finding, nearest
 
 Path = tuple[str | int, ...]
+# A table of keys: type, whether it is required, choices.
+Keys = Mapping[str, tuple[type, bool, tuple[str, ...]]]
+
+_TYPE_WORDS = {str: "text", bool: "true or false", int: "a whole number", list: "a list", dict: "a mapping"}
 
 
 class YamlFault(Exception):
@@ -93,3 +99,70 @@ def _build(loader: Any, node: Any, path: Path, document: Document, seen: set[int
         raise YamlFault(f"the tag '{node.tag}' is not used here", line)
     document.written[path] = str(node.value)
     return loader.construct_object(node)
+
+
+def check_keys(
+    document: Document,
+    path: Path,
+    allowed: Keys,
+    file: str,
+    findings: list[Finding],
+) -> bool:
+    """Check a mapping against its table of keys.
+
+    :return: whether everything in it can be used.
+    """
+    value = at(document.data, path)
+    where = ".".join(part if isinstance(part, str) else f"#{part + 1}" for part in path)
+    line = document.line(*path)
+    before = len(findings)
+    if not isinstance(value, dict):
+        label = f"'{where}'" if where else "the file"
+        findings.append(Finding(file, line, "wrong-type", f"{label} must be a mapping of keys"))
+        return False
+    for key in value:
+        if key not in allowed:
+            place = f" under '{where}'" if where else ""
+            findings.append(
+                Finding(
+                    file,
+                    document.line(*path, key),
+                    "unknown-key",
+                    f"unknown key '{key}'{place}{nearest(key, allowed)}",
+                )
+            )
+    for key, (kind, required, choices) in allowed.items():
+        if key not in value:
+            if required:
+                place = f" under '{where}'" if where else ""
+                findings.append(Finding(file, line, "missing-key", f"the key '{key}' is missing{place}"))
+            continue
+        item = value[key]
+        item_line = document.line(*path, key)
+        if not isinstance(item, kind) or (kind is int and isinstance(item, bool)):
+            findings.append(
+                Finding(file, item_line, "wrong-type", f"'{key}' must be {_TYPE_WORDS[kind]}, not {shown(item)}")
+            )
+        elif choices and item not in choices:
+            findings.append(
+                Finding(file, item_line, "wrong-value", f"'{key}' is '{item}'{nearest(str(item), choices)}")
+            )
+        elif required and (not item.strip() if isinstance(item, str) else item in ([], {})):
+            findings.append(Finding(file, item_line, "wrong-value", f"'{key}' is empty"))
+    return len(findings) == before
+
+
+def at(data: Any, path: Iterable[str | int]) -> Any:
+    """:return: what stands at a path."""
+    for part in path:
+        data = data[part]
+    return data
+
+
+def shown(value: Any) -> str:
+    """:return: what kind of value YAML made of what was written, e.g. ``no`` became false."""
+    if value is None:
+        return "empty"
+    if isinstance(value, (list, dict)):
+        return _TYPE_WORDS[type(value)]
+    return f"{value!r}"
