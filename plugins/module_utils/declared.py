@@ -12,8 +12,14 @@ from typing import Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, constraints, existing, indexes
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, execute
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    Target,
+    connect,
+    execute,
+    server_version,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.scratch import empty_database
@@ -83,6 +89,7 @@ def compare(
     with ExitStack() as stack:
         scratch = stack.enter_context(empty_database(target, encoding=encoding, run_id=run_id))
         other = stack.enter_context(closing(connect(scratch, application_name="pgops verify")))
+        _refuse_other_major(target, conn, other)
         forget = control.on_interrupt(other.cancel)
         try:
             before = catalog.inventory(other)
@@ -99,6 +106,17 @@ def compare(
             forget()
     strangers = {key: value for key, value in found.items() if key not in after and before.get(key) != value}
     return _judge(declared, differences, strangers)
+
+
+def _refuse_other_major(target: Target, conn: Connection, other: Connection) -> None:
+    major, scratch_major = server_version(conn)[0], server_version(other)[0]
+    if major != scratch_major:
+        # What a definition prints as changes between majors.
+        raise PgopsError(
+            f"The scratch server {other.info.host} is PostgreSQL {scratch_major} and {target} is {major}: their schemas "
+            f"cannot be compared; point pgops_scratch_host at a PostgreSQL {major}.",
+            database=target.database,
+        )
 
 
 def _judge(
@@ -203,9 +221,10 @@ def replay(conn: Connection, migration: Mapping[str, Any]) -> None:
 
 
 def _statements(conn: Connection, statements: Sequence[Mapping[str, Any]]) -> None:
-    for statement in statements:
-        made = statement.get("creates")
-        if made and not made.get("replace") and existing.present(conn, [made]):
+    made = [statement.get("creates") for statement in statements]
+    there = existing.present(conn, [one if one and not one.get("replace") else None for one in made])
+    for number, statement in enumerate(statements):
+        if number in there:
             continue
         try:
             execute(conn, statement["sql"])

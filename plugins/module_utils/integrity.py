@@ -25,8 +25,10 @@ _USER_SCHEMA = "n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast'
 # conparentid: the parts of a key on or to a partitioned table follow the one that was declared.
 _FOREIGN_KEYS = f"""
 SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) || '.' || quote_ident(k.conname) AS name,
-       n.nspname::text AS schema, c.relname::text AS table, c.relkind::text AS kind,
-       pn.nspname::text AS target_schema, p.relname::text AS target_table, p.relkind::text AS target_kind,
+       n.nspname::text AS schema, c.relname::text AS relation, c.relkind::text AS kind,
+       quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS table,
+       pn.nspname::text AS target_schema, p.relname::text AS target_relation, p.relkind::text AS target_kind,
+       quote_ident(pn.nspname) || '.' || quote_ident(p.relname) AS target,
        keys.columns, keys.target_columns, keys.operators, k.confmatchtype = 'f' AS match_full,
        coalesce((to_jsonb(k) ->> 'conperiod')::boolean, false) AS period, k.convalidated AS validated,
        (SELECT array_agg(a.attname::text ORDER BY key.place) FROM pg_index AS i
@@ -139,20 +141,16 @@ def foreign_keys(conn: Connection, *, control: Control, progress: Progress, data
 
     :param conn: a session with ``row_security = off`` whose role reads every row; in autocommit.
     :return: all foreign keys by name. One that cannot be read has an error, none is left out.
-    :raises Interrupted: asked to end; the statement in hand is cancelled.
+    :raises Interrupted: asked to end, between two keys or because the caller cancelled the statement in hand.
 
     Takes ACCESS SHARE on both tables, one key after the other.
     """
     keys = fetch_all(conn, _FOREIGN_KEYS)
-    forget = control.on_interrupt(conn.cancel)
     found = []
-    try:
-        for number, key in enumerate(keys, 1):
-            control.check()
-            progress.emit("rows without a parent", database=database, done=number, total=len(keys), unit="foreign keys")
-            found.append(_foreign_key(conn, key, control))
-    finally:
-        forget()
+    for number, key in enumerate(keys, 1):
+        control.check()
+        progress.emit("rows without a parent", database=database, done=number, total=len(keys), unit="foreign keys")
+        found.append(_foreign_key(conn, key, control))
     return found
 
 
@@ -177,9 +175,9 @@ def _foreign_key(conn: Connection, key: Mapping[str, Any], control: Control) -> 
         error = from_psycopg(exc, f"{key['name']} could not be checked").message
     return ForeignKey(
         name=key["name"],
-        table=_quoted(conn, key["schema"], key["table"]),
+        table=key["table"],
         columns=key["columns"],
-        target=_quoted(conn, key["target_schema"], key["target_table"]),
+        target=key["target"],
         target_columns=key["target_columns"],
         validated=key["validated"],
         indexed=key["indexed"],
@@ -189,17 +187,11 @@ def _foreign_key(conn: Connection, key: Mapping[str, Any], control: Control) -> 
     )
 
 
-def _quoted(conn: Connection, schema: str, name: str) -> str:
-    plain = f"{schema}.{name}"
-    simple = all(part.isidentifier() and part == part.lower() and part.isascii() for part in (schema, name))
-    return plain if simple else sql.Identifier(schema, name).as_string(conn)
-
-
 def _orphans(key: Mapping[str, Any]) -> sql.Composable:
     """``FROM child WHERE no parent``. ONLY, since a key does not reach the children of plain inheritance."""
-    child = sql.SQL("" if key["kind"] == "p" else "ONLY ") + sql.Identifier(key["schema"], key["table"])
+    child = sql.SQL("" if key["kind"] == "p" else "ONLY ") + sql.Identifier(key["schema"], key["relation"])
     parent = sql.SQL("" if key["target_kind"] == "p" else "ONLY ") + sql.Identifier(
-        key["target_schema"], key["target_table"]
+        key["target_schema"], key["target_relation"]
     )
     pairs = list(zip(key["columns"], key["target_columns"], key["operators"]))
     equal: list[sql.Composable] = [

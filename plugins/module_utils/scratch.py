@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timezone
 
 import psycopg2
@@ -20,7 +20,8 @@ PREFIX = "pgops_verify_"
 
 
 def _lock_name(name: str) -> str:
-    return f"scratch {name}"
+    # The same as for the scratch of a restore, so that each drops what a dead run of the other left, and nothing alive.
+    return f"restore {name}"
 
 
 @contextmanager
@@ -57,7 +58,8 @@ def empty_database(target: Target, *, encoding: str, run_id: str | None = None) 
             )
             yield target.scratch(name)
         finally:
-            if not conn.closed:
+            # A server that went away meanwhile still has it: the next run finds it unlocked and drops it.
+            with suppress(psycopg2.OperationalError, psycopg2.InterfaceError):
                 _drop(conn, name)
 
 

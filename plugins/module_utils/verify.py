@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
+import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import declared, integrity, ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.catalog import Inventory
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect
@@ -83,7 +84,7 @@ def verify_database(
     findings: list[Finding] = []
     lines: list[dict[str, Any]] = []
     wanted: Inventory | None = None
-    with closing(connect(target, application_name="pgops verify")) as conn:
+    with _session(target, control) as conn:
         book = ledger.read(conn)
         findings += declared.ledger_findings(book.migrations)
         applied = [ledger.stored(conn, row.version) for row in book.in_state("applied")]
@@ -101,7 +102,7 @@ def verify_database(
             progress.emit(f"verification of version {migration['version']}", database=name)
             findings += declared.check_statements(conn, migration, control)
     # The role that reads backups sees every row, also where a policy hides some from the owner.
-    with closing(connect(target.as_backup(), application_name="pgops verify")) as conn:
+    with _session(target.as_backup(), control) as conn:
         keys = integrity.foreign_keys(conn, control=control, progress=progress, database=name)
         findings += _of_foreign_keys(keys)
         findings += _of_objects(conn, wanted, {(finding.object, finding.attribute) for finding in findings})
@@ -116,6 +117,20 @@ def verify_database(
         "rows": rows,
         "extensions": installed,
     }
+
+
+@contextmanager
+def _session(target: Target, control: Control) -> Iterator[Connection]:
+    """A session whose statement in hand is cancelled when the run has to end."""
+    with closing(connect(target, application_name="pgops verify")) as conn:
+        forget = control.on_interrupt(conn.cancel)
+        try:
+            yield conn
+        except psycopg2.errors.QueryCanceled:
+            control.check()
+            raise
+        finally:
+            forget()
 
 
 def _of_foreign_keys(keys: Sequence[integrity.ForeignKey]) -> list[Finding]:

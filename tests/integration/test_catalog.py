@@ -15,7 +15,7 @@ from typing import Any
 import psycopg2
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import catalog
-from support.server import SUPERUSER, Server
+from support.server import APP, SUPERUSER, Server
 
 ZOO = (Path(__file__).parent / "zoo.sql").read_text(encoding="utf-8")
 MAJORS = (15, 16, 17, 18)
@@ -318,6 +318,13 @@ def test_the_inventory_sees_the_callers_transaction_and_leaves_it_open(server: S
         assert cursor.fetchone() == ("clinic",)
         conn.rollback()
         assert "table public.in_flight" not in catalog.inventory(conn)
+
+
+@pytest.mark.majors(15, 18)
+def test_a_role_without_any_right_sees_the_same_catalog(server: Server, zoo: str, untouched: catalog.Inventory) -> None:
+    with server.session(zoo, APP) as conn:
+        assert catalog.compare(untouched, catalog.inventory(conn), ignore=()) == []
+        assert catalog.database_properties(conn)["owner"] == "white_cross_owner"
 
 
 def test_sixty_tables_take_less_than_a_blink(server: Server, database: str) -> None:

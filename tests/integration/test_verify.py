@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+import secrets
 import textwrap
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Int
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.verification import screen
-from support.server import APP, Server
+from support.server import APP, BACKUP, MIGRATOR, OWNER, RESTORE, Server
 
 MAJORS = (15, 16, 17, 18)
 HEADER = "-- SPDX-License-Identifier: GPL-3.0-or-later\n-- Copyright (c) 2026 White Cross pgops contributors\n\n"
@@ -68,10 +71,9 @@ def write_migration(tree: Path, version: str, name: str, **files: str) -> None:
             (folder / f"{file}.sql.j2").write_text(HEADER + text, encoding="utf-8")
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
+def write_tree(tree: Path) -> Path:
     write_migration(
-        tmp_path, "20250101000000", "make_it",
+        tree, "20250101000000", "make_it",
         migration="""
             title: Make it
             why: The tests need something.
@@ -84,14 +86,42 @@ def tree(tmp_path: Path) -> Path:
         """,
         up=UP, down=DOWN, verify=VERIFY,
     )  # fmt: skip
-    return tmp_path
+    return tree
 
 
 @pytest.fixture
-def applied(server: Server, target: Any, tree: Path) -> Any:
+def tree(tmp_path: Path) -> Path:
+    return write_tree(tmp_path)
+
+
+def apply_tree(target: Any, tree: Path) -> None:
     migrations = migration_tree.render(migration_tree.read_tree(tree))
     migrate.apply(target, migrations, plan.Selection(), migrate.Way(run=migrate.run_of("test", {}, target.database)))
-    return target
+
+
+@pytest.fixture(scope="session")
+def applied_once(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A migrated database that the others of this server are copied from."""
+    name = f"t_verify_{secrets.token_hex(4)}"
+    server.create_database(name)
+    apply_tree(target_of(server, name), write_tree(tmp_path_factory.mktemp("sql")))
+    yield name
+    server.drop_databases(name)
+
+
+@pytest.fixture
+def applied(server: Server, applied_once: str) -> Iterator[connection.Target]:
+    name = f"t_{secrets.token_hex(4)}"
+    server.execute(f"CREATE DATABASE {name} TEMPLATE {applied_once} OWNER {OWNER}")
+    yield target_of(server, name)
+    server.drop_databases(name)
+
+
+def target_of(server: Server, database: str) -> connection.Target:
+    return connection.Target(
+        host=server.host, port=str(server.port), user=MIGRATOR, owner=OWNER, database=database,
+        passfile=str(server.passfile), backup_user=BACKUP, restore_user=RESTORE,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -153,21 +183,35 @@ SCHEMA_FAULTS: list[tuple[str, str, Any, Any, Any]] = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def drifted(server: Server, applied_once: str) -> Iterator[dict[str, Any]]:
+    """The verification of a database with all the faults at once."""
+    name = f"t_{secrets.token_hex(4)}"
+    server.execute(f"CREATE DATABASE {name} TEMPLATE {applied_once} OWNER {OWNER}")
+    for statement, *_ in SCHEMA_FAULTS:
+        server.execute(statement, database=name)
+    yield verify(target_of(server, name))
+    server.drop_databases(name)
+
+
 @pytest.mark.parametrize(
     ("statement", "name", "attribute", "expected", "found"),
     SCHEMA_FAULTS,
     ids=[fault[0][:40] for fault in SCHEMA_FAULTS],
 )
 def test_drift_fails_and_names_object_expected_and_found(
-    applied: Any, change: Callable[[str], None], statement: str, name: str, attribute: Any, expected: Any, found: Any
+    drifted: dict[str, Any], statement: str, name: str, attribute: Any, expected: Any, found: Any
 ) -> None:
-    change(statement)
-    result = verify(applied)
-    assert ("schema", name, attribute, expected, found) in told(result)
-    assert not result["passed"]
-    failed = {line["object"] for line in result["lines"] if not line["passed"]}
-    assert any(line in name for line in failed)
-    assert len(failed) == 1
+    assert ("schema", name, attribute, expected, found) in told(drifted)
+
+
+def test_drift_fails_the_line_of_its_object_and_no_other(drifted: dict[str, Any]) -> None:
+    assert not drifted["passed"]
+    assert len([finding for finding in told(drifted) if finding[0] == "schema"]) == len(SCHEMA_FAULTS)
+    assert {line["object"] for line in drifted["lines"] if not line["passed"]} == {
+        "public.student", "public.school", "public.mood", "public.student_school_idx", "public.student.student_school",
+        "public.here", "public.student.student_touch",
+    }  # fmt: skip
 
 
 def test_a_missing_table_is_told_once_and_not_by_its_parts(applied: Any, change: Callable[[str], None]) -> None:
@@ -229,11 +273,7 @@ def test_a_verification_that_fails_or_answers_otherwise_is_told_with_its_place(
         "WITH gone AS (DELETE FROM school RETURNING 1) SELECT 1, 2, 3 FROM gone;\n",
         encoding="utf-8",
     )
-    try:
-        migrations = migration_tree.render(migration_tree.read_tree(tree))
-    except PgopsError:
-        pytest.skip("the tree refuses a verification that writes by itself")
-    migrate.apply(target, migrations, plan.Selection(), migrate.Way(run=migrate.run_of("test", {}, target.database)))
+    apply_tree(target, tree)
     findings = told(verify(target))
     assert [(finding[1].rpartition("/")[2], finding[2]) for finding in findings] == [
         ("verify.sql.j2:4", "statement"), ("verify.sql.j2:5", "columns"), ("verify.sql.j2:6", "statement"),
@@ -330,8 +370,7 @@ def test_what_a_migration_declares_not_valid_or_disabled_is_a_notice(server: Ser
     with (folder / "up.sql.j2").open("a", encoding="utf-8") as stream:
         stream.write("ALTER TABLE student ADD CONSTRAINT late CHECK (id > 0) NOT VALID;\n")
         stream.write("ALTER TABLE student DISABLE TRIGGER student_touch;\n")
-    migrations = migration_tree.render(migration_tree.read_tree(tree))
-    migrate.apply(target, migrations, plan.Selection(), migrate.Way(run=migrate.run_of("test", {}, target.database)))
+    apply_tree(target, tree)
     result = verify(target)
     assert result["passed"]
     assert [finding[1] for finding in told(result, "notice")] == [
@@ -448,6 +487,25 @@ def test_a_role_that_may_not_create_databases_is_told_so(applied: Any, server: S
     assert caught.value.sqlstate == "42501"
 
 
+@pytest.mark.container
+def test_a_scratch_server_of_another_major_is_refused(
+    server: Server, applied: Any, containers: Any, tmp_path: Path
+) -> None:
+    other = containers.server(17)
+    both = tmp_path / "passfile"
+    both.touch(0o600)
+    with both.open("a", encoding="utf-8") as stream:
+        for one in (server, other):
+            for line in one.passfile.read_text(encoding="utf-8").splitlines():
+                _host, _port, rest = line.split(":", 2)
+                stream.write(f"{one.host}:{one.port}:{rest}\n")
+    target = applied.with_(scratch_host=other.host, scratch_port=str(other.port), passfile=str(both))
+    with pytest.raises(
+        PgopsError, match=r"is PostgreSQL 17 and .* is 18: .* point pgops_scratch_host at a PostgreSQL 18"
+    ):
+        verification.verify({target.database: target})
+
+
 def test_the_scratch_of_a_killed_run_is_dropped_and_that_of_a_living_one_is_not(server: Server, applied: Any) -> None:
     server.execute("CREATE DATABASE pgops_verify_0123456789ab")
     with scratch.empty_database(applied, encoding="UTF8") as living:
@@ -471,6 +529,21 @@ def test_an_interrupt_drops_the_scratch_database(applied: Any) -> None:
     control.request("asked to stop")
     with pytest.raises(Interrupted):
         verification.verify({applied.database: applied}, control=control)
+
+
+def test_an_interrupt_cancels_the_statement_in_hand(
+    server: Server, applied: Any, change: Callable[[str], None]
+) -> None:
+    change(
+        "UPDATE pgops.migration SET rendered = jsonb_set(rendered, '{verify,0,sql}', '\"SELECT pg_sleep(60), 1, 2\"')"
+    )
+    control = Control()
+    timer = threading.Timer(2, control.request, ["asked to stop"])
+    timer.start()
+    started = time.monotonic()
+    with pytest.raises(Interrupted):
+        verification.verify({applied.database: applied}, control=control)
+    assert time.monotonic() - started < 20
 
 
 def test_a_migration_that_cannot_run_again_is_told_with_its_place(applied: Any, change: Callable[[str], None]) -> None:
@@ -511,11 +584,11 @@ def test_the_screen_has_a_line_an_object_and_the_end_in_one_word(applied: Any, c
 
 @pytest.mark.majors(*MAJORS)
 def test_the_shipped_chain_passes(server: Server, target: Any) -> None:
-    shipped = migration_tree.render(migration_tree.read_tree(Path(__file__).resolve().parents[2] / "sql"))
-    migrate.apply(target, shipped, plan.Selection(), migrate.Way(run=migrate.run_of("test", {}, target.database)))
+    sql = Path(__file__).resolve().parents[2] / "sql"
+    apply_tree(target, sql)
     result = verify(target)
     assert [finding for finding in result["findings"] if finding["level"] != "notice"] == []
-    assert result["versions"] == [migration["version"] for migration in shipped]
+    assert result["versions"] == [migration.version for migration in migration_tree.read_tree(sql).migrations]
 
 
 def test_the_ledger_is_read_and_not_made(server: Server, database: str, target: Any) -> None:
@@ -525,6 +598,7 @@ def test_the_ledger_is_read_and_not_made(server: Server, database: str, target: 
 
 
 def test_verify_yml(server: Server, applied: Any, change: Callable[[str], None], playbook: Any) -> None:
+    playbook.variables["pgops_database"] = applied.database
     rc, output, document = playbook("verify.yml")
     assert rc == 0, output
     assert f"{applied.database}: PASSED" in output
@@ -540,6 +614,7 @@ def test_verify_yml(server: Server, applied: Any, change: Callable[[str], None],
 
 
 def test_verify_yml_in_check_mode(applied: Any, playbook: Any) -> None:
+    playbook.variables["pgops_database"] = applied.database
     rc, output, _document = playbook("verify.yml", "--check")
     assert rc == 0, output
     assert "schema compared" in output
