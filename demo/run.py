@@ -3,6 +3,7 @@
 """`make demo`: an embedded PostgreSQL with data, migrated by the literal `ansible-playbook migrate.yml -l ENV`.
 
     python demo/run.py [--env local|staging] [--rows N]     also by the variables ENV and ROWS
+    python demo/run.py --start                              start the server again, without a migration
     python demo/run.py --stop                               stop the servers of this folder
     python demo/run.py --clean                              stop them and remove .local with all its data
 
@@ -40,24 +41,8 @@ BACKUP = "white_cross_backup"
 RESTORE = "white_cross_restore"
 APPLICATION = "white_cross_app"
 
-# Each role has what the playbooks need of it and no more.
-ROLES = {
-    OWNER: "NOLOGIN NOSUPERUSER",
-    MIGRATOR: "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE",
-    BACKUP: "LOGIN NOSUPERUSER BYPASSRLS",
-    RESTORE: "LOGIN SUPERUSER",
-    APPLICATION: "LOGIN NOSUPERUSER",
-}
-RIGHTS = (
-    f"GRANT {OWNER} TO {MIGRATOR}",
-    f"GRANT pg_read_all_data TO {BACKUP}",
-    f"REVOKE ALL ON DATABASE {DATABASE} FROM PUBLIC",
-    f"GRANT CONNECT ON DATABASE {DATABASE} TO {MIGRATOR}, {BACKUP}, {APPLICATION}",
-    f"GRANT TEMPORARY ON DATABASE {DATABASE} TO {APPLICATION}",
-    # What the migrations create later is the application's to use, without a GRANT in each of them.
-    f"ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} IN SCHEMA public GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {APPLICATION}",
-    f"ALTER DEFAULT PRIVILEGES FOR ROLE {OWNER} IN SCHEMA public GRANT USAGE ON SEQUENCES TO {APPLICATION}",
-)
+# roles.sql makes them, and the OWNER, who has no password.
+LOGINS = (MIGRATOR, BACKUP, RESTORE, APPLICATION)
 
 # The sample data fits this version; the demo applies what comes after it to a database with data.
 BASE_VERSION = "20250103000003"
@@ -94,6 +79,8 @@ def main() -> int:
     arguments = parse_arguments()
     signal.signal(signal.SIGTERM, _on_sigterm)
     try:
+        if arguments.start:
+            return start(chosen_environment(arguments.env))
         if arguments.stop:
             return stop()
         if arguments.clean:
@@ -119,6 +106,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="demo/run.py", description="See 'make help'.")
     parser.add_argument("--env", default=os.environ.get("ENV", ""))
     parser.add_argument("--rows", default=os.environ.get("ROWS", ""))
+    parser.add_argument("--start", action="store_true", help="start the server again, without a migration")
     parser.add_argument("--stop", action="store_true", help="stop the servers of this folder")
     parser.add_argument("--clean", action="store_true", help="stop them and remove .local")
     return parser.parse_args()
@@ -171,7 +159,8 @@ def demo(environment: str, rows: int) -> int:
         say(f"2/5 Database {DATABASE} and the roles that the playbooks use")
         make_roles_and_database(server)
         detail(
-            ", ".join(name.removeprefix("white_cross_") for name in ROLES) + f"; passwords in {shown(server.passfile)}"
+            ", ".join(name.removeprefix("white_cross_") for name in (OWNER, *LOGINS))
+            + f"; passwords in {shown(server.passfile)}"
         )
         write_inventory(environment, server)
         write_psql_environment(environment, server)
@@ -193,6 +182,19 @@ def demo(environment: str, rows: int) -> int:
         code = run_playbook(migrate, environment)
         finish(environment, server, code, before, time.monotonic() - begin)
     return code
+
+
+def start(environment: str) -> int:
+    directory, first_port = ENVIRONMENTS[environment]
+    server = EmbeddedServer(directory, first_port=first_port, say=say)
+    if server.status().state == "absent":
+        raise DemoError(f"There is no server of '{environment}' in {shown(directory)} yet; type 'make demo' first.")
+    with only_one():
+        started = server.start()
+        write_inventory(environment, server)
+        write_psql_environment(environment, server)
+    say(f"The PostgreSQL of '{environment}' {'runs' if started else 'was running already'} on {HOST}:{server.port}.")
+    return 0
 
 
 def stop() -> int:
@@ -243,21 +245,21 @@ def make_roles_and_database(server: EmbeddedServer) -> None:
     from psycopg2 import sql
 
     with contextlib.closing(server.connect()) as connection, connection.cursor() as cursor:
-        for role, attributes in ROLES.items():
-            cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,))
-            verb = "ALTER" if cursor.fetchone() else "CREATE"
-            cursor.execute(sql.SQL(f"{verb} ROLE {{}} {attributes}").format(sql.Identifier(role)))
-            if "NOLOGIN" not in attributes:
-                secret = sql.Literal(server.password(role))
-                cursor.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), secret))
+        cursor.execute(own_sql("roles.sql"))
+        for role in LOGINS:
+            secret = sql.Literal(server.password(role))
+            cursor.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), secret))
         cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,))
         if cursor.fetchone() is None:
             cursor.execute(
                 sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), sql.Identifier(OWNER))
             )
     with contextlib.closing(server.connect(DATABASE)) as connection, connection.cursor() as cursor:
-        for statement in RIGHTS:
-            cursor.execute(statement)
+        cursor.execute(own_sql("rights.sql"))
+
+
+def own_sql(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def write_inventory(environment: str, server: EmbeddedServer) -> None:
@@ -362,7 +364,6 @@ def load_sample_data(server: EmbeddedServer, rows: int) -> None:
     import psycopg2.extras
 
     begin = time.monotonic()
-    statements = (Path(__file__).with_name("sample_data.sql")).read_text()
     # Without it Ctrl-C waits for the end of the statement.
     psycopg2.extensions.set_wait_callback(psycopg2.extras.wait_select)
     try:
@@ -370,7 +371,7 @@ def load_sample_data(server: EmbeddedServer, rows: int) -> None:
             connection.autocommit = False
             with connection, connection.cursor() as cursor:
                 cursor.execute("SET demo.rows = %s", (str(rows),))
-                cursor.execute(statements)
+                cursor.execute(own_sql("sample_data.sql"))
         # As the owner of the server: statistics belong to the data, and the first health report should be about those.
         with contextlib.closing(server.connect(DATABASE)) as connection, connection.cursor() as cursor:
             cursor.execute("VACUUM (ANALYZE)")

@@ -26,12 +26,14 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 PLACEHOLDERS = {
     # The newest proved backup of the demo's database.
     "BACKUP": "$(ls -d .local/backups/white_cross/*/ | tail -n 1)",
+    # The database that a swap has put aside.
+    "FAILED": "$(psql -XAtc \"SELECT max(datname) FROM pg_database WHERE datname LIKE 'white_cross_failed_%'\")",
 }
 
 # Whole commands that this test must not type, and what it types in their place; each with its reason.
 REPLACED = {
     # The copy stands for the clone.
-    "git clone https://github.com/whitecross/pgops.git && cd pgops": "true",
+    "git clone https://git.example.org/whitecross/pgops && cd pgops": "true",
     # The suite would start itself.
     "make test": "make --dry-run test",
     "make test-all": "make --dry-run test-all",
@@ -91,7 +93,7 @@ def shell(made: Path, request: pytest.FixtureRequest) -> Iterator[Shell]:
         clone = demo.clone(parent / "clone")
         shutil.copytree(made / ".local", clone / ".local", symlinks=True)
         shell = Shell(clone)
-        started = shell("make demo")
+        started = shell(".venv/bin/python demo/run.py --start")
         assert started.rc == 0, started.output
         yield shell
         shell.close()
