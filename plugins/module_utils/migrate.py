@@ -699,6 +699,18 @@ def _stopped(
             "steps": steps,
             done_name: finished,
             rest_name: rest,
+            # The report has the seconds of what was done before, and of what was not done to its end.
+            "partial": {
+                done_name: [dict(item) for item in done],
+                "stopped": [
+                    {
+                        "version": version,
+                        "name": migration["name"],
+                        "duration_s": round(time.monotonic() - started, 3),
+                        "state": f"{reason} at step {ordinal} of {steps}",
+                    }
+                ],
+            },
             "recorded": recorded is not None,
             "audit": recorded,
         }

@@ -170,6 +170,9 @@ def main() -> None:
                     target, given["migrations"], selection, way, expected=given["expected"].get(name)
                 )
         except PgopsError as error:
+            partial = error.extra.pop("partial", None)
+            if partial and error.database:
+                databases[error.database] = partial
             error.extra["databases"] = databases
             raise
         finally:

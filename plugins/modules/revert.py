@@ -152,6 +152,9 @@ def main() -> None:
                 )
                 databases[name] = migrate.revert(target, selection, way, versions=given["versions"].get(name))
         except PgopsError as error:
+            partial = error.extra.pop("partial", None)
+            if partial and error.database:
+                databases[error.database] = partial
             error.extra["databases"] = databases
             raise
         finally:

@@ -321,7 +321,7 @@ def screen(report: Mapping[str, Any], page: str | None) -> list[str]:
     several = len({(version["host"], version["database"]) for version in report["versions"]}) > 1
     for version in report["versions"]:
         where = f" in {version['database']} on {version['host']}" if several else ""
-        done = "reverted" if version["phase"] == "revert" else version.get("state") or "applied"
+        done = version.get("state") or ("reverted" if version["phase"] == "revert" else "applied")
         name = f" {version['name']}" if version.get("name") else ""
         lines.append(f"    {version['version']}{name}{where}: {done} in {float(version['duration_s']):.2f} s")
     lines.append(
@@ -352,7 +352,8 @@ def as_log(report: Mapping[str, Any]) -> str:
         if row["error"]:
             lines.append(f"{row['started']} {row['host']} {row['error']['message']}")
     for version in report["versions"]:
-        lines.append(f"{report['finished']} {version['version']} {version['duration_s']} s")
+        done = version.get("state") or ("reverted" if version["phase"] == "revert" else "applied")
+        lines.append(f"{report['finished']} {version['version']} {done} in {version['duration_s']} s")
     if report["error"]:
         lines.append(f"{report['finished']} ERROR {report['error']['message']}")
         lines.extend(f"{report['finished']} NEXT {command}" for command in report["error"]["next"])

@@ -1,0 +1,237 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""migrate.yml from end to end: the literal command on a real server, its log, its reports, its failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.server import Server
+from support.site import Playbook
+
+VERSIONS = ("20260101000000", "20260101000001")
+STEPS = [
+    "(1/8) health check",
+    "(2/8) backup",
+    "(3/8) verify backup",
+    "(4/8) status",
+    "(5/8) apply",
+    "(6/8) status",
+    "(7/8) verification queries",
+    "(8/8) health check",
+]
+
+
+def add_version(sql: Path, version: str, name: str, up: str, down: str) -> Path:
+    folder = sql / "migrations" / f"{version}_{name}"
+    folder.mkdir(parents=True)
+    (folder / "migration.yml").write_text(
+        "title: A small change\nwhy: The test needs one.\nrisk: low\nphi: false\nrollback:\n  safety: complete\n"
+        "steps:\n  - sql: {up: up.sql.j2, down: down.sql.j2}\n"
+    )
+    (folder / "up.sql.j2").write_text(up)
+    (folder / "down.sql.j2").write_text(down)
+    (folder / "verify.sql.j2").write_text("SELECT 'x' AS object, 'y' AS expected, 'z' AS found WHERE false;\n")
+    return folder
+
+
+@pytest.fixture
+def site(playbook: Playbook) -> Playbook:
+    """An operator's folder with a tree of two small versions."""
+    sql = playbook.copy_sql()
+    shutil.rmtree(sql / "migrations")
+    add_version(
+        sql,
+        VERSIONS[0],
+        "rooms",
+        "CREATE TABLE public.rooms (\n    id integer PRIMARY KEY\n);\n",
+        "DROP TABLE public.rooms;\n",
+    )
+    add_version(
+        sql,
+        VERSIONS[1],
+        "beds",
+        "CREATE TABLE public.beds (\n    id integer PRIMARY KEY\n);\n",
+        "DROP TABLE public.beds;\n",
+    )
+    return playbook
+
+
+def relations(site: Playbook) -> set[str]:
+    rows = site.server.execute(
+        "SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE n.nspname IN ('public', 'pgops') AND c.relkind = 'r'",
+        database=site.database,
+    )
+    return {name for (name,) in rows}
+
+
+def journal(site: Playbook, result: Any) -> list[dict[str, Any]]:
+    path = site.state / "journal" / "local" / f"{result.json['run_id']}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def finished(site: Playbook, result: Any) -> list[str]:
+    return [event["phase"] for event in journal(site, result) if event["event"] == "phase_finished"]
+
+
+def test_check_and_diff_show_the_sql_and_write_nothing(site: Playbook) -> None:
+    result = site("migrate.yml", "--check", "--diff")
+    assert result.rc == 0, result.output
+    assert "CREATE TABLE public.rooms" in result.stdout
+    assert not re.search(r"changed=0 ", result.stdout), "a run that would change something says so"
+    assert relations(site) == set()
+    assert not site.state.exists()
+    assert not site.backups.exists()
+    assert result.json["ok"] is True
+    assert result.json["report"] is None
+
+
+def test_a_run_takes_the_eight_steps_and_a_second_changes_nothing(site: Playbook) -> None:
+    first = site("migrate.yml")
+    assert first.rc == 0, first.output
+    assert {"public.rooms", "public.beds", "pgops.migration"} <= relations(site)
+    assert re.findall(r"^local-1: (\(\d/8\) .*)$", first.stdout, re.MULTILINE) == STEPS
+    for version in VERSIONS:
+        assert re.search(rf"^    {version} \w+: applied in \d+\.\d\d s$", first.stdout, re.MULTILINE)
+    assert re.search(r"^pgops run \S+: migrate in local succeeded after .* s, at 20", first.stdout, re.MULTILINE)
+    assert f"report: {first.json['report']}" in first.stdout
+    assert finished(site, first) == [
+        "preflight", "plan", "backup", "prove", "status", "apply", "status", "analyze", "verify", "preflight_after",
+    ]  # fmt: skip
+    events = journal(site, first)
+    assert (events[0]["event"], events[-1]["event"]) == ("run_started", "run_finished")
+
+    backups = sorted(site.backups.rglob("manifest.json"))
+    second = site("migrate.yml")
+    assert second.rc == 0, second.output
+    assert re.search(r"local-1 +: ok=\d+ +changed=0 ", second.stdout)
+    assert finished(site, second) == ["preflight", "plan", "verify", "preflight_after"]
+    assert sorted(site.backups.rglob("manifest.json")) == backups
+
+
+def test_tags_plan_runs_guard_plan_and_report_and_touches_nothing(site: Playbook) -> None:
+    result = site("migrate.yml", "--tags", "plan")
+    assert result.rc == 0, result.output
+    assert finished(site, result) == ["plan"]
+    assert relations(site) == set()
+    assert result.json["ok"] is True
+    assert result.json["hosts"]["local-1"][site.database]["plan"]["pending"]
+    assert Path(result.json["report"]).is_file()
+
+
+def test_a_phase_is_switched_off_by_a_variable(site: Playbook) -> None:
+    result = site("migrate.yml", pgops_phases=["preflight", "plan", "verify", "report"])
+    assert result.rc == 0, result.output
+    assert finished(site, result) == ["preflight", "plan", "verify", "preflight_after"]
+    assert relations(site) == set()
+
+
+def test_nothing_is_written_to_the_database_before_its_backup_is_proved(site: Playbook) -> None:
+    result = site("migrate.yml", pgops_scratch_host="127.0.0.1", pgops_scratch_port="9")
+    assert result.rc == 2, result.output
+    assert result.json["error"]["phase"] == "prove"
+    assert relations(site) == set()
+    assert "apply" not in finished(site, result)
+
+
+def test_a_failing_statement_ends_the_run_with_report_and_next_commands(site: Playbook) -> None:
+    add_version(
+        site.folder / "sql", "20260101000002", "broken",
+        "CREATE TABLE public.desks (id integer);\nINSERT INTO public.nowhere VALUES (1);\n", "DROP TABLE public.desks;\n",
+    )  # fmt: skip
+    result = site("migrate.yml")
+    assert result.rc == 2, result.output
+    assert "public.desks" not in relations(site)
+    assert "public.beds" in relations(site)
+    error = result.json["error"]
+    assert error["sqlstate"] == "42P01"
+    assert error["location"].endswith("up.sql.j2:2")
+    assert any("migrate.yml -l local" in command for command in error["next"])
+    assert any("rollback.yml -l local" in command for command in error["next"])
+    assert "verify" not in finished(site, result)
+    assert "Traceback" not in result.output
+    # What went well before the failure is in the report too.
+    report = json.loads(Path(result.json["report"]).with_suffix(".json").read_text())
+    assert report["result"] == "failed"
+    assert [version["version"] for version in report["versions"]][:2] == list(VERSIONS)
+    page = Path(result.json["report"]).read_text()
+    assert "INSERT INTO public.nowhere" in page
+    assert "42P01" in page
+    assert journal(site, result)[-1]["event"] == "run_failed"
+
+
+def test_reports_are_private_and_in_three_forms(site: Playbook) -> None:
+    result = site("migrate.yml", "--tags", "preflight")
+    page = Path(result.json["report"])
+    for kind in ("html", "json", "log"):
+        assert page.with_suffix(f".{kind}").stat().st_mode & 0o777 == 0o600
+    assert page.parent.stat().st_mode & 0o777 == 0o700
+    assert not list(site.state.rglob("*.partial"))
+    log = page.with_suffix(".log").read_text()
+    assert re.search(r"^\S+Z START migrate in local, run ", log, re.MULTILINE)
+    assert re.search(r"^\S+Z END succeeded after ", log, re.MULTILINE)
+
+
+def test_a_wrong_argument_of_a_role_is_a_failed_run(site: Playbook) -> None:
+    """Ansible checks it outside any phase; only the callback can tell the report."""
+    result = site("migrate.yml", migrate_lock_wait="soon")
+    assert result.rc == 2, result.output
+    assert result.json["ok"] is False
+    assert "migrate_lock_wait" in result.json["error"]["message"]
+    assert journal(site, result)[-1]["event"] == "run_failed"
+    assert relations(site) == set()
+
+
+def test_without_the_callback_a_run_that_broke_off_is_still_no_success(site: Playbook) -> None:
+    config = site.folder / "ansible.cfg"
+    config.write_text(config.read_text().replace("callbacks_enabled", "#callbacks_enabled"))
+    result = site("migrate.yml", migrate_lock_wait="soon")
+    assert result.rc == 2, result.output
+    assert result.json["ok"] is False
+    assert "before the phase" in result.json["error"]["message"]
+
+
+def test_ctrl_c_leaves_the_end_of_the_run(site: Playbook, server: Server) -> None:
+    add_version(site.folder / "sql", "20260101000002", "slow", "SELECT pg_sleep(60);\n", "SELECT 1;\n")
+    document = site.folder / "interrupted.json"
+    process = site.start("migrate.yml", pgops_json=str(document), pgops_lease=5)
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not server.execute(
+            f"SELECT FROM pg_stat_activity WHERE datname = '{site.database}' AND query LIKE '%pg_sleep(60)%' AND state = 'active'"
+        ):
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        output, _nothing = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    assert process.returncode != 0
+    assert "Traceback" not in output
+    result = json.loads(document.read_text())
+    assert result["ok"] is False
+    assert "interrupted" in result["error"]["message"]
+    assert result["error"]["next"]
+    report = json.loads(Path(result["report"]).with_suffix(".json").read_text())
+    assert report["result"] == "interrupted"
+
+
+def test_several_databases_of_a_host_are_one_run(site: Playbook, server: Server) -> None:
+    other = f"{site.database}_b"
+    server.create_database(other)
+    result = site("migrate.yml", pgops_databases=[site.database, other])
+    assert result.rc == 0, result.output
+    assert sorted(result.json["hosts"]["local-1"]) == [site.database, other]
+    for name in (site.database, other):
+        assert server.execute("SELECT count(*) FROM pgops.migration WHERE state = 'applied'", database=name) == [(2,)]
