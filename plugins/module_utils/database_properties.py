@@ -26,13 +26,13 @@ ORDER BY 1 NULLS FIRST, 2
 
 
 def create_statement(
-    name: str, properties: dict[str, Any], version: tuple[int, int], *, tablespace: bool = False
+    name: str, properties: dict[str, Any], version: tuple[int, int], *, whole: bool = False
 ) -> sql.Composable:
     """:return: CREATE DATABASE from template0 with the encoding and the collation of ``properties``.
 
     :param properties: as ``catalog.database_properties`` returns them.
     :param version: of the server where the database is made.
-    :param tablespace: name the tablespace too; it must be there.
+    :param whole: with the owner and the tablespace of ``properties``, too; both must be there.
     """
     provider = _PROVIDERS[properties["locale_provider"]]
     parts: list[sql.Composable] = [
@@ -48,7 +48,11 @@ def create_statement(
             parts.append(sql.SQL("ICU_RULES {}").format(sql.Literal(properties["icu_rules"])))
     elif provider == "builtin":
         parts.append(sql.SQL("BUILTIN_LOCALE {}").format(sql.Literal(properties["locale"])))
-    if tablespace:
+    if whole:
+        # From the start: who owns the database may create in its schema public, and so be given tables there.
+        parts.append(sql.SQL("OWNER {}").format(sql.Identifier(properties["owner"])))
+    # Naming the default tablespace needs a right that using it does not.
+    if whole and properties["tablespace"] != "pg_default":
         parts.append(sql.SQL("TABLESPACE {}").format(sql.Identifier(properties["tablespace"])))
     return sql.SQL(" ").join(parts)
 

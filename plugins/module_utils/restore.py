@@ -254,10 +254,10 @@ def scratch_database(target: Target, backup: Backup, *, work: Work, name: str | 
         conn.close()
 
 
-def create(conn: Connection, name: str, backup: Backup, mark: Mark, *, tablespace: bool = False) -> None:
+def create(conn: Connection, name: str, backup: Backup, mark: Mark, *, whole: bool = False) -> None:
     """Create an empty database with the source's encoding and collation, marked as ours and closed to PUBLIC.
 
-    :param tablespace: put it where the source's default is.
+    :param whole: with the source's owner and tablespace.
 
     :raises PgopsError: it exists, the role may not create databases, or the server lacks the locale.
     """
@@ -265,21 +265,23 @@ def create(conn: Connection, name: str, backup: Backup, mark: Mark, *, tablespac
         raise PgopsError(
             f"There is a database {name} already; it was not touched.", database=mark.database, object_name=name
         )
+    role = fetch_one(
+        conn, "SELECT rolname::text AS name, rolsuper OR rolcreatedb AS able FROM pg_catalog.pg_roles "
+        "WHERE rolname = current_user"
+    )  # fmt: skip
+    if role and not role["able"]:
+        raise PgopsError(
+            f"Role {role['name']} may not create databases on {conn.info.host}; ALTER ROLE {role['name']} CREATEDB, or name "
+            "another role in pgops_restore_user.",
+            sqlstate="42501",
+            database=mark.database,
+        )
     try:
         properties = backup.manifest["properties"]
-        execute(
-            conn, database_properties.create_statement(name, properties, server_version(conn), tablespace=tablespace)
-        )
+        execute(conn, database_properties.create_statement(name, properties, server_version(conn), whole=whole))
         database_marks.set_mark(conn, name, mark)
         # Patients' data must not be open to whoever may connect to any new database.
         execute(conn, sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name)))
-    except psycopg2.errors.InsufficientPrivilege as exc:
-        raise PgopsError(
-            f"Role {conn.info.user} may not create databases on {conn.info.host}; "
-            f"ALTER ROLE {conn.info.user} CREATEDB, or name another role in pgops_restore_user.",
-            sqlstate=exc.pgcode,
-            database=mark.database,
-        ) from None
     except psycopg2.Error as exc:
         raise from_psycopg(exc, f"The database {name} cannot be created", database=mark.database) from None
 
@@ -726,7 +728,7 @@ def stage(
             database_marks.RESTORED, database, work.run_id, _now(), state=RESTORING, backup=backup.path,
             manifest_sha256=backup.manifest_sha256, comment=properties["comment"],
         )  # fmt: skip
-        create(conn, staged, backup, mark, tablespace=True)
+        create(conn, staged, backup, mark, whole=True)
         try:
             destination = target.as_restore().with_(database=staged)
             seconds = restore_into(destination, backup, able, work)

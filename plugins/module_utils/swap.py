@@ -279,7 +279,7 @@ class Swap:
                 object_name=self.staged,
                 hint="Run rollback.yml again: it restores anew.",
             )
-        if not live.open and mark.state != FENCED:
+        if not live.open:
             raise PgopsError(
                 f"{self.live} does not allow connections, and it was not a swap that fenced it; nothing was touched.",
                 database=self.live,
@@ -336,7 +336,7 @@ class Swap:
         self.progress.emit("fence, end sessions, rename", database=self.live)
         began = time.monotonic()
         try:
-            self._fence(conn, replace(mark, state=FENCED, run_id=self.run_id, aside=aside))
+            self._fence(conn, live, replace(mark, state=FENCED, run_id=self.run_id, aside=aside))
             held.close()
             ended = self._rename_when_empty(conn, live, mark, aside, began + FENCE_SECONDS)
         except BaseException as error:
@@ -352,18 +352,27 @@ class Swap:
             raise
         return round((time.monotonic() - began) * 1000, 1), ended
 
-    def _fence(self, conn: Connection, mark: Mark) -> None:
+    def _fence(self, conn: Connection, live: Database, mark: Mark) -> None:
+        # Both say what they are, so that the fence can be lifted though the other has been dropped meanwhile.
+        fenced = Mark(
+            database_marks.LIVE, self.live, self.run_id, self._stamp(), state=FENCED, comment=_beneath(live),
+            aside=self.staged,
+        )  # fmt: skip
         execute(conn, "BEGIN")
         self._after("fence: begin")
-        # The mark first: whoever waits for a lock here must not wait with the fence up.
+        # The marks first: whoever waits for a lock here must not wait with the fence up.
         database_marks.set_mark(conn, self.staged, mark)
-        self._after("fence: mark")
+        database_marks.set_mark(conn, self.live, fenced)
+        self._after("fence: marks")
         self._allow(conn, self.staged, False)
         self._after("fence: staged refuses connections")
         self._allow(conn, self.live, False)
         self._after("fence: live refuses connections")
         execute(conn, "COMMIT")
         self._after("fence: commit")
+
+    def _stamp(self) -> str:
+        return self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def _rename_when_empty(self, conn: Connection, live: Database, mark: Mark, aside: str, deadline: float) -> int:
         names = {"names": [self.live, self.staged]}
@@ -398,13 +407,11 @@ class Swap:
         )
 
     def _swap_names(self, conn: Connection, live: Database, mark: Mark, aside: str) -> None:
-        since = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
-        # What is put aside keeps the comment it had, beneath its mark.
-        beneath = live.mark.comment if live.mark else live.comment
+        since = self._stamp()
         xid = fetch_one(conn, "SELECT pg_catalog.pg_current_xact_id()::text::bigint AS xid") or {"xid": 0}
         failed = Mark(
             database_marks.FAILED, self.live, self.run_id, since, backup=mark.backup,
-            manifest_sha256=mark.manifest_sha256, comment=beneath, xid=xid["xid"],
+            manifest_sha256=mark.manifest_sha256, comment=_beneath(live), xid=xid["xid"],
         )  # fmt: skip
         execute(conn, "BEGIN")
         execute(conn, sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(RENAME_TIMEOUT_MS)))
@@ -464,7 +471,7 @@ class Swap:
         try:
             now_live = database_marks.database(conn, self.live)
             mark = now_live.mark if now_live else None
-            if mark is not None and mark.role == database_marks.LIVE:
+            if mark is not None and mark.state == SWAPPED:
                 self._record(mark, carried)
                 database_marks.set_comment(conn, self.live, mark.comment)
                 self._after("comment restored")
@@ -482,6 +489,11 @@ class Swap:
         finally:
             session.close()
         self._after("audit written")
+
+
+def _beneath(database: Database) -> str | None:
+    """:return: the comment that a database has of its own, beneath a mark of ours."""
+    return database.mark.comment if database.mark else database.comment
 
 
 def _give_back(conn: Connection) -> None:
@@ -520,19 +532,20 @@ class _opened:
             conn.close()
 
 
-def lift_fence(conn: Connection, live: str, staged: str, mark: Mark) -> bool:
+def lift_fence(conn: Connection, live: str, staged: str, mark: Mark | None) -> bool:
     """Let clients in again after a fence that led to nothing; in one transaction.
 
-    :param mark: what the staged database was before the fence.
+    :param mark: what the staged database was before the fence; None where it is gone.
     :return: True where there is nothing to lift since the swap had gone through.
     """
     now_live = database_marks.database(conn, live)
-    if now_live and now_live.mark and now_live.mark.role == database_marks.LIVE:
+    if now_live and now_live.mark and now_live.mark.state == SWAPPED:
         return True
     execute(conn, "BEGIN")
-    if now_live and not now_live.open:
+    if now_live and now_live.mark and now_live.mark.state == FENCED:
         Swap._allow(conn, live, True)
-    if database_marks.database(conn, staged):
+        database_marks.set_comment(conn, live, now_live.mark.comment)
+    if mark and database_marks.database(conn, staged):
         # A database put aside stays closed; a staged restore is open, as it was made.
         Swap._allow(conn, staged, mark.role == database_marks.RESTORED)
         database_marks.set_mark(conn, staged, mark)
@@ -555,49 +568,48 @@ def resume(
     to a working database; where it cannot go on, the fence is lifted.
 
     :param check_only: only look.
-    :return: state (``nothing``, ``completed``, ``lifted``), and what :meth:`Swap.run` returns where it was completed.
+    :return: state (``nothing``, ``completed``, ``lifted``; ``fenced`` where it only looked), and what :meth:`Swap.run`
+        returns where it was completed.
     """
     conn = connect(target.maintenance(), application_name=locks.application_name(run_id))
     try:
-        found = database_marks.databases(conn)
-        live = found.get(target.database)
-        fenced = [d for d in found.values() if d.mark and d.mark.database == target.database and d.mark.state == FENCED]
-        if live and live.mark and live.mark.role == database_marks.LIVE and live.mark.database == target.database:
-            if not check_only:
-                swap = Swap(target, live.name, run_id=run_id, progress=progress, control=control, after=after)
-                swap._lock(conn)
-                swap._finish({"resumed": True})
-            return {"state": "completed", "live": target.database, "aside": live.mark.aside}
-        if not fenced:
+        live = database_marks.database(conn, target.database)
+        mark = live.mark if live else None
+        if live is None or mark is None or mark.state not in (FENCED, SWAPPED) or mark.database != target.database:
             return {"state": "nothing"}
         if check_only:
-            return {"state": "fenced", "staged": fenced[0].name}
+            return {"state": mark.state, "aside" if mark.state == SWAPPED else "staged": mark.aside}
+        if mark.state == SWAPPED:
+            swap = Swap(target, live.name, run_id=run_id, progress=progress, control=control, after=after)
+            swap._lock(conn)
+            swap._finish({"resumed": True})
+            return {"state": "completed", "live": target.database, "aside": mark.aside}
+        # The fence keeps everybody out, us too: it is lifted, and put up again once all is looked at anew.
+        staged = _lift_dead_fence(conn, target.database, mark.aside)
     finally:
         conn.close()
-    staged = fenced[0]
+    if staged is None:
+        return {"state": "lifted", "staged": mark.aside, "why": f"{mark.aside} is gone"}
     try:
-        # The fence keeps everybody out, us too: it is lifted and put up again, in a moment without anything to check.
-        _lift_dead_fence(target, staged, run_id)
-        done = Swap(target, staged.name, run_id=run_id, progress=progress, control=control, after=after).run()
-        return {"state": "completed", **done}
+        done = Swap(target, staged, run_id=run_id, progress=progress, control=control, after=after).run()
     except PgopsError as error:
-        return {"state": "lifted", "staged": staged.name, "why": error.message}
+        return {"state": "lifted", "staged": staged, "why": error.message}
+    return {"state": "completed", **done}
 
 
-def _lift_dead_fence(target: Target, staged: Database, run_id: str) -> None:
-    assert staged.mark is not None
-    before = VERIFIED if staged.mark.role == database_marks.RESTORED else ""
-    conn = connect(target.maintenance(), application_name=locks.application_name(run_id))
-    try:
-        if not database_marks.try_lock(conn, f"swap {target.database}"):
-            raise PgopsError(
-                f"Another swap of {target.database} is running; nothing was touched.",
-                database=target.database,
-                extra={"locked": True},
-            )
-        lift_fence(conn, target.database, staged.name, replace(staged.mark, state=before, aside=""))
-    finally:
-        conn.close()
+def _lift_dead_fence(conn: Connection, live: str, staged: str) -> str | None:
+    """:return: the database that was to take the place, or None where it is gone."""
+    if not database_marks.try_lock(conn, f"swap {live}"):
+        raise PgopsError(
+            f"Another swap of {live} is running; nothing was touched.", database=live, extra={"locked": True}
+        )
+    there = database_marks.database(conn, staged)
+    if there is None or there.mark is None:
+        lift_fence(conn, live, staged, None)
+        return None
+    before = VERIFIED if there.mark.role == database_marks.RESTORED else ""
+    lift_fence(conn, live, staged, replace(there.mark, state=before, aside=""))
+    return staged
 
 
 def set_aside_databases(conn: Connection, database: str) -> list[Database]:
