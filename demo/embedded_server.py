@@ -525,6 +525,8 @@ class EmbeddedServer:
                 f"The data in {data} belongs to {_user_name(data.stat().st_uid)} (a run as root?): "
                 "run as root again, or 'sudo make clean' and start anew."
             )
+        if account.switch:
+            data = self._within_reach(account, data)
         self._free_leftover_pid(data)
         bindir = self._server_programs(account, data.parent)
         first = self._known_port() or self._first_port
@@ -538,6 +540,28 @@ class EmbeddedServer:
             # Somebody took the port between the look and the start.
             first = port + 1 if port < 65535 else self._first_port
         raise ServerError(f"No port stayed free long enough to start the server on {HOST}: run it again.")
+
+    @staticmethod
+    def _own(data: Path, account: _Account) -> None:
+        os.lchown(data, account.uid, account.gid)
+        for folder, folders, files in os.walk(data):
+            for name in (*folders, *files):
+                os.lchown(os.path.join(folder, name), account.uid, account.gid)
+
+    def _within_reach(self, account: _Account, data: Path) -> Path:
+        """A clone that root has copied or moved: its data belongs to root, or lies where the server's user cannot go."""
+        if data.stat().st_uid == 0:
+            self._say(f"Giving {data} to {account.name}: it belonged to root, as whom PostgreSQL does not run.")
+            self._own(data, account)
+        if self._reaches(account, data):
+            return data
+        home = self._place(account)
+        if home != self.directory:
+            shutil.rmtree(home / "data", ignore_errors=True)
+            shutil.move(data, home / "data")
+            self._own(home / "data", account)
+            self.data.symlink_to(home / "data", target_is_directory=True)
+        return home / "data"
 
     def _launch(self, account: _Account, bindir: Path, data: Path, port: int) -> bool:
         """Start the server and wait until it takes connections; False when the port was taken meanwhile."""

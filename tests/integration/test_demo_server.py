@@ -283,6 +283,26 @@ def test_a_folder_that_the_servers_user_cannot_reach_gets_its_data_elsewhere(sai
         assert not home.exists()
 
 
+@pytest.mark.skipif(not AS_ROOT, reason="only root's copies belong to somebody else")
+@pytest.mark.parametrize("closed", [False, True], ids=["open folder", "closed folder"])
+def test_a_clone_that_root_has_copied_keeps_its_data(server, said, closed):
+    server.start()
+    with closing(server.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE kept AS SELECT 42 AS n")
+    server.stop()
+    with tempfile.TemporaryDirectory(prefix="pgops copied ") as parent:
+        if not closed:
+            os.chmod(parent, 0o755)
+        shutil.copytree(server.directory, Path(parent) / ".local", symlinks=True)
+        copy = EmbeddedServer(Path(parent) / ".local", first_port=FIRST_PORT, say=said.append)
+        try:
+            copy.start()
+            assert ask(copy, "SELECT n FROM kept") == 42
+            assert copy.data.is_symlink() is closed
+        finally:
+            copy.clean()
+
+
 @pytest.mark.skipif(AS_ROOT, reason="root may write everywhere")
 def test_a_folder_without_rights_is_said_in_one_sentence(place):
     place.parent.mkdir()
