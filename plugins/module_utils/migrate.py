@@ -209,7 +209,7 @@ def _apply_one(
     started = time.monotonic()
     steps: Sequence[Mapping[str, Any]] = migration["steps"]
     skipped: list[str] = []
-    ordinal = 1
+    ordinal = next((n for n in range(1, len(steps) + 1) if n not in known or known[n].state != "done"), len(steps))
     try:
         session.way.control.check()
         with transaction(conn):

@@ -4,15 +4,17 @@
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, migrate
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect, execute, fetch_all
+from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 
 RUN = "20260101T000000Z-000001"
@@ -98,6 +100,34 @@ def state(target: Target, version: str) -> dict[str, Any]:
     return found[0] if found else {}
 
 
-def progress_file(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "progress"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def _apply_in_process(target: Target, migrations: list[dict[str, Any]], run_id: str, path: str) -> None:
+    migrate.apply(target, migrations, Selection(), way(run_id, progress=Progress(path)))
+
+
+@contextmanager
+def applying(target: Target, migrations: list[dict[str, Any]], path: Path, run_id: str = RUN) -> Iterator[Any]:
+    """An apply in a process of its own, to be killed; what it tells is in `path`."""
+    process = multiprocessing.get_context("spawn").Process(
+        target=_apply_in_process, args=(target, migrations, run_id, str(path))
+    )
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 20, what: str = "what the test waits for") -> Any:
+    """Poll until the condition holds; fails aloud when it does not."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"{what} did not happen in {seconds} s")
+
+
+def wait_until_told(path: Path, part: str) -> None:
+    wait_for(lambda: path.exists() and part in path.read_text(), what=f"progress {part!r}")
