@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from support.server import Server
 from support.site import Playbook
+from support.tree import TestTree
 
 VERSIONS = ("20260101000000", "20260101000001")
 STEPS = [
@@ -30,38 +31,17 @@ STEPS = [
 ]
 
 
-def add_version(sql: Path, version: str, name: str, up: str, down: str) -> Path:
-    folder = sql / "migrations" / f"{version}_{name}"
-    folder.mkdir(parents=True)
-    (folder / "migration.yml").write_text(
-        "title: A small change\nwhy: The test needs one.\nrisk: low\nphi: false\nrollback:\n  safety: complete\n"
-        "steps:\n  - sql: {up: up.sql.j2, down: down.sql.j2}\n"
-    )
-    (folder / "up.sql.j2").write_text(up)
-    (folder / "down.sql.j2").write_text(down)
-    (folder / "verify.sql.j2").write_text("SELECT 'x' AS object, 'y' AS expected, 'z' AS found WHERE false;\n")
-    return folder
+def tree_of(site: Playbook) -> TestTree:
+    return TestTree(site.folder / "sql")
 
 
 @pytest.fixture
 def site(playbook: Playbook) -> Playbook:
     """An operator's folder with a tree of two small versions."""
-    sql = playbook.copy_sql()
-    shutil.rmtree(sql / "migrations")
-    add_version(
-        sql,
-        VERSIONS[0],
-        "rooms",
-        "CREATE TABLE public.rooms (\n    id integer PRIMARY KEY\n);\n",
-        "DROP TABLE public.rooms;\n",
-    )
-    add_version(
-        sql,
-        VERSIONS[1],
-        "beds",
-        "CREATE TABLE public.beds (\n    id integer PRIMARY KEY\n);\n",
-        "DROP TABLE public.beds;\n",
-    )
+    shutil.rmtree(playbook.copy_sql() / "migrations")
+    for version, table in zip(VERSIONS, ("rooms", "beds"), strict=True):
+        up = f"CREATE TABLE public.{table} (\n    id integer PRIMARY KEY\n);\n"
+        tree_of(playbook).add_sql(version, table, up, f"DROP TABLE public.{table};\n")
     return playbook
 
 
@@ -144,8 +124,8 @@ def test_nothing_is_written_to_the_database_before_its_backup_is_proved(site: Pl
 
 
 def test_a_failing_statement_ends_the_run_with_report_and_next_commands(site: Playbook) -> None:
-    add_version(
-        site.folder / "sql", "20260101000002", "broken",
+    tree_of(site).add_sql(
+        "20260101000002", "broken",
         "CREATE TABLE public.desks (id integer);\nINSERT INTO public.nowhere VALUES (1);\n", "DROP TABLE public.desks;\n",
     )  # fmt: skip
     result = site("migrate.yml")
@@ -201,7 +181,7 @@ def test_without_the_callback_a_run_that_broke_off_is_still_no_success(site: Pla
 
 
 def test_ctrl_c_leaves_the_end_of_the_run(site: Playbook, server: Server) -> None:
-    add_version(site.folder / "sql", "20260101000002", "slow", "SELECT pg_sleep(60);\n", "SELECT 1;\n")
+    tree_of(site).add_sql("20260101000002", "slow", "SELECT pg_sleep(60);\n", "SELECT 1;\n")
     document = site.folder / "interrupted.json"
     process = site.start("migrate.yml", pgops_json=str(document), pgops_lease=5)
     try:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import connection, preflight
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from support.podman import ROOT
 from support.server import BACKUP, MIGRATOR, OWNER, RESTORE, SUPERUSER, Server
 from support.site import Playbook
 
@@ -364,6 +366,11 @@ ELSEWHERE = {"pooler", "vacuum_wraparound"}
 
 def test_the_matrix_has_every_check() -> None:
     assert set(MATRIX) | ELSEWHERE == set(preflight.NAMES)
+
+
+def test_the_documentation_lists_every_check_in_order() -> None:
+    page = (ROOT / "docs" / "preflight.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == list(preflight.NAMES)
 
 
 @pytest.mark.parametrize("check", MATRIX)

@@ -1,0 +1,238 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is made of a journal: the report of a run that ended well, failed, was killed or was interrupted."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
+
+RUN = {
+    "id": "20260101T120000Z-0a1b2c",
+    "environment": "staging",
+    "playbook": "migrate",
+    "command": "ansible-playbook migrate.yml",
+    "limit": "staging",
+    "who": "ada",
+    "ops_host": "ops1",
+    "hosts": ["db1"],
+    "phases": ["preflight", "plan", "backup", "prove", "apply", "analyze", "verify", "report"],
+    "tags": ["all"],
+    "skip_tags": [],
+    "extra_variables": ["migrate_target"],
+    "check_mode": False,
+}
+CHECK = {
+    "check": "ownership",
+    "title": "objects",
+    "level": "stop",
+    "evidence": "public.x <b>bold</b>",
+    "fix": "ALTER TABLE x;",
+    "objects": 1,
+}
+RESULTS: dict[str, dict[str, Any]] = {
+    "preflight": {
+        "level": "warn",
+        "checks": [{**CHECK, "waived": "of the audit team"}],
+        "facts": {"size_bytes": 8_000_000},
+    },
+    "plan": {"pending": [{"version": "20260101000000"}]},
+    "backup": {"path": "/var/backups/x", "bytes": 1234567, "tables": 2},
+    "prove": {"seconds": 1.5, "tables": 2},
+    "apply": {"applied": [{"version": "20260101000000", "name": "rooms", "duration_s": 0.25, "skipped": []}]},
+    "analyze": {"tables": []},
+    "verify": {"passed": True, "differences": []},
+    "preflight_after": {"level": "ok", "checks": [], "facts": {}, "worse": [], "better": []},
+}
+
+
+def events(*phases: str, database: str = "school") -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = [{"event": "run_started", "time": "2026-01-01T12:00:00.000Z", **RUN}]
+    for number, phase in enumerate(phases):
+        shared = {"time": f"2026-01-01T12:00:{number + 1:02}.000Z", "phase": phase, "host": "db1"}
+        made.append({"event": "phase_started", "step": f"({number + 1}/8) {phase}", **shared})
+        made.append(
+            {
+                "event": "phase_finished",
+                "duration_s": 0.5,
+                "changed": False,
+                "result": {database: RESULTS[phase]},
+                **shared,
+            }
+        )
+    return made
+
+
+def failed(phase: str, error: dict[str, Any]) -> list[dict[str, Any]]:
+    shared = {"time": "2026-01-01T12:01:00.000Z", "phase": phase, "host": "db1"}
+    return [
+        {"event": "phase_started", **shared},
+        {"event": "phase_failed", "duration_s": 2.0, "error": error, **shared},
+    ]
+
+
+def test_a_run_whose_due_phases_all_ended_succeeded() -> None:
+    report = reporting.build(events(*RESULTS))
+    assert (report["ok"], report["result"], report["error"]) == (True, "succeeded", None)
+    assert report["run_id"] == RUN["id"]
+    assert list(report["results"]["db1"]["school"]) == list(RESULTS)
+    assert [(version["version"], version["duration_s"]) for version in report["versions"]] == [("20260101000000", 0.25)]
+
+
+def test_a_failed_phase_is_the_cause_with_its_next_commands() -> None:
+    error = {"message": "Step 1 failed", "sqlstate": "42P01", "statement": "INSERT ...", "next": ["go on", "go back"]}
+    report = reporting.build(events("preflight", "plan", "backup", "prove") + failed("apply", error))
+    assert (report["ok"], report["result"]) == (False, "failed")
+    assert report["error"]["sqlstate"] == "42P01"
+    assert report["next"] == ["go on", "go back"]
+    assert report["steps"][-1]["result"] == "failed"
+
+
+def test_a_failure_that_names_no_command_still_says_what_to_type() -> None:
+    report = reporting.build(events("preflight") + failed("plan", {"message": "no"}))
+    assert report["next"] == ["ansible-playbook status.yml -l staging", "ansible-playbook migrate.yml -l staging"]
+
+
+def test_a_killed_run_is_no_success() -> None:
+    started = events("preflight", "plan")
+    started.append({"event": "phase_started", "phase": "backup", "host": "db1", "time": "2026-01-01T12:00:09.000Z"})
+    report = reporting.build(started)
+    assert (report["ok"], report["result"]) == (False, "failed")
+    assert "before the phase backup was done" in report["error"]["message"]
+
+
+@pytest.mark.parametrize("missing", ["preflight", "plan", "prove", "apply", "verify"])
+def test_a_due_phase_without_a_trace_is_no_success(missing: str) -> None:
+    report = reporting.build(events(*(phase for phase in RESULTS if phase != missing)))
+    assert report["ok"] is False
+    assert f"phase {missing} was done" in report["error"]["message"]
+
+
+def test_with_nothing_pending_the_phases_of_a_change_are_not_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RESULTS, "plan", {"pending": []})
+    assert reporting.build(events("preflight", "plan", "verify", "preflight_after"))["ok"] is True
+
+
+def test_tags_and_switched_off_phases_are_not_due() -> None:
+    assert reporting.build([{**events()[0], "tags": ["plan"]}, *events("plan")[1:]])["ok"] is True
+    assert reporting.build([{**events()[0], "phases": ["plan"]}, *events("plan")[1:]])["ok"] is True
+    assert (
+        reporting.build([{**events()[0], "skip_tags": ["verify"], "phases": ["plan", "verify"]}, *events("plan")[1:]])[
+            "ok"
+        ]
+        is True
+    )
+
+
+def test_an_interrupted_run_says_so() -> None:
+    report = reporting.build(events("preflight"), interrupted=True)
+    assert (report["ok"], report["result"]) == (False, "interrupted")
+    assert report["next"]
+
+
+class Page(HTMLParser):
+    """What a browser would fetch or run."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.fetched: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.fetched += [value or "" for name, value in attrs if name in ("src", "href", "action")]
+
+
+def test_the_page_needs_nothing_else_and_escapes_everything() -> None:
+    text = reporting.as_page(reporting.build(events(*RESULTS, database="<script>alert(1)</script>")))
+    page = Page(text)
+    assert page.fetched == []
+    assert not {"script", "link", "img", "iframe", "b"} & set(page.tags)
+    assert "url(" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_the_page_has_all_that_a_reader_asks_for() -> None:
+    text = reporting.as_page(reporting.build(events(*RESULTS)))
+    for part in (
+        "staging",
+        "school",
+        "ada on ops1",
+        "20260101000000",
+        "/var/backups/x",
+        "1206 kB",
+        "waived: of the audit team",
+        "Health after",
+    ):
+        assert part in text, part
+
+
+def test_the_page_of_a_failed_run_shows_statement_and_next_commands() -> None:
+    error = {
+        "message": "Step 1 failed",
+        "sqlstate": "42P01",
+        "statement": "INSERT INTO nowhere",
+        "location": "up.sql.j2:3",
+        "next": ["go on"],
+    }
+    text = reporting.as_page(reporting.build(events("preflight") + failed("apply", error)))
+    for part in ("42P01", "INSERT INTO nowhere", "up.sql.j2:3", "go on"):
+        assert part in text
+
+
+def test_a_page_is_made_of_a_run_that_reached_no_host() -> None:
+    assert "No phase was reached" in reporting.as_page(
+        reporting.build(events(), error={"msg": "Host db1 cannot be reached", "unreachable": True})
+    )
+
+
+def test_the_log_has_banners_and_time_stamps() -> None:
+    lines = reporting.as_log(reporting.build(events(*RESULTS))).splitlines()
+    assert re.match(r"^2026-01-01T12:00:00.000Z START migrate in staging, run ", lines[1])
+    assert any(re.match(r"^2026-\S+Z db1 \(1/8\) preflight \(preflight\): ok 0.50 s$", line) for line in lines)
+    assert re.search(r" END succeeded after ", lines[-2])
+
+
+def test_the_screen_ends_with_seconds_a_version_and_in_all() -> None:
+    lines = reporting.screen(reporting.build(events(*RESULTS)), "/x.html")
+    assert lines[0] == "    20260101000000 rooms: applied in 0.25 s"
+    assert re.match(r"^pgops run \S+: migrate in staging succeeded after .*, at 20", lines[1])
+    assert lines[-1] == "    report: /x.html"
+
+
+def test_finishing_twice_ends_the_journal_once_and_keeps_files_private(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "staging", str(RUN["id"]))
+    for event in events("preflight", "plan"):
+        journal.append(event)
+    for _ in range(2):
+        report, page = reporting.finish(tmp_path, RUN, error={"msg": "no", "token": "geheim"})
+    assert report["result"] == "failed"
+    assert [event["event"] for event in journal.events()].count("run_failed") == 1
+    for kind in ("html", "json", "log"):
+        file = page.with_suffix(f".{kind}")
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert "geheim" not in file.read_text()
+    assert json.loads(page.with_suffix(".json").read_text())["run_id"] == RUN["id"]
+    assert list(tmp_path.rglob("*.partial")) == []
+
+
+def test_a_health_table_names_what_is_not_well_and_its_fix() -> None:
+    found = {
+        "checks": [{**CHECK, "level": "ok"}, CHECK, {**CHECK, "check": "other", "waived": "a reason"}],
+        "facts": {},
+        "worse": [],
+        "better": [],
+    }
+    text = "\n".join(reporting.health_table("school", found))
+    assert "health of school: 1 ok, 2 stop" in text
+    assert "fix: ALTER TABLE x;" in text
+    assert "waived: a reason" in text
+    assert "nothing is worse" in text
