@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -18,8 +21,8 @@ import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import connection, preflight
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from support.podman import ROOT
-from support.server import BACKUP, MIGRATOR, OWNER, RESTORE, SUPERUSER, Server
+from support.podman import IMAGE, ROOT, podman
+from support.server import BACKUP, MIGRATOR, OWNER, RESTORE, SUPERUSER, Server, free_port
 from support.site import Playbook
 
 PLENTY = 1 << 50
@@ -528,3 +531,51 @@ def test_the_phase_stops_the_play_with_one_sentence(health: Playbook, server: Se
     waived = health("health.yml", preflight_waive=[{"check": "ownership", "reason": "of the audit team"}])
     assert waived.rc == 0, waived.output
     assert "waived: of the audit team" in waived.stdout
+
+
+@pytest.fixture
+def pooler(server: Server, tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """`pooler("transaction")` starts pgbouncer in front of the server and returns its port."""
+    name = f"pgops-test-bouncer-{os.getpid()}-{secrets.token_hex(3)}"
+    password = re.search(rf":{MIGRATOR}:(.*)$", server.passfile.read_text(), re.MULTILINE)
+    assert password is not None
+
+    def start(mode: str) -> str:
+        port = free_port()
+        config = tmp_path / "pgbouncer.ini"
+        config.write_text(
+            f"[databases]\n* = host={server.host} port={server.port} user={MIGRATOR} password={password.group(1)}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = {mode}\n"
+            "ignore_startup_parameters = extra_float_digits\n"
+        )
+        for folder in (config, *list(config.parents)[:3]):
+            folder.chmod(0o755)  # pgbouncer is another user in the container
+        podman("run", "--detach", "--name", name, "--label", "pgops-test=1", "--network", "host", "--user", "postgres",
+               "--volume", f"{config}:/pgbouncer.ini:ro", IMAGE, "pgbouncer", "/pgbouncer.ini")  # fmt: skip
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            with closing(socket.socket()) as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    return str(port)
+            time.sleep(0.1)
+        raise AssertionError(podman("logs", name))
+
+    yield start
+    podman("rm", "--force", "--ignore", "--time", "0", name)
+
+
+@pytest.mark.container
+def test_a_pooler_in_transaction_mode_is_refused(world: World, pooler: Callable[[str], str]) -> None:
+    world.target = world.target.with_(port=pooler("transaction"))
+    found = red(world.look())
+    assert list(found) == ["pooler"]
+    assert found["pooler"]["level"] == "stop"
+    assert "connection pooler in transaction mode" in found["pooler"]["evidence"]
+    assert "pgops_port" in found["pooler"]["fix"]
+
+
+@pytest.mark.container
+def test_a_pooler_in_session_mode_passes(world: World, pooler: Callable[[str], str]) -> None:
+    world.target = world.target.with_(port=pooler("session"), backup_user=None, restore_user=None)
+    report = world.look()
+    assert "pooler" not in red(report)
