@@ -27,33 +27,29 @@ from psycopg2 import sql
 
 SHADOW = "pgops_shadow"
 
+# One look for all objects of a step; only the kinds that it has are asked for, since planning costs more than looking.
 _PRESENT = """
 SELECT w.ordinal FROM unnest(%s::int[], %s::text[], %s::text[], %s::text[], %s::text[])
        AS w(ordinal, kind, s, t, name)
- WHERE CASE w.kind
-    WHEN 'table' THEN EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = w.s AND c.relname = w.name AND c.relkind IN ('r', 'p'))
-    WHEN 'index' THEN EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = w.s AND c.relname = w.name AND c.relkind IN ('i', 'I'))
-    WHEN 'type' THEN EXISTS (SELECT FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
-        WHERE n.nspname = w.s AND t.typname = w.name)
-    WHEN 'enum_value' THEN EXISTS (SELECT FROM pg_enum e JOIN pg_type t ON t.oid = e.enumtypid
-        JOIN pg_namespace n ON n.oid = t.typnamespace WHERE n.nspname = w.s AND t.typname = w.t AND e.enumlabel = w.name)
-    WHEN 'column' THEN EXISTS (SELECT FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-        JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = w.s AND c.relname = w.t AND a.attname = w.name AND a.attnum > 0 AND NOT a.attisdropped)
-    WHEN 'constraint' THEN EXISTS (SELECT FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
-        JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = w.s AND c.relname = w.t AND k.conname = w.name)
-    WHEN 'trigger' THEN EXISTS (SELECT FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid
-        JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = w.s AND c.relname = w.t AND g.tgname = w.name AND NOT g.tgisinternal)
-    WHEN 'function' THEN EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-        WHERE n.nspname = w.s AND p.proname = w.name)
-    WHEN 'extension' THEN EXISTS (SELECT FROM pg_extension x WHERE x.extname = w.name)
-    WHEN 'schema' THEN EXISTS (SELECT FROM pg_namespace n WHERE n.nspname = w.name)
-    ELSE false END
+ WHERE CASE w.kind {kinds} ELSE false END
 """
+_CLASS = "pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+_OF_TABLE = f"JOIN {_CLASS} ON c.oid = {{}} WHERE n.nspname = w.s AND c.relname = w.t"
+_PRESENT_KINDS = {
+    "table": f"FROM {_CLASS} WHERE n.nspname = w.s AND c.relname = w.name AND c.relkind IN ('r', 'p')",
+    "index": f"FROM {_CLASS} WHERE n.nspname = w.s AND c.relname = w.name AND c.relkind IN ('i', 'I')",
+    "type": "FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE n.nspname = w.s AND t.typname = w.name",
+    "enum_value": "FROM pg_enum e JOIN pg_type t ON t.oid = e.enumtypid JOIN pg_namespace n ON n.oid = t.typnamespace "
+    "WHERE n.nspname = w.s AND t.typname = w.t AND e.enumlabel = w.name",
+    "column": f"FROM pg_attribute a {_OF_TABLE.format('a.attrelid')} "
+    "AND a.attname = w.name AND a.attnum > 0 AND NOT a.attisdropped",
+    "constraint": f"FROM pg_constraint k {_OF_TABLE.format('k.conrelid')} AND k.conname = w.name",
+    "trigger": f"FROM pg_trigger g {_OF_TABLE.format('g.tgrelid')} AND g.tgname = w.name AND NOT g.tgisinternal",
+    "function": "FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace "
+    "WHERE n.nspname = w.s AND p.proname = w.name",
+    "extension": "FROM pg_extension x WHERE x.extname = w.name",
+    "schema": "FROM pg_namespace n WHERE n.nspname = w.name",
+}
 
 _COLUMNS = """
 SELECT a.attname::text AS name, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS not_null,
@@ -140,9 +136,12 @@ def present(conn: Connection, objects: Sequence[Mapping[str, Any] | None]) -> se
     given = [(number, made) for number, made in enumerate(objects) if made]
     if not given:
         return set()
+    kinds = sorted({str(made["kind"]) for _, made in given} & set(_PRESENT_KINDS))
+    if not kinds:
+        return set()
     rows = fetch_all(
         conn,
-        _PRESENT,
+        _PRESENT.format(kinds=" ".join(f"WHEN '{kind}' THEN EXISTS (SELECT {_PRESENT_KINDS[kind]})" for kind in kinds)),
         (
             [number for number, _ in given],
             [made["kind"] for _, made in given],

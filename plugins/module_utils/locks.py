@@ -295,7 +295,9 @@ def is_running(conn: Connection) -> bool:
 
 def blockers_of(conn: Connection, pid: int) -> list[Session]:
     """:return: the sessions that server process ``pid`` waits for at this moment."""
-    return _sessions(conn, " WHERE a.pid = ANY(pg_catalog.pg_blocking_pids(%s)) ORDER BY a.xact_start", (pid,))
+    row = fetch_one(conn, "SELECT pg_catalog.pg_blocking_pids(%s) AS pids", (pid,))
+    pids = row["pids"] if row else []
+    return _sessions(conn, " WHERE a.pid = ANY(%s) ORDER BY a.xact_start", (pids,)) if pids else []
 
 
 def still_open(conn: Connection, sessions: Sequence[Session]) -> list[Session]:

@@ -41,6 +41,10 @@ from psycopg2 import errorcodes, sql
 
 # How soon the server notices that a killed module's socket is closed, and ends its statement. 14 and later.
 _NOTICE_DEATH = "SET client_connection_check_interval = '1s'"
+# The end of a version is on the disk before it is told; what comes before need not wait for the disk, commit by commit:
+# a step and the ledger's row about it are one transaction, so a crash loses both or none, and the next run does it again.
+_LAZY_COMMITS = "SET synchronous_commit = off"
+_SURE_COMMIT = "SET LOCAL synchronous_commit = on"
 
 MOVED = {
     "ledger_head": "the ledger",
@@ -230,6 +234,7 @@ def _apply_one(
             skipped += _step_up(context, migration, step)
         duration = round(time.monotonic() - started, 3)
         with transaction(conn):
+            execute(conn, _SURE_COMMIT)
             ledger.finish(conn, version, "applied", duration)
             ledger.append_audit(
                 conn, "applied", run_id=run.id, version=version, detail={"duration_s": duration, "skipped": skipped}
@@ -557,6 +562,7 @@ def _revert_one(
             left += _step_down(context, migration, step, past_up.progress if past_up else {})
         duration = round(time.monotonic() - started, 3)
         with transaction(conn):
+            execute(conn, _SURE_COMMIT)
             ledger.finish(conn, version, "reverted", 0.0)
             ledger.append_audit(
                 conn, "reverted", run_id=run.id, version=version, detail={"duration_s": duration, "left": left}
@@ -604,7 +610,7 @@ def _session(target: Target, way: Way) -> Iterator[_Session]:
 
     def open_session() -> Connection:
         conn = connect(target, application_name=name)
-        execute(conn, _NOTICE_DEATH)
+        execute(conn, f"{_NOTICE_DEATH}; {_LAZY_COMMITS}")
         return conn
 
     def open_worker() -> Connection:
@@ -740,6 +746,7 @@ def _record(
             conn = opened = session.connect()
             RunnerLock(conn, wait_s=0.0).acquire()
         with transaction(conn):
+            execute(conn, _SURE_COMMIT)
             ledger.fail(conn, version, state, ordinal, reason, error.message, round(duration, 3))
             head = ledger.append_audit(
                 conn,

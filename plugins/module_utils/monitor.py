@@ -72,7 +72,7 @@ class Monitor:
         self._thread = threading.Thread(target=self._loop, name="pgops-monitor", daemon=True)
 
     def __enter__(self) -> Self:
-        self._conn = self._connect()
+        # The thread opens its session itself: the work need not wait for it.
         self._thread.start()
         return self
 
@@ -123,6 +123,7 @@ class Monitor:
 
     def _loop(self) -> None:
         next_report = time.monotonic() + REPORT_S
+        self._ask(lambda conn: None)
         while not self._ended.is_set():
             watched = self._watched
             self._wake.wait(BLOCKER_LOOK_S if watched is not None else max(0.0, next_report - time.monotonic()))

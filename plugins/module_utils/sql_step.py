@@ -51,8 +51,13 @@ def _patiently(
     skipped: Sequence[str] = (),
 ) -> list[str]:
     tables: list[tuple[str, str]] = []
+    made: set[tuple[str, str]] = set()
     for statement in statements:
-        tables += [name for name in locks.tables_in(str(statement["sql"])) if name not in tables]
+        created = statement.get("creates")
+        if created and created["kind"] == "table":
+            # Nobody else holds a lock on what this step makes.
+            made.add((str(created.get("schema") or "public"), str(created["name"])))
+        tables += [name for name in locks.tables_in(str(statement["sql"])) if name not in tables and name not in made]
 
     def attempt() -> list[str]:
         with transaction(context.conn):

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+"""What there is to do, what is refused before anything changes, and what status tells."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils import locks, migrate, plan
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import seconds, table
+from support.engine import RUN, do, rows, way
+from support.tree import TestTree
+
+V0, V1, V2, V3 = (f"2026010100000{n}" for n in range(4))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> TestTree:
+    tree = TestTree(tmp_path / "sql")
+    tree.add_sql(V1, "people", "CREATE TABLE public.people (id integer PRIMARY KEY);", "DROP TABLE public.people;")
+    tree.add_sql(V2, "pets", "CREATE TABLE public.pets (id integer);", "DROP TABLE public.pets;", risk="high")
+    return tree
+
+
+@pytest.fixture
+def applied(target: Any, tree: TestTree) -> TestTree:
+    migrate.apply(target, tree.render(), Selection(), way())
+    return tree
+
+
+def told(target: Any, tree: TestTree) -> dict[str, str]:
+    return {row["version"]: row["told"] for row in plan.status(target, tree.render())["versions"]}
+
+
+def test_the_plan_tells_risk_and_state(target: Any, tree: TestTree) -> None:
+    found = migrate.preview(target, tree.render(), Selection())
+    assert found["risk"] == "high"
+    assert [item["risk"] for item in found["pending"]] == ["low", "high"]
+    assert set(found["state"]) == {"ledger_head", "catalog_fingerprint", "rendered_checksum"}
+
+
+def test_an_edited_file_is_named_with_its_difference(target: Any, applied: TestTree) -> None:
+    path = applied.folder / "migrations" / f"{V1}_people" / "up.sql.j2"
+    path.write_text("CREATE TABLE public.people (id bigint PRIMARY KEY);")
+    with pytest.raises(
+        PgopsError, match=rf"Version {V1} was applied .* differ since: {V1}_people/up.sql.j2 \(edited\)"
+    ) as caught:
+        migrate.preview(target, applied.render(), Selection())
+    (file,) = caught.value.extra["files"]
+    assert "-CREATE TABLE public.people (id integer PRIMARY KEY);" in file["diff"]
+    assert "+CREATE TABLE public.people (id bigint PRIMARY KEY);" in file["diff"]
+    assert told(target, applied)[V1] == "applied, changed on disk"
+
+
+def test_a_file_more_is_an_edit_too(target: Any, applied: TestTree) -> None:
+    (applied.folder / "migrations" / f"{V1}_people" / "verify.sql.j2").write_text("SELECT 1, 2, 3 WHERE false;")
+    with pytest.raises(PgopsError, match=r"verify.sql.j2 \(added\)"):
+        migrate.preview(target, applied.render(), Selection())
+
+
+def test_a_missing_folder_is_named(target: Any, applied: TestTree) -> None:
+    shutil.rmtree(applied.folder / "migrations" / f"{V1}_people")
+    with pytest.raises(PgopsError, match=f"{V1}_people is in the ledger of {target.database} but not in the tree"):
+        migrate.preview(target, applied.render(), Selection())
+    assert told(target, applied)[V1] == "applied, missing on disk"
+
+
+def test_a_new_version_before_an_applied_one_is_refused(target: Any, applied: TestTree) -> None:
+    applied.add_sql(V0, "early", "CREATE TABLE public.early (id integer);", "DROP TABLE public.early;")
+    with pytest.raises(PgopsError, match=f"{V0}_early sorts before version {V2}"):
+        migrate.apply(target, applied.render(), Selection(), way())
+    result = migrate.apply(target, applied.render(), Selection(allow_out_of_order=True), way())
+    assert [item["version"] for item in result["applied"]] == [V0]
+
+
+def test_a_reverted_version_may_change_or_go(target: Any, applied: TestTree) -> None:
+    migrate.revert(target, migrate.Reverts(), way())
+    applied.add_sql(V2, "pets", "CREATE TABLE public.pets (id bigint);", "DROP TABLE public.pets;")
+    assert [item["version"] for item in migrate.preview(target, applied.render(), Selection())["pending"]] == [V2]
+    assert told(target, applied)[V2] == "pending (reverted)"
+    shutil.rmtree(applied.folder / "migrations" / f"{V2}_pets")
+    assert migrate.preview(target, applied.render(), Selection())["pending"] == []
+
+
+def test_status_needs_no_ledger_and_writes_nothing(target: Any, tree: TestTree) -> None:
+    found = plan.status(target, tree.render())
+    assert (found["ledger"], found["counts"], found["running"]) == (False, {"pending": 2}, None)
+    assert rows(target, "SELECT nspname FROM pg_namespace WHERE nspname = 'pgops'") == []
+
+
+def test_status_of_applied_failed_and_pending(target: Any, applied: TestTree) -> None:
+    applied.add_sql(V3, "broken", "SELECT 1/0;", "SELECT 1;")
+    with pytest.raises(PgopsError):
+        migrate.apply(target, applied.render(), Selection(), way())
+    found = plan.status(target, applied.render())
+    assert found["counts"] == {"applied": 2, "failed": 1}
+    first, _, last = found["versions"]
+    assert (first["told"], first["by"], first["name"]) == ("applied", "tester", "people")
+    assert first["applied_at"].endswith("Z") and first["duration_s"] >= 0
+    assert last["told"] == "failed at step 1 of 1"
+    assert "division by zero" in last["error"]
+    do(target, f"UPDATE pgops.migration SET state = 'applying', failed_step = NULL WHERE version = '{V3}'")
+    assert told(target, applied)[V3] == "interrupted at step 1 of 1"
+
+
+def test_status_names_who_runs_now(target: Any, applied: TestTree) -> None:
+    conn = connect(target, application_name=locks.application_name(RUN))
+    with locks.RunnerLock(conn, wait_s=0):
+        running = plan.status(target, applied.render())["running"]
+    conn.close()
+    assert (running["run_id"], running["ops_host"], running["who"]) == (RUN, "ops-1", "tester")
+
+
+def test_status_filters_and_turns_round(target: Any, applied: TestTree) -> None:
+    found = plan.status(target, applied.render(), newest_first=True)
+    assert [row["version"] for row in found["versions"]] == [V2, V1]
+    assert [row["version"] for row in plan.status(target, applied.render(), prefix=V1)["versions"]] == [V1]
+
+
+def test_a_connection_that_fails_is_no_empty_status(target: Any, tree: TestTree) -> None:
+    with pytest.raises(PgopsError, match="nothing listens there"):
+        plan.status(target.with_(port="1"), tree.render())
+
+
+def test_tables_for_people() -> None:
+    assert table(["A", "LONG"], [["x", None], ["wide", 3]]) == ["A     LONG", "----  ----", "x", "wide  3"]
+    assert [seconds(value) for value in (None, 0.1234, 75, 3700)] == ["", "0.12 s", "1 min 15 s", "1 h 1 min"]
+
+
+# What a person types and reads.
+
+
+@pytest.fixture
+def site(playbook: Any) -> Any:
+    tree = TestTree(playbook.folder / "own sql")
+    tree.add_sql(V1, "people", "CREATE TABLE public.people (id integer PRIMARY KEY);", "DROP TABLE public.people;")
+    tree.add_sql(V2, "pets", "CREATE TABLE public.pets (id integer);", "DROP TABLE public.pets;")
+    playbook.variables["pgops_sql"] = str(tree.folder)
+    playbook.variables["pgops_phases"] = ["plan", "apply", "analyze", "report"]
+    playbook.tree = tree
+    return playbook
+
+
+def test_status_yml_prints_a_table_and_leaves_json(site: Any) -> None:
+    assert site("migrate.yml", migrate_target=V1).rc == 0
+    rc, stdout, document = site("status.yml", migrate_status_newest_first=True)
+    assert rc == 0
+    lines = [line.split() for line in stdout.splitlines()]
+    assert ["VERSION", "NAME", "APPLIED", "AT", "(UTC)", "BY", "DURATION", "STATE"] in lines
+    shown = [line for line in lines if line and line[0] in (V1, V2)]
+    assert [line[0] for line in shown] == [V2, V1]
+    assert (shown[0][-1], shown[1][-1]) == ("pending", "applied")
+    (found,) = document["hosts"]["local-1"].values()
+    assert found["status"]["counts"] == {"applied": 1, "pending": 1}
+
+
+def test_migrate_yml_shows_how_an_applied_file_was_edited(site: Any) -> None:
+    assert site("migrate.yml", migrate_target=V1).rc == 0
+    (site.tree.folder / "migrations" / f"{V1}_people" / "up.sql.j2").write_text("SELECT 1;\n")
+    rc, stdout, document = site("migrate.yml")
+    assert rc != 0
+    assert "+SELECT 1;" in stdout and "-CREATE TABLE public.people" in stdout
+    assert "Traceback" not in stdout
+    assert "its files differ since" in document["error"]["message"]
+
+
+def test_a_failure_names_the_way_on_and_the_way_back(site: Any) -> None:
+    site.tree.add_sql(V3, "broken", "SELECT 1;\n\nSELECT 1/0;\n", "SELECT 1;")
+    rc, stdout, document = site("migrate.yml")
+    assert rc != 0
+    error = document["error"]
+    assert error["sqlstate"] == "22012"
+    assert f"{V3}_broken/up.sql.j2:3" in error["message"]
+    assert f"Applied in this run: {V1}, {V2}; not applied: {V3}" in error["message"]
+    assert error["next"] == [
+        "ansible-playbook migrate.yml -l local",
+        f"ansible-playbook rollback.yml -l local -e rollback_through={V1}",
+    ]
+    assert "Traceback" not in stdout
+
+
+def test_out_of_order_is_for_local_only(site: Any) -> None:
+    rc, _, document = site("migrate.yml", limit="staging", migrate_allow_out_of_order=True)
+    assert rc != 0
+    assert "is for the environment local only, and this is staging" in document["error"]["message"]
+
+
+def test_stop_yml_says_that_nothing_runs(site: Any) -> None:
+    result = site("stop.yml")
+    assert result.rc == 0
+    assert "nothing is running" in result.stdout
+    assert "changed=0" in result.stdout
+
+
+def test_two_runs_at_once(site: Any, target: Any) -> None:
+    """The second waits, bounded, then names the first; nothing of it happens."""
+    conn = connect(target, application_name=locks.application_name("20260101T000000Z-0000aa"))
+    with locks.RunnerLock(conn, wait_s=0):
+        rc, _, document = site("migrate.yml", migrate_lock_wait=1)
+    conn.close()
+    assert rc != 0
+    assert "is being migrated by run 20260101T000000Z-0000aa" in document["error"]["message"]
+    assert document["error"]["next"][1] == "ansible-playbook stop.yml -l local"
+    assert site("migrate.yml").rc == 0
