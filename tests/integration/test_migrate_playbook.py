@@ -187,7 +187,7 @@ def test_ctrl_c_leaves_the_end_of_the_run(site: Playbook, server: Server) -> Non
     try:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not server.execute(
-            f"SELECT FROM pg_stat_activity WHERE datname = '{site.database}' AND query LIKE '%pg_sleep(60)%' AND state = 'active'"
+            f"SELECT 1 FROM pg_stat_activity WHERE datname = '{site.database}' AND query LIKE '%pg_sleep(60)%' AND state = 'active'"
         ):
             assert process.poll() is None, process.communicate()[0]
             time.sleep(0.2)

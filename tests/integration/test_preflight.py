@@ -202,7 +202,7 @@ def lock_not_granted(world: World) -> None:
     world.after.callback(thread.join)
     world.after.callback(waiting.cancel)
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and not world.server.execute("SELECT FROM pg_locks WHERE NOT granted"):
+    while time.monotonic() < deadline and not world.server.execute("SELECT 1 FROM pg_locks WHERE NOT granted"):
         time.sleep(0.02)
 
 
@@ -243,7 +243,7 @@ def vacuum_against_wraparound(world: World) -> None:
     )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not world.server.execute(
-        f"SELECT FROM pg_stat_activity WHERE datname = '{world.database}' AND query LIKE '%to prevent wraparound%' AND backend_type = 'autovacuum worker'"
+        f"SELECT 1 FROM pg_stat_activity WHERE datname = '{world.database}' AND query LIKE '%to prevent wraparound%' AND backend_type = 'autovacuum worker'"
     ):
         time.sleep(0.1)
 
@@ -276,7 +276,7 @@ def archiving_fails(world: World) -> None:
     world.sql("SELECT pg_switch_wal()")
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and not world.server.execute(
-        "SELECT FROM pg_stat_archiver WHERE failed_count > 0"
+        "SELECT 1 FROM pg_stat_archiver WHERE failed_count > 0"
     ):
         time.sleep(0.1)
 
