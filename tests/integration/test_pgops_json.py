@@ -67,10 +67,10 @@ def test_every_playbook_leaves_a_file_that_fits(site: Playbook, schema: dict[str
     assert "revert" in of(site("rollback.yml", rollback_strategy="down", rollback_confirm=database), "rollback")
 
 
-def test_playbooks_that_touch_no_host_leave_one_too(site: Playbook, schema: dict[str, Any]) -> None:
-    lint = fits(schema, site("lint.yml", limit=None), "lint", ok=True)
+def test_playbooks_that_touch_no_host_leave_one_too(playbook: Playbook, schema: dict[str, Any]) -> None:
+    lint = fits(schema, playbook("lint.yml", limit=None), "lint", ok=True)
     assert (lint["environment"], lint["hosts"]) == (None, {})
-    made = fits(schema, site("new_migration.yml", limit=None, new_migration_name="add_x"), "new_migration", ok=True)
+    made = fits(schema, playbook("new_migration.yml", limit=None, new_migration_name="add_x"), "new_migration", ok=True)
     assert (made["environment"], made["hosts"]) == (None, {})
 
 

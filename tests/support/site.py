@@ -19,8 +19,8 @@ from support.podman import ROOT
 from support.server import BACKUP, MIGRATOR, OWNER, RESTORE, Server
 
 ENVIRONMENTS = ("local", "staging", "production")
-# What the folder of a run has of its own; everything else is a link to the checkout.
-OWN = {".git", ".venv", ".local", ".ansible", "inventories", "ansible.cfg"}
+# A copy, never links: a playbook that writes into its tree (new_migration.yml) must not write into the checkout.
+COPIED_FOLDERS = ("plugins", "roles", "playbooks", "meta", "sql", "collections")
 
 
 @dataclass
@@ -78,21 +78,19 @@ class Playbook:
     def _lay_out(self) -> None:
         self.folder.mkdir(parents=True)
         for entry in ROOT.iterdir():
-            if entry.name not in OWN:
-                (self.folder / entry.name).symlink_to(entry)
-        shutil.copy(ROOT / "ansible.cfg", self.folder)
+            if entry.name in COPIED_FOLDERS:
+                shutil.copytree(entry, self.folder / entry.name, symlinks=True)
+            elif entry.is_file() and entry.suffix in (".yml", ".cfg"):
+                shutil.copy2(entry, self.folder)
         (self.folder / "inventories").mkdir()
         if (ROOT / "inventories" / "group_vars").is_dir():
             shutil.copytree(ROOT / "inventories" / "group_vars", self.folder / "inventories" / "group_vars")
 
     def copy_sql(self) -> Path:
-        """A migration tree of this test's own, to edit; later runs use it. Returns the folder that holds migrations/."""
-        link = self.folder / "sql"
-        if link.is_symlink():
-            link.unlink()
-            shutil.copytree(ROOT / "sql", link)
-        self.variables["pgops_sql"] = str(link)
-        return link
+        """The migration tree of this test's own, to edit; later runs name it. Returns the folder that holds migrations/."""
+        tree = self.folder / "sql"
+        self.variables["pgops_sql"] = str(tree)
+        return tree
 
     def write_inventory(self) -> None:
         for environment, hosts in self.hosts.items():
