@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import psycopg2
@@ -59,16 +59,24 @@ def _patiently(
             made.add((str(created.get("schema") or "public"), str(created["name"])))
         tables += [name for name in locks.tables_in(str(statement["sql"])) if name not in tables and name not in made]
 
-    def attempt() -> list[str]:
+    def whole(runs: Sequence[Sequence[int]]) -> list[str]:
         with transaction(context.conn):
             context.set_timeouts(
                 lock_timeout_ms=context.budget("lock_timeout_ms"),
                 statement_timeout_s=context.budget("statement_timeout_s"),
             )
-            now = _statements(context, statements)
+            now = _statements(context, statements, runs)
             progress = {"statements": before + len(statements), "skipped": [*skipped, *now]}
             context.save("done" if last else "running", progress)
         return now
+
+    def attempt() -> list[str]:
+        runs = _quick_runs(statements, made) if context.direction == "up" else []
+        try:
+            return whole(runs)
+        except _RunFailed:
+            # Nothing of it is left. Which statement it was, only one at a time can tell; that way then counts.
+            return whole([])
 
     return locks.with_patience(
         attempt,
@@ -85,7 +93,34 @@ def _patiently(
     )
 
 
-def _statements(context: StepContext, statements: Sequence[Mapping[str, Any]]) -> list[str]:
+class _RunFailed(Exception):
+    """Several statements sent at once failed, and the server does not say which of them."""
+
+
+def _quick_runs(statements: Sequence[Mapping[str, Any]], made: Container[tuple[str, str]]) -> list[list[int]]:
+    """:return: the positions of neighbours that are over at once whatever the size of the database: new types and tables,
+    indexes of tables that this step makes, comments. A round trip costs more than each of them."""
+    runs: list[list[int]] = [[]]
+    for number, statement in enumerate(statements):
+        created = statement.get("creates")
+        if created:
+            kind = created["kind"]
+            table = (str(created.get("schema") or "public"), str(created.get("table")))
+            quick = kind in ("type", "table") or (kind == "index" and table in made)
+        else:
+            quick = not statement.get("destroys") and one_line(str(statement["sql"])).upper().startswith("COMMENT ON ")
+        if quick:
+            runs[-1].append(number)
+        elif runs[-1]:
+            runs.append([])
+    return [run for run in runs if len(run) > 1]
+
+
+def _statements(
+    context: StepContext, statements: Sequence[Mapping[str, Any]], runs: Sequence[Sequence[int]]
+) -> list[str]:
+    sent: set[int] = set()
+    run_from = {run[0]: run for run in runs}
     up = context.direction == "up"
     objects = [statement.get("creates" if up else "destroys") for statement in statements]
     if up:
@@ -96,7 +131,14 @@ def _statements(context: StepContext, statements: Sequence[Mapping[str, Any]]) -
     there = existing.present(context.conn, objects)
     skipped: list[str] = []
     for number, statement in enumerate(statements):
+        if number in sent:
+            continue
         context.control.check()
+        run = run_from.get(number, [])
+        if run and not there.intersection(run):
+            _execute_run(context, [statements[position] for position in run], f"[{number + 1}/{len(statements)}]")
+            sent.update(run)
+            continue
         made = objects[number]
         if made is not None and up and number in there:
             _refuse_unequal(context, statement)
@@ -110,6 +152,19 @@ def _statements(context: StepContext, statements: Sequence[Mapping[str, Any]]) -
         with context.watched(f"[{number + 1}/{len(statements)}] {one_line(str(statement['sql']))}"):
             _execute(context, statement)
     return skipped
+
+
+def _execute_run(context: StepContext, statements: Sequence[Mapping[str, Any]], place: str) -> None:
+    first = one_line(str(statements[0]["sql"]))
+    with context.watched(f"{place} {first} and {len(statements) - 1} more"):
+        try:
+            with context.conn.cursor() as cursor:
+                # A line of its own, since a statement may end with a comment.
+                cursor.execute("\n;\n".join(str(statement["sql"]) for statement in statements))
+        except psycopg2.Error as exc:
+            if exc.pgcode in locks.RETRY_SQLSTATES or exc.pgcode is None:
+                raise
+            raise _RunFailed from None
 
 
 def _execute(context: StepContext, statement: Mapping[str, Any]) -> None:
