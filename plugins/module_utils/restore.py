@@ -289,7 +289,10 @@ def create(conn: Connection, name: str, backup: Backup, mark: Mark, *, whole: bo
 def remove_dead(conn: Connection, database: str, role: str) -> list[str]:
     """Drop what dead runs left: databases with our mark whose lock nobody holds.
 
-    :param role: ``scratch`` or ``restored``; of restored ones, only those that were never verified.
+    A verified restore whose run died before the swap goes too: it is a whole copy that nobody would ever look for, and the
+    next restore makes a newer one. One that a swap has fenced stays for :func:`swap.resume`.
+
+    :param role: ``scratch`` or ``restored``.
     :return: their names.
     """
     removed = []
@@ -719,7 +722,8 @@ def stage(
         if not able.owners:
             # A staged restore becomes the live database: it must have its owners and grants.
             able = _with_owners(conn, backup, able)
-        remove_dead(conn, database, database_marks.RESTORED)
+        for leftover in remove_dead(conn, database, database_marks.RESTORED):
+            work.progress.emit(f"removed {leftover}, left by a dead run", database=database)
         staged = database_marks.name_for(database, f"restore_{now().strftime('%Y%m%d_%H%M%S')}")
         if not database_marks.try_lock(conn, f"restore {staged}"):
             raise PgopsError(f"Another run restores into {staged}.", database=database)

@@ -1,0 +1,266 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""rollback.yml as an operator types it: what is lost is shown, the database is named, and then it goes."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, ledger, migrate, swap
+from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from support.backups import RUN, back_up, names, proved, stage
+from support.server import OWNER
+from support.tree import TestTree
+
+V1, V2, V3 = "20260101000001", "20260101000002", "20260101000003"
+
+
+@pytest.fixture
+def applied(playbook: Any, server: Any, target: Any, database: str, tmp_path: Path) -> Any:
+    """Three small versions, applied after a proved backup, as migrate.yml does; then three rows."""
+    tree = TestTree(tmp_path / "own sql")
+    tree.add_sql(V1, "create_people", "CREATE TABLE people (id int PRIMARY KEY, name text);\n", "DROP TABLE people;\n")
+    tree.add_sql(V2, "add_age", "ALTER TABLE people ADD COLUMN age int;\n", "ALTER TABLE people DROP COLUMN age;\n")
+    tree.add_sql(V3, "create_pets", "CREATE TABLE pets (id int PRIMARY KEY);\n", "DROP TABLE pets;\n")
+    playbook.variables["pgops_sql"] = str(tree.folder)
+    playbook.variables["pgops_phases"] = ["plan", "backup", "prove", "apply"]
+    backup = proved(target, playbook.backups)
+    run = ledger.Run(RUN, "migrate", "local", "tester", "ops", backup={"path": backup.path})
+    migrate.apply(target, tree.render(), Selection(), migrate.Way(run))
+    server.execute(
+        "INSERT INTO people VALUES (1, 'a', 10), (2, 'b', NULL); INSERT INTO pets VALUES (1)", database=database
+    )
+    return playbook
+
+
+def versions(server: Any, database: str) -> list[str]:
+    rows = server.execute("SELECT version FROM pgops.migration WHERE state = 'applied' ORDER BY 1", database=database)
+    return [version for (version,) in rows]
+
+
+def phases(result: Any, database: str) -> dict[str, Any]:
+    return result.json["hosts"]["local-1"][database]
+
+
+# -- down -------------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_selection_the_last_version_goes_after_a_proved_backup(
+    applied: Any, server: Any, database: str
+) -> None:
+    done = applied("rollback.yml", rollback_confirm=database)
+    assert done.rc == 0, done.output
+    assert versions(server, database) == [V1, V2]
+    found = phases(done, database)
+    backup = backup_store.read_backup(found["backup"]["path"])
+    assert backup.proved
+    assert backup.manifest["purpose"] == "before_rollback"
+    assert "public.pets" in backup.manifest["tables"]
+    assert "would be lost: public.pets: 1 rows" in done.stdout
+
+
+def test_what_is_said_of_versions_reaches_the_engine(applied: Any, server: Any, database: str) -> None:
+    applied.variables["pgops_phases"] = ["apply"]
+    done = applied("rollback.yml", rollback_confirm=database, rollback_version=V2)
+    assert done.rc == 0, done.output
+    assert versions(server, database) == [V1, V3]
+    assert "1 values of column age" in done.stdout
+    assert "backup" not in phases(done, database)
+    done = applied("rollback.yml", rollback_confirm=database, rollback_keep=V1)
+    assert done.rc == 0, done.output
+    assert versions(server, database) == [V1]
+
+
+def test_nothing_to_revert_makes_no_backup(playbook: Any, server: Any, database: str) -> None:
+    done = playbook("rollback.yml", "--skip-tags", "verify", rollback_confirm=database)
+    assert done.rc == 0, done.output
+    assert "nothing to revert" in done.stdout
+    assert "backup" not in phases(done, database)
+
+
+def test_without_the_name_nothing_changes_and_the_loss_is_shown(applied: Any, server: Any, database: str) -> None:
+    other = applied("rollback.yml", rollback_through=V1, rollback_confirm="something-else")
+    assert other.rc != 0
+    assert "something-else was given" in other.json["error"]["message"]
+    done = applied("rollback.yml", rollback_through=V1)
+    assert done.rc != 0
+    assert "would be lost: public.people: 2 rows" in done.stdout
+    assert "was not confirmed" in done.json["error"]["message"]
+    assert f"-e rollback_through={V1} -e rollback_confirm={database}" in str(done.json["error"]["next"])
+    assert versions(server, database) == [V1, V2, V3]
+    assert len(list((applied.backups / database).glob("*_*"))) == 1
+
+
+def test_check_mode_shows_the_same_and_writes_nothing(applied: Any, server: Any, database: str) -> None:
+    done = applied("rollback.yml", "--check", rollback_through=V1)
+    assert done.rc == 0, done.output
+    assert "changed=0" in done.stdout
+    assert "would be lost: public.people: 2 rows" in done.stdout
+    assert versions(server, database) == [V1, V2, V3]
+    assert len(list((applied.backups / database).glob("*_*"))) == 1
+
+
+def test_at_a_terminal_it_asks(applied: Any, server: Any, database: str) -> None:
+    applied.variables["pgops_phases"] = ["apply"]
+    assert typed(applied, "no") != 0
+    assert versions(server, database) == [V1, V2, V3]
+    assert typed(applied, database) == 0
+    assert versions(server, database) == [V1, V2]
+
+
+def typed(playbook: Any, answer: str) -> int:
+    """Run at a pseudo-terminal and type an answer when the question comes. Returns the exit status."""
+    playbook.write_inventory()
+    main, terminal = pty.openpty()
+    process = subprocess.Popen(
+        ["setsid", "--ctty", "--wait", *playbook.command("rollback.yml")], cwd=playbook.folder, env=playbook.environment(),
+        stdin=terminal, stdout=terminal, stderr=terminal,
+    )  # fmt: skip
+    os.close(terminal)
+    seen, asked = b"", False
+    try:
+        while True:
+            seen += os.read(main, 4096)
+            if not asked and b"Type the name of the database" in seen:
+                asked = True
+                time.sleep(0.3)
+                os.write(main, answer.encode() + b"\n")
+    except OSError:
+        pass  # the end of a terminal
+    finally:
+        os.close(main)
+    assert asked, seen.decode(errors="replace")
+    return process.wait(timeout=60)
+
+
+# -- restore and swap -------------------------------------------------------------------------------------------------
+
+
+def test_restore_goes_back_to_before_the_last_apply_and_the_printed_command_comes_back(
+    applied: Any, server: Any, database: str
+) -> None:
+    shown = applied("rollback.yml", "--check", rollback_strategy="restore")
+    assert shown.rc == 0, shown.output
+    assert names(server, database) == [database]
+    done = applied("rollback.yml", rollback_strategy="restore", rollback_confirm=database)
+    assert done.rc == 0, done.output
+    found = phases(done, database)
+    assert "public.people" in shown.stdout
+    lost = {entry["table"]: entry for entry in found["disclose"]["lost"]["tables"]}
+    assert lost["public.people"]["rows_now"] == 2
+    assert [entry["version"] for entry in found["disclose"]["lost"]["versions"]] == [V1, V2, V3]
+    assert server.execute("SELECT to_regclass('people')", database=database) == [(None,)]
+    assert versions(server, database) == []
+    aside = found["swap"]["aside"]
+    command = found["swap"]["way_back"]
+    assert f"-e rollback_swap_to={aside} -e rollback_confirm={database}" in command
+    assert command in done.stdout
+
+    applied.write_inventory()
+    back = subprocess.run(
+        command.split(), cwd=applied.folder, env=applied.environment(), capture_output=True, text=True,
+        stdin=subprocess.DEVNULL, timeout=120, check=False,
+    )  # fmt: skip
+    assert back.returncode == 0, back.stdout + back.stderr
+    assert server.execute("SELECT count(*) FROM people", database=database) == [(2,)]
+    assert versions(server, database) == [V1, V2, V3]
+
+
+def test_a_named_backup_is_taken_and_an_unproved_one_refused(
+    applied: Any, server: Any, target: Any, database: str
+) -> None:
+    path = back_up(target, applied.backups, run_id="20261121T120001Z-0a1b2c").path
+    server.execute("DELETE FROM people", database=database)
+    ask = {"rollback_strategy": "restore", "rollback_backup": path, "rollback_confirm": database}
+    refused = applied("rollback.yml", **ask)
+    assert refused.rc != 0
+    assert "never proved" in refused.json["error"]["message"]
+    assert applied("prove.yml", backup_path=path).rc == 0
+    done = applied("rollback.yml", **ask)
+    assert done.rc == 0, done.output
+    assert server.execute("SELECT count(*) FROM people", database=database) == [(2,)]
+
+
+def test_backup_yml_leaves_a_proved_backup(applied: Any, database: str) -> None:
+    found = phases(applied("backup.yml"), database)
+    assert found["backup"]["path"] == found["prove"]["path"]
+    assert backup_store.read_backup(found["backup"]["path"]).proved
+
+
+def test_a_rollback_without_any_proved_backup_says_so(applied: Any, server: Any, database: str) -> None:
+    for proof in applied.backups.rglob("proof.json"):
+        proof.unlink()
+    done = applied("rollback.yml", rollback_strategy="restore", rollback_confirm=database)
+    assert done.rc != 0
+    assert "1 backups are there, 0 of them proved" in done.json["error"]["message"]
+    assert names(server, database) == [database]
+
+
+def test_swap_needs_the_database_to_swap_in(applied: Any, database: str) -> None:
+    done = applied("rollback.yml", rollback_strategy="swap", rollback_confirm=database)
+    assert done.rc != 0
+    assert "rollback_swap_to=NAME" in done.output
+
+
+def test_a_playbook_killed_under_the_fence_is_finished_by_the_next(
+    applied: Any, server: Any, database: str, target: Any
+) -> None:
+    """A run that dies between fence and rename leaves no database; the next command of the same kind ends that."""
+    staged = f"{database}_restore_x"
+    server.execute(f"CREATE DATABASE {staged} TEMPLATE {database} OWNER {OWNER}")
+    server.execute("DELETE FROM people", database=database)
+    mark = swap.Mark("restored", database, "killed", "2026-01-01T00:00:00Z", state="verified")
+    server.execute(f"COMMENT ON DATABASE {staged} IS '{mark.text()}'")
+
+    class Killed(BaseException):
+        pass
+
+    def die(step: str) -> None:
+        if step == "fence: commit":
+            raise Killed
+
+    dying = swap.Swap(target, staged, run_id="killed", after=die)
+    dying._lift = lambda mark: (_ for _ in ()).throw(Killed())  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        dying.run()
+    assert server.execute(f"SELECT datallowconn FROM pg_database WHERE datname = '{database}'") == [(False,)]
+    done = applied("rollback.yml", rollback_confirm=database)
+    assert done.rc == 0, done.output
+    assert "a swap that had been killed was completed" in done.stdout
+    assert server.execute("SELECT count(*) FROM people", database=database) == [(2,)]
+    assert versions(server, database) == [V1, V2, V3]
+
+
+def test_ctrl_c_while_it_restores_leaves_the_live_database_alone(
+    applied: Any, server: Any, target: Any, database: str
+) -> None:
+    process = applied.start("rollback.yml", rollback_strategy="restore", rollback_confirm=database)
+    deadline = time.monotonic() + 60
+    while not any("_restore_" in name for name in names(server, database)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 30
+    while server.execute("SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgops 2%'"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert server.execute(f"SELECT datallowconn FROM pg_database WHERE datname = '{database}'") == [(True,)]
+    assert server.execute("SELECT count(*) FROM people", database=database) == [(2,)] or found_aside(server, database)
+    # A restore that was whole when the signal came is a copy that the next one takes away.
+    left = [name for name in names(server, database) if "_restore_" in name]
+    stage(target, backup_store.backups_of(str(applied.backups), database)[0])
+    assert not set(left) & set(names(server, database))
+
+
+def found_aside(server: Any, database: str) -> bool:
+    """Whether the swap had gone through before the signal."""
+    return any("_failed_" in name for name in names(server, database))
