@@ -1,0 +1,109 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""docs/coverage.md promises no more than there is: one row a number, each test and each file that it names exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "coverage.md"
+
+# R1.13 to R1.16 belong to a later version.
+OWED = [
+    *(f"R1.{number}" for number in range(1, 33) if number not in range(13, 17)),
+    *(f"R3.{number}" for number in range(1, 29)),
+    "R5.15",
+    *(f"R6.{number}" for number in (5, 6, 7, 8, 22)),
+    *(f"R14.{number}" for number in range(1, 18)),
+]
+NOT_YET = re.compile(r"\bnot yet: (?P<missing>.*)")
+TEST = re.compile(r"`(?P<file>tests/[\w/]+\.py)::(?P<name>\w+)`")
+
+
+def rows(page: str) -> list[list[str]]:
+    """:return: the cells of each row of a table, without headings."""
+    lines = [line for line in page.splitlines() if line.startswith("| R")]
+    return [[cell.strip() for cell in line.strip().strip("|").split(" | ")] for line in lines]
+
+
+@cache
+def functions(file: Path) -> set[str]:
+    """:return: the names that pytest collects from a file, read without importing it."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+
+
+def faults(page: str) -> list[str]:
+    """:return: where the page promises what is not there, or keeps silent about what is owed."""
+    found = []
+    told = rows(page)
+    numbers = [cells[0] for cells in told]
+    found += [f"{number}: {numbers.count(number)} rows" for number in OWED if numbers.count(number) != 1]
+    found += [f"{number} is owed by nobody" for number in numbers if number not in OWED]
+    for cells in told:
+        number = cells[0]
+        if len(cells) != 4 or not all(cells):
+            found.append(f"{number}: {len(cells)} cells, or an empty one")
+            continue
+        _, _, where, shown = cells
+        for path in re.findall(r"`([^`]+)`", where):
+            if not (ROOT / path).exists():
+                found.append(f"{number}: there is no {path}")
+        tests = TEST.findall(shown)
+        for file, name in tests:
+            if not (ROOT / file).is_file() or name not in functions(ROOT / file):
+                found.append(f"{number}: there is no test {file}::{name}")
+        missing = NOT_YET.search(shown)
+        if len(re.findall(r"::", shown)) != len(tests):
+            found.append(f"{number}: a test is not written as `tests/…/test_x.py::test_name`")
+        if missing is None and not tests:
+            found.append(f"{number}: neither a test nor 'not yet: what is missing'")
+        if missing is not None and len(missing["missing"]) < 10:
+            found.append(f"{number}: 'not yet' does not say what is missing")
+        if missing is None and where == "-":
+            found.append(f"{number}: it lives nowhere")
+    return found
+
+
+def test_every_owed_number_has_one_row_whose_tests_exist() -> None:
+    assert faults(PAGE.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "change", "told"),
+    [
+        (r"^\| R1\.1 \|.*\n", "", "R1.1: 0 rows"),
+        (r"^(\| R3\.1 \|.*\n)", r"\1\1", "R3.1: 2 rows"),
+        (r"^\| R1\.1 \|", "| R1.13 |", "R1.13 is owed by nobody"),
+        (r"^(\| R6\.5 \|.*::)\w+", r"\1test_that_nobody_wrote", "::test_that_nobody_wrote"),
+        (
+            r"^(\| R6\.5 \|.*)tests/\w+/\w+\.py",
+            r"\1tests/unit/test_nowhere.py",
+            "there is no test tests/unit/test_nowhere",
+        ),
+        (r"^(\| R6\.5 \|.*)`tests/\w+/", r"\1`", "a test is not written as"),
+        (r"^(\| R6\.5 \|.*)`playbooks/migrate.yml`", r"\1`playbooks/gone.yml`", "R6.5: there is no playbooks/gone.yml"),
+        (r"^(\| R6\.5 \|.*\| )`tests/.*$", r"\1nothing |", "R6.5: neither a test nor"),
+        (r"^(\| R1\.30 \|.*not yet:).*$", r"\1 so |", "R1.30: 'not yet' does not say"),
+        (r"^(\| R6\.5 \|[^|]*\|)[^|]*\|", r"\1 - |", "R6.5: it lives nowhere"),
+        (r"^(\| R6\.5 \|)[^|]*\|", r"\1", "R6.5: 3 cells"),
+    ],
+)
+def test_each_kind_of_fault_is_seen(pattern: str, change: str, told: str) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    changed, count = re.subn(pattern, change, page, count=1, flags=re.MULTILINE)
+    assert count == 1
+    found = faults(changed)
+    assert any(told in fault for fault in found), found
+
+
+def test_a_function_inside_another_or_of_another_name_is_no_test(tmp_path: Path) -> None:
+    file = tmp_path / "test_x.py"
+    file.write_text("def test_a(): ...\ndef helper():\n    def test_b(): ...\n")
+    assert functions(file) == {"test_a"}
