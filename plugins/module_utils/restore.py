@@ -300,12 +300,7 @@ def remove_dead(conn: Connection, database: str, role: str) -> list[str]:
         if entry.mark is None:
             if not _unmarked_leftover(conn, entry.name, database, role):
                 continue
-        elif (
-            entry.mark.role != role
-            or entry.mark.database != database
-            or role == database_marks.RESTORED
-            and entry.mark.state != RESTORING
-        ):
+        elif entry.mark.role != role or entry.mark.database != database or entry.mark.state == FENCED:
             continue
         if not database_marks.try_lock(conn, f"restore {entry.name}"):
             continue  # its run lives
