@@ -213,6 +213,7 @@ def _apply_one(
     started = time.monotonic()
     steps: Sequence[Mapping[str, Any]] = migration["steps"]
     skipped: list[str] = []
+    timed: list[dict[str, Any]] = []
     ordinal = next((n for n in range(1, len(steps) + 1) if n not in known or known[n].state != "done"), len(steps))
     try:
         session.way.control.check()
@@ -231,7 +232,10 @@ def _apply_one(
                 continue
             session.way.control.check()
             context = _context(session, migration, "up", ordinal, str(step["kind"]), past)
+            begun = time.monotonic()
             skipped += _step_up(context, migration, step)
+            seconds = round(time.monotonic() - begun, 3)
+            timed.append({"step": ordinal, "kind": step["kind"], "name": step.get("name"), "duration_s": seconds})
         duration = round(time.monotonic() - started, 3)
         with transaction(conn):
             execute(conn, _SURE_COMMIT)
@@ -250,6 +254,8 @@ def _apply_one(
         "title": migration.get("title"),
         "duration_s": duration,
         "steps": len(steps),
+        # Only those of this run, where it went on from an earlier one.
+        "step_durations": timed,
         "skipped": skipped,
         "resumed": resume,
     }

@@ -267,7 +267,10 @@ def write_result(path: str | Path, document: Mapping[str, Any]) -> None:
 
 def size(number: Any) -> str:
     """Bytes as a person reads them."""
-    amount = float(number or 0)
+    try:
+        amount = float(number or 0)
+    except (TypeError, ValueError):
+        return str(number)
     for unit in ("bytes", "kB", "MB", "GB"):
         if amount < 10240:
             return f"{amount:.0f} {unit}"
@@ -279,7 +282,10 @@ def seconds(number: Any) -> str:
     """A duration as a person reads it; empty where it is not known."""
     if number is None:
         return ""
-    value = float(number)
+    try:
+        value = float(number)
+    except (TypeError, ValueError):
+        return str(number)
     if value < 60:
         return f"{value:.2f} s"
     return f"{int(value // 60)} min {value % 60:.0f} s"
@@ -385,8 +391,8 @@ def write(state_directory: str | Path, report: Mapping[str, Any]) -> dict[str, P
     report = without_secrets(report)
     paths = files(state_directory, str(report["environment"]), str(report["run_id"]))
     write_private_file(paths["json"], json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    write_private_file(paths["html"], as_page(report))
     write_private_file(paths["log"], as_log(report))
+    write_private_file(paths["html"], as_page(report))
     return paths
 
 

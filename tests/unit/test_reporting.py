@@ -46,7 +46,20 @@ RESULTS: dict[str, dict[str, Any]] = {
     "plan": {"pending": [{"version": "20260101000000"}]},
     "backup": {"path": "/var/backups/x", "bytes": 1234567, "tables": 2},
     "prove": {"seconds": 1.5, "tables": 2},
-    "apply": {"applied": [{"version": "20260101000000", "name": "rooms", "duration_s": 0.25, "skipped": []}]},
+    "apply": {
+        "applied": [
+            {
+                "version": "20260101000000",
+                "name": "rooms",
+                "duration_s": 0.25,
+                "skipped": [],
+                "step_durations": [
+                    {"step": 1, "kind": "sql", "name": None, "duration_s": 0.1},
+                    {"step": 2, "kind": "indexes", "name": "fast", "duration_s": 0.15},
+                ],
+            }
+        ]
+    },
     "analyze": {"tables": []},
     "verify": {"passed": True, "differences": []},
     "preflight_after": {"level": "ok", "checks": [], "facts": {}, "worse": [], "better": []},
@@ -192,6 +205,19 @@ def test_a_page_is_made_of_a_run_that_reached_no_host() -> None:
     assert "No phase was reached" in reporting.as_page(
         reporting.build(events(), error={"msg": "Host db1 cannot be reached", "unreachable": True})
     )
+
+
+def test_a_page_is_made_of_any_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = {
+        "seconds": "soon",
+        "bytes": None,
+        "a_s": {},
+        "list": [1, [2, {"x": None}]],
+        "deep": {"a": {"b": {"c": {"d": {"e": 1}}}}},
+        "x": 1.5,
+    }
+    monkeypatch.setitem(RESULTS, "verify", odd)
+    assert "soon" in reporting.as_page(reporting.build(events(*RESULTS)))
 
 
 def test_the_log_has_banners_and_time_stamps() -> None:
