@@ -137,7 +137,7 @@ def _batch(
         with context.watched(f"backfilling {table[0]}.{table[1]}"):
             return locks.with_patience(
                 attempt,
-                pid=context.conn.info.backend_pid,
+                conn=context.conn,
                 watch=context.monitor,
                 tables=[],  # row locks only; who holds them is found out when a batch has to give way
                 lock_timeout_ms=context.budget("lock_timeout_ms"),

@@ -122,7 +122,7 @@ def _patiently(
     try:
         locks.with_patience(
             attempt,
-            pid=context.conn.info.backend_pid,
+            conn=context.conn,
             watch=context.monitor,
             tables=[],
             lock_timeout_ms=context.budget("lock_timeout_ms"),

@@ -72,7 +72,7 @@ class Monitor:
         self._thread = threading.Thread(target=self._loop, name="pgops-monitor", daemon=True)
 
     def __enter__(self) -> Self:
-        # The thread opens its session itself: the work need not wait for it.
+        # The thread opens its session itself when it is first needed: work that is over at once never needs it.
         self._thread.start()
         return self
 
@@ -111,10 +111,6 @@ class Monitor:
             self._watched = None
             return list(self._blockers.values())
 
-    def waiting_for(self, tables: Sequence[tuple[str, str]], pid: int) -> list[locks.Session]:
-        """:return: long transactions that hold locks on the tables."""
-        return self._ask(lambda conn: locks.holders_of(conn, tables, pid)) or []
-
     def still_there(self, sessions: Sequence[locks.Session]) -> list[locks.Session]:
         """:return: those of the sessions whose transaction has not ended."""
         return self._ask(lambda conn: locks.still_open(conn, sessions)) or []
@@ -123,7 +119,6 @@ class Monitor:
 
     def _loop(self) -> None:
         next_report = time.monotonic() + REPORT_S
-        self._ask(lambda conn: None)
         while not self._ended.is_set():
             watched = self._watched
             self._wake.wait(BLOCKER_LOOK_S if watched is not None else max(0.0, next_report - time.monotonic()))

@@ -80,7 +80,7 @@ def _patiently(
 
     return locks.with_patience(
         attempt,
-        pid=context.conn.info.backend_pid,
+        conn=context.conn,
         watch=context.monitor,
         tables=tables,
         lock_timeout_ms=context.budget("lock_timeout_ms"),
