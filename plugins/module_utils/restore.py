@@ -47,7 +47,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks im
 from ansible_collections.whitecross.pgops.plugins.module_utils.dump import Contents
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
-from ansible_collections.whitecross.pgops.plugins.module_utils.swap import VERIFIED
+from ansible_collections.whitecross.pgops.plugins.module_utils.swap import FENCED, VERIFIED
 from psycopg2 import sql
 
 POLL_SECONDS = 0.05
