@@ -47,6 +47,8 @@ class ActionModule(MigrationAction):
         rows = [[item["version"], item["name"], item["safety"], item["stays"]] for item in found["versions"]]
         for line in table(["VERSION", "NAME", "ROLLBACK", "STAYS"], rows):
             self.say(f"    {line}")
+        if not found["remaining"]:
+            self.say("    DESTRUCTIVE: no version stays applied; all their tables go, with all data")
         if not found["loss"]:
             self.say("    no data would be lost")
         for entry in found["loss"]:

@@ -62,12 +62,13 @@ class ActionModule(MigrationAction):
                 (row["applied_at"] or "")[:19].replace("T", " "),
                 row["by"],
                 seconds(row["duration_s"]) if row["state"] != "pending" else "",
+                (row["rollback"] or {}).get("safety"),
                 row["told"],
             ]
             for row in found["versions"]
         ]
         if rows:
-            for line in table(["VERSION", "NAME", "APPLIED AT (UTC)", "BY", "DURATION", "STATE"], rows):
+            for line in table(["VERSION", "NAME", "APPLIED AT (UTC)", "BY", "DURATION", "ROLLBACK", "STATE"], rows):
                 self.say(f"    {line}")
         for row in found["versions"]:
             if row["error"]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -224,7 +224,11 @@ def _apply_one(
                 "apply_resumed" if resume else "apply_started",
                 run_id=run.id,
                 version=version,
-                detail={"checksum": migration["checksum"], "rendered_checksum": migration["rendered_checksum"]},
+                detail={
+                    "checksum": migration["checksum"],
+                    "rendered_checksum": migration["rendered_checksum"],
+                    **_replaced(row, migration, resume),
+                },
             )
         for ordinal, step in enumerate(steps, 1):
             past = known.get(ordinal)
@@ -259,6 +263,15 @@ def _apply_one(
         "skipped": skipped,
         "resumed": resume,
     }
+
+
+def _replaced(row: ledger.Migration | None, migration: Mapping[str, Any], resume: bool) -> dict[str, Any]:
+    """The files of a broken version that were mended before it was ever applied, as they were: the audit keeps them aside."""
+    if row is None or not resume or row.checksum == migration["checksum"]:
+        return {}
+    now = migration["files"]
+    old = {name: file for name, file in row.files.items() if name not in now or now[name]["sha256"] != file["sha256"]}
+    return {"replaced_files": old}
 
 
 def _step_up(context: StepContext, migration: Mapping[str, Any], step: Mapping[str, Any]) -> list[str]:
@@ -318,7 +331,8 @@ class Reverts:
 def preview_revert(target: Target, selection: Reverts, *, run_id: str = "preview") -> dict[str, Any]:
     """Tell exactly what :func:`revert` would do, and write nothing.
 
-    :return: ``versions`` (newest first, with what stays), ``loss`` (see :func:`data_loss`), ``prepared`` (the SQL).
+    :return: ``versions`` (newest first, with what stays), ``remaining`` (how many stay applied), ``loss`` (see
+        :func:`data_loss`), ``prepared`` (the SQL).
     :raises PgopsError: whatever would refuse the revert.
     """
     conn = connect(target, application_name=locks.application_name(run_id))
@@ -329,6 +343,7 @@ def preview_revert(target: Target, selection: Reverts, *, run_id: str = "preview
         return {
             "versions": [_revert_summary(row, migration) for row, migration in zip(chosen, migrations)],
             "loss": data_loss(conn, list(zip(chosen, migrations))),
+            "remaining": len(found.in_state("applied", "applying", "failed", "reverting")) - len(chosen),
             "ledger_head": found.head,
             "prepared": "".join(text_down(conn, row, migration) for row, migration in zip(chosen, migrations)),
         }
@@ -616,7 +631,10 @@ def _session(target: Target, way: Way) -> Iterator[_Session]:
 
     def open_session() -> Connection:
         conn = connect(target, application_name=name)
-        execute(conn, f"{_NOTICE_DEATH}; {_LAZY_COMMITS}")
+        execute(conn, _LAZY_COMMITS)
+        # A server on a system that cannot look at its sockets refuses it; there an orphan's statement runs to its end.
+        with suppress(psycopg2.DataError):
+            execute(conn, _NOTICE_DEATH)
         return conn
 
     def open_worker() -> Connection:

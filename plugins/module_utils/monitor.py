@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 REPORT_S = 1.0
 # What is over sooner needs no word of how far it is.
 QUIET_S = 0.5
-# Two looks inside a lock_timeout of 100 ms.
-BLOCKER_LOOK_S = 0.04
+# Inside a lock_timeout of 100 ms, and late enough that a step which is over at once costs no look.
+BLOCKER_LOOK_S = 0.05
 
 _CREATE_INDEX = """
 SELECT p.phase, p.blocks_done, p.blocks_total, p.tuples_done, p.tuples_total, p.lockers_done, p.lockers_total,

@@ -168,10 +168,14 @@ def _execute_run(context: StepContext, statements: Sequence[Mapping[str, Any]], 
 
 
 def _execute(context: StepContext, statement: Mapping[str, Any]) -> None:
+    context.conn.notices.clear()
     try:
         with context.conn.cursor() as cursor:
             # Without parameters psycopg2 leaves every % alone.
             cursor.execute(statement["sql"])
+        for notice in context.conn.notices:
+            # What the author of the migration says to whoever runs it; the first line only, DETAIL may hold a row.
+            context.tell(str(notice).strip().split("\n", 1)[0])
     except psycopg2.Error as exc:
         if exc.pgcode in locks.RETRY_SQLSTATES or exc.pgcode is None:
             raise

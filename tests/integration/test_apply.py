@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, ledger, migrate
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect, fetch_all, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from support.engine import Told, rows, way
 from support.tree import TestTree
 
 V1, V2, V3 = "20260101000001", "20260101000002", "20260101000003"
@@ -32,18 +33,6 @@ def tree(tmp_path: Any) -> TestTree:
         "ALTER TABLE public.people DROP COLUMN age;\n",
     )
     return tree
-
-
-def way(run_id: str = "20260101T000000Z-000001", **more: Any) -> migrate.Way:
-    return migrate.Way(ledger.Run(run_id, "migrate", "local", "tester", "ops-1"), **more)
-
-
-def rows(target: Any, query: str) -> list[dict[str, Any]]:
-    conn = connect(target, application_name="test")
-    try:
-        return fetch_all(conn, query)
-    finally:
-        conn.close()
 
 
 def test_applies_every_pending_version_in_order(target: Any, tree: TestTree) -> None:
@@ -132,6 +121,11 @@ def test_a_failed_version_goes_on_at_its_step_with_the_mended_file(target: Any, 
     result = migrate.apply(target, tree.render(), Selection(), way())
     assert [(item["version"], item["resumed"]) for item in result["applied"]] == [(V3, True)]
     assert rows(target, "SELECT id FROM public.people ORDER BY 1") == [{"id": 1}, {"id": 2}]
+    kept = rows(
+        target,
+        "SELECT detail->'replaced_files'->'two.sql.j2'->>'text' AS text FROM pgops.audit WHERE event = 'apply_resumed'",
+    )
+    assert kept == [{"text": files["two.sql.j2"]}]
 
 
 def test_an_error_at_commit_is_told_too(target: Any, tree: TestTree) -> None:
@@ -307,3 +301,10 @@ def test_the_ledger_moves_no_fingerprint(target: Any, tree: TestTree) -> None:
     assert catalog.fingerprint(catalog.inventory(conn)) == before
     assert fetch_one(conn, "SELECT count(*) AS n FROM pgops.migration") == {"n": 0}
     conn.close()
+
+
+def test_what_a_migration_says_is_told(target: Any, tree: TestTree) -> None:
+    tree.add_sql(V3, "says", "DO $$ BEGIN RAISE NOTICE 'three of them'; END $$;", "SELECT 1;")
+    told = Told()
+    migrate.apply(target, tree.render(), Selection(), way(progress=told))
+    assert told.said("NOTICE:  three of them")

@@ -59,8 +59,12 @@ def test_an_edited_file_is_named_with_its_difference(target: Any, applied: TestT
 
 
 def test_a_file_more_is_an_edit_too(target: Any, applied: TestTree) -> None:
-    (applied.folder / "migrations" / f"{V1}_people" / "verify.sql.j2").write_text("SELECT 1, 2, 3 WHERE false;")
-    with pytest.raises(PgopsError, match=r"verify.sql.j2 \(added\)"):
+    folder = applied.folder / "migrations" / f"{V1}_people"
+    (folder / "more.sql.j2").write_text("SELECT 1, 2, 3 WHERE false;")
+    (folder / "less.sql.j2").write_text("SELECT 1;")
+    metadata = folder / "migration.yml"
+    metadata.write_text(metadata.read_text() + "- sql: {up: more.sql.j2, down: less.sql.j2}\n")
+    with pytest.raises(PgopsError, match=r"more.sql.j2 \(added\)"):
         migrate.preview(target, applied.render(), Selection())
 
 
@@ -152,7 +156,7 @@ def test_status_yml_prints_a_table_and_leaves_json(site: Any) -> None:
     rc, stdout, document = site("status.yml", migrate_status_newest_first=True)
     assert rc == 0
     lines = [line.split() for line in stdout.splitlines()]
-    assert ["VERSION", "NAME", "APPLIED", "AT", "(UTC)", "BY", "DURATION", "STATE"] in lines
+    assert ["VERSION", "NAME", "APPLIED", "AT", "(UTC)", "BY", "DURATION", "ROLLBACK", "STATE"] in lines
     shown = [line for line in lines if line and line[0] in (V1, V2)]
     assert [line[0] for line in shown] == [V2, V1]
     assert (shown[0][-1], shown[1][-1]) == ("pending", "applied")
