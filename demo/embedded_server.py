@@ -360,7 +360,11 @@ class EmbeddedServer:
         if done.returncode != 0:
             lines = [line for line in done.stderr.splitlines() if "error" in line.lower() or "FATAL" in line]
             cause = (lines or done.stderr.splitlines() or [f"exit code {done.returncode}"])[0].strip()
-            raise ServerError(f"initdb could not make a cluster in {partial}: {cause.removeprefix('initdb: error: ')}.")
+            # What counts comes after the time and the process, and ends with a full stop of its own or none.
+            cause = cause.rpartition("FATAL:")[2].removeprefix("initdb: error: ").strip().rstrip(".")
+            if "No space left on device" in cause:
+                cause = "the disk is full; free some space and run it again"
+            raise ServerError(f"No cluster could be made in {partial}: {cause}.")
 
     def _make_directory(self) -> None:
         if not self.directory.exists():

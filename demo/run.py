@@ -90,7 +90,8 @@ def main() -> int:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"demo: {operating_system_sentence(error)}", file=sys.stderr)
+        verb = "clean" if arguments.clean else "stop" if arguments.stop else "demo"
+        print(f"demo: {operating_system_sentence(error, verb)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(
@@ -129,7 +130,7 @@ def chosen_rows(text: str) -> int:
     return int(digits)
 
 
-def operating_system_sentence(error: OSError) -> str:
+def operating_system_sentence(error: OSError, verb: str) -> str:
     where = f" at {error.filename}" if error.filename else ""
     cause = {
         errno.ENOSPC: "the disk is full; free some space",
@@ -137,7 +138,7 @@ def operating_system_sentence(error: OSError) -> str:
         errno.EROFS: "the file system is read-only; move the clone to a writable one",
         errno.EACCES: "no permission; was it made by another user (sudo)? Remove it as that user",
     }.get(error.errno or 0, error.strerror or str(error))
-    return f"stopped{where}: {cause}, then type 'make demo' again."
+    return f"stopped{where}: {cause}, then type 'make {verb}' again."
 
 
 # Verbs
@@ -150,6 +151,8 @@ def demo(environment: str, rows: int) -> int:
     server = EmbeddedServer(directory, first_port=first_port, say=say)
     migrate = ["ansible-playbook", "migrate.yml", "-l", environment]
     with only_one():
+        if server.status().state == "absent":
+            require_space(LOCAL, rows)
         say(f"1/5 PostgreSQL for '{environment}'")
         started = server.start()
         version = ask(server, "SHOW server_version", database="postgres")
@@ -350,15 +353,7 @@ def load_sample_data(server: EmbeddedServer, rows: int) -> None:
         there = count_rows(server)
         detail(f"{sum(there.values()):,} rows are there already; for another size: make clean, then make demo ROWS=N")
         return
-    free = shutil.disk_usage(server.data).free
-    needed = BYTES_AT_LEAST + rows * BYTES_A_ROW
-    if free < needed:
-        raise DemoError(
-            f"ROWS={rows} needs about {needed / 1e9:.1f} GB with its backup, and {free / 1e9:.1f} GB are free at "
-            f"{shown(server.data)}: type 'make demo ROWS={max(1, (free - BYTES_AT_LEAST) // BYTES_A_ROW)}'."
-            if free > BYTES_AT_LEAST
-            else f"Only {free / 1e6:.0f} MB are free at {shown(server.data)}: free some space, then 'make demo' again."
-        )
+    require_space(server.data, rows)
     import psycopg2
     import psycopg2.extensions
     import psycopg2.extras
@@ -385,6 +380,22 @@ def load_sample_data(server: EmbeddedServer, rows: int) -> None:
         psycopg2.extensions.set_wait_callback(None)
     tables = count_rows(server)
     detail(f"{sum(tables.values()):,} rows in {len(tables)} tables, loaded in {time.monotonic() - begin:.1f} s")
+
+
+def require_space(where: Path, rows: int) -> None:
+    """Refuse before anything is half done; backups and scratch databases are part of the need."""
+    free = shutil.disk_usage(where).free
+    needed = BYTES_AT_LEAST + rows * BYTES_A_ROW
+    if free < BYTES_AT_LEAST + BYTES_A_ROW:
+        raise DemoError(
+            f"Only {free / 1e6:.0f} MB are free at {shown(where)}, and the demo needs {needed / 1e6:.0f}: free some space, "
+            "then type 'make demo' again."
+        )
+    if free < needed:
+        raise DemoError(
+            f"ROWS={rows} needs about {needed / 1e9:.1f} GB with its backup, and {free / 1e9:.1f} GB are free at "
+            f"{shown(where)}: type 'make demo ROWS={(free - BYTES_AT_LEAST) // BYTES_A_ROW}'."
+        )
 
 
 def count_rows(server: EmbeddedServer) -> dict[str, int]:

@@ -179,6 +179,28 @@ def test_a_wrong_variable_is_one_sentence(shell, variables, sentence):
     assert "Traceback" not in answer.output
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a mount")
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [("size=50m", "are free at .local, and the demo needs"), ("size=50m,ro", "the file system is read-only")],
+    ids=["small", "read-only"],
+)
+def test_a_disk_that_takes_no_demo_is_one_sentence(options, sentence):
+    with demo.place("disk") as parent:
+        folder = demo.clone(parent / "white cross")
+        (folder / ".local").mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", options, "pgops-test", str(folder / ".local")]
+        if subprocess.run(mount, check=False).returncode != 0:
+            pytest.skip("root may not mount here (a container without SYS_ADMIN)")
+        try:
+            output, _ = start(folder).communicate(timeout=60)
+        finally:
+            subprocess.run(["umount", str(folder / ".local")], check=True)
+        assert sentence in output
+        assert output.count("demo: ") == 1
+        assert "Traceback" not in output
+
+
 def test_clean_leaves_nothing_and_ends_the_servers():
     with demo.place("clean") as parent:
         folder = demo.clone(parent / "white cross")
