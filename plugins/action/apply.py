@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, seconds
 
 
@@ -19,6 +20,7 @@ class ActionModule(MigrationAction):
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the rendered tree, what of it is asked for, and what must not have moved since the backup."""
+        self._refuse_unproved(task_vars)
         arguments = {
             "migrations": self.rendered_tree(task_vars),
             **self.selection(task_vars),
@@ -28,6 +30,21 @@ class ActionModule(MigrationAction):
         if self._task.args.get("lock_wait") is not None:
             arguments["lock_wait"] = self._task.args["lock_wait"]
         return arguments
+
+    def _refuse_unproved(self, task_vars: dict[str, Any]) -> None:
+        """Tags choose what a run shows, not whether its backup is proved."""
+        run = self.run_fact(task_vars)
+        owed = [name for name in ("backup", "prove") if name in (run.get("phases") or [])]
+        if self._task.check_mode or not owed:
+            return
+        pending = [name for name, found in (run.get("plan") or {}).items() if found.get("pending")]
+        for database in pending if "plan" in run else self.pgops(task_vars, "databases") or []:
+            missing = [name for name in owed if database not in (run.get(name) or {})]
+            if missing:
+                raise AnsibleActionFail(
+                    f"Nothing was applied to {database}: this run has no {' and no '.join(missing)} (left out by --tags or "
+                    f"--skip-tags?), and a version is only applied after its backup was proved. Then: {self.again(task_vars)}"
+                )
 
     def _expected(self, task_vars: dict[str, Any]) -> dict[str, dict[str, str]]:
         """What plan and backup of this run saw; the backup's word counts where there is one."""

@@ -61,16 +61,18 @@ class ActionModule(ActionBase):
 
         limit = str(task_vars.get("ansible_limit") or context.CLIARGS.get("subset") or "")
         groups = task_vars["groups"]
+        production = list(self._value(task_vars, "pgops_production_environments"))
         environment = environments.choose_environment(
             hosts,
             {host: list(variables_of[host]["group_names"]) for host in hosts},
             limit,
             list(self._value(task_vars, "pgops_environments")),
-            list(self._value(task_vars, "pgops_production_environments")),
+            production,
             {*groups, *groups["all"]},
             environments.typed_command(),
         )
         phases = environments.choose_phases(task_vars.get("pgops_phases") and self._value(task_vars, "pgops_phases"))
+        environments.refuse_unproved_production(phases, environment, production)
         for host in hosts:
             if not variables_of[host].get("pgops_database") and not variables_of[host].get("pgops_databases"):
                 raise environments.Refusal(

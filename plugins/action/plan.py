@@ -27,6 +27,9 @@ class ActionModule(MigrationAction):
             if result.get("reason") == "reverting":
                 self.tell_next(result, [("To finish it", self.other_playbook(task_vars, "rollback"))])
             return result
+        self._refuse_faults(result, task_vars)
+        if result.get("failed"):
+            return result
         for database, found in result["databases"].items():
             if not found["pending"]:
                 self.say(f"{database}: nothing pending, {len(found['applied'])} versions applied")
@@ -49,3 +52,25 @@ class ActionModule(MigrationAction):
             if found["later"]:
                 self.say(f"    left for another run: {', '.join(found['later'])}")
         return result
+
+    def _refuse_faults(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
+        """What lint.yml would refuse is not applied; an applied version is past changing and is left alone."""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_lint import lint_versions
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import read_tree
+
+        pending = {item["version"] for found in result["databases"].values() for item in found["pending"]}
+        if not pending:
+            return
+        tree = read_tree(self.sql_directory(task_vars))
+        findings = lint_versions(tree, pending, self._task.args.get("variables") or {})
+        for finding in findings:
+            self.say(f"    {finding.severity}: {finding}")
+        errors = [finding for finding in findings if finding.severity == "error"]
+        if errors:
+            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+            result.update(
+                failed=True,
+                reason="lint",
+                findings=[finding.as_dict() for finding in findings],
+                msg=f"Nothing was applied: {errors[0]}{more}. Then: {self.again(task_vars)}",
+            )

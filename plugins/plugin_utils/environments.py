@@ -161,3 +161,22 @@ def choose_phases(wanted: Iterable[str] | str | None) -> list[str]:
         if name not in PHASES:
             raise Refusal("pgops_phases names {0}, which is no phase; choose from {1}".format(name, ", ".join(PHASES)))
     return [name for name in PHASES if name in wanted]
+
+
+# What a production run is not let off, whatever pgops_phases says.
+NEVER_OFF_IN_PRODUCTION = ("preflight", "plan", "backup", "prove", "verify", "report")
+
+
+def refuse_unproved_production(phases: Iterable[str], environment: str, production: Iterable[str]) -> None:
+    """No migration of production without a proved backup and a verification.
+
+    :raises Refusal: ``pgops_phases`` switches one of them off where real data is
+    """
+    if environment not in production:
+        return
+    off = [name for name in NEVER_OFF_IN_PRODUCTION if name not in phases]
+    if off:
+        raise Refusal(
+            "pgops_phases leaves out {0}, which {1} holds real data and may not go without; take them back into "
+            "pgops_phases".format(", ".join(off), environment)
+        )

@@ -62,6 +62,7 @@ def test_a_file_more_is_an_edit_too(target: Any, applied: TestTree) -> None:
     folder = applied.folder / "migrations" / f"{V1}_people"
     (folder / "more.sql.j2").write_text("SELECT 1, 2, 3 WHERE false;")
     (folder / "less.sql.j2").write_text("SELECT 1;")
+    (folder / "less.sql.j2").write_text("SELECT 1, 2, 3 WHERE false;")
     metadata = folder / "migration.yml"
     metadata.write_text(metadata.read_text() + "- sql: {up: more.sql.j2, down: less.sql.j2}\n")
     with pytest.raises(PgopsError, match=r"more.sql.j2 \(added\)"):

@@ -12,6 +12,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.environments impo
     choose_environment,
     choose_phases,
     limit_parts,
+    refuse_unproved_production,
 )
 
 
@@ -104,3 +105,10 @@ def test_phases_keep_their_order_and_unknown_ones_are_refused() -> None:
     assert choose_phases("plan, apply") == ["plan", "apply"]
     with pytest.raises(Refusal, match="pgops_phases names rehearsal, which is no phase; choose from preflight"):
         choose_phases(["plan", "rehearsal"])
+
+
+def test_production_may_not_switch_off_its_backup() -> None:
+    with pytest.raises(Refusal, match="pgops_phases leaves out backup, prove, which production holds real data"):
+        refuse_unproved_production(["preflight", "plan", "apply", "verify", "report"], "production", ["production"])
+    refuse_unproved_production(["plan", "apply"], "local", ["production"])
+    refuse_unproved_production(PHASES, "production", ["production"])
