@@ -22,6 +22,7 @@ author:
 import atexit
 import functools
 import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -62,6 +63,7 @@ class CallbackModule(CallbackBase):
         self._failed_after_report = False
         self._unreachable: dict[str, str] = {}
         self._over = False
+        self._previous_handler: Any = None
 
     # -- what happens -------------------------------------------------------------------------------------------------
 
@@ -72,7 +74,10 @@ class CallbackModule(CallbackBase):
 
         failures.forget()
         self._play, self._run, self._ours, self._reported = play, {}, False, False
-        atexit.register(self._at_exit)
+        if self._previous_handler is None:
+            atexit.register(self._at_exit)
+            # Ansible's own handler ends the process on the spot, so that nothing runs at its exit.
+            self._previous_handler = signal.signal(signal.SIGTERM, self._on_sigterm)
 
     @_never_in_the_way
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
@@ -138,6 +143,14 @@ class CallbackModule(CallbackBase):
         )
         if failed:
             self._write(failed, interrupted=False)
+
+    def _on_sigterm(self, number: int, frame: Any) -> None:
+        self._at_exit()
+        if callable(self._previous_handler):
+            self._previous_handler(number, frame)
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     @_never_in_the_way
     def _at_exit(self) -> None:

@@ -180,7 +180,10 @@ def test_without_the_callback_a_run_that_broke_off_is_still_no_success(site: Pla
     assert "before the phase" in result.json["error"]["message"]
 
 
-def test_ctrl_c_leaves_the_end_of_the_run(site: Playbook, server: Server) -> None:
+@pytest.mark.parametrize(
+    ("number", "whole_group"), [(signal.SIGINT, True), (signal.SIGTERM, False)], ids=["ctrl-c", "sigterm"]
+)
+def test_an_interrupted_run_leaves_its_end(site: Playbook, server: Server, number: int, whole_group: bool) -> None:
     tree_of(site).add_sql("20260101000002", "slow", "SELECT pg_sleep(60);\n", "SELECT 1;\n")
     document = site.folder / "interrupted.json"
     process = site.start("migrate.yml", pgops_json=str(document), pgops_lease=5)
@@ -191,7 +194,7 @@ def test_ctrl_c_leaves_the_end_of_the_run(site: Playbook, server: Server) -> Non
         ):
             assert process.poll() is None, process.communicate()[0]
             time.sleep(0.2)
-        os.killpg(process.pid, signal.SIGINT)
+        (os.killpg if whole_group else os.kill)(process.pid, number)
         output, _nothing = process.communicate(timeout=60)
     finally:
         if process.poll() is None:
