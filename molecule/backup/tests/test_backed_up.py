@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from support.hosts import databases, query, value
+from support.hosts import databases, query
 
 FOLDER = "/var/backups/pgops/white_cross"
 
@@ -26,8 +26,11 @@ def test_the_manifest_counts_the_rows_of_every_table(host):
     manifest = json.loads(host.file(f"{newest(host)}/manifest.json").content_string)
     tables = query(host, "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace")
     assert tables
-    for (table,) in tables:
-        assert manifest["tables"][f"public.{table}"]["rows"] == value(host, f"SELECT count(*) FROM {table}"), table
+    # One question for all tables: each costs a start of podman.
+    counted = query(host, " UNION ALL ".join(f"SELECT '{table}', (SELECT count(*) FROM {table})" for (table,) in tables))
+    assert {f"public.{table}": rows for table, rows in counted} == {
+        name: entry["rows"] for name, entry in manifest["tables"].items() if name.startswith("public.")
+    }
     assert manifest["tables"]["public.students"]["rows"] > 0
 
 
