@@ -114,7 +114,7 @@ class PgopsAction(ActionBase):
         journal = self._journal(variables)
         host = variables.get("inventory_hostname")
         # The play numbers the steps that the platform's handbook asks for (R6.5); a phase alone has no number.
-        step = variables.get("__pgops_step")
+        step = self._templar.template(variables.get("__pgops_step")) or None
         if step:
             self.say(f"{host}: {step}")
         if journal:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import time
@@ -55,6 +56,7 @@ def phases(result: Any, database: str) -> dict[str, Any]:
 def test_without_a_selection_the_last_version_goes_after_a_proved_backup(
     applied: Any, server: Any, database: str
 ) -> None:
+    applied.variables["pgops_phases"].append("verify")
     done = applied("rollback.yml", rollback_confirm=database)
     assert done.rc == 0, done.output
     assert versions(server, database) == [V1, V2]
@@ -64,6 +66,13 @@ def test_without_a_selection_the_last_version_goes_after_a_proved_backup(
     assert backup.manifest["purpose"] == "before_rollback"
     assert "public.pets" in backup.manifest["tables"]
     assert "would be lost: public.pets: 1 rows" in done.stdout
+    steps = re.findall(r"^local-1: (\(\d/6\) .*)$", done.stdout, re.MULTILINE)
+    assert steps == [
+        "(1/6) status", "(2/6) backup", "(3/6) verify backup", "(4/6) revert", "(5/6) status", "(6/6) verification",
+    ]  # fmt: skip
+    before, _, after = done.stdout.partition("(4/6) revert")
+    assert f"{database}: 3 applied" in before
+    assert f"{database}: 2 applied, 1 pending" in after
 
 
 def test_what_is_said_of_versions_reaches_the_engine(applied: Any, server: Any, database: str) -> None:
@@ -92,6 +101,11 @@ def test_without_the_name_nothing_changes_and_the_loss_is_shown(applied: Any, se
     done = applied("rollback.yml", rollback_through=V1)
     assert done.rc != 0
     assert "would be lost: public.people: 2 rows" in done.stdout
+    shown = done.stdout.partition("these versions would be reverted, in this order")[2].splitlines()
+    assert shown[1].split() == ["VERSION", "NAME", "ROLLBACK", "STAYS"]
+    assert [line.split()[:3] for line in shown[3:6]] == [
+        [V3, "create_pets", "complete"], [V2, "add_age", "complete"], [V1, "create_people", "complete"],
+    ]  # fmt: skip
     assert "was not confirmed" in done.json["error"]["message"]
     assert f"-e rollback_through={V1} -e rollback_confirm={database}" in str(done.json["error"]["next"])
     assert versions(server, database) == [V1, V2, V3]
