@@ -1,0 +1,48 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reads the named query, starts the module inspect and shows its rows; documented in the module of the same name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import inspect_queries
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import table
+
+
+class ActionModule(PgopsAction):
+    """A look into the catalog that changes nothing."""
+
+    PHASE = "inspect"
+    MODULE = "inspect"
+
+    def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """:return: the query with its text and its parameters. :raises AnsibleActionFail: no such query or parameter."""
+        given = {name: str(value) for name, value in self._task.args.items() if value not in (None, "")}
+        name = given.pop("query", None)
+        self._asked = " ".join(f"{parameter}={value}" for parameter, value in sorted(given.items()))
+        try:
+            query = inspect_queries.choose(name, given)
+        except PgopsError as error:
+            raise AnsibleActionFail(error.message) from None
+        return {"query": query.name, "text": query.text, **given}
+
+    def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Show the rows as a table."""
+        for database, found in (result.get("databases") or {}).items():
+            number = len(found["rows"])
+            asked = f" {self._asked}" if self._asked else ""
+            self.say(f"{database}: {found['query']}{asked}: {number} row{'' if number == 1 else 's'}")
+            cells = [[_cell(row[column]) for column in found["columns"]] for row in found["rows"]]
+            if cells:
+                for line in table([column.upper() for column in found["columns"]], cells):
+                    self.say(f"    {line}")
+        return result
+
+
+def _cell(value: Any) -> Any:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value

@@ -1,0 +1,47 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Looks into the catalog that a person asks for by name; what it runs comes from sql/inspect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect, execute
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import from_psycopg
+
+# A look at a busy server must neither queue behind DDL nor keep a snapshot for long.
+LOCK_TIMEOUT_MS = 1_000
+STATEMENT_TIMEOUT_MS = 30_000
+
+
+def inspect(target: Target, query: str, parameters: dict[str, Any], *, name: str) -> dict[str, Any]:
+    """Run one query in a read-only transaction, which is rolled back.
+
+    :param query: the SQL, with ``%(name)s`` where a parameter goes and ``%%`` for a percent sign
+    :param parameters: their values; passed as values, never put into the text
+    :param name: the name of the query, for errors
+    :return: ``{"columns": [names], "rows": [{column: value}]}``; a value that JSON does not know is its text
+    :raises PgopsError: the query failed, would write (SQLSTATE 25006) or took longer than 30 s
+
+    Takes ACCESS SHARE on what the query reads, and waits for it 1 s at most.
+    """
+    conn = connect(target, application_name="pgops inspect")
+    try:
+        execute(conn, f"SET lock_timeout = {LOCK_TIMEOUT_MS}; SET statement_timeout = {STATEMENT_TIMEOUT_MS}")
+        conn.set_session(readonly=True, autocommit=False)
+        with conn.cursor() as cursor:
+            cursor.execute(query, parameters)
+            columns = [column.name for column in cursor.description or ()]
+            rows = [dict(zip(columns, map(_plain, row))) for row in cursor.fetchall()]
+        conn.rollback()
+    except psycopg2.Error as exc:
+        raise from_psycopg(exc, f"The query {name} failed on {target}", database=target.database) from None
+    finally:
+        conn.close()
+    return {"columns": columns, "rows": rows}
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -1,0 +1,95 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: inspect
+short_description: Look something up in the catalog by the name of a query
+version_added: 0.1.0
+description:
+  - Runs one of the queries of C(sql/inspect) in a read-only transaction. They read the catalog alone, never a row of a table.
+  - C(tables), C(columns), C(enums), C(enum_values), C(indexes), C(foreign_keys), C(constraints) and C(extensions) are there.
+  - The action plugin reads the query and shows the rows as a table.
+extends_documentation_fragment:
+  - whitecross.pgops.pgops
+options:
+  query:
+    description:
+      - The name of the query. Without it, or with one that is not there, the task ends with the list of them.
+    type: str
+  table:
+    description:
+      - Only of this table, C(name) or C(schema.name).
+    type: str
+  enum:
+    description:
+      - The enum type, C(name) or C(schema.name).
+    type: str
+  text:
+    description:
+      - The SQL of the query; the action plugin reads it from its file.
+    type: str
+author:
+  - White Cross pgops contributors
+"""
+
+EXAMPLES = r"""
+- name: See the indexes of a table
+  whitecross.pgops.inspect:
+    databases: [white_cross]
+    query: indexes
+    table: students
+"""
+
+RETURN = r"""
+databases:
+  description: What was found, by database.
+  returned: always
+  type: dict
+  contains:
+    query:
+      description: The name of the query.
+      type: str
+    columns:
+      description: The names of its columns, in their order.
+      type: list
+      elements: str
+    rows:
+      description: Its rows, each with a value for every column.
+      type: list
+      elements: dict
+"""
+
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module
+
+
+def main() -> None:
+    """Ask every database and leave with the rows."""
+    module = pgops_module.create_module(
+        {"query": {"type": "str"}, "table": {"type": "str"}, "enum": {"type": "str"}, "text": {"type": "str"}}
+    )
+
+    def work() -> dict[str, Any]:
+        from ansible_collections.whitecross.pgops.plugins.module_utils import inspection
+        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+
+        name, text = module.params["query"], module.params["text"]
+        if not (name and text):
+            raise PgopsError("No query is named; the action plugin whitecross.pgops.inspect reads it from its file.")
+        parameters = {parameter: module.params[parameter] for parameter in ("table", "enum")}
+        return {
+            "changed": False,
+            "databases": {
+                database: {"query": name, **inspection.inspect(target, text, parameters, name=name)}
+                for database, target in pgops_module.targets(module).items()
+            },
+        }
+
+    pgops_module.run(module, work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The named queries of sql/inspect: what each tells and which parameters it takes."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+
+FOLDER = Path(__file__).parents[2] / "sql" / "inspect"
+_PARAMETER = re.compile(r"%\((\w+)\)s")
+_NEEDS = re.compile(r"^-- Needs: (\w+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Query:
+    """One file: its name, its SQL, the parameters that it takes and those that it cannot do without."""
+
+    name: str
+    text: str
+    parameters: frozenset[str]
+    needs: frozenset[str]
+
+
+def choose(name: str | None, given: Mapping[str, Any], folder: Path = FOLDER) -> Query:
+    """The query of that name, with the parameters that it wants.
+
+    :param name: the name of a file in ``folder``, without its ending
+    :param given: the parameters that have a value
+    :raises PgopsError: no such query (with the list of them), a parameter that is missing or that it does not take
+    """
+    files = {file.stem: file for file in sorted(folder.glob("*.sql"))}
+    if name not in files:
+        near = difflib.get_close_matches(name or "", files, n=1)
+        guess = f" (did you mean {near[0]}?)" if near else ""
+        asked = f"inspect_query={name} is no query{guess}" if name else "No query is named"
+        raise PgopsError(f"{asked}; choose with -e inspect_query=NAME from {', '.join(files)}.")
+    text = files[name].read_text(encoding="utf-8")
+    query = Query(name, text, frozenset(_PARAMETER.findall(text)), frozenset(_NEEDS.findall(text)))
+    lacking = sorted(query.needs - given.keys())
+    if lacking:
+        raise PgopsError(f"The query {name} needs -e inspect_{lacking[0]}={lacking[0].upper()}.")
+    surplus = sorted(given.keys() - query.parameters)
+    if surplus:
+        raise PgopsError(f"The query {name} takes no inspect_{surplus[0]}; leave it out.")
+    return query
