@@ -83,7 +83,7 @@ def _fit_key(context: StepContext, schema: str, table: str, key: str) -> tuple[s
         )
     rows = int(found["rows"])
     if rows < 0:
-        # Never analysed: without a number there is no way to say how far it is.
+        # Never analyzed: without a number there is no way to say how far it is.
         counted = fetch_one(context.conn, sql.SQL("SELECT count(*) AS n FROM {}").format(sql.Identifier(schema, table)))
         rows = int(counted["n"]) if counted else 0
     return str(found["type"]), rows

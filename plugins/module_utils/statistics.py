@@ -82,7 +82,7 @@ def analyze(
         # A partitioned table has no statistics entry of its own before 18.
         if found is not None and not found["done"] and found["kind"] in ("r", "m"):
             raise PgopsError(
-                f"{doing} failed: the server did not analyse {name}, most likely for want of rights.",
+                f"{doing} failed: the server did not analyze {name}, most likely for want of rights.",
                 sqlstate="42501",
                 database=conn.info.dbname,
                 object_name=name,
