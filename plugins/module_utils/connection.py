@@ -238,7 +238,7 @@ def connect(
         right to act as the owner role.
     """
     try:
-        conn = psycopg2.connect(**target.parameters(), application_name=application_name[:APPLICATION_NAME_LIMIT])
+        conn: Connection = psycopg2.connect(**target.parameters(), application_name=application_name[:APPLICATION_NAME_LIMIT])
     except (psycopg2.Error, UnicodeDecodeError) as exc:
         if not isinstance(exc, psycopg2.Error):
             exc = psycopg2.OperationalError("the server sent an unreadable message")

@@ -99,8 +99,8 @@ def run(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
     except PgopsError as error:
         module.fail_json(msg=error.message, **error.as_dict())
     except psycopg2.Error as exc:
-        error = from_psycopg(exc, f"{module._name} failed")
-        module.fail_json(msg=error.message, **error.as_dict())
+        told = from_psycopg(exc, f"{module._name} failed")
+        module.fail_json(msg=told.message, **told.as_dict())
     except OSError as exc:
         where = f" ({exc.filename})" if exc.filename else ""
         module.fail_json(msg=f"{module._name} failed: {exc.strerror or exc}{where}.", errno=exc.errno)

@@ -339,7 +339,8 @@ class _Job:
             f"cat {shlex.quote(results_file)} 2>/dev/null; printf '\\n@@@\\n'; "
             f'if [ ! -e {d}/pid ]; then echo starting; elif kill -0 "$(cat {d}/pid)" 2>/dev/null; then echo alive; else echo gone; fi'
         )
-        parts = answer.get("stdout", "").split("\n@@@\n")
+        # A command over ssh may have a terminal, which ends its lines with CR LF.
+        parts = answer.get("stdout", "").replace("\r\n", "\n").split("\n@@@\n")
         if answer.get("rc") != 0 or len(parts) != 3:
             return None
         text = parts[0]
