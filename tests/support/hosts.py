@@ -32,4 +32,7 @@ def value(host: Any, statement: str, database: str = "white_cross") -> Any:
 
 
 def databases(host: Any) -> list[str]:
-    return [row[0] for row in query(host, "SELECT datname::text FROM pg_database WHERE NOT datistemplate ORDER BY 1", "postgres")]
+    return [
+        row[0]
+        for row in query(host, "SELECT datname::text FROM pg_database WHERE NOT datistemplate ORDER BY 1", "postgres")
+    ]
