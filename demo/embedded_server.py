@@ -369,7 +369,7 @@ class EmbeddedServer:
     def _make_directory(self) -> None:
         if not self.directory.exists():
             # 0711 for root: the server's user must pass through, and may list nothing.
-            self.directory.mkdir(parents=True, mode=0o711 if os.geteuid() == 0 else 0o700)
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o711 if os.geteuid() == 0 else 0o700)
         if os.geteuid() == 0 and stat.S_IMODE(self.directory.stat().st_mode) & 0o001 == 0:
             self.directory.chmod(stat.S_IMODE(self.directory.stat().st_mode) | 0o011)
         if not self._ours(self.directory):
