@@ -11,9 +11,9 @@ the eight is a superuser. Beside it, what the tool itself says: from the fence t
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import tempfile
-import threading
 import time
 from contextlib import closing
 
@@ -28,13 +28,19 @@ DATABASE = "bench_swap"
 RUN = "20260101T000000Z-cccccc"
 
 
-class Client(threading.Thread):
-    """One reconnecting client."""
+class Client(multiprocessing.Process):
+    """One reconnecting client, in a process of its own: threads would wait for each other."""
 
-    def __init__(self, server: servers.Server, user: str, ended: threading.Event) -> None:
+    def __init__(self, server: servers.Server, user: str) -> None:
         super().__init__(daemon=True)
-        self.server, self.user, self.ended = server, user, ended
-        self.worst = 0.0
+        self.server, self.user = server, user
+        self.counting, self.ended = multiprocessing.Event(), multiprocessing.Event()
+        self._worst = multiprocessing.Value("d", 0.0)
+
+    @property
+    def worst(self) -> float:
+        """The longest time between two answers since it is counting, in seconds."""
+        return self._worst.value
 
     def run(self) -> None:
         last = time.monotonic()
@@ -44,7 +50,8 @@ class Client(threading.Thread):
                     while not self.ended.is_set():
                         cursor.execute("SELECT count(*) FROM pg_class")
                         moment = time.monotonic()
-                        self.worst = max(self.worst, moment - last)
+                        if self.counting.is_set():
+                            self._worst.value = max(self._worst.value, moment - last)
                         last = moment
                         time.sleep(0.002)
             except psycopg2.Error:
@@ -69,16 +76,16 @@ def main() -> None:
             other = restore.stage(target, backup_store.read_backup(made["path"]), work=restore.Work(RUN))["staged"]
         seen, told = [], []
         for number in range(SWAPS):
-            ended = threading.Event()
-            clients = [Client(server, servers.SUPERUSER if n == 0 else servers.APP, ended) for n in range(CLIENTS)]
+            clients = [Client(server, servers.SUPERUSER if n == 0 else servers.APP) for n in range(CLIENTS)]
             for client in clients:
                 client.start()
-            time.sleep(0.5)
+            time.sleep(1)
             for client in clients:
-                client.worst = 0.0
+                client.counting.set()
             done = swap.Swap(target, other, run_id=RUN).run()
             time.sleep(0.3)
-            ended.set()
+            for client in clients:
+                client.ended.set()
             for client in clients:
                 client.join()
             other = done["aside"]

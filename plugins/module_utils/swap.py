@@ -65,6 +65,11 @@ LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = a.usesysid
 WHERE a.datname = ANY (%(names)s) AND a.pid <> pg_backend_pid()
 """
 
+# Asked again and again under the fence, so without the views.
+_PRESENT = """
+SELECT pid FROM pg_catalog.pg_stat_get_activity(NULL) WHERE datid = ANY (%(oids)s::oid[]) AND pid <> pg_backend_pid()
+"""
+
 _SIGNAL = f"""
 SELECT count(pg_terminate_backend(s.pid)) AS signalled FROM ({_SESSIONS}) AS s WHERE s.endable
 """
@@ -177,6 +182,7 @@ class Swap:
         self.control = control or Control(None)
         self._after = after
         self._now = now
+        self._xid = 0
 
     # -- the whole way --------------------------------------------------------------------------------------------
 
@@ -334,11 +340,15 @@ class Swap:
         mark = staged.mark
         assert mark is not None
         self.progress.emit("fence, end sessions, rename", database=self.live)
+        row = fetch_one(
+            conn, "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint AS xid"
+        )
+        self._xid = int(row["xid"]) if row else 0
         began = time.monotonic()
         try:
             self._fence(conn, live, replace(mark, state=FENCED, run_id=self.run_id, aside=aside))
             held.close()
-            ended = self._rename_when_empty(conn, live, mark, aside, began + FENCE_SECONDS)
+            ended = self._rename_when_empty(conn, live, staged, aside, began + FENCE_SECONDS)
         except BaseException as error:
             _give_back(conn)
             swapped = self._lift(mark)
@@ -358,41 +368,39 @@ class Swap:
             database_marks.LIVE, self.live, self.run_id, self._stamp(), state=FENCED, comment=_beneath(live),
             aside=self.staged,
         )  # fmt: skip
-        execute(conn, "BEGIN")
-        self._after("fence: begin")
-        # The marks first: whoever waits for a lock here must not wait with the fence up.
-        database_marks.set_mark(conn, self.staged, mark)
-        database_marks.set_mark(conn, self.live, fenced)
-        self._after("fence: marks")
-        self._allow(conn, self.staged, False)
-        self._after("fence: staged refuses connections")
-        self._allow(conn, self.live, False)
-        self._after("fence: live refuses connections")
-        execute(conn, "COMMIT")
+        _transaction(
+            conn,
+            _comment(self.staged, mark),
+            _comment(self.live, fenced),
+            _allow(self.staged, False),
+            _allow(self.live, False),
+        )
         self._after("fence: commit")
 
     def _stamp(self) -> str:
         return self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    def _rename_when_empty(self, conn: Connection, live: Database, mark: Mark, aside: str, deadline: float) -> int:
-        names = {"names": [self.live, self.staged]}
+    def _rename_when_empty(
+        self, conn: Connection, live: Database, staged: Database, aside: str, deadline: float
+    ) -> int:
+        oids = {"oids": [live.oid, staged.oid]}
         ended: set[int] = set()
         signalled_at = 0.0
         while True:
-            there = fetch_all(conn, _SESSIONS, names)
+            there = {row["pid"] for row in fetch_all(conn, _PRESENT, oids)}
             if not there:
                 try:
-                    self._swap_names(conn, live, mark, aside)
+                    self._swap_names(conn, live, staged, aside)
                     return len(ended)
                 except (psycopg2.errors.ObjectInUse, psycopg2.errors.QueryCanceled):
                     execute(conn, "ROLLBACK")
             moment = time.monotonic()
             if moment > deadline:
-                self._give_up(there)
-            if moment - signalled_at >= SIGNAL_AGAIN_SECONDS:
+                self._give_up(fetch_all(conn, _SESSIONS, {"names": [self.live, self.staged]}))
+            if there and moment - signalled_at >= SIGNAL_AGAIN_SECONDS:
                 signalled_at = moment
-                ended.update(row["pid"] for row in there if row["endable"])
-                fetch_one(conn, _SIGNAL, names)
+                ended |= there
+                fetch_one(conn, _SIGNAL, {"names": [self.live, self.staged]})
                 self._after("sessions signalled")
             time.sleep(POLL_SECONDS)
 
@@ -406,38 +414,25 @@ class Swap:
             extra={"sessions": [{"pid": row["pid"], "user": row["user"]} for row in there]},
         )
 
-    def _swap_names(self, conn: Connection, live: Database, mark: Mark, aside: str) -> None:
+    def _swap_names(self, conn: Connection, live: Database, staged: Database, aside: str) -> None:
+        mark = staged.mark
+        assert mark is not None
         since = self._stamp()
-        xid = fetch_one(conn, "SELECT pg_catalog.pg_current_xact_id()::text::bigint AS xid") or {"xid": 0}
         failed = Mark(
             database_marks.FAILED, self.live, self.run_id, since, backup=mark.backup,
-            manifest_sha256=mark.manifest_sha256, comment=_beneath(live), xid=xid["xid"],
+            manifest_sha256=mark.manifest_sha256, comment=_beneath(live), xid=self._xid,
         )  # fmt: skip
-        execute(conn, "BEGIN")
-        execute(conn, sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(RENAME_TIMEOUT_MS)))
-        self._after("swap: begin")
-        self._rename(conn, self.live, aside)
-        self._after("swap: live renamed")
-        self._rename(conn, self.staged, self.live)
-        self._after("swap: staged renamed")
-        self._allow(conn, self.live, True)
-        self._after("swap: fence lifted")
-        database_marks.set_mark(conn, aside, failed)
         swapped = replace(mark, role=database_marks.LIVE, state=SWAPPED, run_id=self.run_id, since=since, aside=aside)
-        database_marks.set_mark(conn, self.live, swapped)
-        self._after("swap: marks")
-        execute(conn, "COMMIT")
-        self._after("swap: commit")
-
-    def _rename(self, conn: Connection, old: str, new: str) -> None:
-        execute(conn, sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(old), sql.Identifier(new)))
-
-    @staticmethod
-    def _allow(conn: Connection, name: str, allowed: bool) -> None:
-        execute(
+        _transaction(
             conn,
-            sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}").format(sql.Identifier(name), sql.Literal(allowed)),
+            sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(RENAME_TIMEOUT_MS)),
+            _rename(self.live, aside),
+            _rename(self.staged, self.live),
+            _allow(self.live, True),
+            _comment(aside, failed),
+            _comment(self.live, swapped),
         )
+        self._after("swap: commit")
 
     def _lift(self, mark: Mark) -> bool:
         """Lift the fence over a fresh connection, for the old one may be what broke.
@@ -491,6 +486,26 @@ class Swap:
         self._after("audit written")
 
 
+def _transaction(conn: Connection, *statements: sql.Composable) -> None:
+    """Run statements in one transaction and in one message: on a busy server each round trip would add to the outage.
+
+    A failing statement leaves the transaction for the caller to roll back.
+    """
+    execute(conn, sql.SQL("; ").join([sql.SQL("BEGIN"), *statements, sql.SQL("COMMIT")]))
+
+
+def _rename(old: str, new: str) -> sql.Composable:
+    return sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(old), sql.Identifier(new))
+
+
+def _allow(name: str, allowed: bool) -> sql.Composable:
+    return sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}").format(sql.Identifier(name), sql.Literal(allowed))
+
+
+def _comment(name: str, mark: Mark) -> sql.Composable:
+    return sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(mark.text()))
+
+
 def _beneath(database: Database) -> str | None:
     """:return: the comment that a database has of its own, beneath a mark of ours."""
     return database.mark.comment if database.mark else database.comment
@@ -518,7 +533,7 @@ class _opened:
             found = database_marks.database(conn, self._name)
             self._was_open = bool(found and found.open)
             if not self._was_open:
-                Swap._allow(conn, self._name, True)
+                execute(conn, _allow(self._name, True))
         finally:
             conn.close()
 
@@ -527,7 +542,7 @@ class _opened:
             return
         conn = connect(self._maintenance, application_name="pgops swap")
         try:
-            Swap._allow(conn, self._name, False)
+            execute(conn, _allow(self._name, False))
         finally:
             conn.close()
 
@@ -543,11 +558,11 @@ def lift_fence(conn: Connection, live: str, staged: str, mark: Mark | None) -> b
         return True
     execute(conn, "BEGIN")
     if now_live and now_live.mark and now_live.mark.state == FENCED:
-        Swap._allow(conn, live, True)
+        execute(conn, _allow(live, True))
         database_marks.set_comment(conn, live, now_live.mark.comment)
     if mark and database_marks.database(conn, staged):
         # A database put aside stays closed; a staged restore is open, as it was made.
-        Swap._allow(conn, staged, mark.role == database_marks.RESTORED)
+        execute(conn, _allow(staged, mark.role == database_marks.RESTORED))
         database_marks.set_mark(conn, staged, mark)
     execute(conn, "COMMIT")
     return False
