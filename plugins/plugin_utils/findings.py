@@ -29,6 +29,8 @@ RULES = {
     "file-twice": "A file is used once.",
     "file-unused": "A file that is there is named.",
     "foreign-key-index": "A foreign key has an index that leads with its columns.",
+    "foreign-key-rules": "A foreign key says what happens on update and on delete of its parent.",
+    "foreign-key-types": "Both sides of a foreign key have the same type.",
     "identifier-length": "A name has 63 bytes at most.",
     "if-not-exists": "`IF NOT EXISTS` passes over an object with another definition.",
     "index-blocking": "An index on a table that is in use is built in an `indexes` step.",

@@ -61,7 +61,15 @@ NOT_VOLATILE = {
     "transaction_timestamp",
     "upper",
 }
-SERIAL = {"serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"}
+COLUMN_OF_SERIAL = {
+    "serial": "integer",
+    "serial4": "integer",
+    "bigserial": "bigint",
+    "serial8": "bigint",
+    "smallserial": "smallint",
+    "serial2": "smallint",
+}
+SERIAL = set(COLUMN_OF_SERIAL)
 
 
 def lint(tree: Tree, variables: Mapping[str, Any] | None = None) -> list[Finding]:
@@ -247,6 +255,78 @@ def foreign_key_indexes(rendered: list[RenderedMigration]) -> Iterator[Finding]:
     for key in schema.keys.values():
         if not schema.led(key):
             yield key.finding
+
+
+def foreign_key_rules(rendered: list[RenderedMigration]) -> Iterator[Finding]:
+    """``foreign-key-rules``, ``foreign-key-types``: what happens to children is a decision, and both sides are compared as they are.
+
+    NO ACTION is what one gets by saying nothing, and refuses like RESTRICT, so whoever wants that writes RESTRICT. Types
+    are compared where the tree tells both.
+    """
+    declared = _Types()
+    for _, _, statement in _ups(rendered):
+        for table, constraint in declared.run(statement):
+            unsaid = [word for word in ("on_update", "on_delete") if constraint[word] == "NO ACTION"]
+            if unsaid:
+                listed = " and ".join(word.replace("_", " ").upper() for word in unsaid)
+                yield _at(
+                    statement,
+                    "foreign-key-rules",
+                    f"the foreign key {constraint['name']} of {table[1]} does not say what happens {listed}: "
+                    "write CASCADE, SET NULL or RESTRICT",
+                )
+            target = (constraint["references"]["schema"], constraint["references"]["table"])
+            theirs = constraint["references"]["columns"] or declared.primary.get(target, [])
+            for column, other in zip(constraint["columns"], theirs, strict=False):
+                here, there = declared.of(table, column), declared.of(target, other)
+                if here and there and here != there:
+                    yield _at(
+                        statement,
+                        "foreign-key-types",
+                        f"the foreign key {constraint['name']} joins {table[1]}.{column} ({here}) to {target[1]}.{other} "
+                        f"({there}): give both the same type",
+                    )
+
+
+class _Types:
+    """The types of columns, as far as statements tell them; what is changed in another way is forgotten."""
+
+    def __init__(self) -> None:
+        self.columns: dict[Relation, dict[str, str]] = {}
+        self.primary: dict[Relation, list[str]] = {}
+
+    def of(self, table: Relation, column: str) -> str | None:
+        found = self.columns.get(table, {}).get(column)
+        return COLUMN_OF_SERIAL.get(found, found) if found else None
+
+    def run(self, statement: Statement) -> Iterator[tuple[Relation, dict[str, Any]]]:
+        """:return: the foreign keys that the statement declares, each with its table."""
+        node, made, gone = statement.node, statement.creates, statement.destroys
+        if gone and gone["kind"] in ("table", "column"):
+            self._forget((gone["schema"], gone["name"] if gone["kind"] == "table" else gone["table"]))
+        changed = isinstance(node, _ast().AlterTableStmt) and any(
+            command.subtype == _enums().AlterTableType.AT_AlterColumnType for command in node.cmds or ()
+        )
+        if changed or (isinstance(node, _ast().RenameStmt) and node.relation is not None):
+            self._forget((node.relation.schemaname or sql_statements.DEFAULT_SCHEMA, node.relation.relname))
+        if made is None or made["kind"] not in ("table", "column", "constraint"):
+            return
+        table = (made["schema"], made["name"] if made["kind"] == "table" else made["table"])
+        constraints = [made] if made["kind"] == "constraint" else made["constraints"]
+        if made["kind"] == "table":
+            self.columns[table] = {column["name"]: column["type"] for column in made["columns"]}
+        elif made["kind"] == "column":
+            self.columns.setdefault(table, {})[made["name"]] = made["type"]
+        for constraint in constraints:
+            if constraint["type"] == "primary_key":
+                self.primary[table] = constraint["columns"]
+        for constraint in constraints:
+            if constraint["type"] == "foreign_key":
+                yield table, constraint
+
+    def _forget(self, table: Relation) -> None:
+        self.columns.pop(table, None)
+        self.primary.pop(table, None)
 
 
 def index_clock(rendered: list[RenderedMigration]) -> Iterator[Finding]:
@@ -549,6 +629,7 @@ RULES: tuple[Callable[[list[RenderedMigration]], Iterator[Finding]], ...] = (
     verification_present,
     verification_columns,
     foreign_key_indexes,
+    foreign_key_rules,
     index_clock,
     concurrent_indexes,
     validated_constraints,

@@ -192,7 +192,7 @@ def test_a_verification_has_three_columns(tmp_path: Path, select: str) -> None:
 
 # --- a foreign key has an index ---------------------------------------------------------------------------------------
 
-CHILD = "CREATE TABLE child (id int PRIMARY KEY, old_id int REFERENCES old, b int);"
+CHILD = "CREATE TABLE child (id int PRIMARY KEY, old_id int REFERENCES old ON UPDATE CASCADE ON DELETE CASCADE, b int);"
 
 
 @pytest.mark.parametrize(
@@ -218,6 +218,54 @@ def test_a_foreign_key_wants_an_index_that_leads_with_it(tmp_path: Path, index: 
     if not covered:
         (finding,) = found
         assert (finding.line, "old_id" in finding.message) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("key", "unsaid"),
+    [
+        ("REFERENCES old", "ON UPDATE and ON DELETE"),
+        ("REFERENCES old ON UPDATE CASCADE", "ON DELETE"),
+        ("REFERENCES old ON DELETE SET NULL", "ON UPDATE"),
+        ("REFERENCES old ON UPDATE NO ACTION ON DELETE RESTRICT", "ON UPDATE"),
+        ("REFERENCES old ON UPDATE CASCADE ON DELETE RESTRICT", ""),
+    ],
+)
+def test_a_foreign_key_says_what_happens_to_its_rows(tmp_path: Path, key: str, unsaid: str) -> None:
+    index = "CREATE INDEX i ON child (old_id);"
+    for child in (
+        f"CREATE TABLE child (id int PRIMARY KEY, old_id int {key}); {index}",
+        f"CREATE TABLE child (id int PRIMARY KEY, old_id int, CONSTRAINT k FOREIGN KEY (old_id) {key}); {index}",
+        f"CREATE TABLE child (id int PRIMARY KEY); ALTER TABLE child ADD COLUMN old_id int {key}; {index}",
+    ):
+        found = check(tmp_path, OLD, child)
+        assert rules(found) == (["foreign-key-rules"] if unsaid else [])
+        assert all(f"what happens {unsaid}: " in finding.message for finding in found)
+
+
+RULED = "ON UPDATE CASCADE ON DELETE CASCADE"
+
+
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        (f"old_id bigint REFERENCES old {RULED}", "child.old_id (bigint) to old.id (integer)"),
+        (f"old_id text REFERENCES old (id) {RULED}", "child.old_id (text) to old.id (integer)"),
+        (f"old_id int REFERENCES old {RULED}", ""),
+        (f"old_id serial REFERENCES old {RULED}", ""),
+        (f"old_id bigint REFERENCES elsewhere (id) {RULED}", ""),
+    ],
+)
+def test_both_sides_of_a_foreign_key_have_one_type(tmp_path: Path, column: str, told: str) -> None:
+    found = check(
+        tmp_path, OLD, f"CREATE TABLE child (id int PRIMARY KEY, {column}); CREATE INDEX i ON child (old_id);"
+    )
+    assert rules(found) == (["foreign-key-types"] if told else [])
+    assert all(told in finding.message for finding in found)
+    changed = "ALTER TABLE old ALTER COLUMN id TYPE bigint;"
+    later = check(
+        tmp_path, OLD, changed, f"CREATE TABLE child (id int PRIMARY KEY, {column}); CREATE INDEX i ON child (old_id);"
+    )
+    assert "foreign-key-types" not in rules(later)
 
 
 def test_the_index_of_a_foreign_key_may_come_in_a_later_version(tmp_path: Path) -> None:
