@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import application
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
@@ -484,9 +485,9 @@ CHECKS: tuple[Check, ...] = (
     ),
 )
 
-# Looked at by functions below, in this order, before the table above; the last two after it.
+# Looked at by functions below, in this order, before the table above; the others after it.
 CONNECTION_CHECKS = ("server", "version", "pooler", "tls")
-OTHER_CHECKS = ("backup_connect", "restore_connect", "disk_data", "disk_backup")
+OTHER_CHECKS = ("backup_connect", "restore_connect", "disk_data", "disk_backup", "application")
 NAMES: tuple[str, ...] = (*CONNECTION_CHECKS, *(check.name for check in CHECKS), *OTHER_CHECKS)
 
 _TITLES = {
@@ -498,6 +499,7 @@ _TITLES = {
     "restore_connect": "restore role connects",
     "disk_data": "disk of the data",
     "disk_backup": "disk of the backups",
+    "application": "application is well",
 }
 _FIELD = re.compile(r"\{([a-z_]+)(:I|!r)?\}")
 
@@ -658,6 +660,14 @@ def _disk(name: str, folder: str | None, size: int, free_bytes: Callable[[str], 
     return _special(name, OK, told)
 
 
+def _application(url: str | None) -> dict[str, Any]:
+    if not url:
+        return _special("application", OK, "not asked: preflight_health_url is not set")
+    well, told = application.ask(url)
+    fix = "look at the application's log, or at preflight_health_url"
+    return _special("application", OK, told) if well else _special("application", STOP, told, fix)
+
+
 def free_space(path: str) -> int:
     """:return: the bytes that an ordinary user may still write at ``path``."""
     stat = os.statvfs(path)
@@ -695,6 +705,7 @@ def report(
     *,
     application_name: str,
     backup_directory: str | None = None,
+    health_url: str | None = None,
     free_bytes: Callable[[str], int] = free_space,
 ) -> dict[str, Any]:
     """Look at everything, once.
@@ -703,6 +714,7 @@ def report(
     be reached, is too old or hides behind a transaction-mode pooler ends it.
 
     :param backup_directory: where dumps go, on the machine this runs on; None where that is not known
+    :param health_url: where the application is asked whether it is well; None asks nobody
     :param free_bytes: free bytes at a path; replaced in tests
     :return: ``{"checks": [...], "facts": {"size_bytes", "connections", "active", "waiting_locks", "long_transactions",
         "largest_tables", "server_version"}, "level": the worst level}``
@@ -734,6 +746,7 @@ def report(
             size = int(facts.get("size_bytes") or 0)
             checks.append(_disk("disk_data", _data_directory(target, observer), size, free_bytes))
             checks.append(_disk("disk_backup", backup_directory, size, free_bytes))
+            checks.append(_application(health_url))
         except psycopg2.Error as exc:
             raise from_psycopg(exc, f"The health check of {target} broke off", database=target.database) from None
         finally:
@@ -852,6 +865,7 @@ def look_at(
     waivers: list[dict[str, Any]],
     application_name: str,
     backup_directory: str | None = None,
+    health_url: str | None = None,
     before: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Report on several databases, and refuse where a check stops.
@@ -863,7 +877,9 @@ def look_at(
     accepted = check_waivers(waivers)
     databases: dict[str, Any] = {}
     for name, target in targets.items():
-        found = report(target, application_name=application_name, backup_directory=backup_directory)
+        found = report(
+            target, application_name=application_name, backup_directory=backup_directory, health_url=health_url
+        )
         found["checks"] = waive(found["checks"], accepted)
         found["level"] = worst(found["checks"])
         earlier = (before or {}).get(name)

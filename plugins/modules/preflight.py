@@ -33,6 +33,11 @@ options:
     description:
       - Where dumps go on the host where the module runs; its free space is compared with the size of the database.
     type: path
+  health_url:
+    description:
+      - Where the application is asked, from the host where the module runs, whether it is well. Another answer than 2xx within
+        5 seconds stops; without the option nobody is asked. Redirects are not followed, and no proxy is used.
+    type: str
   before:
     description:
       - The RV(databases) of an earlier look, to compare with.
@@ -117,6 +122,7 @@ def main() -> None:
                 "options": {"check": {"type": "str"}, "reason": {"type": "str"}},
             },
             "backup_directory": {"type": "path"},
+            "health_url": {"type": "str"},
             "before": {"type": "dict"},
         }
     )
@@ -129,6 +135,7 @@ def main() -> None:
             waivers=module.params["waive"],
             application_name="pgops preflight",
             backup_directory=module.params["backup_directory"],
+            health_url=module.params["health_url"],
             before=module.params["before"],
         )
         return {"changed": False, "databases": databases}

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import connection, preflight
+from ansible_collections.whitecross.pgops.plugins.module_utils import application, connection, preflight
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from support.podman import IMAGE, ROOT, podman
@@ -39,6 +40,7 @@ class World:
     after: ExitStack
     free: Callable[[str], int] = lambda path: PLENTY
     backup_directory: str = "/tmp"
+    health_url: str | None = None
 
     def sql(self, *statements: str, user: str = SUPERUSER) -> None:
         for statement in statements:
@@ -63,6 +65,7 @@ class World:
             self.target,
             application_name="pgops preflight",
             backup_directory=self.backup_directory,
+            health_url=self.health_url,
             free_bytes=self.free,
         )
 
@@ -321,6 +324,35 @@ def backup_disk_full(world: World) -> None:
     world.free = lambda path: 1000 if path.startswith("/var") else PLENTY
 
 
+@contextmanager
+def answering(status: int, *, headers: dict[str, str] | None = None, delay_s: float = 0) -> Iterator[str]:
+    """An application that answers every GET with this status; gives its address."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            time.sleep(delay_s)
+            with suppress(OSError):
+                self.send_response(status)
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+        def log_message(self, *_arguments: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{http.server_port}/api/health"
+        finally:
+            http.shutdown()
+
+
+def application_is_ill(world: World) -> None:
+    world.health_url = world.after.enter_context(answering(503))
+
+
 MATRIX: dict[str, tuple[Callable[[World], None], str, str, str]] = {
     # check: (the fault, level, a part of the evidence, a part of the fix)
     "server": (nothing_listens, "stop", "nothing listens there", ""),
@@ -380,6 +412,7 @@ MATRIX: dict[str, tuple[Callable[[World], None], str, str, str]] = {
     "restore_connect": (no_maintenance_database, "stop", "nowhere", ""),
     "disk_data": (data_disk_full, "stop", "free at", "free at least"),
     "disk_backup": (backup_disk_full, "stop", "1000 bytes free at /var", "free at least"),
+    "application": (application_is_ill, "stop", "/api/health answers 503", "application's log"),
 }
 # Shown by a test of its own below, in front of a real pooler.
 ELSEWHERE = {"pooler"}
@@ -420,6 +453,30 @@ def test_a_check_that_cannot_be_made_is_no_ok(world: World) -> None:
     broken = preflight.Check("x", "x", "stop", "SELECT no_such_column", "", "", "well")
     with world.server.session(world.database) as conn:
         assert preflight.look(broken, conn, {})["level"] == "warn"
+
+
+def test_an_application_that_answers_is_well_and_one_that_is_not_named_is_not_asked(world: World) -> None:
+    with answering(204) as url:
+        world.health_url = url
+        found = world.look()["checks"][-1]
+        assert (found["check"], found["level"], found["evidence"]) == ("application", "ok", f"{url} answers 204")
+    world.health_url = None
+    found = world.look()["checks"][-1]
+    assert (found["level"], found["evidence"]) == ("ok", "not asked: preflight_health_url is not set")
+
+
+def test_whatever_is_no_2xx_is_not_well() -> None:
+    with answering(200) as well, answering(302, headers={"Location": well}) as elsewhere:
+        assert application.ask(f"{well}?key=secret") == (True, f"{well} answers 200")
+        assert application.ask(elsewhere) == (False, f"{elsewhere} answers 302")
+    with answering(200, delay_s=1) as slow:
+        assert application.ask(slow, timeout=0.1) == (False, f"{slow} has not answered for 0.1 s")
+    ok, told = application.ask(f"http://127.0.0.1:{free_port()}/")
+    assert (ok, "does not answer: Connection refused" in told) == (False, True)
+    for wrong in ("file:///etc/passwd", "app/health", "http://", "http://a b/", "http://[::1", "http://me:secret@app/"):
+        ok, told = application.ask(wrong)
+        assert (ok, "preflight_health_url" in told) == (False, True), told
+        assert "secret" not in told
 
 
 def test_many_findings_are_counted_and_five_are_named(world: World) -> None:
@@ -515,6 +572,13 @@ def test_the_phase_shows_a_table_and_compares(health: Playbook) -> None:
     assert "changed=0" in result.stdout
     assert f"health of {health.database}: {len(preflight.NAMES)} ok" in result.stdout
     assert "compared with before: nothing is worse" in result.stdout
+
+
+def test_the_phase_asks_the_application_that_the_environment_names(health: Playbook) -> None:
+    with answering(500) as url:
+        result = health("health.yml", preflight_health_url=url)
+    assert result.rc != 0
+    assert f"Preflight stops {health.database} at application: {url} answers 500" in result.output
 
 
 def test_the_phase_stops_the_play_with_one_sentence(health: Playbook, server: Server) -> None:
