@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 
 
@@ -29,26 +28,15 @@ class ActionModule(PgopsAction):
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the task's arguments, with the backups that this run made and the rule for production."""
         arguments = super().module_arguments(task_vars)
-        path = arguments.pop("path", None)
-        reason = arguments.pop("scratch_reason", None)
-        databases = list(arguments.get("databases") or self.pgops(task_vars, "databases") or [])
-        if path:
-            if len(databases) != 1:
-                raise AnsibleActionFail(
-                    f"backup_path names one backup, and there are {len(databases)} databases; name one with "
-                    "-e pgops_database=NAME."
-                )
-            arguments["backups"] = {databases[0]: {"path": path}}
-        else:
-            made = self.run_fact(task_vars).get("backup") or {}
-            arguments["backups"] = {
-                name: {"path": entry["path"], "manifest_sha256": entry["manifest_sha256"]}
-                for name, entry in made.items()
-                if "path" in entry
-            }
+        made = self.run_fact(task_vars).get("backup") or {}
+        arguments["backups"] = {
+            name: {"path": entry["path"], "manifest_sha256": entry["manifest_sha256"]}
+            for name, entry in made.items()
+            if "path" in entry
+        }
         environment = self.run_fact(task_vars).get("environment")
         production = environment in (self.pgops(task_vars, "production_environments") or [])
-        arguments["other_cluster_only"] = production and not reason
+        arguments["other_cluster_only"] = production and not arguments.get("scratch_reason")
         return arguments
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:

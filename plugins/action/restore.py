@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.losses import restore_losses
 
@@ -28,17 +27,8 @@ class ActionModule(PgopsAction):
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the task's arguments, with the backup that was disclosed and confirmed."""
         arguments = super().module_arguments(task_vars)
-        path = arguments.pop("backup", None)
-        databases = list(arguments.get("databases") or self.pgops(task_vars, "databases") or [])
         disclosed = self.run_fact(task_vars).get("disclose") or {}
-        if path:
-            if len(databases) != 1:
-                raise AnsibleActionFail(
-                    f"rollback_backup names one backup, and there are {len(databases)} databases; name one with "
-                    "-e pgops_database=NAME."
-                )
-            arguments["backups"] = {databases[0]: path}
-        elif disclosed and self.PHASE == "restore":
+        if disclosed and self.PHASE == "restore":
             arguments["backups"] = {name: entry["backup"] for name, entry in disclosed.items() if entry.get("backup")}
         return arguments
 
@@ -53,4 +43,6 @@ class ActionModule(PgopsAction):
                     f"{database}: restored {found['tables']} tables, {found['rows']} rows into {found['staged']} in "
                     f"{found['restore_seconds']:.1f} s, and compared"
                 )
+                largest = ", ".join(f"{table} {rows}" for table, rows in found["largest"].items())
+                self.say(f"{database}: rows of its largest tables: {largest or 'none'}")
         return result

@@ -8,7 +8,6 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.losses import swap_losses
 
@@ -27,20 +26,9 @@ class ActionModule(PgopsAction):
         return super().run(tmp, task_vars)
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
-        """:return: the task's arguments, with the databases that this run has staged, or the one that the user names."""
+        """:return: the task's arguments, with the databases that this run has staged where none is named."""
         arguments = super().module_arguments(task_vars)
-        named = arguments.pop("to", None)
-        if arguments.get("state") == "resumed":
-            return arguments
-        databases = list(arguments.get("databases") or self.pgops(task_vars, "databases") or [])
-        if named:
-            if len(databases) != 1:
-                raise AnsibleActionFail(
-                    f"rollback_swap_to names one database, and there are {len(databases)} to swap; name one with "
-                    "-e pgops_database=NAME."
-                )
-            arguments["staged"] = {databases[0]: named}
-        elif not arguments.get("staged"):
+        if not arguments.get("to") and not arguments.get("staged"):
             made = self.run_fact(task_vars).get("restore") or {}
             arguments["staged"] = {name: entry["staged"] for name, entry in made.items() if entry.get("staged")}
         return arguments

@@ -185,9 +185,18 @@ def _table(
 
 
 def _settings(conn: Connection, then: dict[str, Any]) -> list[dict[str, Any]]:
+    """What of the database's own properties goes back. Of settings only the names: a value may be a secret."""
     now = catalog.database_properties(conn)
-    return [
+    told = [
         {"attribute": name, "now": now.get(name), "after": then.get(name)}
-        for name in ("owner", "acl", "settings", "role_settings", "connection_limit")
+        for name in ("owner", "acl", "connection_limit")
         if now.get(name) != then.get(name)
     ]
+    here = {"": now["settings"], **now["role_settings"]}
+    there = {"": then["settings"], **then["role_settings"]}
+    for role in sorted(set(here) | set(there)):
+        changed = set(here.get(role, [])) ^ set(there.get(role, []))
+        if changed:
+            names = sorted({setting.partition("=")[0] for setting in changed})
+            told.append({"attribute": f"settings of role {role}" if role else "settings", "names": names})
+    return told

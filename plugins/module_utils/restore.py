@@ -53,6 +53,8 @@ from psycopg2 import sql
 POLL_SECONDS = 0.05
 TELL_SECONDS = 1.0
 TOLD_DIFFERENCES = 5  # in the message; all of them are in the result
+KEPT_DIFFERENCES = 200  # in the result
+SHOWN = 10
 RESTORING = "restoring"
 
 # Sessions of pg_restore. Nothing of a restore is relied on before its last commit, which is synchronous again; index
@@ -606,7 +608,7 @@ def _refuse_differences(found: list[dict[str, Any]], backup: Backup) -> None:
         database=backup.manifest["database"],
         object_name=str(found[0]["object"]),
         hint="The backup cannot be trusted; take another one.",
-        extra={"differences": found},
+        extra={"differences": found[:KEPT_DIFFERENCES], "differences_total": len(found)},
     )
 
 
@@ -629,6 +631,7 @@ def prove(
     manifest_sha256: str | None = None,
     scratch_name: str | None = None,
     other_cluster_only: bool = False,
+    scratch_reason: str = "",
 ) -> dict[str, Any]:
     """Prove a backup: read all its files, restore it into a scratch database, compare everything, write ``proof.json``.
 
@@ -636,6 +639,7 @@ def prove(
 
     :param manifest_sha256: what the run recorded when it made the backup.
     :param other_cluster_only: refuse to restore on the cluster that the backup came from (production without a reason).
+    :param scratch_reason: why it may be that cluster all the same; kept in the proof.
     :return: the proof, with the backup's path.
     :raises PgopsError: anything that makes the backup unfit; the scratch database is dropped whatever happens.
     """
@@ -668,6 +672,7 @@ def prove(
         "manifest_sha256": backup.manifest_sha256,
         "server_version": list(able.server),
         "same_cluster": able.same_cluster,
+        "scratch_reason": scratch_reason,
         "reservations": able.reservations,
     }
     backup_store.write_proof(backup, proof)
@@ -705,7 +710,8 @@ def stage(
 
     The live database is not touched. On failure the new one is dropped.
 
-    :return: staged (the new database's name), restore_seconds, tables, rows, reservations.
+    :return: staged (the new database's name), restore_seconds, tables, rows, largest (rows of the ten largest tables),
+        ledger (its last ten versions), reservations.
     :raises PgopsError: the backup is unproved, altered, damaged, foreign or of another major, or the restore differs.
     """
     database = target.database
@@ -746,13 +752,15 @@ def stage(
         raise from_psycopg(exc, f"The staged restore of {database} failed", database=database) from None
     finally:
         conn.close()
-    tables = [entry for entry in backup.manifest["tables"].values() if entry["kind"] == "table"]
+    rows = {name: entry["rows"] for name, entry in backup.manifest["tables"].items() if entry["kind"] == "table"}
     return {
         "staged": staged,
         "backup": backup.path,
         "restore_seconds": round(seconds, 3),
-        "tables": len(tables),
-        "rows": sum(entry["rows"] or 0 for entry in tables),
+        "tables": len(rows),
+        "rows": sum(rows.values()),
+        "largest": dict(sorted(rows.items(), key=lambda entry: (-entry[1], entry[0]))[:SHOWN]),
+        "ledger": backup.manifest["ledger"][-SHOWN:],
         "reservations": able.reservations,
     }
 

@@ -19,9 +19,14 @@ options:
     description:
       - The folder of the backups; the newest of each database is proved where O(backups) does not name one.
     type: path
+  path:
+    description:
+      - The backup to prove, where there is one database.
+    type: path
   backups:
     description:
-      - The backup of each database - C(path), and C(manifest_sha256) as the run recorded it.
+      - The backup of each database - C(path), and C(manifest_sha256) as the run recorded it. Filled by the action plugin with
+        those that this run has made.
     type: dict
     default: {}
   jobs:
@@ -33,9 +38,14 @@ options:
     description:
       - What to call the scratch database; it must not exist. A name of the collection's own where it is not set.
     type: str
+  scratch_reason:
+    description:
+      - Why a production backup may be restored on the production cluster itself; kept in the proof.
+    type: str
   other_cluster_only:
     description:
-      - Refuse to restore on the cluster that the backup comes from.
+      - Refuse to restore on the cluster that the backup comes from. Filled by the action plugin - in production, unless
+        O(scratch_reason) is given.
     type: bool
     default: false
 author:
@@ -97,9 +107,11 @@ def main() -> None:
     module = pgops_module.create_module(
         {
             "directory": {"type": "path"},
+            "path": {"type": "path"},
             "backups": {"type": "dict", "default": {}},
             "jobs": {"type": "int", "default": 2},
             "scratch_database": {"type": "str"},
+            "scratch_reason": {"type": "str"},
             "other_cluster_only": {"type": "bool", "default": False},
         }
     )
@@ -113,9 +125,15 @@ def main() -> None:
         end_on_sigterm(control)
         settings = restore.Work(module.params["run_id"] or "by-hand", module.params["jobs"], progress, control)
         databases: dict[str, Any] = {}
-        for database, target in pgops_module.targets(module).items():
+        targets = pgops_module.targets(module)
+        if module.params["path"] and len(targets) != 1:
+            raise PgopsError(
+                f"One backup is named and there are {len(targets)} databases.",
+                hint="Name one with -e pgops_database=NAME.",
+            )
+        for database, target in targets.items():
             named = module.params["backups"].get(database) or {}
-            path = named.get("path")
+            path = module.params["path"] or named.get("path")
             if not path:
                 found = backup_store.backups_of(module.params["directory"] or "", database)
                 if not found:
@@ -133,8 +151,9 @@ def main() -> None:
                 target,
                 path,
                 work=settings,
-                manifest_sha256=named.get("manifest_sha256"),
+                manifest_sha256=None if module.params["path"] else named.get("manifest_sha256"),
                 scratch_name=module.params["scratch_database"],
+                scratch_reason=module.params["scratch_reason"] or "",
                 other_cluster_only=module.params["other_cluster_only"],
             )
         return {"changed": True, "databases": databases}

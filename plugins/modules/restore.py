@@ -26,9 +26,14 @@ options:
       - The folder of the backups, on the host where the module runs.
     type: path
     required: true
+  backup:
+    description:
+      - The backup to go back to, where there is one database.
+      - The newest proved one from before the last apply, where none is named.
+    type: path
   backups:
     description:
-      - The backup of each database as a path. Where none is named, the newest proved one from before the last run that changed it.
+      - The backup of each database as a path. Filled by the action plugin with those that were disclosed and confirmed.
     type: dict
     default: {}
   jobs:
@@ -78,6 +83,15 @@ databases:
       description: How long the restore took.
       returned: with O(state=staged)
       type: float
+    largest:
+      description: The ten tables with the most rows, and how many.
+      returned: with O(state=staged)
+      type: dict
+    ledger:
+      description: The last ten versions of the restored ledger.
+      returned: with O(state=staged)
+      type: list
+      elements: dict
     reservations:
       description: What could not be recreated, and why.
       returned: with O(state=staged)
@@ -96,6 +110,7 @@ def main() -> None:
         {
             "state": {"type": "str", "choices": ["disclosed", "staged"], "default": "staged"},
             "directory": {"type": "path", "required": True},
+            "backup": {"type": "path"},
             "backups": {"type": "dict", "default": {}},
             "jobs": {"type": "int", "default": 2},
         }
@@ -104,17 +119,24 @@ def main() -> None:
     def work() -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.module_utils import backup_choice, lost_writes, restore
         from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
+        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
         progress, control = pgops_module.job(module)
         end_on_sigterm(control)
         settings = restore.Work(module.params["run_id"] or "by-hand", module.params["jobs"], progress, control)
         stage = module.params["state"] == "staged" and not module.check_mode
         databases: dict[str, Any] = {}
-        for database, target in pgops_module.targets(module).items():
+        targets = pgops_module.targets(module)
+        if module.params["backup"] and len(targets) != 1:
+            raise PgopsError(
+                f"One backup is named and there are {len(targets)} databases.",
+                hint="Name one with -e pgops_database=NAME.",
+            )
+        for database, target in targets.items():
             backup, why = backup_choice.choose(
                 target,
                 module.params["directory"],
-                module.params["backups"].get(database),
+                module.params["backup"] or module.params["backups"].get(database),
                 application_name=settings.application_name,
             )
             found = {"backup": backup.path, "why": why, "proved_at": (backup.proof or {}).get("proved_at")}

@@ -22,10 +22,13 @@ options:
     type: str
     choices: [swapped, resumed]
     default: swapped
+  to:
+    description:
+      - The database that takes the name, where there is one to swap - a staged restore, or one that a swap has put aside.
+    type: str
   staged:
     description:
-      - By database, the database that takes its name - a staged restore, or one that a swap has put aside.
-      - Needed with O(state=swapped).
+      - The same by database. Filled by the action plugin with those that this run has restored.
     type: dict
     default: {}
 author:
@@ -37,8 +40,7 @@ EXAMPLES = r"""
   whitecross.pgops.swap:
     databases: [white_cross]
     restore_user: postgres
-    staged:
-      white_cross: white_cross_restore_20260101_120000
+    to: white_cross_restore_20260101_120000
 """
 
 RETURN = r"""
@@ -77,6 +79,7 @@ def main() -> None:
     module = pgops_module.create_module(
         {
             "state": {"type": "str", "choices": ["swapped", "resumed"], "default": "swapped"},
+            "to": {"type": "str"},
             "staged": {"type": "dict", "default": {}},
         }
     )
@@ -91,14 +94,20 @@ def main() -> None:
         run_id = module.params["run_id"] or "by-hand"
         databases: dict[str, Any] = {}
         changed = False
-        for database, target in pgops_module.targets(module).items():
+        targets = pgops_module.targets(module)
+        if module.params["to"] and len(targets) != 1:
+            raise PgopsError(
+                f"One database is named to swap in and there are {len(targets)} to swap.",
+                hint="Name one with -e pgops_database=NAME.",
+            )
+        for database, target in targets.items():
             if module.params["state"] == "resumed":
                 databases[database] = swap.resume(
                     target, run_id=run_id, check_only=module.check_mode, progress=progress, control=control
                 )
                 changed = changed or databases[database]["state"] != "nothing"
                 continue
-            staged = module.params["staged"].get(database)
+            staged = module.params["to"] or module.params["staged"].get(database)
             if not staged:
                 raise PgopsError(f"No database is named to take the place of {database}.", database=database)
             swapping = swap.Swap(target, staged, run_id=run_id, progress=progress, control=control)

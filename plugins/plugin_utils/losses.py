@@ -38,10 +38,14 @@ def restore_losses(database: str, found: Mapping[str, Any]) -> list[str]:
         f"{entry['state_after'] or 'not applied'}"
         for entry in lost["versions"]
     ]
-    lines += [
-        f"{database}: {entry['attribute']} of the database goes back from {_short(entry['now'])} to {_short(entry['after'])}"
-        for entry in lost["settings"]
-    ]
+    for entry in lost["settings"]:
+        if "names" in entry:
+            lines.append(f"{database}: {entry['attribute']} of the database go back: {', '.join(entry['names'])}")
+        else:
+            lines.append(
+                f"{database}: {entry['attribute']} of the database goes back from {_short(entry['now'])} to "
+                f"{_short(entry['after'])}"
+            )
     lines.append(f"{database}: nothing is destroyed: the present database is kept under another name")
     return lines
 
