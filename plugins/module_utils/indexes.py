@@ -122,6 +122,7 @@ def down(context: StepContext, wanted: Sequence[Mapping[str, Any]], made: Mappin
         name = _full(index)
         found = existing.index_definition(context.conn, _schema(index), index["name"])
         if found is None:
+            context.tell(f"index {name} is gone already: skipped")
             skipped.append(f"index {name}")
             continue
         if name not in built:

@@ -56,7 +56,7 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) || '.' || quote_i
          JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = pair.number
          JOIN pg_attribute AS r ON r.attrelid = k.confrelid AND r.attnum = pair.target
          JOIN pg_operator AS o ON o.oid = pair.operator JOIN pg_namespace AS opn ON opn.oid = o.oprnamespace) AS keys
- WHERE k.contype = 'f' AND k.conparentid = 0 AND {_USER_SCHEMA}
+ WHERE k.contype = 'f' AND k.conparentid = 0 AND {_USER_SCHEMA} AND n.nspname <> 'pgops'
  ORDER BY 1
 """
 
@@ -134,13 +134,13 @@ class ForeignKey:
 
 
 def foreign_keys(conn: Connection, *, control: Control, progress: Progress, database: str) -> list[ForeignKey]:
-    """Count, for every foreign key of the database, the rows without a parent.
+    """Count, for every foreign key of the database but the ledger's own, the rows without a parent.
 
     Valid ones are counted too: a disabled trigger, replication, or VALIDATE under row-level security leaves orphans
     behind a constraint that says it is valid.
 
     :param conn: a session with ``row_security = off`` whose role reads every row; in autocommit.
-    :return: all foreign keys by name. One that cannot be read has an error, none is left out.
+    :return: these foreign keys by name. One that cannot be read has an error, none is left out.
     :raises Interrupted: asked to end, between two keys or because the caller cancelled the statement in hand.
 
     Takes ACCESS SHARE on both tables, one key after the other.

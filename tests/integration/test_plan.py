@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,10 @@ def test_tables_for_people() -> None:
 def site(playbook: Any) -> Any:
     tree = TestTree(playbook.folder / "own sql")
     tree.add_sql(V1, "people", "CREATE TABLE public.people (id integer PRIMARY KEY);", "DROP TABLE public.people;")
-    tree.add_sql(V2, "pets", "CREATE TABLE public.pets (id integer);", "DROP TABLE public.pets;")
+    tree.add_sql(
+        V2, "pets", "CREATE TABLE public.pets (id integer);", "DROP TABLE public.pets;",
+        rollback={"safety": "partial", "stays": "a sequence"},
+    )  # fmt: skip
     playbook.variables["pgops_sql"] = str(tree.folder)
     playbook.variables["pgops_phases"] = ["plan", "apply", "analyze", "report"]
     playbook.tree = tree
@@ -153,6 +157,9 @@ def site(playbook: Any) -> Any:
 
 
 def test_status_yml_prints_a_table_and_leaves_json(site: Any) -> None:
+    planned = site("migrate.yml", "--tags", "plan")
+    assert ["VERSION", "NAME", "RISK", "ROLLBACK", "STEPS"] in [line.split() for line in planned.stdout.splitlines()]
+    assert re.search(rf"{V2} +pets +low +partial +1 step", planned.stdout), planned.stdout
     assert site("migrate.yml", migrate_target=V1).rc == 0
     rc, stdout, document = site("status.yml", migrate_status_newest_first=True)
     assert rc == 0
@@ -161,6 +168,7 @@ def test_status_yml_prints_a_table_and_leaves_json(site: Any) -> None:
     shown = [line for line in lines if line and line[0] in (V1, V2)]
     assert [line[0] for line in shown] == [V2, V1]
     assert (shown[0][-1], shown[1][-1]) == ("pending", "applied")
+    assert (shown[0][-2], shown[1][-2]) == ("partial", "complete")
     (found,) = document["hosts"]["local-1"].values()
     assert found["status"]["counts"] == {"applied": 1, "pending": 1}
 

@@ -4,16 +4,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, ledger, migrate
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
-from support.engine import InterruptAt, do, rows, state, way
+from support.engine import RUN, InterruptAt, Told, do, rows, state, way
 from support.tree import TestTree
 
 V1, V2, V3, V4 = (f"2026010100000{n}" for n in (1, 2, 3, 4))
@@ -221,6 +222,47 @@ def test_what_is_gone_already_is_skipped_and_told(target: Any, tree: TestTree) -
     do(target, "DROP TABLE public.rooms")
     result = migrate.revert(target, migrate.Reverts(), way())
     assert result["reverted"][0]["left"] == ["table public.rooms"]
+
+
+def test_a_column_that_is_gone_already_is_skipped_and_told(target: Any, tree: TestTree) -> None:
+    apply_all(target, tree, V3)
+    do(target, "ALTER TABLE public.people DROP COLUMN status")
+    told = Told()
+    result = migrate.revert(target, migrate.Reverts(), way(progress=told))
+    # With the column went what stood on it.
+    gone = ["index public.people_status_idx", "constraint public.people.people_status", "column public.people.status"]
+    assert set(result["reverted"][0]["left"]) == set(gone)
+    assert [text for text in told.texts if "gone" in text] == [f"{name} is gone already: skipped" for name in gone]
+    assert there(target) == [V1, V2]
+
+
+def test_an_index_that_is_gone_already_is_skipped_and_told(target: Any, tree: TestTree) -> None:
+    apply_all(target, tree, V3)
+    do(target, "DROP INDEX public.people_status_idx")
+    told = Told()
+    result = migrate.revert(target, migrate.Reverts(), way(progress=told))
+    assert "index public.people_status_idx" in result["reverted"][0]["left"]
+    assert [text for text in told.texts if "gone" in text] == [
+        "index public.people_status_idx is gone already: skipped"
+    ]
+    assert there(target) == [V1, V2]
+
+
+def test_a_rollback_is_audited_with_how_the_version_was(target: Any, tree: TestTree) -> None:
+    tree.add_sql(V4, "fails", "SELECT 1/0;", "SELECT 1;")
+    with pytest.raises(PgopsError):
+        apply_all(target, tree)
+    migrate.revert(target, migrate.Reverts(), way())
+    migrate.revert(target, migrate.Reverts(), way())
+    with connect(target, application_name="test") as conn:
+        chain = ledger.audit_rows(conn)
+    assert ledger.broken_link(chain) is None
+    found = [(row["event"], row["version"], row["run_id"]) for row in chain if "revert" in row["event"]]
+    assert found == [
+        ("revert_started", V4, RUN), ("reverted", V4, RUN), ("revert_started", V3, RUN), ("reverted", V3, RUN),
+    ]  # fmt: skip
+    states = [json.loads(row["detail"])["from"] for row in chain if row["event"] == "revert_started"]
+    assert states == ["failed", "applied"]
 
 
 def test_a_constraint_of_an_earlier_version_is_marked_not_valid_again(target: Any, tree: TestTree) -> None:

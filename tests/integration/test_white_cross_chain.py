@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ BASE, HEALTH, CRITICAL, SETTINGS, INCIDENTS = (
     "20251103204744",
 )
 SHIPPED = (BASE, HEALTH, CRITICAL, SETTINGS, INCIDENTS)
+
+# R14.17: all up, all down, all up again takes five minutes at most.
+ALL_UP_AND_DOWN_S = 300
 
 EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18)
 
@@ -506,6 +510,7 @@ def test_R14_7_17_the_engine_applies_all_reverts_all_and_applies_again(
 ) -> None:
     migrations = list(chain.values())
     empty = catalog.inventory(db)
+    started = time.monotonic()
     for _ in range(2):
         first = migrate.apply(target, migrations, Selection(), engine.way())
         assert [item["version"] for item in first["applied"]] == list(chain)
@@ -515,6 +520,7 @@ def test_R14_7_17_the_engine_applies_all_reverts_all_and_applies_again(
         assert catalog.compare(full, catalog.inventory(db), ignore=()) == []
         migrate.revert(target, migrate.Reverts(steps=len(chain)), engine.way())
         assert catalog.compare(empty, catalog.inventory(db), ignore=()) == []
+    assert time.monotonic() - started < ALL_UP_AND_DOWN_S
 
 
 def test_the_engine_makes_what_the_plain_sql_makes(
