@@ -124,11 +124,7 @@ def _batch(
     table: tuple[str, str],
 ) -> int:
     def attempt() -> int:
-        with transaction(context.conn):
-            context.set_timeouts(
-                lock_timeout_ms=context.budget("lock_timeout_ms"),
-                statement_timeout_s=context.budget("statement_timeout_s"),
-            )
+        with transaction(context.conn, context.limits(context.budget("statement_timeout_s"))):
             rows = max(execute(context.conn, "EXECUTE pgops_backfill(%s, %s)", (bounds["first"], bounds["last"])), 0)
             context.save("running", {**progress, "rows": int(progress["rows"]) + rows})
         return rows

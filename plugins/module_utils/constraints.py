@@ -112,11 +112,8 @@ def _patiently(
     context: StepContext, constraint: Mapping[str, Any], work: Callable[[], None], statement: sql.Composed
 ) -> None:
     def attempt() -> None:
-        with transaction(context.conn):
-            # The scan may be long, the lock that it is asked for is not: the budget of builds.
-            context.set_timeouts(
-                lock_timeout_ms=context.budget("lock_timeout_ms"), statement_timeout_s=context.budget("index_timeout_s")
-            )
+        # The scan may be long, the lock that it is asked for is not: the budget of builds.
+        with transaction(context.conn, context.limits(context.budget("index_timeout_s"))):
             work()
 
     try:

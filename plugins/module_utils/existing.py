@@ -27,29 +27,30 @@ from psycopg2 import sql
 
 SHADOW = "pgops_shadow"
 
-# One look for all objects of a step; only the kinds that it has are asked for, since planning costs more than looking.
-_PRESENT = """
-SELECT w.ordinal FROM unnest(%s::int[], %s::text[], %s::text[], %s::text[], %s::text[])
-       AS w(ordinal, kind, s, t, name)
- WHERE CASE w.kind {kinds} ELSE false END
-"""
 _CLASS = "pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-_OF_TABLE = f"JOIN {_CLASS} ON c.oid = {{}} WHERE n.nspname = w.s AND c.relname = w.t"
-_PRESENT_KINDS = {
-    "table": f"FROM {_CLASS} WHERE n.nspname = w.s AND c.relname = w.name AND c.relkind IN ('r', 'p')",
-    "index": f"FROM {_CLASS} WHERE n.nspname = w.s AND c.relname = w.name AND c.relkind IN ('i', 'I')",
-    "type": "FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE n.nspname = w.s AND t.typname = w.name",
-    "enum_value": "FROM pg_enum e JOIN pg_type t ON t.oid = e.enumtypid JOIN pg_namespace n ON n.oid = t.typnamespace "
-    "WHERE n.nspname = w.s AND t.typname = w.t AND e.enumlabel = w.name",
-    "column": f"FROM pg_attribute a {_OF_TABLE.format('a.attrelid')} "
-    "AND a.attname = w.name AND a.attnum > 0 AND NOT a.attisdropped",
-    "constraint": f"FROM pg_constraint k {_OF_TABLE.format('k.conrelid')} AND k.conname = w.name",
-    "trigger": f"FROM pg_trigger g {_OF_TABLE.format('g.tgrelid')} AND g.tgname = w.name AND NOT g.tgisinternal",
-    "function": "FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace "
-    "WHERE n.nspname = w.s AND p.proname = w.name",
-    "extension": "FROM pg_extension x WHERE x.extname = w.name",
-    "schema": "FROM pg_namespace n WHERE n.nspname = w.name",
+_OF_TABLE = f"JOIN {_CLASS} ON c.oid = {{}} WHERE c.relname = ANY(%(tables)s)"
+# By kind: schema, table (or type) and name of those that have one of the names asked for. Only the kinds that a step has
+# are put together to one query: planning costs more than looking.
+_PRESENT = {
+    "table": f"n.nspname, NULL, c.relname FROM {_CLASS} WHERE c.relname = ANY(%(names)s) AND c.relkind IN ('r', 'p')",
+    "index": f"n.nspname, NULL, c.relname FROM {_CLASS} WHERE c.relname = ANY(%(names)s) AND c.relkind IN ('i', 'I')",
+    "type": "n.nspname, NULL, t.typname FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace "
+    "WHERE t.typname = ANY(%(names)s)",
+    "enum_value": "n.nspname, t.typname, e.enumlabel FROM pg_enum e JOIN pg_type t ON t.oid = e.enumtypid "
+    "JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.typname = ANY(%(tables)s) AND e.enumlabel = ANY(%(names)s)",
+    "column": f"n.nspname, c.relname, a.attname FROM pg_attribute a {_OF_TABLE.format('a.attrelid')} "
+    "AND a.attname = ANY(%(names)s) AND a.attnum > 0 AND NOT a.attisdropped",
+    "constraint": f"n.nspname, c.relname, k.conname FROM pg_constraint k {_OF_TABLE.format('k.conrelid')} "
+    "AND k.conname = ANY(%(names)s)",
+    "trigger": f"n.nspname, c.relname, g.tgname FROM pg_trigger g {_OF_TABLE.format('g.tgrelid')} "
+    "AND g.tgname = ANY(%(names)s) AND NOT g.tgisinternal",
+    "function": "n.nspname, NULL, p.proname FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace "
+    "WHERE p.proname = ANY(%(names)s)",
+    "extension": "NULL, NULL, x.extname FROM pg_extension x WHERE x.extname = ANY(%(names)s)",
+    "schema": "NULL, NULL, n.nspname FROM pg_namespace n WHERE n.nspname = ANY(%(names)s)",
 }
+_IN_A_TABLE = ("enum_value", "column", "constraint", "trigger")
+_IN_NO_SCHEMA = ("extension", "schema")
 
 _COLUMNS = """
 SELECT a.attname::text AS name, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS not_null,
@@ -133,24 +134,29 @@ def explained_by(migrations: Sequence[Mapping[str, Any]]) -> Explained:
 def present(conn: Connection, objects: Sequence[Mapping[str, Any] | None]) -> set[int]:
     """:param objects: ``creates`` or ``destroys`` of statements, None where a statement has none.
     :return: the positions of those that exist. One query, no lock."""
-    given = [(number, made) for number, made in enumerate(objects) if made]
+    given = {number: _key(made) for number, made in enumerate(objects) if made and made["kind"] in _PRESENT}
     if not given:
         return set()
-    kinds = sorted({str(made["kind"]) for _, made in given} & set(_PRESENT_KINDS))
-    if not kinds:
-        return set()
-    rows = fetch_all(
-        conn,
-        _PRESENT.format(kinds=" ".join(f"WHEN '{kind}' THEN EXISTS (SELECT {_PRESENT_KINDS[kind]})" for kind in kinds)),
-        (
-            [number for number, _ in given],
-            [made["kind"] for _, made in given],
-            [_schema(made) for _, made in given],
-            [_table(made) for _, made in given],
-            [made.get("name") or _table(made) for _, made in given],
-        ),
+    kinds = sorted({key[0] for key in given.values()})
+    query = " UNION ALL ".join(f"SELECT '{kind}', {_PRESENT[kind]}" for kind in kinds)
+    names = {
+        "names": sorted({key[3] for key in given.values()}),
+        "tables": sorted({key[2] for key in given.values() if key[2] is not None}),
+    }
+    with conn.cursor() as cursor:
+        cursor.execute(query, names)
+        there = {tuple(row) for row in cursor.fetchall()}
+    return {number for number, key in given.items() if key in there}
+
+
+def _key(made: Mapping[str, Any]) -> tuple[str, str | None, str | None, str]:
+    kind = str(made["kind"])
+    return (
+        kind,
+        None if kind in _IN_NO_SCHEMA else _schema(made),
+        _table(made) if kind in _IN_A_TABLE else None,
+        str(made.get("name") or _table(made)),
     )
-    return {int(row["ordinal"]) for row in rows}
 
 
 def compare(conn: Connection, statement: Mapping[str, Any], explained: Explained = frozenset()) -> list[str]:

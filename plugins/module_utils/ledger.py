@@ -185,9 +185,12 @@ class Ledger:
 
 
 @contextmanager
-def transaction(conn: Connection) -> Iterator[None]:
-    """One transaction on a connection in autocommit: committed at the end of the block, rolled back by any exception."""
-    execute(conn, "BEGIN")
+def transaction(conn: Connection, settings: str = "") -> Iterator[None]:
+    """One transaction on a connection in autocommit: committed at the end of the block, rolled back by any exception.
+
+    :param settings: SET LOCAL statements that begin it, in the same round trip.
+    """
+    execute(conn, f"BEGIN{'; ' + settings if settings else ''}")
     try:
         yield
     except BaseException:
@@ -358,10 +361,13 @@ def ask_to_stop(conn: Connection, run_id: str, by: str) -> bool:
     )
 
 
-def begin(conn: Connection, migration: Mapping[str, Any], run: Run, *, applied_by: str, resume: bool) -> None:
+def begin(
+    conn: Connection, migration: Mapping[str, Any], run: Run, *, applied_by: str, resume: bool, again: bool = False
+) -> None:
     """Write a version as ``applying``, with all its steps, in the caller's transaction.
 
-    :param resume: keep what is known of its steps; otherwise they start anew.
+    :param resume: keep what is known of its steps.
+    :param again: it was reverted before; forget the steps of then.
     """
     execute(
         conn,
@@ -390,7 +396,7 @@ def begin(conn: Connection, migration: Mapping[str, Any], run: Run, *, applied_b
             "resume": resume,
         },
     )
-    if not resume:
+    if again:
         execute(conn, "DELETE FROM pgops.step WHERE version = %s", (migration["version"],))
     _write_steps(conn, migration["version"], "up", migration["steps"])
 

@@ -89,6 +89,7 @@ class _Session:
     conn: Connection
     monitor: Monitor
     connect: Callable[[], Connection]
+    who: str
     explained: existing.Explained = frozenset()
 
 
@@ -218,7 +219,9 @@ def _apply_one(
     try:
         session.way.control.check()
         with transaction(conn):
-            ledger.begin(conn, migration, run, applied_by=_who(conn, run), resume=resume)
+            ledger.begin(
+                conn, migration, run, applied_by=session.who, resume=resume, again=row is not None and not resume
+            )
             ledger.append_audit(
                 conn,
                 "apply_resumed" if resume else "apply_started",
@@ -241,8 +244,7 @@ def _apply_one(
             seconds = round(time.monotonic() - begun, 3)
             timed.append({"step": ordinal, "kind": step["kind"], "name": step.get("name"), "duration_s": seconds})
         duration = round(time.monotonic() - started, 3)
-        with transaction(conn):
-            execute(conn, _SURE_COMMIT)
+        with transaction(conn, _SURE_COMMIT):
             ledger.finish(conn, version, "applied", duration)
             ledger.append_audit(
                 conn, "applied", run_id=run.id, version=version, detail={"duration_s": duration, "skipped": skipped}
@@ -582,8 +584,7 @@ def _revert_one(
             past_up = next((item for item in row.steps if item.ordinal == ordinal), None)
             left += _step_down(context, migration, step, past_up.progress if past_up else {})
         duration = round(time.monotonic() - started, 3)
-        with transaction(conn):
-            execute(conn, _SURE_COMMIT)
+        with transaction(conn, _SURE_COMMIT):
             ledger.finish(conn, version, "reverted", 0.0)
             ledger.append_audit(
                 conn, "reverted", run_id=run.id, version=version, detail={"duration_s": duration, "left": left}
@@ -652,7 +653,7 @@ def _session(target: Target, way: Way) -> Iterator[_Session]:
             sleep=way.sleep,
         )
         with lock, Monitor(open_session, way.control, way.run.id) as monitor:
-            yield _Session(target, way, conn, monitor, open_worker)
+            yield _Session(target, way, conn, monitor, open_worker, _who(conn, way.run))
     finally:
         conn.close()
 
@@ -769,8 +770,7 @@ def _record(
             # The runner lock went with its session; who holds it by now may have gone on, and has the word.
             conn = opened = session.connect()
             RunnerLock(conn, wait_s=0.0).acquire()
-        with transaction(conn):
-            execute(conn, _SURE_COMMIT)
+        with transaction(conn, _SURE_COMMIT):
             ledger.fail(conn, version, state, ordinal, reason, error.message, round(duration, 3))
             head = ledger.append_audit(
                 conn,
@@ -789,8 +789,10 @@ def _record(
 
 
 def _who(conn: Connection, run: Run) -> str:
+    if run.who:
+        return run.who
     row = fetch_one(conn, "SELECT session_user::text AS who")
-    return run.who or (str(row["who"]) if row else "unknown")
+    return str(row["who"]) if row else "unknown"
 
 
 def _stored(conn: Connection, row: ledger.Migration) -> dict[str, Any]:

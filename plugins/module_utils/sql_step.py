@@ -60,11 +60,7 @@ def _patiently(
         tables += [name for name in locks.tables_in(str(statement["sql"])) if name not in tables and name not in made]
 
     def whole(runs: Sequence[Sequence[int]]) -> list[str]:
-        with transaction(context.conn):
-            context.set_timeouts(
-                lock_timeout_ms=context.budget("lock_timeout_ms"),
-                statement_timeout_s=context.budget("statement_timeout_s"),
-            )
+        with transaction(context.conn, context.limits(context.budget("statement_timeout_s"))):
             now = _statements(context, statements, runs)
             progress = {"statements": before + len(statements), "skipped": [*skipped, *now]}
             context.save("done" if last else "running", progress)

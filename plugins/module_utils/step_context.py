@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
 from ansible_collections.whitecross.pgops.plugins.module_utils.existing import Explained
 from ansible_collections.whitecross.pgops.plugins.module_utils.monitor import Monitor
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
-from psycopg2 import errorcodes, sql
+from psycopg2 import errorcodes
 
 # The same numbers as the tree's defaults, for a ledger written by hand or by an older tree.
 DEFAULT_BUDGETS = {"lock_timeout_ms": 100, "lock_budget_s": 60, "statement_timeout_s": 300, "index_timeout_s": 3600}
@@ -93,13 +93,11 @@ class StepContext:
         """Record this step's state in the ledger, in the transaction that is open, or at once."""
         ledger.step_state(self.conn, self.version, self.direction, self.ordinal, state, progress)
 
-    def set_timeouts(self, *, lock_timeout_ms: int, statement_timeout_s: int, conn: Connection | None = None) -> None:
-        """``SET LOCAL`` both limits in the open transaction."""
-        execute(
-            conn or self.conn,
-            sql.SQL("SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}").format(
-                sql.Literal(f"{lock_timeout_ms}ms"), sql.Literal(f"{statement_timeout_s}s")
-            ),
+    def limits(self, statement_timeout_s: int) -> str:
+        """:return: the SET LOCAL of both limits, to begin a transaction with."""
+        return (
+            f"SET LOCAL lock_timeout = '{self.budget('lock_timeout_ms')}ms'; "
+            f"SET LOCAL statement_timeout = '{int(statement_timeout_s)}s'"
         )
 
 
