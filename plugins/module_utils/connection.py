@@ -171,7 +171,7 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
     (
         r"database .* is not currently accepting",
         "55000",
-        "the database is fenced (ALLOW_CONNECTIONS false); see a rollback that did not finish with status.yml",
+        "the database is fenced (ALLOW_CONNECTIONS false); a rollback did not finish, run rollback.yml again",
     ),
     (r"database .* does not exist", "3D000", "there is no database of that name on the server; check pgops_database"),
     (r"too many (clients|connections)|remaining connection slots", "53300", "the server has no free connection slot"),
