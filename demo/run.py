@@ -78,6 +78,7 @@ class Interrupted(BaseException):
 def main() -> int:
     arguments = parse_arguments()
     signal.signal(signal.SIGTERM, _on_sigterm)
+    signal.signal(signal.SIGINT, _on_sigint)
     try:
         if arguments.start:
             return start(chosen_environment(arguments.env))
@@ -523,6 +524,8 @@ def finish(environment: str, server: EmbeddedServer, code: int, before: Path | N
 def say(line: str) -> None:
     if re.match(r"\d/\d ", line) and sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         line = f"\033[1m{line}\033[0m"
+    if _ctrl_c_seen:
+        raise KeyboardInterrupt
     print(line, flush=True)
 
 
@@ -535,6 +538,16 @@ def shown(path: Path) -> str:
     with contextlib.suppress(ValueError):
         path = path.relative_to(ROOT)
     return shlex.quote(str(path))
+
+
+_ctrl_c_seen = False
+
+
+def _on_sigint(_signal: int, _frame: object) -> None:
+    # An exception that is raised inside a destructor or a callback of C is lost; what the next line sees is not.
+    global _ctrl_c_seen
+    _ctrl_c_seen = True
+    raise KeyboardInterrupt
 
 
 def _on_sigterm(_signal: int, _frame: object) -> None:
