@@ -37,6 +37,8 @@ class ActionModule(PgopsAction):
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """One line a database."""
         for database, found in (result.get("databases") or {}).items():
-            if found["analyzed"]:
+            if found["analyzed"] and self._task.check_mode:
+                self.say(f"{database}: {len(found['analyzed'])} tables would be analyzed")
+            elif found["analyzed"]:
                 self.say(f"{database}: {len(found['analyzed'])} tables analyzed in {seconds(found['seconds'])}")
         return result

@@ -839,7 +839,7 @@ def _table_names(migrations: Sequence[Mapping[str, Any]]) -> list[tuple[str, str
                 found.append((str(item.get("schema") or "public"), str(item["table"])))
             if step["kind"] == "backfill":
                 found.append((str(step.get("schema") or "public"), str(step["table"])))
-            names += [name for name in found if name not in names]
+            names += [name for name in dict.fromkeys(found) if name not in names]
     return names
 
 

@@ -275,7 +275,8 @@ def status_rows(
                 "told": told,
                 "applied_at": row.finished_at if state_name == "applied" else None,
                 "by": row.applied_by if state_name == "applied" else None,
-                "duration_s": round(row.duration_s, 3),
+                # Added up when it ends; a run that was cut off left none.
+                "duration_s": round(row.duration_s, 3) or None,
                 "on_disk": on_disk,
                 "failed_step": row.failed_step,
                 "reason": row.reason,

@@ -247,8 +247,10 @@ class PgopsAction(ActionBase):
                 return begun
             return job.follow(str(begun["results_file"]))
         except ControllerInterrupted:
-            job.ask_to_stop()
-            os._exit(1)  # the parent is going down; what Ansible's own handler would do
+            try:
+                job.ask_to_stop()
+            finally:
+                os._exit(1)  # the parent is going down; what Ansible's own handler would do
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -272,8 +274,10 @@ class PgopsAction(ActionBase):
         return {**task_vars, "ansible_python_interpreter": f"{directory}/python/{folder}/{name}"}
 
 
-def _interrupt(number: int, _frame: Any) -> None:
-    signal.signal(number, signal.SIG_IGN)
+def _interrupt(_number: int, _frame: Any) -> None:
+    # Ansible sends SIGINT and, a moment later, SIGTERM: the second one must not cut off the word to the job.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     raise ControllerInterrupted
 
 
@@ -291,8 +295,9 @@ class _Job:
         self._last: dict[str, Any] | None = None
         self._began: dict[str, float] = {}
         mode = str(action.pgops(task_vars, "progress"))
-        self._show = mode != "never"
-        self._repeat = mode == "always" or (mode == "auto" and _parent_has_terminal(self._parent))
+        if mode not in ("always", "terminal", "never"):
+            raise AnsibleActionFail(f"pgops_progress is {mode}; it is one of always, terminal and never.")
+        self._show = mode == "always" or (mode == "terminal" and _parent_has_terminal(self._parent))
 
     def follow(self, results_file: str) -> dict[str, Any]:
         """Poll until the module has left its result. :return: that result, as if the module had run in the task."""
@@ -305,7 +310,7 @@ class _Job:
             interval = min(interval * 1.5, longest)
             if os.getppid() != self._parent:
                 # ansible-playbook was killed: an orphan that went on renewing the lease would keep the job alive.
-                os._exit(1)
+                raise ControllerInterrupted
             polled = self._poll(results_file)
             if polled is None:
                 failures += 1
@@ -367,10 +372,10 @@ class _Job:
             if new_step:
                 self._began[event["text"]] = now
             self._last = event
-            if new_step or (self._repeat and now - self._shown_at >= REPEAT_S / 2):
+            if new_step or now - self._shown_at >= REPEAT_S / 2:
                 self._action.say(self._line(event, now))
                 self._shown_at = now
-        if self._repeat and self._last is not None and now - self._shown_at >= REPEAT_S - 0.2:
+        if self._last is not None and now - self._shown_at >= REPEAT_S - 0.2:
             self._action.say(self._line(self._last, now))
             self._shown_at = now
 

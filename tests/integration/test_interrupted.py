@@ -296,12 +296,14 @@ def wait_until_slow(target: Any) -> None:
 @pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_ends_the_job_at_the_next_safe_point(playbook: Any, target: Any, sent: int) -> None:
     in_playbook(playbook, target)
+    # So long that it is not the lease that ends it.
+    playbook.variables["pgops_lease"] = 600
     run = playbook.start("migrate.yml")
     wait_until_slow(target)
     os.killpg(run.pid, sent)
     run.communicate(timeout=60)
     assert run.returncode != 0
-    wait_for(lambda: state(target, V2).get("state") == "failed", seconds=20, what="the record of the interruption")
+    wait_for(lambda: state(target, V2).get("state") == "failed", seconds=30, what="the record of the interruption")
     assert state(target, V2)["reason"] == "interrupted"
     make_fast(playbook)
     rc, stdout, _ = playbook("migrate.yml")
@@ -313,6 +315,9 @@ def test_after_kill_9_of_ansible_the_job_ends_with_its_lease(playbook: Any, targ
     in_playbook(playbook, target)
     run = playbook.start("migrate.yml")
     wait_until_slow(target)
+    # The worker too: left alone, it would ask the job to stop.
+    for worker in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text(encoding="ascii").split():
+        os.kill(int(worker), signal.SIGKILL)
     os.killpg(run.pid, signal.SIGKILL)
     run.communicate(timeout=60)
     wait_for(lambda: state(target, V2).get("state") == "failed", seconds=30, what="the end of the lease")
@@ -320,6 +325,17 @@ def test_after_kill_9_of_ansible_the_job_ends_with_its_lease(playbook: Any, targ
     rc, stdout, _ = playbook("migrate.yml")
     assert rc == 0, stdout
     assert "20260101000002 slow applied" in stdout
+
+
+def test_after_kill_9_of_ansible_alone_its_worker_asks_the_job_to_stop(playbook: Any, target: Any) -> None:
+    in_playbook(playbook, target)
+    playbook.variables["pgops_lease"] = 600
+    run = playbook.start("migrate.yml")
+    wait_until_slow(target)
+    os.kill(run.pid, signal.SIGKILL)
+    run.communicate(timeout=60)
+    wait_for(lambda: state(target, V2).get("state") == "failed", seconds=30, what="the word of the orphan")
+    assert state(target, V2)["reason"] == "interrupted"
 
 
 def test_stop_yml_ends_a_running_migration(playbook: Any, target: Any) -> None:
