@@ -16,6 +16,7 @@ BIN = Path(sys.executable).parent
 CHECKS = {
     "ruff": ["ruff", "check", "--quiet", "."],
     "mypy": ["mypy", "--no-error-summary", "-p", "ansible_collections.whitecross.pgops.plugins.module_utils"],
+    "mypy-demo": ["mypy", "--no-error-summary", "demo/run.py", "demo/embedded_server.py"],
     "yamllint": ["yamllint", "--strict", "."],
     "ansible-lint": ["ansible-lint", "--offline", "--nocolor", "-q"],
 }
