@@ -78,18 +78,21 @@ class ActionModule(MigrationAction):
 
     def _tell_next(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
         target = self._task.args.get("target")
-        more = [f"-e migrate_target={target}"] if target else []
-        on = ("To go on", self.again(task_vars, *more))
+        given = self.typed(task_vars)["given"]["variables"]
+        more = {"migrate_target": str(target)} if target and "migrate_target" not in given else {}
+        on = ("To go on", self.again(task_vars, more))
         reason = result.get("reason")
+        if self.tell_edited(result, task_vars):
+            return
         if reason == "busy":
-            self.tell_next(result, [on, ("To end the other run", self.other_playbook(task_vars, "stop"))])
+            self.tell_next(result, [on, ("To end the other run", self.command(task_vars, "stop.yml"))])
         elif reason == "reverting":
-            self.tell_next(result, [("To finish it", self.other_playbook(task_vars, "rollback"))])
+            self.tell_next(result, [("To finish it", self.command(task_vars, "rollback.yml"))])
         elif result.get("not_applied"):
             first = [*result.get("applied", []), *result["not_applied"]][0]
             self.tell_next(
                 result,
-                [on, ("to go back", self.other_playbook(task_vars, "rollback", f"-e rollback_through={first}"))],
+                [on, ("to go back", self.command(task_vars, "rollback.yml", {"rollback_through": str(first)}))],
             )
         else:
-            self.tell_next(result, [("Then", self.again(task_vars, *more))])
+            self.tell_next(result, [("Then", self.again(task_vars, more))])

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 from ansible.errors import AnsiblePromptInterrupt, AnsiblePromptNoninteractive
 from ansible.utils.display import Display
+from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import without_secrets
 
 # What says which rollback it is, in the command that is told to be typed next.
 _ASKED_FOR = (
@@ -61,15 +62,15 @@ class ActionModule(PgopsAction):
 
     def _refused(self, task_vars: dict[str, Any], wanted: str, why: str) -> dict[str, Any]:
         host = task_vars.get("inventory_hostname")
-        typed = str(self.run_fact(task_vars).get("command") or "ansible-playbook rollback.yml")
-        again = f"{typed} -l {shlex.quote(self.limit(task_vars))}"
+        choice = {}
         for name in _ASKED_FOR:
-            if task_vars.get(name) is not None and (name, task_vars[name]) != ("rollback_strategy", "down"):
-                again += " -e " + shlex.quote(f"{name}={self._templar.template(task_vars[name])}")
-        again += " -e " + shlex.quote(f"rollback_confirm={wanted}")
+            value = self._templar.template(task_vars.get(name))
+            if value not in (None, "") and (name, value) != ("rollback_strategy", "down"):
+                choice[name] = value
+        confirmed = {"rollback_confirm": wanted}
         return {
             "failed": True,
             "msg": f"The rollback of {wanted} on {host} was not confirmed ({why}); nothing was changed. Read what is lost, "
-            f"then add -e {shlex.quote(f'rollback_confirm={wanted}')}",
-            "next": [again],
+            f"then add {extra_variables_argument(confirmed)}",
+            "next": [self.again(task_vars, without_secrets({**choice, **confirmed}))],
         }

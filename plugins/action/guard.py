@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import shlex
 import sys
 from typing import Any
 
@@ -53,6 +54,7 @@ class ActionModule(ActionBase):
         return SHARED_VARIABLES[variable].default if value in (None, "", []) else value
 
     def _start(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal, new_run_id, now
 
         hosts = list(task_vars["ansible_play_hosts_all"])
@@ -61,6 +63,8 @@ class ActionModule(ActionBase):
 
         limit = str(task_vars.get("ansible_limit") or context.CLIARGS.get("subset") or "")
         groups = task_vars["groups"]
+        given = typed_commands.given(self._loader)
+        command = typed_commands.before_limit({typed_commands.GIVEN: given}, environments.typed_command())
         production = list(self._value(task_vars, "pgops_production_environments"))
         environment = environments.choose_environment(
             hosts,
@@ -69,7 +73,7 @@ class ActionModule(ActionBase):
             list(self._value(task_vars, "pgops_environments")),
             production,
             {*groups, *groups["all"]},
-            environments.typed_command(),
+            command,
         )
         phases = environments.choose_phases(task_vars.get("pgops_phases") and self._value(task_vars, "pgops_phases"))
         environments.refuse_unproved_production(phases, environment, production)
@@ -77,7 +81,7 @@ class ActionModule(ActionBase):
             if not variables_of[host].get("pgops_database") and not variables_of[host].get("pgops_databases"):
                 raise environments.Refusal(
                     f"pgops_database is not set for {host}; name it in inventories/group_vars/{environment}/ or type: "
-                    f"{environments.typed_command()} -l {limit or environment} -e pgops_database=NAME"
+                    f"{command} -l {shlex.quote(limit or environment)} -e pgops_database=NAME"
                 )
 
         try:
@@ -114,6 +118,8 @@ class ActionModule(ActionBase):
                     "that you may write with -e pgops_state_directory=FOLDER."
                 ) from error
             run["journal"] = str(journal.path)
+        # Not in the journal: only this run prints commands.
+        run[typed_commands.GIVEN] = given
         display.display(
             f"pgops run {run['id']}: {run['playbook']} in {environment} ({', '.join(run['hosts'])}) by {who} on {run['ops_host']}"
             f", started {run['started']}{', check mode: nothing is written' if self._task.check_mode else ''}"

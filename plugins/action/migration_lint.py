@@ -42,6 +42,6 @@ class ActionModule(TreeAction):
             result |= {
                 "failed": True,
                 "msg": f"{first}{more}",
-                "next": ["correct the files and type: ansible-playbook lint.yml"],
+                "next": [f"correct the files and type: {self.command('lint')}"],
             }
         return result

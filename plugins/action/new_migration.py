@@ -25,7 +25,7 @@ class ActionModule(TreeAction):
         if not self._task.check_mode:
             scaffold.write(new)
         verb = "would be written" if self._task.check_mode else "written"
-        self.say(f"    {new.folder} {verb}; edit its files, then type: ansible-playbook lint.yml")
+        self.say(f"    {new.folder} {verb}; edit its files, then type: {self.command('lint')}")
         return {
             "changed": True,
             "version": new.version,
@@ -33,8 +33,8 @@ class ActionModule(TreeAction):
             "path": str(new.folder),
             "files": sorted(new.files),
             "next": [
-                "ansible-playbook lint.yml",
-                f"ansible-playbook test_migration.yml -l local -e test_migration_version={new.version}",
+                self.command("lint"),
+                self.command("test_migration", "local", {"test_migration_version": new.version}),
             ],
             "diff": [
                 {"before": "", "before_header": "(absent)", "after": text, "after_header": str(new.folder / name)}

@@ -25,7 +25,8 @@ class ActionModule(MigrationAction):
         if result.get("failed"):
             self.show_edited(result)
             if result.get("reason") == "reverting":
-                self.tell_next(result, [("To finish it", self.other_playbook(task_vars, "rollback"))])
+                self.tell_next(result, [("To finish it", self.command(task_vars, "rollback.yml"))])
+            self.tell_edited(result, task_vars)
             return result
         self._refuse_faults(result, task_vars)
         if result.get("failed"):

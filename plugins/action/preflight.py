@@ -39,8 +39,5 @@ class ActionModule(PgopsAction):
                 for check in found["checks"]
                 if check["level"] == "stop" and check["fix"]
             }
-            again = (
-                f"{self.run_fact(task_vars).get('command', 'ansible-playbook migrate.yml')} -l {self.limit(task_vars)}"
-            )
-            result["next"] = [*sorted(stopped), again]
+            result["next"] = [*sorted(stopped), self.again(task_vars)]
         return result

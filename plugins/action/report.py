@@ -105,7 +105,7 @@ class ActionModule(ActionBase):
             variables = task_vars["hostvars"].raw_get(host)
             facts = (variables.get("ansible_facts") or {}).get("__pgops_run") or {}
             for phase, result in facts.items():
-                if isinstance(result, dict):
+                if isinstance(result, dict) and phase != "given":
                     shared = {"phase": phase, "host": host, "time": run.get("started")}
                     events.append({"event": "phase_started", **shared})
                     events.append({"event": "phase_finished", "result": result, **shared})

@@ -35,9 +35,21 @@ class ActionModule(MigrationAction):
                 self.say(
                     f"{database}: {item['version']} {item['name']} reverted in {seconds(item['duration_s'])}{stays}"
                 )
-        if result.get("failed") and result.get("not_reverted"):
-            self.tell_next(result, [("To go on", self.again(task_vars))])
+        if result.get("failed"):
+            self._tell_next(result, task_vars)
         return result
+
+    def _tell_next(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
+        if result.get("reason") == "one_way":
+            self.tell_next(result, [("Type", self.again(task_vars, {"rollback_strategy": "restore"}))])
+        elif result.get("reason") == "needed":
+            self.tell_next(result, [("Type", self.again(task_vars, {"rollback_through": str(result["version"])}))])
+        elif result.get("not_reverted"):
+            # A number of steps, counted anew, would go further back than was asked for.
+            stable = any(self._task.args.get(name) not in (None, "") for name in ("keep", "through", "version"))
+            lowest = min(str(version) for version in result["not_reverted"])
+            choice = {} if stable else {"rollback_through": lowest}
+            self.tell_next(result, [("To go on", self.again(task_vars, choice))])
 
     def _show_plan(self, database: str, found: dict[str, Any]) -> None:
         if not found["versions"]:

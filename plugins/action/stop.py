@@ -34,5 +34,5 @@ class ActionModule(MigrationAction):
             else:
                 self.say(f"{database}: {run} is running and would be asked to end")
         if result.get("failed"):
-            self.tell_next(result, [("Look again", self.other_playbook(task_vars, "status"))])
+            self.tell_next(result, [("Look again", self.command(task_vars, "status.yml"))])
         return result

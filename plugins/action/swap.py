@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
@@ -63,10 +62,11 @@ class ActionModule(PgopsAction):
 
     def way_back(self, task_vars: dict[str, Any], database: str, aside: str) -> str:
         """:return: the command that swaps the replaced database in again."""
-        return self.command(
-            task_vars,
-            "rollback.yml",
-            "-e rollback_strategy=swap",
-            "-e " + shlex.quote(f"rollback_swap_to={aside}"),
-            "-e " + shlex.quote(f"rollback_confirm={database}"),
-        )
+        choice: dict[str, Any] = {
+            "rollback_strategy": "swap",
+            "rollback_swap_to": str(aside),
+            "rollback_confirm": str(database),
+        }
+        if list(self.pgops(task_vars, "databases") or []) != [database]:
+            choice["pgops_databases"] = [str(database)]
+        return self.command(task_vars, "rollback.yml", choice)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, seconds
 
 
@@ -23,15 +24,19 @@ class ActionModule(MigrationAction):
         environment = self.run_fact(task_vars).get("environment")
         if environment in self.pgops(task_vars, "production_environments"):
             raise AnsibleActionFail(
-                f"A version is not tested in {environment}, where production data is; "
-                f"type: {self.again(task_vars).split(' -l ')[0]} -l local -e test_migration_version=VERSION"
+                f"A version is not tested in {environment}, where production data is; type: {self.local(task_vars)}"
             )
         version = str(self._task.args.get("version") or "")
         if not version:
             raise AnsibleActionFail(
-                f"Which version? Type: {self.again(task_vars, '-e test_migration_version=VERSION')}"
+                f"Which version? Type: {self.again(task_vars, {'test_migration_version': 'VERSION'})}"
             )
         return {"version": version, "migrations": self.rendered_tree(task_vars)}
+
+    def local(self, task_vars: dict[str, Any]) -> str:
+        """:return: the command for the environment local, without the database of another environment."""
+        typed = {**self.typed(task_vars), typed_commands.GIVEN: {}}
+        return typed_commands.again(typed, "local", {"test_migration_version": "VERSION"})
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """A few lines a database."""

@@ -26,5 +26,5 @@ class ActionModule(PgopsAction):
             for line in verification.screen(database, found, verbose=verbose):
                 self.say(line)
         if result.get("failed") and result.get("databases"):
-            result.setdefault("next", self.command(task_vars, "verify.yml", "-e", "verify_verbose=true"))
+            result.setdefault("next", self.command(task_vars, "verify.yml", {"verify_verbose": True}))
         return result

@@ -46,6 +46,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks import Mark
 from ansible_collections.whitecross.pgops.plugins.module_utils.dump import Contents
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 from ansible_collections.whitecross.pgops.plugins.module_utils.swap import FENCED, VERIFIED
 from psycopg2 import sql
@@ -145,7 +146,7 @@ def refuse_unproved(backup: Backup) -> None:
         raise PgopsError(
             f"The backup {backup.path} was never proved.",
             database=backup.manifest.get("database"),
-            hint=f"ansible-playbook prove.yml … -e backup_path={backup.path}",
+            hint=f"Prove it first: ansible-playbook prove.yml … {extra_variables_argument({'backup_path': backup.path})}",
         )
     refuse_altered(backup, None)
 

@@ -11,12 +11,14 @@ import re
 import shlex
 import signal
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
 
@@ -95,10 +97,22 @@ class PgopsAction(ActionBase):
             or task_vars["inventory_hostname"]
         )
 
-    def command(self, task_vars: dict[str, Any], playbook: str, *extra: str) -> str:
-        """:return: a command line to type next, e.g. ``ansible-playbook migrate.yml -l staging``."""
-        parts = ["ansible-playbook", playbook, "-l", shlex.quote(self.limit(task_vars))]
-        return " ".join([*parts, *extra])
+    def typed(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """:return: the run with what was given with -e and -i, also where no guard has looked."""
+        run = self.run_fact(task_vars)
+        return run if typed_commands.GIVEN in run else {**run, typed_commands.GIVEN: typed_commands.given(self._loader)}
+
+    def command(self, task_vars: dict[str, Any], playbook: str, variables: Mapping[str, Any] | None = None) -> str:
+        """:return: a command to type next, e.g. ``ansible-playbook status.yml -l staging``, for the place of this run.
+
+        :param variables: the choice that it makes; that of this run is left out.
+        """
+        name = playbook.removesuffix(".yml")
+        return typed_commands.other(self.typed(task_vars), name, self.limit(task_vars), variables)
+
+    def again(self, task_vars: dict[str, Any], variables: Mapping[str, Any] | None = None) -> str:
+        """:return: the command that was typed, to type it again."""
+        return typed_commands.again(self.typed(task_vars), self.limit(task_vars), variables)
 
     def say(self, text: str) -> None:
         """Show a line to the person who watches, under any stdout callback."""

@@ -10,6 +10,7 @@ ansible-core, or nobody would be told that theirs is too old.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -31,12 +32,12 @@ def typed_command() -> str:
     """The command as the user typed it, without its options: ``ansible-playbook migrate.yml``."""
     from ansible import context
 
-    return " ".join(["ansible-playbook"] + list(context.CLIARGS.get("args") or [])[:1])
+    return " ".join(["ansible-playbook"] + [shlex.quote(str(name)) for name in (context.CLIARGS.get("args") or [])[:1]])
 
 
 def playbook_name() -> str:
     """What was asked for: ``migrate`` for ``migrate.yml``, ``playbooks/migrate.yml`` and ``whitecross.pgops.migrate``."""
-    typed = typed_command().split(" ", 1)[-1].rsplit("/", 1)[-1]
+    typed = shlex.split(typed_command())[-1].rsplit("/", 1)[-1]
     return re.sub(r"\.ya?ml$", "", typed).rsplit(".", 1)[-1]
 
 

@@ -91,12 +91,17 @@ def write_private_file(path: Path, text: str) -> None:
     sync_folder(path.parent)
 
 
+def names_a_secret(name: str) -> bool:
+    """Whether a key says of itself that it holds a secret."""
+    return bool(_SECRET_KEY.search(name)) and name not in _LOCATION_KEYS
+
+
 def without_secrets(value: Any) -> Any:
     """A JSON-able copy of ``value`` in which every key that names a secret has lost its value."""
     if isinstance(value, dict):
         return {
             str(key): "(not recorded)"
-            if _SECRET_KEY.search(str(key)) and str(key) not in _LOCATION_KEYS
+            if names_a_secret(str(key))
             else without_secrets(item)
             for key, item in value.items()
         }

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,25 +67,21 @@ class MigrationAction(PgopsAction):
     def _truth(value: Any) -> bool:
         return value is True or str(value).lower() in ("true", "yes", "on", "1")
 
-    def again(self, task_vars: dict[str, Any], *extra: str) -> str:
-        """:return: the command that was typed, to type it again."""
-        typed = str(self.run_fact(task_vars).get("command") or "ansible-playbook migrate.yml")
-        return " ".join([typed, "-l", shlex.quote(self.limit(task_vars)), *extra])
-
-    def other_playbook(self, task_vars: dict[str, Any], name: str, *extra: str) -> str:
-        """:return: the command of another playbook, in the way this one was called (file, or name in the collection)."""
-        typed = str(self.run_fact(task_vars).get("command") or "ansible-playbook migrate.yml").split()[-1]
-        if typed.startswith("whitecross.pgops."):
-            playbook = f"whitecross.pgops.{name}"
-        else:
-            playbook = str(Path(typed).with_name(f"{name}.yml"))
-        return self.command(task_vars, shlex.quote(playbook), *extra)
-
     def tell_next(self, result: dict[str, Any], words: Sequence[tuple[str, str]]) -> None:
         """Put the commands into the result, and into its sentence."""
         result["next"] = [command for _, command in words]
         told = "; ".join(f"{word}: {command}" for word, command in words)
         result["msg"] = f"{str(result.get('msg', '')).rstrip()} {told}"
+
+    def tell_edited(self, result: dict[str, Any], task_vars: dict[str, Any]) -> bool:
+        """An applied file that was edited or is gone: the same command would fail the same way. :return: if it is that."""
+        if result.get("reason") not in ("edited", "missing"):
+            return False
+        result["hint"] = "Restore the file as it is stored, or write a new version."
+        told = f"{str(result.get('msg', '')).rstrip()} {result['hint']}"
+        result["msg"] = told
+        self.tell_next(result, [("To look", self.command(task_vars, "status.yml"))])
+        return True
 
     def show_edited(self, result: Mapping[str, Any]) -> None:
         """Show how an applied file differs from what was stored."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
     Journal,
     now,
@@ -199,9 +200,9 @@ def build(
         if missing:
             cause = error_of({"message": f"The run ended before the phase {missing} was done; its output says why"})
     if cause is None and interrupted:
-        cause = error_of({"message": "The run was interrupted; what had begun ends at its next safe point"})
+        cause = _interruption(facts, rows, hosts)
     if cause is not None and not cause["next"]:
-        cause["next"] = next_commands(facts)
+        cause["next"] = next_commands(facts, way_back(facts, rows, hosts))
     started = began.get("time") or facts.get("started")
     finished = now()
     return {
@@ -220,14 +221,69 @@ def build(
     }
 
 
-def next_commands(run: Mapping[str, Any]) -> list[str]:
-    """What to type after a failure that names no command itself: look, then go on."""
+def _pending_versions(hosts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """The versions that the plan of the run had still to apply, of all its databases."""
+    return sorted(
+        {
+            str(item["version"])
+            for databases in hosts.values()
+            for phases in databases.values()
+            for item in (phases.get("plan") or {}).get("pending") or []
+            if isinstance(item, Mapping) and item.get("version")
+        }
+    )
+
+
+def _unfinished(rows: Iterable[Mapping[str, Any]]) -> str | None:
+    return next((str(row["phase"]) for row in rows if row["result"] == "unfinished"), None)
+
+
+def _interruption(
+    run: Mapping[str, Any],
+    rows: list[dict[str, Any]],
+    hosts: Mapping[str, Mapping[str, Mapping[str, Any]]],
+) -> dict[str, Any]:
+    """What the journal knows of a run that Ctrl-C or a signal has ended."""
+    phase = _unfinished(rows)
+    versions = _pending_versions(hosts)
+    last = f"after the phase {rows[-1]['phase']}" if rows else "before its first phase"
+    told = f"The run was interrupted {f'in the phase {phase}' if phase else last}; "
+    if versions:
+        told += f"the plan had pending {', '.join(versions)}; "
+    if run.get("playbook") == "migrate" and not any(row["phase"] == "apply" for row in rows):
+        told += "nothing was applied by it; "
+    told += "what had begun ends at its next safe point, and status.yml tells how far it is"
+    cause = error_of({"message": told, "phase": phase})
+    if versions:
+        cause["pending"] = versions
+    return cause
+
+
+def way_back(
+    run: Mapping[str, Any],
+    rows: Iterable[Mapping[str, Any]],
+    hosts: Mapping[str, Mapping[str, Mapping[str, Any]]],
+) -> str | None:
+    """The command that undoes a migration that began to apply, or None where there is nothing to undo."""
+    versions = _pending_versions(hosts)
+    began = any(row["phase"] == "apply" for row in rows)
+    if run.get("playbook") != "migrate" or run.get("check_mode") or not (began and versions and run.get("environment")):
+        return None
+    limit = str(run.get("limit") or run["environment"])
+    return typed_commands.other(run, "rollback", limit, {"rollback_through": versions[0]})
+
+
+def next_commands(run: Mapping[str, Any], back: str | None = None) -> list[str]:
+    """What to type after a failure that names no command itself: look, then go on, or go back where that is known."""
     if not run.get("environment"):
         return []
-    limit = run.get("limit") or run["environment"]
-    typed = run.get("command") or f"ansible-playbook {run.get('playbook') or 'migrate'}.yml"
-    status = typed.rsplit(" ", 1)[0] + (" whitecross.pgops.status" if typed.endswith(".migrate") else " status.yml")
-    return [f"{status} -l {limit}", f"{typed} -l {limit}"]
+    limit = str(run.get("limit") or run["environment"])
+    known = {
+        "command": f"ansible-playbook {run.get('playbook') or 'migrate'}.yml",
+        **{k: v for k, v in run.items() if v},
+    }
+    look, on = typed_commands.other(known, "status", limit), typed_commands.again(known, limit)
+    return list(dict.fromkeys([look, on, *([back] if back else [])]))
 
 
 # -- for machines -------------------------------------------------------------------------------------------------------
@@ -337,6 +393,8 @@ def screen(report: Mapping[str, Any], page: str | None) -> list[str]:
     error = report["error"]
     if error:
         lines.append(f"    {error['message']}")
+        if error.get("hint") and str(error["hint"]) not in error["message"]:
+            lines.append(f"    hint: {error['hint']}")
         lines.extend(f"    next: {command}" for command in error["next"])
     if page:
         lines.append(f"    report: {page}")
@@ -362,6 +420,8 @@ def as_log(report: Mapping[str, Any]) -> str:
         lines.append(f"{report['finished']} {version['version']} {done} in {version['duration_s']} s")
     if report["error"]:
         lines.append(f"{report['finished']} ERROR {report['error']['message']}")
+        if report["error"].get("hint"):
+            lines.append(f"{report['finished']} HINT {report['error']['hint']}")
         lines.extend(f"{report['finished']} NEXT {command}" for command in report["error"]["next"])
     lines += [rule, f"{report['finished']} END {report['result']} after {seconds(report['duration_s'])}", rule]
     return "\n".join(lines) + "\n"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import environments, typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import sql_directory
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.reporting import write_result
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import (
@@ -54,6 +56,11 @@ class TreeAction(ActionBase):
             result = {"failed": True, "changed": False, "msg": f"The migration tree: {exc.strerror}{place}"}
         self._leave_json(result, variables)
         return result
+
+    def command(self, name: str, limit: str | None = None, variables: Mapping[str, Any] | None = None) -> str:
+        """:return: a command to type next, on the same tree."""
+        run = {"command": environments.typed_command(), typed_commands.GIVEN: typed_commands.given(self._loader)}
+        return typed_commands.other(run, name, limit, variables)
 
     def say(self, text: str) -> None:
         """Show a line to the person who watches, under any stdout callback."""

@@ -301,8 +301,12 @@ def test_ctrl_c_ends_the_job_at_the_next_safe_point(playbook: Any, target: Any, 
     run = playbook.start("migrate.yml")
     wait_until_slow(target)
     os.killpg(run.pid, sent)
-    run.communicate(timeout=60)
+    output, _ = run.communicate(timeout=60)
     assert run.returncode != 0
+    if sent == signal.SIGINT:
+        assert "The run was interrupted in the phase apply; the plan had pending " in output
+        assert "next: ansible-playbook migrate.yml -l local\n" in output
+        assert "next: ansible-playbook rollback.yml -l local -e rollback_through=" in output
     wait_for(lambda: state(target, V2).get("state") == "failed", seconds=30, what="the record of the interruption")
     assert state(target, V2)["reason"] == "interrupted"
     make_fast(playbook)

@@ -181,19 +181,22 @@ def test_migrate_yml_shows_how_an_applied_file_was_edited(site: Any) -> None:
     assert "+SELECT 1;" in stdout and "-CREATE TABLE public.people" in stdout
     assert "Traceback" not in stdout
     assert "its files differ since" in document["error"]["message"]
+    assert "Restore the file as it is stored, or write a new version." in document["error"]["message"]
+    assert document["error"]["next"] == ["ansible-playbook status.yml -l local"]
 
 
 def test_a_failure_names_the_way_on_and_the_way_back(site: Any) -> None:
     site.tree.add_sql(V3, "broken", "SELECT 1;\n\nSELECT 1/0;\n", "SELECT 1;")
-    rc, stdout, document = site("migrate.yml")
+    owner = site.variables["pgops_owner"]
+    rc, stdout, document = site("migrate.yml", pgops_owner=owner, migrate_steps=3)
     assert rc != 0
     error = document["error"]
     assert error["sqlstate"] == "22012"
     assert f"{V3}_broken/up.sql.j2:3" in error["message"]
     assert f"Applied in this run: {V1}, {V2}; not applied: {V3}" in error["message"]
     assert error["next"] == [
-        "ansible-playbook migrate.yml -l local",
-        f"ansible-playbook rollback.yml -l local -e rollback_through={V1}",
+        f"ansible-playbook migrate.yml -l local -e pgops_owner={owner} -e '{{\"migrate_steps\": 3}}'",
+        f"ansible-playbook rollback.yml -l local -e pgops_owner={owner} -e rollback_through={V1}",
     ]
     assert "Traceback" not in stdout
 
@@ -219,5 +222,5 @@ def test_two_runs_at_once(site: Any, target: Any) -> None:
     conn.close()
     assert rc != 0
     assert "is being migrated by run 20260101T000000Z-0000aa" in document["error"]["message"]
-    assert document["error"]["next"][1] == "ansible-playbook stop.yml -l local"
+    assert document["error"]["next"][1].startswith("ansible-playbook stop.yml -l local")
     assert site("migrate.yml").rc == 0

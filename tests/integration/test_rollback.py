@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -179,7 +180,7 @@ def test_restore_goes_back_to_before_the_last_apply_and_the_printed_command_come
 
     applied.write_inventory()
     back = subprocess.run(
-        command.split(), cwd=applied.folder, env=applied.environment(), capture_output=True, text=True,
+        shlex.split(command), cwd=applied.folder, env=applied.environment(), capture_output=True, text=True,
         stdin=subprocess.DEVNULL, timeout=120, check=False,
     )  # fmt: skip
     assert back.returncode == 0, back.stdout + back.stderr
@@ -214,6 +215,9 @@ def test_a_rollback_without_any_proved_backup_says_so(applied: Any, server: Any,
     done = applied("rollback.yml", rollback_strategy="restore", rollback_confirm=database)
     assert done.rc != 0
     assert "1 backups are there, 0 of them proved" in done.json["error"]["message"]
+    assert "-e rollback_backup=PATH" in done.json["error"]["hint"]
+    assert "hint: Prove one" in done.stdout
+    assert f"rollback.yml -l local -e rollback_strategy=restore -e rollback_confirm={database}" in done.json["error"]["next"][-1]
     assert names(server, database) == [database]
 
 

@@ -147,7 +147,26 @@ def test_tags_and_switched_off_phases_are_not_due() -> None:
 def test_an_interrupted_run_says_so() -> None:
     report = reporting.build(events("preflight"), interrupted=True)
     assert (report["ok"], report["result"]) == (False, "interrupted")
-    assert report["next"]
+    assert "nothing was applied by it" in report["error"]["message"]
+    assert report["next"] == ["ansible-playbook status.yml -l staging", "ansible-playbook migrate.yml -l staging"]
+
+
+def test_an_interrupted_run_says_where_it_was_and_how_to_go_on_and_back() -> None:
+    run = {**RUN, "given": {"variables": {"pgops_database": "other"}, "inventory": ["hosts"]}}
+    started = {"event": "phase_started", "phase": "apply", "host": "db1", "time": "2026-01-01T12:00:09.000Z"}
+    report = reporting.build([*events("preflight", "plan", "backup", "prove"), started], run=run, interrupted=True)
+    message = report["error"]["message"]
+    assert "interrupted in the phase apply; the plan had pending 20260101000000; " in message
+    assert "status.yml tells how far it is" in message
+    where = "-i hosts -l staging -e pgops_database=other"
+    assert report["next"] == [
+        f"ansible-playbook status.yml {where}",
+        f"ansible-playbook migrate.yml {where}",
+        f"ansible-playbook rollback.yml {where} -e rollback_through=20260101000000",
+    ]
+    document = reporting.result_document(report)
+    assert (document["error"]["pending"], document["error"]["phase"]) == (["20260101000000"], "apply")
+    assert all(command in "\n".join(reporting.screen(report, None)) for command in report["next"])
 
 
 class Page(HTMLParser):

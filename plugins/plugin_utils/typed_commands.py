@@ -1,0 +1,156 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The commands that a run tells its user to type: they reach the same database, the same tree and the same inventory.
+
+What was given with -e and -i decides where a run goes, so a command that leaves it out may go somewhere else.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible import constants, context
+from ansible.utils.vars import load_extra_vars
+from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import names_a_secret, without_secrets
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import known_variables
+
+# Where in the run's fact it is kept.
+GIVEN = "given"
+_DEFAULT = "ansible-playbook migrate.yml"
+# One run's file; the next one has its own.
+_NEVER = frozenset({"pgops_json"})
+# What says which versions, backup or rows, of one playbook; another playbook, or another choice, must not inherit it.
+_SELECTION = re.compile(
+    r"^(rollback_\w+|migrate_(target|steps|allow_out_of_order)|backup_path|(inspect|test_migration|new_migration)_\w+)$"
+)
+# A value that holds a secret under a harmless name: a URL with a password, a connection string, a whole-file vault's text.
+_SECRET_VALUE = re.compile(r"://[^/\s]*:[^/\s]*@|passw\w*\s*=|\$ANSIBLE_VAULT")
+_ENCRYPTED = frozenset({"EncryptedString", "AnsibleVaultEncryptedUnicode"})
+
+
+def is_selection(name: str) -> bool:
+    """Whether a variable says what one run takes, and not where it goes."""
+    return bool(_SELECTION.match(name))
+
+
+def tellable(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables that a printed command repeats: the collection's own, and none that is or holds a secret."""
+    known = known_variables()
+    kept = {
+        str(name): value
+        for name, value in variables.items()
+        if name in known and name not in _NEVER and not names_a_secret(name) and not _holds_secret(value)
+    }
+    return {name: without_secrets({"value": value})["value"] for name, value in kept.items()}
+
+
+def _holds_secret(value: Any) -> bool:
+    if type(value).__name__ in _ENCRYPTED:
+        return True
+    if isinstance(value, Mapping):
+        return any(names_a_secret(str(key)) or _holds_secret(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return any(_holds_secret(item) for item in value)
+    return isinstance(value, str) and bool(_SECRET_VALUE.search(value))
+
+
+def given(loader: Any) -> dict[str, Any]:
+    """What the command line of this run has besides playbook and limit.
+
+    :param loader: Ansible's data loader; load_extra_vars keeps what it has read, no file is read twice
+    :return: ``variables`` (name -> value), ``files`` (vaulted files, named and never shown), ``inventory``
+    """
+    variables = tellable(load_extra_vars(loader))
+    files = []
+    for option in context.CLIARGS.get("extra_vars") or ():
+        path = str(option).removeprefix("@")
+        if path == str(option) or not _is_vaulted(path):
+            continue
+        files.append(path)
+        for name in loader.load_from_file(path) or {}:
+            variables.pop(str(name), None)
+    inventory = [str(source) for source in context.CLIARGS.get("inventory") or ()]
+    if inventory == [str(source) for source in constants.DEFAULT_HOST_LIST or ()]:
+        inventory = []
+    return {"variables": variables, "files": files, "inventory": [_short(source) for source in inventory]}
+
+
+def _is_vaulted(path: str) -> bool:
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            return file.read(14) == b"$ANSIBLE_VAULT"
+    except OSError:
+        return False
+
+
+def _short(source: str) -> str:
+    """Ansible has made it absolute; below the folder in which the user is, it is told as it was typed."""
+    try:
+        return source if "," in source else str(Path(source).relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return source
+
+
+def sibling(run: Mapping[str, Any], name: str) -> str:
+    """The playbook ``name`` in the way this run's was called: beside its file, or by its name in the collection."""
+    typed = shlex.split(str(run.get("command") or _DEFAULT))[-1]
+    if typed.startswith("whitecross.pgops."):
+        return f"ansible-playbook whitecross.pgops.{name}"
+    return f"ansible-playbook {shlex.quote(str(Path(typed).with_name(f'{name}.yml')))}"
+
+
+def again(run: Mapping[str, Any], limit: str, variables: Mapping[str, Any] | None = None) -> str:
+    """The command that was typed, to type it again.
+
+    :param variables: another choice than this run's; any one of ``rollback_*`` takes the place of all of them
+    """
+    replaced = dict(variables or {})
+    chosen = any(is_selection(name) and name.startswith("rollback_") for name in replaced)
+    kept = {
+        name: value
+        for name, value in _variables(run).items()
+        if name not in replaced and not (chosen and name.startswith("rollback_"))
+    }
+    return _line(run, str(run.get("command") or _DEFAULT), limit, {**kept, **replaced})
+
+
+def other(run: Mapping[str, Any], name: str, limit: str | None, variables: Mapping[str, Any] | None = None) -> str:
+    """The command of the playbook ``name`` (without .yml) for the same place, with ``variables`` as its choice.
+
+    :param limit: None for a playbook that reaches no host
+    """
+    replaced = dict(variables or {})
+    kept = {
+        known: value for known, value in _variables(run).items() if known not in replaced and not is_selection(known)
+    }
+    return _line(run, sibling(run, name), limit, {**kept, **replaced})
+
+
+def before_limit(run: Mapping[str, Any], command: str) -> str:
+    """``command`` with -i and -e, for a sentence that chooses the limit itself."""
+    return " ".join([command, *_inventory(run), *_extra(run, _variables(run))])
+
+
+def _variables(run: Mapping[str, Any]) -> dict[str, Any]:
+    return dict((run.get(GIVEN) or {}).get("variables") or {})
+
+
+def _inventory(run: Mapping[str, Any]) -> list[str]:
+    return [f"-i {shlex.quote(source)}" for source in (run.get(GIVEN) or {}).get("inventory") or []]
+
+
+def _extra(run: Mapping[str, Any], variables: Mapping[str, Any]) -> list[str]:
+    files = [f"-e {shlex.quote(f'@{path}')}" for path in (run.get(GIVEN) or {}).get("files") or []]
+    argument = extra_variables_argument(variables)
+    return [*files, argument] if argument else files
+
+
+def _line(run: Mapping[str, Any], command: str, limit: str | None, variables: Mapping[str, Any]) -> str:
+    where = ["-l", shlex.quote(limit)] if limit is not None else []
+    return " ".join([command, *_inventory(run), *where, *_extra(run, variables)])

@@ -1,0 +1,142 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is printed to be typed next, read back as the shell and Ansible read it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible import constants, context
+from ansible.module_utils.common.collections import ImmutableDict
+from ansible.parsing.dataloader import DataLoader
+from ansible.utils.vars import load_extra_vars
+from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting, typed_commands
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import without_secrets
+
+ODD = "Odd \"DB' x"
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`typed(*words)` makes them the command line of this process."""
+
+    def be(*words: str, inventory: list[str] | None = None) -> None:
+        options = tuple(words[number + 1] for number, word in enumerate(words) if word == "-e")
+        sources = tuple(inventory if inventory is not None else constants.DEFAULT_HOST_LIST)
+        monkeypatch.setattr(
+            context, "CLIARGS", ImmutableDict(extra_vars=options, inventory=sources, args=("migrate.yml",))
+        )
+        monkeypatch.setattr(load_extra_vars, "extra_vars", None, raising=False)
+
+    return be
+
+
+def read_back(typed: Any, command: str) -> dict[str, Any]:
+    """The extra variables of a printed command."""
+    typed(*shlex.split(command))
+    return without_secrets(load_extra_vars(DataLoader()))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "plain", "/var/lib/x", "a b", ODD, "it's", '"quoted"', "a=b", "back\\slash\\n", "~/state", "", "$HOME `id`", "#x",
+        "{{ x }}", "ümlaut", "line\nbreak", "5433", "true", 5433, True, None, 1.5, ["a", "b c"], [{"check": "x", "reason": ODD}],
+        "@file", "-x",
+    ],
+)  # fmt: skip
+def test_a_value_comes_back_as_it_was(typed: Any, value: Any) -> None:
+    variables = {"pgops_database": value, "pgops_user": "ada"}
+    back = read_back(typed, f"ansible-playbook x.yml {extra_variables_argument(variables)}")
+    assert back == variables
+    assert type(back["pgops_database"]) is type(value)
+
+
+def test_plain_words_stay_readable_and_all_others_are_one_argument() -> None:
+    assert extra_variables_argument({"a": "x", "b": "1.2/3"}) == "-e a=x -e b=1.2/3"
+    assert extra_variables_argument({"a": "x y", "b": "z", "c": 1}) == """-e b=z -e '{"a": "x y", "c": 1}'"""
+    assert extra_variables_argument({}) == ""
+
+
+def test_what_decides_where_is_repeated_and_no_secret(typed: Any, tmp_path: Path) -> None:
+    vaulted = tmp_path / "vaulted.yml"
+    vaulted.write_text("$ANSIBLE_VAULT;1.1;AES256\n00\n", encoding="utf-8")
+    given = {
+        "pgops_database": ODD,
+        "pgops_port": 5433,
+        "pgops_json": "x.json",
+        "ansible_user": "root",
+        "pgops_passfile": "/etc/pgpass",
+        "pgops_password": "hunter2",
+        "pgops_sql": "postgresql://u:hunter2@h/x",
+        "preflight_waive": [{"check": "x", "api_token": "hunter2"}],
+        "somebody_elses": "x",
+        "backup_directory": "/backups",
+    }
+    typed(*shlex.split(f"x {extra_variables_argument(given)}"), inventory=["/else/where", f"{Path.cwd()}/here"])
+    found = typed_commands.given(DataLoader())
+    assert found == {
+        "variables": {
+            "pgops_database": ODD, "pgops_port": 5433, "pgops_passfile": "/etc/pgpass", "backup_directory": "/backups",
+        },
+        "files": [],
+        "inventory": ["/else/where", "here"],
+    }  # fmt: skip
+    run = {"command": "ansible-playbook playbooks/migrate.yml", "given": {**found, "files": [str(vaulted)]}}
+    command = typed_commands.other(run, "status", "local")
+    assert command.startswith(
+        f"ansible-playbook playbooks/status.yml -i /else/where -i here -l local -e @{vaulted} -e pgops_passfile="
+    )
+    typed("x", inventory=list(constants.DEFAULT_HOST_LIST))
+    assert typed_commands.given(DataLoader()) == {"variables": {}, "files": [], "inventory": []}
+
+
+RUN = {
+    "playbook": "rollback",
+    "environment": "local",
+    "command": "ansible-playbook rollback.yml",
+    "given": {
+        "variables": {
+            "pgops_database": ODD,
+            "migrate_target": "20260101000000",
+            "rollback_strategy": "restore",
+            "rollback_confirm": ODD,
+        }
+    },
+}
+
+
+def test_each_command_has_the_place_and_only_its_own_choice(typed: Any) -> None:
+    assert read_back(typed, typed_commands.again(RUN, "local")) == RUN["given"]["variables"]
+    chosen = typed_commands.again(RUN, "local", {"rollback_through": "20260101000001"})
+    assert read_back(typed, chosen) == {
+        "pgops_database": ODD, "migrate_target": "20260101000000", "rollback_through": "20260101000001",
+    }  # fmt: skip
+    swap = typed_commands.other(RUN, "rollback", "local", {"rollback_strategy": "swap", "rollback_swap_to": f"{ODD}_x"})
+    assert read_back(typed, swap) == {
+        "pgops_database": ODD, "rollback_strategy": "swap", "rollback_swap_to": f"{ODD}_x",
+    }  # fmt: skip
+    assert read_back(typed, typed_commands.other(RUN, "status", "local")) == {"pgops_database": ODD}
+
+
+def test_a_playbook_is_named_as_this_one_was() -> None:
+    for typed_as, told in (
+        ("ansible-playbook whitecross.pgops.migrate", "ansible-playbook whitecross.pgops.status -l local"),
+        ("ansible-playbook 'my folder/migrate.yml'", "ansible-playbook 'my folder/status.yml' -l local"),
+    ):
+        assert typed_commands.other({"command": typed_as}, "status", "local") == told
+
+
+def test_a_refused_restore_offers_a_restore_and_its_hint() -> None:
+    hint = "Name one with -e rollback_backup=PATH."
+    failed = {"msg": "There is no proved backup", "hint": hint}
+    report = reporting.build([], run=RUN, error=failed)
+    assert "rollback_strategy=restore" in report["next"][-1]
+    assert reporting.result_document(report)["error"]["hint"] == hint
+    assert f"    hint: {hint}" in reporting.screen(report, None)
+    assert f"HINT {hint}" in reporting.as_log(report)
+    assert hint in reporting.as_page(report)
