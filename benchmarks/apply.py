@@ -78,7 +78,9 @@ def main() -> None:
                     host=server.host, port=str(server.port), user=servers.MIGRATOR, owner=servers.OWNER, database=ours,
                     passfile=str(server.passfile),
                 )  # fmt: skip
-                way = migrate.Way(Run(id=f"bench-{repeat}", playbook="bench", environment="local", who="b", ops_host="b"))
+                way = migrate.Way(
+                    Run(id=f"bench-{repeat}", playbook="bench", environment="local", who="b", ops_host="b")
+                )
                 engine = time.monotonic()
                 result = migrate.apply(target, migrations, plan.Selection(), way)
                 engine = time.monotonic() - engine

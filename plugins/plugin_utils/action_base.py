@@ -23,7 +23,9 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Jo
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
 
 RUN_FACT = "__pgops_run"
-FIRST_POLL_S = 0.1
+FIRST_POLL_S = 0.05
+# A poll later than the job's end by no more than this share of its time: short jobs are not waited for.
+POLL_SHARE = 0.15
 REPEAT_S = 2.0
 DEAD_AFTER_S = 3.0
 JOB_LIMIT_S = 7 * 24 * 3600
@@ -315,13 +317,12 @@ class _Job:
 
     def follow(self, results_file: str) -> dict[str, Any]:
         """Poll until the module has left its result. :return: that result, as if the module had run in the task."""
-        interval = FIRST_POLL_S
+        begun = time.monotonic()
         longest = float(self._action.pgops(self._task_vars, "poll_interval"))
         silent_since: float | None = None
         failures = 0
         while True:
-            time.sleep(interval)
-            interval = min(interval * 1.5, longest)
+            time.sleep(min(max(FIRST_POLL_S, (time.monotonic() - begun) * POLL_SHARE), longest))
             if os.getppid() != self._parent:
                 # ansible-playbook was killed: an orphan that went on renewing the lease would keep the job alive.
                 raise ControllerInterrupted
