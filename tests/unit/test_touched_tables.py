@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+"""The tables that a version touches, as they are told and analyzed."""
+
+from __future__ import annotations
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import migrate
+
+
+def test_a_table_that_several_statements_and_steps_touch_is_named_once() -> None:
+    alter = {"sql": "ALTER TABLE public.pets ADD COLUMN a int; ALTER TABLE public.pets ADD COLUMN b int"}
+    indexes = [{"schema": "public", "table": "pets"}, {"schema": "public", "table": "pets"}]
+    steps = [{"kind": "sql", "up": [alter, alter]}, {"kind": "indexes", "indexes": indexes}]
+    assert migrate._tables([{"steps": steps}]) == ["public.pets"]
