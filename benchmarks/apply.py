@@ -18,8 +18,8 @@ from pathlib import Path
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, plan
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
-from ansible_collections.whitecross.pgops.plugins.module_utils.indexes import create_statement
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Run
+from ansible_collections.whitecross.pgops.plugins.module_utils.statements import create_index
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import read_tree, render
 from support import server as servers
 
@@ -36,7 +36,7 @@ def plain_sql(migrations: list[dict], conn) -> str:
                 lines += [statement["sql"].rstrip(";") + ";" for statement in step["up"]]
             elif step["kind"] == "indexes":
                 for index in step["indexes"]:
-                    text = create_statement(index).as_string(conn)
+                    text = create_index(index).as_string(conn)
                     lines.append(text.replace(" CONCURRENTLY", "") + ";")
             elif step["kind"] == "validate":
                 lines += [

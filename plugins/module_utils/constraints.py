@@ -13,6 +13,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import locks
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
+from ansible_collections.whitecross.pgops.plugins.module_utils.statements import schema_of, validate_constraint
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext, is_time_limit
 from psycopg2 import sql
 
@@ -21,13 +22,6 @@ SELECT k.convalidated AS validated, k.contype::text AS type, pg_get_constraintde
   FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = %s AND c.relname = %s AND k.conname = %s
 """
-
-
-def validate_statement(constraint: Mapping[str, Any]) -> sql.Composed:
-    """:return: ALTER TABLE ... VALIDATE CONSTRAINT."""
-    return sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(
-        sql.Identifier(_schema(constraint), constraint["table"]), sql.Identifier(constraint["constraint"])
-    )
 
 
 def up(context: StepContext, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -58,10 +52,10 @@ def up(context: StepContext, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
 
         def validate(constraint: Mapping[str, Any] = constraint, name: str = name) -> None:
             with context.watched(f"validating {name}", cancel=True):
-                execute(context.conn, validate_statement(constraint))
+                execute(context.conn, validate_constraint(constraint))
             context.save("running", {"validated": [*made, name], "valid_before": valid})
 
-        _patiently(context, constraint, validate, validate_statement(constraint))
+        _patiently(context, constraint, validate, validate_constraint(constraint))
         made.append(name)
     context.save("done", {"validated": made, "valid_before": valid})
     return valid
@@ -84,12 +78,12 @@ def down(
     validated = set(made.get("validated", []))
     left = []
     for constraint in reversed(wanted):
-        key = (_schema(constraint), str(constraint["table"]), str(constraint["constraint"]))
+        key = (schema_of(constraint), str(constraint["table"]), str(constraint["constraint"]))
         found = _find(context, constraint)
         if _full(constraint) not in validated or key in dropped or found is None or not found["validated"]:
             left.append(f"constraint {_full(constraint)}")
             continue
-        statement = invalidate_statement(constraint, str(found["definition"]))
+        statement = invalidate_constraint(constraint, str(found["definition"]))
 
         def invalidate(statement: sql.Composed = statement, name: str = _full(constraint)) -> None:
             with context.watched(f"marking {name} as not validated"):
@@ -100,11 +94,11 @@ def down(
     return left
 
 
-def invalidate_statement(constraint: Mapping[str, Any], definition: str) -> sql.Composed:
+def invalidate_constraint(constraint: Mapping[str, Any], definition: str) -> sql.Composed:
     """:return: one ALTER TABLE that replaces a valid constraint by itself, NOT VALID."""
     name = sql.Identifier(constraint["constraint"])
     return sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}, ADD CONSTRAINT {} {} NOT VALID").format(
-        sql.Identifier(_schema(constraint), constraint["table"]), name, name, sql.SQL(definition)
+        sql.Identifier(schema_of(constraint), constraint["table"]), name, name, sql.SQL(definition)
     )
 
 
@@ -150,12 +144,8 @@ def _patiently(
 
 
 def _find(context: StepContext, constraint: Mapping[str, Any]) -> dict[str, Any] | None:
-    return fetch_one(context.conn, _CONSTRAINT, (_schema(constraint), constraint["table"], constraint["constraint"]))
-
-
-def _schema(constraint: Mapping[str, Any]) -> str:
-    return str(constraint.get("schema") or "public")
+    return fetch_one(context.conn, _CONSTRAINT, (schema_of(constraint), constraint["table"], constraint["constraint"]))
 
 
 def _full(constraint: Mapping[str, Any]) -> str:
-    return f"{_schema(constraint)}.{constraint['table']}.{constraint['constraint']}"
+    return f"{schema_of(constraint)}.{constraint['table']}.{constraint['constraint']}"

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, constraints, existing, indexes
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, existing
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
@@ -23,6 +23,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.scratch import empty_database
+from ansible_collections.whitecross.pgops.plugins.module_utils.statements import create_index, validate_constraint
 from psycopg2 import sql
 
 FAIL = "fail"
@@ -212,7 +213,7 @@ def replay(conn: Connection, migration: Mapping[str, Any]) -> None:
                     _index(conn, index)
             elif step["kind"] == "validate":
                 for constraint in step["constraints"]:
-                    execute(conn, constraints.validate_statement(constraint))
+                    execute(conn, validate_constraint(constraint))
     except psycopg2.Error as exc:
         raise from_psycopg(
             exc,
@@ -245,7 +246,7 @@ def _index(conn: Connection, index: Mapping[str, Any]) -> None:
         conn,
         sql.SQL("DROP INDEX IF EXISTS {}").format(sql.Identifier(index.get("schema") or "public", index["name"])),
     )
-    execute(conn, indexes.create_statement(index, concurrently=False))
+    execute(conn, create_index(index, concurrently=False))
 
 
 def check_statements(

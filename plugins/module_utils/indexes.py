@@ -24,6 +24,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
+from ansible_collections.whitecross.pgops.plugins.module_utils.statements import create_index, drop_index, schema_of
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext, is_time_limit
 from psycopg2 import errorcodes, sql
 
@@ -44,45 +45,6 @@ SELECT n.nspname || '.' || c.relname AS name FROM pg_index i JOIN pg_class c ON 
 """
 
 
-def create_statement(index: Mapping[str, Any], *, concurrently: bool = True, schema: str | None = None) -> sql.Composed:
-    """:param schema: another schema for the table, for a comparison.
-    :return: CREATE INDEX. Expressions and the predicate are SQL of the reviewed tree, names are quoted."""
-    columns = []
-    for column in index["columns"]:
-        part = (
-            sql.SQL("({})").format(sql.SQL(column["expression"]))
-            if column.get("expression")
-            else sql.Identifier(column["column"])
-        )
-        if column.get("opclass"):
-            part = sql.SQL(" ").join([part, sql.Identifier(*str(column["opclass"]).split("."))])
-        if column.get("order"):
-            part = sql.SQL(" ").join([part, sql.SQL("DESC" if str(column["order"]).lower() == "desc" else "ASC")])
-        if column.get("nulls"):
-            part = sql.SQL(" NULLS ").join(
-                [part, sql.SQL("FIRST" if str(column["nulls"]).lower() == "first" else "LAST")]
-            )
-        columns.append(part)
-    parts: list[sql.Composable] = [
-        sql.SQL("CREATE UNIQUE INDEX" if index.get("unique") else "CREATE INDEX"),
-        *([sql.SQL("CONCURRENTLY")] if concurrently else []),
-        sql.Identifier(index["name"]),
-        sql.SQL("ON"),
-        sql.Identifier(schema or _schema(index), index["table"]),
-        sql.SQL("USING {} ({})").format(sql.Identifier(index.get("method") or "btree"), sql.SQL(", ").join(columns)),
-    ]
-    if index.get("include"):
-        parts.append(sql.SQL("INCLUDE ({})").format(sql.SQL(", ").join(map(sql.Identifier, index["include"]))))
-    if index.get("where"):
-        parts.append(sql.SQL("WHERE {}").format(sql.SQL(index["where"])))
-    return sql.SQL(" ").join(parts)
-
-
-def drop_statement(schema: str, name: str) -> sql.Composed:
-    """:return: DROP INDEX CONCURRENTLY; without IF EXISTS, since the caller has looked."""
-    return sql.SQL("DROP INDEX CONCURRENTLY {}").format(sql.Identifier(schema, name))
-
-
 def up(context: StepContext, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
     """Build what is missing, largest kinds last, several tables side by side.
 
@@ -98,7 +60,7 @@ def up(context: StepContext, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
     todo.sort(key=lambda index: (index.get("method") or "btree") != "btree")
     tables: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for index in todo:
-        tables.setdefault((_schema(index), index["table"]), []).append(index)
+        tables.setdefault((schema_of(index), index["table"]), []).append(index)
     if len(tables) == 1:
         for index in todo:
             _build(context, state, context.conn, index)
@@ -120,7 +82,7 @@ def down(context: StepContext, wanted: Sequence[Mapping[str, Any]], made: Mappin
     skipped = []
     for index in reversed(wanted):
         name = _full(index)
-        found = existing.index_definition(context.conn, _schema(index), index["name"])
+        found = existing.index_definition(context.conn, schema_of(index), index["name"])
         if found is None:
             context.tell(f"index {name} is gone already: skipped")
             skipped.append(f"index {name}")
@@ -130,7 +92,7 @@ def down(context: StepContext, wanted: Sequence[Mapping[str, Any]], made: Mappin
             skipped.append(f"index {name}")
             continue
         context.control.check()
-        _drop(context, context.conn, _schema(index), index["name"])
+        _drop(context, context.conn, schema_of(index), index["name"])
     context.save("done")
     return skipped
 
@@ -146,13 +108,13 @@ class _State:
 
     def is_missing(self, index: Mapping[str, Any]) -> bool:
         conn, name = self._context.conn, _full(index)
-        found = existing.index_definition(conn, _schema(index), index["name"])
+        found = existing.index_definition(conn, schema_of(index), index["name"])
         if found is None:
             other = fetch_one(
                 conn,
                 "SELECT c.relkind::text AS kind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
                 "WHERE n.nspname = %s AND c.relname = %s",
-                (_schema(index), index["name"]),
+                (schema_of(index), index["name"]),
             )
             if other:
                 raise self._unequal(index, [f"wanted an index, found another relation (relkind {other['kind']})"])
@@ -163,7 +125,7 @@ class _State:
         if not found["valid"]:
             # Same name and same definition, or begun by us: the remains of a build that was cut off.
             self._context.tell(f"index {name} is invalid, left by a build that was cut off: dropped and built again")
-            _drop(self._context, conn, _schema(index), index["name"])
+            _drop(self._context, conn, schema_of(index), index["name"])
             return True
         if name not in self.built:
             self.present.append(f"index {name}")
@@ -173,11 +135,11 @@ class _State:
     def _differences(self, index: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
         conn = self._context.conn
         with transaction(conn), existing.shadow(conn) as shadow:
-            existing.shadow_table(conn, shadow, _schema(index), index["table"])
-            execute(conn, create_statement(index, concurrently=False, schema=shadow))
+            existing.shadow_table(conn, shadow, schema_of(index), index["table"])
+            execute(conn, create_index(index, concurrently=False, schema=shadow))
             wanted = existing.index_definition(conn, shadow, index["name"])
             # In the shadow's transaction too, so that both print under one search_path.
-            again = existing.index_definition(conn, _schema(index), index["name"])
+            again = existing.index_definition(conn, schema_of(index), index["name"])
         return existing.index_differences(wanted or {}, again or found)
 
     def _unequal(self, index: Mapping[str, Any], differences: list[str]) -> existing.Unequal:
@@ -257,7 +219,7 @@ def _build(context: StepContext, state: _State, conn: Connection, index: Mapping
         )
         try:
             with context.watched(f"building index {name}", conn=conn, cancel=True):
-                execute(conn, create_statement(index))
+                execute(conn, create_index(index))
             return
         except psycopg2.Error as exc:
             if conn.closed:
@@ -278,11 +240,11 @@ def _build(context: StepContext, state: _State, conn: Connection, index: Mapping
 
 
 def _drop_remains(context: StepContext, conn: Connection, index: Mapping[str, Any]) -> None:
-    found = existing.index_definition(conn, _schema(index), index["name"])
+    found = existing.index_definition(conn, schema_of(index), index["name"])
     if found is None or found["valid"]:
         return
     try:
-        _drop(context, conn, _schema(index), index["name"], limit_s=CLEAN_UP_S)
+        _drop(context, conn, schema_of(index), index["name"], limit_s=CLEAN_UP_S)
     except PgopsError:
         # Somebody holds the table. The ledger knows that these are our remains: the next run drops them first.
         context.tell(f"index {_full(index)} stays invalid for now, its table is in use: the next run drops it first")
@@ -294,14 +256,14 @@ def _drop(context: StepContext, conn: Connection, schema: str, name: str, limit_
     execute(conn, sql.SQL("SET lock_timeout = 0; SET statement_timeout = {}").format(sql.Literal(f"{limit}s")))
     try:
         with context.watched(f"dropping index {schema}.{name}", conn=conn):
-            execute(conn, drop_statement(schema, name))
+            execute(conn, drop_index(schema, name))
     except psycopg2.Error as exc:
         if exc.pgcode is None:
             raise
         raise from_psycopg(
             exc,
             f"{context.doing} failed when it dropped index {schema}.{name}",
-            statement=drop_statement(schema, name).as_string(conn),
+            statement=drop_index(schema, name).as_string(conn),
             database=context.database,
         ) from None
     finally:
@@ -310,7 +272,7 @@ def _drop(context: StepContext, conn: Connection, schema: str, name: str, limit_
 
 
 def _build_error(context: StepContext, exc: psycopg2.Error, conn: Connection, index: Mapping[str, Any]) -> PgopsError:
-    statement = create_statement(index).as_string(conn)
+    statement = create_index(index).as_string(conn)
     name = _full(index)
     error = from_psycopg(
         exc, f"{context.doing} failed when it built index {name}", statement=statement, database=context.database
@@ -332,7 +294,7 @@ def _tell_invalid_of_others(context: StepContext, wanted: Sequence[Mapping[str, 
         context.conn,
         _INVALID_OF_OTHERS,
         (
-            [_schema(index) for index in wanted],
+            [schema_of(index) for index in wanted],
             [index["table"] for index in wanted],
             [_full(index) for index in wanted],
         ),
@@ -341,9 +303,5 @@ def _tell_invalid_of_others(context: StepContext, wanted: Sequence[Mapping[str, 
         context.tell(f"index {row['name']} is invalid and not ours: it is left alone, drop or rebuild it yourself")
 
 
-def _schema(index: Mapping[str, Any]) -> str:
-    return str(index.get("schema") or "public")
-
-
 def _full(index: Mapping[str, Any]) -> str:
-    return f"{_schema(index)}.{index['name']}"
+    return f"{schema_of(index)}.{index['name']}"

@@ -22,6 +22,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     locks,
     sql_step,
     statistics,
+    way_back,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils import plan as planning
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
@@ -35,9 +36,15 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Int
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Run, transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import RunnerLock
 from ansible_collections.whitecross.pgops.plugins.module_utils.monitor import Monitor
+from ansible_collections.whitecross.pgops.plugins.module_utils.preview import planned
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
+from ansible_collections.whitecross.pgops.plugins.module_utils.statements import (
+    constraints_made_by,
+    needs_down,
+    tables_of,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
-from psycopg2 import errorcodes, sql
+from psycopg2 import errorcodes
 
 # How soon the server notices that a killed module's socket is closed, and ends its statement. 14 and later.
 _NOTICE_DEATH = "SET client_connection_check_interval = '1s'"
@@ -96,33 +103,6 @@ class _Session:
 # ---------------------------------------------------------------------------------------------------------------- apply
 
 
-def preview(
-    target: Target, migrations: Sequence[Mapping[str, Any]], selection: planning.Selection, *, run_id: str = "preview"
-) -> dict[str, Any]:
-    """Tell what :func:`apply` would do, and write nothing, not even the ledger.
-
-    :return: ``pending`` (what and how risky), ``later``, ``risk``, ``state`` (see plan.state), ``prepared`` (the SQL).
-    :raises PgopsError: whatever would refuse the apply before its first write.
-    """
-    conn = connect(target, application_name=locks.application_name(run_id))
-    try:
-        found = ledger.read(conn)
-        plan = _plan(conn, found, migrations, selection)
-        return {
-            "pending": [_summary(migration, found) for migration in plan.pending],
-            "later": plan.later,
-            "applied": [row.version for row in found.in_state("applied")],
-            "risk": plan.risk,
-            "state": planning.state(conn, found, plan),
-            "tables": _tables(plan.pending),
-            "prepared": "".join(
-                text(conn, migration, found.get(str(migration["version"]))) for migration in plan.pending
-            ),
-        }
-    finally:
-        conn.close()
-
-
 def apply(
     target: Target,
     migrations: Sequence[Mapping[str, Any]],
@@ -143,7 +123,7 @@ def apply(
     """
     with _session(target, way) as session:
         found = ledger.read(session.conn)
-        plan = _plan(session.conn, found, migrations, selection)
+        plan = planned(session.conn, found, migrations, selection)
         refuse_moved(session.conn, found, plan, expected)
         session.explained = existing.explained_by(migrations)
         done: list[dict[str, Any]] = []
@@ -159,7 +139,7 @@ def apply(
         return {
             "applied": done,
             "later": plan.later,
-            "tables": _tables(plan.pending),
+            "tables": tables_of(plan.pending),
             "ledger_head": ledger.read(session.conn).head,
             "audit": audit,
         }
@@ -185,18 +165,6 @@ def refuse_moved(
         "run it again from the start, so that the backup fits what is changed.",
         database=conn.info.dbname,
         extra={"reason": "moved", "moved": moved},
-    )
-
-
-def _plan(
-    conn: Connection, found: ledger.Ledger, migrations: Sequence[Mapping[str, Any]], selection: planning.Selection
-) -> planning.Plan:
-    return planning.make(
-        found,
-        migrations,
-        selection,
-        stored=lambda version: ledger.stored(conn, version),
-        database=str(conn.info.dbname),
     )
 
 
@@ -314,46 +282,9 @@ def _analyze(context: StepContext, tables: Sequence[Mapping[str, Any]]) -> None:
 # --------------------------------------------------------------------------------------------------------------- revert
 
 
-@dataclass(frozen=True)
-class Reverts:
-    """Which versions go: nothing set means the last one only.
-
-    :ivar steps: the last so many.
-    :ivar keep: every version after this one; this one stays applied.
-    :ivar through: every version from the last down to this one, this one too.
-    :ivar version: this one alone.
-    """
-
-    steps: int | None = None
-    keep: str | None = None
-    through: str | None = None
-    version: str | None = None
-
-
-def preview_revert(target: Target, selection: Reverts, *, run_id: str = "preview") -> dict[str, Any]:
-    """Tell exactly what :func:`revert` would do, and write nothing.
-
-    :return: ``versions`` (newest first, with what stays), ``remaining`` (how many stay applied), ``loss`` (see
-        :func:`data_loss`), ``prepared`` (the SQL).
-    :raises PgopsError: whatever would refuse the revert.
-    """
-    conn = connect(target, application_name=locks.application_name(run_id))
-    try:
-        found = ledger.read(conn)
-        chosen = select_reverts(conn, found, selection)
-        migrations = [_stored(conn, row) for row in chosen]
-        return {
-            "versions": [_revert_summary(row, migration) for row, migration in zip(chosen, migrations)],
-            "loss": data_loss(conn, list(zip(chosen, migrations))),
-            "remaining": len(found.in_state("applied", "applying", "failed", "reverting")) - len(chosen),
-            "ledger_head": found.head,
-            "prepared": "".join(text_down(conn, row, migration) for row, migration in zip(chosen, migrations)),
-        }
-    finally:
-        conn.close()
-
-
-def revert(target: Target, selection: Reverts, way: Way, *, versions: Sequence[str] | None = None) -> dict[str, Any]:
+def revert(
+    target: Target, selection: way_back.Reverts, way: Way, *, versions: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Revert versions, newest first, by the text that the ledger kept when they were applied; needs no files.
 
     Holds the runner lock of the database all the way.
@@ -365,7 +296,7 @@ def revert(target: Target, selection: Reverts, way: Way, *, versions: Sequence[s
     with _session(target, way) as session:
         conn = session.conn
         found = ledger.read(conn)
-        chosen = select_reverts(conn, found, selection)
+        chosen = way_back.select_reverts(conn, found, selection)
         if versions is not None and [row.version for row in chosen] != list(versions):
             raise PgopsError(
                 f"Nothing was reverted in {target.database}: {', '.join(versions) or 'nothing'} was confirmed, and it would "
@@ -373,8 +304,8 @@ def revert(target: Target, selection: Reverts, way: Way, *, versions: Sequence[s
                 database=target.database,
                 extra={"reason": "moved", "versions": [row.version for row in chosen]},
             )
-        migrations = [_stored(conn, row) for row in chosen]
-        loss = data_loss(conn, list(zip(chosen, migrations)))
+        migrations = [ledger.stored(conn, row.version) for row in chosen]
+        loss = way_back.data_loss(conn, list(zip(chosen, migrations)))
         done: list[dict[str, Any]] = []
         if chosen:
             ledger.ensure(conn)
@@ -385,175 +316,10 @@ def revert(target: Target, selection: Reverts, way: Way, *, versions: Sequence[s
         return {
             "reverted": done,
             "loss": loss,
-            "tables": _tables(migrations),
+            "tables": tables_of(migrations),
             "ledger_head": ledger.read(conn).head,
             "audit": ledger.audit_head(conn) if found.exists else None,
         }
-
-
-def select_reverts(conn: Connection, found: ledger.Ledger, selection: Reverts) -> list[ledger.Migration]:
-    """:return: the rows to revert, newest first.
-
-    :raises PgopsError: a named version is not applied, an applied version depends on it, or one declares that it cannot
-        be reverted.
-    """
-    database = str(conn.info.dbname)
-    given = {name: value for name, value in vars(selection).items() if value is not None}
-    if len(given) > 1:
-        raise PgopsError(
-            f"{' and '.join('rollback_' + name for name in given)} were given; give one of them.", database=database
-        )
-    there = sorted(
-        found.in_state("applied", "applying", "failed", "reverting"), key=lambda row: row.version, reverse=True
-    )
-    named = selection.keep or selection.through or selection.version
-    if named is not None and named not in [row.version for row in there]:
-        row = found.get(named)
-        raise PgopsError(
-            f"Version {named} is not applied in {database}" + (f" (it is {row.state})." if row else "."),
-            database=database,
-            extra={"reason": "not_applied"},
-        )
-    if selection.steps is not None:
-        if selection.steps < 1:
-            raise PgopsError(f"rollback_steps is {selection.steps}; give 1 or more.", database=database)
-        chosen = there[: selection.steps]
-    elif selection.keep is not None:
-        chosen = [row for row in there if row.version > selection.keep]
-    elif selection.through is not None:
-        chosen = [row for row in there if row.version >= selection.through]
-    elif selection.version is not None:
-        chosen = [row for row in there if row.version == selection.version]
-    else:
-        chosen = there[:1]
-    going = {row.version for row in chosen}
-    for row in chosen:
-        migration = ledger.stored(conn, row.version)
-        if (migration.get("rollback") or {}).get("safety") == "none" and _begun(row):
-            stays = (migration.get("rollback") or {}).get("stays") or "it says so itself"
-            raise PgopsError(
-                f"Version {row.version} cannot be reverted by its down ({stays}); restore the backup instead: "
-                "-e rollback_strategy=restore.",
-                database=database,
-                extra={"reason": "one_way", "version": row.version},
-            )
-        for other in there:
-            if other.version in going or other.version == row.version:
-                continue
-            why = _depends(ledger.stored(conn, other.version), migration)
-            if why:
-                raise PgopsError(
-                    f"Version {row.version} cannot be reverted alone in {database}: version {other.version} {why}; revert both "
-                    f"with -e rollback_through={row.version}.",
-                    database=database,
-                    extra={"reason": "needed", "version": row.version, "needed_by": other.version},
-                )
-    return chosen
-
-
-def data_loss(conn: Connection, chosen: Sequence[tuple[ledger.Migration, Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Count what the way down destroys: rows of dropped tables, values of dropped columns.
-
-    Reads whole tables under ACCESS SHARE; counts only, never contents.
-
-    :return: per table ``{"table", "rows", "columns": {name: values that are not NULL}, "version"}``; ``rows`` is None
-        where only columns or some rows go, and ``some_rows`` says that a statement deletes rows.
-    """
-    lost: dict[str, dict[str, Any]] = {}
-    for row, migration in chosen:
-        for number, step in enumerate(migration["steps"], 1):
-            if not _needs_down(row, number):
-                continue
-            for statement in _down_statements(step):
-                gone = statement.get("destroys")
-                if not gone or gone["kind"] not in ("table", "column", "rows"):
-                    continue
-                schema, table = str(gone.get("schema") or "public"), str(gone.get("table") or gone["name"])
-                if not fetch_one(
-                    conn,
-                    "SELECT 1 AS yes FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-                    "WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p', 'm')",
-                    (schema, table),
-                ):
-                    continue
-                entry = lost.setdefault(
-                    f"{schema}.{table}",
-                    {
-                        "table": f"{schema}.{table}",
-                        "rows": None,
-                        "columns": {},
-                        "some_rows": False,
-                        "version": row.version,
-                    },
-                )
-                if gone["kind"] == "table":
-                    entry["rows"] = _count(conn, schema, table, sql.SQL("*"))
-                elif gone["kind"] == "rows":
-                    entry["some_rows"] = True
-                elif existing.present(conn, [gone]):
-                    entry["columns"][gone["name"]] = _count(conn, schema, table, sql.Identifier(str(gone["name"])))
-    return [entry for entry in lost.values() if entry["rows"] or entry["some_rows"] or any(entry["columns"].values())]
-
-
-def _count(conn: Connection, schema: str, table: str, what: sql.Composable) -> int:
-    row = fetch_one(conn, sql.SQL("SELECT count({}) AS n FROM {}").format(what, sql.Identifier(schema, table)))
-    return int(row["n"]) if row else 0
-
-
-def _down_statements(step: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    if step["kind"] == "sql":
-        return list(step.get("down") or [])
-    if step["kind"] == "backfill" and step.get("down"):
-        return [step["down"]]
-    return []
-
-
-def _begun(row: ledger.Migration) -> bool:
-    return row.state == "applied" or any(step.state == "done" or step.progress for step in row.steps)
-
-
-def _needs_down(row: ledger.Migration, ordinal: int) -> bool:
-    """Whether a step left anything that the way down must take back, and has not yet."""
-    up = next((step for step in row.steps if step.ordinal == ordinal), None)
-    down = next((step for step in row.down_steps if step.ordinal == ordinal), None)
-    if row.state == "reverting" and down is not None and down.state == "done":
-        return False
-    # A step of SQL in one transaction that is not done left nothing; the others save progress as they go.
-    return up is None or up.state == "done" or bool(up.progress)
-
-
-def _depends(later: Mapping[str, Any], earlier: Mapping[str, Any]) -> str | None:
-    if str(earlier["version"]) in [str(version) for version in later.get("depends_on") or []]:
-        return "declares that it depends on it"
-    if str(later["version"]) < str(earlier["version"]):
-        return None
-    tables, columns, types = set(), set(), set()
-    for step in earlier["steps"]:
-        for statement in step.get("up", []):
-            made = statement.get("creates")
-            if not made:
-                continue
-            schema = str(made.get("schema") or "public")
-            if made["kind"] == "table":
-                tables.add((schema, str(made["name"])))
-            elif made["kind"] == "column":
-                columns.add((schema, str(made["table"]), str(made["name"])))
-            elif made["kind"] == "type":
-                types.add(str(made["name"]))
-    for table in _table_names([later]):
-        if table in tables:
-            return f"uses its table {'.'.join(table)}"
-    for step in later["steps"]:
-        for index in step.get("indexes", []):
-            for column in index["columns"]:
-                key = (str(index.get("schema") or "public"), str(index["table"]), str(column.get("column")))
-                if key in columns:
-                    return f"has an index on its column {'.'.join(key)}"
-        for statement in step.get("up", []):
-            for name in types:
-                if f'"{name}"' in statement["sql"] or f" {name} " in statement["sql"]:
-                    return f"uses its type {name}"
-    return None
 
 
 def _revert_one(
@@ -578,7 +344,7 @@ def _revert_one(
             past_down = next((step for step in row.down_steps if step.ordinal == ordinal), None)
             step = steps[ordinal - 1]
             context = _context(session, migration, "down", ordinal, str(step["kind"]), past_down)
-            if not _needs_down(row, ordinal):
+            if not needs_down(row, ordinal):
                 context.save("done")
                 continue
             past_up = next((item for item in row.steps if item.ordinal == ordinal), None)
@@ -592,7 +358,7 @@ def _revert_one(
     except (PgopsError, psycopg2.Error) as exc:
         raise _stopped(session, migration, "reverting", ordinal, len(steps), exc, started, done, after) from None
     session.way.progress.emit(f"{version} {row.name}: reverted in {duration:.2f} s", database=session.target.database)
-    return {**_revert_summary(row, migration), "duration_s": duration, "left": left}
+    return {**way_back.summary(row, migration), "state": "reverted", "duration_s": duration, "left": left}
 
 
 def _step_down(
@@ -604,22 +370,12 @@ def _step_down(
     if kind == "indexes":
         return indexes.down(context, step["indexes"], made)
     if kind == "validate":
-        return constraints.down(context, step["constraints"], made, _constraints_of(migration))
+        return constraints.down(context, step["constraints"], made, constraints_made_by(migration))
     if kind == "backfill" and step.get("down"):
         backfill.run(context, step, step["down"])
         return []
     context.save("done")
     return []
-
-
-def _constraints_of(migration: Mapping[str, Any]) -> set[tuple[str, str, str]]:
-    found = set()
-    for step in migration["steps"]:
-        for statement in step.get("up", []):
-            made = statement.get("creates")
-            if made and made["kind"] == "constraint":
-                found.add((str(made.get("schema") or "public"), str(made["table"]), str(made["name"])))
-    return found
 
 
 # --------------------------------------------------------------------------------------------------------------- common
@@ -793,130 +549,3 @@ def _who(conn: Connection, run: Run) -> str:
         return run.who
     row = fetch_one(conn, "SELECT session_user::text AS who")
     return str(row["who"]) if row else "unknown"
-
-
-def _stored(conn: Connection, row: ledger.Migration) -> dict[str, Any]:
-    return ledger.stored(conn, row.version)
-
-
-def _summary(migration: Mapping[str, Any], found: ledger.Ledger) -> dict[str, Any]:
-    row = found.get(str(migration["version"]))
-    resume_at = None
-    if row is not None and row.state in ("applying", "failed"):
-        undone = [step.ordinal for step in row.steps if step.state != "done"]
-        resume_at = undone[0] if undone else len(row.steps)
-    return {
-        **{
-            name: migration.get(name)
-            for name in ("version", "name", "title", "why", "risk", "phi", "phase", "rollback")
-        },
-        "steps": [{"kind": step["kind"], "name": step.get("name")} for step in migration["steps"]],
-        "resume_at": resume_at,
-        "state": "resume" if resume_at else "pending",
-    }
-
-
-def _revert_summary(row: ledger.Migration, migration: Mapping[str, Any]) -> dict[str, Any]:
-    rollback = migration.get("rollback") or {}
-    return {
-        "version": row.version,
-        "name": row.name,
-        "title": row.title,
-        "state": row.state,
-        "safety": rollback.get("safety"),
-        "stays": rollback.get("stays") or "",
-    }
-
-
-def _table_names(migrations: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    names: list[tuple[str, str]] = []
-    for migration in migrations:
-        for step in migration["steps"]:
-            found: list[tuple[str, str]] = []
-            for statement in step.get("up", []):
-                found += locks.tables_in(str(statement["sql"]))
-            for item in [*step.get("indexes", []), *step.get("constraints", []), *step.get("tables", [])]:
-                found.append((str(item.get("schema") or "public"), str(item["table"])))
-            if step["kind"] == "backfill":
-                found.append((str(step.get("schema") or "public"), str(step["table"])))
-            names += [name for name in dict.fromkeys(found) if name not in names]
-    return names
-
-
-def _tables(migrations: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [f"{schema}.{table}" for schema, table in _table_names(migrations)]
-
-
-def text(conn: Connection, migration: Mapping[str, Any], row: ledger.Migration | None = None) -> str:
-    """:return: the exact SQL of the way up, with a line of comment for each step; steps that are done are named only."""
-    done = (
-        {step.ordinal for step in row.steps if step.state == "done"}
-        if row is not None and row.state in ("applying", "failed")
-        else set()
-    )
-    lines = [f"-- {migration['version']} {migration['name']}: {migration.get('title') or ''}"]
-    for ordinal, step in enumerate(migration["steps"], 1):
-        lines.append(
-            f"-- step {ordinal} of {len(migration['steps'])}: {step['kind']} {step.get('name') or ''}".rstrip()
-        )
-        lines += ["-- done already"] if ordinal in done else _step_text(conn, step)
-    return "\n".join(lines) + "\n"
-
-
-def _step_text(conn: Connection, step: Mapping[str, Any]) -> list[str]:
-    kind = step["kind"]
-    if kind == "sql":
-        return ["BEGIN;", *(_terminated(statement) for statement in step["up"]), "COMMIT;"]
-    if kind == "indexes":
-        return [indexes.create_statement(index).as_string(conn) + ";" for index in step["indexes"]]
-    if kind == "backfill":
-        return [
-            f"-- in batches of {step.get('batch_size') or backfill.DEFAULT_BATCH_SIZE} rows by key {step['key']}",
-            _terminated(step["statement"]),
-        ]
-    if kind == "validate":
-        return [constraints.validate_statement(item).as_string(conn) + ";" for item in step["constraints"]]
-    return [
-        sql.SQL("ANALYZE {};")
-        .format(sql.Identifier(str(item.get("schema") or "public"), str(item["table"])))
-        .as_string(conn)
-        for item in step["tables"]
-    ]
-
-
-def text_down(conn: Connection, row: ledger.Migration, migration: Mapping[str, Any]) -> str:
-    """:return: the exact SQL of the way down, steps in reverse order, as far as they left anything."""
-    lines = [f"-- {row.version} {row.name}: way down"]
-    made = _constraints_of(migration)
-    for ordinal in range(len(migration["steps"]), 0, -1):
-        step = migration["steps"][ordinal - 1]
-        lines.append(
-            f"-- step {ordinal} of {len(migration['steps'])}: {step['kind']} {step.get('name') or ''}".rstrip()
-        )
-        up = next((item for item in row.steps if item.ordinal == ordinal), None)
-        if not _needs_down(row, ordinal):
-            lines.append("-- nothing to take back")
-        elif step["kind"] == "sql":
-            lines += ["BEGIN;", *(_terminated(statement) for statement in step.get("down") or []), "COMMIT;"]
-        elif step["kind"] == "indexes":
-            built = set((up.progress if up else {}).get("built", []))
-            for index in reversed(step["indexes"]):
-                schema = str(index.get("schema") or "public")
-                if f"{schema}.{index['name']}" in built:
-                    lines.append(indexes.drop_statement(schema, index["name"]).as_string(conn) + ";")
-        elif step["kind"] == "validate":
-            validated = set((up.progress if up else {}).get("validated", []))
-            for item in reversed(step["constraints"]):
-                key = (str(item.get("schema") or "public"), str(item["table"]), str(item["constraint"]))
-                if ".".join(key) in validated and key not in made:
-                    lines.append(f"-- {'.'.join(key)} is marked as not validated again")
-        elif step["kind"] == "backfill" and step.get("down"):
-            lines += [f"-- in batches by key {step['key']}", _terminated(step["down"])]
-        else:
-            lines.append("-- nothing to take back")
-    return "\n".join(lines) + "\n"
-
-
-def _terminated(statement: Mapping[str, Any]) -> str:
-    text_ = str(statement["sql"]).rstrip()
-    return text_ if text_.endswith(";") else text_ + ";"

@@ -66,6 +66,7 @@ class Monitor:
         self._asking = threading.Lock()
         self._tasks: dict[int, _Task] = {}
         self._watched: int | None = None
+        self._watched_since = 0.0
         self._blockers: dict[int, locks.Session] = {}
         self._ended = threading.Event()
         self._wake = threading.Event()
@@ -102,6 +103,7 @@ class Monitor:
         """Start to note who blocks this session."""
         with self._lock:
             self._watched = pid
+            self._watched_since = time.monotonic()
             self._blockers = {}
         self._wake.set()
 
@@ -127,7 +129,7 @@ class Monitor:
             if self._wake.is_set():
                 self._wake.clear()
                 self._ended.wait(BLOCKER_LOOK_S)
-            if watched is not None or self._watched is not None:
+            if self._watched is not None and time.monotonic() - self._watched_since >= 0.9 * BLOCKER_LOOK_S:
                 self._note_blockers()
             if time.monotonic() >= next_report:
                 next_report = time.monotonic() + REPORT_S

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import Any, Callable
+from typing import Any, Callable, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
@@ -20,6 +20,9 @@ except ImportError:
     PSYCOPG2_TRACEBACK = traceback.format_exc()
 
 OLDEST_PYTHON = (3, 9)
+
+# The job that this process is, if it is one.
+_job: Any = None
 
 CONNECTION_OPTIONS: dict[str, dict[str, Any]] = {
     "host": {"type": "str", "default": "127.0.0.1"},
@@ -77,33 +80,64 @@ def targets(module: AnsibleModule) -> dict[str, Any]:
 
 
 def job(module: AnsibleModule) -> tuple[Any, Any]:
-    """:return: the Progress and the Control of this job; both do nothing where no controller watches."""
+    """Go on as a job that outlives the connection, where a controller asked for one; returns in the job's process only.
+
+    Everything that the work needs must be imported by now: the archive that Ansible made of the module goes with the call.
+
+    :return: the Progress and the Control of this job; both do nothing where no controller watches.
+    """
+    global _job
+    from ansible_collections.whitecross.pgops.plugins.module_utils.job import LEASE, PROGRESS, Job
     from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 
     directory = module.params["job_directory"]
     if not directory:
         return Progress(None), Control(None)
-    with open(os.path.join(directory, "pid"), "w", encoding="ascii") as stream:
-        stream.write(str(os.getpid()))
-    control = Control(os.path.join(directory, "lease"), float(module.params["lease"]))
-    return Progress(os.path.join(directory, "progress")), control.start()
+    begun = Job(directory)
+    answer = begun.begin()
+    if answer is not None:
+        _leave(module, answer)
+    _job = begun
+    return Progress(begun.path(PROGRESS)), Control(begun.path(LEASE), float(module.params["lease"])).start()
 
 
 def run(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
     """Do the work and leave with its result; an error of the engine leaves with its fields, a driver's in one sentence."""
+    try:
+        result = _result(module, work)
+    except Exception:
+        if _job is not None:
+            _job.break_off()
+        raise
+    if _job is not None:
+        _job.finish(result)
+    _leave(module, result)
+
+
+def _result(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 
     old_umask = os.umask(0o077)
     try:
-        result = work()
+        return {"changed": False, **work()}
     except PgopsError as error:
-        module.fail_json(msg=error.message, **error.as_dict())
+        return {"failed": True, "msg": error.message, **error.as_dict()}
     except psycopg2.Error as exc:
         told = from_psycopg(exc, f"{module._name} failed")
-        module.fail_json(msg=told.message, **told.as_dict())
+        return {"failed": True, "msg": told.message, **told.as_dict()}
     except OSError as exc:
         where = f" ({exc.filename})" if exc.filename else ""
-        module.fail_json(msg=f"{module._name} failed: {exc.strerror or exc}{where}.", errno=exc.errno)
+        return {
+            "failed": True,
+            "msg": f"{module._name} failed: {exc.strerror or exc}{where}.",
+            "errno": exc.errno,
+        }
     finally:
         os.umask(old_umask)
-    module.exit_json(**{"changed": False, **result})
+
+
+def _leave(module: AnsibleModule, result: dict[str, Any]) -> NoReturn:
+    if result.pop("failed", False):
+        module.fail_json(**result)
+    module.exit_json(**result)
+    raise SystemExit  # not reached; the module leaves with its result

@@ -13,6 +13,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, m
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect, execute, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from psycopg2 import sql
 
 
@@ -43,7 +44,7 @@ def run(target: Target, migrations: Sequence[Mapping[str, Any]], version: str, w
         before = _inventory(where)
         up = migrate.apply(where, tree, Selection(), way)["applied"][-1]
         after = _inventory(where)
-        down = migrate.revert(where, migrate.Reverts(version=version), way)["reverted"][-1]
+        down = migrate.revert(where, Reverts(version=version), way)["reverted"][-1]
         after_down = _told(catalog.compare(before, _inventory(where), ignore=()))
         again = migrate.apply(where, tree, Selection(), way)["applied"][-1]
         after_again = _told(catalog.compare(after, _inventory(where), ignore=()))

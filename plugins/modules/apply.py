@@ -137,7 +137,7 @@ def main() -> None:
     )
 
     def work() -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, plan
+        from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, plan, preview
         from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
         given = module.params
@@ -146,7 +146,7 @@ def main() -> None:
         diff = []
         if module.check_mode:
             for name, target in pgops_module.targets(module).items():
-                found = migrate.preview(target, given["migrations"], selection, run_id=given["run_id"] or "check")
+                found = preview.preview(target, given["migrations"], selection, run_id=given["run_id"] or "check")
                 prepared = found.pop("prepared")
                 if prepared:
                     diff.append({"prepared": prepared})

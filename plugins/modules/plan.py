@@ -98,14 +98,14 @@ def main() -> None:
     )
 
     def work() -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, plan
+        from ansible_collections.whitecross.pgops.plugins.module_utils import plan, preview
 
         given = module.params
         selection = plan.Selection(given["target"], given["steps"], given["allow_out_of_order"])
         databases = {}
         diff = []
         for name, target in pgops_module.targets(module).items():
-            found = migrate.preview(target, given["migrations"], selection, run_id=given["run_id"] or "plan")
+            found = preview.preview(target, given["migrations"], selection, run_id=given["run_id"] or "plan")
             prepared = found.pop("prepared")
             if prepared:
                 diff.append({"prepared": prepared})

@@ -127,16 +127,16 @@ def main() -> None:
     )
 
     def work() -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.module_utils import migrate
+        from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, way_back
         from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
         given = module.params
-        selection = migrate.Reverts(given["steps"], given["keep"], given["through"], given["version"])
+        selection = way_back.Reverts(given["steps"], given["keep"], given["through"], given["version"])
         databases: dict[str, Any] = {}
         diff = []
         if module.check_mode:
             for name, target in pgops_module.targets(module).items():
-                databases[name] = migrate.preview_revert(target, selection, run_id=given["run_id"] or "check")
+                databases[name] = way_back.preview_revert(target, selection, run_id=given["run_id"] or "check")
                 prepared = databases[name].pop("prepared")
                 if prepared:
                     diff.append({"prepared": prepared})

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import json
 import os
-import re
+import secrets
 import shlex
 import signal
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.whitecross.pgops.plugins.module_utils.job import LEASE
+from ansible_collections.whitecross.pgops.plugins.module_utils.job import PREFIX as JOB_PREFIX
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
@@ -28,16 +31,6 @@ FIRST_POLL_S = 0.05
 POLL_SHARE = 0.15
 REPEAT_S = 2.0
 DEAD_AFTER_S = 3.0
-JOB_LIMIT_S = 7 * 24 * 3600
-# What Ansible's async wrapper adds to a module's own result.
-_WRAPPER_KEYS = (
-    "ansible_job_id",
-    "results_file",
-    "started",
-    "finished",
-    "_ansible_suppress_tmpdir_delete",
-    "invocation",
-)
 
 display = Display()
 
@@ -232,36 +225,16 @@ class PgopsAction(ActionBase):
     # -- a long module, live ------------------------------------------------------------------------------------------
 
     def _run_live(self, module: str, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
-        async_directory = self._remote_expand_user(self.get_shell_option("async_dir", default="~/.ansible_async"))
-        made = self._low_level_execute_command(
-            f"umask 077; mkdir -p {shlex.quote(async_directory)} && find {shlex.quote(async_directory)} -maxdepth 1"
-            " -name 'pgops.*' -mmin +1440 -exec rm -rf {} + ;"  # of controllers that were killed
-            f" d=$(mktemp -d {shlex.quote(async_directory)}/pgops.XXXXXX)"
-            ' && touch "$d/lease" && echo "$d"'
-        )
-        directory = made["stdout"].strip().splitlines()[-1] if made["rc"] == 0 and made["stdout"].strip() else ""
-        if not directory:
-            raise AnsibleActionFail(
-                f"Cannot make a job folder in {async_directory} on {task_vars.get('inventory_hostname')}: "
-                f"{made.get('stderr', '').strip()}"
-            )
+        above = str(self.get_shell_option("async_dir", default="~/.ansible_async"))
+        directory = f"{above}/{JOB_PREFIX}{secrets.token_hex(8)}"
         job = _Job(self, directory, task_vars)
-        saved = self._task.async_val
         previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            self._task.async_val = JOB_LIMIT_S
-            try:
-                begun = self._execute_module(
-                    module_name=module,
-                    module_args={**arguments, "job_directory": directory},
-                    task_vars=self._interpreter_without_spaces(task_vars, directory),
-                    wrap_async=True,
-                )
-            finally:
-                self._task.async_val = saved
-            if begun.get("failed") or begun.get("unreachable") or "results_file" not in begun:
-                return begun
-            return job.follow(str(begun["results_file"]))
+            begun = self._execute_module(
+                module_name=module, module_args={**arguments, "job_directory": directory}, task_vars=task_vars
+            )
+            job.display(begun.pop("job_progress", []))
+            return job.follow(str(begun["job"])) if "job" in begun else begun
         except ControllerInterrupted:
             try:
                 job.ask_to_stop()
@@ -271,24 +244,6 @@ class PgopsAction(ActionBase):
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def _interpreter_without_spaces(self, task_vars: dict[str, Any], directory: str) -> dict[str, Any]:
-        """Ansible's async wrapper splits the interpreter's path at its spaces (a .venv in a folder with one).
-
-        The job folder then holds a link to the whole environment, since Python finds its packages beside the path by which
-        it was called.
-        """
-        interpreter = str(self._templar.template(task_vars.get("ansible_python_interpreter") or ""))
-        if not re.search(r"\s", interpreter):
-            return task_vars
-        home, name = os.path.dirname(os.path.dirname(interpreter)), os.path.basename(interpreter)
-        linked = self._low_level_execute_command(
-            f"[ -x {shlex.quote(interpreter)} ] && ln -s {shlex.quote(home)} {shlex.quote(f'{directory}/python')}"
-        )
-        if linked["rc"] != 0:  # a command with arguments, such as '/usr/bin/env python3'
-            return task_vars
-        folder = os.path.basename(os.path.dirname(interpreter))
-        return {**task_vars, "ansible_python_interpreter": f"{directory}/python/{folder}/{name}"}
-
 
 def _interrupt(_number: int, _frame: Any) -> None:
     # Ansible sends SIGINT and, a moment later, SIGTERM: the second one must not cut off the word to the job.
@@ -297,13 +252,21 @@ def _interrupt(_number: int, _frame: Any) -> None:
     raise ControllerInterrupted
 
 
+@dataclass(frozen=True)
+class _Polled:
+    events: list[dict[str, Any]]
+    result: dict[str, Any] | None
+    alive: bool
+    errors: str
+
+
 class _Job:
     """A module that runs on its own on the host: followed by one cheap command a poll, which also renews its lease."""
 
     def __init__(self, action: PgopsAction, directory: str, task_vars: dict[str, Any]) -> None:
         self._action = action
-        self._directory = directory
-        self._quoted = shlex.quote(directory)
+        # Until the job has said where it is, the shell on the host finds its home.
+        self._quoted = f"~/{shlex.quote(directory[2:])}" if directory.startswith("~/") else shlex.quote(directory)
         self._task_vars = task_vars
         self._offset = 1
         self._parent = os.getppid()
@@ -315,8 +278,9 @@ class _Job:
             raise AnsibleActionFail(f"pgops_progress is {mode}; it is one of always, terminal and never.")
         self._show = mode == "always" or (mode == "terminal" and _parent_has_terminal(self._parent))
 
-    def follow(self, results_file: str) -> dict[str, Any]:
+    def follow(self, directory: str) -> dict[str, Any]:
         """Poll until the module has left its result. :return: that result, as if the module had run in the task."""
+        self._quoted = shlex.quote(directory)
         begun = time.monotonic()
         longest = float(self._action.pgops(self._task_vars, "poll_interval"))
         silent_since: float | None = None
@@ -326,7 +290,7 @@ class _Job:
             if os.getppid() != self._parent:
                 # ansible-playbook was killed: an orphan that went on renewing the lease would keep the job alive.
                 raise ControllerInterrupted
-            polled = self._poll(results_file)
+            polled = self._poll()
             if polled is None:
                 failures += 1
                 if failures * longest > float(self._action.pgops(self._task_vars, "lease")):
@@ -338,26 +302,24 @@ class _Job:
                     }
                 continue
             failures = 0
-            progress, result, alive = polled
-            self._display(progress)
-            # The wrapper's own entry says `started`; the module's result then replaces it whole.
-            if result and ("started" not in result or result.get("finished")):
-                self._clean(results_file)
-                return self._own_result(result)
-            if alive:
+            self.display(polled.events)
+            if polled.result is not None:
+                self._clean()
+                return polled.result
+            if polled.alive:
                 silent_since = None
                 continue
             silent_since = silent_since or time.monotonic()
             if time.monotonic() - silent_since > DEAD_AFTER_S:
-                self._clean(results_file)
-                return self._died()
+                self._clean()
+                return self._died(polled.errors)
 
-    def _poll(self, results_file: str) -> tuple[list[dict[str, Any]], dict[str, Any], bool] | None:
+    def _poll(self) -> _Polled | None:
         d = self._quoted
         answer = self._action._low_level_execute_command(
             f"touch {d}/lease; tail -c +{self._offset} {d}/progress 2>/dev/null; printf '\\n@@@\\n'; "
-            f"cat {shlex.quote(results_file)} 2>/dev/null; printf '\\n@@@\\n'; "
-            f'if [ ! -e {d}/pid ]; then echo starting; elif kill -0 "$(cat {d}/pid)" 2>/dev/null; then echo alive; else echo gone; fi'
+            f"cat {d}/result 2>/dev/null; printf '\\n@@@\\n'; "
+            f'if kill -0 "$(cat {d}/pid)" 2>/dev/null; then echo alive; else cat {d}/stderr 2>/dev/null; fi'
         )
         # A command over ssh may have a terminal, which ends its lines with CR LF.
         parts = answer.get("stdout", "").replace("\r\n", "\n").split("\n@@@\n")
@@ -372,13 +334,12 @@ class _Job:
                 events.append(json.loads(line))
             except ValueError:
                 continue
-        try:
-            result = json.loads(parts[1])
-        except ValueError:
-            result = {}
-        return events, result, parts[2].strip() != "gone"
+        state = parts[2].strip()
+        result = json.loads(parts[1]) if parts[1].strip() else None
+        return _Polled(events, result, state == "alive", "" if state == "alive" else state)
 
-    def _display(self, events: list[dict[str, Any]]) -> None:
+    def display(self, events: list[dict[str, Any]]) -> None:
+        """Show what the job told, each step once and then every :data:`REPEAT_S` seconds."""
         if not self._show:
             return
         now = time.monotonic()
@@ -414,25 +375,21 @@ class _Job:
         return "    " + " | ".join(parts)
 
     def ask_to_stop(self) -> None:
-        """Leave the job a word that its controller was interrupted; it ends at the next safe point."""
-        self._action._low_level_execute_command(f"touch {self._quoted}/lease.stop")
+        """Leave the job a word that its controller was interrupted; it ends at the next safe point, or does not begin."""
+        self._action._low_level_execute_command(
+            f"umask 077; mkdir -p {self._quoted}; touch {self._quoted}/{LEASE}.stop"
+        )
 
-    def _clean(self, results_file: str) -> None:
-        self._action._low_level_execute_command(f"rm -rf {self._quoted} {shlex.quote(results_file)}")
+    def _clean(self) -> None:
+        self._action._low_level_execute_command(f"rm -rf {self._quoted}")
 
-    def _own_result(self, result: dict[str, Any]) -> dict[str, Any]:
-        if result.get("failed") and ("outdata" in result or str(result.get("msg", "")).startswith("Traceback")):
-            if "outdata" in result and not str(result.get("outdata") or "").strip() and not result.get("stderr"):
-                return self._died()
-            text = str(result.get("stderr") or result.get("msg") or "").strip()
+    def _died(self, errors: str) -> dict[str, Any]:
+        if errors:
             return {
                 "failed": True,
-                "msg": f"The module {self._action.MODULE} broke off: {text.splitlines()[-1] if text else 'no output'}",
-                "module_stderr": text,
+                "msg": f"The module {self._action.MODULE} broke off: {errors.splitlines()[-1]}",
+                "module_stderr": errors,
             }
-        return {name: value for name, value in result.items() if name not in _WRAPPER_KEYS}
-
-    def _died(self) -> dict[str, Any]:
         return {
             "failed": True,
             "msg": f"The job of {self._action.MODULE} on {self._task_vars.get('inventory_hostname')} died without a result "

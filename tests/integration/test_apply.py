@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, ledger, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, ledger, migrate, preview
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
@@ -69,7 +69,7 @@ def test_target_is_a_bound_and_steps_a_number(target: Any, tree: TestTree) -> No
 
 
 def test_preview_shows_the_exact_sql_and_writes_nothing(target: Any, tree: TestTree) -> None:
-    told = migrate.preview(target, tree.render(), Selection())
+    told = preview.preview(target, tree.render(), Selection())
     assert "CREATE TABLE public.people (id integer PRIMARY KEY" in told["prepared"]
     assert [item["version"] for item in told["pending"]] == [V1, V2]
     assert rows(target, "SELECT nspname FROM pg_namespace WHERE nspname = 'pgops'") == []
@@ -245,7 +245,7 @@ def test_what_moved_since_the_backup_is_refused_and_named(
     target: Any, tree: TestTree, superuser_connection: Any, change: str, moved: str
 ) -> None:
     migrate.apply(target, tree.render(), Selection(target=V1), way())
-    state = migrate.preview(target, tree.render(), Selection())["state"]
+    state = preview.preview(target, tree.render(), Selection())["state"]
     with superuser_connection.cursor() as cursor:
         cursor.execute(change)
     migrations = tree.render()
@@ -257,7 +257,7 @@ def test_what_moved_since_the_backup_is_refused_and_named(
 
 
 def test_other_rendered_sql_than_the_planned_one_is_refused(target: Any, tree: TestTree) -> None:
-    state = migrate.preview(target, tree.render(), Selection())["state"]
+    state = preview.preview(target, tree.render(), Selection())["state"]
     tree.add_sql(
         V2, "add_age", "ALTER TABLE public.people ADD COLUMN age bigint;", "ALTER TABLE public.people DROP COLUMN age;"
     )
@@ -267,7 +267,7 @@ def test_other_rendered_sql_than_the_planned_one_is_refused(target: Any, tree: T
 
 
 def test_the_same_state_is_not_refused(target: Any, tree: TestTree) -> None:
-    state = migrate.preview(target, tree.render(), Selection())["state"]
+    state = preview.preview(target, tree.render(), Selection())["state"]
     assert migrate.apply(target, tree.render(), Selection(), way(), expected=state)["applied"]
 
 

@@ -12,6 +12,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import locks, mig
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
+from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from support.engine import InterruptAt, Told, do, holding, rows, state, way
 from support.tree import TestTree
 
@@ -140,5 +141,5 @@ def test_row_level_security_fails_instead_of_passing_rows_over(target: Any, tmp_
 def test_the_way_down_is_batched_too(target: Any, tmp_path: Any) -> None:
     people(target)
     migrate.apply(target, migrations(tmp_path), Selection(), way())
-    migrate.revert(target, migrate.Reverts(), way())
+    migrate.revert(target, Reverts(), way())
     assert rows(target, "SELECT count(upper_name) AS n FROM people") == [{"n": 0}]

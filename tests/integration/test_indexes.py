@@ -10,11 +10,12 @@ from typing import Any
 
 import psycopg2
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import indexes, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils import indexes, migrate, statements
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
+from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from support.engine import InterruptAt, Told, do, holding, rows, state, way
 from support.tree import TestTree
 
@@ -257,7 +258,7 @@ def test_the_way_down_drops_what_was_built_and_no_more(target: Any, tree: TestTr
     do(target, "CREATE INDEX people_name ON people (name)")
     migrations = wanted(tree, PEOPLE_NAME, PETS_NAME)
     migrate.apply(target, migrations, Selection(), way())
-    migrate.revert(target, migrate.Reverts(), way())
+    migrate.revert(target, Reverts(), way())
     assert built(target, "people_name")["valid"]
     assert built(target, "pets_name") is None
 
@@ -266,7 +267,7 @@ def test_names_are_quoted(target: Any, tree: TestTree) -> None:
     do(target, 'CREATE TABLE "Odd "" table" (id integer PRIMARY KEY, "a b" text)')
     conn = connect(target, application_name="test")
     index = {"name": 'x"y', "schema": "public", "table": 'Odd " table', "columns": [{"column": "a b"}]}
-    assert indexes.create_statement(index).as_string(conn) == (
+    assert statements.create_index(index).as_string(conn) == (
         'CREATE INDEX CONCURRENTLY "x""y" ON "public"."Odd "" table" USING "btree" ("a b")'
     )
     conn.close()

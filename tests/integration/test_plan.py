@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import locks, migrate, plan
+from ansible_collections.whitecross.pgops.plugins.module_utils import locks, migrate, plan, preview
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import seconds, table
 from support.engine import RUN, do, rows, way
 from support.tree import TestTree
@@ -40,7 +41,7 @@ def told(target: Any, tree: TestTree) -> dict[str, str]:
 
 
 def test_the_plan_tells_risk_and_state(target: Any, tree: TestTree) -> None:
-    found = migrate.preview(target, tree.render(), Selection())
+    found = preview.preview(target, tree.render(), Selection())
     assert found["risk"] == "high"
     assert [item["risk"] for item in found["pending"]] == ["low", "high"]
     assert set(found["state"]) == {"ledger_head", "catalog_fingerprint", "rendered_checksum"}
@@ -52,7 +53,7 @@ def test_an_edited_file_is_named_with_its_difference(target: Any, applied: TestT
     with pytest.raises(
         PgopsError, match=rf"Version {V1} was applied .* differ since: {V1}_people/up.sql.j2 \(edited\)"
     ) as caught:
-        migrate.preview(target, applied.render(), Selection())
+        preview.preview(target, applied.render(), Selection())
     (file,) = caught.value.extra["files"]
     assert "-CREATE TABLE public.people (id integer PRIMARY KEY);" in file["diff"]
     assert "+CREATE TABLE public.people (id bigint PRIMARY KEY);" in file["diff"]
@@ -67,13 +68,13 @@ def test_a_file_more_is_an_edit_too(target: Any, applied: TestTree) -> None:
     metadata = folder / "migration.yml"
     metadata.write_text(metadata.read_text() + "- sql: {up: more.sql.j2, down: less.sql.j2}\n")
     with pytest.raises(PgopsError, match=r"more.sql.j2 \(added\)"):
-        migrate.preview(target, applied.render(), Selection())
+        preview.preview(target, applied.render(), Selection())
 
 
 def test_a_missing_folder_is_named(target: Any, applied: TestTree) -> None:
     shutil.rmtree(applied.folder / "migrations" / f"{V1}_people")
     with pytest.raises(PgopsError, match=f"{V1}_people is in the ledger of {target.database} but not in the tree"):
-        migrate.preview(target, applied.render(), Selection())
+        preview.preview(target, applied.render(), Selection())
     assert told(target, applied)[V1] == "applied, missing on disk"
 
 
@@ -86,12 +87,12 @@ def test_a_new_version_before_an_applied_one_is_refused(target: Any, applied: Te
 
 
 def test_a_reverted_version_may_change_or_go(target: Any, applied: TestTree) -> None:
-    migrate.revert(target, migrate.Reverts(), way())
+    migrate.revert(target, Reverts(), way())
     applied.add_sql(V2, "pets", "CREATE TABLE public.pets (id bigint);", "DROP TABLE public.pets;")
-    assert [item["version"] for item in migrate.preview(target, applied.render(), Selection())["pending"]] == [V2]
+    assert [item["version"] for item in preview.preview(target, applied.render(), Selection())["pending"]] == [V2]
     assert told(target, applied)[V2] == "pending (reverted)"
     shutil.rmtree(applied.folder / "migrations" / f"{V2}_pets")
-    assert migrate.preview(target, applied.render(), Selection())["pending"] == []
+    assert preview.preview(target, applied.render(), Selection())["pending"] == []
 
 
 def test_status_needs_no_ledger_and_writes_nothing(target: Any, tree: TestTree) -> None:

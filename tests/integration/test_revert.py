@@ -9,11 +9,12 @@ import shutil
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, ledger, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, ledger, migrate, way_back
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
+from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from support.engine import RUN, InterruptAt, Told, do, rows, state, way
 from support.tree import TestTree
 
@@ -73,10 +74,10 @@ def test_the_selection_is_what_its_name_says(
     target: Any, tree: TestTree, selection: dict[str, Any], left: list[str]
 ) -> None:
     apply_all(target, tree)
-    shown = migrate.preview_revert(target, migrate.Reverts(**selection))
+    shown = way_back.preview_revert(target, Reverts(**selection))
     assert there(target) == [V1, V2, V3, V4]
     result = migrate.revert(
-        target, migrate.Reverts(**selection), way(), versions=[item["version"] for item in shown["versions"]]
+        target, Reverts(**selection), way(), versions=[item["version"] for item in shown["versions"]]
     )
     assert [item["version"] for item in result["reverted"]] == [item["version"] for item in shown["versions"]]
     assert there(target) == left
@@ -87,7 +88,7 @@ def test_up_down_up_leaves_the_catalog_as_it_was(target: Any, tree: TestTree) ->
     empty = catalog.fingerprint(catalog.inventory(conn))
     apply_all(target, tree)
     full = catalog.fingerprint(catalog.inventory(conn))
-    migrate.revert(target, migrate.Reverts(steps=4), way())
+    migrate.revert(target, Reverts(steps=4), way())
     assert catalog.fingerprint(catalog.inventory(conn)) == empty
     apply_all(target, tree)
     assert catalog.fingerprint(catalog.inventory(conn)) == full
@@ -97,7 +98,7 @@ def test_up_down_up_leaves_the_catalog_as_it_was(target: Any, tree: TestTree) ->
 def test_another_list_than_the_confirmed_one_is_refused(target: Any, tree: TestTree) -> None:
     apply_all(target, tree)
     with pytest.raises(PgopsError, match=f"{V3} was confirmed, and it would be {V4} by now"):
-        migrate.revert(target, migrate.Reverts(), way(), versions=[V3])
+        migrate.revert(target, Reverts(), way(), versions=[V3])
     assert there(target) == [V1, V2, V3, V4]
 
 
@@ -115,7 +116,7 @@ def test_a_selection_that_cannot_be_is_refused(
 ) -> None:
     apply_all(target, tree)
     with pytest.raises(PgopsError, match=told):
-        migrate.revert(target, migrate.Reverts(**selection), way())
+        migrate.revert(target, Reverts(**selection), way())
     assert there(target) == [V1, V2, V3, V4]
 
 
@@ -126,7 +127,7 @@ def test_a_declared_dependency_is_one(target: Any, tree: TestTree) -> None:
     )  # fmt: skip
     apply_all(target, tree)
     with pytest.raises(PgopsError, match=f"version {V4} declares that it depends on it"):
-        migrate.revert(target, migrate.Reverts(version=V2), way())
+        migrate.revert(target, Reverts(version=V2), way())
 
 
 def test_a_one_way_version_is_refused_and_the_restore_named(target: Any, tree: TestTree) -> None:
@@ -135,7 +136,7 @@ def test_a_one_way_version_is_refused_and_the_restore_named(target: Any, tree: T
     )
     apply_all(target, tree)
     with pytest.raises(PgopsError, match="pets are gone.*rollback_strategy=restore"):
-        migrate.revert(target, migrate.Reverts(), way())
+        migrate.revert(target, Reverts(), way())
 
 
 def test_the_loss_is_counted_before(target: Any, tree: TestTree) -> None:
@@ -145,24 +146,24 @@ def test_the_loss_is_counted_before(target: Any, tree: TestTree) -> None:
         "INSERT INTO people (id, status) SELECT n, CASE WHEN n <= 3 THEN 'x' END FROM generate_series(1, 5) n",
         "INSERT INTO pets SELECT generate_series(1, 2)",
     )
-    loss = migrate.preview_revert(target, migrate.Reverts(through=V2))["loss"]
+    loss = way_back.preview_revert(target, Reverts(through=V2))["loss"]
     assert loss == [
         {"table": "public.people", "rows": None, "columns": {"status": 3}, "some_rows": False, "version": V3},
         {"table": "public.pets", "rows": 2, "columns": {}, "some_rows": False, "version": V2},
     ]
-    assert migrate.preview_revert(target, migrate.Reverts())["loss"] == []
+    assert way_back.preview_revert(target, Reverts())["loss"] == []
 
 
 def test_it_goes_without_the_files(target: Any, tree: TestTree) -> None:
     apply_all(target, tree)
     shutil.rmtree(tree.folder)
-    migrate.revert(target, migrate.Reverts(steps=4), way())
+    migrate.revert(target, Reverts(steps=4), way())
     assert rows(target, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace") == []
 
 
 def test_a_version_reverted_alone_may_be_applied_again(target: Any, tree: TestTree) -> None:
     apply_all(target, tree)
-    migrate.revert(target, migrate.Reverts(version=V2), way())
+    migrate.revert(target, Reverts(version=V2), way())
     result = migrate.apply(target, tree.render(), Selection(), way())
     assert [item["version"] for item in result["applied"]] == [V2]
 
@@ -179,8 +180,8 @@ def test_a_failed_version_is_taken_back_as_far_as_it_came(target: Any, tree: Tes
     )  # fmt: skip
     with pytest.raises(PgopsError):
         apply_all(target, tree)
-    result = migrate.revert(target, migrate.Reverts(), way())
-    assert [item["version"] for item in result["reverted"]] == [V4]
+    result = migrate.revert(target, Reverts(), way())
+    assert [(item["version"], item["state"]) for item in result["reverted"]] == [(V4, "reverted")]
     assert rows(target, "SELECT to_regclass('public.half') IS NULL AS gone") == [{"gone": True}]
     assert there(target) == [V1, V2, V3]
 
@@ -189,14 +190,12 @@ def test_an_interrupted_way_down_goes_on_and_apply_refuses_meanwhile(target: Any
     apply_all(target, tree, V3)
     control = Control()
     with pytest.raises(Interrupted, match=r"Reverted in this run: none; not reverted: .* \(stopped at step 1 of 4\)"):
-        migrate.revert(
-            target, migrate.Reverts(), way(control=control, progress=InterruptAt(control, "DROP CONSTRAINT"))
-        )
+        migrate.revert(target, Reverts(), way(control=control, progress=InterruptAt(control, "DROP CONSTRAINT")))
     assert state(target, V3)["state"] == "reverting"
     assert rows(target, "SELECT to_regclass('public.people_status_idx') IS NULL AS gone") == [{"gone": True}]
     with pytest.raises(PgopsError, match="half reverted"):
         apply_all(target, tree)
-    migrate.revert(target, migrate.Reverts(), way())
+    migrate.revert(target, Reverts(), way())
     assert state(target, V3)["state"] == "reverted"
     assert (
         rows(target, "SELECT attname FROM pg_attribute WHERE attrelid = 'people'::regclass AND attname = 'status'")
@@ -208,19 +207,19 @@ def test_a_failing_down_says_where(target: Any, tree: TestTree) -> None:
     apply_all(target, tree)
     do(target, "CREATE VIEW public.v AS SELECT id FROM public.rooms")
     with pytest.raises(PgopsError, match="Step 1 of 1 .* on the way down") as caught:
-        migrate.revert(target, migrate.Reverts(steps=2), way())
+        migrate.revert(target, Reverts(steps=2), way())
     assert caught.value.sqlstate == "2BP01"
     assert caught.value.location == f"{V4}_create_rooms/down.sql.j2:1"
     assert caught.value.extra["not_reverted"] == [V4, V3]
     do(target, "DROP VIEW public.v")
-    migrate.revert(target, migrate.Reverts(steps=2), way())
+    migrate.revert(target, Reverts(steps=2), way())
     assert there(target) == [V1, V2]
 
 
 def test_what_is_gone_already_is_skipped_and_told(target: Any, tree: TestTree) -> None:
     apply_all(target, tree)
     do(target, "DROP TABLE public.rooms")
-    result = migrate.revert(target, migrate.Reverts(), way())
+    result = migrate.revert(target, Reverts(), way())
     assert result["reverted"][0]["left"] == ["table public.rooms"]
 
 
@@ -228,7 +227,7 @@ def test_a_column_that_is_gone_already_is_skipped_and_told(target: Any, tree: Te
     apply_all(target, tree, V3)
     do(target, "ALTER TABLE public.people DROP COLUMN status")
     told = Told()
-    result = migrate.revert(target, migrate.Reverts(), way(progress=told))
+    result = migrate.revert(target, Reverts(), way(progress=told))
     # With the column went what stood on it.
     gone = ["index public.people_status_idx", "constraint public.people.people_status", "column public.people.status"]
     assert set(result["reverted"][0]["left"]) == set(gone)
@@ -240,7 +239,7 @@ def test_an_index_that_is_gone_already_is_skipped_and_told(target: Any, tree: Te
     apply_all(target, tree, V3)
     do(target, "DROP INDEX public.people_status_idx")
     told = Told()
-    result = migrate.revert(target, migrate.Reverts(), way(progress=told))
+    result = migrate.revert(target, Reverts(), way(progress=told))
     assert "index public.people_status_idx" in result["reverted"][0]["left"]
     assert [text for text in told.texts if "gone" in text] == [
         "index public.people_status_idx is gone already: skipped"
@@ -252,8 +251,8 @@ def test_a_rollback_is_audited_with_how_the_version_was(target: Any, tree: TestT
     tree.add_sql(V4, "fails", "SELECT 1/0;", "SELECT 1;")
     with pytest.raises(PgopsError):
         apply_all(target, tree)
-    migrate.revert(target, migrate.Reverts(), way())
-    migrate.revert(target, migrate.Reverts(), way())
+    migrate.revert(target, Reverts(), way())
+    migrate.revert(target, Reverts(), way())
     with connect(target, application_name="test") as conn:
         chain = ledger.audit_rows(conn)
     assert ledger.broken_link(chain) is None
@@ -274,10 +273,10 @@ def test_a_constraint_of_an_earlier_version_is_marked_not_valid_again(target: An
     apply_all(target, tree)
     validated = "SELECT convalidated AS v FROM pg_constraint WHERE conname = 'adult'"
     assert rows(target, validated) == [{"v": True}]
-    migrate.revert(target, migrate.Reverts(), way())
+    migrate.revert(target, Reverts(), way())
     assert rows(target, validated) == [{"v": False}]
 
 
 def test_nothing_applied_means_nothing_to_revert(target: Any) -> None:
-    assert migrate.preview_revert(target, migrate.Reverts())["versions"] == []
-    assert migrate.revert(target, migrate.Reverts(), way())["reverted"] == []
+    assert way_back.preview_revert(target, Reverts())["versions"] == []
+    assert migrate.revert(target, Reverts(), way())["reverted"] == []

@@ -15,6 +15,7 @@ import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, connection, migrate
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from psycopg2 import sql
 from support import engine
@@ -518,7 +519,7 @@ def test_R14_7_17_the_engine_applies_all_reverts_all_and_applies_again(
         second = migrate.apply(target, migrations, Selection(), engine.way())
         assert second["applied"] == []
         assert catalog.compare(full, catalog.inventory(db), ignore=()) == []
-        migrate.revert(target, migrate.Reverts(steps=len(chain)), engine.way())
+        migrate.revert(target, Reverts(steps=len(chain)), engine.way())
         assert catalog.compare(empty, catalog.inventory(db), ignore=()) == []
     assert time.monotonic() - started < ALL_UP_AND_DOWN_S
 
@@ -567,7 +568,7 @@ def test_the_engine_tells_why_safety_cannot_go_yet(target: Any, db: Any, chain: 
     with db.cursor() as cursor:
         cursor.execute("UPDATE incident_reports SET type = 'SAFETY' WHERE type = 'OTHER'")
     with pytest.raises(PgopsError, match=r"row\(s\) of incident_reports.type use it") as caught:
-        migrate.revert(target, migrate.Reverts(version=INCIDENTS), engine.way())
+        migrate.revert(target, Reverts(version=INCIDENTS), engine.way())
     assert caught.value.sqlstate == "55006"
     assert "another type" in str(caught.value.hint)
 
@@ -586,5 +587,5 @@ def test_the_example_of_the_documentation_applies_and_goes_back_with_data(
     # 'P1' to 'P9' are too short, 'P10' to 'P20' are not.
     assert column(db, "SELECT count(nickname) FROM students") == [11]
     assert differences(db, migrations[-1]) == []
-    migrate.revert(target, migrate.Reverts(), engine.way())
+    migrate.revert(target, Reverts(), engine.way())
     assert catalog.compare(before, catalog.inventory(db), ignore=()) == []

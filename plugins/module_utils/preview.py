@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What an apply would do, told without writing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils import plan as planning
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect
+from ansible_collections.whitecross.pgops.plugins.module_utils.locks import application_name
+from ansible_collections.whitecross.pgops.plugins.module_utils.statements import tables_of, up_text
+
+
+def preview(
+    target: Target, migrations: Sequence[Mapping[str, Any]], selection: planning.Selection, *, run_id: str = "preview"
+) -> dict[str, Any]:
+    """Tell what :func:`apply` would do, and write nothing, not even the ledger.
+
+    :return: ``pending`` (what and how risky), ``later``, ``risk``, ``state`` (see plan.state; empty with nothing pending), ``prepared`` (the SQL).
+    :raises PgopsError: whatever would refuse the apply before its first write.
+    """
+    conn = connect(target, application_name=application_name(run_id))
+    try:
+        found = ledger.read(conn)
+        plan = planned(conn, found, migrations, selection)
+        return {
+            "pending": [_summary(migration, found) for migration in plan.pending],
+            "later": plan.later,
+            "applied": [row.version for row in found.in_state("applied")],
+            "risk": plan.risk,
+            "state": planning.state(conn, found, plan) if plan.pending else {},
+            "tables": tables_of(plan.pending),
+            "prepared": "".join(
+                up_text(conn, migration, found.get(str(migration["version"]))) for migration in plan.pending
+            ),
+        }
+    finally:
+        conn.close()
+
+
+def planned(
+    conn: Connection, found: ledger.Ledger, migrations: Sequence[Mapping[str, Any]], selection: planning.Selection
+) -> planning.Plan:
+    """:return: what of the tree is to be applied now.
+
+    :raises PgopsError: see :func:`plan.make`.
+    """
+    return planning.make(
+        found,
+        migrations,
+        selection,
+        stored=lambda version: ledger.stored(conn, version),
+        database=str(conn.info.dbname),
+    )
+
+
+def _summary(migration: Mapping[str, Any], found: ledger.Ledger) -> dict[str, Any]:
+    row = found.get(str(migration["version"]))
+    resume_at = None
+    if row is not None and row.state in ("applying", "failed"):
+        undone = [step.ordinal for step in row.steps if step.state != "done"]
+        resume_at = undone[0] if undone else len(row.steps)
+    return {
+        **{
+            name: migration.get(name)
+            for name in ("version", "name", "title", "why", "risk", "phi", "phase", "rollback")
+        },
+        "steps": [{"kind": step["kind"], "name": step.get("name")} for step in migration["steps"]],
+        "resume_at": resume_at,
+        "state": "resume" if resume_at else "pending",
+    }

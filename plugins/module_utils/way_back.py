@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Which versions a rollback takes back, whether they can go, and what goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import existing, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.locks import application_name
+from ansible_collections.whitecross.pgops.plugins.module_utils.statements import down_text, needs_down, table_names
+from psycopg2 import sql
+
+
+@dataclass(frozen=True)
+class Reverts:
+    """Which versions go: nothing set means the last one only.
+
+    :ivar steps: the last so many.
+    :ivar keep: every version after this one; this one stays applied.
+    :ivar through: every version from the last down to this one, this one too.
+    :ivar version: this one alone.
+    """
+
+    steps: int | None = None
+    keep: str | None = None
+    through: str | None = None
+    version: str | None = None
+
+
+def preview_revert(target: Target, selection: Reverts, *, run_id: str = "preview") -> dict[str, Any]:
+    """Tell exactly what :func:`revert` would do, and write nothing.
+
+    :return: ``versions`` (newest first, with what stays), ``remaining`` (how many stay applied), ``loss`` (see
+        :func:`data_loss`), ``prepared`` (the SQL).
+    :raises PgopsError: whatever would refuse the revert.
+    """
+    conn = connect(target, application_name=application_name(run_id))
+    try:
+        found = ledger.read(conn)
+        chosen = select_reverts(conn, found, selection)
+        migrations = [ledger.stored(conn, row.version) for row in chosen]
+        return {
+            "versions": [summary(row, migration) for row, migration in zip(chosen, migrations)],
+            "loss": data_loss(conn, list(zip(chosen, migrations))),
+            "remaining": len(found.in_state("applied", "applying", "failed", "reverting")) - len(chosen),
+            "ledger_head": found.head,
+            "prepared": "".join(down_text(conn, row, migration) for row, migration in zip(chosen, migrations)),
+        }
+    finally:
+        conn.close()
+
+
+def select_reverts(conn: Connection, found: ledger.Ledger, selection: Reverts) -> list[ledger.Migration]:
+    """:return: the rows to revert, newest first.
+
+    :raises PgopsError: a named version is not applied, an applied version depends on it, or one declares that it cannot
+        be reverted.
+    """
+    database = str(conn.info.dbname)
+    given = {name: value for name, value in vars(selection).items() if value is not None}
+    if len(given) > 1:
+        raise PgopsError(
+            f"{' and '.join('rollback_' + name for name in given)} were given; give one of them.", database=database
+        )
+    there = sorted(
+        found.in_state("applied", "applying", "failed", "reverting"), key=lambda row: row.version, reverse=True
+    )
+    named = selection.keep or selection.through or selection.version
+    if named is not None and named not in [row.version for row in there]:
+        row = found.get(named)
+        raise PgopsError(
+            f"Version {named} is not applied in {database}" + (f" (it is {row.state})." if row else "."),
+            database=database,
+            extra={"reason": "not_applied"},
+        )
+    if selection.steps is not None:
+        if selection.steps < 1:
+            raise PgopsError(f"rollback_steps is {selection.steps}; give 1 or more.", database=database)
+        chosen = there[: selection.steps]
+    elif selection.keep is not None:
+        chosen = [row for row in there if row.version > selection.keep]
+    elif selection.through is not None:
+        chosen = [row for row in there if row.version >= selection.through]
+    elif selection.version is not None:
+        chosen = [row for row in there if row.version == selection.version]
+    else:
+        chosen = there[:1]
+    going = {row.version for row in chosen}
+    for row in chosen:
+        migration = ledger.stored(conn, row.version)
+        if (migration.get("rollback") or {}).get("safety") == "none" and _begun(row):
+            stays = (migration.get("rollback") or {}).get("stays") or "it says so itself"
+            raise PgopsError(
+                f"Version {row.version} cannot be reverted by its down ({stays}); restore the backup instead: "
+                "-e rollback_strategy=restore.",
+                database=database,
+                extra={"reason": "one_way", "version": row.version},
+            )
+        for other in there:
+            if other.version in going or other.version == row.version:
+                continue
+            why = _depends(ledger.stored(conn, other.version), migration)
+            if why:
+                raise PgopsError(
+                    f"Version {row.version} cannot be reverted alone in {database}: version {other.version} {why}; revert both "
+                    f"with -e rollback_through={row.version}.",
+                    database=database,
+                    extra={"reason": "needed", "version": row.version, "needed_by": other.version},
+                )
+    return chosen
+
+
+def data_loss(conn: Connection, chosen: Sequence[tuple[ledger.Migration, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Count what the way down destroys: rows of dropped tables, values of dropped columns.
+
+    Reads whole tables under ACCESS SHARE; counts only, never contents.
+
+    :return: per table ``{"table", "rows", "columns": {name: values that are not NULL}, "version"}``; ``rows`` is None
+        where only columns or some rows go, and ``some_rows`` says that a statement deletes rows.
+    """
+    lost: dict[str, dict[str, Any]] = {}
+    for row, migration in chosen:
+        for number, step in enumerate(migration["steps"], 1):
+            if not needs_down(row, number):
+                continue
+            for statement in _down_statements(step):
+                gone = statement.get("destroys")
+                if not gone or gone["kind"] not in ("table", "column", "rows"):
+                    continue
+                schema, table = str(gone.get("schema") or "public"), str(gone.get("table") or gone["name"])
+                if not fetch_one(
+                    conn,
+                    "SELECT 1 AS yes FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+                    "WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p', 'm')",
+                    (schema, table),
+                ):
+                    continue
+                entry = lost.setdefault(
+                    f"{schema}.{table}",
+                    {
+                        "table": f"{schema}.{table}",
+                        "rows": None,
+                        "columns": {},
+                        "some_rows": False,
+                        "version": row.version,
+                    },
+                )
+                if gone["kind"] == "table":
+                    entry["rows"] = _count(conn, schema, table, sql.SQL("*"))
+                elif gone["kind"] == "rows":
+                    entry["some_rows"] = True
+                elif existing.present(conn, [gone]):
+                    entry["columns"][gone["name"]] = _count(conn, schema, table, sql.Identifier(str(gone["name"])))
+    return [entry for entry in lost.values() if entry["rows"] or entry["some_rows"] or any(entry["columns"].values())]
+
+
+def _count(conn: Connection, schema: str, table: str, what: sql.Composable) -> int:
+    row = fetch_one(conn, sql.SQL("SELECT count({}) AS n FROM {}").format(what, sql.Identifier(schema, table)))
+    return int(row["n"]) if row else 0
+
+
+def _down_statements(step: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    if step["kind"] == "sql":
+        return list(step.get("down") or [])
+    if step["kind"] == "backfill" and step.get("down"):
+        return [step["down"]]
+    return []
+
+
+def _begun(row: ledger.Migration) -> bool:
+    return row.state == "applied" or any(step.state == "done" or step.progress for step in row.steps)
+
+
+def _depends(later: Mapping[str, Any], earlier: Mapping[str, Any]) -> str | None:
+    if str(earlier["version"]) in [str(version) for version in later.get("depends_on") or []]:
+        return "declares that it depends on it"
+    if str(later["version"]) < str(earlier["version"]):
+        return None
+    tables, columns, types = set(), set(), set()
+    for step in earlier["steps"]:
+        for statement in step.get("up", []):
+            made = statement.get("creates")
+            if not made:
+                continue
+            schema = str(made.get("schema") or "public")
+            if made["kind"] == "table":
+                tables.add((schema, str(made["name"])))
+            elif made["kind"] == "column":
+                columns.add((schema, str(made["table"]), str(made["name"])))
+            elif made["kind"] == "type":
+                types.add(str(made["name"]))
+    for table in table_names([later]):
+        if table in tables:
+            return f"uses its table {'.'.join(table)}"
+    for step in later["steps"]:
+        for index in step.get("indexes", []):
+            for column in index["columns"]:
+                key = (str(index.get("schema") or "public"), str(index["table"]), str(column.get("column")))
+                if key in columns:
+                    return f"has an index on its column {'.'.join(key)}"
+        for statement in step.get("up", []):
+            for name in types:
+                if f'"{name}"' in statement["sql"] or f" {name} " in statement["sql"]:
+                    return f"uses its type {name}"
+    return None
+
+
+def summary(row: ledger.Migration, migration: Mapping[str, Any]) -> dict[str, Any]:
+    """:return: a version on its way back in a few fields: what it is, how safe its down is, what stays."""
+    rollback = migration.get("rollback") or {}
+    return {
+        "version": row.version,
+        "name": row.name,
+        "title": row.title,
+        "state": row.state,
+        "safety": rollback.get("safety"),
+        "stays": rollback.get("stays") or "",
+    }
