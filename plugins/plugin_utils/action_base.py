@@ -10,10 +10,12 @@ import os
 import secrets
 import shlex
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
@@ -33,6 +35,19 @@ REPEAT_S = 2.0
 DEAD_AFTER_S = 3.0
 
 display = Display()
+
+
+# Where the packages of this collection are imported from.
+ROOT = str(Path(__file__).absolute().parents[5])
+
+
+def _plain(value: Any) -> Any:
+    """:return: the value in JSON's own types; what Ansible made of it may carry tags and templates yet to be done."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
 
 
 class ControllerInterrupted(BaseException):
@@ -134,7 +149,7 @@ class PgopsAction(ActionBase):
             if self.LIVE and not self._task.check_mode:
                 result = self._run_live(module, arguments, variables)
             else:
-                result = self._execute_module(module_name=module, module_args=arguments, task_vars=variables)
+                result = self._call(module, arguments, variables)
             result.pop("invocation", None)
             if not result.get("unreachable"):
                 result = self.after(result, variables)
@@ -222,6 +237,30 @@ class PgopsAction(ActionBase):
             arguments["run_id"] = run_id
         return arguments
 
+    def _call(self, module: str, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Run a module of this collection; where that is on this machine under this Python, from where it lies.
+
+        Ansible packs a module with everything that it imports, and the host compiles all of it again: more than half of a
+        second each time, several times what the engine needs (benchmarks/no_op_run.py).
+        """
+        interpreter = str(self._templar.template(task_vars.get("ansible_python_interpreter") or ""))
+        if self._connection.transport != "local" or self._connection.become or interpreter != sys.executable:
+            return dict(self._execute_module(module_name=module, module_args=arguments, task_vars=task_vars))
+        self._update_module_args(module, arguments, task_vars)
+        start = f"import runpy, sys; sys.path = [{ROOT!r}, *filter(None, sys.path)]; "
+        start += f"runpy.run_module({'ansible_collections.' + module.replace('pgops.', 'pgops.plugins.modules.')!r}, run_name='__main__')"
+        command = f"{self._compute_environment_string()} {shlex.quote(interpreter)} -c {shlex.quote(start)}".strip()
+        done = self._low_level_execute_command(
+            command, in_data=json.dumps({"ANSIBLE_MODULE_ARGS": _plain(arguments)}).encode()
+        )
+        output = str(done.get("stdout", ""))
+        try:
+            return dict(json.loads(output[output.index("{") :]))
+        except ValueError:
+            errors = str(done.get("stderr", "")).strip()
+            told = errors.splitlines()[-1] if errors else output.strip() or "no output"
+            return {"failed": True, "msg": f"The module {self.MODULE} broke off: {told}", "module_stderr": errors}
+
     # -- a long module, live ------------------------------------------------------------------------------------------
 
     def _run_live(self, module: str, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
@@ -230,9 +269,7 @@ class PgopsAction(ActionBase):
         job = _Job(self, directory, task_vars)
         previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            begun = self._execute_module(
-                module_name=module, module_args={**arguments, "job_directory": directory}, task_vars=task_vars
-            )
+            begun = self._call(module, {**arguments, "job_directory": directory}, task_vars)
             job.display(begun.pop("job_progress", []))
             return job.follow(str(begun["job"])) if "job" in begun else begun
         except ControllerInterrupted:
