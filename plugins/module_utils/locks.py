@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import psycopg2
@@ -366,7 +366,8 @@ def _plain(name: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
 
 
-def tables_in(statement: str) -> list[tuple[str, str]]:
+@lru_cache(maxsize=4096)
+def tables_in(statement: str) -> tuple[tuple[str, str], ...]:
     """:return: (schema, table) that a statement names as what it alters or refers to, as far as its text tells.
 
     Only used to look before asking and to name what a version touched; nothing is decided by it.
@@ -378,7 +379,7 @@ def tables_in(statement: str) -> list[tuple[str, str]]:
         name = (_plain(first), _plain(second)) if second else ("public", _plain(first))
         if name not in found and not (second is None and name[1] in ("set", "on")):
             found.append(name)
-    return found
+    return tuple(found)
 
 
 class Watch(Protocol):

@@ -50,6 +50,13 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float)) else str(value)
 
 
+def _is_this_python(interpreter: str) -> bool:
+    # python and python3 of one environment; that of another one may be a link to the same file.
+    return os.path.dirname(interpreter) == os.path.dirname(sys.executable) and os.path.realpath(
+        interpreter
+    ) == os.path.realpath(sys.executable)
+
+
 class ControllerInterrupted(BaseException):
     """The worker was told to end: not an error of the task, so nothing may catch it by accident."""
 
@@ -244,7 +251,7 @@ class PgopsAction(ActionBase):
         second each time, several times what the engine needs (benchmarks/no_op_run.py).
         """
         interpreter = str(self._templar.template(task_vars.get("ansible_python_interpreter") or ""))
-        if self._connection.transport != "local" or self._connection.become or interpreter != sys.executable:
+        if self._connection.transport != "local" or self._connection.become or not _is_this_python(interpreter):
             return dict(self._execute_module(module_name=module, module_args=arguments, task_vars=task_vars))
         self._update_module_args(module, arguments, task_vars)
         start = f"import runpy, sys; sys.path = [{ROOT!r}, *filter(None, sys.path)]; "

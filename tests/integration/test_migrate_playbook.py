@@ -218,3 +218,49 @@ def test_several_databases_of_a_host_are_one_run(site: Playbook, server: Server)
     assert sorted(result.json["hosts"]["local-1"]) == [site.database, other]
     for name in (site.database, other):
         assert server.execute("SELECT count(*) FROM pgops.migration WHERE state = 'applied'", database=name) == [(2,)]
+
+
+ELSEWHERE = '''
+DOCUMENTATION = """
+name: elsewhere
+short_description: this machine under another name
+description: [Runs what a connection to another machine would run, and writes each command down.]
+options: {}
+"""
+from ansible.plugins.connection.local import Connection as Local
+
+
+class Connection(Local):
+    transport = "elsewhere"
+
+    def exec_command(self, cmd, in_data=None, sudoable=True):
+        with open("commands", "a", encoding="utf-8") as stream:
+            stream.write(cmd + "\\n")
+        return super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
+'''
+
+
+def test_on_another_machine_the_modules_are_sent_and_a_long_one_goes_on_by_itself(site: Playbook) -> None:
+    (site.folder / "connection_plugins").mkdir()
+    (site.folder / "connection_plugins" / "elsewhere.py").write_text(ELSEWHERE, encoding="utf-8")
+    site.variables["ansible_connection"] = "elsewhere"
+    up = site.folder / "sql" / "migrations" / f"{VERSIONS[1]}_beds" / "up.sql.j2"
+    up.write_text(up.read_text() + "SELECT pg_sleep(1.5);\n", encoding="utf-8")
+    result = site("migrate.yml", pgops_progress="always")
+    assert result.rc == 0, result.output
+    assert {"public.rooms", "public.beds"} <= relations(site)
+    assert "step 1 of 1 | [1/2] CREATE TABLE public.beds" in result.stdout
+    commands = (site.folder / "commands").read_text()
+    assert "runpy" not in commands, "nothing of ours lies there"
+    assert "/lease" in commands, "the apply took longer than its call and was polled for"
+    failed = site("status.yml", pgops_port="1")
+    assert failed.rc != 0
+    assert "nothing listens there" in failed.stdout
+
+
+def test_on_this_machine_a_module_runs_from_where_it_lies(site: Playbook) -> None:
+    result = site("status.yml", "-vvv")
+    assert result.rc == 0, result.output
+    assert "runpy.run_module" in result.stdout
+    # What a module is given goes through its standard input: a process list shows none of it.
+    assert not re.search(r"EXEC .*(passfile|pgops_|ANSIBLE_MODULE_ARGS)", result.stdout)
