@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import locks
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
@@ -129,19 +128,7 @@ def _batch(
 
     try:
         with context.watched(f"backfilling {table[0]}.{table[1]}"):
-            return locks.with_patience(
-                attempt,
-                conn=context.conn,
-                watch=context.monitor,
-                tables=[],  # row locks only; who holds them is found out when a batch has to give way
-                lock_timeout_ms=context.budget("lock_timeout_ms"),
-                budget_s=context.budget("lock_budget_s"),
-                doing=context.doing,
-                control=context.control,
-                tell=context.tell,
-                database=context.database,
-                sleep=context.sleep,
-            )
+            return context.patiently(attempt)  # row locks only
     except psycopg2.Error as exc:
         if exc.pgcode is None:
             raise

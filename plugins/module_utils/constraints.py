@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import locks
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
@@ -111,19 +110,7 @@ def _patiently(
             work()
 
     try:
-        locks.with_patience(
-            attempt,
-            conn=context.conn,
-            watch=context.monitor,
-            tables=[],
-            lock_timeout_ms=context.budget("lock_timeout_ms"),
-            budget_s=context.budget("lock_budget_s"),
-            doing=context.doing,
-            control=context.control,
-            tell=context.tell,
-            database=context.database,
-            sleep=context.sleep,
-        )
+        context.patiently(attempt)
     except psycopg2.Error as exc:
         if exc.pgcode is None:
             raise

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg2
@@ -56,17 +58,9 @@ def lost_writes(
     progress = progress or Progress(None)
     control = control or Control(None)
     manifest = backup.manifest
-    conn = connect(target.as_restore(), application_name=application_name)
-    forget = control.on_interrupt(conn.cancel)
-    try:
-        execute(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        tables = [
-            table
-            for table in content.user_tables(conn, exclude_schemas=(catalog.LEDGER_SCHEMA,))
-            if table.kind == "table" and not table.condition
-        ]
-        content.refuse_unreadable(tables)
-        # The ledger's own tables are not data: what they say of the past is carried across.
+    with _tables_now(
+        target, application_name, control, f"What a rollback of {target.database} would lose cannot be counted"
+    ) as (conn, tables):
         known = {
             name: entry
             for name, entry in manifest["tables"].items()
@@ -102,13 +96,6 @@ def lost_writes(
             "since": manifest["snapshot_time"],
             "ledger_is_read": history.exists,
         }
-    except psycopg2.Error as exc:
-        raise from_psycopg(
-            exc, f"What a rollback of {target.database} would lose cannot be counted", database=target.database
-        ) from None
-    finally:
-        forget()
-        conn.close()
 
 
 def written_since(target: Target, xid: int, *, application_name: str, control: Control | None = None) -> dict[str, Any]:
@@ -120,6 +107,24 @@ def written_since(target: Target, xid: int, *, application_name: str, control: C
     :return: ``tables``: table, rows_now and rows_written of those where there is any; ``rows_written``: the sum.
     """
     control = control or Control(None)
+    with _tables_now(
+        target, application_name, control, f"What was written to {target.database} since cannot be counted"
+    ) as (conn, tables):
+        window = _window(conn, {"xmax": xid, "xip": []})
+        found = []
+        for table in tables:
+            control.check()
+            row = fetch_one(conn, sql.SQL(_COUNT).format(sql.Identifier(table.schema, table.name)), window)
+            if row and row["written"]:
+                found.append({"table": table.quoted, "rows_now": row["now"], "rows_written": row["written"]})
+        return {"tables": found, "rows_written": sum(entry["rows_written"] for entry in found)}
+
+
+@contextmanager
+def _tables_now(
+    target: Target, application_name: str, control: Control, failing: str
+) -> Iterator[tuple[Connection, list[Table]]]:
+    """A session in one snapshot, with the tables whose rows can be counted; ended with it, also by an interrupt."""
     conn = connect(target.as_restore(), application_name=application_name)
     forget = control.on_interrupt(conn.cancel)
     try:
@@ -129,19 +134,11 @@ def written_since(target: Target, xid: int, *, application_name: str, control: C
             for table in content.user_tables(conn, exclude_schemas=(catalog.LEDGER_SCHEMA,))
             if table.kind == "table" and not table.condition
         ]
+        # The ledger's own tables are not data: what they say of the past is carried across.
         content.refuse_unreadable(tables)
-        window = _window(conn, {"xmax": xid, "xip": []})
-        found = []
-        for table in tables:
-            control.check()
-            row = fetch_one(conn, sql.SQL(_COUNT).format(sql.Identifier(table.schema, table.name)), window)
-            if row and row["written"]:
-                found.append({"table": table.quoted, "rows_now": row["now"], "rows_written": row["written"]})
-        return {"tables": found, "rows_written": sum(entry["rows_written"] for entry in found)}
+        yield conn, tables
     except psycopg2.Error as exc:
-        raise from_psycopg(
-            exc, f"What was written to {target.database} since cannot be counted", database=target.database
-        ) from None
+        raise from_psycopg(exc, failing, database=target.database) from None
     finally:
         forget()
         conn.close()

@@ -49,6 +49,20 @@ CONNECTION_OPTIONS: dict[str, dict[str, Any]] = {
     "lease": {"type": "int", "default": 60},
 }
 
+# Documented in the fragment whitecross.pgops.tree.
+TREE_OPTIONS: dict[str, dict[str, Any]] = {
+    "migrations": {"type": "list", "elements": "dict", "default": []},
+    "target": {"type": "str"},
+    "steps": {"type": "int"},
+    "allow_out_of_order": {"type": "bool", "default": False},
+    "variables": {"type": "dict", "default": {}},
+}
+# Documented in the fragment whitecross.pgops.ledger_run.
+LEDGER_RUN_OPTIONS: dict[str, dict[str, Any]] = {
+    "run": {"type": "dict", "default": {}},
+    "lock_wait": {"type": "float", "default": 30},
+}
+
 
 def create_module(options: dict[str, dict[str, Any]], **kwargs: Any) -> AnsibleModule:
     """Make the module with the connection's options beside its own.

@@ -74,19 +74,7 @@ def _patiently(
             # Nothing of it is left. Which statement it was, only one at a time can tell; that way then counts.
             return whole([])
 
-    return locks.with_patience(
-        attempt,
-        conn=context.conn,
-        watch=context.monitor,
-        tables=tables,
-        lock_timeout_ms=context.budget("lock_timeout_ms"),
-        budget_s=context.budget("lock_budget_s"),
-        doing=context.doing,
-        control=context.control,
-        tell=context.tell,
-        database=context.database,
-        sleep=context.sleep,
-    )
+    return context.patiently(attempt, tables)
 
 
 class _RunFailed(Exception):

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, locks
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
 from ansible_collections.whitecross.pgops.plugins.module_utils.existing import Explained
 from ansible_collections.whitecross.pgops.plugins.module_utils.monitor import Monitor
@@ -20,6 +20,8 @@ from psycopg2 import errorcodes
 
 # The same numbers as the tree's defaults, for a ledger written by hand or by an older tree.
 DEFAULT_BUDGETS = {"lock_timeout_ms": 100, "lock_budget_s": 60, "statement_timeout_s": 300, "index_timeout_s": 3600}
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -88,6 +90,25 @@ class StepContext:
             if forget is not None:
                 forget()
             self.monitor.ended(pid)
+
+    def patiently(self, attempt: Callable[[], T], tables: Sequence[tuple[str, str]] = ()) -> T:
+        """Run a whole transaction of this step, again and again until it gets its locks; see :func:`locks.with_patience`.
+
+        :param tables: looked at before it asks; without them who holds a lock is found out when it has to give way.
+        """
+        return locks.with_patience(
+            attempt,
+            conn=self.conn,
+            watch=self.monitor,
+            tables=tables,
+            lock_timeout_ms=self.budget("lock_timeout_ms"),
+            budget_s=self.budget("lock_budget_s"),
+            doing=self.doing,
+            control=self.control,
+            tell=self.tell,
+            database=self.database,
+            sleep=self.sleep,
+        )
 
     def save(self, state: str, progress: Mapping[str, Any] | None = None) -> None:
         """Record this step's state in the ledger, in the transaction that is open, or at once."""

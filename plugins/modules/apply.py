@@ -15,47 +15,15 @@ description:
   - With nothing pending it writes nothing. In check mode it returns the exact SQL as a diff and writes nothing.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
+  - whitecross.pgops.tree
+  - whitecross.pgops.ledger_run
 options:
-  migrations:
-    description:
-      - The whole tree of migrations, rendered; the action plugin reads it from the folder that C(pgops_sql) names.
-    type: list
-    elements: dict
-    default: []
-  target:
-    description:
-      - The last version to apply; later ones stay pending. All pending versions where it is not set.
-    type: str
-  steps:
-    description:
-      - Apply at most so many versions.
-    type: int
-  allow_out_of_order:
-    description:
-      - Take a new version that sorts before an applied one. The action plugin refuses it outside the environment C(local).
-    type: bool
-    default: false
-  variables:
-    description:
-      - Values for variables that migrations declare, instead of their defaults. Used by the action plugin.
-    type: dict
-    default: {}
   expected:
     description:
       - The state of each database when its backup was taken, by database - C(ledger_head), C(catalog_fingerprint), C(rendered_checksum).
       - Compared under the lock before the first write; if something moved, nothing is applied. Filled by the action plugin.
     type: dict
     default: {}
-  run:
-    description:
-      - Who runs what, for the ledger - playbook, environment, who, ops_host, why, and backup by database. Filled by the action plugin.
-    type: dict
-    default: {}
-  lock_wait:
-    description:
-      - How long to wait politely for another run of the same database, in seconds.
-    type: float
-    default: 30
 author:
   - White Cross pgops contributors
 """
@@ -125,14 +93,9 @@ def main() -> None:
     """Apply to database after database; the first failure ends it."""
     module = pgops_module.create_module(
         {
-            "migrations": {"type": "list", "elements": "dict", "default": []},
-            "target": {"type": "str"},
-            "steps": {"type": "int"},
-            "allow_out_of_order": {"type": "bool", "default": False},
-            "variables": {"type": "dict", "default": {}},
+            **pgops_module.TREE_OPTIONS,
+            **pgops_module.LEDGER_RUN_OPTIONS,
             "expected": {"type": "dict", "default": {}},
-            "run": {"type": "dict", "default": {}},
-            "lock_wait": {"type": "float", "default": 30},
         }
     )
 

@@ -14,31 +14,7 @@ description:
   - Returns the state that must not move until the versions are applied.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
-options:
-  migrations:
-    description:
-      - The whole tree of migrations, rendered; the action plugin reads it from the folder that C(pgops_sql) names.
-    type: list
-    elements: dict
-    default: []
-  target:
-    description:
-      - The last version to apply; later ones stay pending. All pending versions where it is not set.
-    type: str
-  steps:
-    description:
-      - Apply at most so many versions.
-    type: int
-  allow_out_of_order:
-    description:
-      - Take a new version that sorts before an applied one. The action plugin refuses it outside the environment C(local).
-    type: bool
-    default: false
-  variables:
-    description:
-      - Values for variables that migrations declare, instead of their defaults. Used by the action plugin.
-    type: dict
-    default: {}
+  - whitecross.pgops.tree
 author:
   - White Cross pgops contributors
 """
@@ -87,15 +63,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_modu
 
 def main() -> None:
     """Compare and leave with the plan of each database."""
-    module = pgops_module.create_module(
-        {
-            "migrations": {"type": "list", "elements": "dict", "default": []},
-            "target": {"type": "str"},
-            "steps": {"type": "int"},
-            "allow_out_of_order": {"type": "bool", "default": False},
-            "variables": {"type": "dict", "default": {}},
-        }
-    )
+    module = pgops_module.create_module(pgops_module.TREE_OPTIONS)
 
     def work() -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.module_utils import plan, preview

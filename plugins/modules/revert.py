@@ -15,6 +15,7 @@ description:
   - In check mode it returns the exact list, the SQL as a diff, and what data would be lost, and writes nothing.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
+  - whitecross.pgops.ledger_run
 options:
   steps:
     description:
@@ -37,16 +38,6 @@ options:
       - The exact list that was shown and confirmed, newest first, by database. Refused if the selection means another list by now.
     type: dict
     default: {}
-  run:
-    description:
-      - Who runs what, for the ledger - playbook, environment, who, ops_host, why, and backup by database. Filled by the action plugin.
-    type: dict
-    default: {}
-  lock_wait:
-    description:
-      - How long to wait politely for another run of the same database, in seconds.
-    type: float
-    default: 30
 author:
   - White Cross pgops contributors
 """
@@ -121,8 +112,7 @@ def main() -> None:
             "through": {"type": "str"},
             "version": {"type": "str"},
             "versions": {"type": "dict", "default": {}},
-            "run": {"type": "dict", "default": {}},
-            "lock_wait": {"type": "float", "default": 30},
+            **pgops_module.LEDGER_RUN_OPTIONS,
         }
     )
 

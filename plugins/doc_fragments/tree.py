@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The options of modules that read the tree of migrations, documented once."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """The rendered tree, and how much of what is pending is asked for."""
+
+    DOCUMENTATION = r"""
+options:
+  migrations:
+    description:
+      - The whole tree of migrations, rendered; the action plugin reads it from the folder that C(pgops_sql) names.
+    type: list
+    elements: dict
+    default: []
+  target:
+    description:
+      - The last version to apply; later ones stay pending. All pending versions where it is not set.
+    type: str
+  steps:
+    description:
+      - Apply at most so many versions.
+    type: int
+  allow_out_of_order:
+    description:
+      - Take a new version that sorts before an applied one. The action plugin refuses it outside the environment C(local).
+    type: bool
+    default: false
+  variables:
+    description:
+      - Values for variables that migrations declare, instead of their defaults. Used by the action plugin.
+    type: dict
+    default: {}
+"""
