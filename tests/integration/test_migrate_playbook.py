@@ -94,7 +94,7 @@ def test_a_run_takes_the_eight_steps_and_a_second_changes_nothing(site: Playbook
     second = site("migrate.yml")
     assert second.rc == 0, second.output
     assert re.search(r"local-1 +: ok=\d+ +changed=0 ", second.stdout)
-    assert finished(site, second) == ["preflight", "plan", "verify", "preflight_after"]
+    assert finished(site, second) == ["preflight", "plan", "verify"]
     assert sorted(site.backups.rglob("manifest.json")) == backups
 
 
