@@ -111,7 +111,9 @@ class ActionModule(ActionBase):
             state = str(self._value(task_vars, "pgops_state_directory"))
             try:
                 journal = Journal(state, environment, run["id"])
-                journal.append({"event": "run_started", **{key: run[key] for key in run if key != "started"}})
+                journal.append(
+                    {"event": "run_started", "pid": os.getppid(), **{key: run[key] for key in run if key != "started"}}
+                )
             except OSError as error:
                 raise AnsibleActionFail(
                     f"Cannot write the journal of the run below {error.filename or state}: {error.strerror}; name a folder "

@@ -23,7 +23,16 @@ class ActionModule(MigrationAction):
         for name in ("keep", "through", "version"):
             if name in given:
                 given[name] = str(given[name])
-        return {**given, "run": self.run_of(task_vars)}
+        backups = self.run_fact(task_vars).get("backup") or {}
+        expected = {
+            database: {name: found.get(name) for name in ("ledger_head", "catalog_fingerprint", "snapshot", "path")}
+            for database, found in backups.items()
+        }
+        return {"expected": expected, **given, "run": self.run_of(task_vars)}
+
+    def begun(self) -> dict[str, Any]:
+        """:return: exactly what was confirmed, so that an interrupted run can say what is left of it."""
+        return {"versions": self._task.args.get("versions") or {}}
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Show the exact list and the loss before, one line a version after."""
@@ -44,6 +53,8 @@ class ActionModule(MigrationAction):
             self.tell_next(result, [("Type", self.again(task_vars, {"rollback_strategy": "restore"}))])
         elif result.get("reason") == "needed":
             self.tell_next(result, [("Type", self.again(task_vars, {"rollback_through": str(result["version"])}))])
+        elif result.get("reason") == "written_since":
+            self.tell_next(result, [("Then", self.again(task_vars))])
         elif result.get("not_reverted"):
             # A number of steps, counted anew, would go further back than was asked for.
             stable = any(self._task.args.get(name) not in (None, "") for name in ("keep", "through", "version"))

@@ -19,6 +19,15 @@ class ActionModule(PgopsAction):
     MODULE = "verify"
     LIVE = True
 
+    def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """:return: the task's own, and what this run has applied: it must be applied still."""
+        done = self.run_fact(task_vars).get("apply") or {}
+        applied = {
+            database: [item["version"] for item in (found or {}).get("applied") or []]
+            for database, found in done.items()
+        }
+        return {**self._task.args, **({"applied": applied} if applied else {})}
+
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Show one line an object, or one a kind where all passed, and the end in one word."""
         verbose = boolean(self._task.args.get("verbose", False), strict=False)

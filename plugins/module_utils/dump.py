@@ -383,7 +383,7 @@ def create_backup(
     :param jobs: processes of pg_dump, and as many sessions that count and hash.
     :param compression: pg_dump's ``--compress``; light gzip by default.
     :return: path, manifest_sha256, started, finished, seconds, bytes, files, tables, rows, ledger_head,
-        catalog_fingerprint, snapshot_xmax, not_included, removed (leftovers of dead runs).
+        catalog_fingerprint, snapshot, not_included, removed (leftovers of dead runs).
     :raises PgopsError: with the cause; then nothing of this backup is left.
 
     Takes ACCESS SHARE on every table for as long as it runs.
@@ -476,7 +476,7 @@ def summary(backup: backup_store.Backup, removed: list[str] | None = None) -> di
         "large_objects": manifest["large_objects"]["count"],
         "ledger_head": manifest["ledger_head"],
         "catalog_fingerprint": manifest["catalog_fingerprint"],
-        "snapshot_xmax": manifest["snapshot"]["xmax"],
+        "snapshot": manifest["snapshot"],
         "snapshot_time": manifest["snapshot_time"],
         "not_included": manifest["not_included"],
         "removed": removed or [],

@@ -84,8 +84,13 @@ class Job:
         return None
 
     def finish(self, result: dict[str, Any]) -> NoReturn:
-        """End the job's process and leave its result."""
-        self._write(RESULT, json.dumps(result, default=str))
+        """End the job's process and leave its result; where nobody is left to read it, remove the folder."""
+        stop = self.path(f"{LEASE}.stop")
+        # One that names who asked comes from a controller that goes on to poll, an empty one from an interrupted one.
+        if os.path.exists(stop) and not os.path.getsize(stop):
+            shutil.rmtree(self._folder, ignore_errors=True)
+        else:
+            self._write(RESULT, json.dumps(result, default=str))
         os._exit(0)
 
     def break_off(self) -> NoReturn:
@@ -136,6 +141,11 @@ def _remove_forgotten(above: str) -> None:
     for entry in os.scandir(above):
         if not entry.name.startswith(PREFIX):
             continue
+        lease = os.path.join(entry.path, LEASE)
         with suppress(OSError):
-            if time.time() - os.stat(os.path.join(entry.path, LEASE)).st_mtime > FORGOTTEN_S:
+            if _age(lease if os.path.exists(lease) else entry.path) > FORGOTTEN_S:
                 shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _age(path: str) -> float:
+    return time.time() - os.stat(path).st_mtime

@@ -169,6 +169,12 @@ def application_name(run_id: str) -> str:
     return f"pgops {run_id}"
 
 
+def run_id_of(name: str) -> str | None:
+    """:return: the run that a session's application_name tells, None where it is no session of a playbook's run."""
+    match = re.match(r"pgops ([0-9]{8}T[0-9]{6}Z-[0-9a-f]{6})\b", name)
+    return match.group(1) if match else None
+
+
 def holder(conn: Connection) -> Holder | None:
     """:return: who holds the runner lock of this database, or None. Takes no lock."""
     pids: list[int] = []

@@ -10,30 +10,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, content, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, content, ledger, row_versions
 from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
     connect,
     execute,
-    fetch_one,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.content import Table
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
-from psycopg2 import sql
-
-XID_RANGE = 1 << 32
-
-# A row's xmin is 32 bits of a 64-bit counter. What counts as new lies in the window between the backup's snapshot and
-# now; a frozen row keeps its old xmin and falls outside. In the snapshot's xip: begun before it, committed after it.
-_COUNT = """
-SELECT count(*) AS now,
-       count(*) FILTER (WHERE (xmin::text::bigint - %(xmax)s + 4294967296) %% 4294967296 < %(window)s
-                              OR xmin::text::bigint = ANY (%(xip)s)) AS written
-FROM ONLY {}
-"""
 
 
 def lost_writes(
@@ -66,7 +53,7 @@ def lost_writes(
             for name, entry in manifest["tables"].items()
             if entry["kind"] == "table" and not name.startswith(catalog.LEDGER_SCHEMA + ".")
         }
-        snapshot = _window(conn, manifest["snapshot"])
+        snapshot = row_versions.window(conn, manifest["snapshot"])
         lost = []
         for done, table in enumerate(tables):
             control.check()
@@ -110,12 +97,12 @@ def written_since(target: Target, xid: int, *, application_name: str, control: C
     with _tables_now(
         target, application_name, control, f"What was written to {target.database} since cannot be counted"
     ) as (conn, tables):
-        window = _window(conn, {"xmax": xid, "xip": []})
+        window = row_versions.window(conn, {"xmax": xid, "xip": []})
         found = []
         for table in tables:
             control.check()
-            row = fetch_one(conn, sql.SQL(_COUNT).format(sql.Identifier(table.schema, table.name)), window)
-            if row and row["written"]:
+            row = row_versions.count(conn, table.schema, table.name, window)
+            if row["written"]:
                 found.append({"table": table.quoted, "rows_now": row["now"], "rows_written": row["written"]})
         return {"tables": found, "rows_written": sum(entry["rows_written"] for entry in found)}
 
@@ -144,23 +131,11 @@ def _tables_now(
         conn.close()
 
 
-def _window(conn: Connection, snapshot: dict[str, Any]) -> dict[str, Any]:
-    row = fetch_one(conn, "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint AS xmax")
-    now = int(row["xmax"]) if row else 0
-    return {
-        "xmax": snapshot["xmax"] % XID_RANGE,
-        # After four billion transactions every xmin may be new; then nothing is called old.
-        "window": min(max(now - snapshot["xmax"], 0), XID_RANGE),
-        "xip": [xid % XID_RANGE for xid in snapshot["xip"]],
-    }
-
-
 def _table(
     conn: Connection, table: Table, then: dict[str, Any] | None, snapshot: dict[str, Any]
 ) -> dict[str, Any] | None:
-    row = fetch_one(conn, sql.SQL(_COUNT).format(sql.Identifier(table.schema, table.name)), snapshot)
-    assert row is not None
-    now, written = int(row["now"]), int(row["written"])
+    row = row_versions.count(conn, table.schema, table.name, snapshot)
+    now, written = row["now"], row["written"]
     if then is None:
         return {"table": table.quoted, "change": "new table", "rows_then": 0, "rows_now": now,
                 "rows_written": now, "rows_gone": 0}  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     backfill,
+    catalog,
     constraints,
     existing,
     indexes,
@@ -151,8 +152,13 @@ def refuse_moved(
     """:raises PgopsError: something is not as it was when the backup was taken; names what moved."""
     if not expected or not plan.pending:
         return
-    now = planning.state(conn, found, plan)
-    moved = [name for name in MOVED if expected.get(name) and expected[name] != now[name]]
+    _refuse_moved(conn, found, planning.state(conn, found, plan), expected, "applied to")
+
+
+def _refuse_moved(
+    conn: Connection, found: ledger.Ledger, now: Mapping[str, str], expected: Mapping[str, Any], done: str
+) -> None:
+    moved = [name for name in MOVED if name in now and expected.get(name) and expected[name] != now[name]]
     if not moved:
         return
     told = [MOVED[name] for name in moved]
@@ -161,7 +167,7 @@ def refuse_moved(
         if last is not None:
             told[0] += f" (version {last.version} is {last.state} by run {last.run_id})"
     raise PgopsError(
-        f"Nothing was applied to {conn.info.dbname}: since its backup was proved, {' and '.join(told)} moved; "
+        f"Nothing was {done} {conn.info.dbname}: since its backup was proved, {' and '.join(told)} moved; "
         "run it again from the start, so that the backup fits what is changed.",
         database=conn.info.dbname,
         extra={"reason": "moved", "moved": moved},
@@ -283,13 +289,22 @@ def _analyze(context: StepContext, tables: Sequence[Mapping[str, Any]]) -> None:
 
 
 def revert(
-    target: Target, selection: way_back.Reverts, way: Way, *, versions: Sequence[str] | None = None
+    target: Target,
+    selection: way_back.Reverts,
+    way: Way,
+    *,
+    versions: Sequence[str] | None = None,
+    expected: Mapping[str, Any] | None = None,
+    lose_writes: bool = False,
 ) -> dict[str, Any]:
     """Revert versions, newest first, by the text that the ledger kept when they were applied; needs no files.
 
     Holds the runner lock of the database all the way.
 
     :param versions: the exact list that was shown and confirmed; refused when the selection now means another one.
+    :param expected: the database when its backup was taken: ``ledger_head``, ``catalog_fingerprint``, ``snapshot`` (``xmax``
+        and ``xip``), ``path``. Refused when something moved since, or rows were written since that would go.
+    :param lose_writes: let rows go that were written since the backup, of which there is no copy.
     :return: ``reverted`` (each with duration in seconds and what stays), ``loss``, ``ledger_head``, ``audit``.
     :raises PgopsError: refused, failed, interrupted or out of patience; ``extra`` says what is reverted and what is not.
     """
@@ -305,7 +320,12 @@ def revert(
                 extra={"reason": "moved", "versions": [row.version for row in chosen]},
             )
         migrations = [ledger.stored(conn, row.version) for row in chosen]
-        loss = way_back.data_loss(conn, list(zip(chosen, migrations)))
+        loss = way_back.data_loss(conn, list(zip(chosen, migrations)), (expected or {}).get("snapshot"))
+        if chosen and expected:
+            now = {"ledger_head": found.head, "catalog_fingerprint": catalog.fingerprint(catalog.inventory(conn))}
+            _refuse_moved(conn, found, now, expected, "reverted in")
+            if not lose_writes:
+                _refuse_uncopied(target.database, loss, str(expected.get("path") or "the backup"))
         done: list[dict[str, Any]] = []
         if chosen:
             ledger.ensure(conn)
@@ -320,6 +340,18 @@ def revert(
             "ledger_head": ledger.read(conn).head,
             "audit": ledger.audit_head(conn) if found.exists else None,
         }
+
+
+def _refuse_uncopied(database: str, loss: Sequence[Mapping[str, Any]], backup: str) -> None:
+    written = [f"{entry['written']} of {entry['table']}" for entry in loss if entry.get("written")]
+    if written:
+        raise PgopsError(
+            f"Nothing was reverted in {database}: rows that would go were written since {backup} was taken, so there is no "
+            f"copy of them: {', '.join(written)}. Stop what writes there and type it again, it takes a new backup; or "
+            "let them go with -e rollback_lose_writes=true.",
+            database=database,
+            extra={"reason": "written_since", "loss": [dict(entry) for entry in loss]},
+        )
 
 
 def _revert_one(

@@ -21,8 +21,11 @@ except ImportError:
 
 OLDEST_PYTHON = (3, 9)
 
+QUERY_CANCELED = "57014"
+
 # The job that this process is, if it is one.
 _job: Any = None
+_control: Any = None
 
 CONNECTION_OPTIONS: dict[str, dict[str, Any]] = {
     "host": {"type": "str", "default": "127.0.0.1"},
@@ -100,7 +103,7 @@ def job(module: AnsibleModule) -> tuple[Any, Any]:
 
     :return: the Progress and the Control of this job; both do nothing where no controller watches.
     """
-    global _job
+    global _job, _control
     from ansible_collections.whitecross.pgops.plugins.module_utils.job import LEASE, PROGRESS, Job
     from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 
@@ -112,7 +115,8 @@ def job(module: AnsibleModule) -> tuple[Any, Any]:
     if answer is not None:
         _leave(module, answer)
     _job = begun
-    return Progress(begun.path(PROGRESS)), Control(begun.path(LEASE), float(module.params["lease"])).start()
+    _control = Control(begun.path(LEASE), float(module.params["lease"])).start()
+    return Progress(begun.path(PROGRESS)), _control
 
 
 def run(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
@@ -135,10 +139,15 @@ def _result(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> dict[s
     try:
         return {"changed": False, **work()}
     except PgopsError as error:
-        return {"failed": True, "msg": error.message, **error.as_dict()}
+        told = error.as_dict()
+        if _control is not None and _control.reason and error.sqlstate == QUERY_CANCELED:
+            # Cancelled by us: why says more than the server's "user request".
+            told.update(reason="interrupted")
+            return {**told, "failed": True, "msg": f"Interrupted: {_control.reason}. {error.message}"}
+        return {"failed": True, "msg": error.message, **told}
     except psycopg2.Error as exc:
-        told = from_psycopg(exc, f"{module._name} failed")
-        return {"failed": True, "msg": told.message, **told.as_dict()}
+        error = from_psycopg(exc, f"{module._name} failed")
+        return {"failed": True, "msg": error.message, **error.as_dict()}
     except OSError as exc:
         where = f" ({exc.filename})" if exc.filename else ""
         return {

@@ -8,11 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils import plan as planning
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, execute
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import application_name
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import tables_of, up_text
+
+# A look does not wait for ever behind a rewrite or a TRUNCATE that nobody ends.
+LOOK_LOCK_TIMEOUT_S = 10
 
 
 def preview(
@@ -25,6 +30,7 @@ def preview(
     """
     conn = connect(target, application_name=application_name(run_id))
     try:
+        execute(conn, f"SET lock_timeout = '{LOOK_LOCK_TIMEOUT_S}s'")
         found = ledger.read(conn)
         plan = planned(conn, found, migrations, selection)
         return {
@@ -38,6 +44,16 @@ def preview(
                 up_text(conn, migration, found.get(str(migration["version"]))) for migration in plan.pending
             ),
         }
+    except psycopg2.errors.LockNotAvailable as exc:
+        raise PgopsError(
+            f"What is pending in {target.database} could not be told: a table has been locked by somebody else for more than "
+            f"{LOOK_LOCK_TIMEOUT_S} s, and the catalog cannot be read past that lock.",
+            sqlstate=exc.pgcode,
+            database=target.database,
+            hint="SELECT pid, relation::regclass FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted AND relation IS NOT NULL; "
+            "tells who; end or wait for that session, then run it again.",
+            extra={"reason": "lock_wait"},
+        ) from None
     finally:
         conn.close()
 

@@ -124,8 +124,13 @@ class Control:
         path = self._lease_path
         while path and not self._ended.wait(self._interval):
             stop_path = path + ".stop"
-            if os.path.exists(stop_path):
-                self.request("the controller was interrupted (Ctrl-C)")
+            try:
+                with open(stop_path, encoding="utf-8") as stream:
+                    by = stream.read().strip()
+            except FileNotFoundError:
+                pass
+            else:
+                self.request(f"{by} asked it to stop" if by else "the controller was interrupted (Ctrl-C)")
                 return
             try:
                 age = time.time() - os.stat(path).st_mtime

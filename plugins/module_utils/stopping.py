@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, locks
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
 POLL_S = 0.2
@@ -29,7 +29,8 @@ def stop(
 
     :param by: who asks; the stopped run records it.
     :param wait_s: seconds to wait.
-    :return: ``was_running``, ``stopped``, ``holder``, ``waited_s``.
+    :return: ``was_running``, ``stopped``, ``holder``, ``waited_s``, and ``sessions``: runs that are connected where none
+        holds the lock.
     :raises PgopsError: the holder is no run that could be asked, or it has not ended in time.
     """
     conn = connect(target, application_name="pgops stop")
@@ -40,6 +41,7 @@ def stop(
                 "was_running": holder is not None,
                 "stopped": False,
                 "holder": holder.as_dict() if holder else None,
+                "sessions": _sessions_without_lock(target) if holder is None else [],
                 "waited_s": 0.0,
             }
         started = clock()
@@ -67,3 +69,23 @@ def stop(
         )
     finally:
         conn.close()
+
+
+def _sessions_without_lock(target: Target) -> list[str]:
+    """The ids of runs that have a session of any of the collection's roles; a role sees the names of its own sessions only."""
+    found: set[str] = set()
+    for role in (target, target.as_backup(), target.as_restore()):
+        try:
+            conn = connect(role, application_name="pgops stop")
+        except PgopsError:
+            continue
+        try:
+            rows = fetch_all(
+                conn,
+                "SELECT application_name AS name FROM pg_catalog.pg_stat_activity WHERE datname = %s",
+                (target.database,),
+            )
+        finally:
+            conn.close()
+        found.update(run_id for row in rows if (run_id := locks.run_id_of(str(row["name"]))))
+    return sorted(found)

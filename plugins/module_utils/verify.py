@@ -25,12 +25,14 @@ def verify(
     progress: Progress | None = None,
     run_id: str | None = None,
     compare_schema: bool = True,
+    applied: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Verify each database.
 
     :param targets: the databases by name.
     :param compare_schema: run the applied migrations again in a scratch database and compare; without it (check mode)
         only the database itself is looked at.
+    :param applied: by database the versions that this run has applied; one that is applied no longer is a failure.
     :return: by database: ``passed``, ``versions``, ``lines`` (one an object), ``findings``, ``foreign_keys``, ``rows``,
         ``extensions``.
     :raises PgopsError: a database cannot be verified, or one did not pass; then ``extra["databases"]`` has all results.
@@ -40,7 +42,14 @@ def verify(
     control = control or Control()
     progress = progress or Progress()
     databases = {
-        name: verify_database(target, control=control, progress=progress, run_id=run_id, compare_schema=compare_schema)
+        name: verify_database(
+            target,
+            control=control,
+            progress=progress,
+            run_id=run_id,
+            compare_schema=compare_schema,
+            applied_before=(applied or {}).get(name, ()),
+        )
         for name, target in targets.items()
     }
     failed = {name: result for name, result in databases.items() if not result["passed"]}
@@ -78,6 +87,7 @@ def verify_database(
     progress: Progress,
     run_id: str | None = None,
     compare_schema: bool = True,
+    applied_before: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Verify one database; see :func:`verify` for what is returned."""
     name = target.database
@@ -87,6 +97,11 @@ def verify_database(
     with _session(target, control) as conn:
         book = ledger.read(conn)
         findings += declared.ledger_findings(book.migrations)
+        for version in applied_before:
+            row = book.get(version)
+            if row is None or row.state != "applied":
+                now = f"{row.state} by run {row.run_id}" if row else "not in the ledger"
+                findings.append(Finding("ledger", FAIL, f"version {version}", "state", "applied, as by this run", now))
         applied = [ledger.stored(conn, row.version) for row in book.in_state("applied")]
         if not applied:
             findings.append(Finding("schema", NOTICE, f"database {name}", None, "applied versions", "none"))

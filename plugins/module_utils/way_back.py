@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import existing, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils import existing, ledger, row_versions
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import application_name
@@ -107,24 +107,31 @@ def select_reverts(conn: Connection, found: ledger.Ledger, selection: Reverts) -
                 continue
             why = _depends(ledger.stored(conn, other.version), migration)
             if why:
+                through = [one.version for one in there if one.version >= row.version]
                 raise PgopsError(
-                    f"Version {row.version} cannot be reverted alone in {database}: version {other.version} {why}; revert both "
-                    f"with -e rollback_through={row.version}.",
+                    f"Version {row.version} cannot be reverted alone in {database}: version {other.version} {why}; "
+                    f"-e rollback_through={row.version} reverts {', '.join(through)}, in this order.",
                     database=database,
                     extra={"reason": "needed", "version": row.version, "needed_by": other.version},
                 )
     return chosen
 
 
-def data_loss(conn: Connection, chosen: Sequence[tuple[ledger.Migration, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+def data_loss(
+    conn: Connection,
+    chosen: Sequence[tuple[ledger.Migration, Mapping[str, Any]]],
+    since: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
     """Count what the way down destroys: rows of dropped tables, values of dropped columns.
 
     Reads whole tables under ACCESS SHARE; counts only, never contents.
 
+    :param since: a snapshot, see :func:`row_versions.window`; then ``written`` counts the rows of each table written since.
     :return: per table ``{"table", "rows", "columns": {name: values that are not NULL}, "version"}``; ``rows`` is None
         where only columns or some rows go, and ``some_rows`` says that a statement deletes rows.
     """
     lost: dict[str, dict[str, Any]] = {}
+    window = row_versions.window(conn, since) if since else None
     for row, migration in chosen:
         for number, step in enumerate(migration["steps"], 1):
             if not needs_down(row, number):
@@ -151,6 +158,8 @@ def data_loss(conn: Connection, chosen: Sequence[tuple[ledger.Migration, Mapping
                         "version": row.version,
                     },
                 )
+                if window is not None and "written" not in entry:
+                    entry["written"] = row_versions.count(conn, schema, table, window)["written"]
                 if gone["kind"] == "table":
                     entry["rows"] = _count(conn, schema, table, sql.SQL("*"))
                 elif gone["kind"] == "rows":

@@ -93,9 +93,9 @@ databases:
     catalog_fingerprint:
       description: What the catalog was in the snapshot; apply refuses another one.
       type: str
-    snapshot_xmax:
-      description: The first transaction that the snapshot does not see.
-      type: int
+    snapshot:
+      description: What the snapshot sees - V(xmax) is the first transaction that it does not, V(xip) those that were open.
+      type: dict
     not_included:
       description: What a dump leaves out, with the reason.
       type: list

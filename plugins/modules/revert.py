@@ -38,6 +38,18 @@ options:
       - The exact list that was shown and confirmed, newest first, by database. Refused if the selection means another list by now.
     type: dict
     default: {}
+  expected:
+    description:
+      - Each database when its backup was taken, by database - C(ledger_head), C(catalog_fingerprint), C(snapshot), C(path).
+      - Compared under the lock. If something moved since, or rows that would go were written since, nothing is reverted. Filled by the
+        action plugin.
+    type: dict
+    default: {}
+  lose_writes:
+    description:
+      - Revert although rows that would go were written since the backup, so that there is no copy of them.
+    type: bool
+    default: false
 author:
   - White Cross pgops contributors
 """
@@ -112,6 +124,8 @@ def main() -> None:
             "through": {"type": "str"},
             "version": {"type": "str"},
             "versions": {"type": "dict", "default": {}},
+            "expected": {"type": "dict", "default": {}},
+            "lose_writes": {"type": "bool", "default": False},
             **pgops_module.LEDGER_RUN_OPTIONS,
         }
     )
@@ -140,7 +154,14 @@ def main() -> None:
                     control,
                     lock_wait_s=given["lock_wait"],
                 )
-                databases[name] = migrate.revert(target, selection, way, versions=given["versions"].get(name))
+                databases[name] = migrate.revert(
+                    target,
+                    selection,
+                    way,
+                    versions=given["versions"].get(name),
+                    expected=given["expected"].get(name),
+                    lose_writes=given["lose_writes"],
+                )
         except PgopsError as error:
             partial = error.extra.pop("partial", None)
             if partial and error.database:

@@ -47,6 +47,14 @@ databases:
     stopped:
       description: Whether it has ended.
       type: bool
+    sessions:
+      description: Where no run holds the lock, the ids of runs that are connected all the same, in their backup for example.
+      type: list
+      elements: str
+    before_its_lock:
+      description: Runs of this machine that were asked before they took the lock, each with V(run_id) and V(stopped). Added by the action plugin.
+      type: list
+      elements: dict
     holder:
       description: The run - id, since, host, who, server process.
       type: dict

@@ -29,6 +29,11 @@ options:
       - Whether the screen has a line for each object that passed as well. The result is the same.
     type: bool
     default: false
+  applied:
+    description:
+      - The versions that this run has applied, by database; one that is applied no longer fails. Filled by the action plugin.
+    type: dict
+    default: {}
 author:
   - White Cross pgops contributors
 """
@@ -106,7 +111,11 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_modu
 def main() -> None:
     """Verify every database and leave with what was found, failed where one did not pass."""
     module = pgops_module.create_module(
-        {"compare_schema": {"type": "bool", "default": True}, "verbose": {"type": "bool", "default": False}}
+        {
+            "compare_schema": {"type": "bool", "default": True},
+            "verbose": {"type": "bool", "default": False},
+            "applied": {"type": "dict", "default": {}},
+        }
     )
 
     def work() -> dict[str, Any]:
@@ -119,6 +128,7 @@ def main() -> None:
                 control=control,
                 progress=progress,
                 run_id=module.params["run_id"],
+                applied=module.params["applied"],
                 compare_schema=module.params["compare_schema"] and not module.check_mode,
             )
         finally:

@@ -13,12 +13,13 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.whitecross.pgops.plugins.module_utils.job import LEASE
@@ -32,6 +33,8 @@ FIRST_POLL_S = 0.05
 # A poll later than the job's end by no more than this share of its time: short jobs are not waited for.
 POLL_SHARE = 0.15
 REPEAT_S = 2.0
+# Between two tries to reach a host again.
+RECONNECT_S = 1.0
 DEAD_AFTER_S = 3.0
 
 display = Display()
@@ -72,6 +75,8 @@ class PgopsAction(ActionBase):
     LIVE = False
     # Phases that write nothing anywhere keep quiet about themselves in check mode as well.
     JOURNALLED = True
+    # Whether it is left out when the run was asked to stop.
+    STOPPABLE = True
 
     TRANSFERS_FILES = False
     _requires_connection = True
@@ -85,6 +90,10 @@ class PgopsAction(ActionBase):
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Work on the module's result on the controller: tables for people, further fields. :return: the result."""
         return result
+
+    def begun(self) -> dict[str, Any]:
+        """:return: what the journal keeps of the task from its beginning on, for a run that never comes to its end."""
+        return {}
 
     # -- what a subclass asks for -------------------------------------------------------------------------------------
 
@@ -149,8 +158,22 @@ class PgopsAction(ActionBase):
         if step:
             self.say(f"{host}: {step}")
         if journal:
-            journal.append({"event": "phase_started", "phase": self.PHASE, "host": host, "step": step})
+            journal.append(
+                {
+                    "event": "phase_started",
+                    "phase": self.PHASE,
+                    "host": host,
+                    "step": step,
+                    "databases": self.pgops(variables, "databases"),
+                    **self.begun(),
+                }
+            )
         try:
+            by = journal.stop_asked_by() if journal and self.STOPPABLE else None
+            if by:
+                raise AnsibleActionFail(
+                    f"{self.PHASE} was not begun: {by} asked this run to stop. Then: {self.again(variables)}"
+                )
             arguments = {**self.connection_arguments(variables), **self.module_arguments(variables)}
             module = f"whitecross.pgops.{self.MODULE}"
             if self.LIVE and not self._task.check_mode:
@@ -276,9 +299,14 @@ class PgopsAction(ActionBase):
         job = _Job(self, directory, task_vars)
         previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            begun = self._call(module, {**arguments, "job_directory": directory}, task_vars)
+            try:
+                begun = self._call(module, {**arguments, "job_directory": directory}, task_vars)
+            except AnsibleConnectionFailure:
+                if not job.is_there():
+                    raise
+                begun = {"job": None}
             job.display(begun.pop("job_progress", []))
-            return job.follow(str(begun["job"])) if "job" in begun else begun
+            return job.follow(begun["job"]) if "job" in begun else begun
         except ControllerInterrupted:
             try:
                 job.ask_to_stop()
@@ -322,22 +350,44 @@ class _Job:
             raise AnsibleActionFail(f"pgops_progress is {mode}; it is one of always, terminal and never.")
         self._show = mode == "always" or (mode == "terminal" and _parent_has_terminal(self._parent))
 
-    def follow(self, directory: str) -> dict[str, Any]:
-        """Poll until the module has left its result. :return: that result, as if the module had run in the task."""
-        self._quoted = shlex.quote(directory)
+    def is_there(self) -> bool:
+        """:return: whether the job began, though the connection broke before it could say so; asked for as long as its lease."""
+        deadline = time.monotonic() + float(self._action.pgops(self._task_vars, "lease"))
+        while True:
+            try:
+                return bool(self._action._low_level_execute_command(f"[ -d {self._quoted} ]")["rc"] == 0)
+            except AnsibleConnectionFailure:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(RECONNECT_S)
+
+    def follow(self, directory: str | None) -> dict[str, Any]:
+        """Poll until the module has left its result.
+
+        :param directory: where the job says it is, None where it could not say so.
+        :return: that result, as if the module had run in the task.
+        """
+        if directory is not None:
+            self._quoted = shlex.quote(directory)
+        journal = self._action._journal(self._task_vars)
+        asked = False
         begun = time.monotonic()
         longest = float(self._action.pgops(self._task_vars, "poll_interval"))
         silent_since: float | None = None
-        failures = 0
+        lost_since: float | None = None
         while True:
             time.sleep(min(max(FIRST_POLL_S, (time.monotonic() - begun) * POLL_SHARE), longest))
             if os.getppid() != self._parent:
                 # ansible-playbook was killed: an orphan that went on renewing the lease would keep the job alive.
                 raise ControllerInterrupted
+            by = journal.stop_asked_by() if journal and not asked and self._action.STOPPABLE else None
+            if by:
+                self.ask_to_stop(by)
+                asked = True
             polled = self._poll()
             if polled is None:
-                failures += 1
-                if failures * longest > float(self._action.pgops(self._task_vars, "lease")):
+                lost_since = lost_since or time.monotonic()
+                if time.monotonic() - lost_since > float(self._action.pgops(self._task_vars, "lease")):
                     return {
                         "failed": True,
                         "msg": f"The host of the running {self._action.MODULE} has not answered for "
@@ -345,7 +395,7 @@ class _Job:
                         f"See {self._action.command(self._task_vars, 'status.yml')}",
                     }
                 continue
-            failures = 0
+            lost_since = None
             self.display(polled.events)
             if polled.result is not None:
                 self._clean()
@@ -360,11 +410,15 @@ class _Job:
 
     def _poll(self) -> _Polled | None:
         d = self._quoted
-        answer = self._action._low_level_execute_command(
+        question = (
             f"touch {d}/lease; tail -c +{self._offset} {d}/progress 2>/dev/null; printf '\\n@@@\\n'; "
             f"cat {d}/result 2>/dev/null; printf '\\n@@@\\n'; "
             f'if kill -0 "$(cat {d}/pid)" 2>/dev/null; then echo alive; else cat {d}/stderr 2>/dev/null; fi'
         )
+        try:
+            answer = self._action._low_level_execute_command(question)
+        except AnsibleConnectionFailure:
+            return None  # the job does not need the connection; the next poll may have one again
         # A command over ssh may have a terminal, which ends its lines with CR LF.
         parts = answer.get("stdout", "").replace("\r\n", "\n").split("\n@@@\n")
         if answer.get("rc") != 0 or len(parts) != 3:
@@ -418,14 +472,19 @@ class _Job:
             parts.append(f"{elapsed:.0f} s")
         return "    " + " | ".join(parts)
 
-    def ask_to_stop(self) -> None:
-        """Leave the job a word that its controller was interrupted; it ends at the next safe point, or does not begin."""
+    def ask_to_stop(self, by: str = "") -> None:
+        """Leave the job a word to end at the next safe point, or not to begin.
+
+        :param by: who asks; where nobody is named the controller was interrupted.
+        """
         self._action._low_level_execute_command(
-            f"umask 077; mkdir -p {self._quoted}; touch {self._quoted}/{LEASE}.stop"
+            f"umask 077; mkdir -p {self._quoted}; printf %s {shlex.quote(by)} > {self._quoted}/said"
+            f" && mv {self._quoted}/said {self._quoted}/{LEASE}.stop"
         )
 
     def _clean(self) -> None:
-        self._action._low_level_execute_command(f"rm -rf {self._quoted}")
+        with suppress(AnsibleConnectionFailure):  # a later job removes what is forgotten
+            self._action._low_level_execute_command(f"rm -rf {self._quoted}")
 
     def _died(self, errors: str) -> dict[str, Any]:
         if errors:

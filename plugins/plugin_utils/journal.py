@@ -14,7 +14,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -100,9 +100,7 @@ def without_secrets(value: Any) -> Any:
     """A JSON-able copy of ``value`` in which every key that names a secret has lost its value."""
     if isinstance(value, dict):
         return {
-            str(key): "(not recorded)"
-            if names_a_secret(str(key))
-            else without_secrets(item)
+            str(key): "(not recorded)" if names_a_secret(str(key)) else without_secrets(item)
             for key, item in value.items()
         }
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -165,6 +163,22 @@ class Journal:
             sync_folder(self.path.parent)
         return written
 
+    @property
+    def stop_path(self) -> Path:
+        """Where a word to end is left for this run."""
+        return self.path.with_suffix(".stop")
+
+    def ask_to_stop(self, by: str) -> None:
+        """Leave the run a word that it is to end; it looks before each phase, and at each poll of a long one."""
+        write_private_file(self.stop_path, by)
+
+    def stop_asked_by(self) -> str | None:
+        """Who asked this run to end, or None."""
+        try:
+            return self.stop_path.read_text(encoding="utf-8") or "somebody"
+        except OSError:
+            return None
+
     def events(self) -> list[dict[str, Any]]:
         """All events of this run in the order they were written; empty when there is no file yet."""
         return self.read(self.path) if self.path.exists() else []
@@ -206,6 +220,28 @@ def latest(state_directory: str | Path, environment: str) -> str | None:
     """The newest run id in ``environment``, or None when nothing ran yet."""
     known = runs(state_directory, environment)
     return known[-1] if known else None
+
+
+def unfinished(state_directory: str | Path, environment: str) -> Iterator[tuple[Journal, list[dict[str, Any]]]]:
+    """The runs of this machine in ``environment`` that still go on, with their events; those that were killed left out."""
+    for run_id in runs(state_directory, environment):
+        journal = Journal(state_directory, environment, run_id)
+        events = journal.events()
+        if events and not finished(events) and is_alive(events[0].get("pid")):
+            yield journal, events
+
+
+def is_alive(pid: Any) -> bool:
+    """Whether ``pid`` is a living ansible-playbook; where there is no /proc, any process of that number."""
+    try:
+        os.kill(int(pid), 0)
+        return b"ansible" in Path(f"/proc/{int(pid)}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return not Path("/proc/self/cmdline").exists()
+    except PermissionError:
+        return True
+    except (OSError, TypeError, ValueError):
+        return False
 
 
 def finished(events: Iterable[dict[str, Any]]) -> bool:

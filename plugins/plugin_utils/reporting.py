@@ -10,7 +10,7 @@ action ``report`` and the callback ``record`` cannot tell different stories.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,7 @@ def build(
     if cause is None and interrupted:
         cause = _interruption(facts, rows, hosts)
     if cause is not None and not cause["next"]:
-        cause["next"] = next_commands(facts, way_back(facts, rows, hosts))
+        cause["next"] = next_commands(facts, way_back(facts, rows, hosts), confirmed_reverts(events))
     started = began.get("time") or facts.get("started")
     finished = now()
     return {
@@ -273,8 +273,25 @@ def way_back(
     return typed_commands.other(run, "rollback", limit, {"rollback_through": versions[0]})
 
 
-def next_commands(run: Mapping[str, Any], back: str | None = None) -> list[str]:
-    """What to type after a failure that names no command itself: look, then go on, or go back where that is known."""
+def confirmed_reverts(events: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The versions that a rollback by down migrations had confirmed when it began to revert, of all its databases, oldest first."""
+    return sorted(
+        {
+            str(version)
+            for event in events
+            if event.get("event") == "phase_started" and event.get("phase") == "revert"
+            for versions in (event.get("versions") or {}).values()
+            for version in versions
+        }
+    )
+
+
+def next_commands(run: Mapping[str, Any], back: str | None = None, reverting: Sequence[str] = ()) -> list[str]:
+    """What to type after a failure that names no command itself: look, then go on, or go back where that is known.
+
+    :param reverting: versions that a rollback may have reverted in part. The command that was typed would choose anew, from
+        what is applied by now, and go further back than was asked for: so the oldest of them is named.
+    """
     if not run.get("environment"):
         return []
     limit = str(run.get("limit") or run["environment"])
@@ -282,7 +299,9 @@ def next_commands(run: Mapping[str, Any], back: str | None = None) -> list[str]:
         "command": f"ansible-playbook {run.get('playbook') or 'migrate'}.yml",
         **{k: v for k, v in run.items() if v},
     }
-    look, on = typed_commands.other(known, "status", limit), typed_commands.again(known, limit)
+    named = {f"rollback_{name}" for name in ("keep", "through", "version")} & set(typed_commands.typed_variables(known))
+    choice = {"rollback_through": reverting[0]} if reverting and not named else {}
+    look, on = typed_commands.other(known, "status", limit), typed_commands.again(known, limit, choice)
     return list(dict.fromkeys([look, on, *([back] if back else [])]))
 
 

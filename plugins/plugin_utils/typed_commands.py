@@ -114,7 +114,7 @@ def again(run: Mapping[str, Any], limit: str, variables: Mapping[str, Any] | Non
     chosen = any(is_selection(name) and name.startswith("rollback_") for name in replaced)
     kept = {
         name: value
-        for name, value in _variables(run).items()
+        for name, value in typed_variables(run).items()
         if name not in replaced and not (chosen and name.startswith("rollback_"))
     }
     return _line(run, str(run.get("command") or _DEFAULT), limit, {**kept, **replaced})
@@ -127,17 +127,20 @@ def other(run: Mapping[str, Any], name: str, limit: str | None, variables: Mappi
     """
     replaced = dict(variables or {})
     kept = {
-        known: value for known, value in _variables(run).items() if known not in replaced and not is_selection(known)
+        known: value
+        for known, value in typed_variables(run).items()
+        if known not in replaced and not is_selection(known)
     }
     return _line(run, sibling(run, name), limit, {**kept, **replaced})
 
 
 def before_limit(run: Mapping[str, Any], command: str) -> str:
     """``command`` with -i and -e, for a sentence that chooses the limit itself."""
-    return " ".join([command, *_inventory(run), *_extra(run, _variables(run))])
+    return " ".join([command, *_inventory(run), *_extra(run, typed_variables(run))])
 
 
-def _variables(run: Mapping[str, Any]) -> dict[str, Any]:
+def typed_variables(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables that were given with -e, without secrets."""
     return dict((run.get(GIVEN) or {}).get("variables") or {})
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.engine import wait_for
 from support.server import Server
 from support.site import Playbook
 from support.tree import TestTree
@@ -227,7 +228,10 @@ short_description: this machine under another name
 description: [Runs what a connection to another machine would run, and writes each command down.]
 options: {}
 """
+from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.connection.local import Connection as Local
+
+BREAKS = []
 
 
 class Connection(Local):
@@ -236,7 +240,12 @@ class Connection(Local):
     def exec_command(self, cmd, in_data=None, sudoable=True):
         with open("commands", "a", encoding="utf-8") as stream:
             stream.write(cmd + "\\n")
-        return super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
+        answer = super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
+        for part in list(BREAKS):
+            if part in cmd:
+                BREAKS.remove(part)
+                raise AnsibleConnectionFailure("ssh: connection reset")
+        return answer
 '''
 
 
@@ -264,3 +273,51 @@ def test_on_this_machine_a_module_runs_from_where_it_lies(site: Playbook) -> Non
     assert "runpy.run_module" in result.stdout
     # What a module is given goes through its standard input: a process list shows none of it.
     assert not re.search(r"EXEC .*(passfile|pgops_|ANSIBLE_MODULE_ARGS)", result.stdout)
+
+
+@pytest.mark.parametrize("broken", ["/lease", "AnsiballZ_apply"])
+def test_a_connection_that_breaks_once_does_not_end_the_run(site: Playbook, broken: str) -> None:
+    (site.folder / "connection_plugins").mkdir()
+    plugin = ELSEWHERE.replace("BREAKS = []", f"BREAKS = [{broken!r}]")
+    if broken == "AnsiballZ_apply":
+        # The call itself, which goes through the standard input.
+        plugin = plugin.replace("if part in cmd:", 'if "_apply" in str(in_data):')
+    (site.folder / "connection_plugins" / "elsewhere.py").write_text(plugin, encoding="utf-8")
+    site.variables["ansible_connection"] = "elsewhere"
+    up = site.folder / "sql" / "migrations" / f"{VERSIONS[1]}_beds" / "up.sql.j2"
+    up.write_text(up.read_text() + "SELECT pg_sleep(2);\n", encoding="utf-8")
+    result = site("migrate.yml")
+    assert result.rc == 0, result.output
+    assert {"public.rooms", "public.beds"} <= relations(site)
+    assert "verify" in finished(site, result)
+
+
+def test_stop_reaches_a_run_that_is_still_in_its_backup(site: Playbook) -> None:
+    assert site("migrate.yml", migrate_steps=1).rc == 0
+    holder = site.server.connect(site.database)
+    run = site.start("migrate.yml")
+    assert run.stdout is not None
+    output = ""
+    for line in run.stdout:
+        output += line
+        if "1 pending, highest risk" in line:
+            # Waited for by the backup, which locks every table against a rewrite.
+            holder.cursor().execute("BEGIN; LOCK TABLE public.rooms IN ACCESS EXCLUSIVE MODE")
+            break
+    wait_for(
+        lambda: site.server.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgops 2% backup' AND wait_event_type = 'Lock'"
+        ),
+        seconds=60,
+    )
+    stopped = site("stop.yml", migrate_stop_wait=60)
+    holder.close()
+    rest, _ = run.communicate(timeout=60)
+    assert run.returncode != 0, output + rest
+    assert stopped.rc == 0, stopped.output
+    assert "has ended before it took the lock" in stopped.stdout, stopped.stdout + rest
+    assert "asked it to stop" in rest, rest
+    assert "public.beds" not in relations(site)
+    again = site("migrate.yml")
+    assert again.rc == 0, again.output
+    assert "public.beds" in relations(site)

@@ -16,7 +16,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import seconds, table
-from support.engine import RUN, do, rows, way
+from support.engine import RUN, do, holding, rows, way
 from support.tree import TestTree
 
 V0, V1, V2, V3 = (f"2026010100000{n}" for n in range(4))
@@ -225,3 +225,13 @@ def test_two_runs_at_once(site: Any, target: Any) -> None:
     assert "is being migrated by run 20260101T000000Z-0000aa" in document["error"]["message"]
     assert document["error"]["next"][1].startswith("ansible-playbook stop.yml -l local")
     assert site("migrate.yml").rc == 0
+
+
+def test_a_look_does_not_wait_for_ever_behind_a_lock(target: Any, tree: TestTree, monkeypatch: Any) -> None:
+    migrate.apply(target, tree.render(), Selection(target=V1), way())
+    monkeypatch.setattr(preview, "LOOK_LOCK_TIMEOUT_S", 1)
+    with holding(target, "LOCK TABLE people IN ACCESS EXCLUSIVE MODE"), pytest.raises(PgopsError) as caught:
+        preview.preview(target, tree.render(), Selection())
+    assert caught.value.sqlstate == "55P03"
+    assert "locked by somebody else for more than 1 s" in caught.value.message
+    assert preview.preview(target, tree.render(), Selection())["pending"]

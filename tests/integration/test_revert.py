@@ -154,6 +154,48 @@ def test_the_loss_is_counted_before(target: Any, tree: TestTree) -> None:
     assert way_back.preview_revert(target, Reverts())["loss"] == []
 
 
+def snapshot(target: Any) -> dict[str, Any]:
+    """What a backup keeps of its snapshot."""
+    (row,) = rows(target, "SELECT pg_snapshot_xmax(s)::text::bigint AS xmax FROM pg_current_snapshot() AS s")
+    return {"xmax": row["xmax"], "xip": []}
+
+
+def test_rows_written_since_the_backup_are_not_lost_without_a_word(target: Any, tree: TestTree) -> None:
+    apply_all(target, tree)
+    do(target, "INSERT INTO people VALUES (1, 'a', 20, 'new'), (2, 'b', 20, NULL); INSERT INTO pets VALUES (1)")
+    taken = {"snapshot": snapshot(target), "path": "/backups/then"}
+    # The same number of rows and of values as then: only the rows themselves know better.
+    do(target, "UPDATE people SET status = 'closed' WHERE id = 1")
+    with pytest.raises(PgopsError) as caught:
+        migrate.revert(target, Reverts(through=V2), way(), expected=taken)
+    assert "there is no copy of them: 1 of public.people. " in caught.value.message
+    assert "/backups/then" in caught.value.message
+    assert there(target) == [V1, V2, V3, V4]
+    assert rows(target, "SELECT status FROM people WHERE id = 1") == [{"status": "closed"}]
+    # A table that stays may be written to.
+    assert migrate.revert(target, Reverts(version=V2), way(), expected=taken)["reverted"]
+    assert migrate.revert(target, Reverts(version=V3), way(), expected=taken, lose_writes=True)["reverted"]
+    assert there(target) == [V1, V4]
+
+
+def test_what_moved_since_the_backup_stops_the_revert(target: Any, tree: TestTree) -> None:
+    apply_all(target, tree, V3)
+    head = ledger_head(target)
+    apply_all(target, tree)
+    with pytest.raises(PgopsError) as caught:
+        migrate.revert(target, Reverts(keep=V3), way(), expected={"ledger_head": head})
+    assert f"Nothing was reverted in {target.database}: since its backup was proved, the ledger (version {V4}" in str(
+        caught.value
+    )
+    assert there(target) == [V1, V2, V3, V4]
+    assert migrate.revert(target, Reverts(keep=V3), way(), expected={"ledger_head": ledger_head(target)})["reverted"]
+
+
+def ledger_head(target: Any) -> str:
+    with connect(target, application_name="test") as conn:
+        return ledger.read(conn).head
+
+
 def test_it_goes_without_the_files(target: Any, tree: TestTree) -> None:
     apply_all(target, tree)
     shutil.rmtree(tree.folder)

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, ledger, migrate, swap
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from support import engine
 from support.backups import RUN, back_up, names, proved, stage
 from support.server import OWNER
 from support.tree import TestTree
 
-V1, V2, V3 = "20260101000001", "20260101000002", "20260101000003"
+V1, V2, V3, V4 = (f"2026010100000{number}" for number in range(1, 5))
 
 
 @pytest.fixture
@@ -217,7 +218,10 @@ def test_a_rollback_without_any_proved_backup_says_so(applied: Any, server: Any,
     assert "1 backups are there, 0 of them proved" in done.json["error"]["message"]
     assert "-e rollback_backup=PATH" in done.json["error"]["hint"]
     assert "hint: Prove one" in done.stdout
-    assert f"rollback.yml -l local -e rollback_strategy=restore -e rollback_confirm={database}" in done.json["error"]["next"][-1]
+    assert (
+        f"rollback.yml -l local -e rollback_strategy=restore -e rollback_confirm={database}"
+        in done.json["error"]["next"][-1]
+    )
     assert names(server, database) == [database]
 
 
@@ -254,6 +258,43 @@ def test_a_playbook_killed_under_the_fence_is_finished_by_the_next(
     assert "a swap that had been killed was completed" in done.stdout
     assert server.execute("SELECT count(*) FROM people", database=database) == [(2,)]
     assert versions(server, database) == [V1, V2, V3]
+
+
+def test_after_ctrl_c_the_printed_command_goes_no_further_back(
+    applied: Any, server: Any, target: Any, database: str, tmp_path: Path
+) -> None:
+    tree = TestTree(tmp_path / "own sql")
+    tree.add_sql(V4, "create_rooms", "CREATE TABLE rooms (id int);\n", "DROP TABLE rooms;\nSELECT pg_sleep(3);\n")
+    migrate.apply(target, tree.render(), Selection(), migrate.Way(ledger.Run(RUN, "migrate", "local", "tester", "ops")))
+    process = applied.start("rollback.yml", rollback_confirm=database)
+    engine.wait_for(
+        lambda: server.execute("SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(3)%' AND pid <> pg_backend_pid()"),
+        seconds=60,
+    )  # fmt: skip
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert f"next: ansible-playbook rollback.yml -l local -e rollback_through={V4}\n" in output
+    # What was in hand has come to its end by itself; typed again, the command finds nothing of it and takes nothing else.
+    engine.wait_for(lambda: not server.execute("SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgops 2%'"))
+    typed = applied("rollback.yml", rollback_through=V4, rollback_confirm=database)
+    assert typed.rc == 0 or f"Version {V4} is not applied" in typed.output
+    assert versions(server, database) == [V1, V2, V3]
+
+
+def test_rows_written_after_the_backup_stop_the_way_down(applied: Any, server: Any, database: str) -> None:
+    process = applied.start("rollback.yml", rollback_confirm=database)
+    assert process.stdout is not None
+    output = ""
+    for line in process.stdout:
+        output += line
+        if "(3/6) verify backup" in line:
+            server.execute("INSERT INTO pets VALUES (2), (3)", database=database)
+    assert process.wait(60) != 0
+    assert "there is no copy of them: 2 of public.pets" in output
+    assert server.execute("SELECT count(*) FROM pets", database=database) == [(3,)]
+    done = applied("rollback.yml", rollback_confirm=database)
+    assert done.rc == 0, done.output
+    assert versions(server, database) == [V1, V2]
 
 
 def test_ctrl_c_while_it_restores_leaves_the_live_database_alone(

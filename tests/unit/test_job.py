@@ -107,3 +107,27 @@ def test_what_killed_controllers_left_is_removed_and_what_lives_is_not(tmp_path:
         os.utime(path, (long_ago, long_ago))
     call(tmp_path / "pgops.new", "work.finish({})")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["j1.2", "pgops.living"]
+
+
+def test_a_job_whose_controller_is_gone_leaves_nothing_and_one_that_was_asked_leaves_its_result(tmp_path: Path) -> None:
+    for name, by, left in (("pgops.a", "", False), ("pgops.b", "ann on ops", True)):
+        folder = tmp_path / name
+        call(folder, "time.sleep(2); work.finish({'changed': True})")
+        (folder / "lease.stop").write_text(by, encoding="utf-8")
+        if left:
+            assert json.loads(wait_for(folder / "result")) == {"changed": True}
+        else:
+            deadline = time.monotonic() + 15
+            while folder.exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+
+def test_a_folder_with_nothing_but_the_word_to_stop_is_forgotten_too(tmp_path: Path) -> None:
+    old = tmp_path / "pgops.old"
+    old.mkdir()
+    (old / "lease.stop").touch()
+    long_ago = time.time() - 25 * 3600
+    os.utime(old, (long_ago, long_ago))
+    call(tmp_path / "pgops.new", "work.finish({})")
+    assert not old.exists()

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Rows of a table that were written after a snapshot, told by the transaction that wrote each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_one
+from psycopg2 import sql
+
+XID_RANGE = 1 << 32
+
+# A row's xmin is 32 bits of a 64-bit counter. What counts as new lies in the window between the backup's snapshot and
+# now; a frozen row keeps its old xmin and falls outside. In the snapshot's xip: begun before it, committed after it.
+_COUNT = """
+SELECT count(*) AS now,
+       count(*) FILTER (WHERE (xmin::text::bigint - %(xmax)s + 4294967296) %% 4294967296 < %(window)s
+                              OR xmin::text::bigint = ANY (%(xip)s)) AS written
+FROM ONLY {}
+"""
+
+
+def count(conn: Connection, schema: str, table: str, window: Mapping[str, Any]) -> dict[str, int]:
+    """Read the whole table. Takes ACCESS SHARE. Deletions leave no row to count.
+
+    :return: ``now`` and ``written``: rows there are, and rows of them written since the window began.
+    """
+    row = fetch_one(conn, sql.SQL(_COUNT).format(sql.Identifier(schema, table)), window)
+    assert row is not None
+    return {"now": int(row["now"]), "written": int(row["written"])}
+
+
+def window(conn: Connection, snapshot: Mapping[str, Any]) -> dict[str, Any]:
+    """:param snapshot: ``xmax`` (64 bits) and ``xip`` of pg_current_snapshot() when it was taken.
+    :return: what :func:`count` takes for new."""
+    row = fetch_one(conn, "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint AS xmax")
+    now = int(row["xmax"]) if row else 0
+    return {
+        "xmax": snapshot["xmax"] % XID_RANGE,
+        # After four billion transactions every xmin may be new; then nothing is called old.
+        "window": min(max(now - snapshot["xmax"], 0), XID_RANGE),
+        "xip": [xid % XID_RANGE for xid in snapshot["xip"]],
+    }
