@@ -17,6 +17,7 @@ import contextlib
 import errno
 import fcntl
 import importlib.util
+import json
 import locale
 import os
 import re
@@ -498,6 +499,20 @@ def newest_report(directory: Path, environment: str) -> Path | None:
     return max(reports, key=lambda path: path.stat().st_mtime, default=None)
 
 
+def what_was_done(report: Path | None) -> str:
+    """What the run's report has: a run that finds nothing to apply makes no backup either."""
+    try:
+        document = json.loads(report.with_suffix(".json").read_text(encoding="utf-8")) if report is not None else {}
+    except (OSError, ValueError):
+        document = {}
+    done = {step["phase"] for step in document.get("steps", []) if step["result"] == "changed"}
+    if {"prove", "apply"} <= done:
+        return "its backup was proved by a restore before the first change"
+    if "apply" in done:
+        return "without a proved backup, as its phases are set"
+    return "nothing was pending, so nothing was backed up or changed; it was verified"
+
+
 def finish(environment: str, server: EmbeddedServer, code: int, before: Path | None, seconds: float) -> None:
     report = newest_report(server.directory, environment)
     say("")
@@ -506,9 +521,8 @@ def finish(environment: str, server: EmbeddedServer, code: int, before: Path | N
             f"The migration ended with exit code {code} after {seconds:.0f} s; the sentence above says what is applied."
         )
     else:
-        say(
-            f"Done in {seconds:.0f} s: '{environment}' is migrated, its backup was proved by a restore before the first change."
-        )
+        told = what_was_done(report if report != before else None)
+        say(f"Done in {seconds:.0f} s: '{environment}' is migrated, {told}.")
     if report is not None and report != before:
         say(f"  report   {shown(report)}")
     say(f"  server   {HOST}:{server.port}; 'make stop' ends it, 'make clean' removes it")

@@ -82,7 +82,7 @@ class ActionModule(MigrationAction):
         more = {"migrate_target": str(target)} if target and "migrate_target" not in given else {}
         on = ("To go on", self.again(task_vars, more))
         reason = result.get("reason")
-        if self.tell_edited(result, task_vars):
+        if self.tell_edited(result, task_vars) or self.tell_unknown_target(result, task_vars):
             return
         if reason == "busy":
             self.tell_next(result, [on, ("To end the other run", self.command(task_vars, "stop.yml"))])

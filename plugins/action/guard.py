@@ -9,6 +9,7 @@ import getpass
 import os
 import shlex
 import sys
+from contextlib import suppress
 from typing import Any
 
 from ansible import context
@@ -41,9 +42,10 @@ class ActionModule(ActionBase):
         super().run(tmp, variables)
         try:
             environments.check_versions(ansible_version, sys.version_info)
+            self._mark_begun(variables)
             return self._start(variables)
         except environments.Refusal as refusal:
-            return {"failed": True, "refused": True, "msg": str(refusal)}
+            return {"failed": True, "refused": True, "msg": str(refusal), "next": refusal.next}
 
     def _value(self, task_vars: dict[str, Any], variable: str) -> Any:
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
@@ -52,6 +54,17 @@ class ActionModule(ActionBase):
         if value is not None:
             value = self._templar.template(value)
         return SHARED_VARIABLES[variable].default if value in (None, "", []) else value
+
+    def _mark_begun(self, task_vars: dict[str, Any]) -> None:
+        """An older result is none of this run's; the callback has seen to the file that was named with -e."""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
+
+        if task_vars.get("pgops_json"):
+            # A file that cannot be written fails the run in its report.
+            with suppress(OSError):
+                reporting.write_begun(
+                    str(self._templar.template(task_vars["pgops_json"])), environments.playbook_name()
+                )
 
     def _start(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
@@ -80,9 +93,10 @@ class ActionModule(ActionBase):
         for host in hosts:
             if not variables_of[host].get("pgops_database") and not variables_of[host].get("pgops_databases"):
                 raise environments.Refusal(
-                    f"pgops_database is not set for {host}; name it in inventories/group_vars/{environment}/ or type: "
-                    f"{command} -l {shlex.quote(limit or environment)} -e pgops_database=NAME"
+                    f"pgops_database is not set for {host}; name it in inventories/group_vars/{environment}/ or here",
+                    f"{command} -l {shlex.quote(limit or environment)} -e pgops_database=NAME",
                 )
+        self._check_values(variables_of, given, limit or environment)
 
         try:
             who = os.environ.get("SUDO_USER") or getpass.getuser()
@@ -139,6 +153,7 @@ class ActionModule(ActionBase):
     def _check_names(variables_of: dict[str, Any]) -> None:
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import (
             known_variables,
+            role_names,
             unknown_variables,
         )
 
@@ -148,7 +163,49 @@ class ActionModule(ActionBase):
             if unknown:
                 listed = ", ".join(map(str, unknown))
                 verb = "is no variable" if len(unknown) == 1 else "are no variables"
+                role = next((name for name in role_names() if unknown[0].name.startswith(f"{name}_")), "migrate")
                 raise environments.Refusal(
-                    f"{listed} {verb} of this collection (set for {host}); correct the name where it is set, "
-                    "ansible-doc -t role whitecross.pgops.migrate lists a role's variables"
+                    f"{listed} {verb} of this collection (set for {host}); correct the name where it is set, and for the "
+                    "list of the role's variables",
+                    f"ansible-doc -t role whitecross.pgops.{role}",
+                )
+
+    def _check_values(self, variables_of: dict[str, Any], given: dict[str, Any], limit: str) -> None:
+        """A value that cannot be meant would quietly take the default, or fail in the middle of the run."""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import refused_values, typed_commands
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import role_options
+
+        extra = load_extra_vars(self._loader)
+        run = {typed_commands.GIVEN: given, "command": environments.typed_command()}
+
+        def instead(name: str, value: Any) -> str | None:
+            """The command with another value, or without; a wrong one is never told to be typed again."""
+            if name not in given["variables"]:
+                return None
+            kept = {known: old for known, old in given["variables"].items() if known != name or value is not None}
+            if value is not None:
+                kept[name] = value
+            return typed_commands.again({**run, typed_commands.GIVEN: {**given, "variables": kept}}, limit)
+
+        empty = refused_values.empty_value(extra)
+        if empty:
+            raise environments.Refusal(
+                f"{empty} was given without a value, which would count as not given at all (an empty shell variable?); "
+                "give it one, and to see the versions",
+                typed_commands.other(run, "status", limit),
+            )
+        for host, variables in variables_of.items():
+            wrong = refused_values.wrong_value(variables, role_options())
+            if wrong:
+                where = "" if wrong.name in extra else f" (set for {host})"
+                raise environments.Refusal(f"{wrong.sentence}{where}", instead(wrong.name, wrong.instead))
+            stray = refused_values.stray_selection(variables)
+            if stray and (stray[0] in extra or environments.playbook_name() == "rollback"):
+                name, needed, chosen = stray
+                sentence = f"{name} belongs to rollback_strategy={needed}, and this run's is {chosen}, which would pass over it"
+                if name not in given["variables"]:
+                    raise environments.Refusal(f"{sentence}; take it out where it is set (for {host})")
+                choice = {"rollback_strategy": needed, name: given["variables"][name]}
+                raise environments.Refusal(
+                    f"{sentence}; leave it out, or for {needed}", typed_commands.again(run, limit, choice)
                 )

@@ -60,9 +60,8 @@ class ActionModule(ActionBase):
         if "too old" not in guard["msg"]:
             from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
 
-            report = reporting.build(
-                [], run={"playbook": environments.playbook_name()}, error={"message": guard["msg"]}
-            )
+            error = {"message": guard["msg"], "next": guard.get("next")}
+            report = reporting.build([], run={"playbook": environments.playbook_name()}, error=error)
             return self._answer(reporting, report, None, task_vars)
         return {"changed": False}
 

@@ -49,7 +49,10 @@ class ActionModule(MigrationAction):
         return result
 
     def _tell_next(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
-        if result.get("reason") == "one_way":
+        if result.get("reason") in ("not_applied", "not_one"):
+            # The same command would be refused the same way.
+            self.tell_next(result, [("To see the versions", self.command(task_vars, "status.yml"))])
+        elif result.get("reason") == "one_way":
             self.tell_next(result, [("Type", self.again(task_vars, {"rollback_strategy": "restore"}))])
         elif result.get("reason") == "needed":
             self.tell_next(result, [("Type", self.again(task_vars, {"rollback_through": str(result["version"])}))])

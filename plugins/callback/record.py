@@ -11,6 +11,7 @@ version_added: 0.1.0
 description:
   - Ansible skips C(always) for a host that cannot be reached, for an error of the play itself and after Ctrl-C. This callback then writes
     the report, the last event of the journal and the file of C(pgops_json), as the action P(whitecross.pgops.report#module) would have.
+  - At the start of a run it puts a file that says so in the place of C(pgops_json), so that a run which is killed leaves no older result.
   - It says in one sentence what to do about a host that cannot be reached, and tells the report what failed outside a phase.
   - It never fails a play; what it cannot do, it says in a warning.
 requirements:
@@ -24,6 +25,7 @@ import functools
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
@@ -63,9 +65,42 @@ class CallbackModule(CallbackBase):
         self._failed_after_report = False
         self._unreachable: dict[str, str] = {}
         self._over = False
-        self._previous_handler: Any = None
+        self._previous_handlers: dict[int, Any] = {}
+        self._extra_variables: dict[str, Any] = {}
 
     # -- what happens -------------------------------------------------------------------------------------------------
+
+    @_never_in_the_way
+    def v2_playbook_on_start(self, playbook: Any) -> None:
+        """Whatever the file of pgops_json holds is an older run's: nobody may read it as this one's."""
+        from ansible.utils.vars import load_extra_vars
+
+        self._extra_variables = dict(load_extra_vars(playbook._loader))
+        path = self._extra("pgops_json")
+        if path:
+            from ansible_collections.whitecross.pgops.plugins.plugin_utils import environments, reporting
+
+            # A file that cannot be written fails the run where it is to be written at last.
+            with suppress(OSError):
+                reporting.write_begun(path, environments.playbook_name())
+
+    @_never_in_the_way
+    def v2_playbook_on_no_hosts_matched(self) -> None:
+        """Ansible takes that for a success."""
+        from ansible import context
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import environments, reporting
+
+        path = self._extra("pgops_json")
+        if not path and not self._is_ours(self._play):
+            return
+        limit = str(context.CLIARGS.get("subset") or "")
+        groups = list(self._play.get_variable_manager()._inventory.groups)
+        sentence = environments.no_host(limit, groups, environments.typed_command())
+        error = {"message": str(sentence), "next": sentence.next}
+        self._display.display(str(sentence), color="red", stderr=True)
+        if path:
+            report = reporting.build([], run={"playbook": environments.playbook_name()}, error=error)
+            reporting.write_result(path, reporting.result_document(report))
 
     @_never_in_the_way
     def v2_playbook_on_play_start(self, play: Any) -> None:
@@ -74,10 +109,13 @@ class CallbackModule(CallbackBase):
 
         failures.forget()
         self._play, self._run, self._ours, self._reported = play, {}, False, False
-        if self._previous_handler is None:
+        if not self._previous_handlers:
             atexit.register(self._at_exit)
             # Ansible's own handler ends the process on the spot, so that nothing runs at its exit.
-            self._previous_handler = signal.signal(signal.SIGTERM, self._on_sigterm)
+            self._previous_handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._on_signal)
+            # A terminal or an ssh session that closes; nohup has it ignored, and so it stays.
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                self._previous_handlers[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._on_signal)
 
     @_never_in_the_way
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
@@ -144,17 +182,30 @@ class CallbackModule(CallbackBase):
         if failed:
             self._write(failed, interrupted=False)
 
-    def _on_sigterm(self, number: int, frame: Any) -> None:
-        self._at_exit()
-        if callable(self._previous_handler):
-            self._previous_handler(number, frame)
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._process:
+            # A worker has inherited this; the words to all workers are not its own to pass on.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        # What closes a terminal comes twice, from the shell and from the kernel.
+        for known in self._previous_handlers:
+            signal.signal(known, signal.SIG_IGN)
+        with suppress(OSError):  # the terminal is gone
+            self._at_exit()
+        # Ansible's own passes the word on to its workers; it has none for SIGHUP.
+        ansible = self._previous_handlers.get(number)
+        if not callable(ansible):
+            number, ansible = signal.SIGTERM, self._previous_handlers.get(signal.SIGTERM)
+        if callable(ansible):
+            ansible(number, frame)
         else:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
     @_never_in_the_way
     def _at_exit(self) -> None:
-        """Ctrl-C, SIGTERM and errors of the play itself end ansible-playbook without any further event."""
+        """Ctrl-C, SIGTERM, SIGHUP and errors of the play itself end ansible-playbook without any further event."""
         if os.getpid() != self._process or self._over or self._reported or not self._ours:
             return
         self._over = True
@@ -184,9 +235,20 @@ class CallbackModule(CallbackBase):
 
     def _extra(self, name: str) -> str | None:
         """A variable given with -e, for a play that failed before the guard read the inventory's."""
-        manager = self._play.get_variable_manager() if self._play is not None else None
-        value = (manager.extra_vars if manager else {}).get(name)
+        value = self._extra_variables.get(name)
         return str(value) if value and "{{" not in str(value) else None
+
+    @classmethod
+    def _is_ours(cls, play: Any) -> bool:
+        """Whether a play that ran no task has one of this collection."""
+        waiting = list(play.compile()) if play is not None else []
+        while waiting:
+            item = waiting.pop()
+            if hasattr(item, "block"):
+                waiting += [*item.block, *item.rescue, *item.always]
+            elif cls._is(item, "whitecross.pgops."):
+                return True
+        return False
 
     @staticmethod
     def _is(task: Any, name: str) -> bool:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
+import stat
 import subprocess
 from dataclasses import dataclass, replace
 from typing import Any
@@ -149,6 +151,31 @@ class Target:
         return f"{self.database} on {self.host}" + (f":{self.port}" if self.port else "")
 
 
+def _unused_passfile(target: Target) -> str | None:
+    """Why libpq passed over the password file, of which it says nothing or only on stderr; None where it read it."""
+    path = target.passfile
+    if not path:
+        return None
+    where = f"the password file {path} (pgops_passfile)"
+    line = f"HOST:PORT:DATABASE:{target.user}:PASSWORD"
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
+            return (
+                f"{where} has the mode {stat.S_IMODE(mode):04o}, and one that others may use is ignored; "
+                f"chmod 600 {shlex.quote(path)}"
+            )
+        with open(path, "rb"):
+            return None
+    except FileNotFoundError:
+        return f"{where} does not exist on {os.uname().nodename}; make it there with the mode 0600 and the line {line}"
+    except OSError as exc:
+        return (
+            f"{where} cannot be read on {os.uname().nodename} by the user with the id {os.geteuid()}, as which the module "
+            f"runs ({exc.strerror}); give that user a file of its own"
+        )
+
+
 # A connection refusal by its text, since libpq gives no SQLSTATE before the session exists.
 _REFUSALS: tuple[tuple[str, str, str], ...] = (
     (
@@ -213,7 +240,7 @@ def _connection_error(exc: psycopg2.Error, target: Target) -> PgopsError:
     text = str(exc).strip()
     for pattern, state, sentence in _REFUSALS:
         if re.search(pattern, text, re.IGNORECASE):
-            told = sentence.format(
+            told = (_unused_passfile(target) if state == "28P01" else None) or sentence.format(
                 user=target.user,
                 database=target.database,
                 sslmode=target.sslmode,
@@ -238,7 +265,9 @@ def connect(
         right to act as the owner role.
     """
     try:
-        conn: Connection = psycopg2.connect(**target.parameters(), application_name=application_name[:APPLICATION_NAME_LIMIT])
+        conn: Connection = psycopg2.connect(
+            **target.parameters(), application_name=application_name[:APPLICATION_NAME_LIMIT]
+        )
     except (psycopg2.Error, UnicodeDecodeError) as exc:
         if not isinstance(exc, psycopg2.Error):
             exc = psycopg2.OperationalError("the server sent an unreadable message")

@@ -79,6 +79,14 @@ WHERE NOT pg_has_role(m.lomowner, 'USAGE')
                   AND (a.grantee = 0 OR pg_has_role(a.grantee, 'USAGE')))
 """
 
+# pg_read_all_data reads none of them, and there is no GRANT for all.
+GRANT_LARGE_OBJECTS = (
+    "DO $$ DECLARE o oid; BEGIN FOR o IN SELECT oid FROM pg_catalog.pg_largeobject_metadata LOOP "
+    "EXECUTE format('GRANT SELECT ON LARGE OBJECT %s TO {role}', o); END LOOP; END $$;"
+)
+# What pg_read_all_data gives at once.
+_COVERED = ("GRANT USAGE ON SCHEMA ", "GRANT SELECT ON TABLE ", "GRANT SELECT ON SEQUENCE ")
+
 _SNAPSHOT = """
 SELECT pg_export_snapshot() AS name, pg_catalog.pg_current_snapshot()::text AS visible,
        to_char(statement_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS time,
@@ -140,7 +148,7 @@ def refuse_missing_rights(conn: Connection, relations: list[dict[str, Any]], rol
         missing.append(
             {
                 "object": f"{unreadable['count']} large objects",
-                "fix": f"GRANT SELECT ON LARGE OBJECT … TO {quoted}, or set pgops_backup_user to a superuser",
+                "fix": GRANT_LARGE_OBJECTS.format(role=quoted).rstrip(";"),
             }
         )
     missing = [entry for place, entry in enumerate(missing) if entry not in missing[:place]]
@@ -150,12 +158,17 @@ def refuse_missing_rights(conn: Connection, relations: list[dict[str, Any]], rol
         subject = f"{why} {first['object']}" if why.startswith("row") else f"role {role} may not read {first['object']}"
         more = f" ({len(missing) - 1} more objects likewise)" if len(missing) > 1 else ""
         suffix = f" from role {role}" if why.startswith("row") else ""
+        fixes = list(dict.fromkeys(entry["fix"] for entry in missing[:10]))
+        if sum(fix.startswith(_COVERED) for fix in (entry["fix"] for entry in missing)) > 1:
+            # One right for all of them, and for what is made tomorrow.
+            fixes = [f"GRANT pg_read_all_data TO {quoted}", *(fix for fix in fixes if not fix.startswith(_COVERED))]
+        told = fixes[0] if first["fix"].startswith(_COVERED) else first["fix"]
         raise PgopsError(
-            f"No backup of {database}: {subject}{suffix}{more}; nothing was written. {first['fix']};",
+            f"No backup of {database}: {subject}{suffix}{more}; nothing was written. {told};",
             sqlstate="42501",
             database=database,
             object_name=first["object"],
-            hint="; ".join(dict.fromkeys(entry["fix"] for entry in missing[:10])) + ";",
+            hint="; ".join(fixes) + ";",
             extra={"missing": missing},
         )
 

@@ -49,20 +49,20 @@ class Job:
 
         :return: None in that process. In the one that called: the result, where it was there within :data:`ATTENDED_S`
             seconds, with what was told meanwhile as ``job_progress``; else the folder as ``job``.
-        :raises PgopsError: the controller was interrupted before the job began.
-        :raises OSError: the folder cannot be made.
+        :raises PgopsError: the controller was interrupted before the job began, or the folder cannot be made.
         """
         above = os.path.dirname(self._folder)
-        os.makedirs(above, mode=0o700, exist_ok=True)
-        _remove_forgotten(above)
         try:
-            os.mkdir(self._folder, 0o700)
-        except FileExistsError:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            os.makedirs(above, mode=0o700, exist_ok=True)
+            _remove_forgotten(above)
+            self._make()
+            self._write(LEASE, "")
+        except OSError as exc:
             raise PgopsError(
-                "Nothing was begun: the controller was interrupted (Ctrl-C).", extra={"reason": "interrupted"}
+                f"Nothing was begun: the folder {above}, in which a running job is kept, cannot be written "
+                f"({exc.strerror or exc}); name another with ansible_async_dir.",
+                hint="ansible_async_dir is a variable of the host: a folder on it that its user may write.",
             ) from None
-        self._write(LEASE, "")
         sys.stdout.flush()
         sys.stderr.flush()
         seen, alive = os.pipe()
@@ -82,6 +82,15 @@ class Job:
         # `alive` stays open: its end is the end of this process.
         self._write(PID, str(os.getpid()))
         return None
+
+    def _make(self) -> None:
+        try:
+            os.mkdir(self._folder, 0o700)
+        except FileExistsError:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise PgopsError(
+                "Nothing was begun: the controller was interrupted (Ctrl-C).", extra={"reason": "interrupted"}
+            ) from None
 
     def finish(self, result: dict[str, Any]) -> NoReturn:
         """End the job's process and leave its result; where nobody is left to read it, remove the folder."""

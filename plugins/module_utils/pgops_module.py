@@ -146,8 +146,8 @@ def _result(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> dict[s
             return {**told, "failed": True, "msg": f"Interrupted: {_control.reason}. {error.message}"}
         return {"failed": True, "msg": error.message, **told}
     except psycopg2.Error as exc:
-        error = from_psycopg(exc, f"{module._name} failed")
-        return {"failed": True, "msg": error.message, **error.as_dict()}
+        broken = from_psycopg(exc, f"{module._name} failed")
+        return {"failed": True, "msg": broken.message, **broken.as_dict()}
     except OSError as exc:
         where = f" ({exc.filename})" if exc.filename else ""
         return {

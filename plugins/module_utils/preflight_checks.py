@@ -173,7 +173,8 @@ CHECKS: tuple[Check, ...] = (
                                  AND (a.grantee = 0 OR pg_catalog.pg_has_role(%(backup)s, a.grantee, 'USAGE')))
            HAVING count(*) > 0""",
         "{role} may not read {objects} large objects, so the dump would fail",
-        "GRANT SELECT ON LARGE OBJECT OID TO {role:I};",
+        "DO $$ DECLARE o oid; BEGIN FOR o IN SELECT oid FROM pg_catalog.pg_largeobject_metadata LOOP "
+        "EXECUTE format('GRANT SELECT ON LARGE OBJECT %s TO {role:I}', o); END LOOP; END $$;",
         "none, or all may be read",
     ),
     Check(

@@ -16,6 +16,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.step_context impo
     StepContext,
     is_time_limit,
     one_line,
+    without_values,
 )
 
 
@@ -181,6 +182,8 @@ def statement_error(context: StepContext, exc: psycopg2.Error, statement: Mappin
         error.args = (error.message,)
         error.hint = "Split the step, or raise budgets.statement_timeout_s in its migration.yml."
         error.extra["reason"] = "time_limit"
+    error.message += f', in the statement "{without_values(str(statement["sql"]))}"'
+    error.args = (error.message,)
     return error
 
 

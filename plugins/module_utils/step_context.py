@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -126,6 +127,29 @@ def one_line(statement: str, width: int = 80) -> str:
     """:return: the start of a statement on one line, without comments, for progress."""
     lines = [line.split("--", 1)[0] for line in statement.splitlines()]
     text = " ".join(" ".join(lines).split())
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+# Their constants are the definition; those of any other statement may be somebody's data.
+_DEFINITION = re.compile(r"(CREATE|ALTER|DROP|COMMENT|GRANT|REVOKE)\b", re.IGNORECASE)
+_TOKEN = re.compile(
+    r"""(?P<comment>--[^\n]*|/\*.*?\*/)
+      | (?P<name>"[^"]*")
+      | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$ | [eE]'(?:[^'\\]|''|\\.)*' | '(?:[^']|'')*'
+      | (?<![\w.$])\d[\w.]*""",
+    re.DOTALL | re.VERBOSE,
+)
+
+
+def without_values(statement: str, width: int = 120) -> str:
+    """:return: the start of a statement on one line, with ``?`` for the constants of one that reads or writes rows."""
+
+    def shown(token: re.Match[str], constant: str | None) -> str:
+        return " " if token["comment"] else token[0] if token["name"] or constant is None else constant
+
+    text = " ".join(_TOKEN.sub(lambda token: shown(token, None), statement).split())
+    if not _DEFINITION.match(text):
+        text = " ".join(_TOKEN.sub(lambda token: shown(token, "?"), statement).split())
     return text if len(text) <= width else text[: width - 1] + "…"
 
 

@@ -66,7 +66,9 @@ def select_reverts(conn: Connection, found: ledger.Ledger, selection: Reverts) -
     given = {name: value for name, value in vars(selection).items() if value is not None}
     if len(given) > 1:
         raise PgopsError(
-            f"{' and '.join('rollback_' + name for name in given)} were given; give one of them.", database=database
+            f"{' and '.join('rollback_' + name for name in given)} were given; give one of them.",
+            database=database,
+            extra={"reason": "not_one"},
         )
     there = sorted(
         found.in_state("applied", "applying", "failed", "reverting"), key=lambda row: row.version, reverse=True

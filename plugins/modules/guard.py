@@ -11,8 +11,9 @@ description:
   - Looks at the command line, the inventory and the variables of a play, and ends it in one sentence that says what to type
     where the run would reach the wrong database.
   - It refuses a run without C(--limit) while a production host is in reach, C(-l all), a limit that spans two environments or names
-    nothing, a host in no environment or in two, a misspelt C(pgops_*) or role variable, a phase that does not exist, a missing
-    C(pgops_database), and an ansible-core or Python of the controller that is too old.
+    nothing, a host in no environment or in two, a misspelt C(pgops_*) or role variable, a value that a role does not take, an empty
+    one on the command line that would count as no choice, a selection of another C(rollback_strategy), a phase that does not exist, a
+    missing C(pgops_database), and an ansible-core or Python of the controller that is too old.
   - A run that may start gets an id, a journal on the ops host and the fact C(__pgops_run), which the phases extend.
   - It runs once a play, on the controller, and opens no connection to any host.
 options:
@@ -57,6 +58,11 @@ run:
       description: The phases that C(pgops_phases) switches on, in their order.
       type: list
       elements: str
+next:
+  description: The command that the sentence says to type, where it has one.
+  returned: when the guard itself ended the run
+  type: list
+  elements: str
 refused:
   description: Whether the guard itself ended the run.
   returned: when it did

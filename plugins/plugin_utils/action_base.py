@@ -295,6 +295,10 @@ class PgopsAction(ActionBase):
 
     def _run_live(self, module: str, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         above = str(self.get_shell_option("async_dir", default="~/.ansible_async"))
+        if not above.startswith(("/", "~", "$")):
+            raise AnsibleActionFail(
+                f"ansible_async_dir is {above}, which is relative to wherever the module runs; give the whole path of a folder."
+            )
         directory = f"{above}/{JOB_PREFIX}{secrets.token_hex(8)}"
         job = _Job(self, directory, task_vars)
         previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGINT)}

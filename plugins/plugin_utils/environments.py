@@ -9,6 +9,7 @@ ansible-core, or nobody would be told that theirs is too old.
 
 from __future__ import annotations
 
+import difflib
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +26,15 @@ _PATTERN_SIGNS = re.compile(r"^[!&@~]|[*?\[\]]")
 
 
 class Refusal(Exception):
-    """The run does not start; the message is the one sentence that the user reads."""
+    """The run does not start; the message is the one sentence that the user reads.
+
+    :param sentence: what is wrong
+    :param command: what to type instead, which ends the sentence and which machines find in :attr:`next`
+    """
+
+    def __init__(self, sentence: str, command: str | None = None) -> None:
+        super().__init__("{0}; type: {1}".format(sentence, command) if command else sentence)
+        self.next = [command] if command else []
 
 
 def typed_command() -> str:
@@ -51,14 +60,15 @@ def check_versions(ansible_version: str, python_version: Sequence[Any]) -> None:
     numbers = tuple(int(number) for number in re.findall(r"\d+", ansible_version)[:2])
     if numbers < OLDEST_ANSIBLE:
         raise Refusal(
-            "ansible-core {0} is too old, {1}.{2} or later is needed; type: pip install 'ansible-core>={1}.{2}'".format(
-                ansible_version, *OLDEST_ANSIBLE
-            )
+            "ansible-core {0} is too old, {1}.{2} or later is needed".format(ansible_version, *OLDEST_ANSIBLE),
+            "pip install 'ansible-core>={0}.{1}'".format(*OLDEST_ANSIBLE),
         )
     if tuple(python_version[:2]) < OLDEST_PYTHON:
         raise Refusal(
-            "Python {0}.{1} on the controller is too old, {2}.{3} or later is needed; type: python{2}.{3} -m venv .venv "
-            "&& .venv/bin/pip install ansible-core".format(*python_version[:2], *OLDEST_PYTHON)
+            "Python {0}.{1} on the controller is too old, {2}.{3} or later is needed".format(
+                *python_version[:2], *OLDEST_PYTHON
+            ),
+            "python{0}.{1} -m venv .venv && .venv/bin/pip install ansible-core".format(*OLDEST_PYTHON),
         )
 
 
@@ -71,6 +81,29 @@ def limit_parts(limit: str) -> list[str]:
     """The patterns in ``--limit``; ``:`` and ``,`` separate them, except inside a slice or an IPv6 address."""
     parts = limit.split(",") if "," in limit else re.split(r":(?![^\[]*\])", limit)
     return [part.strip() for part in parts if part.strip()]
+
+
+def is_pattern(part: str) -> bool:
+    """Whether a part of ``--limit`` is more than a name, so that what it matches cannot be told by looking."""
+    return bool(_PATTERN_SIGNS.search(part))
+
+
+def no_host(limit: str, names: Sequence[str], command: str) -> Refusal:
+    """What to say of a run that reaches no host at all.
+
+    :param limit: what was typed after ``-l``, empty without
+    :param names: the groups of the inventory
+    :param command: the command as typed, without its limit
+    """
+    known = sorted(set(names) - {"all", "ungrouped"})
+    if not known:
+        return Refusal("The inventory has no host, so nothing was done; name one with -i INVENTORY")
+    listed = "the inventory has {0}".format(_listed(known))
+    near = difflib.get_close_matches(limit, known, 1)
+    if not limit:
+        return Refusal("The play has no host, so nothing was done; {0}".format(listed))
+    sentence = "-l {0} matches no host, so nothing was done; {1}".format(limit, listed)
+    return Refusal(sentence, "{0} -l {1}".format(command, near[0])) if near else Refusal(sentence)
 
 
 def choose_environment(
@@ -98,15 +131,13 @@ def choose_environment(
     for part in parts:
         if part in ("all", "*"):
             raise Refusal(
-                "-l {0} names no environment, a run has one of {1}; type: {2} -l {3}".format(
-                    part, _listed(environments), command, environments[0]
-                )
+                "-l {0} names no environment, a run has one of {1}".format(part, _listed(environments)),
+                "{0} -l {1}".format(command, environments[0]),
             )
-        if not _PATTERN_SIGNS.search(part) and part not in inventory_names:
+        if not is_pattern(part) and part not in inventory_names:
             raise Refusal(
-                "-l names {0}, which is no environment, group or host of the inventory; type: {1} -l {2}".format(
-                    part, command, environments[0]
-                )
+                "-l names {0}, which is no environment, group or host of the inventory".format(part),
+                "{0} -l {1}".format(command, environments[0]),
             )
 
     environment_of = {}
@@ -129,21 +160,15 @@ def choose_environment(
     in_production = [name for name in reached if name in production]
     if not parts and in_production:
         raise Refusal(
-            "No -l was given and {0} is in reach; name the environment, type: {1} -l {2}".format(
-                _listed(in_production),
-                command,
-                next((name for name in environments if name not in production), reached[0]),
-            )
+            "No -l was given and {0} is in reach, so name the environment".format(_listed(in_production)),
+            "{0} -l {1}".format(command, next((name for name in environments if name not in production), reached[0])),
         )
     if len(reached) > 1:
         raise Refusal(
-            "{0} reaches {1} environments, {2}; a run has one, type: {3} -l {4}".format(
-                f"-l {limit}" if parts else "This run",
-                {2: "two"}.get(len(reached), len(reached)),
-                _listed(reached),
-                command,
-                reached[0],
-            )
+            "{0} reaches {1} environments, {2}, and a run has one".format(
+                f"-l {limit}" if parts else "This run", {2: "two"}.get(len(reached), len(reached)), _listed(reached)
+            ),
+            "{0} -l {1}".format(command, reached[0]),
         )
     return reached[0]
 

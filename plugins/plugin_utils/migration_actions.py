@@ -83,6 +83,13 @@ class MigrationAction(PgopsAction):
         self.tell_next(result, [("To look", self.command(task_vars, "status.yml"))])
         return True
 
+    def tell_unknown_target(self, result: dict[str, Any], task_vars: dict[str, Any]) -> bool:
+        """A version that there is not: the same command would fail the same way. :return: if it is that."""
+        if result.get("reason") != "unknown_target":
+            return False
+        self.tell_next(result, [("To see the versions", self.command(task_vars, "status.yml"))])
+        return True
+
     def show_edited(self, result: Mapping[str, Any]) -> None:
         """Show how an applied file differs from what was stored."""
         for file in result.get("files") or []:

@@ -337,6 +337,15 @@ def write_result(path: str | Path, document: Mapping[str, Any]) -> None:
     )
 
 
+def write_begun(path: str | Path, playbook: str) -> None:
+    """Write the file of ``pgops_json`` of a run that begins; the run's end puts its result in the place.
+
+    :raises OSError: it cannot be written
+    """
+    told = f"The run that began at {now()} has not ended, or was killed before it could tell its result"
+    write_result(path, result_document(build([], run={"playbook": playbook}, error={"message": told})))
+
+
 # -- for people ---------------------------------------------------------------------------------------------------------
 
 

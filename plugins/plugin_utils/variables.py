@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
@@ -35,14 +36,16 @@ class Unknown:
         return f"{self.name} (did you mean {self.nearest}?)" if self.nearest else self.name
 
 
-def _options_of_specs(root: Path) -> dict[str, str]:
-    found: dict[str, str] = {}
+@cache
+def role_options(root: Path = COLLECTION_ROOT) -> Mapping[str, Mapping[str, Any]]:
+    """Every variable of a role with its option in ``meta/argument_specs.yml``, and under ``role`` whose it is."""
+    found: dict[str, Mapping[str, Any]] = {}
     for spec in sorted((root / "roles").glob("*/meta/argument_specs.yml")):
         role = spec.parts[-3]
         entries = (yaml.safe_load(spec.read_text(encoding="utf-8")) or {}).get("argument_specs") or {}
         for entry in entries.values():
-            for name in (entry or {}).get("options") or {}:
-                found.setdefault(str(name), f"role {role}")
+            for name, option in ((entry or {}).get("options") or {}).items():
+                found.setdefault(str(name), {**(option or {}), "role": role})
     return found
 
 
@@ -58,7 +61,8 @@ def known_variables(root: Path = COLLECTION_ROOT) -> Mapping[str, str]:
 
     :returns: the union of the options in the roles' ``meta/argument_specs.yml`` and of the shared ``pgops_*`` variables
     """
-    return {**{name: "shared variable" for name in SHARED_VARIABLES}, **_options_of_specs(root)}
+    of_roles = {name: f"role {option['role']}" for name, option in role_options(root).items()}
+    return {**{name: "shared variable" for name in SHARED_VARIABLES}, **of_roles}
 
 
 def nearest(name: str, candidates: Iterable[str], prefixes: Iterable[str]) -> str | None:

@@ -205,11 +205,37 @@ def test_a_missing_right_is_named_with_its_grant(
     assert any(said in entry["fix"] for entry in error.extra["missing"])
 
 
-def test_large_objects_that_the_role_cannot_read_are_refused(
+def test_one_grant_does_for_many_objects(server: Any, target: Any, filled: str, tmp_path: Path) -> None:
+    """USAGE of one schema alone would only bring the next refusal."""
+    server.execute(
+        "CREATE SCHEMA closed; CREATE TABLE closed.t (id int); CREATE ROLE fix_reader LOGIN BYPASSRLS", database=filled
+    )
+    try:
+        with pytest.raises(PgopsError) as raised, server.connect(database=filled) as conn:
+            dump.refuse_missing_rights(conn, UNREADABLE, "fix_reader", filled)
+        message = raised.value.message
+        assert message.endswith("nothing was written. GRANT pg_read_all_data TO fix_reader;")
+        assert "GRANT USAGE" not in message
+        assert raised.value.hint.startswith("GRANT pg_read_all_data TO fix_reader;")
+        assert raised.value.extra["missing"][0]["fix"] == "GRANT USAGE ON SCHEMA closed TO fix_reader"
+    finally:
+        server.execute("DROP ROLE fix_reader", database=filled)
+
+
+UNREADABLE = [
+    {"schema": "closed", "name": "t", "schema_usable": False, "readable": False, "kind": "r", "rows_hidden": False},
+    {"schema": "public", "name": "s", "schema_usable": True, "readable": False, "kind": "S", "rows_hidden": False},
+]
+
+
+def test_large_objects_that_the_role_cannot_read_are_refused_with_a_statement_that_lets_it(
     server: Any, target: Any, filled: str, tmp_path: Path
 ) -> None:
     server.execute("SELECT lo_from_bytea(0, 'x')", database=filled)
-    assert "1 large objects" in refused(target, tmp_path).message
+    error = refused(target, tmp_path)
+    assert "1 large objects" in error.message
+    server.execute(error.extra["missing"][0]["fix"], database=filled)
+    assert back_up(target, tmp_path).manifest["large_objects"]["count"] == 1
 
 
 @pytest.mark.parametrize(("version", "fits"), [("18.0", False), ("17.9", False), ("19.1", False)])

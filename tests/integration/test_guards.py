@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -52,6 +53,8 @@ def refused(site: Playbook, result: Result, sentence: str) -> None:
     assert sentence in message
     assert "\n" not in message
     assert message in result.output
+    # What the sentence says to type is there for machines too.
+    assert result.json["error"]["next"] == re.findall(r"; type: (.*)$", message)
     assert "Traceback" not in result.output
     assert result.json["hosts"] == {}
     assert "health of" not in result.output
@@ -71,7 +74,7 @@ def test_no_limit_with_production_in_reach(guarded: Playbook) -> None:
     refused(
         guarded,
         result,
-        "No -l was given and production is in reach; name the environment, type: ansible-playbook guarded.yml -l local",
+        "No -l was given and production is in reach, so name the environment; type: ansible-playbook guarded.yml -l local",
     )
 
 
@@ -95,7 +98,7 @@ def test_a_limit_that_spans_two_environments(guarded: Playbook) -> None:
     refused(
         guarded,
         result,
-        "-l local,staging reaches two environments, local and staging; a run has one, type: ansible-playbook guarded.yml -l local",
+        "-l local,staging reaches two environments, local and staging, and a run has one; type: ansible-playbook guarded.yml -l local",
     )
 
 
@@ -103,10 +106,40 @@ def test_a_limit_that_names_something_unknown_beside_an_environment(guarded: Pla
     refused(guarded, guarded("guarded.yml", limit="local,stagign"), "-l names stagign, which is no environment")
 
 
-def test_a_limit_that_names_an_unknown_environment_alone_reaches_nothing(guarded: Playbook) -> None:
-    result = guarded("guarded.yml", limit="prodution")
-    assert result.rc == 1
-    assert "leaves us with no hosts to target" in result.output
+@pytest.mark.parametrize(("limit", "near"), [("prodution", "production"), ("stagging", "staging"), ("nosuch", None)])
+def test_a_limit_that_names_no_environment_ends_with_those_there_are(
+    guarded: Playbook, limit: str, near: str | None
+) -> None:
+    """Ansible ends such a run before any play, so that an older result would stay."""
+    document = guarded.folder / "result.json"
+    document.write_text('{"ok": true}')
+    result = guarded("guarded.yml", limit=limit, pgops_json=str(document))
+    assert result.rc != 0
+    sentence = f"-l {limit} matches no host, so nothing was done; the inventory has local, production and staging"
+    command = f"ansible-playbook guarded.yml -l {near}"
+    # pgops_json is one run's and never repeated.
+    assert sentence + (f"; type: {command}" if near else "") in result.output
+    assert "Traceback" not in result.output
+    assert result.json["ok"] is False
+    assert result.json["error"]["message"].startswith(sentence)
+    assert result.json["error"]["next"] == ([command] if near else [])
+    assert not guarded.state.exists()
+
+
+def test_a_limit_that_is_a_pattern_is_left_to_ansible(guarded: Playbook) -> None:
+    result = guarded("guarded.yml", limit="loc*")
+    assert result.rc == 0, result.output
+
+
+def test_an_inventory_without_hosts_is_no_success(guarded: Playbook) -> None:
+    """Ansible passes over the play and exits with 0; the file says what became of it."""
+    (guarded.folder / "empty.yml").write_text("local:\nstaging:\n")
+    result = guarded("guarded.yml", "-i", "empty.yml", limit=None)
+    sentence = "The play has no host, so nothing was done; the inventory has local and staging"
+    assert sentence in result.stderr
+    assert result.json["ok"] is False
+    assert result.json["error"]["message"] == sentence
+    assert "Traceback" not in result.output
     assert not guarded.state.exists()
 
 
@@ -159,6 +192,84 @@ def test_an_unknown_phase(guarded: Playbook) -> None:
         guarded("guarded.yml", pgops_phases=["plan", "aply"]),
         "pgops_phases names aply, which is no phase; choose from",
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence", "command"),
+    [
+        (
+            {"rollback_strategy": "disclose_dwon"},
+            "rollback_strategy is disclose_dwon, and it takes one of down, restore, swap",
+            "-l local",
+        ),
+        ({"rollback_strategy": "don"}, "rollback_strategy is don, and", "-l local -e rollback_strategy=down"),
+        (
+            {"rollback_steps": "abc", "rollback_strategy": "down"},
+            "rollback_steps is abc, and it takes a whole number from 1 on",
+            "-l local -e rollback_strategy=down -e '{\"rollback_steps\": 1}'",
+        ),
+        (
+            {"migrate_steps": "x"},
+            "migrate_steps is x, and it takes a whole number from 1 on",
+            "-e '{\"migrate_steps\": 1}'",
+        ),
+        (
+            {"migrate_steps": 0},
+            "migrate_steps is 0, and it takes a whole number from 1 on",
+            "-e '{\"migrate_steps\": 1}'",
+        ),
+        ({"backup_jobs": "two"}, "backup_jobs is two, and it takes a whole number", "-l local"),
+        ({"migrate_lock_wait": "soon"}, "migrate_lock_wait is soon, and it takes a number", "-l local"),
+        ({"verify_verbose": "perhaps"}, "verify_verbose is perhaps, and it takes true or false", "-l local"),
+    ],
+)
+def test_a_value_that_a_role_does_not_take(
+    guarded: Playbook, given: dict[str, object], sentence: str, command: str
+) -> None:
+    result = guarded("guarded.yml", **given)
+    refused(guarded, result, sentence)
+    (told,) = result.json["error"]["next"]
+    assert told.endswith(command)
+    assert not any(
+        f"{name}={value}" in told or f'"{name}": "{value}"' in told for name, value in given.items() if name in sentence
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["rollback_keep", "rollback_steps", "rollback_backup", "rollback_strategy", "migrate_target"]
+)
+def test_an_empty_value_on_the_command_line_is_not_taken_for_none(guarded: Playbook, name: str) -> None:
+    result = guarded("guarded.yml", "-e", f"{name}=")
+    refused(guarded, result, f"{name} was given without a value, which would count as not given at all")
+    assert result.json["error"]["next"] == ["ansible-playbook status.yml -l local"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence", "command"),
+    [
+        (
+            {"rollback_backup": "/var/backups/x"},
+            "rollback_backup belongs to rollback_strategy=restore, and this run's is down",
+            "ansible-playbook guarded.yml -l local -e rollback_strategy=restore -e rollback_backup=/var/backups/x",
+        ),
+        (
+            {"rollback_strategy": "restore", "rollback_steps": "1"},
+            "rollback_steps belongs to rollback_strategy=down, and this run's is restore",
+            "ansible-playbook guarded.yml -l local -e rollback_strategy=down -e rollback_steps=1",
+        ),
+        (
+            {"rollback_strategy": "down", "rollback_swap_to": "kept"},
+            "rollback_swap_to belongs to rollback_strategy=swap, and this run's is down",
+            "ansible-playbook guarded.yml -l local -e rollback_strategy=swap -e rollback_swap_to=kept",
+        ),
+    ],
+)
+def test_a_selection_of_another_way_back_is_not_passed_over(
+    guarded: Playbook, given: dict[str, str], sentence: str, command: str
+) -> None:
+    result = guarded("guarded.yml", **given)
+    refused(guarded, result, sentence)
+    assert result.json["error"]["next"] == [command]
 
 
 def test_no_database(guarded: Playbook) -> None:

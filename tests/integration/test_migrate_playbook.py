@@ -136,6 +136,7 @@ def test_a_failing_statement_ends_the_run_with_report_and_next_commands(site: Pl
     error = result.json["error"]
     assert error["sqlstate"] == "42P01"
     assert error["location"].endswith("up.sql.j2:2")
+    assert 'in the statement "INSERT INTO public.nowhere VALUES (?)"' in error["message"]
     assert any("migrate.yml -l local" in command for command in error["next"])
     assert any("rollback.yml -l local" in command for command in error["next"])
     assert "verify" not in finished(site, result)
@@ -162,9 +163,16 @@ def test_reports_are_private_and_in_three_forms(site: Playbook) -> None:
     assert re.search(r"^\S+Z END succeeded after ", log, re.MULTILINE)
 
 
+def test_a_target_that_there_is_not_is_not_told_to_be_typed_again(site: Playbook) -> None:
+    result = site("migrate.yml", "--tags", "plan", migrate_target="20270101000000")
+    assert result.rc == 2
+    assert "There is no version 20270101000000 to apply up to" in result.json["error"]["message"]
+    assert result.json["error"]["next"] == ["ansible-playbook status.yml -l local"]
+
+
 def test_a_wrong_argument_of_a_role_is_a_failed_run(site: Playbook) -> None:
-    """Ansible checks it outside any phase; only the callback can tell the report."""
-    result = site("migrate.yml", migrate_lock_wait="soon")
+    """The guard cannot see what a template comes to; Ansible checks it outside any phase, and only the callback tells the report."""
+    result = site("migrate.yml", migrate_lock_wait="{{ 'soon' }}")
     assert result.rc == 2, result.output
     assert result.json["ok"] is False
     assert "migrate_lock_wait" in result.json["error"]["message"]
@@ -175,26 +183,23 @@ def test_a_wrong_argument_of_a_role_is_a_failed_run(site: Playbook) -> None:
 def test_without_the_callback_a_run_that_broke_off_is_still_no_success(site: Playbook) -> None:
     config = site.folder / "ansible.cfg"
     config.write_text(config.read_text().replace("callbacks_enabled", "#callbacks_enabled"))
-    result = site("migrate.yml", migrate_lock_wait="soon")
+    result = site("migrate.yml", migrate_lock_wait="{{ 'soon' }}")
     assert result.rc == 2, result.output
     assert result.json["ok"] is False
     assert "before the phase" in result.json["error"]["message"]
 
 
 @pytest.mark.parametrize(
-    ("number", "whole_group"), [(signal.SIGINT, True), (signal.SIGTERM, False)], ids=["ctrl-c", "sigterm"]
+    ("number", "whole_group"),
+    [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, True)],
+    ids=["ctrl-c", "sigterm", "closed terminal"],
 )
 def test_an_interrupted_run_leaves_its_end(site: Playbook, server: Server, number: int, whole_group: bool) -> None:
     tree_of(site).add_sql("20260101000002", "slow", "SELECT pg_sleep(60);\n", "SELECT 1;\n")
     document = site.folder / "interrupted.json"
     process = site.start("migrate.yml", pgops_json=str(document), pgops_lease=5)
     try:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and not server.execute(
-            f"SELECT 1 FROM pg_stat_activity WHERE datname = '{site.database}' AND query LIKE '%pg_sleep(60)%' AND state = 'active'"
-        ):
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.2)
+        wait_for_the_slow_statement(process, site, server)
         (os.killpg if whole_group else os.kill)(process.pid, number)
         output, _nothing = process.communicate(timeout=60)
     finally:
@@ -209,6 +214,44 @@ def test_an_interrupted_run_leaves_its_end(site: Playbook, server: Server, numbe
     assert result["error"]["next"]
     report = json.loads(Path(result["report"]).with_suffix(".json").read_text())
     assert report["result"] == "interrupted"
+
+
+def wait_for_the_slow_statement(process: Any, site: Playbook, server: Server) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not server.execute(
+        f"SELECT 1 FROM pg_stat_activity WHERE datname = '{site.database}' AND query LIKE '%pg_sleep(60)%' AND state = 'active'"
+    ):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.2)
+
+
+def test_a_run_that_is_killed_leaves_no_older_result(site: Playbook, server: Server) -> None:
+    document = site.folder / "result.json"
+    assert site("status.yml", pgops_json=str(document)).json["ok"] is True
+    tree_of(site).add_sql("20260101000002", "slow", "SELECT pg_sleep(60);\n", "SELECT 1;\n")
+    process = site.start("migrate.yml", pgops_json=str(document), pgops_lease=5)
+    try:
+        wait_for_the_slow_statement(process, site, server)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    result = json.loads(document.read_text())
+    assert (result["playbook"], result["ok"], result["hosts"]) == ("migrate", False, {})
+    assert "has not ended, or was killed" in result["error"]["message"]
+
+
+def test_without_the_callback_the_guard_takes_the_older_result_away(site: Playbook) -> None:
+    """The inventory may name the file; nobody but the guard reads it before the report."""
+    config = site.folder / "ansible.cfg"
+    config.write_text(config.read_text().replace("callbacks_enabled", "#callbacks_enabled"))
+    document = site.folder / "result.json"
+    document.write_text('{"ok": true}')
+    document.chmod(0o600)
+    (site.folder / "begun.yml").write_text("- hosts: all\n  gather_facts: false\n  roles: [whitecross.pgops.guard]\n")
+    result = site("begun.yml", pgops_json=str(document))
+    assert result.rc == 0, result.output
+    assert result.json["ok"] is False
+    assert "has not ended" in result.json["error"]["message"]
 
 
 def test_several_databases_of_a_host_are_one_run(site: Playbook, server: Server) -> None:
@@ -321,3 +364,19 @@ def test_stop_reaches_a_run_that_is_still_in_its_backup(site: Playbook) -> None:
     again = site("migrate.yml")
     assert again.rc == 0, again.output
     assert "public.beds" in relations(site)
+
+
+def test_a_folder_for_jobs_that_cannot_be_written_is_named(site: Playbook) -> None:
+    result = site("migrate.yml", ansible_async_dir="/proc/nowhere")
+    assert result.rc == 2
+    message = result.json["error"]["message"]
+    assert "the folder /proc/nowhere, in which a running job is kept, cannot be written" in message
+    assert "ansible_async_dir" in message
+    assert relations(site) == set()
+
+
+def test_a_relative_folder_for_jobs_is_refused(site: Playbook) -> None:
+    result = site("migrate.yml", ansible_async_dir="jobs")
+    assert result.rc == 2
+    assert "ansible_async_dir is jobs, which is relative" in result.json["error"]["message"]
+    assert not list(site.folder.rglob("jobs"))

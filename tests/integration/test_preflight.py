@@ -553,7 +553,7 @@ PHASE = """\
         - name: Before
           ansible.builtin.import_role: {name: whitecross.pgops.preflight}
         - name: After
-          ansible.builtin.import_role: {name: whitecross.pgops.preflight, tasks_from: compare.yml}
+          ansible.builtin.import_role: {name: whitecross.pgops.preflight, tasks_from: compare}
       always:
         - name: Report
           ansible.builtin.import_role: {name: whitecross.pgops.report}

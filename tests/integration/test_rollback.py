@@ -114,6 +114,31 @@ def test_without_the_name_nothing_changes_and_the_loss_is_shown(applied: Any, se
     assert len(list((applied.backups / database).glob("*_*"))) == 1
 
 
+def test_a_strategy_that_a_template_comes_to_is_checked_by_the_spec(applied: Any, database: str) -> None:
+    """The guard leaves templates to it; unchecked it would be the name of a file that is not there."""
+    result = applied("rollback.yml", rollback_strategy="{{ 'dwon' }}", rollback_confirm=database)
+    assert result.rc == 2
+    assert "rollback_strategy must be one of: down, restore, swap" in result.json["error"]["message"]
+    assert "Could not find or access" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"rollback_keep": "20260101000009"}, "Version 20260101000009 is not applied"),
+        ({"rollback_steps": 1, "rollback_keep": V1}, "rollback_steps and rollback_keep were given; give one of them"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_not_told_to_be_typed_again(
+    applied: Any, server: Any, database: str, given: dict[str, Any], told: str
+) -> None:
+    result = applied("rollback.yml", rollback_confirm=database, **given)
+    assert result.rc == 2
+    assert told in result.json["error"]["message"]
+    assert result.json["error"]["next"] == ["ansible-playbook status.yml -l local"]
+    assert versions(server, database) == [V1, V2, V3]
+
+
 def test_check_mode_shows_the_same_and_writes_nothing(applied: Any, server: Any, database: str) -> None:
     done = applied("rollback.yml", "--check", rollback_through=V1)
     assert done.rc == 0, done.output

@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from pathlib import Path
 
 import psycopg2
 import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from support.server import MIGRATOR, OWNER, SUPERUSER, Server
 
 
@@ -42,3 +46,40 @@ def test_a_killed_server_comes_back(server: Server, database: str) -> None:
         server.connect()
     server.start()
     assert server.execute("SELECT a FROM kept", database=database) == [(1,)]
+
+
+def refused(target: Target) -> PgopsError:
+    with pytest.raises(PgopsError) as raised:
+        connect(target, application_name="test")
+    assert raised.value.sqlstate == "28P01"
+    return raised.value
+
+
+def test_a_password_file_that_is_not_there_is_named(target: Target, tmp_path: Path) -> None:
+    message = refused(target.with_(passfile=str(tmp_path / "none"))).message
+    assert f"the password file {tmp_path / 'none'} (pgops_passfile) does not exist on {os.uname().nodename}" in message
+    assert "not accepted" not in message
+
+
+def test_a_password_file_that_cannot_be_read_is_named(target: Target, tmp_path: Path) -> None:
+    """A folder, which no user can read as a file; the tests may run as root, who may read all of them."""
+    message = refused(target.with_(passfile=str(tmp_path))).message
+    assert f"the password file {tmp_path} (pgops_passfile) cannot be read" in message
+
+
+def test_a_password_file_that_others_may_read_is_named_with_its_mode(target: Target, tmp_path: Path) -> None:
+    """libpq ignores it and says so on stderr, which nobody sees."""
+    copy = tmp_path / "pass file"
+    copy.write_text(Path(str(target.passfile)).read_text())
+    copy.chmod(0o640)
+    message = refused(target.with_(passfile=str(copy))).message
+    assert f"has the mode 0640, and one that others may use is ignored; chmod 600 '{copy}'" in message
+    copy.chmod(0o600)
+    connect(target.with_(passfile=str(copy)), application_name="test").close()
+
+
+def test_a_password_that_is_wrong_is_still_the_passwords_fault(target: Target, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.write_text("*:*:*:*:nothing\n")
+    wrong.chmod(0o600)
+    assert f"the password for role {target.user} was not accepted" in refused(target.with_(passfile=str(wrong))).message

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.job import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 CALL = """
@@ -131,3 +133,13 @@ def test_a_folder_with_nothing_but_the_word_to_stop_is_forgotten_too(tmp_path: P
     os.utime(old, (long_ago, long_ago))
     call(tmp_path / "pgops.new", "work.finish({})")
     assert not old.exists()
+
+
+@pytest.mark.parametrize("above", ["/proc/nowhere", "file"])
+def test_a_folder_that_cannot_be_made_is_named_with_its_variable(tmp_path: Path, above: str) -> None:
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / above
+    with pytest.raises(PgopsError) as raised:
+        Job(str(folder / "pgops.a")).begin()
+    assert f"the folder {folder}, in which a running job is kept, cannot be written" in raised.value.message
+    assert "name another with ansible_async_dir" in raised.value.message

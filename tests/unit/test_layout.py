@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +84,52 @@ def test_a_role_names_its_variables_after_itself(role: str) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_every_entry_point_has_its_specs(role: str) -> None:
-    """`tasks_from` without specs would take any variable."""
+    """`tasks_from` without specs would take any variable; `status.yml` has none, Ansible looks for a spec of that very name."""
     called = {"main"}
     for path in [*(ROOT / "playbooks").glob("*.yml"), *(ROOT / "roles").glob("*/tasks/*.yml")]:
         called |= set(entry_points(load(path), f"whitecross.pgops.{role}"))
     assert called <= set(specs(role))
+
+
+def test_ansible_checks_the_arguments_of_every_entry_point() -> None:
+    """It says so itself: a check before each role of each playbook, by the name of the entry point."""
+    called = []
+    for name in PLAYBOOKS:
+        (play,) = load(ROOT / "playbooks" / name)
+        # Ansible lists what a block holds, and not its `always`.
+        for role in {*ROLES} - {"report"}:
+            called += [(role, entry) for entry in entry_points(play, f"whitecross.pgops.{role}")]
+    told = subprocess.run(
+        [str(Path(sys.executable).parent / "ansible-playbook"), "--list-tasks", "-l", "local,localhost", *PLAYBOOKS],
+        cwd=ROOT, capture_output=True, check=True, text=True,
+    ).stdout  # fmt: skip
+    checked = re.findall(r"whitecross\.pgops\.(\w+) : Validating arguments against arg spec '([\w.]+)'", told)
+    assert sorted(checked) == sorted(called)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_an_entry_point_tells_every_variable_of_its_role_that_its_tasks_use(role: str) -> None:
+    for entry, spec in specs(role).items():
+        used = set(re.findall(rf"(?<![\w.]){role}_[a-z_]+", tasks_of(role, entry)))
+        assert used <= set(spec.get("options") or {}), entry
+
+
+def tasks_of(role: str, entry: str) -> str:
+    """The text of an entry point's tasks and of all that they include."""
+    seen: dict[str, str] = {}
+    waiting = [f"{entry}.yml"]
+    folder = ROOT / "roles" / role / "tasks"
+    while waiting:
+        pattern = waiting.pop()
+        for path in folder.glob(re.sub(r"\{\{.*?\}\}", "*", pattern)):
+            # A template for the whole name, as "{{ strategy }}.yml", stands for one of the choices.
+            if path.name in seen or (
+                "{{" in pattern and path.stem in ("main", "ask", "decide") or path.name == "main.yml" != pattern
+            ):
+                continue
+            seen[path.name] = path.read_text(encoding="utf-8")
+            waiting += re.findall(r"(?:include|import)_tasks: \"?([^\"\n]+)", seen[path.name])
+    return "\n".join(line for text in seen.values() for line in text.splitlines() if not line.lstrip().startswith("#"))
 
 
 def entry_points(node: Any, role: str) -> list[str]:
@@ -94,7 +137,7 @@ def entry_points(node: Any, role: str) -> list[str]:
     if isinstance(node, dict):
         for key, value in node.items():
             if key.endswith(("import_role", "include_role")) and value.get("name") == role:
-                found.append(value.get("tasks_from", "main").removesuffix(".yml"))
+                found.append(value.get("tasks_from", "main"))
             found += entry_points(value, role)
     elif isinstance(node, list):
         for value in node:

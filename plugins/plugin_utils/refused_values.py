@@ -1,0 +1,120 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which values of the roles' variables cannot be meant, decided on plain data before anything is reached.
+
+Ansible's own check of a role's arguments comes when the role does, speaks of all of its arguments at once and says
+nothing of a value that is empty or belongs to another choice; both would quietly take the default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible.module_utils.common.text.converters import to_text
+from ansible.module_utils.common.validation import check_type_bool, check_type_float, check_type_int
+
+# What each way back goes by. Another one passes over it, and would take what it takes when nothing is said.
+STRATEGY_OF = {
+    "rollback_steps": "down",
+    "rollback_keep": "down",
+    "rollback_through": "down",
+    "rollback_version": "down",
+    "rollback_backup": "restore",
+    "rollback_swap_to": "swap",
+}
+# Where nothing given means a choice of its own: the last version, all versions, the newest backup.
+NEVER_EMPTY = frozenset({*STRATEGY_OF, "rollback_strategy", "migrate_target", "migrate_steps", "backup_path"})
+# Numbers of versions.
+_COUNTS = frozenset({"rollback_steps", "migrate_steps"})
+
+_TYPES: Mapping[str, tuple[Callable[[Any], Any], str]] = {
+    "int": (check_type_int, "a whole number"),
+    "float": (check_type_float, "a number"),
+    "bool": (check_type_bool, "true or false"),
+}
+_SHOWN = 40
+
+
+@dataclass(frozen=True)
+class RefusedValue:
+    """A value that the run does not start with.
+
+    :ivar sentence: what is wrong, without a full stop
+    :ivar instead: what to give in its place; None to leave the variable out
+    """
+
+    name: str
+    sentence: str
+    instead: Any = None
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _is_template(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.search(r"\{[{%]", value))
+
+
+def _shown(value: Any) -> str:
+    text = " ".join(to_text(value).split())
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+
+
+def empty_value(given: Mapping[str, Any]) -> str | None:
+    """The first variable of the command line that has no value though none would be a choice, or None.
+
+    :param given: what was given with ``-e``; an empty shell variable gives an empty text
+    """
+    return next((name for name in sorted(NEVER_EMPTY & set(given)) if _is_empty(given[name])), None)
+
+
+def wrong_value(variables: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) -> RefusedValue | None:
+    """The first variable whose value its argument spec does not take, or None.
+
+    Templates are left to the spec itself, which sees what they come to.
+
+    :param variables: name -> value, as they are set
+    :param options: name -> the option in ``meta/argument_specs.yml``
+    """
+    for name, option in options.items():
+        value = variables.get(name)
+        if _is_empty(value) or _is_template(value):
+            continue
+        choices = [str(choice) for choice in option.get("choices") or []]
+        if choices and str(value) not in choices:
+            near = difflib.get_close_matches(str(value), choices, 1)
+            takes = f"one of {', '.join(choices)}"
+            return RefusedValue(name, f"{name} is {_shown(value)}, and it takes {takes}", near[0] if near else None)
+        check, takes = _TYPES.get(str(option.get("type")), (None, ""))
+        if check is None:
+            continue
+        try:
+            number = check(value)
+        except TypeError:
+            number = None
+        if name in _COUNTS and (number is None or number < 1):
+            return RefusedValue(name, f"{name} is {_shown(value)}, and it takes a whole number from 1 on", 1)
+        if number is None:
+            return RefusedValue(name, f"{name} is {_shown(value)}, and it takes {takes}")
+    return None
+
+
+def stray_selection(variables: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """The first selection of a rollback that its strategy would pass over, or None.
+
+    :returns: the variable, the strategy that it belongs to, the strategy of this run
+    """
+    strategy = variables.get("rollback_strategy")
+    if _is_template(strategy):
+        return None
+    chosen = "down" if _is_empty(strategy) else str(strategy)
+    for name, needed in STRATEGY_OF.items():
+        if needed != chosen and not _is_empty(variables.get(name)):
+            return name, needed, chosen
+    return None
