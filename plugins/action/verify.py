@@ -7,17 +7,30 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import verification
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction
 
 
-class ActionModule(PgopsAction):
+class ActionModule(MigrationAction):
     """Verify; a difference fails the task after everything was shown."""
 
     PHASE = "verify"
     MODULE = "verify"
     LIVE = True
+
+    def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """:return: the task's own, and the checks of the tree. :raises AnsibleActionFail: a check that cannot be read."""
+        # Only here: the parser behind it takes a moment to load.
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils.named_checks import read_checks
+
+        try:
+            checks = read_checks(self.sql_directory(task_vars))
+        except PgopsError as error:
+            raise AnsibleActionFail(error.message, result={"msg": error.message, **error.as_dict()}) from None
+        return {**self._task.args, "checks": checks}
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Show one line an object, or one a kind where all passed, and the end in one word."""

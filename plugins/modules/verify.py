@@ -13,6 +13,7 @@ description:
     Owners and privileges are not compared.
   - Runs the verification of each applied version.
   - Counts, for every foreign key of the database, the rows without a parent, and looks for an index that leads with its columns.
+  - Runs the named checks of the tree, each where the versions that it needs are applied.
   - Looks for invalid indexes, constraints that are not validated or not enforced, and disabled triggers.
   - Writes nothing to the databases. In check mode no scratch database is made, so the schema is not compared.
 extends_documentation_fragment:
@@ -29,6 +30,12 @@ options:
       - Whether the screen has a line for each object that passed as well. The result is the same.
     type: bool
     default: false
+  checks:
+    description:
+      - The named checks of C(sql/checks); the action plugin reads them from the tree that C(pgops_sql) names.
+    type: list
+    elements: dict
+    default: []
 author:
   - White Cross pgops contributors
 """
@@ -59,6 +66,10 @@ databases:
       elements: str
     lines:
       description: Each declared object with V(kind), V(object) and V(passed).
+      type: list
+      elements: dict
+    checks:
+      description: Each named check with V(name), V(title), V(state) (V(passed), V(failed) or V(left out)) and V(why) it was left out.
       type: list
       elements: dict
     findings:
@@ -106,7 +117,11 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_modu
 def main() -> None:
     """Verify every database and leave with what was found, failed where one did not pass."""
     module = pgops_module.create_module(
-        {"compare_schema": {"type": "bool", "default": True}, "verbose": {"type": "bool", "default": False}}
+        {
+            "compare_schema": {"type": "bool", "default": True},
+            "verbose": {"type": "bool", "default": False},
+            "checks": {"type": "list", "elements": "dict", "default": []},
+        }
     )
 
     def work() -> dict[str, Any]:
@@ -120,6 +135,7 @@ def main() -> None:
                 progress=progress,
                 run_id=module.params["run_id"],
                 compare_schema=module.params["compare_schema"] and not module.check_mode,
+                checks=module.params["checks"],
             )
         finally:
             control.stop()

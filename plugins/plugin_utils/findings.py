@@ -15,6 +15,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 RULES = {
     "backfill": "A backfill is one statement bounded by `$1` and `$2`.",
     "cascade": "`CASCADE` drops what nobody named.",
+    "check": "A named check is one query that reads, has one expectation, and needs versions of the tree.",
     "column-rewrite": "A new column with a value that differs by row rewrites the table.",
     "constraint-blocking": "A constraint that is validated at once reads the whole table under its lock.",
     "depends-on": "`depends_on` names versions of the tree that come before.",
