@@ -214,7 +214,6 @@ expect:
         ("it.yml", FILE.replace("SELECT 1", "SELECT 1; SELECT 2"), "one query, not 2 statements"),
         ("it.yml", FILE.replace("SELECT 1", "SELEC 1"), "checks/it.yml:4"),
         ("it.yml", FILE.replace('"20260101000000"', "next"), "'next' is no version"),
-        ("it.yml", FILE.replace("20260101000000", "20250101000009"), "there is no version 20250101000009"),
     ],
 )
 def test_a_file_is_read_or_refused_with_its_line(tmp_path: Path, name: str, text: str, told: str | None) -> None:
@@ -231,6 +230,17 @@ def test_a_file_is_read_or_refused_with_its_line(tmp_path: Path, name: str, text
         assert told in "; ".join(map(str, findings))
         with pytest.raises(PgopsError):
             read_checks(tmp_path, ["20250101000000", "20260101000000"])
+
+
+def test_a_version_that_is_not_there_is_a_warning_unless_it_is_still_to_come(tmp_path: Path) -> None:
+    (tmp_path / "checks").mkdir()
+    (tmp_path / "checks" / "it.yml").write_text(FILE, encoding="utf-8")
+    for newest, warned in (("20250101000000", False), ("20260101000001", True)):
+        found, findings = scan_checks(tmp_path, [newest])
+        assert [item["name"] for item in found] == ["it"]
+        assert [(finding.severity, finding.location) for finding in findings] == [
+            ("warning", "checks/it.yml:2")
+        ] * warned
 
 
 def test_a_tree_needs_no_checks(tmp_path: Path) -> None:
