@@ -24,7 +24,7 @@ define install
 	  && echo "$$want" > .venv/$(1).installed; }
 endef
 
-.PHONY: help demo stop clean test test-all lint lock packages image venv venv-test
+.PHONY: help demo stop clean test test-all lint schema lock packages image venv venv-test
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -48,6 +48,9 @@ test-all: packages venv-test image lint  ## the same and the long ones: more maj
 
 lint: venv-test  ## ruff, mypy --strict, yamllint, ansible-lint (production profile)
 	@.venv/bin/python tests/setup/lint.py
+
+schema: venv-test  ## write docs/schema.md and docs/order.md anew from sql/migrations
+	@.venv/bin/python tests/setup/schema_pages.py
 
 lock: venv-test  ## write requirements.lock and requirements-test.lock anew from the direct pins
 	@.venv/bin/python tests/setup/lock.py

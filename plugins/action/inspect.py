@@ -29,7 +29,7 @@ class ActionModule(PgopsAction):
             query = inspect_queries.choose(name, given)
         except PgopsError as error:
             raise AnsibleActionFail(error.message) from None
-        return {"query": query.name, "text": query.text, **given}
+        return {"query": query.name, "text": query.text, "reads_rows": query.reads_rows, **given}
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Show the rows as a table."""

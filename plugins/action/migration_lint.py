@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_lint, migration_tree
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_lint, migration_tree, named_checks
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.tree_action import TreeAction
 
 
@@ -22,6 +22,7 @@ class ActionModule(TreeAction):
         """:return: every finding; failed if one of them is an error."""
         tree = migration_tree.scan_tree(directory)
         findings = migration_lint.lint(tree, self._task.args.get("variables") or {})
+        findings += named_checks.scan_checks(directory, [migration.version for migration in tree.migrations])[1]
         errors = sum(1 for finding in findings if finding.severity == "error")
         warnings = len(findings) - errors
         for finding in findings:

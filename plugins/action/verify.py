@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import verification
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction
 
 
-class ActionModule(PgopsAction):
+class ActionModule(MigrationAction):
     """Verify; a difference fails the task after everything was shown."""
 
     PHASE = "verify"
@@ -20,13 +22,23 @@ class ActionModule(PgopsAction):
     LIVE = True
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
-        """:return: the task's own, and what this run has applied: it must be applied still."""
+        """:return: the task's own, the checks of the tree, and what this run has applied: it must be applied still.
+
+        :raises AnsibleActionFail: a check that cannot be read.
+        """
+        # Only here: the parser behind it takes a moment to load.
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils.named_checks import read_checks
+
         done = self.run_fact(task_vars).get("apply") or {}
         applied = {
             database: [item["version"] for item in (found or {}).get("applied") or []]
             for database, found in done.items()
         }
-        return {**self._task.args, **({"applied": applied} if applied else {})}
+        try:
+            checks = read_checks(self.sql_directory(task_vars))
+        except PgopsError as error:
+            raise AnsibleActionFail(error.message, result={"msg": error.message, **error.as_dict()}) from None
+        return {**self._task.args, "checks": checks, **({"applied": applied} if applied else {})}
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Show one line an object, or one a kind where all passed, and the end in one word."""

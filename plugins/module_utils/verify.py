@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import checks as named_checks
 from ansible_collections.whitecross.pgops.plugins.module_utils import declared, integrity, ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.catalog import Inventory
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect
@@ -26,6 +27,7 @@ def verify(
     run_id: str | None = None,
     compare_schema: bool = True,
     applied: Mapping[str, Sequence[str]] | None = None,
+    checks: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, dict[str, Any]]:
     """Verify each database.
 
@@ -33,8 +35,9 @@ def verify(
     :param compare_schema: run the applied migrations again in a scratch database and compare; without it (check mode)
         only the database itself is looked at.
     :param applied: by database the versions that this run has applied; one that is applied no longer is a failure.
-    :return: by database: ``passed``, ``versions``, ``lines`` (one an object), ``findings``, ``foreign_keys``, ``rows``,
-        ``extensions``.
+    :param checks: the named checks of the tree.
+    :return: by database: ``passed``, ``versions``, ``lines`` (one an object), ``checks``, ``findings``, ``foreign_keys``,
+        ``rows``, ``extensions``.
     :raises PgopsError: a database cannot be verified, or one did not pass; then ``extra["databases"]`` has all results.
 
     Takes ACCESS SHARE on the tables it reads. Writes nothing to the databases.
@@ -49,6 +52,7 @@ def verify(
             run_id=run_id,
             compare_schema=compare_schema,
             applied_before=(applied or {}).get(name, ()),
+            checks=checks,
         )
         for name, target in targets.items()
     }
@@ -88,6 +92,7 @@ def verify_database(
     run_id: str | None = None,
     compare_schema: bool = True,
     applied_before: Sequence[str] = (),
+    checks: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Verify one database; see :func:`verify` for what is returned."""
     name = target.database
@@ -121,12 +126,16 @@ def verify_database(
         keys = integrity.foreign_keys(conn, control=control, progress=progress, database=name)
         findings += _of_foreign_keys(keys)
         findings += _of_objects(conn, wanted, {(finding.object, finding.attribute) for finding in findings})
+        versions = {str(migration["version"]) for migration in applied}
+        checked, differing = named_checks.run(conn, checks, versions, control=control)
+        findings += differing
         rows = integrity.row_counts(conn)
         installed = integrity.extensions(conn)
     return {
         "passed": not any(finding.level == FAIL for finding in findings),
         "versions": [migration["version"] for migration in applied],
         "lines": lines,
+        "checks": checked,
         "findings": [finding.as_dict() for finding in findings],
         "foreign_keys": [key.as_dict() for key in keys],
         "rows": rows,

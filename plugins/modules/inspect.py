@@ -8,8 +8,10 @@ module: inspect
 short_description: Look something up in the catalog by the name of a query
 version_added: 0.1.0
 description:
-  - Runs one of the queries of C(sql/inspect) in a read-only transaction. They read the catalog alone, never a row of a table.
-  - C(tables), C(columns), C(enums), C(enum_values), C(indexes), C(foreign_keys), C(constraints) and C(extensions) are there.
+  - Runs one of the queries of C(sql/inspect) in a read-only transaction. They read the catalog and the server's
+    statistics; C(data_age) alone counts rows, and none shows what stands in one.
+  - C(tables), C(columns), C(required_columns), C(enums), C(enum_values), C(indexes), C(index_usage), C(foreign_keys), C(constraints),
+    C(extensions), C(sizes), C(schema_counts), C(phi_tables) and C(data_age) are there.
   - The action plugin reads the query and shows the rows as a table.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
@@ -30,6 +32,11 @@ options:
     description:
       - The SQL of the query; the action plugin reads it from its file.
     type: str
+  reads_rows:
+    description:
+      - Whether the query counts rows; it then runs as O(backup_user), which sees all of them. The action plugin reads it from the file.
+    type: bool
+    default: false
 author:
   - White Cross pgops contributors
 """
@@ -69,7 +76,13 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_modu
 def main() -> None:
     """Ask every database and leave with the rows."""
     module = pgops_module.create_module(
-        {"query": {"type": "str"}, "table": {"type": "str"}, "enum": {"type": "str"}, "text": {"type": "str"}}
+        {
+            "query": {"type": "str"},
+            "table": {"type": "str"},
+            "enum": {"type": "str"},
+            "text": {"type": "str"},
+            "reads_rows": {"type": "bool", "default": False},
+        }
     )
 
     def work() -> dict[str, Any]:
@@ -80,11 +93,14 @@ def main() -> None:
         if not (name and text):
             raise PgopsError("No query is named; the action plugin whitecross.pgops.inspect reads it from its file.")
         parameters = {parameter: module.params[parameter] for parameter in ("table", "enum")}
+        targets = pgops_module.targets(module)
+        if module.params["reads_rows"]:
+            targets = {database: target.as_backup() for database, target in targets.items()}
         return {
             "changed": False,
             "databases": {
                 database: {"query": name, **inspection.inspect(target, text, parameters, name=name)}
-                for database, target in pgops_module.targets(module).items()
+                for database, target in targets.items()
             },
         }
 

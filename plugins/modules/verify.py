@@ -13,6 +13,7 @@ description:
     Owners and privileges are not compared.
   - Runs the verification of each applied version.
   - Counts, for every foreign key of the database, the rows without a parent, and looks for an index that leads with its columns.
+  - Runs the named checks of the tree, each where the versions that it needs are applied.
   - Looks for invalid indexes, constraints that are not validated or not enforced, and disabled triggers.
   - Writes nothing to the databases. In check mode no scratch database is made, so the schema is not compared.
 extends_documentation_fragment:
@@ -34,6 +35,12 @@ options:
       - The versions that this run has applied, by database; one that is applied no longer fails. Filled by the action plugin.
     type: dict
     default: {}
+  checks:
+    description:
+      - The named checks of C(sql/checks); the action plugin reads them from the tree that C(pgops_sql) names.
+    type: list
+    elements: dict
+    default: []
 author:
   - White Cross pgops contributors
 """
@@ -64,6 +71,10 @@ databases:
       elements: str
     lines:
       description: Each declared object with V(kind), V(object) and V(passed).
+      type: list
+      elements: dict
+    checks:
+      description: Each named check with V(name), V(title), V(state) (V(passed), V(failed) or V(left out)) and V(why) it was left out.
       type: list
       elements: dict
     findings:
@@ -115,6 +126,7 @@ def main() -> None:
             "compare_schema": {"type": "bool", "default": True},
             "verbose": {"type": "bool", "default": False},
             "applied": {"type": "dict", "default": {}},
+            "checks": {"type": "list", "elements": "dict", "default": []},
         }
     )
 
@@ -130,6 +142,7 @@ def main() -> None:
                 run_id=module.params["run_id"],
                 applied=module.params["applied"],
                 compare_schema=module.params["compare_schema"] and not module.check_mode,
+                checks=module.params["checks"],
             )
         finally:
             control.stop()

@@ -16,17 +16,22 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 
 FOLDER = Path(__file__).parents[2] / "sql" / "inspect"
 _PARAMETER = re.compile(r"%\((\w+)\)s")
+_READS_ROWS = re.compile(r"^-- Reads rows$", re.MULTILINE)
 _NEEDS = re.compile(r"^-- Needs: (\w+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Query:
-    """One file: its name, its SQL, the parameters that it takes and those that it cannot do without."""
+    """One file: its name, its SQL, the parameters that it takes and those that it cannot do without.
+
+    ``reads_rows`` says that it counts rows of tables, where a policy would hide some from the migrator.
+    """
 
     name: str
     text: str
     parameters: frozenset[str]
     needs: frozenset[str]
+    reads_rows: bool = False
 
 
 def choose(name: str | None, given: Mapping[str, Any], folder: Path = FOLDER) -> Query:
@@ -43,7 +48,8 @@ def choose(name: str | None, given: Mapping[str, Any], folder: Path = FOLDER) ->
         asked = f"inspect_query={name} is no query{guess}" if name else "No query is named"
         raise PgopsError(f"{asked}; choose with -e inspect_query=NAME from {', '.join(files)}.")
     text = files[name].read_text(encoding="utf-8")
-    query = Query(name, text, frozenset(_PARAMETER.findall(text)), frozenset(_NEEDS.findall(text)))
+    parameters, needs = frozenset(_PARAMETER.findall(text)), frozenset(_NEEDS.findall(text))
+    query = Query(name, text, parameters, needs, bool(_READS_ROWS.search(text)))
     lacking = sorted(query.needs - given.keys())
     if lacking:
         raise PgopsError(f"The query {name} needs -e inspect_{lacking[0]}={lacking[0].upper()}.")

@@ -26,6 +26,7 @@ def screen(database: str, found: Mapping[str, Any], *, verbose: bool = False) ->
     versions = found.get("versions") or []
     lines = [f"    verification of {database}: {len(versions)} applied version{'' if len(versions) == 1 else 's'}"]
     lines += [f"    {line}" for line in _objects(found.get("lines") or [], verbose)]
+    lines += [f"    {line}" for line in _checks(found.get("checks") or [], verbose)]
     lines += [f"    {line}" for line in _foreign_keys(found.get("foreign_keys") or [], verbose)]
     lines += [f"    {line}" for line in _rows(found.get("rows") or [], verbose)]
     if found.get("extensions"):
@@ -62,6 +63,24 @@ def _objects(objects: Iterable[Mapping[str, Any]], verbose: bool) -> list[str]:
         failed = f", {count[False]} FAILED" if count[False] else ""
         lines.append(f"{kind:<14}{count[True]:>5} passed{failed}")
     return lines
+
+
+def _checks(checks: Iterable[Mapping[str, Any]], verbose: bool) -> list[str]:
+    checks = list(checks)
+    if verbose:
+        words = {"passed": "pass", "failed": "FAIL", "left out": "-"}
+        return [
+            f"{words[check['state']]:<7}check {check['name']}: {check['title']}"
+            + (f" (left out: {check['why']})" if check["why"] else "")
+            for check in checks
+        ]
+    count = Counter(check["state"] for check in checks)
+    if not checks:
+        return []
+    more = "".join(
+        f", {count[state]} {word}" for state, word in (("failed", "FAILED"), ("left out", "left out")) if count[state]
+    )
+    return [f"{'check':<14}{count['passed']:>5} passed{more}"]
 
 
 def _foreign_keys(keys: Iterable[Mapping[str, Any]], verbose: bool) -> list[str]:

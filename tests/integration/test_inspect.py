@@ -80,7 +80,7 @@ def test_a_query_that_writes_is_refused_by_the_server(target: Any) -> None:
         (
             "indexs",
             {},
-            r"inspect_query=indexs is no query \(did you mean indexes\?\).* from columns, constraints, enum_values",
+            r"inspect_query=indexs is no query \(did you mean indexes\?\).* from columns, constraints, data_age, enum_values",
         ),
         ("../checks/x", {}, "is no query"),
         (None, {}, "No query is named; choose with -e inspect_query=NAME from columns"),

@@ -36,7 +36,9 @@ def test_lint_lists_every_fault_with_file_and_line_and_fails(playbook: Playbook,
     assert f"{folder.name}/stray.sql.j2  migration.yml does not name the file" in result.stdout
     assert result.json is not None
     assert result.json["ok"] is False
-    assert {finding["rule"] for finding in result.json["findings"]} == {"syntax", "file-unused"}
+    # Later versions miss what the broken file makes; that is told as well.
+    of_folder = [finding for finding in result.json["findings"] if finding["file"].startswith(folder.name)]
+    assert {finding["rule"] for finding in of_folder} == {"syntax", "file-unused"}
     assert result.json["error"]["message"].startswith(f"{folder.name}/stray.sql.j2: ")
     assert result.json["error"]["next"]
     assert "Traceback" not in result.output

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+"""Deleting somebody or something never takes records of pupils along, and a row of PHI can be marked as deleted."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, connection, locks, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_all
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted
+from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
+from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
+from support.engine import InterruptAt, Told, way
+
+SQL = Path(__file__).resolve().parents[2] / "sql"
+RESTRICT, DELETED_AT = "20251104000000", "20251104000001"
+EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18)
+
+KEYS = {
+    "schools_districtId_fkey": "schools",
+    "appointments_nurseId_fkey": "appointments",
+    "student_medications_medicationId_fkey": "student_medications",
+    "medication_logs_studentMedicationId_fkey": "medication_logs",
+    "medication_logs_nurseId_fkey": "medication_logs",
+    "incident_reports_reportedById_fkey": "incident_reports",
+}
+MARKED = {
+    "appointments", "student_medications", "medication_logs", "incident_reports", "emergency_contacts", "vaccinations",
+    "screenings", "growth_measurements", "vital_signs", "appointment_waitlist", "appointment_reminders",
+    "witness_statements", "consent_signatures", "message_deliveries",
+}  # fmt: skip
+PEOPLE = """
+    INSERT INTO districts (name, code) VALUES ('North', 'N');
+    INSERT INTO schools (name, code, "districtId") SELECT 'Hill', 'H', id FROM districts;
+    INSERT INTO users (email, password, "firstName", "lastName", role)
+        VALUES ('nurse@example.org', 'x', 'A', 'B', 'NURSE'), ('other@example.org', 'x', 'C', 'D', 'NURSE');
+    INSERT INTO students ("studentNumber", "firstName", "lastName", "dateOfBirth", grade, gender, "schoolId")
+        SELECT '1', 'P', 'Q', '2015-01-01', '3', 'OTHER', id FROM schools;
+    INSERT INTO medications (name) VALUES ('A'), ('B');
+    INSERT INTO student_medications ("studentId", "medicationId", dosage, frequency, "startDate", "prescribedBy")
+        SELECT s.id, m.id, '1', 'daily', '2025-01-01', 'Dr' FROM students AS s, medications AS m WHERE m.name = 'A';
+    INSERT INTO medication_logs ("studentMedicationId", "nurseId", "timeGiven", "dosageGiven")
+        SELECT p.id, u.id, '2025-01-02', '1' FROM student_medications AS p, users AS u WHERE u.email ~ 'nurse';
+    INSERT INTO appointments ("studentId", "nurseId", "scheduledAt", reason)
+        SELECT s.id, u.id, '2025-01-02', 'r' FROM students AS s, users AS u WHERE u.email ~ 'nurse';
+    INSERT INTO incident_reports ("studentId", "reportedById", type, severity, "occurredAt", description)
+        SELECT s.id, u.id, 'INJURY', 'LOW', '2025-01-02', 'd' FROM students AS s, users AS u WHERE u.email ~ 'nurse';
+"""
+RULES = """
+SELECT k.conname AS name, k.confdeltype::text AS rule, k.convalidated AS valid, obj_description(k.oid) AS reason
+  FROM pg_constraint AS k WHERE k.contype = 'f' AND k.conname = ANY (%s)
+"""
+
+
+@pytest.fixture(scope="module")
+def chain() -> list[dict[str, Any]]:
+    return migration_tree.render(migration_tree.read_tree(SQL))
+
+
+@pytest.fixture
+def db(target: Any) -> Iterator[Any]:
+    conn = connection.connect(target, application_name="pgops test")
+    yield conn
+    conn.close()
+
+
+def up_to(target: Any, chain: list[dict[str, Any]], version: str, **more: Any) -> dict[str, Any]:
+    return migrate.apply(target, chain, Selection(target=version), way(**more))
+
+
+def ready(target: Any, db: Any, chain: list[dict[str, Any]], version: str) -> None:
+    """The chain up to the version before this one, with rows."""
+    up_to(target, chain, [item["version"] for item in chain if item["version"] < version][-1])
+    execute(db, PEOPLE)
+
+
+def rules(db: Any) -> dict[str, str]:
+    return {row["name"]: row["rule"] for row in fetch_all(db, RULES, (list(KEYS),))}
+
+
+def differences(db: Any, chain: list[dict[str, Any]], *versions: str) -> list[Any]:
+    return [
+        row
+        for item in chain
+        if item["version"] in versions
+        for statement in item["verify"]
+        for row in fetch_all(db, statement["sql"])
+    ]
+
+
+def rows(db: Any) -> dict[str, int]:
+    tables = sorted({*KEYS.values(), "students", "users", "districts", "medications"})
+    return {table: fetch_all(db, f"SELECT count(*) AS n FROM {table}")[0]["n"] for table in tables}
+
+
+@EVERY_MAJOR
+@pytest.mark.parametrize("version", [RESTRICT, DELETED_AT])
+def test_up_down_up_gives_the_fingerprint_and_the_rows_of_before(
+    target: Any, db: Any, chain: list[dict[str, Any]], version: str
+) -> None:
+    ready(target, db, chain, version)
+    before, data, after = catalog.inventory(db), rows(db), None
+    for _ in range(2):
+        up_to(target, chain, version)
+        assert differences(db, chain, version) == []
+        found = catalog.inventory(db)
+        assert catalog.compare(before, found) != []
+        assert after is None or catalog.compare(after, found, ignore=()) == []
+        after = found
+        migrate.revert(target, Reverts(), way())
+        assert catalog.compare(before, catalog.inventory(db), ignore=()) == []
+        assert rows(db) == data
+
+
+def test_the_six_keys_are_restrict_valid_and_say_why(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
+    ready(target, db, chain, RESTRICT)
+    assert rules(db) == dict.fromkeys(KEYS, "c")
+    up_to(target, chain, RESTRICT)
+    found = fetch_all(db, RULES, (list(KEYS),))
+    assert rules(db) == dict.fromkeys(KEYS, "r")
+    assert all(row["valid"] and "cannot be deleted" in row["reason"] for row in found)
+    # The verification of the versions that made them accepts either rule.
+    assert differences(db, chain, *[item["version"] for item in chain if item["version"] <= RESTRICT]) == []
+
+
+def test_every_restrict_key_of_the_chain_says_why(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
+    migrate.apply(target, chain, Selection(), way())
+    silent = fetch_all(
+        db,
+        "SELECT conname AS name FROM pg_constraint WHERE contype = 'f' AND confdeltype IN ('r', 'a') "
+        "AND connamespace = 'public'::regnamespace AND obj_description(oid, 'pg_constraint') IS NULL",
+    )
+    assert [row["name"] for row in silent] == [], "say why with COMMENT ON CONSTRAINT"
+
+
+@pytest.mark.parametrize(
+    ("delete", "key"),
+    [
+        ("DELETE FROM districts", "schools_districtId_fkey"),
+        ("DELETE FROM medications WHERE name = 'A'", "student_medications_medicationId_fkey"),
+        ("DELETE FROM student_medications", "medication_logs_studentMedicationId_fkey"),
+        ("DELETE FROM users WHERE email ~ 'nurse'", "nurseId_fkey|incident_reports_reportedById_fkey"),
+        # The log of doses stops what the pupil's other records would go along with.
+        ("DELETE FROM students", "medication_logs_studentMedicationId_fkey"),
+        ("DELETE FROM schools", "medication_logs_studentMedicationId_fkey"),
+    ],
+)
+def test_a_delete_that_would_take_records_along_is_refused(
+    target: Any, db: Any, chain: list[dict[str, Any]], delete: str, key: str
+) -> None:
+    ready(target, db, chain, RESTRICT)
+    up_to(target, chain, RESTRICT)
+    data = rows(db)
+    with pytest.raises(psycopg2.IntegrityError, match=key):
+        execute(db, delete)
+    assert rows(db) == data
+
+
+def test_before_it_the_same_delete_took_the_records_along_and_after_it_the_others_still_go(
+    target: Any, db: Any, chain: list[dict[str, Any]]
+) -> None:
+    ready(target, db, chain, RESTRICT)
+    execute(db, "BEGIN; DELETE FROM users WHERE email ~ 'nurse'")
+    assert rows(db)["medication_logs"] == rows(db)["incident_reports"] == 0
+    execute(db, "ROLLBACK")
+    up_to(target, chain, RESTRICT)
+    execute(db, "DELETE FROM users WHERE email ~ 'other'; DELETE FROM medications WHERE name = 'B'")
+    assert (rows(db)["users"], rows(db)["medications"]) == (1, 1)
+
+
+def test_a_key_that_was_restrict_before_stays_so_on_the_way_back(
+    target: Any, db: Any, chain: list[dict[str, Any]]
+) -> None:
+    ready(target, db, chain, RESTRICT)
+    execute(
+        db,
+        'ALTER TABLE appointments DROP CONSTRAINT "appointments_nurseId_fkey", ADD CONSTRAINT "appointments_nurseId_fkey" '
+        'FOREIGN KEY ("nurseId") REFERENCES users (id) ON UPDATE CASCADE ON DELETE RESTRICT',
+    )
+    before = catalog.inventory(db)
+    up_to(target, chain, RESTRICT)
+    assert differences(db, chain, RESTRICT) == []
+    migrate.revert(target, Reverts(), way())
+    assert catalog.compare(before, catalog.inventory(db), ignore=()) == []
+
+
+class AfterStatements(InterruptAt):
+    """Asks the job to end after so many statements, steps and validations."""
+
+    def __init__(self, control: Control, number: int) -> None:
+        super().__init__(control, "")
+        self.left = number
+
+    def emit(self, text: str, **fields: Any) -> None:
+        Told.emit(self, text, **fields)
+        self.left -= 1
+        if self.left == 0:
+            asking = threading.Thread(target=self.control.request, args=("a test asked for it",))
+            asking.start()
+            asking.join()
+
+
+@pytest.mark.parametrize("number", [2, 4, 9, 16, 20, 26, 33])
+def test_broken_off_anywhere_it_goes_on_and_it_goes_back(
+    target: Any, db: Any, chain: list[dict[str, Any]], number: int
+) -> None:
+    ready(target, db, chain, RESTRICT)
+    before = catalog.inventory(db)
+    for go_on in (False, True):
+        control = Control()
+        with pytest.raises(Interrupted):
+            up_to(target, chain, RESTRICT, control=control, progress=AfterStatements(control, number))
+        if not go_on:
+            migrate.revert(target, Reverts(), way())
+            assert catalog.compare(before, catalog.inventory(db), ignore=()) == []
+    up_to(target, chain, RESTRICT)
+    assert rules(db) == dict.fromkeys(KEYS, "r")
+    assert differences(db, chain, RESTRICT) == []
+    migrate.revert(target, Reverts(), way())
+    assert catalog.compare(before, catalog.inventory(db), ignore=()) == []
+
+
+def test_a_reader_holds_up_one_table_and_the_step_gives_way(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
+    ready(target, db, chain, RESTRICT)
+    with connection.connect(target, application_name="reader") as reader:
+        execute(reader, "BEGIN; SELECT count(*) FROM incident_reports")
+        hurried = [
+            {**item, "budgets": {**item["budgets"], "lock_budget_s": 1}} if item["version"] == RESTRICT else item
+            for item in chain
+        ]
+        with pytest.raises(locks.LockWaitExhausted):
+            up_to(target, hurried, RESTRICT)
+        assert {table for name, table in KEYS.items() if rules(db)[name] == "c"} == {"incident_reports"}
+        execute(reader, "ROLLBACK")
+    reader.close()
+    up_to(target, chain, RESTRICT)
+    assert rules(db) == dict.fromkeys(KEYS, "r")
+
+
+def test_every_table_that_certainly_holds_phi_has_deleted_at(
+    target: Any, db: Any, chain: list[dict[str, Any]]
+) -> None:
+    ready(target, db, chain, DELETED_AT)
+    lacking = (
+        "SELECT c.relname AS name FROM pg_class AS c WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace "
+        "AND obj_description(c.oid) LIKE 'PHI:%%' AND obj_description(c.oid) NOT LIKE 'PHI: possible%%' AND NOT EXISTS "
+        "(SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attname = 'deletedAt')"
+    )
+    assert {row["name"] for row in fetch_all(db, lacking)} == MARKED
+    up_to(target, chain, DELETED_AT)
+    assert fetch_all(db, lacking) == []
+    added = fetch_all(
+        db,
+        "SELECT attrelid::regclass::text AS name, format_type(atttypid, atttypmod) AS type, attnotnull AS required, "
+        "atthasdef AS has_default FROM pg_attribute WHERE attname = 'deletedAt' AND attrelid::regclass::text = ANY (%s)",
+        (sorted(MARKED),),
+    )
+    assert {row["name"] for row in added} == MARKED
+    assert {(row["type"], row["required"], row["has_default"]) for row in added} == {
+        ("timestamp with time zone", False, False)
+    }
