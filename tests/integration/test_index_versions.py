@@ -205,13 +205,19 @@ def test_no_index_asks_the_clock() -> None:
 
 
 @EVERY_MAJOR
-def test_each_version_makes_its_indexes_with_these_definitions_and_no_other(
+def test_each_version_makes_its_indexes_and_no_other_goes_back_and_makes_them_again(
     target: Any, db: Any, chain: list[dict[str, Any]]
 ) -> None:
     for version in VERSIONS:
         upto(target, chain, before(chain, version))
-        earlier = indexes_of(db)
+        earlier, was = indexes_of(db), catalog.inventory(db)
         upto(target, chain, version)
+        there = catalog.inventory(db)
+        migrate.revert(target, Reverts(version=version), engine.way())
+        assert catalog.compare(was, catalog.inventory(db), ignore=()) == []
+        upto(target, chain, version)
+        assert catalog.compare(there, catalog.inventory(db), ignore=()) == []
+        assert migrate.apply(target, chain, Selection(target=version), engine.way())["applied"] == []
         now = indexes_of(db)
         assert {name: line for name, line in now.items() if earlier.get(name) != line} == DECLARED[version]
         assert set(earlier) <= set(now)
@@ -232,22 +238,6 @@ def test_no_two_indexes_have_the_same_definition_unless_both_are_asked_for(
     # The core names one of this pair, the complete health records the other.
     pair = ["health_records_studentId_recordDate_idx", "health_records_student_date_idx"]
     assert [sorted(names) for names in twins.values() if len(names) > 1] == [pair]
-
-
-@EVERY_MAJOR
-@pytest.mark.parametrize("version", VERSIONS)
-def test_up_down_up_gives_the_same_schema(target: Any, db: Any, chain: list[dict[str, Any]], version: str) -> None:
-    upto(target, chain, before(chain, version))
-    was = catalog.inventory(db)
-    migrate.apply(target, chain, Selection(steps=1), engine.way())
-    there = catalog.inventory(db)
-    assert catalog.compare(was, there, ignore=()) != []
-    migrate.revert(target, Reverts(version=version), engine.way())
-    assert catalog.compare(was, catalog.inventory(db), ignore=()) == []
-    migrate.apply(target, chain, Selection(steps=1), engine.way())
-    assert catalog.compare(there, catalog.inventory(db), ignore=()) == []
-    again = migrate.apply(target, chain, Selection(target=version), engine.way())
-    assert again["applied"] == []
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -440,8 +430,7 @@ INSERT INTO students ("studentNumber", "firstName", "lastName", "dateOfBirth", g
         (n % 12)::text, 'OTHER', s.ids[1 + n % 400], n % 10 <> 0
     FROM generate_series(1, 40000) AS n, (SELECT array_agg(id ORDER BY code) AS ids FROM schools) AS s;
 INSERT INTO health_records ("studentId", "recordType", title, description, "recordDate")
-    SELECT s.id, 'CHECKUP', 'Checkup', 'Well', now() - make_interval(days => n * 90)
-    FROM students AS s, generate_series(1, 2) AS n;
+    SELECT s.id, 'CHECKUP', 'Checkup', 'Well', now() - interval '90 days' FROM students AS s;
 INSERT INTO medications (name, "genericName", manufacturer, "isActive")
     SELECT 'Drug' || md5(n::text), 'Generic' || n % 800, 'Maker' || n % 50, n % 20 <> 0 FROM generate_series(1, 5000) AS n;
 INSERT INTO medications (name, "genericName", manufacturer) VALUES ('Ibuprofen', NULL, 'Contoso');
@@ -450,8 +439,7 @@ INSERT INTO student_medications ("studentId", "medicationId", dosage, frequency,
     FROM (SELECT id FROM students LIMIT 20000) AS s, (SELECT array_agg(id) AS ids FROM medications) AS m;
 INSERT INTO medication_logs ("studentMedicationId", "medicationId", "nurseId", "timeGiven", "dosageGiven")
     SELECT p.id, p."medicationId", (SELECT id FROM users LIMIT 1), now() - make_interval(hours => n), '1'
-    FROM student_medications AS p, generate_series(1, 3) AS n;
-ANALYZE
+    FROM student_medications AS p, generate_series(1, 2) AS n;
 """
 
 VECTOR = (
@@ -481,6 +469,8 @@ def busy(server: Any, chain: list[dict[str, Any]]) -> Iterator[Any]:
     # Policies that a later version may have are not what is looked at here.
     with server.session(name, SUPERUSER) as conn:
         execute(conn, SEED)
+        # Not ANALYZE alone: the rows wait in a list of each GIN index, and reading that costs.
+        execute(conn, "VACUUM ANALYZE")
         yield conn
     server.drop_databases(name)
 
@@ -573,10 +563,7 @@ def test_R8_21_locked_accounts_are_found_without_reading_the_others(busy: Any) -
         ("\"lastName\" ILIKE '%garc%'", "idx_students_lastname_trigram"),
         # md5 of 77 begins with 28dd2c79.
         ("\"studentNumber\" ILIKE '%28DD2C%'", "idx_students_number_trigram"),
-        (
-            f"{NAMES} @@ to_tsquery('english', 'García')",
-            "idx_students_fulltext_name_search",
-        ),
+        (f"{NAMES} @@ to_tsquery('english', 'García')", "idx_students_fulltext_name_search"),
     ],
 )
 def test_pupils_are_found_by_part_of_their_name_or_number(busy: Any, condition: str, index: str) -> None:
