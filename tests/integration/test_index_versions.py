@@ -583,6 +583,7 @@ def test_a_name_is_found_with_a_letter_wrong_and_without_its_accent(busy: Any) -
     assert found == [[{"name": "García"}]] * 2
 
 
-def test_a_predicate_with_the_clock_would_be_refused(busy: Any) -> None:
+def test_a_predicate_with_the_clock_would_be_refused(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
+    upto(target, chain, before(chain, PERFORMANCE))
     with pytest.raises(psycopg2.errors.InvalidObjectDefinition):
-        execute(busy, 'CREATE INDEX frozen ON users (email) WHERE "lockoutUntil" > now()')
+        execute(db, 'CREATE INDEX frozen ON users (email) WHERE "lockoutUntil" > now()')
