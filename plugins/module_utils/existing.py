@@ -74,6 +74,7 @@ SELECT i.indisunique AS "unique", i.indisvalid AS valid, m.amname::text AS metho
        (to_jsonb(i) ->> 'indnullsnotdistinct')::boolean AS nulls_not_distinct,
        pg_catalog.pg_get_expr(i.indpred, i.indrelid, true) AS "where",
        tn.nspname::text AS schema, tc.relname::text AS "table", i.indexrelid AS oid, i.indisprimary AS "primary",
+       pg_catalog.obj_description(i.indexrelid, 'pg_class') AS comment,
        (SELECT jsonb_agg(jsonb_build_object(
             'column', pg_catalog.pg_get_indexdef(i.indexrelid, k, true),
             'key', k <= i.indnkeyatts,

@@ -6,12 +6,15 @@
 A concurrent build waits for every older snapshot of the database. A short lock_timeout kills it and leaves an INVALID
 index that IF NOT EXISTS takes for done (measured). So builds have a budget of their own and no lock_timeout, what an
 earlier build of ours left behind is dropped and built again, and no two builds run on one table (they deadlock).
+
+An index that replaces one of its name is built under a name of its own, then the other is dropped, then it is renamed:
+queries have one of the two at any time, and wherever this is cut off, the two names tell how far it came.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import psycopg2
@@ -24,7 +27,13 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
-from ansible_collections.whitecross.pgops.plugins.module_utils.statements import create_index, drop_index, schema_of
+from ansible_collections.whitecross.pgops.plugins.module_utils.statements import (
+    aside,
+    create_index,
+    drop_index,
+    rename_index,
+    schema_of,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext, is_time_limit
 from psycopg2 import errorcodes, sql
 
@@ -55,7 +64,8 @@ def up(context: StepContext, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
     :raises Interrupted: asked to end; the build in hand is cancelled and its remains are dropped.
     """
     state = _State(context)
-    todo = [index for index in wanted if state.is_missing(index)]
+    replacing = [index for index in wanted if state.replaces(index)]
+    todo = [index for index in wanted if index not in replacing and state.is_missing(index)]
     _tell_invalid_of_others(context, wanted)
     todo.sort(key=lambda index: (index.get("method") or "btree") != "btree")
     tables: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
@@ -66,29 +76,44 @@ def up(context: StepContext, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
             _build(context, state, context.conn, index)
     elif tables:
         _side_by_side(context, state, list(tables.values()))
+    for index in replacing:
+        _replace(context, state, index, index["replaces"])
     state.save("done")
     return state.present
 
 
 def down(context: StepContext, wanted: Sequence[Mapping[str, Any]], made: Mapping[str, Any]) -> list[str]:
-    """Drop what this version built, in reverse order; what was there before it stays.
+    """Drop what this version built, in reverse order. What was there before it stays, and so does what a later version
+    made of it; what it replaced comes back, unless the version that made that is gone.
 
     Takes SHARE UPDATE EXCLUSIVE, and waits for transactions that use the index.
 
-    :param made: the progress of the step on the way up: ``built`` and ``present``.
+    :param made: the progress of the step on the way up: ``built``, ``present``, ``replaced`` and ``taken``.
     :return: indexes that were gone already or stay.
     """
-    built = set(made.get("built", []))
+    built, replaced = set(made.get("built", [])), made.get("replaced", {})
+    doubtful = {*replaced, *made.get("taken", []), *(f"{schema}.{name}" for schema, name in context.replacements)}
+    state = _State(context, built)
     skipped = []
     for index in reversed(wanted):
         name = _full(index)
-        found = existing.index_definition(context.conn, schema_of(index), index["name"])
+        if name in replaced and index["replaces"]["version"] in context.applied:
+            _replace(context, state, index["replaces"], index)
+            _comment(context, index, replaced[name].get("comment"))
+            continue
+        if name in replaced and _full(aside(index)) in built and state.found(aside(index)) is not None:
+            _drop(context, context.conn, schema_of(index), aside(index)["name"])
+        found = state.found(index)
         if found is None:
             context.tell(f"index {name} is gone already: skipped")
             skipped.append(f"index {name}")
             continue
-        if name not in built:
+        if name not in built and name not in replaced:
             context.tell(f"index {name} was there before this version: it stays")
+            skipped.append(f"index {name}")
+            continue
+        if name in doubtful and state.differences(index, found):
+            context.tell(f"index {name} is not as this version made it, a later one's or somebody's own: it stays")
             skipped.append(f"index {name}")
             continue
         context.control.check()
@@ -100,11 +125,29 @@ def down(context: StepContext, wanted: Sequence[Mapping[str, Any]], made: Mappin
 class _State:
     """What this step has built, remembered in the ledger as soon as it is known: the way down drops that and no more."""
 
-    def __init__(self, context: StepContext) -> None:
+    def __init__(self, context: StepContext, built: Collection[str] = ()) -> None:
         self._context = context
         self._lock = threading.Lock()
-        self.built: list[str] = list(context.progress_so_far.get("built", []))
+        self.built: list[str] = [*context.progress_so_far.get("built", [])]
+        self.built += [name for name in sorted(built) if name not in self.built]
         self.present: list[str] = []
+        self.replaced: dict[str, Any] = dict(context.progress_so_far.get("replaced", {}))
+        # Ours, but as a later version makes it: the way down of that one may make it ours again.
+        self.taken: list[str] = list(context.progress_so_far.get("taken", []))
+
+    def replaces(self, index: Mapping[str, Any]) -> bool:
+        """:return: whether the one that it replaces is there, or was when this step began to replace it."""
+        name = _full(index)
+        if index.get("replaces") and name not in self.replaced:
+            found = self.found(index)
+            if found is not None and not self.differences(index["replaces"], found):
+                # A comment is the index's own and goes with it.
+                self.replaced[name] = {"comment": found["comment"]}
+        return name in self.replaced
+
+    def found(self, index: Mapping[str, Any]) -> dict[str, Any] | None:
+        """:return: the index of that name as it is in the database."""
+        return existing.index_definition(self._context.conn, schema_of(index), index["name"])
 
     def is_missing(self, index: Mapping[str, Any]) -> bool:
         conn, name = self._context.conn, _full(index)
@@ -117,11 +160,17 @@ class _State:
                 (schema_of(index), index["name"]),
             )
             if other:
-                raise self._unequal(index, [f"wanted an index, found another relation (relkind {other['kind']})"])
+                raise self.unequal(index, [f"wanted an index, found another relation (relkind {other['kind']})"])
             return True
-        differences = self._differences(index, found)
+        differences = self.differences(index, found)
         if differences and not (not found["valid"] and name in self.built):
-            raise self._unequal(index, differences)
+            if found["valid"] and self._is_replaced_later(index, found):
+                self.built += [name] if name not in self.built else []
+                self.taken += [name] if name not in self.taken else []
+                self.present.append(f"index {name}")
+                self._context.tell(f"index {name} is there as a later version makes it: skipped")
+                return False
+            raise self.unequal(index, differences)
         if not found["valid"]:
             # Same name and same definition, or begun by us: the remains of a build that was cut off.
             self._context.tell(f"index {name} is invalid, left by a build that was cut off: dropped and built again")
@@ -132,7 +181,12 @@ class _State:
             self._context.tell(f"index {name} is there already, with the same definition: skipped")
         return False
 
-    def _differences(self, index: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    def _is_replaced_later(self, index: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+        later = self._context.replacements.get((schema_of(index), str(index["name"])), ())
+        return any(not self.differences(other, found) for other in later)
+
+    def differences(self, index: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+        """:return: how the index of that name differs from the wanted definition; empty when they are equal."""
         conn = self._context.conn
         with transaction(conn), existing.shadow(conn) as shadow:
             existing.shadow_table(conn, shadow, schema_of(index), index["table"])
@@ -142,7 +196,8 @@ class _State:
             again = existing.index_definition(conn, schema_of(index), index["name"])
         return existing.index_differences(wanted or {}, again or found)
 
-    def _unequal(self, index: Mapping[str, Any], differences: list[str]) -> existing.Unequal:
+    def unequal(self, index: Mapping[str, Any], differences: list[str]) -> existing.Unequal:
+        """:return: the error of an index whose name another one has."""
         name = _full(index)
         return existing.Unequal(
             f"{self._context.doing} failed: index {name} exists already with another definition: {'; '.join(differences)}",
@@ -164,7 +219,66 @@ class _State:
             self._write(state)
 
     def _write(self, state: str) -> None:
-        self._context.save(state, {"built": self.built, "present": self.present})
+        progress: dict[str, Any] = {"built": self.built, "present": self.present}
+        progress.update({key: value for key, value in (("replaced", self.replaced), ("taken", self.taken)) if value})
+        self._context.save(state, progress)
+
+
+def _replace(
+    context: StepContext, state: _State, wanted: Mapping[str, Any], other: Mapping[str, Any]
+) -> None:
+    """Bring the index of that name from the other definition to the wanted one, from wherever it was left."""
+    conn, schema, name, new = context.conn, schema_of(wanted), str(wanted["name"]), aside(wanted)
+    context.control.check()
+    found, beside = state.found(wanted), state.found(new)
+    if beside is not None and _full(new) not in state.built:
+        raise state.unequal(new, [f"it is not ours, and {name} is to be built under that name first"])
+    ready = beside is not None and beside["valid"] and not state.differences(new, beside)
+    is_wanted = found is not None and not state.differences(wanted, found)
+    if found is not None and is_wanted and not found["valid"]:
+        _drop(context, conn, schema, name)
+        found = None
+    if found is not None and is_wanted:
+        if beside is not None:
+            _drop(context, conn, schema, new["name"])
+        return
+    if found is None and not ready:
+        # Neither serves under its name: the wanted one needs no other name. What is beside it serves until then.
+        if beside is not None and not beside["valid"]:
+            _drop(context, conn, schema, new["name"])
+            beside = None
+        _build(context, state, conn, wanted)
+        if beside is not None:
+            _drop(context, conn, schema, new["name"])
+        return
+    if found is not None:
+        differences = state.differences(other, found)
+        if differences:
+            raise state.unequal(other, differences)
+        if not ready:
+            if beside is not None:
+                _drop(context, conn, schema, new["name"])
+            _build(context, state, conn, new)
+        context.control.check()
+        _drop(context, conn, schema, name)
+        context.control.check()
+    _alter(
+        context,
+        conn,
+        rename_index(schema, new["name"], name),
+        telling=f"renaming index {schema}.{new['name']} to {name}",
+        failing=f"renamed index {schema}.{new['name']} to {name}",
+    )
+
+
+def _comment(context: StepContext, index: Mapping[str, Any], comment: str | None) -> None:
+    found = existing.index_definition(context.conn, schema_of(index), index["name"])
+    if found is None or found["comment"] == comment:
+        return
+    full = sql.Identifier(schema_of(index), index["name"])
+    statement = sql.SQL("COMMENT ON INDEX {} IS {}").format(full, sql.Literal(comment))
+    telling = f"commenting on index {_full(index)}"
+    _alter(context, context.conn, statement, telling=telling, failing=f"commented on index {_full(index)}")
 
 
 def _side_by_side(context: StepContext, state: _State, tables: list[list[Mapping[str, Any]]]) -> None:
@@ -251,19 +365,35 @@ def _drop_remains(context: StepContext, conn: Connection, index: Mapping[str, An
 
 
 def _drop(context: StepContext, conn: Connection, schema: str, name: str, limit_s: int | None = None) -> None:
-    """Drop an index concurrently; a second session that holds the table makes it wait, not fail, up to the limit."""
+    telling, failing = f"dropping index {schema}.{name}", f"dropped index {schema}.{name}"
+    _alter(context, conn, drop_index(schema, name), telling=telling, failing=failing, limit_s=limit_s)
+
+
+def _alter(
+    context: StepContext,
+    conn: Connection,
+    statement: sql.Composed,
+    *,
+    telling: str,
+    failing: str,
+    limit_s: int | None = None,
+) -> None:
+    """Drop an index concurrently, or rename it: a session that holds it makes this wait, not fail, up to the limit.
+
+    Neither asks for a lock that a reader or a writer would queue behind.
+    """
     limit = min(limit_s or context.budget("index_timeout_s"), context.budget("index_timeout_s"))
     execute(conn, sql.SQL("SET lock_timeout = 0; SET statement_timeout = {}").format(sql.Literal(f"{limit}s")))
     try:
-        with context.watched(f"dropping index {schema}.{name}", conn=conn):
-            execute(conn, drop_index(schema, name))
+        with context.watched(telling, conn=conn):
+            execute(conn, statement)
     except psycopg2.Error as exc:
         if exc.pgcode is None:
             raise
         raise from_psycopg(
             exc,
-            f"{context.doing} failed when it dropped index {schema}.{name}",
-            statement=drop_index(schema, name).as_string(conn),
+            f"{context.doing} failed when it {failing}",
+            statement=statement.as_string(conn),
             database=context.database,
         ) from None
     finally:
@@ -290,13 +420,14 @@ def _build_error(context: StepContext, exc: psycopg2.Error, conn: Connection, in
 
 
 def _tell_invalid_of_others(context: StepContext, wanted: Sequence[Mapping[str, Any]]) -> None:
+    ours = [*wanted, *(aside(index) for index in wanted if index.get("replaces"))]
     rows = fetch_all(
         context.conn,
         _INVALID_OF_OTHERS,
         (
             [schema_of(index) for index in wanted],
             [index["table"] for index in wanted],
-            [_full(index) for index in wanted],
+            [_full(index) for index in ours],
         ),
     )
     for row in rows:

@@ -42,9 +42,10 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.progress import C
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import (
     constraints_made_by,
     needs_down,
+    replacements,
     tables_of,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
+from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import Replacements, StepContext
 from psycopg2 import errorcodes
 
 # How soon the server notices that a killed module's socket is closed, and ends its statement. 14 and later.
@@ -101,6 +102,8 @@ class _Session:
     connect: Callable[[], Connection]
     who: str
     explained: existing.Explained = frozenset()
+    replacements: Replacements = field(default_factory=dict)
+    applied: frozenset[str] = frozenset()
 
 
 # ---------------------------------------------------------------------------------------------------------------- apply
@@ -129,6 +132,7 @@ def apply(
         plan = planned(session.conn, found, migrations, selection)
         refuse_moved(session.conn, found, plan, expected)
         session.explained = existing.explained_by(migrations)
+        session.replacements = replacements(migrations)
         done: list[dict[str, Any]] = []
         audit = None
         if plan.pending:
@@ -349,7 +353,11 @@ def revert(
         if chosen:
             ledger.ensure(conn)
             ledger.start_run(conn, way.run)
+            there = way_back.standing(conn, found)
             for number, (row, migration) in enumerate(zip(chosen, migrations)):
+                there.pop(row.version)
+                session.applied = frozenset(there)
+                session.replacements = replacements([item for key, item in there.items() if key > row.version])
                 done.append(_revert_one(session, row, migration, done, migrations[number + 1 :]))
             ledger.finish_run(conn, way.run.id, "reverted")
         return {
@@ -492,6 +500,8 @@ def _context(
         kind=kind,
         budgets=migration.get("budgets") or {},
         explained=session.explained,
+        replacements=session.replacements,
+        applied=session.applied,
         progress_so_far=dict(past.progress) if past else {},
         orphans=session.way.orphans,
         sleep=session.way.sleep,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils import extension_needs, ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils import plan as planning
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
@@ -63,15 +63,17 @@ def planned(
 ) -> planning.Plan:
     """:return: what of the tree is to be applied now.
 
-    :raises PgopsError: see :func:`plan.make`.
+    :raises PgopsError: see :func:`plan.make` and :func:`extension_needs.refuse`.
     """
-    return planning.make(
+    plan = planning.make(
         found,
         migrations,
         selection,
         stored=lambda version: ledger.stored(conn, version),
         database=str(conn.info.dbname),
     )
+    extension_needs.refuse(conn, plan.pending)
+    return plan
 
 
 def _summary(migration: Mapping[str, Any], found: ledger.Ledger) -> dict[str, Any]:

@@ -25,6 +25,10 @@ DEFAULT_BUDGETS = {"lock_timeout_ms": 100, "lock_budget_s": 60, "statement_timeo
 T = TypeVar("T")
 
 
+# Indexes that later versions put in the place of one, by schema and name.
+Replacements = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
+
+
 @dataclass
 class StepContext:
     """One step of one version in one database.
@@ -33,6 +37,8 @@ class StepContext:
     :ivar connect: opens another session of the same run, for a build beside it.
     :ivar budgets: ``lock_timeout_ms``, ``lock_budget_s``, ``statement_timeout_s``, ``index_timeout_s``.
     :ivar progress_so_far: what the ledger knows of this step from an earlier attempt.
+    :ivar replacements: what later versions make of indexes, by schema and name; on the way down those that are applied.
+    :ivar applied: on the way down the versions of which something is in the database.
     :ivar orphans: ``stop`` or ``quarantine``: what becomes of rows without a parent when a foreign key is added.
     :ivar quarantined: what this step has moved to quarantine; grows.
     """
@@ -51,6 +57,8 @@ class StepContext:
     budgets: Mapping[str, int]
     explained: Explained = frozenset()
     progress_so_far: dict[str, Any] = field(default_factory=dict)
+    replacements: Replacements = field(default_factory=dict)
+    applied: frozenset[str] = frozenset()
     orphans: str = "stop"
     quarantined: list[dict[str, Any]] = field(default_factory=list)
     sleep: Callable[[float], None] = time.sleep

@@ -50,15 +50,30 @@ def preview_revert(target: Target, selection: Reverts, *, run_id: str = "preview
         found = ledger.read(conn)
         chosen = select_reverts(conn, found, selection)
         migrations = [ledger.stored(conn, row.version) for row in chosen]
+        there = standing(conn, found) if chosen else {}
+        texts = []
+        for row, migration in zip(chosen, migrations):
+            there.pop(row.version)
+            texts.append(down_text(conn, row, migration, there))
         return {
             "versions": [summary(row, migration) for row, migration in zip(chosen, migrations)],
             "loss": data_loss(conn, list(zip(chosen, migrations))),
-            "remaining": len(found.in_state("applied", "applying", "failed", "reverting")) - len(chosen),
+            "remaining": len(begun(found)) - len(chosen),
             "ledger_head": found.head,
-            "prepared": "".join(down_text(conn, row, migration) for row, migration in zip(chosen, migrations)),
+            "prepared": "".join(texts),
         }
     finally:
         conn.close()
+
+
+def begun(found: ledger.Ledger) -> list[ledger.Migration]:
+    """:return: the versions of which something may be in the database."""
+    return found.in_state("applied", "applying", "failed", "reverting")
+
+
+def standing(conn: Connection, found: ledger.Ledger) -> dict[str, dict[str, Any]]:
+    """:return: those versions as they were rendered when they were applied."""
+    return {row.version: ledger.stored(conn, row.version) for row in begun(found)}
 
 
 def select_reverts(conn: Connection, found: ledger.Ledger, selection: Reverts) -> list[ledger.Migration]:
@@ -75,9 +90,7 @@ def select_reverts(conn: Connection, found: ledger.Ledger, selection: Reverts) -
             database=database,
             extra={"reason": "not_one"},
         )
-    there = sorted(
-        found.in_state("applied", "applying", "failed", "reverting"), key=lambda row: row.version, reverse=True
-    )
+    there = sorted(begun(found), key=lambda row: row.version, reverse=True)
     named = selection.keep or selection.through or selection.version
     if named is not None and named not in [row.version for row in there]:
         row = found.get(named)

@@ -36,6 +36,7 @@ RULES = {
     "if-not-exists": "`IF NOT EXISTS` passes over an object with another definition.",
     "index-blocking": "An index on a table that is in use is built in an `indexes` step.",
     "index-clock": "An index does not ask the clock.",
+    "index-replaces": "An index that replaces another names the earlier version that made it.",
     "misnamed": "A folder is named `<14 digits>_<lower_case_name>`.",
     "missing-key": "A required key is there.",
     "not-validated": "A constraint that is added `NOT VALID` is validated by some version.",

@@ -200,7 +200,8 @@ class _Schema:
         parts = ("method", "unique", "columns", "include", "where")
         definition = repr([index["table"], *[index.get(part) for part in parts]])
         # The same index once more is a version for databases that do not have it yet; the engine skips it elsewhere.
-        if key in self.indexes and self.indexes[key].definition != definition:
+        # One that replaces it is looked at where it is rendered.
+        if key in self.indexes and self.indexes[key].definition != definition and not index.get("replaces"):
             self.twice.append(
                 Finding(
                     place.file,

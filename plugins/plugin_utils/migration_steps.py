@@ -53,6 +53,7 @@ _INDEX_KEYS: Keys = {
     "columns": (list, True, ()),
     "include": (list, False, ()),
     "where": (str, False, ()),
+    "replaces": (str, False, ()),
     "phi": (bool, False, ()),
     "why": (str, True, ()),
 }
@@ -373,6 +374,8 @@ def _index(document: Document, number: int, file: str, findings: list[Finding]) 
         "where": where.strip() if where else None,
         "phi": data.get("phi", False),
         "why": data["why"].strip(),
+        # Only where it is given: what other versions rendered to must not change.
+        **({"replaces": data["replaces"]} if "replaces" in data else {}),
     }
 
 

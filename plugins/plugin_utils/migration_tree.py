@@ -23,6 +23,8 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration import 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_folder import read_folder
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import DEFAULT_SCHEMA, Statement
 
+_INDEX_DEFINITION = ("name", "schema", "table", "method", "unique", "columns", "include", "where")
+
 
 @dataclass
 class Tree:
@@ -145,9 +147,42 @@ def scan_render(
         if name not in declared
     ]
     rendered = []
+    made: dict[tuple[str, str, str], dict[str, Any]] = {}
     for migration in tree.migrations:
-        rendered.append(_render_migration(migration, given, findings))
+        item = _render_migration(migration, given, findings)
+        _resolve_replaced(item, made, findings)
+        rendered.append(item)
     return rendered, sorted(findings)
+
+
+def _resolve_replaced(
+    item: RenderedMigration, made: dict[tuple[str, str, str], dict[str, Any]], findings: list[Finding]
+) -> None:
+    """Put the definition that an index replaces in the place of the version that made it: the way back builds that one.
+
+    :param made: the indexes of earlier versions by version, schema and name; grows.
+    """
+    migration = item.migration
+    for source, step in zip(migration.steps, item.steps, strict=True):
+        written = source.get("indexes", [])
+        for index, place in zip(step.get("indexes", []), written, strict=True):
+            version = index.get("replaces")
+            if version is None:
+                continue
+            found = made.get((version, index["schema"], index["name"]))
+            if found is None:
+                fault = f"version {version} makes no index '{index['name']}' before this one that could be replaced"
+                fault += nearest(version, sorted({key[0] for key in made if key[1:] == (index["schema"], index["name"])}))
+                findings.append(Finding(migration.location(source["file"]), place["line"], "index-replaces", fault))
+            index["replaces"] = found
+        declared = [*step.get("indexes", [])]
+        for statement in step["up"] if step["kind"] == "sql" else []:
+            if statement.creates and statement.creates["kind"] == "index":
+                declared.append(statement.creates)
+        for index in declared:
+            made[migration.version, index["schema"], index["name"]] = {
+                key: index.get(key) for key in _INDEX_DEFINITION
+            } | {"version": migration.version}
 
 
 def _check_order(migrations: list[Migration], findings: list[Finding]) -> None:

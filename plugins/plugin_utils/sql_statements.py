@@ -543,6 +543,8 @@ def _drop(node: Any) -> dict[str, Any] | None:
     if node.removeType == kinds.OBJECT_TRIGGER:
         schema, table = _qualified(target[:-1])
         return {"kind": "trigger", "schema": schema, "table": table, "name": target[-1].sval}
+    if node.removeType == kinds.OBJECT_EXTENSION:
+        return {"kind": "extension", "schema": None, "table": None, "name": target.sval}
     if node.removeType in (kinds.OBJECT_TYPE, kinds.OBJECT_DOMAIN):
         schema, name = _qualified(target.names)
         return {"kind": "type", "schema": schema, "table": None, "name": name}

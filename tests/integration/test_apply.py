@@ -139,7 +139,7 @@ def test_an_error_at_commit_is_told_too(target: Any, tree: TestTree) -> None:
     with pytest.raises(PgopsError) as caught:
         migrate.apply(target, tree.render(), Selection(), way())
     assert caught.value.sqlstate == "23503"
-    assert "99" not in caught.value.message
+    assert "(99)" not in caught.value.message
     assert rows(target, "SELECT relname FROM pg_class WHERE relname = 'pets'") == []
 
 

@@ -244,6 +244,8 @@ def test_a_database_of_an_older_lineage_gets_what_it_lacks_and_goes_back(
 def test_what_is_there_with_the_same_definition_is_taken_over_and_left_by_the_way_back(
     target: Any, db: Any, chain: list[dict[str, Any]]
 ) -> None:
+    # The versions between them stand on them, and would have to go first.
+    chain = [item for item in chain if item["version"] < ROLES or item["version"] in VERSIONS]
     ready(target, db, chain, KEY)
     up_to(target, chain, KEY)
     schema, data = catalog.inventory(db), contents(db)

@@ -85,7 +85,9 @@ def up(db: Any, migration: dict[str, Any]) -> None:
                 kept += [existing.describe(gone[number]) for number in existing.present(db, gone)]
                 in_one_transaction(db, [item for number, item in enumerate(step["up"]) if number not in there])
             for index in step.get("indexes", []):
-                if existing.index_definition(db, index["schema"], index["name"]):
+                if index.get("replaces"):
+                    swap(db, index)
+                elif existing.index_definition(db, index["schema"], index["name"]):
                     kept.append(f"index {index['name']}")
                 else:
                     cursor.execute(statements.create_index(index))
@@ -114,12 +116,19 @@ def down(db: Any, migration: dict[str, Any]) -> None:
                 ]
                 in_one_transaction(db, [{"sql": asked}, *ours])
             for index in reversed(step.get("indexes", [])):
-                if f"index {index['name']}" not in kept:
-                    cursor.execute(
-                        sql.SQL("DROP INDEX CONCURRENTLY {}").format(sql.Identifier(index["schema"], index["name"]))
-                    )
+                if index.get("replaces"):
+                    swap(db, index["replaces"])
+                elif f"index {index['name']}" not in kept:
+                    cursor.execute(statements.drop_index(index["schema"], index["name"]))
             if step["kind"] == "backfill" and step.get("down"):
                 whole_table(db, step, step["down"])
+
+
+def swap(db: Any, index: dict[str, Any]) -> None:
+    """In place of the index that has its name."""
+    with db.cursor() as cursor:
+        cursor.execute(statements.drop_index(index["schema"], index["name"]))
+        cursor.execute(statements.create_index(index))
 
 
 def whole_table(db: Any, step: dict[str, Any], statement: dict[str, Any]) -> None:

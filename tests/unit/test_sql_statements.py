@@ -213,6 +213,7 @@ def test_what_creates_nothing_that_could_be_compared(sql: str) -> None:
         ("DROP INDEX s.i", {"kind": "index", "schema": "s", "table": None, "name": "i"}),
         ("DROP FUNCTION f(int)", {"kind": "function", "schema": "public", "table": None, "name": "f"}),
         ("DROP TRIGGER g ON s.t", {"kind": "trigger", "schema": "s", "table": "t", "name": "g"}),
+        ("DROP EXTENSION e", {"kind": "extension", "schema": None, "table": None, "name": "e"}),
         ("TRUNCATE t", {"kind": "rows", "schema": "public", "table": "t", "name": "t"}),
         ("DELETE FROM s.t WHERE a", {"kind": "rows", "schema": "s", "table": "t", "name": "t"}),
         ("ALTER TABLE t DROP COLUMN c", {"kind": "column", "schema": "public", "table": "t", "name": "c"}),
