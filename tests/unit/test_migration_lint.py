@@ -310,7 +310,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_a_scaffolded_migration_passes_lint_and_comes_last(tree: Path) -> None:
-    new = scaffold.plan(tree, "add_x")
+    (new,) = scaffold.plan(tree, "add_x")
     scaffold.write(new)
     read = migration_tree.scan_tree(tree)
     assert lint(read) == []
@@ -326,15 +326,15 @@ def test_a_scaffolded_migration_passes_lint_and_comes_last(tree: Path) -> None:
 
 def test_its_version_is_the_time_in_utc_or_later_than_the_last(tree: Path) -> None:
     now = datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC)
-    assert scaffold.plan(tree, "add_x", now).version == "20310203040506"
-    assert scaffold.plan(tree, "add_x", datetime(2020, 1, 1, tzinfo=UTC)).version == "20251103204745"
+    assert scaffold.plan(tree, "add_x", now)[0].version == "20310203040506"
+    assert scaffold.plan(tree, "add_x", datetime(2020, 1, 1, tzinfo=UTC))[0].version == "20251103204745"
 
 
 def test_the_same_name_is_never_overwritten(tree: Path) -> None:
-    scaffold.write(scaffold.plan(tree, "add_x"))
+    scaffold.write_all(scaffold.plan(tree, "add_x"))
     with pytest.raises(PgopsError, match="exists already and is not overwritten"):
         scaffold.plan(tree, "add_x")
-    new = scaffold.plan(tree, "add_y")
+    (new,) = scaffold.plan(tree, "add_y")
     scaffold.write(new)
     with pytest.raises(PgopsError, match="exists already and is not overwritten"):
         scaffold.write(new)
@@ -358,7 +358,7 @@ def test_an_unsafe_name_is_refused_with_a_safe_one(tree: Path, name: str, sugges
 
 
 def test_a_failed_write_leaves_nothing(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    new = scaffold.plan(tree, "add_x")
+    (new,) = scaffold.plan(tree, "add_x")
 
     def full(self: Path, *_args: Any, **_kwargs: Any) -> int:
         raise OSError(28, "No space left on device")
