@@ -29,7 +29,7 @@ options:
     type: str
   variables:
     description:
-      - What the pattern asks for, such as C(table) and C(column); C(sql/scaffold/patterns.yml) lists it.
+      - What the pattern asks for, such as C(table) and C(column); C(sql/scaffold/patterns/patterns.yml) lists it.
       - Filled from C(new_migration_table), C(new_migration_column) and so on where it is not set.
       - A name is given without quotes and gets them where it needs them.
     type: dict
@@ -68,7 +68,6 @@ EXAMPLES = r"""
       column: gender
       to: sex
       type: public."Gender"
-      not_null: true
 """
 
 RETURN = r"""

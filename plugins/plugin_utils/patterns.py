@@ -28,7 +28,8 @@ _MARK = re.compile(r'"@@(?P<quoted>\w+)@@"|@@(?P<plain>\w+)@@')
 # In YAML true, false and numbers stand without the quotes that keep a template file readable as YAML.
 _YAML_PLAIN = re.compile(r"'@@(?P<name>\w+)@@'")
 _CONDITION = re.compile(
-    r"^[ ]*(?:--|\#)[ ]@@if[ ](?P<no>not[ ])?(?P<name>\w+)@@\n(?P<body>.*?)^[ ]*(?:--|\#)[ ]@@end@@\n", re.MULTILINE | re.DOTALL
+    r"^[ ]*(?:--|\#)[ ]@@if[ ](?P<no>not[ ])?(?P<name>\w+)@@\n(?P<body>.*?)^[ ]*(?:--|\#)[ ]@@end@@\n",
+    re.MULTILINE | re.DOTALL,
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # What Jinja, a dollar-quoted body, psql or this module itself would read as more than text.
@@ -39,7 +40,7 @@ _SERIAL = ("serial", "serial2", "serial4", "serial8", "bigserial", "smallserial"
 @lru_cache(maxsize=1)
 def declared() -> dict[str, dict[str, Any]]:
     """:return: the variables of each pattern: name to ``kind``, ``what`` and, where it may be left out, ``default``."""
-    data = yaml.safe_load((FOLDERS.parent / "patterns.yml").read_text(encoding="utf-8"))
+    data = yaml.safe_load((FOLDERS / "patterns.yml").read_text(encoding="utf-8"))
     return {name: {**pattern["variables"], **data["common"]} for name, pattern in data["patterns"].items()}
 
 
@@ -55,7 +56,7 @@ def parts(pattern: str) -> dict[str, Path]:
     """
     if pattern not in declared():
         raise PgopsError(
-            f"There is no pattern '{pattern}'{nearest(pattern, declared())}; there are {', '.join(sorted(declared()))}"
+            f"There is no pattern '{pattern}', there are {', '.join(sorted(declared()))}{nearest(pattern, declared())}"
         )
     folders = sorted(path for path in (FOLDERS / pattern).iterdir() if path.is_dir())
     if len(folders) == 1:
@@ -78,8 +79,9 @@ def words(pattern: str, given: Mapping[str, object]) -> dict[str, str]:
     for name in given:
         if name not in wanted:
             raise PgopsError(
-                f"The pattern {pattern} takes no {PREFIX}{name}{nearest(name, wanted)}; it takes "
+                f"The pattern {pattern} takes no {PREFIX}{name}, it takes "
                 + ", ".join(f"{PREFIX}{known}" for known in wanted)
+                + nearest(name, wanted)
             )
     missing = [name for name, spec in wanted.items() if "default" not in spec and _empty(given.get(name))]
     if missing:
@@ -168,7 +170,9 @@ def _identifier_fault(value: str, _spec: Mapping[str, Any]) -> str | None:
 
 def _text_fault(value: str, _spec: Mapping[str, Any]) -> str | None:
     if _UNSAFE.search(value):
-        return "braces, dollars, backslashes, comment marks, '@@' and control characters cannot stand here, edit the file"
+        return (
+            "braces, dollars, backslashes, comment marks, '@@' and control characters cannot stand here, edit the file"
+        )
     return None
 
 

@@ -46,7 +46,7 @@ def plan(
     :param directory: the folder that ``pgops_sql`` names.
     :param name: what the migration does, in lower case with underscores.
     :param now: the time that becomes the version, by default the clock's in UTC.
-    :param pattern: one of ``sql/scaffold/patterns.yml``; without one the files are empty examples.
+    :param pattern: one of ``sql/scaffold/patterns``; without one the files are empty examples.
     :param variables: what the pattern asks for.
     :return: one migration, or one for each part of the pattern, in their order.
     :raises PgopsError: if the name is missing, not safe or taken, the folder does not exist, or a variable is missing,

@@ -5,7 +5,10 @@ page allows. Nobody sees an error or waits a second, no written value is lost, a
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import shutil
 import threading
 import time
 import uuid
@@ -68,7 +71,11 @@ class Form:
 
 def plain(column: str, value: Callable[[int], str] = lambda n: f"v{n}", **more: Any) -> Form:
     """Code that knows a column of children."""
-    given = {"room": "'r'", "points": "1", column: "%(value)s"} if column != "room" else {"room": "%(value)s", "points": "1"}
+    given = (
+        {"room": "'r'", "points": "1", column: "%(value)s"}
+        if column != "room"
+        else {"room": "%(value)s", "points": "1"}
+    )
     return Form(
         f"INSERT INTO children (id, {', '.join(given)}) VALUES (%(id)s, {', '.join(given.values())})",
         f"UPDATE children SET {column} = %(value)s WHERE id = %(id)s",
@@ -418,7 +425,9 @@ def test_removed_values_come_back(target: Target, tmp_path: Path) -> None:
     assert rows(target, "SELECT id, kind FROM children ORDER BY id") == kinds
 
 
-@pytest.mark.parametrize("pattern", ["remove_column", "rename_column", "change_type", "split_table", "remove_enum_value"])
+@pytest.mark.parametrize(
+    "pattern", ["remove_column", "rename_column", "change_type", "split_table", "remove_enum_value"]
+)
 def test_names_that_need_quotes_stand_in_a_schema_of_their_own(target: Target, tmp_path: Path, pattern: str) -> None:
     name = "Group" + "x" * 20
     do(
@@ -430,7 +439,13 @@ def test_names_that_need_quotes_stand_in_a_schema_of_their_own(target: Target, t
         f'INSERT INTO care."{name}" ("select", "order", "Level") SELECT n::text, n, \'TWO\' FROM generate_series(1, 10) AS n',
     )
     given = {
-        "remove_column": {"column": "select", "type": "varchar(9)", "not_null": "false", "value": "it's gone", "comment": ""},
+        "remove_column": {
+            "column": "select",
+            "type": "varchar(9)",
+            "not_null": "false",
+            "value": "it's gone",
+            "comment": "",
+        },
         "rename_column": {"column": "select", "to": "user", "type": "varchar(9)"},
         "change_type": {"column": "order", "not_null": "false"},
         "split_table": {"column": "select", "to": "table", "type": "varchar(9)", "comment": ""},
@@ -438,13 +453,20 @@ def test_names_that_need_quotes_stand_in_a_schema_of_their_own(target: Target, t
     }[pattern]
     before = inventory(target)
     migrations = scaffolded(
-        tmp_path / "sql", pattern, {**CASES[pattern].variables, **given, "table": name, "schema": "care", "phi": "false"}
+        tmp_path / "sql",
+        pattern,
+        {**CASES[pattern].variables, **given, "table": name, "schema": "care", "phi": "false"},
     )
     migrate.apply(target, migrations, Selection(), way())
     assert differences(target, migrations) == []
     migrate.revert(target, Reverts(steps=len(migrations)), way())
     assert catalog.compare(before, inventory(target), ignore=()) == []
-    assert rows(target, f'SELECT count(*) AS n FROM care."{name}" WHERE "select" = "order"::text AND "Level" = \'TWO\'')[0]["n"] == 10
+    assert (
+        rows(target, f'SELECT count(*) AS n FROM care."{name}" WHERE "select" = "order"::text AND "Level" = \'TWO\'')[
+            0
+        ]["n"]
+        == 10
+    )
 
 
 # --- the pages --------------------------------------------------------------------------------------------------------
@@ -472,4 +494,45 @@ def test_a_page_shows_the_very_files_and_names_each_variable(pattern: str) -> No
 def without_header(path: Path) -> str:
     """Licence lines say nothing to a reader."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return "".join(line for line in lines if "SPDX-" not in line and "Copyright" not in line and line != "---\n").lstrip("\n")
+    return "".join(
+        line for line in lines if "SPDX-" not in line and "Copyright" not in line and line != "---\n"
+    ).lstrip("\n")
+
+
+def examples() -> dict[str, dict[str, str]]:
+    """The variables of the command that each page types."""
+    found = {}
+    for pattern in CASES:
+        text = (ROOT / "docs" / "patterns" / f"{pattern}.md").read_text(encoding="utf-8")
+        (block,) = re.findall(r"^```console\n\$ (.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        words = shlex.split(block.replace("\\\n> ", " "))
+        assert words[:2] == ["ansible-playbook", "new_migration.yml"]
+        found[pattern] = {
+            key.removeprefix("new_migration_"): str(value)
+            for word in words[3::2]
+            for key, value in (json.loads(word).items() if word.startswith("{") else [word.split("=", 1)])
+        }
+    return found
+
+
+def test_the_example_of_each_page_is_applied_and_taken_back_on_the_platforms_schema(
+    target: Target, tmp_path: Path
+) -> None:
+    tree = tmp_path / "sql"
+    for folder in (ROOT / "sql" / "migrations").glob("20250103*"):
+        shutil.copytree(folder, tree / "migrations" / folder.name)
+    migrate.apply(target, migration_tree.render(migration_tree.read_tree(tree)), Selection(), way())
+    before = inventory(target)
+    for pattern, given in examples().items():
+        assert given.pop("pattern") == pattern
+        new = scaffold.plan(tree, given.pop("name"), pattern=pattern, variables=given)
+        scaffold.write_all(new)
+        read = migration_tree.scan_tree(tree)
+        assert [*read.findings, *migration_lint.lint(read)] == []
+        # The last of drop_table has no way back.
+        count = 1 if pattern == "drop_table" else len(new)
+        migrate.apply(target, migration_tree.render(read), Selection(steps=count), way())
+        migrate.revert(target, Reverts(steps=count), way())
+        assert catalog.compare(before, inventory(target), ignore=()) == [], pattern
+        for migration in new:
+            shutil.rmtree(migration.folder)
