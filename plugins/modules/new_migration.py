@@ -12,6 +12,8 @@ description:
     than every version that exists.
   - The files explain themselves, pass M(whitecross.pgops.migration_lint), and can be applied and reverted at once; they change
     nothing until they are edited.
+  - With a pattern the files are those of C(sql/scaffold/patterns/), filled in with the variables that the pattern asks for; some
+    patterns make several versions, which are deployed one after the other. The page of each is in C(docs/patterns/).
   - It never overwrites a migration.
 options:
   name:
@@ -20,6 +22,17 @@ options:
       - Filled from C(new_migration_name) by the playbook of the same name.
     type: str
     required: true
+  pattern:
+    description:
+      - A change that is done without downtime, such as V(rename_column); the name of a page in C(docs/patterns/).
+      - Filled from C(new_migration_pattern) by the playbook of the same name.
+    type: str
+  variables:
+    description:
+      - What the pattern asks for, such as C(table) and C(column); C(sql/scaffold/patterns/patterns.yml) lists it.
+      - Filled from C(new_migration_table), C(new_migration_column) and so on where it is not set.
+      - A name is given without quotes and gets them where it needs them.
+    type: dict
   sql:
     description:
       - The folder that holds C(migrations/).
@@ -45,11 +58,21 @@ EXAMPLES = r"""
 - name: Write the files of a migration
   whitecross.pgops.new_migration:
     name: add_student_nickname
+
+- name: Write the three migrations that rename a column
+  whitecross.pgops.new_migration:
+    name: rename_student_gender
+    pattern: rename_column
+    variables:
+      table: students
+      column: gender
+      to: sex
+      type: public."Gender"
 """
 
 RETURN = r"""
 version:
-  description: The version.
+  description: The version, the first of several.
   returned: success
   type: str
 name:
@@ -65,6 +88,25 @@ files:
   returned: success
   type: list
   elements: str
+migrations:
+  description: Each migration that was written, in their order.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    version:
+      description: The version.
+      type: str
+    name:
+      description: The name.
+      type: str
+    path:
+      description: The folder.
+      type: str
+    files:
+      description: The files in it.
+      type: list
+      elements: str
 next:
   description: What to type next.
   returned: success

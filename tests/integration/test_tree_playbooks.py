@@ -115,3 +115,35 @@ def test_what_is_scaffolded_applies_and_goes_back(playbook: Playbook, sql: Path)
     reverted = playbook("rollback.yml", rollback_strategy="down", rollback_confirm=playbook.database)
     assert reverted.rc == 0, reverted.output
     assert "add_x" in reverted.output
+
+
+def test_a_pattern_is_scaffolded_with_what_it_asks_for(playbook: Playbook, sql: Path) -> None:
+    before = {path.name for path in (sql / "migrations").iterdir()}
+    extra = {
+        "pgops_sql": str(sql),
+        "new_migration_name": "rename_photo",
+        "new_migration_pattern": "rename_column",
+        "new_migration_table": "students",
+        "new_migration_column": "photo",
+        "new_migration_to": "picture",
+    }
+    refused = playbook("new_migration.yml", limit=None, **extra)
+    assert refused.rc == 2
+    assert "The pattern rename_column needs new_migration_type (the type, such as varchar(100))" in refused.output
+    assert {path.name for path in (sql / "migrations").iterdir()} == before
+    misspelt = playbook("new_migration.yml", limit=None, new_migration_tpye="text", **extra)
+    assert misspelt.rc == 2
+    assert "new_migration_tpye (did you mean new_migration_type?)" in misspelt.output
+
+    written = playbook("new_migration.yml", "--diff", limit=None, new_migration_type="varchar(500)", **extra)
+    assert written.rc == 0, written.output
+    new = sorted({path.name for path in (sql / "migrations").iterdir()} - before)
+    assert [name.split("_", 1)[1] for name in new] == [
+        "rename_photo_expand",
+        "rename_photo_backfill",
+        "rename_photo_contract",
+    ]
+    assert written.json is not None
+    assert [made["version"] for made in written.json["migrations"]] == [name.split("_")[0] for name in new]
+    assert "+ALTER TABLE public.students ADD COLUMN picture varchar(500);" in written.stdout
+    assert playbook("lint.yml", limit=None, pgops_sql=str(sql)).rc == 0

@@ -316,7 +316,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_a_scaffolded_migration_passes_lint_and_comes_last(tree: Path) -> None:
-    new = scaffold.plan(tree, "add_x")
+    (new,) = scaffold.plan(tree, "add_x")
     scaffold.write(new)
     read = migration_tree.scan_tree(tree)
     assert lint(read) == []
@@ -333,15 +333,15 @@ def test_a_scaffolded_migration_passes_lint_and_comes_last(tree: Path) -> None:
 def test_its_version_is_the_time_in_utc_or_later_than_the_last(tree: Path) -> None:
     now = datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC)
     last = max(folder.name.partition("_")[0] for folder in (tree / "migrations").iterdir())
-    assert scaffold.plan(tree, "add_x", now).version == "20310203040506"
-    assert scaffold.plan(tree, "add_x", datetime(2020, 1, 1, tzinfo=UTC)).version == str(int(last) + 1)
+    assert scaffold.plan(tree, "add_x", now)[0].version == "20310203040506"
+    assert scaffold.plan(tree, "add_x", datetime(2020, 1, 1, tzinfo=UTC))[0].version == str(int(last) + 1)
 
 
 def test_the_same_name_is_never_overwritten(tree: Path) -> None:
-    scaffold.write(scaffold.plan(tree, "add_x"))
+    scaffold.write_all(scaffold.plan(tree, "add_x"))
     with pytest.raises(PgopsError, match="exists already and is not overwritten"):
         scaffold.plan(tree, "add_x")
-    new = scaffold.plan(tree, "add_y")
+    (new,) = scaffold.plan(tree, "add_y")
     scaffold.write(new)
     with pytest.raises(PgopsError, match="exists already and is not overwritten"):
         scaffold.write(new)
@@ -365,7 +365,7 @@ def test_an_unsafe_name_is_refused_with_a_safe_one(tree: Path, name: str, sugges
 
 
 def test_a_failed_write_leaves_nothing(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    new = scaffold.plan(tree, "add_x")
+    (new,) = scaffold.plan(tree, "add_x")
 
     def full(self: Path, *_args: Any, **_kwargs: Any) -> int:
         raise OSError(28, "No space left on device")
@@ -375,6 +375,121 @@ def test_a_failed_write_leaves_nothing(tree: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(OSError, match="No space"):
         scaffold.write(new)
     assert sorted(path.name for path in new.folder.parent.iterdir()) == before
+
+
+# --- a pattern --------------------------------------------------------------------------------------------------------
+
+RENAME = {"table": "students", "column": "photo", "to": "picture", "type": "varchar(500)"}
+
+
+def test_a_pattern_makes_all_its_versions_in_a_row_and_each_depends_on_the_one_before(tree: Path) -> None:
+    now = datetime(2031, 2, 3, 4, 5, 59, tzinfo=UTC)
+    new = scaffold.plan(tree, "rename_photo", now, pattern="rename_column", variables=RENAME)
+    assert [f"{one.version}_{one.name}" for one in new] == [
+        "20310203040559_rename_photo_expand",
+        "20310203040560_rename_photo_backfill",
+        "20310203040561_rename_photo_contract",
+    ]
+    scaffold.write_all(new)
+    read = migration_tree.scan_tree(tree)
+    assert [*read.findings, *lint(read)] == []
+    assert [one.depends_on for one in read.migrations[-3:]] == [[], ["20310203040559"], ["20310203040560"]]
+    assert "@@" not in "".join(text for one in new for text in one.files.values())
+    with pytest.raises(PgopsError, match="rename_photo_expand exists already"):
+        scaffold.plan(tree, "rename_photo", pattern="rename_column", variables=RENAME)
+
+
+def test_a_name_gets_quotes_where_it_needs_them_and_text_is_a_literal(tree: Path) -> None:
+    given = {
+        "table": "Order",
+        "column": "user",
+        "type": 'public."Kind"',
+        "comment": "PHI: what's meant",
+        "phi": "False",
+    }
+    (new,) = scaffold.plan(tree, "add_x", pattern="add_column", variables=given)
+    assert 'ALTER TABLE public."Order" ADD COLUMN "user" public."Kind";' in new.files["up.sql.j2"]
+    assert """COMMENT ON COLUMN public."Order"."user" IS 'PHI: what''s meant';""" in new.files["up.sql.j2"]
+    assert "\nphi: false\n" in new.files["migration.yml"]
+    (plain,) = scaffold.plan(
+        tree, "add_x", pattern="add_column", variables={"table": "a", "column": "b", "type": "text"}
+    )
+    assert "ALTER TABLE public.a ADD COLUMN b text;" in plain.files["up.sql.j2"]
+    assert "COMMENT" not in plain.files["up.sql.j2"]
+    assert "\nphi: true\n" in plain.files["migration.yml"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "changed", "message"),
+    [
+        (
+            "rename_colum",
+            {},
+            "There is no pattern 'rename_colum', there are add_column, ",
+        ),
+        ("rename_column", {"to": None}, "needs new_migration_to (the new name), add: -e new_migration_to=..."),
+        ("rename_column", {"to": " "}, "needs new_migration_to (the new name), add: -e new_migration_to=..."),
+        (
+            "rename_column",
+            {"tabel": "x"},
+            "takes no new_migration_tabel, it takes new_migration_table, ",
+        ),
+        ("rename_column", {"to": "photo"}, "new_migration_to and new_migration_column are both 'photo'"),
+        (
+            "rename_column",
+            {"table": "students; DROP TABLE x"},
+            "new_migration_table is 'students; DROP TABLE x': a name",
+        ),
+        ("rename_column", {"table": 'a"b'}, "without quotes"),
+        ("rename_column", {"table": "public.students"}, "letters, digits and underscores only"),
+        ("rename_column", {"table": "é"}, "letters, digits and underscores only"),
+        ("rename_column", {"column": "x" * 64}, "a name has 63 bytes at most and this one 64"),
+        # The trigger's name is made of both.
+        ("rename_column", {"table": "x" * 30, "column": "y" * 30}, "new_migration_function is 'xxx"),
+        ("rename_column", {"type": "varchar(10); DROP TABLE x"}, "it is not a type"),
+        ("rename_column", {"type": "text NOT NULL"}, "it is more than a type"),
+        ("rename_column", {"type": "text DEFAULT now()"}, "it is more than a type"),
+        ("rename_column", {"type": "text, ADD COLUMN d text"}, "it is not a type"),
+        ("rename_column", {"type": "varchar(1"}, "it is not a type"),
+        ("rename_column", {"type": "bigserial"}, "a serial column rewrites the table"),
+        ("rename_column", {"batch_size": "0"}, "it is not a whole number of 1 or more"),
+        ("rename_column", {"phi": "perhaps"}, "it is true or false"),
+        ("add_column", {"to": None, "comment": "{{ x }}"}, "cannot stand here"),
+        ("add_column", {"to": None, "comment": "$body$"}, "cannot stand here"),
+        ("add_column", {"to": None, "comment": "a\nb"}, r"new_migration_comment is 'a\nb': "),
+        ("", {}, "is of use together with a pattern only"),
+    ],
+)
+def test_what_a_pattern_cannot_use_is_refused_in_one_sentence(
+    tree: Path, pattern: str, changed: dict[str, str | None], message: str
+) -> None:
+    given = {key: value for key, value in {**RENAME, **changed}.items() if value is not None}
+    with pytest.raises(PgopsError) as caught:
+        scaffold.plan(tree, "add_x", pattern=pattern, variables=given)
+    assert message in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("pattern", "given", "message"),
+    [
+        ("add_foreign_key", {"table": "a", "column": "b", "to": "c", "on_delete": "NOTHING"}, "it is one of RESTRICT, CASCADE"),
+        ("large_data_migration", {"table": "a", "column": "b", "expression": "1; DROP TABLE a"}, "not one plain expression"),
+        ("large_data_migration", {"table": "a", "column": "b", "expression": "1 WHERE true"}, "it is not an expression"),
+    ],
+)  # fmt: skip
+def test_a_choice_and_an_expression_are_checked(tree: Path, pattern: str, given: dict[str, str], message: str) -> None:
+    with pytest.raises(PgopsError, match=message):
+        scaffold.plan(tree, "add_x", pattern=pattern, variables=given)
+
+
+def test_all_versions_of_a_pattern_are_written_or_none(tree: Path) -> None:
+    new = scaffold.plan(tree, "rename_photo", pattern="rename_column", variables=RENAME)
+    new[-1].folder.mkdir()
+    before = sorted(path.name for path in new[0].folder.parent.iterdir())
+    with pytest.raises(PgopsError, match="rename_photo_contract exists already"):
+        scaffold.write_all(new)
+    assert sorted(path.name for path in new[0].folder.parent.iterdir()) == before
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

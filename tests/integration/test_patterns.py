@@ -1,0 +1,550 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+"""Each pattern: scaffolded as a person would, applied and taken back while clients read and write in the forms that its
+page allows. Nobody sees an error or waits a second, no written value is lost, and the schema comes back as it was."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, declared, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
+from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_lint, migration_tree, patterns, scaffold
+from support.engine import do, rows, wait_for, way
+
+ROOT = Path(__file__).resolve().parents[2]
+LONGEST_WAIT_S = 1.0
+ANSWERS = 20
+
+SCHEMA = """
+    CREATE TYPE "Kind" AS ENUM ('ONE', 'TWO', 'THREE');
+    CREATE TABLE places (id uuid NOT NULL DEFAULT gen_random_uuid() PRIMARY KEY, name text NOT NULL);
+    CREATE TABLE spare (id uuid NOT NULL DEFAULT gen_random_uuid() PRIMARY KEY, name text UNIQUE);
+    CREATE TABLE children (
+        id uuid NOT NULL DEFAULT gen_random_uuid() PRIMARY KEY,
+        code text,
+        room varchar(40) NOT NULL,
+        note text,
+        points integer NOT NULL,
+        "placeId" uuid,
+        kind "Kind" NOT NULL DEFAULT 'ONE'
+    );
+    COMMENT ON COLUMN children.room IS 'PHI: where the child is';
+    COMMENT ON COLUMN children.note IS 'PHI: what the nurse''s note says';
+    COMMENT ON TYPE "Kind" IS 'kinds';
+    INSERT INTO places (name) SELECT 'p' || n FROM generate_series(1, 10) AS n;
+    INSERT INTO spare (name) SELECT 's' || n FROM generate_series(1, 10) AS n;
+    INSERT INTO children (code, room, note, points, "placeId", kind)
+    SELECT 'c' || n, 'room ' || n, CASE WHEN n % 3 > 0 THEN 'note ' || n END, n, (SELECT id FROM places LIMIT 1),
+        (enum_range(NULL::"Kind"))[1 + n % 3]
+    FROM generate_series(1, 1500) AS n;
+"""
+
+
+@dataclass(frozen=True)
+class Form:
+    """Code of the application as it stands before or after a deploy: how it inserts, changes and reads one value."""
+
+    insert: str
+    update: str
+    read: str
+    value: Callable[[int], str] = lambda n: f"v{n}"
+    # Another value may come back where the pattern maps it.
+    exact: bool = True
+
+
+def plain(column: str, value: Callable[[int], str] = lambda n: f"v{n}", **more: Any) -> Form:
+    """Code that knows a column of children."""
+    given = (
+        {"room": "'r'", "points": "1", column: "%(value)s"}
+        if column != "room"
+        else {"room": "%(value)s", "points": "1"}
+    )
+    return Form(
+        f"INSERT INTO children (id, {', '.join(given)}) VALUES (%(id)s, {', '.join(given.values())})",
+        f"UPDATE children SET {column} = %(value)s WHERE id = %(id)s",
+        f"SELECT {column}::text FROM children WHERE id = %(id)s",
+        value,
+        **more,
+    )
+
+
+ROOM = plain("room")
+NUMBER = plain("points", str)
+NEW_NAME = Form(
+    'INSERT INTO children (id, "roomName", points) VALUES (%(id)s, %(value)s, 1)',
+    'UPDATE children SET "roomName" = %(value)s WHERE id = %(id)s',
+    'SELECT "roomName" FROM children WHERE id = %(id)s',
+)
+NO_ROOM = Form(
+    "INSERT INTO children (id, points) VALUES (%(id)s, %(value)s)",
+    "UPDATE children SET points = %(value)s WHERE id = %(id)s",
+    "SELECT points::text FROM children WHERE id = %(id)s",
+    str,
+)
+NEW_TABLE = Form(
+    "INSERT INTO children (id, room, points) VALUES (%(id)s, 'r', 1); "
+    "INSERT INTO child_notes (id, note) VALUES (%(id)s, %(value)s) ON CONFLICT (id) DO UPDATE SET note = excluded.note",
+    "INSERT INTO child_notes (id, note) VALUES (%(id)s, %(value)s) ON CONFLICT (id) DO UPDATE SET note = excluded.note",
+    "SELECT note FROM child_notes WHERE id = %(id)s",
+)
+PLACE = Form(
+    "INSERT INTO children (id, room, points, \"placeId\") SELECT %(id)s, 'r', 1, id FROM places LIMIT 1",
+    'UPDATE children SET "placeId" = (SELECT id FROM places ORDER BY random() LIMIT 1), code = %(value)s WHERE id = %(id)s',
+    "SELECT code FROM children WHERE id = %(id)s",
+    exact=False,
+)
+DELETE_PLACE = Form(
+    "INSERT INTO places (name) VALUES (%(value)s)",
+    "UPDATE places SET name = %(value)s WHERE name = 'p10'",
+    "SELECT count(*)::text FROM places WHERE id = %(id)s",
+    exact=False,
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Who runs while one version is applied and taken back, and who may run besides once it is applied."""
+
+    during: tuple[Form, ...]
+    after: tuple[Form, ...] = ()
+    # What the operator does before the way back.
+    before_down: str = "SELECT 1"
+
+
+@dataclass(frozen=True)
+class Case:
+    variables: dict[str, str]
+    parts: tuple[Part, ...]
+    before: str = "SELECT 1"
+    # What no client changes: the rows of before, without the columns named here.
+    changed: tuple[str, ...] = ()
+    holds: dict[int, str] = field(default_factory=dict)
+
+
+CHILDREN = {"table": "children"}
+CASES = {
+    "add_column": Case(
+        {**CHILDREN, "column": "nickName", "type": "varchar(40)", "comment": "PHI: what's the child's nickname"},
+        (Part((ROOM,), (plain('"nickName"'),)),),
+    ),
+    "remove_column": Case(
+        {**CHILDREN, "column": "room", "type": "varchar(40)", "not_null": "true", "value": "none", "comment": "PHI: where the child is"},
+        (Part((ROOM, NUMBER), (NO_ROOM,)), Part((NO_ROOM, NO_ROOM))),
+    ),
+    "rename_column": Case(
+        {**CHILDREN, "column": "room", "to": "roomName", "type": "varchar(40)"},
+        (Part((ROOM, NUMBER), (NEW_NAME,)), Part((ROOM, NEW_NAME), (ROOM, NEW_NAME)), Part((NEW_NAME, NEW_NAME))),
+        before="CREATE INDEX children_room_idx ON children (room); "
+        "ALTER TABLE children ADD CONSTRAINT room_is_short CHECK (length(room) < 40)",
+        holds={1: 'SELECT count(*) = 0 FROM children WHERE room IS DISTINCT FROM "roomName"'},
+    ),
+    "change_type": Case(
+        {**CHILDREN, "column": "points", "type": "bigint", "old_type": "integer", "not_null": "true"},
+        (Part((NUMBER, ROOM)), Part((NUMBER, NUMBER)), Part((NUMBER,), (plain("points", lambda n: str(2**40 + n)),),
+            "UPDATE children SET points = 1 WHERE points > 2147483647")),
+        holds={
+            0: "SELECT count(*) = 0 FROM children WHERE points::bigint IS DISTINCT FROM points_new",
+            1: "SELECT pg_typeof(points) = 'bigint'::regtype FROM children LIMIT 1",
+        },
+    ),
+    "split_table": Case(
+        {**CHILDREN, "column": "note", "to": "child_notes", "type": "text", "comment": "PHI: what the nurse's note says"},
+        (Part((plain("note"), ROOM)), Part((plain("note"), NEW_TABLE), (plain("note"), NEW_TABLE)), Part((NEW_TABLE, NEW_TABLE))),
+        holds={1: "SELECT count(*) = 0 FROM children AS c LEFT JOIN child_notes AS n USING (id) "
+            "WHERE n.id IS NULL OR c.note IS DISTINCT FROM n.note"},
+    ),
+    "add_not_null": Case(
+        {**CHILDREN, "column": "note", "value": "nothing"},
+        (Part((ROOM, plain("note"))),),
+        changed=("note",),
+        holds={0: "SELECT count(*) FILTER (WHERE note IS NULL) = 0 AND count(*) FILTER (WHERE note = 'nothing') >= 400 FROM children"},
+    ),
+    "add_foreign_key": Case(
+        {**CHILDREN, "column": "placeId", "to": "places", "on_delete": "SET NULL"},
+        (Part((PLACE, DELETE_PLACE)),),
+    ),
+    "add_unique": Case(
+        {**CHILDREN, "column": "code"},
+        (Part((plain("code", lambda _: str(uuid.uuid4())), ROOM)),),
+    ),
+    "add_enum_value": Case(
+        {**CHILDREN, "enum": "Kind", "value": "EXTRA", "neighbour": "ONE", "column": "kind"},
+        (Part(
+            (plain("kind", lambda n: ("ONE", "TWO")[n % 2]), ROOM), (plain("kind", lambda _: "EXTRA"),),
+            "UPDATE children SET kind = 'ONE' WHERE kind = 'EXTRA'",
+        ),),
+        holds={0: "SELECT enum_range(NULL::\"Kind\")::text = '{ONE,EXTRA,TWO,THREE}'"},
+    ),
+    "remove_enum_value": Case(
+        {**CHILDREN, "enum": "Kind", "value": "TWO", "to_value": "THREE", "neighbour": "ONE", "column": "kind"},
+        (
+            Part((plain("kind", lambda n: ("ONE", "TWO")[n % 2], exact=False), plain("kind", lambda n: ("ONE", "THREE")[n % 2]))),
+            Part((plain("kind", lambda n: ("ONE", "THREE")[n % 2]), ROOM)),
+        ),
+        holds={
+            0: "SELECT count(*) = 0 FROM children WHERE kind = 'TWO'",
+            1: "SELECT enum_range(NULL::\"Kind\")::text = '{ONE,THREE}'",
+        },
+    ),
+    "add_index": Case({**CHILDREN, "column": "note"}, (Part((ROOM, plain("note"))),)),
+    "large_data_migration": Case(
+        {**CHILDREN, "column": "note", "expression": "'of ' || room"},
+        (Part((ROOM, plain("note"))),),
+        changed=("note",),
+        holds={0: "SELECT count(*) >= 400 FROM children WHERE note = 'of ' || room"},
+    ),
+    "drop_table": Case({"table": "spare"}, (Part((ROOM, NUMBER)),)),
+}  # fmt: skip
+
+
+class Client(threading.Thread):
+    """Writes rows of its own and reads them back, until told to stop; each answer is timed."""
+
+    def __init__(self, target: Target, form: Form, own: list[str], start: int) -> None:
+        super().__init__(daemon=True)
+        self.target, self.form, self.own, self.number = target, form, own, start
+        self.stopping = threading.Event()
+        self.longest = 0.0
+        self.answers = 0
+        self.failure: str | None = None
+        self.written: dict[str, str] = {}
+
+    def run(self) -> None:
+        try:
+            with closing(connect(self.target, application_name="the application")) as conn:
+                while not self.stopping.is_set():
+                    self.number += 1
+                    self._one(conn)
+                    time.sleep(0.002)
+        except Exception as exc:  # noqa: BLE001 - told by the test
+            self.failure = f"{type(exc).__name__}: {exc}"
+
+    def _one(self, conn: Any) -> None:
+        inserts = self.number % 4 == 0
+        row = str(uuid.uuid4()) if inserts else self.own[self.number % len(self.own)]
+        value = self.form.value(self.number)
+        self._timed(conn, self.form.insert if inserts else self.form.update, {"id": row, "value": value})
+        found = self._timed(conn, self.form.read, {"id": row})
+        if self.form.exact:
+            assert found == value, f"{value} was written and {found} read by: {self.form.read}"
+            self.written[row] = value
+
+    def _timed(self, conn: Any, statement: str, values: dict[str, str]) -> Any:
+        started = time.monotonic()
+        with conn.cursor() as cursor:
+            cursor.execute(statement, values)
+            found = cursor.fetchone() if cursor.description else None
+        self.longest = max(self.longest, time.monotonic() - started)
+        self.answers += 1
+        return found[0] if found else None
+
+
+class Application:
+    """The clients of one test; each has rows of its own, in which the last value that was acknowledged must stand."""
+
+    def __init__(self, target: Target, busy: list[str]) -> None:
+        self.target, self.busy, self.count = target, busy, 0
+
+    @contextmanager
+    def running(self, forms: tuple[Form, ...]) -> Iterator[None]:
+        clients = []
+        for number, form in enumerate(forms):
+            self.count += 1
+            clients.append(Client(self.target, form, self.busy[number :: len(forms)], self.count * 100_000))
+        for client in clients:
+            client.start()
+        try:
+            self._busy(clients)
+            yield
+            self._busy(clients)
+        finally:
+            for client in clients:
+                client.stopping.set()
+            for client in clients:
+                client.join(30)
+        for client in clients:
+            assert client.failure is None, client.failure
+            assert client.longest < LONGEST_WAIT_S
+            self._kept(client)
+
+    def _busy(self, clients: list[Client]) -> None:
+        """Wait until each has had some more answers: however slow the machine is, they work before, during and after."""
+        before = [client.answers for client in clients]
+
+        def went_on() -> bool:
+            return all(
+                client.failure or client.answers >= known + ANSWERS
+                for client, known in zip(clients, before, strict=True)
+            )
+
+        wait_for(went_on, what="that each client works")
+
+    def _kept(self, client: Client) -> None:
+        with closing(connect(self.target, application_name="test")) as conn, conn.cursor() as cursor:
+            for row, value in client.written.items():
+                cursor.execute(client.form.read, {"id": row})
+                found = cursor.fetchone()
+                assert found and found[0] == value
+
+
+def inventory(target: Target) -> dict[str, Any]:
+    with closing(connect(target, application_name="test")) as conn:
+        return catalog.inventory(conn)
+
+
+def differences(target: Target, migrations: list[dict[str, Any]]) -> list[Any]:
+    with closing(connect(target, application_name="test")) as conn:
+        return [found for one in migrations for found in declared.check_statements(conn, one, Control())]
+
+
+def quiet_rows(target: Target, busy: list[str], changed: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The rows that no client writes, as they read under their first names."""
+    return rows(
+        target,
+        "SELECT id::text, (to_jsonb(c) - %s::text[])::text AS row FROM children AS c WHERE id::text <> ALL(%s) ORDER BY id",
+        (list(changed), busy),
+    )
+
+
+def scaffolded(folder: Path, pattern: str, variables: dict[str, str]) -> list[dict[str, Any]]:
+    (folder / "migrations").mkdir(parents=True)
+    scaffold.write_all(scaffold.plan(folder, "change_it", pattern=pattern, variables=variables))
+    tree = migration_tree.scan_tree(folder)
+    assert [*tree.findings, *migration_lint.lint(tree)] == []
+    return migration_tree.render(tree)
+
+
+@pytest.mark.parametrize("pattern", list(CASES))
+def test_a_pattern_is_applied_and_taken_back_while_clients_work(target: Target, tmp_path: Path, pattern: str) -> None:
+    case = CASES[pattern]
+    do(target, SCHEMA, case.before, "ANALYZE")
+    migrations = scaffolded(tmp_path / "sql", pattern, case.variables)
+    first = [row["id"] for row in rows(target, "SELECT id::text FROM children ORDER BY id")]
+    busy, quiet = first[:100], set(first[100:])
+    application = Application(target, busy)
+
+    def untouched() -> list[dict[str, Any]]:
+        return [row for row in quiet_rows(target, busy, case.changed) if row["id"] in quiet]
+
+    rows_before, schemas = untouched(), []
+    for number, part in enumerate(case.parts):
+        schemas.append(inventory(target))
+        with application.running(part.during):
+            migrate.apply(target, migrations[: number + 1], Selection(), way())
+        assert differences(target, migrations[: number + 1]) == []
+        if number in case.holds:
+            assert list(rows(target, case.holds[number])[0].values()) == [True]
+        if part.after:
+            with application.running(part.after):
+                pass
+    for number, part in reversed(list(enumerate(case.parts))):
+        do(target, part.before_down)
+        with application.running(part.during):
+            migrate.revert(target, Reverts(version=migrations[number]["version"]), way())
+        assert catalog.compare(schemas[number], inventory(target), ignore=()) == []
+    assert untouched() == rows_before
+    # And once more: nothing is left that stands in its way.
+    migrate.apply(target, migrations[: len(case.parts)], Selection(), way())
+    assert differences(target, migrations[: len(case.parts)]) == []
+
+
+def applied(target: Target, folder: Path, pattern: str, parts: int = 1, **variables: str) -> list[dict[str, Any]]:
+    migrations = scaffolded(folder / "sql", pattern, {**CASES[pattern].variables, **variables})
+    migrate.apply(target, migrations[:parts], Selection(), way())
+    return migrations
+
+
+@pytest.mark.parametrize(
+    ("pattern", "before", "parts", "told"),
+    [
+        ("remove_column", "CREATE INDEX children_room_idx ON children (room)", 2, "still has: children_room_idx"),
+        ("remove_column", "COMMENT ON COLUMN children.room IS 'other'", 2, "the way back would make something else"),
+        ("remove_column", "ALTER TABLE children ALTER room TYPE varchar(41)", 2, "the way back would make something else"),
+        ("remove_column", "ALTER TABLE children ALTER room SET DEFAULT 'x'", 1, "has a default already"),
+        ("change_type", "CREATE INDEX children_points_idx ON children (points)", 2, "still has: children_points_idx"),
+        ("change_type", "ALTER TABLE children ALTER points DROP NOT NULL", 2, "another NOT NULL than this version says"),
+        ("split_table", "ALTER TABLE children ALTER note SET DEFAULT 'x'", 3, "still has: a default"),
+        ("add_not_null", "ALTER TABLE children ALTER note SET DEFAULT 'x'", 1, "has a default or is NOT NULL already"),
+        ("add_foreign_key", "UPDATE children SET \"placeId\" = id WHERE code IN ('c1', 'c2')", 1, r"2 row\(s\) of children"),
+        ("add_unique", "UPDATE children SET code = 'c1' WHERE code = 'c2'", 1, r"1 value\(s\) of children.code"),
+        ("drop_table", "CREATE TABLE spares (id uuid REFERENCES spare)", 2, "still has foreign keys: spares.spares_id_fkey"),
+    ],
+)  # fmt: skip
+def test_a_pattern_stops_before_it_would_lose_something(
+    target: Target, tmp_path: Path, pattern: str, before: str, parts: int, told: str
+) -> None:
+    do(target, SCHEMA, before)
+    with pytest.raises(PgopsError, match=told):
+        applied(target, tmp_path, pattern, parts)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "parts", "meanwhile", "told"),
+    [
+        ("add_enum_value", 1, "UPDATE children SET kind = 'EXTRA' WHERE code = 'c1'", r"1 row\(s\) of children.kind use it"),
+        ("change_type", 2, "UPDATE children SET points = 2 ^ 40 WHERE code = 'c1'", "that integer cannot hold"),
+        ("drop_table", 2, "SELECT 1", "cannot be reverted by its down .The table is gone with its rows"),
+    ],
+)  # fmt: skip
+def test_a_way_back_stops_before_it_would_lose_something(
+    target: Target, tmp_path: Path, pattern: str, parts: int, meanwhile: str, told: str
+) -> None:
+    do(target, SCHEMA)
+    migrations = applied(target, tmp_path, pattern, parts)
+    do(target, meanwhile)
+    with pytest.raises(PgopsError, match=told):
+        migrate.revert(target, Reverts(version=migrations[parts - 1]["version"]), way())
+
+
+@pytest.mark.parametrize("pattern", ["rename_column", "split_table"])
+def test_a_contract_waits_for_the_rows_that_differ(target: Target, tmp_path: Path, pattern: str) -> None:
+    do(target, SCHEMA)
+    migrations = applied(target, tmp_path, pattern, 2)
+    do(
+        target,
+        "ALTER TABLE children DISABLE TRIGGER USER",
+        "UPDATE children SET room = 'elsewhere', note = 'another' WHERE code IN ('c1', 'c2')",
+        "ALTER TABLE children ENABLE TRIGGER USER",
+    )
+    with pytest.raises(PgopsError, match=r"2 row\(s\) of children"):
+        migrate.apply(target, migrations, Selection(), way())
+
+
+def test_removed_values_come_back(target: Target, tmp_path: Path) -> None:
+    do(target, SCHEMA)
+    kinds = rows(target, "SELECT id, kind FROM children ORDER BY id")
+    migrations = applied(target, tmp_path, "remove_enum_value", 2)
+    assert {row["kind"] for row in rows(target, "SELECT DISTINCT kind FROM children")} == {"ONE", "THREE"}
+    migrate.revert(target, Reverts(steps=len(migrations)), way())
+    assert rows(target, "SELECT id, kind FROM children ORDER BY id") == kinds
+
+
+@pytest.mark.majors(15, 18)
+@pytest.mark.parametrize(
+    "pattern", ["remove_column", "rename_column", "change_type", "split_table", "remove_enum_value"]
+)
+def test_names_that_need_quotes_stand_in_a_schema_of_their_own(target: Target, tmp_path: Path, pattern: str) -> None:
+    name = "Group" + "x" * 20
+    do(
+        target,
+        "CREATE SCHEMA care",
+        "CREATE TYPE care.\"Level\" AS ENUM ('ONE', 'TWO', 'THREE')",
+        f'CREATE TABLE care."{name}" (id uuid NOT NULL DEFAULT gen_random_uuid() PRIMARY KEY, "select" varchar(9), '
+        '"order" integer, "Level" care."Level" NOT NULL DEFAULT \'ONE\')',
+        f'INSERT INTO care."{name}" ("select", "order", "Level") SELECT n::text, n, \'TWO\' FROM generate_series(1, 10) AS n',
+    )
+    given = {
+        "remove_column": {
+            "column": "select",
+            "type": "varchar(9)",
+            "not_null": "false",
+            "value": "it's gone",
+            "comment": "",
+        },
+        "rename_column": {"column": "select", "to": "user", "type": "varchar(9)"},
+        "change_type": {"column": "order", "not_null": "false"},
+        "split_table": {"column": "select", "to": "table", "type": "varchar(9)", "comment": ""},
+        "remove_enum_value": {"column": "Level", "enum": "Level"},
+    }[pattern]
+    before = inventory(target)
+    migrations = scaffolded(
+        tmp_path / "sql",
+        pattern,
+        {**CASES[pattern].variables, **given, "table": name, "schema": "care", "phi": "false"},
+    )
+    migrate.apply(target, migrations, Selection(), way())
+    assert differences(target, migrations) == []
+    migrate.revert(target, Reverts(steps=len(migrations)), way())
+    assert catalog.compare(before, inventory(target), ignore=()) == []
+    assert (
+        rows(target, f'SELECT count(*) AS n FROM care."{name}" WHERE "select" = "order"::text AND "Level" = \'TWO\'')[
+            0
+        ]["n"]
+        == 10
+    )
+
+
+# --- the pages --------------------------------------------------------------------------------------------------------
+
+
+def test_each_pattern_is_tested_and_has_a_page_that_the_list_names() -> None:
+    pages = ROOT / "docs" / "patterns"
+    assert set(CASES) == set(patterns.declared())
+    assert {page.stem for page in pages.glob("*.md")} - {"README"} == set(CASES)
+    assert set(re.findall(r"\]\((\w+)\.md\)", (pages / "README.md").read_text(encoding="utf-8"))) == set(CASES)
+
+
+@pytest.mark.parametrize("pattern", list(CASES))
+def test_a_page_shows_the_very_files_and_names_each_variable(pattern: str) -> None:
+    text = (ROOT / "docs" / "patterns" / f"{pattern}.md").read_text(encoding="utf-8")
+    folder = ROOT / "sql" / "scaffold" / "patterns" / pattern
+    shown = dict(re.findall(r"^`(\S+)`\n\n```(?:sql|yaml)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    assert shown == {
+        f"{path.parent.name}/{path.name}": without_header(path) for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+    own = [name for name in patterns.declared()[pattern] if name not in ("schema", "phi")]
+    assert re.findall(r"^\| `new_migration_(\w+)` \|", text, re.MULTILINE) == own
+
+
+def without_header(path: Path) -> str:
+    """Licence lines say nothing to a reader."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return "".join(
+        line for line in lines if "SPDX-" not in line and "Copyright" not in line and line != "---\n"
+    ).lstrip("\n")
+
+
+def examples() -> dict[str, dict[str, str]]:
+    """The variables of the command that each page types."""
+    found = {}
+    for pattern in CASES:
+        text = (ROOT / "docs" / "patterns" / f"{pattern}.md").read_text(encoding="utf-8")
+        (block,) = re.findall(r"^```console\n\$ (.*?)^```$", text, re.MULTILINE | re.DOTALL)
+        words = shlex.split(block.replace("\\\n> ", " "))
+        assert words[:2] == ["ansible-playbook", "new_migration.yml"]
+        found[pattern] = {
+            key.removeprefix("new_migration_"): str(value)
+            for word in words[3::2]
+            for key, value in (json.loads(word).items() if word.startswith("{") else [word.split("=", 1)])
+        }
+    return found
+
+
+def test_the_example_of_each_page_is_applied_and_taken_back_on_the_platforms_schema(
+    target: Target, tmp_path: Path
+) -> None:
+    tree = tmp_path / "sql"
+    for folder in (ROOT / "sql" / "migrations").glob("20250103*"):
+        shutil.copytree(folder, tree / "migrations" / folder.name)
+    migrate.apply(target, migration_tree.render(migration_tree.read_tree(tree)), Selection(), way())
+    before = inventory(target)
+    for pattern, given in examples().items():
+        assert given.pop("pattern") == pattern
+        new = scaffold.plan(tree, given.pop("name"), pattern=pattern, variables=given)
+        scaffold.write_all(new)
+        read = migration_tree.scan_tree(tree)
+        assert [*read.findings, *migration_lint.lint(read)] == []
+        # The last of drop_table has no way back.
+        count = 1 if pattern == "drop_table" else len(new)
+        migrate.apply(target, migration_tree.render(read), Selection(steps=count), way())
+        migrate.revert(target, Reverts(steps=count), way())
+        assert catalog.compare(before, inventory(target), ignore=()) == [], pattern
+        for migration in new:
+            shutil.rmtree(migration.folder)
