@@ -19,7 +19,7 @@ from support import demo
 from support.demo import Answer, Shell
 from support.podman import ROOT
 
-LATEST = "20251103204744"
+LATEST = max(folder.name.partition("_")[0] for folder in (ROOT / "sql" / "migrations").iterdir())
 
 
 @dataclass

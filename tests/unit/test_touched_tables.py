@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils import statements
 
 
 def test_a_table_that_several_statements_and_steps_touch_is_named_once() -> None:
     alter = {"sql": "ALTER TABLE public.pets ADD COLUMN a int; ALTER TABLE public.pets ADD COLUMN b int"}
     indexes = [{"schema": "public", "table": "pets"}, {"schema": "public", "table": "pets"}]
     steps = [{"kind": "sql", "up": [alter, alter]}, {"kind": "indexes", "indexes": indexes}]
-    assert migrate._tables([{"steps": steps}]) == ["public.pets"]
+    assert statements.tables_of([{"steps": steps}]) == ["public.pets"]
