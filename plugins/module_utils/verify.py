@@ -190,7 +190,9 @@ def _of_phi(tables: Sequence[Mapping[str, Any]]) -> list[Finding]:
         ("soft_delete", NOTICE, "column deletedAt"),
     )
     return [
-        Finding("PHI", level, "tables of PHI", kind, f"{protection} on all {len(tables)}", "missing on " + ", ".join(bare))
+        Finding(
+            "PHI", level, "tables of PHI", kind, f"{protection} on all {len(tables)}", "missing on " + ", ".join(bare)
+        )
         for kind, level, protection in wanted
         if (bare := [str(table["name"]) for table in tables if not table[kind]])
     ]

@@ -27,7 +27,7 @@ from support.engine import way
 from support.server import APP, BACKUP, GROUPS, MIGRATOR, OWNER, RESTORE, Server
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
-ROWS, AUDIT = "20251107000000", "20251107000001"
+GRANTS, ROWS, AUDIT = "20251107000000", "20251107000001", "20251107000002"
 MAJORS = pytest.mark.majors(15, 18)
 
 # Two schools in one district, one in another; an account of each role, and two pupils with records in each school.
@@ -115,7 +115,11 @@ class World:
     def owner(self, query: str) -> list[dict[str, Any]]:
         with self.server.session(self.database, MIGRATOR) as conn:
             execute(conn, f"SET ROLE {OWNER}")
-            return fetch_all(conn, query) if query.lstrip().upper().startswith(("SELECT", "EXPLAIN")) else self.do(conn, query)
+            return (
+                fetch_all(conn, query)
+                if query.lstrip().upper().startswith(("SELECT", "EXPLAIN"))
+                else self.do(conn, query)
+            )
 
     @staticmethod
     def do(conn: Any, query: str) -> list[dict[str, Any]]:
@@ -169,7 +173,9 @@ def test_a_session_without_an_account_sees_nothing(world: World) -> None:
     for table in tables:
         for group in GROUPS:
             if world.owner(f"SELECT has_table_privilege('{group}', '{table}', 'SELECT') AS may")[0]["may"]:
-                assert world.seen(group.removeprefix("white_cross_"), None, f"SELECT count(*) FROM {table}") == [0], table
+                assert world.seen(group.removeprefix("white_cross_"), None, f"SELECT count(*) FROM {table}") == [0], (
+                    table
+                )
 
 
 def test_an_account_cannot_be_used_with_another_role_nor_when_it_is_closed(world: World) -> None:
@@ -207,14 +213,16 @@ def test_a_district_sees_its_schools_and_the_platform_sees_all(world: World) -> 
 
 
 def test_a_pupil_without_a_school_belongs_to_the_district(world: World) -> None:
-    world.owner("UPDATE students SET \"schoolId\" = NULL WHERE \"studentNumber\" = 'A1'")
+    world.owner('UPDATE students SET "schoolId" = NULL WHERE "studentNumber" = \'A1\'')
     assert world.seen("nurse", "nurse.a", NUMBERS) == ["A2"]
     assert "A1" in world.seen("district_admin", "district.north", NUMBERS)
     assert "A1" not in world.seen("district_admin", "district.south", NUMBERS)
 
 
 def test_the_school_counts_where_the_district_of_a_pupil_says_otherwise(world: World) -> None:
-    world.owner("UPDATE students SET \"districtId\" = (SELECT id FROM districts WHERE code = 'SOUTH') WHERE \"studentNumber\" = 'A1'")
+    world.owner(
+        "UPDATE students SET \"districtId\" = (SELECT id FROM districts WHERE code = 'SOUTH') WHERE \"studentNumber\" = 'A1'"
+    )
     assert "A1" in world.seen("district_admin", "district.north", NUMBERS)
     assert "A1" not in world.seen("district_admin", "district.south", NUMBERS)
 
@@ -247,7 +255,11 @@ def test_a_viewer_writes_nothing_and_reads_the_columns_of_its_work(world: World)
 
 
 def test_secrets_of_accounts_are_nobodys_but_the_administrators(world: World) -> None:
-    for group, email in (("nurse", "nurse.a"), ("school_admin", "school_admin.a"), ("district_admin", "district.north")):
+    for group, email in (
+        ("nurse", "nurse.a"),
+        ("school_admin", "school_admin.a"),
+        ("district_admin", "district.north"),
+    ):
         assert len(world.seen(group, email, "SELECT email FROM users")) > 0
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             world.seen(group, email, "SELECT password FROM users")
@@ -313,7 +325,9 @@ MANY = """
 def plan(world: World, group: str, email: str, query: str) -> str:
     with world.acting(group, email) as conn:
         execute(conn, "SET LOCAL jit = off")
-        return "\n".join(row["QUERY PLAN"] for row in fetch_all(conn, f"EXPLAIN (ANALYZE, TIMING OFF, COSTS OFF) {query}"))
+        return "\n".join(
+            row["QUERY PLAN"] for row in fetch_all(conn, f"EXPLAIN (ANALYZE, TIMING OFF, COSTS OFF) {query}")
+        )
 
 
 @MAJORS
@@ -345,9 +359,9 @@ def test_owner_backup_and_restore_roles_see_every_row(world: World) -> None:
         # The engine's sessions run with row_security = off: a role that is bound would get an error, not fewer rows.
         conn = connection.connect(target, application_name="test")
         try:
-            assert fetch_all(conn, "SELECT count(*) AS n, current_setting('row_security') AS rls FROM medication_logs") == [
-                {"n": 6, "rls": "off"}
-            ]
+            assert fetch_all(
+                conn, "SELECT count(*) AS n, current_setting('row_security') AS rls FROM medication_logs"
+            ) == [{"n": 6, "rls": "off"}]
         finally:
             conn.close()
 
@@ -388,31 +402,49 @@ def test_batches_of_a_later_version_reach_every_row_and_are_audited(
 
 
 @MAJORS
-def test_both_versions_go_back_and_come_again_and_keep_every_row(
+def test_each_version_goes_back_and_comes_again_and_every_row_is_kept(
     target: Any, chain: list[dict[str, Any]], server: Server
 ) -> None:
+    files = (
+        "SELECT relname, relfilenode FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace "
+        "ORDER BY 1"
+    )
     conn = connection.connect(target, application_name="test")
     try:
-        migrate.apply(target, chain, Selection(target=last_before(chain, ROWS)), way())
+        migrate.apply(target, chain, Selection(target=last_before(chain, GRANTS)), way())
         execute(conn, PEOPLE)
-        files = 'SELECT relname, relfilenode FROM pg_class WHERE relkind = \'r\' AND relnamespace = \'public\'::regnamespace ORDER BY 1'
         stored = fetch_all(conn, files)
-        before = catalog.inventory(conn)
         for _ in range(2):
-            migrate.apply(target, chain, Selection(target=ROWS), way())
-            between = catalog.inventory(conn)
-            migrate.apply(target, chain, Selection(target=AUDIT), way())
-            for version in (ROWS, AUDIT):
+            before = []
+            for version in (GRANTS, ROWS, AUDIT):
+                before.append(catalog.inventory(conn))
+                migrate.apply(target, chain, Selection(target=version), way())
                 assert differences(conn, chain, version) == []
-            migrate.revert(target, Reverts(version=AUDIT), way())
-            assert catalog.compare(between, catalog.inventory(conn), ignore=()) == []
-            migrate.revert(target, Reverts(version=ROWS), way())
-            assert catalog.compare(before, catalog.inventory(conn), ignore=()) == []
+            for version in (AUDIT, ROWS, GRANTS):
+                migrate.revert(target, Reverts(version=version), way())
+                assert catalog.compare(before.pop(), catalog.inventory(conn), ignore=()) == []
         assert fetch_all(conn, "SELECT count(*) AS n FROM students") == [{"n": 6}]
         # No table was written anew: each switch changes the catalog only.
         assert fetch_all(conn, files) == stored
     finally:
         conn.close()
+
+
+def test_between_grants_and_policies_the_application_works_with_and_without_a_role(
+    before_rows: Any, server: Server
+) -> None:
+    """The deployment in between: what takes a role and what does not yet both see their rows."""
+    server.execute(f"GRANT SELECT ON students TO {APP}", database=before_rows.database)
+    migrate.apply(before_rows, with_prefix("white_cross"), Selection(target=GRANTS), way())
+    world = World(server, before_rows.database)
+    world.owner(PEOPLE)
+    assert len(world.seen("nurse", "nurse.a", NUMBERS)) == 6
+    with server.session(before_rows.database, APP) as conn:
+        assert len(fetch_all(conn, NUMBERS)) == 6
+    migrate.apply(before_rows, with_prefix("white_cross"), Selection(target=ROWS), way())
+    assert len(world.seen("nurse", "nurse.a", NUMBERS)) == 2
+    with server.session(before_rows.database, APP) as conn:
+        assert fetch_all(conn, NUMBERS) == []
 
 
 def last_before(chain: list[dict[str, Any]], version: str) -> str:
@@ -426,7 +458,7 @@ def differences(conn: Any, chain: list[dict[str, Any]], version: str) -> list[di
 
 @pytest.fixture
 def before_rows(target: Any, chain: list[dict[str, Any]]) -> Any:
-    migrate.apply(target, chain, Selection(target=last_before(chain, ROWS)), way())
+    migrate.apply(target, chain, Selection(target=last_before(chain, GRANTS)), way())
     return target
 
 
@@ -447,7 +479,7 @@ def test_roles_that_are_missing_and_may_not_be_made_are_named_before_anything_ch
     conn = connection.connect(before_rows, application_name="test")
     before = catalog.inventory(conn)
     with pytest.raises(PgopsError) as caught:
-        migrate.apply(before_rows, with_prefix("t_absent"), Selection(target=ROWS), way())
+        migrate.apply(before_rows, with_prefix("t_absent"), Selection(target=GRANTS), way())
     assert caught.value.sqlstate == "42501"
     assert "nothing was changed" in caught.value.message
     for role in ("admin", "district_admin", "school_admin", "nurse", "counselor", "viewer"):
@@ -464,7 +496,7 @@ def test_roles_that_are_missing_are_made_by_who_may_and_stay(before_rows: Any, s
         before = catalog.inventory(conn)
         with owner_as(server, "CREATEROLE"):
             migrate.apply(before_rows, with_prefix(prefix), Selection(target=ROWS), way())
-            migrate.revert(before_rows, Reverts(version=ROWS), way())
+            migrate.revert(before_rows, Reverts(steps=2), way())
         assert catalog.compare(before, catalog.inventory(conn), ignore=()) == []
         made = fetch_all(conn, f"SELECT rolname, rolcanlogin FROM pg_roles WHERE rolname LIKE '{prefix}%'")
         assert [row["rolcanlogin"] for row in made] == [False] * 6
@@ -494,7 +526,7 @@ def test_without_force_the_owner_needs_nothing_and_the_application_is_bound(befo
 
 
 def test_a_policy_that_is_there_is_taken_over_and_another_is_refused(before_rows: Any) -> None:
-    policy = 'CREATE POLICY viewer ON students FOR SELECT TO white_cross_viewer USING ("schoolId" = (SELECT public.acting_school(\'{}\')))'
+    policy = "CREATE POLICY viewer ON students FOR SELECT TO white_cross_viewer USING (\"schoolId\" = (SELECT public.acting_school('{}')))"
     conn = connection.connect(before_rows, application_name="test")
     chain = with_prefix("white_cross")
     functions = next(item for item in chain if item["version"] == ROWS)["steps"][0]["up"]
@@ -515,10 +547,10 @@ def test_a_policy_that_is_there_is_taken_over_and_another_is_refused(before_rows
 
 def audit(world: World, table: str) -> list[dict[str, Any]]:
     return world.owner(
-        "SELECT \"userId\"::text AS who, action::text AS action, \"entityId\" AS row, changes->>'login' AS login, "
+        'SELECT "userId"::text AS who, action::text AS action, "entityId" AS row, changes->>\'login\' AS login, '
         "changes->>'role' AS role, changes->'columns' AS columns, changes->'truncate' AS truncate, "
         "\"createdAt\" > now() - interval '1 minute' AS now "
-        f"FROM audit_logs WHERE \"entityType\" = '{table}' ORDER BY \"createdAt\""
+        f'FROM audit_logs WHERE "entityType" = \'{table}\' ORDER BY "createdAt"'
     )
 
 
@@ -546,7 +578,9 @@ def test_each_change_of_a_nurse_says_who_when_which_row_and_which_columns(world:
     assert [w["columns"] for w in written] == [None, ["heartRate", "notes"], None]
     assert all(w["now"] for w in written)
     # The names of columns, never what is in them.
-    assert world.owner("SELECT count(*) AS n FROM audit_logs WHERE to_jsonb(audit_logs)::text LIKE '%Sentinel%'") == [{"n": 0}]
+    assert world.owner("SELECT count(*) AS n FROM audit_logs WHERE to_jsonb(audit_logs)::text LIKE '%Sentinel%'") == [
+        {"n": 0}
+    ]
 
 
 def test_an_unknown_or_malformed_account_loses_no_change(world: World) -> None:
@@ -554,7 +588,10 @@ def test_an_unknown_or_malformed_account_loses_no_change(world: World) -> None:
         execute(conn, f"SET ROLE {OWNER}")
         for claimed in ("nobody", "", "00000000-0000-0000-0000-000000000001"):
             fetch_all(conn, "SELECT set_config('app.user_id', %s, false)", (claimed,))
-            execute(conn, "UPDATE emergency_contacts SET name = name; INSERT INTO contacts (\"firstName\", \"lastName\", type) VALUES ('a', 'b', 'OTHER')")
+            execute(
+                conn,
+                "UPDATE emergency_contacts SET name = name; INSERT INTO contacts (\"firstName\", \"lastName\", type) VALUES ('a', 'b', 'OTHER')",
+            )
     whos = [w["who"] for w in audit(world, "contacts") if w["login"] == MIGRATOR][-3:]
     assert whos == [None, None, "00000000-0000-0000-0000-000000000001"]
 
@@ -564,7 +601,9 @@ def test_a_cascade_and_a_truncate_are_written_down(world: World) -> None:
     assert [w["action"] for w in audit(world, "students")].count("DELETE") == 1
     assert [w["action"] for w in audit(world, "allergies")].count("DELETE") == 1
     world.owner("TRUNCATE growth_measurements")
-    assert [(w["action"], w["row"], w["truncate"]) for w in audit(world, "growth_measurements")] == [("DELETE", None, True)]
+    assert [(w["action"], w["row"], w["truncate"]) for w in audit(world, "growth_measurements")] == [
+        ("DELETE", None, True)
+    ]
 
 
 @MAJORS
@@ -577,8 +616,10 @@ def test_the_application_cannot_switch_the_audit_off_nor_change_what_it_wrote(wo
         "DELETE FROM audit_logs",
         "UPDATE audit_logs SET action = 'READ'",
         "TRUNCATE audit_logs",
-        'INSERT INTO audit_logs (action, "entityType", "userId", changes) SELECT \'DELETE\', \'students\', '
-        "current_setting('app.user_id')::uuid, '{\"trigger\": \"phi_audit\"}'",
+        (
+            "INSERT INTO audit_logs (action, \"entityType\", \"userId\", changes) SELECT 'DELETE', 'students', "
+            "current_setting('app.user_id')::uuid, '{\"trigger\": \"phi_audit\"}'"
+        ),
         "INSERT INTO audit_logs (action, \"entityType\", \"userId\") VALUES ('READ', 'students', gen_random_uuid())",
         "SELECT audit_phi_change()",
     ):
@@ -600,12 +641,17 @@ def test_the_application_cannot_switch_the_audit_off_nor_change_what_it_wrote(wo
 def test_not_even_the_owner_or_a_replica_passes_by_the_audit(world: World) -> None:
     count = len(audit(world, "students"))
     with world.server.session(world.database) as conn:
-        execute(conn, "SET session_replication_role = replica; UPDATE students SET grade = '4' WHERE \"studentNumber\" = 'A1'")
+        execute(
+            conn,
+            "SET session_replication_role = replica; UPDATE students SET grade = '4' WHERE \"studentNumber\" = 'A1'",
+        )
     assert len(audit(world, "students")) == count + 1
     for statement in ("UPDATE audit_logs SET action = 'READ'", "TRUNCATE audit_logs", "DELETE FROM audit_logs"):
         with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="only added to"):
             world.owner(statement)
-    world.owner("INSERT INTO audit_logs (action, \"entityType\", \"createdAt\") VALUES ('READ', 'old', now() - interval '8 years')")
+    world.owner(
+        "INSERT INTO audit_logs (action, \"entityType\", \"createdAt\") VALUES ('READ', 'old', now() - interval '8 years')"
+    )
     world.owner("DELETE FROM audit_logs WHERE \"createdAt\" < now() - interval '7 years'")
     assert audit(world, "old") == []
 
@@ -619,7 +665,9 @@ def test_a_sign_in_that_failed_can_be_written_down_before_there_is_an_account(wo
 
 def test_a_thousand_audited_rows_cost_well_under_a_second(world: World) -> None:
     started = time.monotonic()
-    world.owner("INSERT INTO allergies (\"studentId\", allergen, \"allergyType\") SELECT id, 'a' || n, 'FOOD' FROM students, generate_series(1, 500) AS n")
+    world.owner(
+        "INSERT INTO allergies (\"studentId\", allergen, \"allergyType\") SELECT id, 'a' || n, 'FOOD' FROM students, generate_series(1, 500) AS n"
+    )
     world.owner("UPDATE allergies SET notes = 'x'")
     seconds = time.monotonic() - started
     assert len(audit(world, "allergies")) >= 6000
@@ -650,7 +698,11 @@ def test_every_table_of_phi_is_protected_and_audited(world: World) -> None:
         ("ALTER TABLE allergies DISABLE TRIGGER phi_audit_truncate", "audited", "public.allergies"),
         ("ALTER TABLE students ENABLE REPLICA TRIGGER phi_audit", "audited", "public.students"),
         ("DROP TRIGGER audit_logs_keep_deleted ON audit_logs", "audited", "public.audit_logs"),
-        ("COMMENT ON COLUMN medications.notes IS 'PHI: somebody wrote names into it'", "row_security", "public.medications"),
+        (
+            "COMMENT ON COLUMN medications.notes IS 'PHI: somebody wrote names into it'",
+            "row_security",
+            "public.medications",
+        ),
         ("COMMENT ON TABLE medications IS 'PHI'", "audited", "public.medications"),
     ],
 )
