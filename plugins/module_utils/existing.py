@@ -44,12 +44,14 @@ _PRESENT = {
     "AND k.conname = ANY(%(names)s)",
     "trigger": f"n.nspname, c.relname, g.tgname FROM pg_trigger g {_OF_TABLE.format('g.tgrelid')} "
     "AND g.tgname = ANY(%(names)s) AND NOT g.tgisinternal",
+    "policy": f"n.nspname, c.relname, y.polname FROM pg_policy y {_OF_TABLE.format('y.polrelid')} "
+    "AND y.polname = ANY(%(names)s)",
     "function": "n.nspname, NULL, p.proname FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace "
     "WHERE p.proname = ANY(%(names)s)",
     "extension": "NULL, NULL, x.extname FROM pg_extension x WHERE x.extname = ANY(%(names)s)",
     "schema": "NULL, NULL, n.nspname FROM pg_namespace n WHERE n.nspname = ANY(%(names)s)",
 }
-_IN_A_TABLE = ("enum_value", "column", "constraint", "trigger")
+_IN_A_TABLE = ("enum_value", "column", "constraint", "trigger", "policy")
 _IN_NO_SCHEMA = ("extension", "schema")
 
 _COLUMNS = """
@@ -108,6 +110,13 @@ _TRIGGER = """
 SELECT pg_catalog.pg_get_triggerdef(g.oid) AS definition, g.tgenabled::text AS enabled
   FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = %s AND c.relname = %s AND g.tgname = %s AND NOT g.tgisinternal
+"""
+_POLICY = """
+SELECT y.polcmd::text AS command, y.polpermissive AS permissive, y.polroles::regrole[]::text AS roles,
+       pg_catalog.pg_get_expr(y.polqual, y.polrelid) AS "using",
+       pg_catalog.pg_get_expr(y.polwithcheck, y.polrelid) AS "check"
+  FROM pg_policy y JOIN pg_class c ON c.oid = y.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %s AND c.relname = %s AND y.polname = %s
 """
 
 
@@ -196,7 +205,7 @@ def describe(made: Mapping[str, Any]) -> str:
     kind, name = made["kind"], made.get("name")
     if kind in ("extension", "schema"):
         return f"{kind} {name}"
-    if kind in ("column", "constraint", "trigger", "enum_value"):
+    if kind in ("column", "constraint", "trigger", "policy", "enum_value"):
         return f"{kind.replace('_', ' ')} {_schema(made)}.{_table(made)}.{name}"
     return f"{kind} {_schema(made)}.{name}"
 
@@ -265,7 +274,7 @@ def shadow(conn: Connection) -> Iterator[str]:
 def _build(conn: Connection, shadow: str, statement: Mapping[str, Any], made: Mapping[str, Any]) -> str | None:
     kind, schema = made["kind"], _schema(made)
     table = str(made["name"]) if kind == "table" else _table(made)
-    if kind in ("column", "constraint", "index", "trigger"):
+    if kind in ("column", "constraint", "index", "trigger", "policy"):
         if table is None:
             found = index_definition(conn, schema, str(made["name"]))
             table = found["table"] if found else None
@@ -282,6 +291,7 @@ def _build(conn: Connection, shadow: str, statement: Mapping[str, Any], made: Ma
         "constraint": (r"ALTER\s+TABLE", table),
         "index": (r"\bON", table),
         "trigger": (r"\bON", table),
+        "policy": (r"\bON", table),
         "type": (r"CREATE\s+(?:TYPE|DOMAIN)", made["name"]),
         "function": (r"CREATE\s+(?:OR\s+REPLACE\s+)?(?:FUNCTION|PROCEDURE)", made["name"]),
     }[kind]
@@ -360,6 +370,14 @@ def _differences(
         left = plain(wanted_trigger["definition"]) if wanted_trigger else None
         right = plain(found_trigger["definition"]) if found_trigger else None
         return [] if left == right else [f"wanted {left}, found {right}"]
+    if kind == "policy":
+        wanted_policy = fetch_one(conn, _POLICY, (shadow, table, name)) or {}
+        found_policy = fetch_one(conn, _POLICY, (schema, table, name)) or {}
+        return [
+            f"{attribute}: wanted {_word(wanted_policy[attribute])}, found {_word(found_policy.get(attribute))}"
+            for attribute in wanted_policy
+            if plain(wanted_policy[attribute]) != plain(found_policy.get(attribute))
+        ]
     wanted_functions = [plain(row["definition"]) for row in fetch_all(conn, _FUNCTIONS, (shadow, name))]
     found_functions = [plain(row["definition"]) for row in fetch_all(conn, _FUNCTIONS, (schema, name))]
     missing = [text for text in wanted_functions if text not in found_functions]

@@ -96,6 +96,26 @@ SELECT DISTINCT CASE WHEN t.tgconstraint <> 0 AND t.tgisinternal THEN 'constrain
  ORDER BY 1
 """
 
+# A table holds PHI if its comment or one of its columns' says so. Its audit is told by the comment of the trigger's
+# function: AUDIT writes each change down, APPEND-ONLY lets none happen. tgtype: 4 INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE.
+_PHI_TABLES = f"""
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name,
+       c.relrowsecurity AND c.relforcerowsecurity AS row_security,
+       coalesce(bit_or(t.tgtype::int) FILTER (WHERE t.tag = 'AUDIT') & 60 = 60, false)
+         OR coalesce(bit_or(t.tgtype::int) FILTER (WHERE t.tag = 'APPEND-ONLY') & 56 = 56, false) AS audited,
+       EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attname IN ('deletedAt', 'deleted_at')
+                  AND NOT a.attisdropped) AS soft_delete
+  FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+  LEFT JOIN LATERAL (
+       SELECT g.tgtype, substring(obj_description(g.tgfoid, 'pg_proc') FROM '^(AUDIT|APPEND-ONLY)\\y') AS tag
+         FROM pg_trigger AS g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A')) AS t ON true
+ WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND {_USER_SCHEMA} AND n.nspname <> 'pgops'
+   AND EXISTS (SELECT FROM pg_description AS d WHERE d.classoid = 'pg_class'::regclass AND d.objoid = c.oid
+                  AND d.description ~ '^PHI\\y')
+ GROUP BY n.nspname, c.oid, c.relname
+ ORDER BY 1
+"""
+
 _ESTIMATES = f"""
 SELECT n.nspname::text AS schema, c.relname::text AS table,
        quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name,
@@ -259,6 +279,15 @@ def not_in_force(conn: Connection) -> list[dict[str, Any]]:
 def disabled_triggers(conn: Connection) -> list[str]:
     """Triggers that are switched off, and foreign keys whose triggers are, by kind and name. No lock on tables."""
     return [str(row["name"]) for row in fetch_all(conn, _DISABLED_TRIGGERS)]
+
+
+def phi_tables(conn: Connection) -> list[dict[str, Any]]:
+    """Tables whose comment, or that of a column, begins with ``PHI``.
+
+    :return: ``name``, ``row_security`` (enabled and forced), ``audited`` (every kind of change leaves a trace or is
+        refused), ``soft_delete`` (a deletion can be marked instead of done). No lock on tables.
+    """
+    return fetch_all(conn, _PHI_TABLES)
 
 
 def row_counts(conn: Connection, *, exact_rows: int = EXACT_ROWS) -> list[dict[str, Any]]:

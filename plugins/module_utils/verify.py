@@ -14,7 +14,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import checks as 
 from ansible_collections.whitecross.pgops.plugins.module_utils import declared, integrity, ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.catalog import Inventory
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect
-from ansible_collections.whitecross.pgops.plugins.module_utils.declared import FAIL, NOTICE, Finding
+from ansible_collections.whitecross.pgops.plugins.module_utils.declared import FAIL, NOTICE, WARN, Finding
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 
@@ -129,6 +129,7 @@ def verify_database(
         versions = {str(migration["version"]) for migration in applied}
         checked, differing = named_checks.run(conn, checks, versions, control=control)
         findings += differing
+        findings += _of_phi(integrity.phi_tables(conn))
         rows = integrity.row_counts(conn)
         installed = integrity.extensions(conn)
     return {
@@ -203,6 +204,22 @@ def _of_objects(conn: Connection, wanted: Inventory | None, told: set[tuple[str,
             meant = _is(wanted, key, "enabled", "disabled")
             findings.append(_finding("trigger", key, attribute, "enabled", "disabled", meant))
     return findings
+
+
+def _of_phi(tables: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """One finding a kind of protection, with the tables that are without: dozens of lines would hide the others."""
+    wanted = (
+        ("row_security", WARN, "row-level security, enabled and forced"),
+        ("audited", WARN, "audit trigger for INSERT, UPDATE, DELETE and TRUNCATE"),
+        ("soft_delete", NOTICE, "column deletedAt"),
+    )
+    return [
+        Finding(
+            "PHI", level, "tables of PHI", kind, f"{protection} on all {len(tables)}", "missing on " + ", ".join(bare)
+        )
+        for kind, level, protection in wanted
+        if (bare := [str(table["name"]) for table in tables if not table[kind]])
+    ]
 
 
 def _finding(check: str, key: str, attribute: str, expected: str, found: str, meant: bool) -> Finding:

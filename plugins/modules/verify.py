@@ -15,6 +15,8 @@ description:
   - Counts, for every foreign key of the database, the rows without a parent, and looks for an index that leads with its columns.
   - Runs the named checks of the tree, each where the versions that it needs are applied.
   - Looks for invalid indexes, constraints that are not validated or not enforced, and disabled triggers.
+  - Warns of tables whose comment, or that of a column, begins with V(PHI) and that have no forced row-level security, or no trigger whose
+    function's comment begins with V(AUDIT) (or V(APPEND-ONLY)) for every kind of change; tells those without a column C(deletedAt).
   - Writes nothing to the databases. In check mode no scratch database is made, so the schema is not compared.
 extends_documentation_fragment:
   - whitecross.pgops.pgops

@@ -479,6 +479,9 @@ def _creates(node: Any) -> dict[str, Any] | None:
             "name": node.trigname,
             "replace": bool(node.replace),
         }
+    if isinstance(node, ast.CreatePolicyStmt):
+        schema, table = _relation(node.table)
+        return {"kind": "policy", "schema": schema, "table": table, "name": node.policy_name}
     if isinstance(node, ast.CreateExtensionStmt):
         return {"kind": "extension", "schema": None, "name": node.extname}
     if isinstance(node, ast.CreateSchemaStmt):
@@ -540,9 +543,10 @@ def _destroys(node: Any) -> dict[str, Any] | None:
 def _drop(node: Any) -> dict[str, Any] | None:
     kinds = grammar().enums.ObjectType
     target = node.objects[0]
-    if node.removeType == kinds.OBJECT_TRIGGER:
+    if node.removeType in (kinds.OBJECT_TRIGGER, kinds.OBJECT_POLICY):
         schema, table = _qualified(target[:-1])
-        return {"kind": "trigger", "schema": schema, "table": table, "name": target[-1].sval}
+        kind = "trigger" if node.removeType == kinds.OBJECT_TRIGGER else "policy"
+        return {"kind": kind, "schema": schema, "table": table, "name": target[-1].sval}
     if node.removeType == kinds.OBJECT_EXTENSION:
         return {"kind": "extension", "schema": None, "table": None, "name": target.sval}
     if node.removeType in (kinds.OBJECT_TYPE, kinds.OBJECT_DOMAIN):

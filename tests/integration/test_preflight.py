@@ -132,19 +132,18 @@ def unreadable_large_object(world: World) -> None:
 
 
 def hidden_from_migrator(world: World) -> None:
-    world.sql("ALTER TABLE public.students ENABLE ROW LEVEL SECURITY")
+    world.undo(f"ALTER ROLE {OWNER} BYPASSRLS")
+    world.sql(f"ALTER ROLE {OWNER} NOBYPASSRLS", "ALTER TABLE public.students ENABLE ROW LEVEL SECURITY")
 
 
 def hidden_from_backup(world: World) -> None:
-    world.undo(f"ALTER ROLE {BACKUP} BYPASSRLS", f"ALTER ROLE {OWNER} NOBYPASSRLS")
-    world.sql(f"ALTER ROLE {BACKUP} NOBYPASSRLS", f"ALTER ROLE {OWNER} BYPASSRLS")
-    world.sql("ALTER TABLE public.students ENABLE ROW LEVEL SECURITY")
+    world.undo(f"ALTER ROLE {BACKUP} BYPASSRLS")
+    world.sql(f"ALTER ROLE {BACKUP} NOBYPASSRLS", "ALTER TABLE public.students ENABLE ROW LEVEL SECURITY")
 
 
 def hidden_from_restore(world: World) -> None:
     world.plain_restore_role(OWNER, "pg_monitor", "pg_signal_backend")
-    world.undo(f"ALTER ROLE {OWNER} NOBYPASSRLS")
-    world.sql(f"ALTER ROLE {OWNER} BYPASSRLS", "ALTER TABLE public.students ENABLE ROW LEVEL SECURITY")
+    world.sql("ALTER TABLE public.students ENABLE ROW LEVEL SECURITY")
 
 
 def no_createdb(world: World) -> None:

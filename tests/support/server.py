@@ -35,13 +35,20 @@ RESTORE = "white_cross_restore"
 
 # The roles that the playbooks really use, each with no more than it needs.
 ROLE_ATTRIBUTES = {
-    OWNER: "NOLOGIN",
+    # Row-level security is forced on the owner, too: it needs BYPASSRLS to migrate, count and hash.
+    OWNER: "NOLOGIN BYPASSRLS",
     MIGRATOR: "LOGIN NOSUPERUSER",
     BACKUP: "LOGIN BYPASSRLS",
-    APP: "LOGIN",
+    # It takes one of the groups for each transaction and has none of their privileges before.
+    APP: "LOGIN NOINHERIT",
     RESTORE: "LOGIN SUPERUSER",
 }
-MEMBERSHIPS = ((OWNER, MIGRATOR), ("pg_read_all_data", BACKUP))
+# The groups that the platform's versions give privileges to; the migrator may not create them.
+GROUPS = tuple(
+    f"white_cross_{role}" for role in ("admin", "district_admin", "school_admin", "nurse", "counselor", "viewer")
+)
+ROLE_ATTRIBUTES |= dict.fromkeys(GROUPS, "NOLOGIN")
+MEMBERSHIPS = ((OWNER, MIGRATOR), ("pg_read_all_data", BACKUP), *((group, APP) for group in GROUPS))
 
 # Not durable on purpose: a test's server outlives no machine crash.
 SETTINGS = {

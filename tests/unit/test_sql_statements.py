@@ -180,6 +180,10 @@ def test_a_table_is_told_with_columns_as_the_catalog_prints_them() -> None:
             "CREATE TRIGGER g AFTER INSERT ON s.t FOR EACH ROW EXECUTE FUNCTION f()",
             {"kind": "trigger", "schema": "s", "table": "t", "name": "g"},
         ),
+        (
+            "CREATE POLICY p ON s.t FOR SELECT TO r USING (true)",
+            {"kind": "policy", "schema": "s", "table": "t", "name": "p"},
+        ),
         ("CREATE EXTENSION pg_trgm", {"kind": "extension", "name": "pg_trgm"}),
         ("CREATE SCHEMA x", {"kind": "schema", "name": "x"}),
     ],
@@ -214,6 +218,7 @@ def test_what_creates_nothing_that_could_be_compared(sql: str) -> None:
         ("DROP FUNCTION f(int)", {"kind": "function", "schema": "public", "table": None, "name": "f"}),
         ("DROP TRIGGER g ON s.t", {"kind": "trigger", "schema": "s", "table": "t", "name": "g"}),
         ("DROP EXTENSION e", {"kind": "extension", "schema": None, "table": None, "name": "e"}),
+        ("DROP POLICY p ON s.t", {"kind": "policy", "schema": "s", "table": "t", "name": "p"}),
         ("TRUNCATE t", {"kind": "rows", "schema": "public", "table": "t", "name": "t"}),
         ("DELETE FROM s.t WHERE a", {"kind": "rows", "schema": "s", "table": "t", "name": "t"}),
         ("ALTER TABLE t DROP COLUMN c", {"kind": "column", "schema": "public", "table": "t", "name": "c"}),

@@ -1,0 +1,737 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+"""Row-level security, privileges and audit of the PHI tables: who sees what, who writes what, what is written down."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, connection, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils import verify as verification
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_all
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
+from support.backups import back_up, prove
+from support.engine import way
+from support.server import APP, BACKUP, GROUPS, MIGRATOR, OWNER, RESTORE, Server
+
+SQL = Path(__file__).resolve().parents[2] / "sql"
+GRANTS, ROWS, AUDIT = "20251107000000", "20251107000001", "20251107000002"
+MAJORS = pytest.mark.majors(15, 18)
+
+# Two schools in one district, one in another; an account of each role, and two pupils with records in each school.
+PEOPLE = """
+    INSERT INTO districts (id, name, code) SELECT d::uuid, code, code FROM (VALUES
+        ('00000000-0000-0000-0000-0000000000d1', 'NORTH'), ('00000000-0000-0000-0000-0000000000d2', 'SOUTH')) AS v (d, code);
+    INSERT INTO schools (id, name, code, "districtId") SELECT s::uuid, code, code, d::uuid FROM (VALUES
+        ('00000000-0000-0000-0000-00000000000a', 'A', '00000000-0000-0000-0000-0000000000d1'),
+        ('00000000-0000-0000-0000-00000000000b', 'B', '00000000-0000-0000-0000-0000000000d1'),
+        ('00000000-0000-0000-0000-00000000000c', 'C', '00000000-0000-0000-0000-0000000000d2')) AS v (s, code, d);
+    INSERT INTO users (email, password, "firstName", "lastName", role, "schoolId", "districtId")
+        SELECT lower(r || '.' || s.code) || '@example.org', 'secret', r, s.code, r::"UserRole", s.id, NULL
+        FROM schools AS s, unnest(ARRAY['SCHOOL_ADMIN', 'NURSE', 'COUNSELOR', 'VIEWER']) AS r
+        UNION ALL SELECT 'district.' || lower(d.code) || '@example.org', 'secret', 'D', d.code, 'DISTRICT_ADMIN', NULL, d.id
+        FROM districts AS d
+        UNION ALL SELECT 'admin@example.org', 'secret', 'A', 'A', 'ADMIN', NULL, NULL;
+    INSERT INTO students ("studentNumber", "firstName", "lastName", "dateOfBirth", grade, gender, "schoolId", "districtId")
+        SELECT s.code || n, 'P' || n, s.code, '2015-01-01', '3', 'OTHER', s.id, s."districtId"
+        FROM schools AS s, generate_series(1, 2) AS n;
+    INSERT INTO health_records ("studentId", "recordType", title, description, "recordDate", "isConfidential")
+        SELECT id, 'CHECKUP', 't', 'd', now(), "studentNumber" LIKE '%2' FROM students;
+    INSERT INTO allergies ("studentId", allergen, reaction, "allergyType") SELECT id, 'nuts', 'rash', 'FOOD' FROM students;
+    INSERT INTO medications (name) VALUES ('Ibuprofen');
+    INSERT INTO student_medications ("studentId", "medicationId", dosage, frequency, "startDate", "prescribedBy")
+        SELECT s.id, m.id, '1', '1', now(), 'Dr' FROM students AS s, medications AS m;
+    INSERT INTO medication_logs ("studentMedicationId", "nurseId", "timeGiven", "dosageGiven")
+        SELECT p.id, u.id, now(), '1' FROM student_medications AS p JOIN students AS s ON s.id = p."studentId"
+        JOIN users AS u ON u."schoolId" = s."schoolId" AND u.role = 'NURSE';
+    INSERT INTO appointments ("studentId", "nurseId", "scheduledAt", reason)
+        SELECT s.id, u.id, now(), 'r' FROM students AS s JOIN users AS u ON u."schoolId" = s."schoolId" AND u.role = 'NURSE';
+    INSERT INTO incident_reports ("studentId", "reportedById", type, severity, "occurredAt", description)
+        SELECT "studentId", "nurseId", 'OTHER', 'LOW', now(), 'd' FROM appointments;
+    INSERT INTO witness_statements ("incidentReportId", "witnessName", "witnessType", statement)
+        SELECT id, 'w', 'STAFF', 's' FROM incident_reports;
+    INSERT INTO contacts ("firstName", "lastName", type, "relationTo") SELECT 'G', 'G', 'GUARDIAN', id FROM students;
+    INSERT INTO contacts ("firstName", "lastName", type) VALUES ('V', 'V', 'VENDOR'), ('G', 'lost', 'GUARDIAN');
+    INSERT INTO documents ("studentId", title, category, "fileType", "fileName", "fileSize", "fileUrl", "uploadedBy")
+        SELECT id, 't', 'OTHER', 'pdf', 'f', 1, 'u', 'x' FROM students;
+    INSERT INTO messages ("senderId", content, priority, category)
+        SELECT id, 'c', 'LOW', 'GENERAL' FROM users WHERE role = 'NURSE';
+"""
+
+
+@pytest.fixture(scope="module")
+def chain() -> list[dict[str, Any]]:
+    return migration_tree.render(migration_tree.read_tree(SQL))
+
+
+def target_of(server: Server, database: str) -> connection.Target:
+    return connection.Target(
+        host=server.host, port=str(server.port), user=MIGRATOR, owner=OWNER, database=database,
+        passfile=str(server.passfile), backup_user=BACKUP, restore_user=RESTORE, bindir=str(server.bindir),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def protected_once(server: Server, chain: list[dict[str, Any]]) -> Iterator[str]:
+    name = f"t_phi_{secrets.token_hex(4)}"
+    server.create_database(name)
+    target = target_of(server, name)
+    migrate.apply(target, chain, Selection(), way())
+    with server.session(name, MIGRATOR) as conn:
+        execute(conn, f"SET ROLE {OWNER}")
+        execute(conn, PEOPLE)
+        execute(conn, "ANALYZE")
+    yield name
+    server.drop_databases(name)
+
+
+@pytest.fixture
+def world(server: Server, protected_once: str) -> Iterator[World]:
+    name = f"t_{secrets.token_hex(4)}"
+    server.execute(f"CREATE DATABASE {name} TEMPLATE {protected_once} OWNER {OWNER}")
+    yield World(server, name)
+    server.drop_databases(name)
+
+
+class World:
+    """A protected database and how its people reach it."""
+
+    def __init__(self, server: Server, database: str) -> None:
+        self.server, self.database = server, database
+        self.target = target_of(server, database)
+
+    def owner(self, query: str) -> list[dict[str, Any]]:
+        with self.server.session(self.database, MIGRATOR) as conn:
+            execute(conn, f"SET ROLE {OWNER}")
+            return (
+                fetch_all(conn, query)
+                if query.lstrip().upper().startswith(("SELECT", "EXPLAIN"))
+                else self.do(conn, query)
+            )
+
+    @staticmethod
+    def do(conn: Any, query: str) -> list[dict[str, Any]]:
+        execute(conn, query)
+        return []
+
+    def id_of(self, email: str) -> str:
+        return str(self.owner(f"SELECT id FROM users WHERE email = '{email}@example.org'")[0]["id"])
+
+    @contextmanager
+    def acting(self, group: str, email: str | None) -> Iterator[Any]:
+        """The application's session, in a transaction for one account."""
+        with self.server.session(self.database, APP) as conn:
+            execute(conn, "BEGIN")
+            execute(conn, f"SET LOCAL ROLE white_cross_{group}")
+            if email is not None:
+                execute(conn, f"SET LOCAL app.user_id = '{self.id_of(email)}'")
+            yield conn
+            if conn.info.transaction_status != psycopg2.extensions.TRANSACTION_STATUS_IDLE:
+                execute(conn, "ROLLBACK")
+
+    def seen(self, group: str, email: str | None, query: str) -> list[Any]:
+        with self.acting(group, email) as conn:
+            return [next(iter(row.values())) for row in fetch_all(conn, query)]
+
+
+NUMBERS = 'SELECT "studentNumber" AS n FROM students ORDER BY 1'
+
+
+# --- who sees what ----------------------------------------------------------------------------------------------------
+
+
+@MAJORS
+def test_a_nurse_of_one_school_sees_none_of_another(world: World) -> None:
+    assert world.seen("nurse", "nurse.a", NUMBERS) == ["A1", "A2"]
+    assert world.seen("nurse", "nurse.b", NUMBERS) == ["B1", "B2"]
+    for table, rows in {
+        "health_records": 2, "allergies": 2, "student_medications": 2, "medication_logs": 2, "appointments": 2,
+        "incident_reports": 2, "witness_statements": 2, "documents": 2, "messages": 1, "contacts": 3,
+    }.items():  # fmt: skip
+        assert world.seen("nurse", "nurse.a", f"SELECT count(*) FROM {table}") == [rows], table
+        # Of both sets together nobody is seen twice, but for the vendor who belongs to no pupil.
+        both = [set(world.seen("nurse", f"nurse.{school}", f"SELECT id::text FROM {table}")) for school in "ab"]
+        assert len(both[0] & both[1]) == (1 if table == "contacts" else 0), table
+
+
+@MAJORS
+def test_a_session_without_an_account_sees_nothing(world: World) -> None:
+    tables = [row["t"] for row in world.owner("SELECT relname AS t FROM pg_class WHERE relrowsecurity ORDER BY 1")]
+    assert len(tables) == 28
+    for table in tables:
+        for group in GROUPS:
+            if world.owner(f"SELECT has_table_privilege('{group}', '{table}', 'SELECT') AS may")[0]["may"]:
+                assert world.seen(group.removeprefix("white_cross_"), None, f"SELECT count(*) FROM {table}") == [0], (
+                    table
+                )
+
+
+def test_an_account_cannot_be_used_with_another_role_nor_when_it_is_closed(world: World) -> None:
+    assert world.seen("admin", "nurse.a", NUMBERS) == []
+    assert world.seen("district_admin", "nurse.a", NUMBERS) == []
+    assert world.seen("school_admin", "nurse.a", NUMBERS) == []
+    world.owner("UPDATE users SET \"isActive\" = false WHERE email = 'nurse.a@example.org'")
+    world.owner("UPDATE users SET \"deletedAt\" = now() WHERE email = 'nurse.b@example.org'")
+    assert world.seen("nurse", "nurse.a", NUMBERS) == []
+    assert world.seen("nurse", "nurse.b", NUMBERS) == []
+
+
+@pytest.mark.parametrize("claimed", ["", "nobody", "' OR true --", "00000000-0000-0000-0000-000000000000"])
+def test_what_names_no_account_is_nobody_and_no_error(world: World, claimed: str) -> None:
+    with world.acting("nurse", None) as conn:
+        fetch_all(conn, "SELECT set_config('app.user_id', %s, true)", (claimed,))
+        assert fetch_all(conn, NUMBERS) == []
+
+
+def test_the_account_ends_with_its_transaction(world: World) -> None:
+    with world.acting("nurse", "nurse.a") as conn:
+        assert len(fetch_all(conn, NUMBERS)) == 2
+        execute(conn, "COMMIT; BEGIN; SET LOCAL ROLE white_cross_nurse")
+        assert fetch_all(conn, NUMBERS) == []
+
+
+@MAJORS
+def test_a_district_sees_its_schools_and_the_platform_sees_all(world: World) -> None:
+    assert world.seen("district_admin", "district.north", NUMBERS) == ["A1", "A2", "B1", "B2"]
+    assert world.seen("district_admin", "district.south", NUMBERS) == ["C1", "C2"]
+    assert world.seen("district_admin", "district.north", "SELECT count(*) FROM medication_logs") == [4]
+    assert world.seen("district_admin", "district.north", "SELECT count(*) FROM messages") == [2]
+    assert len(world.seen("admin", "admin", NUMBERS)) == 6
+    assert world.seen("admin", "admin", "SELECT count(*) FROM medication_logs") == [6]
+
+
+def test_a_pupil_without_a_school_belongs_to_the_district(world: World) -> None:
+    world.owner('UPDATE students SET "schoolId" = NULL WHERE "studentNumber" = \'A1\'')
+    assert world.seen("nurse", "nurse.a", NUMBERS) == ["A2"]
+    assert "A1" in world.seen("district_admin", "district.north", NUMBERS)
+    assert "A1" not in world.seen("district_admin", "district.south", NUMBERS)
+
+
+def test_the_school_counts_where_the_district_of_a_pupil_says_otherwise(world: World) -> None:
+    world.owner(
+        "UPDATE students SET \"districtId\" = (SELECT id FROM districts WHERE code = 'SOUTH') WHERE \"studentNumber\" = 'A1'"
+    )
+    assert "A1" in world.seen("district_admin", "district.north", NUMBERS)
+    assert "A1" not in world.seen("district_admin", "district.south", NUMBERS)
+
+
+def test_a_confidential_record_is_the_nurses(world: World) -> None:
+    count = "SELECT count(*) FROM health_records"
+    assert world.seen("nurse", "nurse.a", count) == [2]
+    assert world.seen("counselor", "counselor.a", count) == [1]
+    assert world.seen("school_admin", "school_admin.a", count) == [1]
+
+
+# --- who writes what --------------------------------------------------------------------------------------------------
+
+
+@MAJORS
+def test_a_viewer_writes_nothing_and_reads_the_columns_of_its_work(world: World) -> None:
+    assert world.seen("viewer", "viewer.a", 'SELECT "firstName" FROM students ORDER BY 1') == ["P1", "P2"]
+    tables = [row["t"] for row in world.owner("SELECT relname AS t FROM pg_class WHERE relrowsecurity ORDER BY 1")]
+    for table in tables:
+        for statement in (f"UPDATE {table} SET id = id", f"DELETE FROM {table}", f"TRUNCATE {table}"):
+            with pytest.raises(psycopg2.errors.InsufficientPrivilege), world.acting("viewer", "viewer.a") as conn:
+                execute(conn, statement)
+        if table != "audit_logs":
+            with pytest.raises(psycopg2.errors.InsufficientPrivilege), world.acting("viewer", "viewer.a") as conn:
+                execute(conn, f"INSERT INTO {table} DEFAULT VALUES")
+    for query in ('SELECT "dateOfBirth" FROM students', 'SELECT "medicalRecordNum" FROM students', "SELECT notes FROM allergies",
+                  "SELECT id FROM health_records", "SELECT * FROM students"):  # fmt: skip
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            world.seen("viewer", "viewer.a", query)
+
+
+def test_secrets_of_accounts_are_nobodys_but_the_administrators(world: World) -> None:
+    for group, email in (
+        ("nurse", "nurse.a"),
+        ("school_admin", "school_admin.a"),
+        ("district_admin", "district.north"),
+    ):
+        assert len(world.seen(group, email, "SELECT email FROM users")) > 0
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            world.seen(group, email, "SELECT password FROM users")
+
+
+@MAJORS
+def test_nobody_writes_into_another_school(world: World) -> None:
+    other = world.owner("SELECT id FROM students WHERE \"studentNumber\" = 'B1'")[0]["id"]
+    own = world.owner("SELECT id FROM students WHERE \"studentNumber\" = 'A1'")[0]["id"]
+    insert = "INSERT INTO allergies (\"studentId\", allergen, \"allergyType\") VALUES ('{}', 'milk', 'FOOD')"
+    with world.acting("nurse", "nurse.a") as conn:
+        execute(conn, insert.format(own))
+    with (
+        pytest.raises(psycopg2.errors.InsufficientPrivilege, match="row-level security"),
+        world.acting("nurse", "nurse.a") as conn,
+    ):
+        execute(conn, insert.format(other))
+    with world.acting("nurse", "nurse.a") as conn, conn.cursor() as cursor:
+        cursor.execute(f"UPDATE allergies SET notes = 'x' WHERE \"studentId\" = '{other}'")
+        assert cursor.rowcount == 0
+    # Nor is an own row given away.
+    with (
+        pytest.raises(psycopg2.errors.InsufficientPrivilege, match="row-level security"),
+        world.acting("nurse", "nurse.a") as conn,
+    ):
+        execute(conn, f"UPDATE allergies SET \"studentId\" = '{other}'")
+    with (
+        pytest.raises(psycopg2.errors.InsufficientPrivilege, match="row-level security"),
+        world.acting("nurse", "nurse.a") as conn,
+    ):
+        execute(conn, "UPDATE students SET \"schoolId\" = '00000000-0000-0000-0000-00000000000b'")
+
+
+def test_a_nurse_gives_a_dose_and_the_drug_is_filled_in(world: World) -> None:
+    with world.acting("nurse", "nurse.a") as conn:
+        rows = fetch_all(
+            conn,
+            'INSERT INTO medication_logs ("studentMedicationId", "nurseId", "timeGiven", "dosageGiven") '
+            "SELECT p.id, current_setting('app.user_id')::uuid, now(), '1' FROM student_medications AS p LIMIT 1 "
+            'RETURNING "medicationId"',
+        )
+    assert rows[0]["medicationId"] is not None
+
+
+def test_the_login_of_the_application_has_no_group_before_it_takes_one(world: World) -> None:
+    with world.server.session(world.database, APP) as conn:
+        execute(conn, f"SELECT set_config('app.user_id', '{world.id_of('admin')}', false)")
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            execute(conn, "SELECT FROM students")
+
+
+# --- what it costs ----------------------------------------------------------------------------------------------------
+
+MANY = """
+    INSERT INTO students ("studentNumber", "firstName", "lastName", "dateOfBirth", grade, gender, "schoolId")
+        SELECT s.code || 'm' || n, 'P', 'Q', '2015-01-01', '3', 'OTHER', s.id
+        FROM generate_series(1, 3000) AS n, schools AS s WHERE n <= CASE s.code WHEN 'A' THEN 100 ELSE 3000 END;
+    INSERT INTO allergies ("studentId", allergen, "allergyType") SELECT id, 'nuts', 'FOOD' FROM students;
+    ANALYZE students, allergies;
+"""
+
+
+def plan(world: World, group: str, email: str, query: str) -> str:
+    with world.acting(group, email) as conn:
+        execute(conn, "SET LOCAL jit = off")
+        return "\n".join(
+            row["QUERY PLAN"] for row in fetch_all(conn, f"EXPLAIN (ANALYZE, TIMING OFF, COSTS OFF) {query}")
+        )
+
+
+@MAJORS
+def test_a_policy_uses_the_index_and_asks_who_acts_once(world: World) -> None:
+    world.owner(MANY.replace("ANALYZE students, allergies;", ""))
+    world.owner("ANALYZE")
+    nurse = plan(world, "nurse", "nurse.a", "SELECT * FROM students")
+    assert re.search(r'Index Cond: \("schoolId" = (\$0|.*InitPlan)', nurse), nurse
+    child = plan(world, "nurse", "nurse.a", "SELECT * FROM allergies")
+    assert re.search(r'Index Cond: \("studentId" = ANY', child), child
+    point = plan(world, "nurse", "nurse.a", "SELECT * FROM allergies WHERE id = gen_random_uuid()")
+    district = plan(world, "district_admin", "district.south", "SELECT * FROM allergies")
+    assert "hashed SubPlan" in district, district
+    everything = plan(world, "admin", "admin", "SELECT * FROM allergies")
+    assert re.search(r"Filter: \((\$0|.*InitPlan 1.*) IS NOT NULL", everything), everything
+    for text in (nurse, child, point, district, everything):
+        # A sub-plan that is not hashed would run for each row; an InitPlan runs once.
+        assert not re.search(r"\((?:alternatives: )?SubPlan", text), text
+        assert not re.search(r"(?:Result|Function Scan).*loops=(?!1\b)\d", text), text
+
+
+# --- the collection's own work ----------------------------------------------------------------------------------------
+
+
+@MAJORS
+def test_owner_backup_and_restore_roles_see_every_row(world: World) -> None:
+    assert world.owner("SELECT count(*) AS n FROM students") == [{"n": 6}]
+    for target in (world.target, world.target.as_backup()):
+        # The engine's sessions run with row_security = off: a role that is bound would get an error, not fewer rows.
+        conn = connection.connect(target, application_name="test")
+        try:
+            assert fetch_all(
+                conn, "SELECT count(*) AS n, current_setting('row_security') AS rls FROM medication_logs"
+            ) == [{"n": 6, "rls": "off"}]
+        finally:
+            conn.close()
+
+
+@MAJORS
+def test_a_backup_is_made_restored_and_proved(world: World, tmp_path: Path) -> None:
+    backup = back_up(world.target, tmp_path)
+    proof = prove(world.target, backup)
+    counted = world.owner("SELECT count(*) AS n FROM students")[0]["n"]
+    assert proof["rows"] > 6 * counted
+    assert proof["reservations"] == []
+
+
+def test_batches_of_a_later_version_reach_every_row_and_are_audited(
+    world: World, tmp_path: Path, chain: list[dict[str, Any]]
+) -> None:
+    tree = tmp_path / "sql"
+    shutil.copytree(SQL / "migrations", tree / "migrations")
+    folder = tree / "migrations" / "20260101000000_tidy_notes"
+    folder.mkdir()
+    (folder / "migration.yml").write_text(
+        "title: Tidy\nwhy: A test.\nrisk: low\nphi: true\nrollback: {safety: none, stays: the notes}\nsteps:\n"
+        "  - backfill: {table: allergies, key: id, batch_size: 4, statement: fill.sql.j2}\n"
+        "verify: verify.sql.j2\n"
+    )
+    (folder / "fill.sql.j2").write_text("UPDATE public.allergies SET notes = 'tidy' WHERE id BETWEEN $1 AND $2;\n")
+    (folder / "verify.sql.j2").write_text(
+        "SELECT 'allergies' AS object, 'tidy' AS expected, count(*)::text AS found FROM public.allergies "
+        "WHERE notes IS DISTINCT FROM 'tidy' HAVING count(*) > 0;\n"
+    )
+    migrate.apply(world.target, migration_tree.render(migration_tree.read_tree(tree)), Selection(), way())
+    assert world.owner("SELECT count(*) AS n FROM allergies WHERE notes = 'tidy'") == [{"n": 6}]
+    written = world.owner(
+        "SELECT \"userId\", changes->>'login' AS login, changes->'columns' AS columns FROM audit_logs "
+        "WHERE \"entityType\" = 'allergies' AND action = 'UPDATE'"
+    )
+    assert written == [{"userId": None, "login": MIGRATOR, "columns": ["notes"]}] * 6
+
+
+@MAJORS
+def test_each_version_goes_back_and_comes_again_and_every_row_is_kept(
+    target: Any, chain: list[dict[str, Any]], server: Server
+) -> None:
+    files = (
+        "SELECT relname, relfilenode FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace "
+        "ORDER BY 1"
+    )
+    conn = connection.connect(target, application_name="test")
+    try:
+        migrate.apply(target, chain, Selection(target=last_before(chain, GRANTS)), way())
+        execute(conn, PEOPLE)
+        stored = fetch_all(conn, files)
+        for _ in range(2):
+            before = []
+            for version in (GRANTS, ROWS, AUDIT):
+                before.append(catalog.inventory(conn))
+                migrate.apply(target, chain, Selection(target=version), way())
+                assert differences(conn, chain, version) == []
+            for version in (AUDIT, ROWS, GRANTS):
+                migrate.revert(target, Reverts(version=version), way())
+                assert catalog.compare(before.pop(), catalog.inventory(conn), ignore=()) == []
+        assert fetch_all(conn, "SELECT count(*) AS n FROM students") == [{"n": 6}]
+        # No table was written anew: each switch changes the catalog only.
+        assert fetch_all(conn, files) == stored
+    finally:
+        conn.close()
+
+
+def test_between_grants_and_policies_the_application_works_with_and_without_a_role(
+    before_rows: Any, server: Server
+) -> None:
+    """The deployment in between: what takes a role and what does not yet both see their rows."""
+    server.execute(f"GRANT SELECT ON students TO {APP}", database=before_rows.database)
+    migrate.apply(before_rows, with_prefix("white_cross"), Selection(target=GRANTS), way())
+    world = World(server, before_rows.database)
+    world.owner(PEOPLE)
+    assert len(world.seen("nurse", "nurse.a", NUMBERS)) == 6
+    with server.session(before_rows.database, APP) as conn:
+        assert len(fetch_all(conn, NUMBERS)) == 6
+    migrate.apply(before_rows, with_prefix("white_cross"), Selection(target=ROWS), way())
+    assert len(world.seen("nurse", "nurse.a", NUMBERS)) == 2
+    with server.session(before_rows.database, APP) as conn:
+        assert fetch_all(conn, NUMBERS) == []
+
+
+def last_before(chain: list[dict[str, Any]], version: str) -> str:
+    return max(item["version"] for item in chain if item["version"] < version)
+
+
+def differences(conn: Any, chain: list[dict[str, Any]], version: str) -> list[dict[str, Any]]:
+    migration = next(item for item in chain if item["version"] == version)
+    return [row for statement in migration["verify"] for row in fetch_all(conn, statement["sql"])]
+
+
+@pytest.fixture
+def before_rows(target: Any, chain: list[dict[str, Any]]) -> Any:
+    migrate.apply(target, chain, Selection(target=last_before(chain, GRANTS)), way())
+    return target
+
+
+@contextmanager
+def owner_as(server: Server, attribute: str) -> Iterator[None]:
+    server.execute(f"ALTER ROLE {OWNER} {attribute}")
+    try:
+        yield
+    finally:
+        server.execute(f"ALTER ROLE {OWNER} {attribute[2:] if attribute.startswith('NO') else 'NO' + attribute}")
+
+
+def with_prefix(prefix: str) -> list[dict[str, Any]]:
+    return migration_tree.render(migration_tree.read_tree(SQL), {"role_prefix": prefix})
+
+
+def test_roles_that_are_missing_and_may_not_be_made_are_named_before_anything_changes(before_rows: Any) -> None:
+    conn = connection.connect(before_rows, application_name="test")
+    before = catalog.inventory(conn)
+    with pytest.raises(PgopsError) as caught:
+        migrate.apply(before_rows, with_prefix("t_absent"), Selection(target=GRANTS), way())
+    assert caught.value.sqlstate == "42501"
+    assert "nothing was changed" in caught.value.message
+    for role in ("admin", "district_admin", "school_admin", "nurse", "counselor", "viewer"):
+        assert f"CREATE ROLE t_absent_{role} NOLOGIN;" in str(caught.value.hint)
+    assert catalog.compare(before, catalog.inventory(conn), ignore=()) == []
+    conn.close()
+
+
+@MAJORS
+def test_roles_that_are_missing_are_made_by_who_may_and_stay(before_rows: Any, server: Server) -> None:
+    prefix = f"t_{secrets.token_hex(3)}"
+    conn = connection.connect(before_rows, application_name="test")
+    try:
+        before = catalog.inventory(conn)
+        with owner_as(server, "CREATEROLE"):
+            migrate.apply(before_rows, with_prefix(prefix), Selection(target=ROWS), way())
+            migrate.revert(before_rows, Reverts(steps=2), way())
+        assert catalog.compare(before, catalog.inventory(conn), ignore=()) == []
+        made = fetch_all(conn, f"SELECT rolname, rolcanlogin FROM pg_roles WHERE rolname LIKE '{prefix}%'")
+        assert [row["rolcanlogin"] for row in made] == [False] * 6
+    finally:
+        conn.close()
+        for group in GROUPS:
+            server.execute(f"DROP ROLE IF EXISTS {group.replace('white_cross', prefix)}")
+
+
+def test_an_owner_whom_its_own_policies_would_bind_is_told_first(before_rows: Any, server: Server) -> None:
+    with owner_as(server, "NOBYPASSRLS"), pytest.raises(PgopsError) as caught:
+        migrate.apply(before_rows, with_prefix("white_cross"), Selection(target=ROWS), way())
+    assert f"ALTER ROLE {OWNER} BYPASSRLS;" in str(caught.value.hint)
+
+
+def test_without_force_the_owner_needs_nothing_and_the_application_is_bound(before_rows: Any, server: Server) -> None:
+    chain = migration_tree.render(migration_tree.read_tree(SQL), {"row_security_force": False})
+    with owner_as(server, "NOBYPASSRLS"):
+        migrate.apply(before_rows, chain, Selection(target=AUDIT), way())
+        conn = connection.connect(before_rows, application_name="test")
+        execute(conn, PEOPLE)
+        assert fetch_all(conn, "SELECT count(*) AS n FROM students") == [{"n": 6}]
+        assert differences(conn, chain, ROWS) == []
+        conn.close()
+        world = World(server, before_rows.database)
+        assert world.seen("nurse", "nurse.a", NUMBERS) == ["A1", "A2"]
+
+
+def test_a_policy_that_is_there_is_taken_over_and_another_is_refused(before_rows: Any) -> None:
+    policy = "CREATE POLICY viewer ON students FOR SELECT TO white_cross_viewer USING (\"schoolId\" = (SELECT public.acting_school('{}')))"
+    conn = connection.connect(before_rows, application_name="test")
+    chain = with_prefix("white_cross")
+    functions = next(item for item in chain if item["version"] == ROWS)["steps"][0]["up"]
+    for statement in functions:
+        execute(conn, statement["sql"])
+    execute(conn, policy.format("NURSE"))
+    with pytest.raises(PgopsError, match=r"policy public.students.viewer exists already .* using: wanted"):
+        migrate.apply(before_rows, chain, Selection(target=ROWS), way())
+    execute(conn, "DROP POLICY viewer ON students")
+    execute(conn, policy.format("VIEWER"))
+    migrate.apply(before_rows, chain, Selection(target=ROWS), way())
+    assert differences(conn, chain, ROWS) == []
+    conn.close()
+
+
+# --- audit ------------------------------------------------------------------------------------------------------------
+
+
+def audit(world: World, table: str) -> list[dict[str, Any]]:
+    return world.owner(
+        'SELECT "userId"::text AS who, action::text AS action, "entityId" AS row, changes->>\'login\' AS login, '
+        "changes->>'role' AS role, changes->'columns' AS columns, changes->'truncate' AS truncate, "
+        "\"createdAt\" > now() - interval '1 minute' AS now "
+        f'FROM audit_logs WHERE "entityType" = \'{table}\' ORDER BY "createdAt"'
+    )
+
+
+@MAJORS
+def test_each_change_of_a_nurse_says_who_when_which_row_and_which_columns(world: World) -> None:
+    nurse = world.id_of("nurse.a")
+    world.owner("DELETE FROM vital_signs")
+    with world.acting("nurse", "nurse.a") as conn:
+        student = fetch_all(conn, "SELECT id FROM students LIMIT 1")[0]["id"]
+        row = fetch_all(
+            conn,
+            'INSERT INTO vital_signs ("studentId", "measurementDate", "measuredBy", notes) '
+            f"VALUES ('{student}', now(), 'n', 'Sentinel-4711') RETURNING id",
+        )[0]["id"]
+        execute(conn, "UPDATE vital_signs SET notes = 'Sentinel-4712', \"heartRate\" = 80")
+        execute(conn, "UPDATE vital_signs SET notes = notes")
+        execute(conn, "COMMIT")
+    world.owner("DELETE FROM vital_signs")
+    written = audit(world, "vital_signs")
+    assert [(w["who"], w["action"], w["row"], w["login"], w["role"]) for w in written] == [
+        (nurse, "CREATE", row, APP, "white_cross_nurse"),
+        (nurse, "UPDATE", row, APP, "white_cross_nurse"),
+        (None, "DELETE", row, MIGRATOR, OWNER),
+    ]
+    assert [w["columns"] for w in written] == [None, ["heartRate", "notes"], None]
+    assert all(w["now"] for w in written)
+    # The names of columns, never what is in them.
+    assert world.owner("SELECT count(*) AS n FROM audit_logs WHERE to_jsonb(audit_logs)::text LIKE '%Sentinel%'") == [
+        {"n": 0}
+    ]
+
+
+def test_an_unknown_or_malformed_account_loses_no_change(world: World) -> None:
+    with world.server.session(world.database, MIGRATOR) as conn:
+        execute(conn, f"SET ROLE {OWNER}")
+        for claimed in ("nobody", "", "00000000-0000-0000-0000-000000000001"):
+            fetch_all(conn, "SELECT set_config('app.user_id', %s, false)", (claimed,))
+            execute(
+                conn,
+                "UPDATE emergency_contacts SET name = name; INSERT INTO contacts (\"firstName\", \"lastName\", type) VALUES ('a', 'b', 'OTHER')",
+            )
+    whos = [w["who"] for w in audit(world, "contacts") if w["login"] == MIGRATOR][-3:]
+    assert whos == [None, None, "00000000-0000-0000-0000-000000000001"]
+
+
+def test_a_cascade_and_a_truncate_are_written_down(world: World) -> None:
+    world.owner("DELETE FROM documents; DELETE FROM students WHERE \"studentNumber\" = 'C1'")
+    assert [w["action"] for w in audit(world, "students")].count("DELETE") == 1
+    assert [w["action"] for w in audit(world, "allergies")].count("DELETE") == 1
+    world.owner("TRUNCATE growth_measurements")
+    assert [(w["action"], w["row"], w["truncate"]) for w in audit(world, "growth_measurements")] == [
+        ("DELETE", None, True)
+    ]
+
+
+@MAJORS
+def test_the_application_cannot_switch_the_audit_off_nor_change_what_it_wrote(world: World) -> None:
+    for statement in (
+        "ALTER TABLE students DISABLE TRIGGER phi_audit",
+        "ALTER TABLE students DISABLE ROW LEVEL SECURITY",
+        "SET session_replication_role = replica",
+        "SET row_security = off; SELECT * FROM students",
+        "DELETE FROM audit_logs",
+        "UPDATE audit_logs SET action = 'READ'",
+        "TRUNCATE audit_logs",
+        (
+            "INSERT INTO audit_logs (action, \"entityType\", \"userId\", changes) SELECT 'DELETE', 'students', "
+            "current_setting('app.user_id')::uuid, '{\"trigger\": \"phi_audit\"}'"
+        ),
+        "INSERT INTO audit_logs (action, \"entityType\", \"userId\") VALUES ('READ', 'students', gen_random_uuid())",
+        "SELECT audit_phi_change()",
+    ):
+        for group, email in (("nurse", "nurse.a"), ("admin", "admin")):
+            with (
+                pytest.raises((psycopg2.errors.InsufficientPrivilege, psycopg2.errors.FeatureNotSupported)),
+                world.acting(group, email) as conn,
+            ):
+                execute(conn, statement)
+    with world.acting("nurse", "nurse.a") as conn:
+        # What it did itself, it may add and see.
+        fetch_all(
+            conn,
+            'INSERT INTO audit_logs (action, "entityType", "userId") '
+            "VALUES ('READ', 'students', current_setting('app.user_id')::uuid) RETURNING id",
+        )
+
+
+def test_not_even_the_owner_or_a_replica_passes_by_the_audit(world: World) -> None:
+    count = len(audit(world, "students"))
+    with world.server.session(world.database) as conn:
+        execute(
+            conn,
+            "SET session_replication_role = replica; UPDATE students SET grade = '4' WHERE \"studentNumber\" = 'A1'",
+        )
+    assert len(audit(world, "students")) == count + 1
+    for statement in ("UPDATE audit_logs SET action = 'READ'", "TRUNCATE audit_logs", "DELETE FROM audit_logs"):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="only added to"):
+            world.owner(statement)
+    world.owner(
+        "INSERT INTO audit_logs (action, \"entityType\", \"createdAt\") VALUES ('READ', 'old', now() - interval '8 years')"
+    )
+    world.owner("DELETE FROM audit_logs WHERE \"createdAt\" < now() - interval '7 years'")
+    assert audit(world, "old") == []
+
+
+def test_a_sign_in_that_failed_can_be_written_down_before_there_is_an_account(world: World) -> None:
+    world.server.execute(f"GRANT INSERT ON audit_logs TO {APP}", database=world.database)
+    with world.server.session(world.database, APP) as conn:
+        execute(conn, "INSERT INTO audit_logs (action, \"entityType\") VALUES ('LOGIN', 'users')")
+    assert [w["action"] for w in audit(world, "users")] == ["LOGIN"]
+
+
+def test_a_thousand_audited_rows_cost_well_under_a_second(world: World) -> None:
+    started = time.monotonic()
+    world.owner(
+        "INSERT INTO allergies (\"studentId\", allergen, \"allergyType\") SELECT id, 'a' || n, 'FOOD' FROM students, generate_series(1, 500) AS n"
+    )
+    world.owner("UPDATE allergies SET notes = 'x'")
+    seconds = time.monotonic() - started
+    assert len(audit(world, "allergies")) >= 6000
+    assert seconds < 3, seconds
+
+
+# --- what verify reports ----------------------------------------------------------------------------------------------
+
+
+def told(target: Any) -> dict[str, tuple[str, Any]]:
+    result = verification.verify({target.database: target}, compare_schema=False)[target.database]
+    assert result["passed"]
+    return {f["attribute"]: (f["level"], f["found"]) for f in result["findings"] if f["check"] == "PHI"}
+
+
+def test_every_table_of_phi_is_protected_and_audited(world: World) -> None:
+    found = told(world.target)
+    assert set(found) <= {"soft_delete"}, found
+    assert found["soft_delete"][0] == "notice"
+    assert "public.students" not in found["soft_delete"][1]
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind", "table"),
+    [
+        ("ALTER TABLE allergies DISABLE ROW LEVEL SECURITY", "row_security", "public.allergies"),
+        ("ALTER TABLE allergies NO FORCE ROW LEVEL SECURITY", "row_security", "public.allergies"),
+        ("ALTER TABLE allergies DISABLE TRIGGER phi_audit_truncate", "audited", "public.allergies"),
+        ("ALTER TABLE students ENABLE REPLICA TRIGGER phi_audit", "audited", "public.students"),
+        ("DROP TRIGGER audit_logs_keep_deleted ON audit_logs", "audited", "public.audit_logs"),
+        (
+            "COMMENT ON COLUMN medications.notes IS 'PHI: somebody wrote names into it'",
+            "row_security",
+            "public.medications",
+        ),
+        ("COMMENT ON TABLE medications IS 'PHI'", "audited", "public.medications"),
+    ],
+)
+def test_verify_names_a_table_of_phi_that_lost_its_protection(world: World, damage: str, kind: str, table: str) -> None:
+    world.owner(damage)
+    level, found = told_of_failing(world)[kind]
+    assert (level, found) == ("warn", f"missing on {table}")
+
+
+def told_of_failing(world: World) -> dict[str, tuple[str, Any]]:
+    try:
+        result = verification.verify({world.database: world.target}, compare_schema=False)[world.database]
+    except PgopsError as error:
+        # A disabled trigger and the versions' own verification fail besides.
+        result = error.extra["databases"][world.database]
+    return {f["attribute"]: (f["level"], f["found"]) for f in result["findings"] if f["check"] == "PHI"}
+
+
+def test_a_word_that_only_begins_like_phi_is_none(world: World) -> None:
+    world.owner("COMMENT ON TABLE vendors IS 'PHILADELPHIA and others'")
+    assert set(told(world.target)) <= {"soft_delete"}
+
+
+def test_the_schema_is_compared_with_policies_and_triggers(world: World) -> None:
+    assert not [
+        f
+        for f in verification.verify({world.database: world.target})[world.database]["findings"]
+        if f["level"] != "notice"
+    ]
+    world.owner("DROP POLICY nurse ON allergies; CREATE POLICY nurse ON allergies TO white_cross_nurse USING (true)")
+    with pytest.raises(PgopsError, match="policy public.allergies.nurse"):
+        verification.verify({world.database: world.target})
