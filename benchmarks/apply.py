@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 White Cross pgops contributors
-"""The five migrations on empty tables: the engine against ``psql -1 -f`` of the same SQL, in turn, on one durable server.
+"""The shipped migrations on empty tables: the engine against ``psql -1 -f`` of the same SQL on one durable server.
 
     PYTHONPATH=collections:tests .venv/bin/python benchmarks/apply.py
 

@@ -541,14 +541,16 @@ def test_the_engine_makes_what_the_plain_sql_makes(
 
 
 def test_R3_4_what_is_there_already_with_the_same_definition_is_taken_over(
-    target: Any, applied: Any, chain: dict[str, dict[str, Any]]
+    target: Any, db: Any, chain: dict[str, dict[str, Any]]
 ) -> None:
-    seed_incidents(applied)
-    before = catalog.inventory(applied)
+    for migration in chain.values():
+        up(db, migration)
+    seed_incidents(db)
+    before = catalog.inventory(db)
     result = migrate.apply(target, list(chain.values()), Selection(), engine.way())
     assert len(result["applied"]) == len(chain)
-    assert catalog.compare(before, catalog.inventory(applied), ignore=()) == []
-    assert column(applied, "SELECT count(*) FROM incident_reports") == [20]
+    assert catalog.compare(before, catalog.inventory(db), ignore=()) == []
+    assert column(db, "SELECT count(*) FROM incident_reports") == [20]
 
 
 def test_the_engine_refuses_a_table_of_that_name_with_another_definition(
