@@ -27,8 +27,9 @@ class ActionModule(MigrationAction):
             "run": self.run_of(task_vars),
             "expected": self._task.args.get("expected") or self._expected(task_vars),
         }
-        if self._task.args.get("lock_wait") is not None:
-            arguments["lock_wait"] = self._task.args["lock_wait"]
+        for name in ("lock_wait", "orphans"):
+            if self._task.args.get(name) is not None:
+                arguments[name] = self._task.args[name]
         return arguments
 
     def _refuse_unproved(self, task_vars: dict[str, Any]) -> None:
@@ -68,6 +69,11 @@ class ActionModule(MigrationAction):
                 if item["skipped"]:
                     told += f", was there already: {', '.join(item['skipped'])}"
                 self.say(told)
+                for moved in item.get("quarantined") or []:
+                    self.say(
+                        f"{database}: {moved['rows']} row(s) of {moved['table']} had no parent for {moved['constraint']} "
+                        f"and are now in {moved['quarantine']}; the way back of {item['version']} puts them back"
+                    )
             if found.get("applied"):
                 total = sum(item["duration_s"] for item in found["applied"])
                 self.say(f"{database}: {len(found['applied'])} versions applied in {seconds(total)}")

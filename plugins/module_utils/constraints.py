@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import orphans
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import schema_of, validate_constraint
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext, is_time_limit
-from psycopg2 import sql
+from psycopg2 import errorcodes, sql
 
 _CONSTRAINT = """
 SELECT k.convalidated AS validated, k.contype::text AS type, pg_get_constraintdef(k.oid) AS definition
@@ -115,6 +116,10 @@ def _patiently(
         if exc.pgcode is None:
             raise
         context.control.check()
+        if exc.pgcode == errorcodes.FOREIGN_KEY_VIOLATION:
+            orphans.refuse_existing(
+                context, schema_of(constraint), str(constraint["table"]), str(constraint["constraint"])
+            )
         error = from_psycopg(
             exc,
             f"{context.doing} failed at constraint {_full(constraint)}",

@@ -25,6 +25,7 @@ _USER_SCHEMA = "n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast'
 # conparentid: the parts of a key on or to a partitioned table follow the one that was declared.
 _FOREIGN_KEYS = f"""
 SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) || '.' || quote_ident(k.conname) AS name,
+       k.conname::text AS constraint_name,
        n.nspname::text AS schema, c.relname::text AS relation, c.relkind::text AS kind,
        quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS table,
        pn.nspname::text AS target_schema, p.relname::text AS target_relation, p.relkind::text AS target_kind,
@@ -158,18 +159,8 @@ def _foreign_key(conn: Connection, key: Mapping[str, Any], control: Control) -> 
     orphans: int | None = None
     ids: list[str] = []
     error = None
-    source = _orphans(key)
     try:
-        row = fetch_one(conn, sql.SQL("SELECT count(*) AS number") + source)
-        orphans = int(row["number"]) if row else 0
-        if orphans:
-            # A key of another type may be a name or an e-mail address: then the row's place in the table is told.
-            identity: sql.Composable = sql.SQL(" || '/' || ").join(
-                sql.SQL("child.{}").format(sql.Identifier(name)) for name in key["identity"] or ["ctid"]
-            )
-            query = sql.SQL("SELECT ({})::text AS id").format(identity)
-            rows = fetch_all(conn, query + source + sql.SQL(" ORDER BY 1 LIMIT {}").format(sql.Literal(NAMED_ROWS)))
-            ids = [str(row["id"]) for row in rows]
+        orphans, ids = count_orphans(conn, key)
     except psycopg2.Error as exc:
         control.check()
         error = from_psycopg(exc, f"{key['name']} could not be checked").message
@@ -187,7 +178,40 @@ def _foreign_key(conn: Connection, key: Mapping[str, Any], control: Control) -> 
     )
 
 
-def _orphans(key: Mapping[str, Any]) -> sql.Composable:
+def count_orphans(conn: Connection, key: Mapping[str, Any]) -> tuple[int, list[str]]:
+    """:param key: a foreign key as :func:`find_foreign_key` gives it.
+    :return: how many rows have no parent, and at most ten of them by id, or by ctid where the id may be a name.
+    Takes ACCESS SHARE on both tables."""
+    row = fetch_one(conn, sql.SQL("SELECT count(*) AS number") + orphans_from(key))
+    number = int(row["number"]) if row else 0
+    if not number:
+        return 0, []
+    return number, [str(row["id"]) for row in fetch_all(conn, orphans_query(key, NAMED_ROWS))]
+
+
+def orphans_query(key: Mapping[str, Any], limit: int | None = None) -> sql.Composable:
+    """:return: the SELECT of the ids of rows without a parent."""
+    # A key of another type may be a name or an e-mail address: then the row's place in the table is told.
+    identity: sql.Composable = sql.SQL(" || '/' || ").join(
+        sql.SQL("child.{}").format(sql.Identifier(name)) for name in key["identity"] or ["ctid"]
+    )
+    query = sql.SQL("SELECT ({})::text AS id").format(identity) + orphans_from(key) + sql.SQL(" ORDER BY 1")
+    return query + sql.SQL(" LIMIT {}").format(sql.Literal(limit)) if limit is not None else query
+
+
+def find_foreign_key(conn: Connection, schema: str, table: str, name: str) -> dict[str, Any] | None:
+    """:return: what the catalog says of one foreign key, None where there is none. No lock."""
+    return next(
+        (
+            key
+            for key in fetch_all(conn, _FOREIGN_KEYS)
+            if (key["schema"], key["relation"]) == (schema, table) and key["constraint_name"] == name
+        ),
+        None,
+    )
+
+
+def orphans_from(key: Mapping[str, Any]) -> sql.Composable:
     """``FROM child WHERE no parent``. ONLY, since a key does not reach the children of plain inheritance."""
     child = sql.SQL("" if key["kind"] == "p" else "ONLY ") + sql.Identifier(key["schema"], key["relation"])
     parent = sql.SQL("" if key["target_kind"] == "p" else "ONLY ") + sql.Identifier(

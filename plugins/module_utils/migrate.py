@@ -80,12 +80,14 @@ class Way:
     """What a call needs beside the database: who asks, and how to tell and to end.
 
     :ivar lock_wait_s: seconds to wait politely for another run.
+    :ivar orphans: ``stop`` or ``quarantine``: what becomes of rows without a parent when a foreign key is added.
     """
 
     run: Run
     progress: Progress = field(default_factory=Progress)
     control: Control = field(default_factory=Control)
     lock_wait_s: float = 30.0
+    orphans: str = "stop"
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -182,6 +184,7 @@ def _apply_one(
     started = time.monotonic()
     steps: Sequence[Mapping[str, Any]] = migration["steps"]
     skipped: list[str] = []
+    quarantined: list[dict[str, Any]] = []
     timed: list[dict[str, Any]] = []
     ordinal = next((n for n in range(1, len(steps) + 1) if n not in known or known[n].state != "done"), len(steps))
     try:
@@ -209,13 +212,22 @@ def _apply_one(
             context = _context(session, migration, "up", ordinal, str(step["kind"]), past)
             begun = time.monotonic()
             skipped += _step_up(context, migration, step)
+            quarantined += context.quarantined
             seconds = round(time.monotonic() - begun, 3)
             timed.append({"step": ordinal, "kind": step["kind"], "name": step.get("name"), "duration_s": seconds})
         duration = round(time.monotonic() - started, 3)
         with transaction(conn, _SURE_COMMIT):
             ledger.finish(conn, version, "applied", duration)
             ledger.append_audit(
-                conn, "applied", run_id=run.id, version=version, detail={"duration_s": duration, "skipped": skipped}
+                conn,
+                "applied",
+                run_id=run.id,
+                version=version,
+                detail={
+                    "duration_s": duration,
+                    "skipped": skipped,
+                    **({"quarantined": quarantined} if quarantined else {}),
+                },
             )
     except (PgopsError, psycopg2.Error) as exc:
         raise _stopped(session, migration, "failed", ordinal, len(steps), exc, started, done, after) from None
@@ -231,6 +243,8 @@ def _apply_one(
         # Only those of this run, where it went on from an earlier one.
         "step_durations": timed,
         "skipped": skipped,
+        # Rows without a parent that were moved aside for a foreign key: table, constraint, quarantine, rows.
+        "quarantined": quarantined,
         "resumed": resume,
     }
 
@@ -247,7 +261,12 @@ def _replaced(row: ledger.Migration | None, migration: Mapping[str, Any], resume
 def _step_up(context: StepContext, migration: Mapping[str, Any], step: Mapping[str, Any]) -> list[str]:
     kind = step["kind"]
     if kind == "sql":
-        return sql_step.run(context, step["up"], one_transaction=bool(migration.get("transaction", True)))
+        return sql_step.run(
+            context,
+            step["up"],
+            one_transaction=bool(migration.get("transaction", True)),
+            down=step.get("down") or [],
+        )
     if kind == "indexes":
         return indexes.up(context, step["indexes"])
     if kind == "backfill":
@@ -366,7 +385,12 @@ def _step_down(
 ) -> list[str]:
     kind = step["kind"]
     if kind == "sql":
-        return sql_step.run(context, step.get("down") or [], one_transaction=bool(migration.get("transaction", True)))
+        return sql_step.run(
+            context,
+            step.get("down") or [],
+            one_transaction=bool(migration.get("transaction", True)),
+            made=made,
+        )
     if kind == "indexes":
         return indexes.down(context, step["indexes"], made)
     if kind == "validate":
@@ -437,6 +461,7 @@ def _context(
         budgets=migration.get("budgets") or {},
         explained=session.explained,
         progress_so_far=dict(past.progress) if past else {},
+        orphans=session.way.orphans,
         sleep=session.way.sleep,
     )
 

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+import json
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import existing, locks
+from ansible_collections.whitecross.pgops.plugins.module_utils import existing, locks, orphans
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import (
@@ -17,29 +18,68 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.step_context impo
     is_time_limit,
     one_line,
 )
+from psycopg2 import sql
+
+# What a DO block of a way down asks to learn which of its objects were there before the version: a JSON list of words.
+THERE_BEFORE = "pgops.there_before"
 
 
-def run(context: StepContext, statements: Sequence[Mapping[str, Any]], *, one_transaction: bool = True) -> list[str]:
+def run(
+    context: StepContext,
+    statements: Sequence[Mapping[str, Any]],
+    *,
+    one_transaction: bool = True,
+    down: Sequence[Mapping[str, Any]] = (),
+    made: Mapping[str, Any] | None = None,
+) -> list[str]:
     """Run the statements; what they would create and is there already with the same definition is skipped and told.
 
     Takes the locks of the statements themselves, under lock_timeout, and retries the whole transaction when it does
     not get them.
 
     :param one_transaction: False runs each statement in a transaction of its own and remembers how many are done.
-    :return: objects that were there already (or, on the way down, were gone already).
+    :param down: on the way up the step's way down: which of what that drops is there before is remembered.
+    :param made: on the way down the step's progress on the way up: what was there before the version stays.
+    :return: objects that were there already (or, on the way down, were gone already or stay).
     :raises locks.LockWaitExhausted: the locks could not be had in the budget; the step left nothing behind.
     :raises PgopsError: a statement failed, an object is there with another definition, a time limit was hit.
     """
+    up = context.direction == "up"
+    remembered = dict(context.progress_so_far) if up else {}
+    kept = there_before(made) if made and not up else set()
     if one_transaction:
-        return _patiently(context, statements, 0, last=True)
-    skipped: list[str] = list(context.progress_so_far.get("skipped", []))
-    for number in range(int(context.progress_so_far.get("statements", 0)), len(statements)):
+        skipped = _patiently(context, statements, 0, last=True, down=down, kept=kept, remembered=remembered, made=made)
+        return skipped
+    skipped = list(context.progress_so_far.get("skipped", []))
+    first = int(context.progress_so_far.get("statements", 0))
+    if first == 0:
+        remembered["there_before"] = _there(context, down)
+    for number in range(first, len(statements)):
+        last = number == len(statements) - 1
         skipped += _patiently(
-            context, [statements[number]], number, last=number == len(statements) - 1, skipped=skipped
+            context,
+            [statements[number]],
+            number,
+            last=last,
+            skipped=skipped,
+            kept=kept,
+            remembered=remembered,
+            made=made if last else None,
         )
     if not statements:
         context.save("done")
     return skipped
+
+
+def there_before(made: Mapping[str, Any]) -> set[str]:
+    """:param made: a step's progress on the way up.
+    :return: the objects, in the words of :func:`existing.describe`, that were there before the version."""
+    return {*made.get("skipped", []), *made.get("there_before", [])}
+
+
+def _there(context: StepContext, down: Sequence[Mapping[str, Any]]) -> list[str]:
+    gone = [statement.get("destroys") for statement in down]
+    return [existing.describe(gone[number] or {}) for number in sorted(existing.present(context.conn, gone))]
 
 
 def _patiently(
@@ -49,25 +89,45 @@ def _patiently(
     *,
     last: bool,
     skipped: Sequence[str] = (),
+    down: Sequence[Mapping[str, Any]] = (),
+    kept: Collection[str] = (),
+    remembered: dict[str, Any],
+    made: Mapping[str, Any] | None,
 ) -> list[str]:
     tables: list[tuple[str, str]] = []
-    made: set[tuple[str, str]] = set()
+    own: set[tuple[str, str]] = set()
     for statement in statements:
         created = statement.get("creates")
         if created and created["kind"] == "table":
             # Nobody else holds a lock on what this step makes.
-            made.add((str(created.get("schema") or "public"), str(created["name"])))
-        tables += [name for name in locks.tables_in(str(statement["sql"])) if name not in tables and name not in made]
+            own.add((str(created.get("schema") or "public"), str(created["name"])))
+        tables += [name for name in locks.tables_in(str(statement["sql"])) if name not in tables and name not in own]
+
+    limits = context.limits(context.budget("statement_timeout_s"))
+    if kept:
+        words = sql.Literal(json.dumps(sorted(kept))).as_string(context.conn)
+        limits += f"; SET LOCAL {THERE_BEFORE} = {words}"
+    up = context.direction == "up"
+    keys = orphans.refuse(context, statements) if up else {}
 
     def whole(runs: Sequence[Sequence[int]]) -> list[str]:
-        with transaction(context.conn, context.limits(context.budget("statement_timeout_s"))):
-            now = _statements(context, statements, runs)
-            progress = {"statements": before + len(statements), "skipped": [*skipped, *now]}
+        with transaction(context.conn, limits):
+            moved: list[dict[str, Any]] = []
+            now, there = _statements(context, statements, runs, down, kept, keys, moved)
+            if made is not None:
+                orphans.put_back(context, made)
+            progress = {**remembered, "statements": before + len(statements), "skipped": [*skipped, *now]}
+            if down:
+                progress["there_before"] = there
+            if moved:
+                progress["quarantined"] = [*remembered.get("quarantined", []), *moved]
             context.save("done" if last else "running", progress)
+        remembered.update({"quarantined": progress["quarantined"]} if moved else {})
+        context.quarantined.extend(moved)
         return now
 
     def attempt() -> list[str]:
-        runs = _quick_runs(statements, made) if context.direction == "up" else []
+        runs = _quick_runs(statements, own) if up else []
         try:
             return whole(runs)
         except _RunFailed:
@@ -101,8 +161,14 @@ def _quick_runs(statements: Sequence[Mapping[str, Any]], made: Container[tuple[s
 
 
 def _statements(
-    context: StepContext, statements: Sequence[Mapping[str, Any]], runs: Sequence[Sequence[int]]
-) -> list[str]:
+    context: StepContext,
+    statements: Sequence[Mapping[str, Any]],
+    runs: Sequence[Sequence[int]],
+    down: Sequence[Mapping[str, Any]],
+    kept: Collection[str],
+    keys: Mapping[int, Mapping[str, Any]],
+    moved: list[dict[str, Any]],
+) -> tuple[list[str], list[str]]:
     sent: set[int] = set()
     run_from = {run[0]: run for run in runs}
     up = context.direction == "up"
@@ -112,7 +178,12 @@ def _statements(
         objects = [made if made and not made.get("replace") else None for made in objects]
     else:
         objects = [gone if gone and gone["kind"] != "rows" else None for gone in objects]
-    there = existing.present(context.conn, objects)
+    undone = [statement.get("destroys") for statement in down]
+    found = existing.present(context.conn, [*objects, *undone])
+    there = {number for number in found if number < len(objects)}
+    before = [
+        existing.describe(undone[number - len(objects)] or {}) for number in sorted(found) if number >= len(objects)
+    ]
     skipped: list[str] = []
     for number, statement in enumerate(statements):
         if number in sent:
@@ -129,13 +200,19 @@ def _statements(
             skipped.append(existing.describe(made))
             context.tell(f"{existing.describe(made)} is there already, with the same definition: skipped")
             continue
+        if made is not None and not up and existing.describe(made) in kept:
+            skipped.append(existing.describe(made))
+            context.tell(f"{existing.describe(made)} was there before this version: it stays")
+            continue
         if made is not None and not up and number not in there and not existing.present(context.conn, [made]):
             skipped.append(existing.describe(made))
             context.tell(f"{existing.describe(made)} is gone already: skipped")
             continue
         with context.watched(f"[{number + 1}/{len(statements)}] {one_line(str(statement['sql']))}"):
             _execute(context, statement)
-    return skipped
+        if number in keys:
+            moved += orphans.move(context, keys[number], number)
+    return skipped, before
 
 
 def _execute_run(context: StepContext, statements: Sequence[Mapping[str, Any]], place: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils import existing, ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import tables_in
 from psycopg2 import sql
@@ -116,7 +116,19 @@ def down_text(conn: Connection, row: ledger.Migration, migration: Mapping[str, A
         if not needs_down(row, ordinal):
             lines.append("-- nothing to take back")
         elif step["kind"] == "sql":
-            lines += ["BEGIN;", *(_terminated(statement) for statement in step.get("down") or []), "COMMIT;"]
+            kept = kept_objects(row, ordinal)
+            lines.append("BEGIN;")
+            for statement in step.get("down") or []:
+                gone = statement.get("destroys")
+                if gone and gone["kind"] != "rows" and existing.describe(gone) in kept:
+                    lines.append(f"-- {existing.describe(gone)} was there before this version: it stays")
+                else:
+                    lines.append(_terminated(statement))
+            lines += [
+                f"-- {entry['rows']} row(s) are put back from {entry['quarantine']} into {entry['table']}"
+                for entry in (up.progress if up else {}).get("quarantined", [])
+            ]
+            lines.append("COMMIT;")
         elif step["kind"] == "indexes":
             built = set((up.progress if up else {}).get("built", []))
             for index in reversed(step["indexes"]):
@@ -160,6 +172,13 @@ def needs_down(row: ledger.Migration, ordinal: int) -> bool:
         return False
     # A step of SQL in one transaction that is not done left nothing; the others save progress as they go.
     return up is None or up.state == "done" or bool(up.progress)
+
+
+def kept_objects(row: ledger.Migration, ordinal: int) -> set[str]:
+    """:return: what a step of SQL found there, in the words of ``existing.describe``: its way down leaves that alone."""
+    up = next((step for step in row.steps if step.ordinal == ordinal), None)
+    progress = up.progress if up else {}
+    return {*progress.get("skipped", []), *progress.get("there_before", [])}
 
 
 def table_names(migrations: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

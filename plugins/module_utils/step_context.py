@@ -32,6 +32,8 @@ class StepContext:
     :ivar connect: opens another session of the same run, for a build beside it.
     :ivar budgets: ``lock_timeout_ms``, ``lock_budget_s``, ``statement_timeout_s``, ``index_timeout_s``.
     :ivar progress_so_far: what the ledger knows of this step from an earlier attempt.
+    :ivar orphans: ``stop`` or ``quarantine``: what becomes of rows without a parent when a foreign key is added.
+    :ivar quarantined: what this step has moved to quarantine; grows.
     """
 
     conn: Connection
@@ -48,6 +50,8 @@ class StepContext:
     budgets: Mapping[str, int]
     explained: Explained = frozenset()
     progress_so_far: dict[str, Any] = field(default_factory=dict)
+    orphans: str = "stop"
+    quarantined: list[dict[str, Any]] = field(default_factory=list)
     sleep: Callable[[float], None] = time.sleep
 
     @property

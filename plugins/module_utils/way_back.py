@@ -13,7 +13,12 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import existing, 
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import application_name
-from ansible_collections.whitecross.pgops.plugins.module_utils.statements import down_text, needs_down, table_names
+from ansible_collections.whitecross.pgops.plugins.module_utils.statements import (
+    down_text,
+    kept_objects,
+    needs_down,
+    table_names,
+)
 from psycopg2 import sql
 
 
@@ -129,9 +134,10 @@ def data_loss(conn: Connection, chosen: Sequence[tuple[ledger.Migration, Mapping
         for number, step in enumerate(migration["steps"], 1):
             if not needs_down(row, number):
                 continue
+            kept = kept_objects(row, number)
             for statement in _down_statements(step):
                 gone = statement.get("destroys")
-                if not gone or gone["kind"] not in ("table", "column", "rows"):
+                if not gone or gone["kind"] not in ("table", "column", "rows") or existing.describe(gone) in kept:
                     continue
                 schema, table = str(gone.get("schema") or "public"), str(gone.get("table") or gone["name"])
                 if not fetch_one(

@@ -24,6 +24,14 @@ options:
       - Compared under the lock before the first write; if something moved, nothing is applied. Filled by the action plugin.
     type: dict
     default: {}
+  orphans:
+    description:
+      - What becomes of rows without a parent when a version adds a foreign key. V(stop) counts them before and stops, with ten ids and
+        the query; V(quarantine) moves them, in the transaction that adds the foreign key, to a table in the schema C(pgops). The way
+        down of that version puts them back.
+    type: str
+    choices: [stop, quarantine]
+    default: stop
 author:
   - White Cross pgops contributors
 """
@@ -41,7 +49,9 @@ databases:
   type: dict
   contains:
     applied:
-      description: Versions applied by this call, each with its duration in seconds and the objects that were there already.
+      description:
+        - Versions applied by this call, each with its duration in seconds, the objects that were there already and the rows that were
+          moved to quarantine.
       type: list
       elements: dict
     later:
@@ -69,7 +79,7 @@ not_applied:
   type: list
   elements: str
 reason:
-  description: V(failed), V(lock_wait), V(time_limit), V(interrupted), V(connection_lost), V(busy), V(moved) or why the plan was refused.
+  description: V(failed), V(lock_wait), V(time_limit), V(interrupted), V(connection_lost), V(busy), V(moved), V(orphans) or why the plan was refused.
   returned: on failure
   type: str
 blockers:
@@ -96,6 +106,7 @@ def main() -> None:
             **pgops_module.TREE_OPTIONS,
             **pgops_module.LEDGER_RUN_OPTIONS,
             "expected": {"type": "dict", "default": {}},
+            "orphans": {"type": "str", "choices": ["stop", "quarantine"], "default": "stop"},
         }
     )
 
@@ -128,6 +139,7 @@ def main() -> None:
                     progress,
                     control,
                     lock_wait_s=given["lock_wait"],
+                    orphans=given["orphans"],
                 )
                 databases[name] = migrate.apply(
                     target, given["migrations"], selection, way, expected=given["expected"].get(name)

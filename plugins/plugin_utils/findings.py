@@ -20,7 +20,7 @@ RULES = {
     "depends-on": "`depends_on` names versions of the tree that come before.",
     "destructive": "An up that takes data away declares `risk: high` or `critical`.",
     "down-missing": "A sql step has a down, or `rollback` says what stays.",
-    "duplicate-index": "An index name is used once.",
+    "duplicate-index": "An index name stands for one definition.",
     "empty": "A file has at least one statement.",
     "enum-value-used": "A new enum label is used in a later step than the one that adds it.",
     "file": "A file is readable, not empty, UTF-8 without byte order mark.",

@@ -146,6 +146,7 @@ class _Index:
     table: Relation
     columns: list[str | None]
     where: str | None
+    definition: str = ""
 
 
 class _Schema:
@@ -196,12 +197,20 @@ class _Schema:
 
     def _index(self, index: dict[str, Any], place: Finding) -> None:
         key = (index["schema"], index["name"])
-        if key in self.indexes:
+        parts = ("method", "unique", "columns", "include", "where")
+        definition = repr([index["table"], *[index.get(part) for part in parts]])
+        # The same index once more is a version for databases that do not have it yet; the engine skips it elsewhere.
+        if key in self.indexes and self.indexes[key].definition != definition:
             self.twice.append(
-                Finding(place.file, place.line, place.rule, f"an index named '{index['name']}' exists already by then")
+                Finding(
+                    place.file,
+                    place.line,
+                    place.rule,
+                    f"an index named '{index['name']}' exists already by then, with another definition",
+                )
             )
         columns = [column.get("column") for column in index["columns"]]
-        self.indexes[key] = _Index((index["schema"], index["table"]), columns, index["where"])
+        self.indexes[key] = _Index((index["schema"], index["table"]), columns, index["where"], definition)
 
     def _destroy(self, statement: Statement) -> None:
         gone = statement.destroys

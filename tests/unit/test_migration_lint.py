@@ -282,6 +282,12 @@ def test_two_indexes_of_one_name_are_seen_over_versions(tmp_path: Path) -> None:
     assert check(tmp_path, f"{OLD} CREATE INDEX i ON old (id);", "DROP INDEX i;", files=files, steps=steps) == []
 
 
+def test_the_same_index_again_is_for_databases_that_do_not_have_it(tmp_path: Path) -> None:
+    files = {"indexes.yml": "- {name: i, table: old, columns: [id], why: w}\n"}
+    steps = [*METADATA["steps"], {"indexes": "indexes.yml"}]
+    assert check(tmp_path, f"{OLD} CREATE INDEX i ON old (id);", "SELECT 1;", files=files, steps=steps) == []
+
+
 def test_an_index_of_the_same_name_in_another_schema_is_another_index(tmp_path: Path) -> None:
     other = "CREATE SCHEMA s; CREATE TABLE s.old (a int); CREATE INDEX i ON s.old (a);"
     assert check(tmp_path, f"{OLD} CREATE INDEX i ON old (id); {other}") == []

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Rows without a parent, where a foreign key is to be added: counted before, told by id, or moved to quarantine.
+
+A quarantine is a table in the ledger's schema with the columns of the child. The rows go there in the transaction that
+adds the foreign key, and come back in the one that drops it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import existing, integrity
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_all, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
+from psycopg2 import errorcodes, sql
+
+SCHEMA = "pgops"
+STOP, QUARANTINE = "stop", "quarantine"
+
+# Both tables with all columns of the key, or no row: before the step that adds a column there is nothing to count.
+_TABLES = """
+SELECT c.relkind::text AS kind, p.relkind::text AS target_kind,
+       (SELECT array_agg(a.attname::text ORDER BY key.place) FROM pg_index i
+          CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS key (number, place)
+          JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = key.number
+         WHERE i.indrelid = p.oid AND i.indisprimary) AS target_columns,
+       (SELECT array_agg(a.attname::text ORDER BY key.place) FROM pg_index i
+          CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS key (number, place)
+          JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = key.number
+          JOIN pg_type t ON t.oid = a.atttypid AND t.typname IN ('int2', 'int4', 'int8', 'uuid')
+         WHERE i.indrelid = c.oid AND i.indisprimary HAVING count(*) = max(i.indnkeyatts)) AS identity
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ CROSS JOIN pg_class p JOIN pg_namespace pn ON pn.oid = p.relnamespace
+ WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND pn.nspname = %(target_schema)s AND p.relname = %(target)s
+   AND (SELECT count(*) FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = ANY(%(columns)s)
+           AND NOT a.attisdropped) = cardinality(%(columns)s)
+"""
+# Foreign keys to the child that would change or delete rows of another table when an orphan is moved.
+_FOLLOWERS = """
+SELECT n.nspname::text AS schema, c.relname::text AS table, k.conname::text AS name,
+       (SELECT array_agg(a.attname::text ORDER BY place) FROM unnest(k.conkey) WITH ORDINALITY AS key (number, place)
+          JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = key.number) AS columns,
+       (SELECT array_agg(a.attname::text ORDER BY place) FROM unnest(k.confkey) WITH ORDINALITY AS key (number, place)
+          JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = key.number) AS target_columns
+  FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_class p ON p.oid = k.confrelid JOIN pg_namespace pn ON pn.oid = p.relnamespace
+ WHERE k.contype = 'f' AND k.confdeltype IN ('c', 'n', 'd') AND k.conparentid = 0
+   AND pn.nspname = %s AND p.relname = %s
+"""
+# Columns that both tables have and that a row can be given.
+_COMMON = """
+SELECT a.attname::text AS name FROM pg_attribute a JOIN pg_attribute q ON q.attname = a.attname
+ WHERE a.attrelid = to_regclass(%s) AND q.attrelid = to_regclass(%s) AND a.attnum > 0 AND q.attnum > 0
+   AND NOT a.attisdropped AND NOT q.attisdropped AND a.attgenerated = '' ORDER BY a.attnum
+"""
+
+
+def refuse(context: StepContext, statements: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Look for orphans of each foreign key that the statements add, before any of them runs.
+
+    Takes ACCESS SHARE on both tables.
+
+    :return: by position the keys whose orphans :func:`move` is to take away.
+    :raises PgopsError: there are orphans, and nobody asked for a quarantine.
+    """
+    found = {}
+    for number, statement in enumerate(statements):
+        made = statement.get("creates")
+        if not made or made["kind"] != "constraint" or made.get("type") != "foreign_key":
+            continue
+        key = _key(context, made)
+        if key is None or existing.present(context.conn, [made]):
+            continue
+        with context.watched(f"counting rows of {key['table']} without a parent", cancel=True):
+            count, ids = integrity.count_orphans(context.conn, key)
+        if count and context.orphans != QUARANTINE:
+            raise _error(context, key, count, ids, existing.location(statement))
+        if context.orphans == QUARANTINE:
+            found[number] = key
+    return found
+
+
+def refuse_existing(context: StepContext, schema: str, table: str, name: str) -> None:
+    """:raises PgopsError: rows violate a foreign key that is there, NOT VALID. Takes ACCESS SHARE on both tables."""
+    key = integrity.find_foreign_key(context.conn, schema, table, name)
+    if key is None:
+        return
+    count, ids = integrity.count_orphans(context.conn, key)
+    if count:
+        raise _error(context, key, count, ids, None)
+
+
+def move(context: StepContext, key: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
+    """Move the orphans of a foreign key that was just added to a table of their own, in the open transaction.
+
+    The lock of ADD FOREIGN KEY keeps new ones out meanwhile.
+
+    :return: what was moved, nothing or one entry: ``table``, ``constraint``, ``quarantine``, ``rows``.
+    :raises PgopsError: rows of other tables hang on the orphans and would go or change with them.
+    """
+    conn = context.conn
+    child = sql.Identifier(key["schema"], key["relation"])
+    source = integrity.orphans_from(key)
+    if not integrity.count_orphans(conn, key)[0]:
+        return []
+    for follower in fetch_all(conn, _FOLLOWERS, (key["schema"], key["relation"])):
+        pairs = sql.SQL(" AND ").join(
+            sql.SQL("follower.{} = child.{}").format(sql.Identifier(mine), sql.Identifier(theirs))
+            for mine, theirs in zip(follower["columns"], follower["target_columns"])
+        )
+        hanging = fetch_one(
+            conn,
+            sql.SQL("SELECT count(*) AS number FROM {} AS follower WHERE EXISTS (SELECT").format(
+                sql.Identifier(follower["schema"], follower["table"])
+            )
+            + source
+            + sql.SQL(" AND {})").format(pairs),
+        )
+        if hanging and hanging["number"]:
+            raise PgopsError(
+                f"{context.doing} moved nothing to quarantine: {hanging['number']} row(s) of "
+                f"{follower['schema']}.{follower['table']} hang on rows of {key['table']} without a parent, by "
+                f"{follower['name']}, and would go or change with them.",
+                sqlstate=errorcodes.FOREIGN_KEY_VIOLATION,
+                database=context.database,
+                object_name=key["name"],
+                hint="Give the rows without a parent a new one, or decide about the rows that hang on them first.",
+                extra={"reason": "orphans"},
+            )
+    name = f"quarantine_{context.version}_{context.ordinal}_{number + 1}"
+    quarantine = sql.Identifier(SCHEMA, name)
+    execute(conn, sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING COMMENTS)").format(quarantine, child))
+    execute(
+        conn,
+        sql.SQL("COMMENT ON TABLE {} IS {}").format(
+            quarantine,
+            sql.Literal(
+                f"Rows of {key['table']} that had no parent for {key['name']}, moved by version {context.version}"
+            ),
+        ),
+    )
+    rows = execute(
+        conn,
+        sql.SQL("WITH moved AS (DELETE FROM ONLY {child} AS gone WHERE gone.ctid IN (SELECT child.ctid").format(
+            child=child
+        )
+        + source
+        + sql.SQL(") RETURNING gone.*) INSERT INTO {} SELECT * FROM moved").format(quarantine),
+    )
+    context.tell(f"{rows} row(s) of {key['table']} without a parent moved to {SCHEMA}.{name}")
+    return [
+        {
+            "schema": key["schema"],
+            "relation": key["relation"],
+            "table": key["table"],
+            "constraint": key["name"],
+            "quarantine": f"{SCHEMA}.{name}",
+            "rows": rows,
+        }
+    ]
+
+
+def put_back(context: StepContext, made: Mapping[str, Any]) -> None:
+    """Put the rows of each quarantine back into their table, in the transaction that dropped the foreign key.
+
+    :param made: the step's progress on the way up.
+    """
+    for entry in reversed(made.get("quarantined", [])):
+        quarantine = sql.Identifier(*entry["quarantine"].split("."))
+        columns = fetch_all(context.conn, _COMMON, (entry["table"], entry["quarantine"]))
+        if not columns:
+            context.tell(f"{entry['quarantine']} stays: {entry['table']}, or the quarantine itself, is gone")
+            continue
+        names = sql.SQL(", ").join(sql.Identifier(row["name"]) for row in columns)
+        rows = execute(
+            context.conn,
+            sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {}").format(
+                sql.Identifier(entry["schema"], entry["relation"]), names, names, quarantine
+            ),
+        )
+        execute(context.conn, sql.SQL("DROP TABLE {}").format(quarantine))
+        context.tell(f"{rows} row(s) put back from {entry['quarantine']} into {entry['table']}")
+
+
+def _key(context: StepContext, made: Mapping[str, Any]) -> dict[str, Any] | None:
+    """:return: a foreign key to be, in the form of :func:`integrity.find_foreign_key`; None before its tables or columns."""
+    schema, table, target = str(made.get("schema") or "public"), str(made["table"]), made["references"]
+    found = fetch_one(
+        context.conn,
+        _TABLES,
+        {
+            "schema": schema,
+            "table": table,
+            "target_schema": target["schema"],
+            "target": target["table"],
+            "columns": list(made["columns"]),
+        },
+    )
+    if found is None:
+        return None
+    return {
+        "name": f"{schema}.{table}.{made['name']}",
+        "schema": schema,
+        "relation": table,
+        "kind": found["kind"],
+        "table": _quoted(context, schema, table),
+        "target_schema": target["schema"],
+        "target_relation": target["table"],
+        "target_kind": found["target_kind"],
+        "target": _quoted(context, target["schema"], target["table"]),
+        "columns": list(made["columns"]),
+        "target_columns": list(target["columns"] or found["target_columns"] or []),
+        "operators": [["pg_catalog", "="]] * len(made["columns"]),
+        "match_full": False,
+        "period": False,
+        "identity": found["identity"],
+    }
+
+
+def _quoted(context: StepContext, schema: str, table: str) -> str:
+    row = fetch_one(context.conn, "SELECT quote_ident(%s) || '.' || quote_ident(%s) AS name", (schema, table))
+    return str(row["name"]) if row else f"{schema}.{table}"
+
+
+def _error(
+    context: StepContext, key: Mapping[str, Any], count: int, ids: Sequence[str], location: str | None
+) -> PgopsError:
+    query = integrity.orphans_query(key).as_string(context.conn)
+    shown = ", ".join(ids) + (", ..." if count > len(ids) else "")
+    return PgopsError(
+        f"{context.doing} stopped at the foreign key {key['name']}: {count} row(s) of {key['table']} have no parent in "
+        f"{key['target']}, by id {shown} (SQLSTATE {errorcodes.FOREIGN_KEY_VIOLATION}).",
+        sqlstate=errorcodes.FOREIGN_KEY_VIOLATION,
+        database=context.database,
+        location=location,
+        object_name=key["name"],
+        hint=f"List them all: {query}; give them a parent or delete them, then run it again; or run it with "
+        f"-e migrate_orphans={QUARANTINE}, which moves them to a table in the schema {SCHEMA}.",
+        extra={
+            "reason": "orphans",
+            "orphans": {
+                "table": key["table"],
+                "target": key["target"],
+                "rows": count,
+                "ids": list(ids),
+                "query": query,
+            },
+        },
+    )

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+"""What a version found there is not its own: its way down leaves that alone, and DO blocks can ask for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, migrate, way_back
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
+from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
+from support.engine import Told, do, rows, way
+from support.tree import TestTree
+
+V1 = "20260101000001"
+UP = """
+CREATE TYPE public."Mood" AS ENUM ('GOOD', 'BAD');
+ALTER TABLE public.people ADD COLUMN age integer;
+ALTER TABLE public.people ADD COLUMN name text;
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'public.people'::regclass AND attname = 'kind') THEN
+        ALTER TABLE public.people ADD COLUMN kind text;
+    END IF;
+END $$;
+ALTER TYPE public."Colour" ADD VALUE 'RED';
+"""
+DOWN = """
+DO $$ BEGIN
+    RAISE NOTICE 'asked: %', coalesce(current_setting('pgops.there_before', true), 'nothing');
+END $$;
+ALTER TABLE public.people DROP COLUMN IF EXISTS kind;
+ALTER TABLE public.people DROP COLUMN IF EXISTS name;
+ALTER TABLE public.people DROP COLUMN IF EXISTS age;
+DROP TYPE IF EXISTS public."Mood";
+"""
+
+
+@pytest.mark.parametrize("one_transaction", [True, False])
+def test_the_way_down_leaves_what_was_there_before(target: Any, tmp_path: Any, one_transaction: bool) -> None:
+    tree = TestTree(tmp_path / "sql")
+    tree.add_sql(V1, "grow", UP, DOWN, transaction=one_transaction)
+    do(
+        target,
+        "CREATE TABLE people (id integer PRIMARY KEY, age integer, kind text)",
+        "CREATE TYPE \"Colour\" AS ENUM ('RED')",
+        "INSERT INTO people VALUES (1, 7, 'k')",
+    )
+    conn = connect(target, application_name="test")
+    before = catalog.inventory(conn)
+    for _ in range(2):
+        migrate.apply(target, tree.render(), Selection(), way())
+        assert [entry["columns"] for entry in way_back.preview_revert(target, Reverts())["loss"]] == []
+        assert "column public.people.kind was there before" in way_back.preview_revert(target, Reverts())["prepared"]
+        told = Told()
+        migrate.revert(target, Reverts(), way(progress=told))
+        assert catalog.compare(before, catalog.inventory(conn), ignore=()) == []
+    conn.close()
+    assert rows(target, "SELECT * FROM people") == [{"id": 1, "age": 7, "kind": "k"}]
+    assert told.said("column public.people.age was there before this version: it stays")
+    assert told.said('"enum value public.Colour.RED"')
+    assert not told.said("asked: nothing")
+
+
+def test_what_the_version_made_goes(target: Any, tmp_path: Any) -> None:
+    tree = TestTree(tmp_path / "sql")
+    tree.add_sql(V1, "grow", UP, DOWN)
+    do(target, "CREATE TABLE people (id integer PRIMARY KEY)", "CREATE TYPE \"Colour\" AS ENUM ('BLUE')")
+    migrate.apply(target, tree.render(), Selection(), way())
+    told = Told()
+    migrate.revert(target, Reverts(), way(progress=told))
+    columns = "SELECT attname FROM pg_attribute WHERE attrelid = 'people'::regclass AND attnum > 0 AND NOT attisdropped"
+    assert rows(target, columns) == [{"attname": "id"}]
+    assert told.said("asked: ")
