@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    adopted,
     backfill,
     constraints,
     existing,
@@ -330,6 +331,7 @@ def revert(
             ledger.ensure(conn)
             ledger.start_run(conn, way.run)
             for number, (row, migration) in enumerate(zip(chosen, migrations)):
+                _refuse_adopted(session, row, done, chosen[number:])
                 done.append(_revert_one(session, row, migration, done, migrations[number + 1 :]))
             ledger.finish_run(conn, way.run.id, "reverted")
         return {
@@ -339,6 +341,22 @@ def revert(
             "ledger_head": ledger.read(conn).head,
             "audit": ledger.audit_head(conn) if found.exists else None,
         }
+
+
+def _refuse_adopted(
+    session: _Session, row: ledger.Migration, done: Sequence[Mapping[str, Any]], rest: Sequence[ledger.Migration]
+) -> None:
+    """Before its first write, since a refusal is no half way down; newer versions of the same run are gone by then."""
+    try:
+        adopted.refuse_revert(session.conn, row)
+    except PgopsError as error:
+        ledger.finish_run(session.conn, session.way.run.id, "refused")
+        error.extra |= {
+            "reverted": [item["version"] for item in done],
+            "not_reverted": [item.version for item in rest],
+            "partial": {"reverted": [dict(item) for item in done]},
+        }
+        raise
 
 
 def _revert_one(
