@@ -46,13 +46,15 @@ class ActionModule(MigrationAction):
         if result.get("failed"):
             self._tell_next(result, task_vars)
             return result
+        given = self._task.args
         repairs = self._repairs(result["databases"], task_vars)
         result["diff"] = [
             {"before": "", "before_header": "(absent)", "after": text, "after_header": f"{new.folder.name}/{name}"}
             for new in repairs
             for name, text in sorted(new.files.items())
         ]
-        if not any(found["adopted"] for found in result["databases"].values()):
+        asked = any(given.get(name) not in (None, "") for name in ("mirror", "fence"))
+        if not asked and not any(found["adopted"] for found in result["databases"].values()):
             return result
         if self._task.check_mode:
             for new in repairs:
@@ -87,6 +89,15 @@ class ActionModule(MigrationAction):
         for database, found in result["databases"].items():
             if found["recorded"]:
                 self.say(f"{database}: {len(found['recorded'])} versions adopted, {len(found['pending'])} pending")
+            if found["mirror"]:
+                changed = ", ".join(f"{len(found['mirror'][word])} {word}" for word in ("added", "removed"))
+                self.say(
+                    f"{database}: SequelizeMeta is {'kept in step' if found['mirror']['on'] else 'left alone from now on'}: {changed}"
+                )
+            if found["fence"]:
+                self.say(
+                    f"{database}: fence {'up' if self._truth(self._task.args.get('fence')) else 'down'}: {', '.join(found['fence'])}"
+                )
         result["next"] = [self.command(task_vars, "migrate.yml")]
         return result
 

@@ -17,7 +17,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     effects,
     existing,
     ledger,
+    legacy_fence,
     legacy_ledger,
+    legacy_mirror,
     repair,
     text_ids,
 )
@@ -66,11 +68,17 @@ class Request:
     :ivar names: tool -> version -> the tool's names of that migration, where its number does not tell.
     :ivar force: the name of a database that is adopted although it looks like another application's.
     :ivar accept: objects whose difference somebody has looked at and takes as it is.
+    :ivar mirror: ``sequelize`` keeps its ledger in step from now on, ``none`` ends that, None leaves it as it is.
+    :ivar fence: True fences the other tools, False takes the fence away, None leaves it as it is.
+    :ivar login: the role that the other tool connects as; by default the owner of its ledger.
     """
 
     names: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     force: str | None = None
     accept: Sequence[str] = ()
+    mirror: str | None = None
+    fence: bool | None = None
+    login: str | None = None
 
 
 @dataclass
@@ -536,7 +544,9 @@ def look(target: Target, migrations: Sequence[Mapping[str, Any]], request: Reque
     :raises PgopsError: it would be refused; ``extra["databases"]`` has all that was found."""
     assessment = assess(target, migrations, request, way)
     refuse(target, assessment)
-    return {**assessment.as_dict(), "recorded": []}
+    with closing(connect(target, application_name=application_name(way.run.id))) as conn:
+        _refuse_measures(target, conn, assessment, request)
+    return {**assessment.as_dict(), "recorded": [], "mirror": None, "fence": []}
 
 
 def refuse(target: Target, assessment: Assessment) -> None:
@@ -600,14 +610,71 @@ def adopt(
                     database=target.database,
                     extra={"reason": "moved", "moved": moved},
                 )
+            login = _refuse_measures(target, conn, assessment, request)
             if assessment.adopted:
                 _record(conn, migrations, assessment, way)
+            mirrored = _mirror(conn, assessment, request, way)
+            fenced = _fence(target, conn, assessment, request, login, way)
+            wrote = bool(assessment.adopted or fenced or mirrored)
             return {
                 **assessment.as_dict(),
                 "recorded": assessment.adopted,
+                "mirror": mirrored,
+                "fence": fenced,
                 "ledger_head": ledger.read(conn).head,
-                "audit": ledger.audit_head(conn) if assessment.adopted else None,
+                "audit": ledger.audit_head(conn) if wrote else None,
             }
+
+
+def _refuse_measures(target: Target, conn: Connection, assessment: Assessment, request: Request) -> str | None:
+    """:return: the login to fence, where that is asked for. :raises PgopsError: mirror or fence cannot be had."""
+    if request.mirror == legacy_ledger.SEQUELIZE:
+        legacy_mirror.refuse(conn, assessment.ledgers, request.names.get(legacy_ledger.SEQUELIZE) or {})
+    return legacy_fence.refuse(target, assessment.ledgers, request.login) if request.fence else None
+
+
+def _mirror(conn: Connection, assessment: Assessment, request: Request, way: Way) -> dict[str, Any] | None:
+    """:return: names added to and removed from their ledger, or None where nothing changed."""
+    if request.mirror is None:
+        return None
+    ledger.ensure(conn)
+    wanted = request.mirror == legacy_ledger.SEQUELIZE
+    before = legacy_mirror.is_on(conn)
+    with ledger.transaction(conn):
+        changed: dict[str, list[str]] = {"added": [], "removed": []}
+        if wanted:
+            names = request.names.get(legacy_ledger.SEQUELIZE) or {}
+            legacy_mirror.switch_on(conn, legacy_mirror.refuse(conn, assessment.ledgers, names), names)
+            changed = legacy_mirror.in_step(conn, ledger.read(conn))
+        else:
+            legacy_mirror.switch_off(conn)
+        if wanted == before and not changed["added"] and not changed["removed"]:
+            return None
+        ledger.append_audit(
+            conn, "mirror_on" if wanted else "mirror_off", run_id=way.run.id, detail={**changed, "who": way.run.who}
+        )
+    return {"on": wanted, **changed}
+
+
+def _fence(
+    target: Target, conn: Connection, assessment: Assessment, request: Request, login: str | None, way: Way
+) -> list[str]:
+    """:return: what was put up or taken away; nothing where it was so already."""
+    if request.fence is None:
+        return []
+    ledger.ensure(conn)
+    if request.fence:
+        changed = legacy_fence.put_up(target, assessment.ledgers, str(login))
+    else:
+        changed = legacy_fence.take_away(target, assessment.ledgers)
+    if changed:
+        ledger.append_audit(
+            conn,
+            "fence_up" if request.fence else "fence_down",
+            run_id=way.run.id,
+            detail={"by": changed, "login": login, "who": way.run.who},
+        )
+    return changed
 
 
 def _record(conn: Connection, migrations: Sequence[Mapping[str, Any]], assessment: Assessment, way: Way) -> None:

@@ -35,7 +35,14 @@ CREATE TABLE pgops.adoption (
     pending text[] NOT NULL,
     detail jsonb NOT NULL
 );
-REVOKE ALL ON pgops.adoption FROM PUBLIC;
+-- Which versions have a row in another tool's ledger, while that is kept in step.
+CREATE TABLE pgops.mirror (
+    version text PRIMARY KEY,
+    schema text NOT NULL,
+    relation text NOT NULL,
+    name text NOT NULL
+);
+REVOKE ALL ON pgops.adoption, pgops.mirror FROM PUBLIC;
 """
 _CREATE = f"""
 CREATE SCHEMA IF NOT EXISTS pgops;

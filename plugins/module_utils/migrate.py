@@ -20,6 +20,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     existing,
     indexes,
     ledger,
+    legacy_mirror,
     locks,
     sql_step,
     statistics,
@@ -219,6 +220,7 @@ def _apply_one(
         duration = round(time.monotonic() - started, 3)
         with transaction(conn, _SURE_COMMIT):
             ledger.finish(conn, version, "applied", duration)
+            legacy_mirror.applied(conn, version)
             ledger.append_audit(
                 conn,
                 "applied",
@@ -389,6 +391,7 @@ def _revert_one(
         duration = round(time.monotonic() - started, 3)
         with transaction(conn, _SURE_COMMIT):
             ledger.finish(conn, version, "reverted", 0.0)
+            legacy_mirror.reverted(conn, version)
             ledger.append_audit(
                 conn, "reverted", run_id=run.id, version=version, detail={"duration_s": duration, "left": left}
             )

@@ -48,6 +48,22 @@ options:
     type: list
     elements: str
     default: []
+  mirror:
+    description:
+      - V(sequelize) keeps Sequelize's ledger in step with ours from now on, so that C(db:migrate:status) goes on to tell the truth; only
+        versions that O(names) gives a file of Sequelize get a row there. V(none) ends that.
+    type: str
+    choices: [sequelize, none]
+  fence:
+    description:
+      - Whether a migration by the other tool fails from now on, with a message that says why. Sequelize is stopped by an event trigger
+        where O(restore_user) is a superuser, else its login loses ownership and CREATE and keeps its rights on rows; Prisma by a trigger
+        on its ledger. V(false) takes the triggers away; ownership is not given back.
+    type: bool
+  legacy_login:
+    description:
+      - The role that the other tool connects as; by default the owner of its ledger.
+    type: str
   record:
     description:
       - Whether what is proved is recorded. The action plugin looks first, writes the repair, and then records.
@@ -119,6 +135,13 @@ databases:
         that hold ids without a foreign key.
       type: list
       elements: dict
+    mirror:
+      description: Names added to and removed from the other ledger, where that was asked for and changed something.
+      type: dict
+    fence:
+      description: What was put up or taken away.
+      type: list
+      elements: str
     state:
       description: Ledger head and catalog fingerprint.
       type: dict
@@ -141,6 +164,9 @@ def main() -> None:
             "names": {"type": "dict", "default": {}},
             "force": {"type": "str"},
             "accept": {"type": "list", "elements": "str", "default": []},
+            "mirror": {"type": "str", "choices": ["sequelize", "none"]},
+            "fence": {"type": "bool"},
+            "legacy_login": {"type": "str"},
             "record": {"type": "bool", "default": True},
             "expected": {"type": "dict", "default": {}},
             **pgops_module.LEDGER_RUN_OPTIONS,
@@ -153,7 +179,9 @@ def main() -> None:
 
         given = module.params
         writes = given["record"] and not module.check_mode
-        request = adoption.Request(given["names"], given["force"], given["accept"])
+        request = adoption.Request(
+            given["names"], given["force"], given["accept"], given["mirror"], given["fence"], given["legacy_login"]
+        )
         databases: dict[str, Any] = {}
         progress, control = pgops_module.job(module)
         try:
@@ -175,7 +203,10 @@ def main() -> None:
             raise
         finally:
             control.stop()
-        return {"changed": any(found["adopted"] for found in databases.values()), "databases": databases}
+        return {
+            "changed": any(found["adopted"] or found["mirror"] or found["fence"] for found in databases.values()),
+            "databases": databases,
+        }
 
     pgops_module.run(module, work)
 
