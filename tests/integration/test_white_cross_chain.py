@@ -579,7 +579,7 @@ def test_the_engine_makes_what_the_plain_sql_makes(
 
 
 def test_R3_4_what_is_there_already_with_the_same_definition_is_taken_over(
-    target: Any, db: Any, chain: dict[str, dict[str, Any]]
+    target: Any, applied: Any, chain: dict[str, dict[str, Any]]
 ) -> None:
     seed_incidents(applied)
     before = catalog.inventory(applied)
