@@ -90,7 +90,7 @@ def compare(
     with ExitStack() as stack:
         scratch = stack.enter_context(empty_database(target, encoding=encoding, run_id=run_id))
         other = stack.enter_context(closing(connect(scratch, application_name="pgops verify")))
-        _refuse_other_major(target, conn, other)
+        refuse_other_major(target, conn, other)
         forget = control.on_interrupt(other.cancel)
         try:
             before = catalog.inventory(other)
@@ -109,7 +109,7 @@ def compare(
     return _judge(declared, differences, strangers)
 
 
-def _refuse_other_major(target: Target, conn: Connection, other: Connection) -> None:
+def refuse_other_major(target: Target, conn: Connection, other: Connection) -> None:
     major, scratch_major = server_version(conn)[0], server_version(other)[0]
     if major != scratch_major:
         # What a definition prints as changes between majors.

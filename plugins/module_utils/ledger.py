@@ -21,9 +21,30 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-_CREATE = """
+# What came with version 2: which versions another tool had applied, and what was found when they were taken over.
+_ADOPTION = """
+ALTER TABLE pgops.migration ADD COLUMN adopted jsonb;
+CREATE TABLE pgops.adoption (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    run_id text,
+    who text NOT NULL,
+    why text,
+    pending text[] NOT NULL,
+    detail jsonb NOT NULL
+);
+-- Which versions have a row in another tool's ledger, while that is kept in step.
+CREATE TABLE pgops.mirror (
+    version text PRIMARY KEY,
+    schema text NOT NULL,
+    relation text NOT NULL,
+    name text NOT NULL
+);
+REVOKE ALL ON pgops.adoption, pgops.mirror FROM PUBLIC;
+"""
+_CREATE = f"""
 CREATE SCHEMA IF NOT EXISTS pgops;
 COMMENT ON SCHEMA pgops IS 'Ledger of the Ansible collection whitecross.pgops: written by the tool, not by hand';
 CREATE TABLE pgops.meta (
@@ -70,7 +91,7 @@ CREATE TABLE pgops.step (
     kind text NOT NULL,
     name text NOT NULL,
     state text NOT NULL CHECK (state IN ('pending', 'running', 'done')),
-    progress jsonb NOT NULL DEFAULT '{}',
+    progress jsonb NOT NULL DEFAULT '{{}}',
     started_at timestamptz,
     finished_at timestamptz,
     PRIMARY KEY (version, direction, ordinal)
@@ -105,12 +126,13 @@ CREATE TRIGGER audit_no_truncate BEFORE TRUNCATE ON pgops.audit
 ALTER TABLE pgops.audit ENABLE ALWAYS TRIGGER audit_no_update;
 ALTER TABLE pgops.audit ENABLE ALWAYS TRIGGER audit_no_delete;
 ALTER TABLE pgops.audit ENABLE ALWAYS TRIGGER audit_no_truncate;
+{_ADOPTION}
 REVOKE ALL ON ALL TABLES IN SCHEMA pgops FROM PUBLIC;
-INSERT INTO pgops.meta (schema_version) VALUES (1);
+INSERT INTO pgops.meta (schema_version) VALUES ({SCHEMA_VERSION});
 """
 
 # What brings a ledger of version N to N + 1, by N.
-UPGRADES: dict[int, str] = {}
+UPGRADES: dict[int, str] = {1: _ADOPTION}
 
 GENESIS = "0" * 64
 
@@ -158,6 +180,8 @@ class Migration:
     started_at: str | None
     finished_at: str | None
     duration_s: float
+    # How it was taken over from another tool; None for a version that this tool applied.
+    adopted: dict[str, Any] | None = None
     steps: list[Step] = field(default_factory=list)
     down_steps: list[Step] = field(default_factory=list)
 
@@ -168,12 +192,14 @@ class Ledger:
 
     :ivar exists: False where the tool never wrote; then everything else is empty.
     :ivar head: sha256 over (version, checksum, state) of all rows, the same for an empty and for a missing ledger.
+    :ivar adopted_around: versions that were not there when later ones were adopted; they are no newcomers.
     """
 
     exists: bool
     schema_version: int
     head: str
     migrations: list[Migration]
+    adopted_around: frozenset[str] = frozenset()
 
     def get(self, version: str) -> Migration | None:
         """:return: the row of that version, or None."""
@@ -213,7 +239,7 @@ EMPTY_HEAD = head_of([])
 _READ = """
 SELECT m.version, m.name, m.title, m.checksum, m.rendered_checksum, m.files, m.state, m.failed_step, m.reason, m.error,
        m.run_id, m.applied_by, pgops_iso(m.started_at) AS started_at, pgops_iso(m.finished_at) AS finished_at,
-       m.duration_s,
+       m.duration_s, pgops_adopted AS adopted,
        (SELECT coalesce(jsonb_agg(jsonb_build_object('direction', s.direction, 'ordinal', s.ordinal, 'kind', s.kind,
                         'name', s.name, 'state', s.state, 'progress', s.progress) ORDER BY s.ordinal), '[]')
           FROM pgops.step s WHERE s.version = m.version) AS steps
@@ -261,13 +287,20 @@ def read(conn: Connection) -> Ledger:
     if version == 0:
         return Ledger(False, 0, EMPTY_HEAD, [])
     migrations = []
-    for row in fetch_all(conn, _READ):
+    for row in fetch_all(conn, _READ.replace("pgops_adopted", "m.adopted" if version > 1 else "NULL::jsonb")):
         steps = row.pop("steps")
         both: dict[str, list[Step]] = {"up": [], "down": []}
         for step in steps:
             both[step.pop("direction")].append(Step(**step))
         migrations.append(Migration(**row, steps=both["up"], down_steps=both["down"]))
-    return Ledger(True, version, head_of([(row.version, row.checksum, row.state) for row in migrations]), migrations)
+    around = fetch_all(conn, "SELECT DISTINCT unnest(pending) AS version FROM pgops.adoption") if version > 1 else []
+    return Ledger(
+        True,
+        version,
+        head_of([(row.version, row.checksum, row.state) for row in migrations]),
+        migrations,
+        frozenset(str(row["version"]) for row in around),
+    )
 
 
 def stored(conn: Connection, version: str) -> dict[str, Any]:
@@ -381,7 +414,7 @@ def begin(
             state = 'applying', run_id = excluded.run_id, applied_by = excluded.applied_by,
             started_at = CASE WHEN %(resume)s THEN migration.started_at ELSE excluded.started_at END,
             duration_s = CASE WHEN %(resume)s THEN migration.duration_s ELSE 0 END,
-            finished_at = NULL, failed_step = NULL, reason = NULL, error = NULL
+            finished_at = NULL, failed_step = NULL, reason = NULL, error = NULL, adopted = NULL
         """,
         {
             "version": migration["version"],
@@ -399,6 +432,40 @@ def begin(
     if again:
         execute(conn, "DELETE FROM pgops.step WHERE version = %s", (migration["version"],))
     _write_steps(conn, migration["version"], "up", migration["steps"])
+
+
+def record_adopted(
+    conn: Connection,
+    migration: Mapping[str, Any],
+    run: Run,
+    *,
+    applied_by: str,
+    adopted: Mapping[str, Any],
+    progress: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write a version as ``applied`` that another tool has applied, in the caller's transaction.
+
+    :param adopted: the proof: what was found, and the definitions that a way down may rely on.
+    :param progress: of each step, as if it had made what is there: the way down takes that back.
+    """
+    version = str(migration["version"])
+    begin(conn, migration, run, applied_by=applied_by, resume=False, again=True)
+    for ordinal, made in enumerate(progress, 1):
+        step_state(conn, version, "up", ordinal, "done", made)
+    finish(conn, version, "applied", 0.0)
+    execute(conn, "UPDATE pgops.migration SET adopted = %s WHERE version = %s", (json.dumps(dict(adopted)), version))
+
+
+def record_adoption(conn: Connection, run: Run, *, who: str, pending: Sequence[str], detail: Mapping[str, Any]) -> None:
+    """Keep what was found when a database was taken over, in the caller's transaction.
+
+    :param pending: versions of the tree that were not there; they may be applied although later ones are adopted.
+    """
+    execute(
+        conn,
+        "INSERT INTO pgops.adoption (run_id, who, why, pending, detail) VALUES (%s, %s, %s, %s, %s)",
+        (run.id, who, run.why, list(pending), json.dumps(dict(detail))),
+    )
 
 
 def begin_down(conn: Connection, version: str, steps: Sequence[Mapping[str, Any]], run: Run) -> None:

@@ -14,12 +14,14 @@ from typing import Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    adopted,
     backfill,
     catalog,
     constraints,
     existing,
     indexes,
     ledger,
+    legacy_mirror,
     locks,
     sql_step,
     statistics,
@@ -228,6 +230,7 @@ def _apply_one(
         duration = round(time.monotonic() - started, 3)
         with transaction(conn, _SURE_COMMIT):
             ledger.finish(conn, version, "applied", duration)
+            legacy_mirror.applied(conn, version)
             ledger.append_audit(
                 conn,
                 "applied",
@@ -355,6 +358,7 @@ def revert(
             ledger.start_run(conn, way.run)
             there = way_back.standing(conn, found)
             for number, (row, migration) in enumerate(zip(chosen, migrations)):
+                _refuse_adopted(session, row, done, chosen[number:])
                 there.pop(row.version)
                 session.applied = frozenset(there)
                 session.replacements = replacements([item for key, item in there.items() if key > row.version])
@@ -379,6 +383,22 @@ def _refuse_uncopied(database: str, loss: Sequence[Mapping[str, Any]], backup: s
             database=database,
             extra={"reason": "written_since", "loss": [dict(entry) for entry in loss]},
         )
+
+
+def _refuse_adopted(
+    session: _Session, row: ledger.Migration, done: Sequence[Mapping[str, Any]], rest: Sequence[ledger.Migration]
+) -> None:
+    """Before its first write, since a refusal is no half way down; newer versions of the same run are gone by then."""
+    try:
+        adopted.refuse_revert(session.conn, row)
+    except PgopsError as error:
+        ledger.finish_run(session.conn, session.way.run.id, "refused")
+        error.extra |= {
+            "reverted": [item["version"] for item in done],
+            "not_reverted": [item.version for item in rest],
+            "partial": {"reverted": [dict(item) for item in done]},
+        }
+        raise
 
 
 def _revert_one(
@@ -411,6 +431,7 @@ def _revert_one(
         duration = round(time.monotonic() - started, 3)
         with transaction(conn, _SURE_COMMIT):
             ledger.finish(conn, version, "reverted", 0.0)
+            legacy_mirror.reverted(conn, version)
             ledger.append_audit(
                 conn, "reverted", run_id=run.id, version=version, detail={"duration_s": duration, "left": left}
             )

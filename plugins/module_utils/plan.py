@@ -209,8 +209,15 @@ def _refuse_out_of_order(
     if not known or selection.allow_out_of_order:
         return
     last = max(known)
-    # A version that was applied once, in order, and reverted alone is no newcomer.
-    new = [m for m in pending if str(m["version"]) < last and found.get(str(m["version"])) is None]
+    # A version that was applied once, in order, and reverted alone is no newcomer, nor is one that was missing when the
+    # database was taken over.
+    new = [
+        m
+        for m in pending
+        if str(m["version"]) < last
+        and found.get(str(m["version"])) is None
+        and str(m["version"]) not in found.adopted_around
+    ]
     if new:
         names = ", ".join(f"{m['version']}_{m['name']}" for m in new)
         raise PgopsError(
@@ -294,7 +301,7 @@ def _told(row: Migration, running: bool) -> tuple[str, str]:
     step = row.failed_step or (undone[0] if undone else len(row.steps))
     of = f"step {step} of {len(row.steps)}"
     if row.state == "applied":
-        return "applied", "applied"
+        return "applied", "applied (adopted)" if row.adopted else "applied"
     if row.state == "reverted":
         return "pending", "pending (reverted)"
     if row.state == "reverting":

@@ -138,6 +138,8 @@ CHECKS: tuple[Check, ...] = (
              WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND {_USER_SCHEMA} AND n.nspname <> 'pgops'
                AND pg_catalog.to_regrole(pg_catalog.quote_ident(%(owner)s)) IS NOT NULL
                AND NOT pg_catalog.pg_has_role(%(owner)s, c.relowner, 'USAGE') AND {_NOT_OF_EXTENSION}
+               -- The ledger of the tool before this one stays with its login.
+               AND c.relname NOT IN ('SequelizeMeta', '_prisma_migrations')
              ORDER BY 1""",
         "{object} belongs to {holder}, not to {role}",
         "ALTER TABLE {object} OWNER TO {role:I};",

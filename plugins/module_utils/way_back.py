@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import existing, ledger, row_versions
+from ansible_collections.whitecross.pgops.plugins.module_utils import adopted, existing, ledger, row_versions
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import application_name
@@ -50,6 +50,9 @@ def preview_revert(target: Target, selection: Reverts, *, run_id: str = "preview
         found = ledger.read(conn)
         chosen = select_reverts(conn, found, selection)
         migrations = [ledger.stored(conn, row.version) for row in chosen]
+        if chosen:
+            # The older ones are looked at when the newer ones, which may have changed their objects, are gone.
+            adopted.refuse_revert(conn, chosen[0])
         there = standing(conn, found) if chosen else {}
         texts = []
         for row, migration in zip(chosen, migrations):

@@ -54,6 +54,7 @@ def test_every_playbook_leaves_a_file_that_fits(site: Playbook, schema: dict[str
     def of(result: Result, playbook: str) -> dict[str, Any]:
         return fits(schema, result, playbook, ok=True)["hosts"]["local-1"][database]
 
+    assert of(site("adopt.yml"), "adopt")["adopt"]["pending"] == [VERSION]
     assert of(site("migrate.yml", "--check"), "migrate")["plan"]["pending"]
     migrated = of(site("migrate.yml"), "migrate")
     assert migrated["apply"]["applied"][0]["version"] == VERSION

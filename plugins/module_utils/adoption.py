@@ -1,0 +1,751 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Take over a database that another tool has migrated: look at its catalog, record what is proved, repair what is certain."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    catalog,
+    declared,
+    effects,
+    existing,
+    ledger,
+    legacy_fence,
+    legacy_ledger,
+    legacy_mirror,
+    repair,
+    text_ids,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    Target,
+    connect,
+    fetch_all,
+    fetch_one,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.locks import RunnerLock, application_name
+from ansible_collections.whitecross.pgops.plugins.module_utils.migrate import Way
+
+# What the catalog says of a version.
+WHOLLY, PARTLY, NOT = "wholly present", "partly present", "not present"
+OURS, UNTOLD = "in our ledger", "changes rows only"
+# What becomes of it.
+ADOPT, REPAIR, PENDING, COMPLETE, REFUSE, NOTHING = (
+    "adopt",
+    "adopt and repair",
+    "stays pending",
+    "stays pending: its own up completes it",
+    "refuse",
+    "nothing",
+)
+
+_CHANGES_ROWS = re.compile(
+    r"\s*(?:--[^\n]*\n\s*)*(?:WITH\b.*?\b)?(UPDATE|DELETE|MERGE|INSERT)\b", re.IGNORECASE | re.DOTALL
+)
+_SEED = re.compile(r"\bON\s+CONFLICT\b.*\bDO\s+NOTHING\b", re.IGNORECASE | re.DOTALL)
+
+_NOT_OURS = """
+SELECT n.nspname || '.' || c.relname AS name, pg_get_userbyid(c.relowner)::text AS owner
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p') AND (n.nspname, c.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
+   AND NOT pg_has_role(current_user, c.relowner, 'USAGE')
+ ORDER BY 1
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    :ivar names: tool -> version -> the tool's names of that migration, where its number does not tell.
+    :ivar force: the name of a database that is adopted although it looks like another application's.
+    :ivar accept: objects whose difference somebody has looked at and takes as it is.
+    :ivar mirror: ``sequelize`` keeps its ledger in step from now on, ``none`` ends that, None leaves it as it is.
+    :ivar fence: True fences the other tools, False takes the fence away, None leaves it as it is.
+    :ivar login: the role that the other tool connects as; by default the owner of its ledger.
+    """
+
+    names: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    force: str | None = None
+    accept: Sequence[str] = ()
+    mirror: str | None = None
+    fence: bool | None = None
+    login: str | None = None
+
+
+@dataclass
+class Verdict:
+    """One version: what their ledger says, what the catalog says, how it differs, what becomes of it."""
+
+    version: str
+    name: str
+    ledger: str
+    catalog: str
+    present: int
+    of: int
+    action: str
+    differences: list[dict[str, Any]] = field(default_factory=list)
+
+    def differs(self, object_name: str, told: str, fix: str | None) -> None:
+        """Add a difference; without a fix it is a reason to refuse."""
+        self.differences.append({"object": object_name, "difference": told, "repair": fix})
+
+
+@dataclass
+class Assessment:
+    """What there is, and what becomes of it; plain data but for what recording needs.
+
+    :ivar proofs: version -> what it is adopted by; ``earlier`` see ``effects.Chain``.
+    :ivar state: ledger head and catalog fingerprint, which must not move until it is recorded.
+    """
+
+    verdicts: list[Verdict]
+    ledgers: list[legacy_ledger.LegacyLedger]
+    era: str
+    strangers: list[str]
+    state: dict[str, str]
+    proofs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    repair: dict[str, Any] | None = None
+    earlier: dict[str, set[str]] = field(default_factory=dict)
+    accepted: list[str] = field(default_factory=list)
+    text_ids: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def refused(self) -> list[Verdict]:
+        """:return: the versions that stand in the way."""
+        return [verdict for verdict in self.verdicts if verdict.action == REFUSE]
+
+    @property
+    def adopted(self) -> list[str]:
+        """:return: the versions that are recorded."""
+        return [verdict.version for verdict in self.verdicts if verdict.action in (ADOPT, REPAIR)]
+
+    @property
+    def pending(self) -> list[str]:
+        """:return: the versions that migrate.yml applies next, the repair among them."""
+        later = [verdict.version for verdict in self.verdicts if verdict.action in (PENDING, COMPLETE)]
+        return sorted({*later, *([self.repair["version"]] if self.repair else [])})
+
+    def as_dict(self) -> dict[str, Any]:
+        """The assessment as plain data for a module's result."""
+        return {
+            "versions": [asdict(verdict) for verdict in self.verdicts],
+            "ledgers": [
+                {**found.as_dict(), "entries": [asdict(entry) for entry in found.entries]} for found in self.ledgers
+            ],
+            "era": self.era,
+            "strangers": self.strangers,
+            "repair": self.repair,
+            "accepted": self.accepted,
+            "text_ids": self.text_ids,
+            "adopted": self.adopted,
+            "pending": self.pending,
+            "state": self.state,
+        }
+
+
+def assess(target: Target, migrations: Sequence[Mapping[str, Any]], request: Request, way: Way) -> Assessment:
+    """Look at a database and write nothing to it.
+
+    Runs the tree in a scratch database; takes ACCESS SHARE on system catalogs of the database, and on tables whose values
+    decide whether a column can be converted.
+
+    :param migrations: the whole tree, rendered.
+    :raises PgopsError: the database is another application's, half a run of ours stands in it, its objects belong to a
+        role that this one cannot act for, or it cannot be compared.
+    """
+    with closing(connect(target, application_name=application_name(way.run.id))) as conn:
+        return _assess(target, conn, migrations, request, way)
+
+
+def _assess(
+    target: Target, conn: Connection, migrations: Sequence[Mapping[str, Any]], request: Request, way: Way
+) -> Assessment:
+    book = ledger.read(conn)
+    half = book.in_state("applying", "failed", "reverting")
+    if half:
+        raise PgopsError(
+            f"Version {half[0].version} is {half[0].state} in {target.database}: finish that run first, then adopt.",
+            database=target.database,
+            extra={"reason": "half", "version": half[0].version},
+        )
+    legacy = legacy_ledger.find(conn)
+    found = catalog.inventory(conn)
+    way.progress.emit("the tree in a scratch database", database=target.database)
+    with effects.replayed(target, conn, migrations, control=way.control, run_id=way.run.id) as (chain, scratch):
+        _refuse_stranger(target, chain, found, legacy, request)
+        state = {"ledger_head": book.head, "catalog_fingerprint": catalog.fingerprint(found)}
+        era = text_ids.era(chain, found)
+        told = text_ids.report(target, chain, found) if era == text_ids.TEXT else []
+        twins = effects.twins(chain, found)
+        swapped = [twin for twin in twins if twin.clash is None]
+        later = effects.without_twins(found, swapped)
+        way.progress.emit("the catalog against the tree", database=target.database)
+        judge = _Judge(
+            conn,
+            effects.presence(chain, later, scratch),
+            twins,
+            book,
+            legacy,
+            request,
+            migrations,
+            lambda schema, table, column: text_ids.as_uuid(target, schema, table, column),
+            way,
+        )
+        verdicts = judge.verdicts(scratch)
+        known = [f"table {key}" for key in _ledger_tables(conn, legacy)]
+        assessment = Assessment(
+            verdicts,
+            legacy,
+            era,
+            effects.strangers(chain, later, known),
+            state,
+            proofs=judge.proofs,
+            repair=judge.folder(),
+            earlier=chain.earlier,
+            accepted=sorted(judge.accepted),
+            text_ids=told,
+        )
+    if assessment.adopted:
+        _refuse_other_owner(target, conn, chain)
+    return assessment
+
+
+class _Judge:
+    """Goes through the versions in order and collects what becomes of each."""
+
+    def __init__(
+        self,
+        conn: Connection,
+        presence: effects.Presence,
+        twins: Sequence[effects.Twin],
+        book: ledger.Ledger,
+        legacy: Sequence[legacy_ledger.LegacyLedger],
+        request: Request,
+        migrations: Sequence[Mapping[str, Any]],
+        uuids: Any,
+        way: Way,
+    ) -> None:
+        self._conn, self._presence, self._twins = conn, presence, twins
+        self._book, self._legacy, self._request = book, legacy, request
+        self._migrations, self._uuids, self._way = migrations, uuids, way
+        self._fixes: dict[str, list[repair.Fix]] = {}
+        self._comments: dict[str, repair.Fix] = {}
+        self._rows: list[repair.Fix] = []
+        self._swaps: dict[str, repair.Fix] = {}
+        self._completed: list[str] = []
+        self.accepted: set[str] = set()
+        self.proofs: dict[str, dict[str, Any]] = {}
+
+    def verdicts(self, scratch: Connection) -> list[Verdict]:
+        shop = repair.Workshop(self._presence, scratch, self._migrations, self._uuids)
+        return [self._verdict(shop, migration) for migration in self._migrations]
+
+    def folder(self) -> dict[str, Any] | None:
+        """:return: the migration that repairs, or None where nothing needs it."""
+        fixes = [*self._swaps.values(), *(fix for several in self._fixes.values() for fix in several)]
+        fixes += [*self._rows, *self._comments.values()]
+        if not fixes:
+            return None
+        order = {"table": 1, "column": 2, "constraint": 3, "function": 4, "trigger": 5}
+        # What another object stands on comes first: a type before its table, that before a column of another one.
+        fixes.sort(
+            key=lambda fix: (fix.told == "commented", fix.told == "inserted", order.get(catalog.kind_of(fix.object), 0))
+        )
+        return repair.folder(fixes, sorted(self._completed), self._migrations)
+
+    def _verdict(self, shop: repair.Workshop, migration: Mapping[str, Any]) -> Verdict:
+        version = str(migration["version"])
+        states = self._presence.effects(version)
+        present = sum(state == effects.PRESENT for state in states.values())
+        verdict = Verdict(version, migration["name"], self._their_word(version), OURS, present, len(states), NOTHING)
+        row = self._book.get(version)
+        if row is not None and row.state == "applied":
+            return verdict
+        signs = [key for key in states if effects.is_sign(key)] or list(states)
+        bad = {key: state for key, state in states.items() if state != effects.PRESENT}
+        if not states:
+            verdict.catalog, verdict.action = UNTOLD, PENDING
+        elif all(states[key] == effects.ABSENT for key in signs):
+            verdict.catalog, verdict.action = NOT, PENDING
+            for key, state in bad.items():
+                if state == effects.DIFFERENT:
+                    verdict.differs(key, self._told(key, version), None)
+                    verdict.action = REFUSE
+        else:
+            self._there(shop, migration, verdict, bad)
+        return verdict
+
+    def _there(
+        self, shop: repair.Workshop, migration: Mapping[str, Any], verdict: Verdict, bad: Mapping[str, str]
+    ) -> None:
+        """A version that has left something: wholly, or not."""
+        version = verdict.version
+        fixes: dict[str, list[repair.Fix]] = {}
+        swaps: dict[str, repair.Fix] = {}
+        unsure = False
+        for twin in self._twins:
+            mine = [name for name in twin.columns if f"column {name}" in self._presence.chain.effects[version]]
+            if not mine:
+                continue
+            if twin.clash is None:
+                swaps[twin.name] = repair.swap(twin)
+                for name in mine:
+                    verdict.differs(
+                        f"column {name}", f"type {twin.name}, declared {twin.named}", f"type {swaps[twin.name].told}"
+                    )
+        for key in bad:
+            if key in self._request.accept:
+                self.accepted.add(key)
+                verdict.differs(key, self._told(key, version), "accepted")
+                continue
+            if self._comes_along(key, version, bad):
+                continue
+            fix = shop.fix(key, version)
+            if isinstance(fix, repair.Unsure):
+                clash = next(
+                    (t.clash for t in self._twins if t.clash and key.removeprefix("column ") in t.columns), None
+                )
+                verdict.differs(key, fix.why + (f" ({clash})" if clash else ""), None)
+                unsure = True
+            elif fix:
+                fixes[key] = fix
+                verdict.differs(key, self._told(key, version), "; ".join(one.told for one in fix))
+        verdict.catalog = PARTLY if bad or swaps else WHOLLY
+        if unsure:
+            verdict.action = REFUSE
+            return
+        rows = self._missing_rows(migration, verdict, partly=bool(bad))
+        seeds, changes = _row_statements(migration)
+        if changes and (bad or rows):
+            # Nobody can tell from the catalog how far it came with the rows; its own steps can, they look.
+            only_missing = not swaps and all(self._presence.found.get(key) is None for key in bad)
+            verdict.action = COMPLETE if only_missing else REFUSE
+            if verdict.action == REFUSE:
+                verdict.differs(
+                    f"version {version}", "it changes rows as well, and what is there is not as it makes it", None
+                )
+            return
+        if rows and not seeds:
+            verdict.action = REFUSE
+            return
+        if rows or any(catalog.kind_of(key) == "table" for key in fixes):
+            self._rows += [
+                repair.Fix("objects", f"rows of version {version}", "inserted", text, "true") for text in seeds
+            ]
+        for key, several in fixes.items():
+            self._fixes[key] = several
+        self._swaps |= swaps
+        comments = {key: made for key in self._presence.chain.effects[version] if (made := shop.comment(key, version))}
+        self._comments |= comments
+        if comments:
+            verdict.differs(f"{len(comments)} comment{'s' if len(comments) > 1 else ''}", "missing", "added")
+        needs = bool(fixes or swaps or rows or comments)
+        if needs:
+            self._completed.append(version)
+        verdict.action = REPAIR if needs else ADOPT
+        self.proofs[version] = self._proof(version)
+
+    def _comes_along(self, key: str, version: str, bad: Mapping[str, str]) -> bool:
+        """A column or constraint of a missing table, and the index of a missing constraint: made together with that."""
+        chain = self._presence.chain
+        value = chain.at(key, version)
+        if value is None or key in self._presence.found:
+            return False
+        if catalog.kind_of(key) == "index" and value.get("constraint"):
+            return True
+        if catalog.kind_of(key) not in ("column", "constraint"):
+            return False
+        table = next(
+            (
+                other
+                for other, state in bad.items()
+                if catalog.kind_of(other) == "table"
+                and state == effects.ABSENT
+                and (made := chain.at(other, version))
+                and (made["schema"], made["table"]) == (value["schema"], value["table"])
+            ),
+            None,
+        )
+        return table is not None and chain.states[key][1][0] == chain.states[table][1][0]
+
+    def _told(self, key: str, version: str) -> str:
+        differences = self._presence.differences(key, version)
+        return "; ".join(str(difference).removeprefix(f"{key}: ") for difference in differences).replace(
+            "expected, not found", "missing"
+        )
+
+    def _their_word(self, version: str) -> str:
+        words = []
+        for found in self._legacy:
+            entry = found.of(version, self._request.names.get(found.tool) or {})
+            if entry is not None:
+                words.append(str(entry) if len(self._legacy) == 1 else f"{found.tool}: {entry}")
+        return ", ".join(words)
+
+    def _missing_rows(self, migration: Mapping[str, Any], verdict: Verdict, *, partly: bool) -> bool:
+        """Ask the version's own verification for what the catalog does not hold."""
+        kinds = {*catalog.KINDS, "enum", "foreign key", "comment"}
+        missing = False
+        for finding in declared.check_statements(self._conn, migration, self._way.control):
+            if finding.attribute in ("statement", "columns"):
+                if not partly:
+                    verdict.differs(finding.object, str(finding.found), None)
+                    missing = True
+                continue
+            if any(finding.object.startswith(f"{kind} ") for kind in kinds):
+                continue  # the catalog was compared already, object by object
+            verdict.differs(
+                finding.object, f"expected {finding.expected}, found {finding.found}", "its rows are inserted"
+            )
+            missing = True
+        return missing
+
+    def _proof(self, version: str) -> dict[str, Any]:
+        """What the version is adopted by: the objects as they are declared, and a fingerprint of them as they were found."""
+        chain, found = self._presence.chain, self._presence.found
+        states = self._presence.effects(version)
+        objects = {}
+        for key, state in states.items():
+            # What is missing may be missing when the version goes down, too: a repair brings it, and takes it away.
+            definition = found.get(key)
+            if definition is not None and state != effects.PRESENT and key not in self.accepted:
+                definition = chain.at(key, version)
+            if definition is not None:
+                objects[key] = {name: value for name, value in definition.items() if name not in effects.IGNORED}
+        seen = {key: found[key] for key in objects if key in found}
+        return {
+            "fingerprint": catalog.fingerprint(seen, ignore=effects.IGNORED),
+            "found": len(seen),
+            "of": len(states),
+            "objects": objects,
+        }
+
+
+def _row_statements(migration: Mapping[str, Any]) -> tuple[list[str], bool]:
+    """:return: statements that insert what is missing and leave the rest, and whether others change rows as well."""
+    seeds: list[str] = []
+    changes = any(step["kind"] == "backfill" for step in migration["steps"])
+    for step in migration["steps"]:
+        for statement in step.get("up", []):
+            text = str(statement["sql"]).rstrip().rstrip(";")
+            if statement.get("creates") or not _CHANGES_ROWS.match(text):
+                continue
+            if _SEED.search(text):
+                seeds.append(text)
+            else:
+                changes = True
+    return seeds, changes
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+
+
+def _ledger_tables(conn: Connection, legacy: Sequence[legacy_ledger.LegacyLedger]) -> list[str]:
+    return [sql_name(conn, found.schema, found.table) for found in legacy]
+
+
+def sql_name(conn: Connection, *names: str) -> str:
+    """:return: a qualified name as an inventory has it."""
+    row = fetch_one(
+        conn,
+        "SELECT string_agg(quote_ident(part), '.' ORDER BY n) AS name FROM unnest(%s::text[]) WITH ORDINALITY AS t(part, n)",
+        (list(names),),
+    )
+    return str(row["name"]) if row else ".".join(names)
+
+
+def _refuse_stranger(
+    target: Target,
+    chain: effects.Chain,
+    found: catalog.Inventory,
+    legacy: Sequence[legacy_ledger.LegacyLedger],
+    request: Request,
+) -> None:
+    """Names alone are cheap: a table is known by half of its columns, the application by half of its first tables."""
+    ledgers = {(item.schema, item.table) for item in legacy}
+    tables = {
+        key
+        for key, value in found.items()
+        if catalog.kind_of(key) == "table" and (value["schema"], value["table"]) not in ledgers
+    }
+    if not tables or request.force == target.database:
+        return
+    if request.force:
+        raise PgopsError(
+            f"adopt_force names {request.force}, and this is {target.database}; force a database by its own name.",
+            database=target.database,
+            extra={"reason": "force"},
+        )
+    first = _first_tables(chain)
+    known = [key for key in first if key in tables and _is_known(chain, found, key)]
+    if len(known) * 2 >= len(first):
+        return
+    raise PgopsError(
+        f"{target.database} looks like the database of another application: of the {len(first)} tables of version "
+        f"{chain.versions[0]} it has {len(known)}, and {len(tables)} tables in all ({', '.join(sorted(map(catalog.name_of, tables))[:5])}"
+        f"{', ...' if len(tables) > 5 else ''}). Nothing was written.",
+        database=target.database,
+        extra={"reason": "stranger", "tables": sorted(map(catalog.name_of, tables))},
+    )
+
+
+def _first_tables(chain: effects.Chain) -> list[str]:
+    for version in chain.versions:
+        made = [key for key in chain.effects[version] if catalog.kind_of(key) == "table"]
+        if made:
+            return made
+    return []
+
+
+def _is_known(chain: effects.Chain, found: catalog.Inventory, table: str) -> bool:
+    prefix = f"column {catalog.name_of(table)}."
+    columns = [
+        key for key in chain.states if key.startswith(prefix) and chain.states[key][1][0] == chain.states[table][1][0]
+    ]
+    return sum(key in found for key in columns) * 2 >= len(columns)
+
+
+def _refuse_other_owner(target: Target, conn: Connection, chain: effects.Chain) -> None:
+    tables = sorted(
+        {
+            (state["schema"], state["table"])
+            for key in chain.states
+            if catalog.kind_of(key) == "table"
+            for state in chain.ever(key)
+        }
+    )
+    rows = fetch_all(conn, _NOT_OURS, ([schema for schema, _ in tables], [table for _, table in tables]))
+    if not rows:
+        return
+    role = str((fetch_one(conn, "SELECT current_user::text AS role") or {})["role"])
+    owners = sorted({row["owner"] for row in rows})
+    names = ", ".join(row["name"] for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
+    type_this = "; ".join(f"REASSIGN OWNED BY {owner} TO {role}" for owner in owners)
+    raise PgopsError(
+        f"Role {role} may not change {len(rows)} tables of {target.database} ({names}): they belong to {', '.join(owners)}. As a "
+        f"superuser, in {target.database}: {type_this}. Nothing was written.",
+        sqlstate="42501",
+        database=target.database,
+        extra={"reason": "owner", "tables": [row["name"] for row in rows]},
+    )
+
+
+def look(target: Target, migrations: Sequence[Mapping[str, Any]], request: Request, way: Way) -> dict[str, Any]:
+    """:return: what :func:`adopt` would record, as plain data; nothing is written.
+    :raises PgopsError: it would be refused; ``extra["databases"]`` has all that was found."""
+    assessment = assess(target, migrations, request, way)
+    refuse(target, assessment)
+    with closing(connect(target, application_name=application_name(way.run.id))) as conn:
+        _refuse_measures(target, conn, assessment, request)
+    return {**assessment.as_dict(), "recorded": [], "mirror": None, "fence": []}
+
+
+def refuse(target: Target, assessment: Assessment) -> None:
+    """:raises PgopsError: what was found cannot be adopted; names the first reason, the rest is in the table."""
+    extra = {"databases": {target.database: assessment.as_dict()}}
+    if assessment.era == text_ids.TEXT:
+        tables = assessment.text_ids
+        foreign = sum(table["ids_without_uuid"] for table in tables)
+        raise PgopsError(
+            f"The ids of {target.database} are text: {len(tables)} tables, {foreign} ids that are no uuid. The tree has uuid ids, "
+            "and half a mixture helps nobody. Nothing was written.",
+            database=target.database,
+            extra={**extra, "reason": "text_ids"},
+        )
+    refused = assessment.refused
+    if refused:
+        first = refused[0]
+        reasons = [item for verdict in refused for item in verdict.differences if item["repair"] is None]
+        told = f"{reasons[0]['object']}: {reasons[0]['difference']}" if reasons else "see above"
+        more = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+        raise PgopsError(
+            f"{target.database} cannot be adopted as it is: version {first.version}, {told}{more}. Nothing was written.",
+            database=target.database,
+            object_name=reasons[0]["object"] if reasons else None,
+            extra={**extra, "reason": "differences", "differences": reasons},
+        )
+
+
+# --------------------------------------------------------------------------------------------------------------- record
+
+
+def adopt(
+    target: Target,
+    migrations: Sequence[Mapping[str, Any]],
+    request: Request,
+    way: Way,
+    *,
+    expected: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Record what is proved. Holds the runner lock of the database; the old ledger stays as it is.
+
+    :param expected: ledger head and catalog fingerprint as they were shown; compared before the first write.
+    :return: the assessment as plain data, with ``recorded``, ``ledger_head`` and ``audit``.
+    :raises PgopsError: refused, or something moved since it was shown; then nothing was written.
+    """
+    with closing(connect(target, application_name=application_name(way.run.id))) as conn:
+        lock = RunnerLock(
+            conn,
+            wait_s=way.lock_wait_s,
+            control=way.control,
+            tell=lambda told: way.progress.emit(told, database=target.database),
+            sleep=way.sleep,
+        )
+        with lock:
+            assessment = _assess(target, conn, migrations, request, way)
+            refuse(target, assessment)
+            moved = [name for name, value in (expected or {}).items() if assessment.state.get(name) != value]
+            if moved:
+                raise PgopsError(
+                    f"Nothing was adopted in {target.database}: since it was looked at, {' and '.join(moved)} moved; look again.",
+                    database=target.database,
+                    extra={"reason": "moved", "moved": moved},
+                )
+            login = _refuse_measures(target, conn, assessment, request)
+            if assessment.adopted:
+                _record(conn, migrations, assessment, way)
+            mirrored = _mirror(conn, assessment, request, way)
+            fenced = _fence(target, conn, assessment, request, login, way)
+            wrote = bool(assessment.adopted or fenced or mirrored)
+            return {
+                **assessment.as_dict(),
+                "recorded": assessment.adopted,
+                "mirror": mirrored,
+                "fence": fenced,
+                "ledger_head": ledger.read(conn).head,
+                "audit": ledger.audit_head(conn) if wrote else None,
+            }
+
+
+def _refuse_measures(target: Target, conn: Connection, assessment: Assessment, request: Request) -> str | None:
+    """:return: the login to fence, where that is asked for. :raises PgopsError: mirror or fence cannot be had."""
+    if request.mirror == legacy_ledger.SEQUELIZE:
+        legacy_mirror.refuse(conn, assessment.ledgers, request.names.get(legacy_ledger.SEQUELIZE) or {})
+    return legacy_fence.refuse(target, assessment.ledgers, request.login) if request.fence else None
+
+
+def _mirror(conn: Connection, assessment: Assessment, request: Request, way: Way) -> dict[str, Any] | None:
+    """:return: names added to and removed from their ledger, or None where nothing changed."""
+    if request.mirror is None:
+        return None
+    ledger.ensure(conn)
+    wanted = request.mirror == legacy_ledger.SEQUELIZE
+    before = legacy_mirror.is_on(conn)
+    with ledger.transaction(conn):
+        changed: dict[str, list[str]] = {"added": [], "removed": []}
+        if wanted:
+            names = request.names.get(legacy_ledger.SEQUELIZE) or {}
+            legacy_mirror.switch_on(conn, legacy_mirror.refuse(conn, assessment.ledgers, names), names)
+            changed = legacy_mirror.in_step(conn, ledger.read(conn))
+        else:
+            legacy_mirror.switch_off(conn)
+        if wanted == before and not changed["added"] and not changed["removed"]:
+            return None
+        ledger.append_audit(
+            conn, "mirror_on" if wanted else "mirror_off", run_id=way.run.id, detail={**changed, "who": way.run.who}
+        )
+    return {"on": wanted, **changed}
+
+
+def _fence(
+    target: Target, conn: Connection, assessment: Assessment, request: Request, login: str | None, way: Way
+) -> list[str]:
+    """:return: what was put up or taken away; nothing where it was so already."""
+    if request.fence is None:
+        return []
+    ledger.ensure(conn)
+    if request.fence:
+        changed = legacy_fence.put_up(target, assessment.ledgers, str(login))
+    else:
+        changed = legacy_fence.take_away(target, assessment.ledgers)
+    if changed:
+        ledger.append_audit(
+            conn,
+            "fence_up" if request.fence else "fence_down",
+            run_id=way.run.id,
+            detail={"by": changed, "login": login, "who": way.run.who},
+        )
+    return changed
+
+
+def _record(conn: Connection, migrations: Sequence[Mapping[str, Any]], assessment: Assessment, way: Way) -> None:
+    who = way.run.who or str((fetch_one(conn, "SELECT session_user::text AS who") or {})["who"])
+    verdicts = {verdict.version: verdict for verdict in assessment.verdicts}
+    repaired = assessment.repair["version"] if assessment.repair else None
+    ledger.ensure(conn)
+    ledger.start_run(conn, way.run)
+    with ledger.transaction(conn, "SET LOCAL synchronous_commit = on"):
+        for migration in migrations:
+            version = str(migration["version"])
+            if version not in assessment.adopted:
+                continue
+            verdict, proof = verdicts[version], assessment.proofs[version]
+            words = {
+                "their_ledger": verdict.ledger,
+                "catalog": verdict.catalog,
+                "fingerprint": proof["fingerprint"],
+                "found": proof["found"],
+                "of": proof["of"],
+                "differences": verdict.differences,
+                "repaired_by": repaired if verdict.action == REPAIR else None,
+            }
+            ledger.record_adopted(
+                conn,
+                migration,
+                way.run,
+                applied_by=who,
+                adopted={**words, "objects": proof["objects"]},
+                progress=[_as_if_made(step, assessment.earlier[version]) for step in migration["steps"]],
+            )
+            ledger.append_audit(
+                conn, "adopted", run_id=way.run.id, version=version, detail={**words, "who": who, "why": way.run.why}
+            )
+        ledger.record_adoption(
+            conn,
+            way.run,
+            who=who,
+            pending=assessment.pending,
+            detail={
+                "era": assessment.era,
+                "ledgers": [found.as_dict() for found in assessment.ledgers],
+                "strangers": assessment.strangers,
+                "accepted": assessment.accepted,
+                "repair": repaired,
+                "adopted": assessment.adopted,
+            },
+        )
+    ledger.finish_run(conn, way.run.id, "adopted")
+
+
+def _as_if_made(step: Mapping[str, Any], earlier: set[str]) -> dict[str, Any]:
+    """The progress of a step that made everything but what an earlier version makes: what is there belongs to its version."""
+    if step["kind"] == "sql":
+        named = {
+            existing.describe(made)
+            for statement in [*step["up"], *(step.get("down") or [])]
+            for made in (statement.get("creates"), statement.get("destroys"))
+            if made
+        }
+        return {"skipped": sorted(named & earlier)}
+    if step["kind"] == "indexes":
+        names = [f"{item.get('schema') or 'public'}.{item['name']}" for item in step["indexes"]]
+        return {
+            "built": [name for name in names if f"index {name}" not in earlier],
+            "present": [f"index {name}" for name in names if f"index {name}" in earlier],
+        }
+    if step["kind"] == "validate":
+        return {
+            "validated": [
+                f"{item.get('schema') or 'public'}.{item['table']}.{item['constraint']}" for item in step["constraints"]
+            ]
+        }
+    return {}

@@ -1,0 +1,642 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A migration that completes what a half-failed one has left behind.
+
+Only what is certain is repaired: it makes the object what the tree declares, takes no row away, and does nothing in a
+database where the object is right already. Everything else is told, with the reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, existing
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils.effects import Presence, Twin
+from psycopg2 import sql
+
+NAME = "repair_adopted_schema"
+# Rewriting a table holds ACCESS EXCLUSIVE; so many rows are over in a moment, more need a migration of their own.
+REWRITE_ROWS = 10_000
+
+_LENGTH = re.compile(r"character varying(?:\((\d+)\))?$")
+_TEXT = ("text", "character varying")
+# A default that is one value for all rows is kept in the catalog; any other one rewrites the table.
+_ONE_VALUE = re.compile(r"(?:CURRENT_TIMESTAMP|now\(\)|[^()]*)$")
+
+
+@dataclass(frozen=True)
+class Fix:
+    """One thing to do.
+
+    :ivar phase: ``types``, ``labels``, ``objects``, ``constraints`` or ``indexes``: the steps of the repair, in order.
+    :ivar told: what it does, in words.
+    :ivar up: a statement, or the entry of a constraint or an index.
+    :ivar down: the statement that takes it back, where the engine can tell that it was ours.
+    :ivar check: an SQL condition that holds afterwards.
+    """
+
+    phase: str
+    object: str
+    told: str
+    up: Any
+    check: str
+    down: str | None = None
+
+
+@dataclass(frozen=True)
+class Unsure:
+    """What is not repaired, and why."""
+
+    object: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column whose values decide whether it can be converted: all its rows, and those that do not fit."""
+
+    rows: int
+    unfit: int
+    ids: tuple[str, ...] = ()
+
+
+@dataclass
+class Workshop:
+    """What a repair is made from.
+
+    :ivar scratch: the session on the database in which the tree was run.
+    :ivar migrations: the rendered tree; its own statements make what is missing.
+    :ivar uuids: (schema, table, column) -> what its values say about a conversion to uuid.
+    """
+
+    presence: Presence
+    scratch: Connection
+    migrations: Sequence[Mapping[str, Any]]
+    uuids: Callable[[str, str, str], Column]
+    _made: dict[tuple[str, str, str, str], Mapping[str, Any]] = field(default_factory=dict)
+    _names: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for migration in self.migrations:
+            for step in migration["steps"]:
+                for statement in step.get("up", []):
+                    made = statement.get("creates")
+                    if made:
+                        self._made.setdefault(
+                            (
+                                str(made["kind"]),
+                                str(made.get("schema") or "public"),
+                                str(made.get("table") or ""),
+                                str(made.get("name")),
+                            ),
+                            statement,
+                        )
+
+    def statement(self, kind: str, schema: str, table: str, name: str) -> str | None:
+        """:return: the tree's own statement that makes an object."""
+        found = self._made.get((kind, schema, table, name))
+        return str(found["sql"]).rstrip().rstrip(";") if found else None
+
+    def fix(self, key: str, version: str) -> list[Fix] | Unsure:
+        """:return: what makes the object what that version makes of it, or why that is not certain."""
+        wanted, found = self.presence.chain.at(key, version), self.presence.found.get(key)
+        if wanted is None:
+            return Unsure(key, "it should be gone; drop it yourself if nobody needs it")
+        if found is None:
+            maker = _MISSING.get(catalog.kind_of(key), Workshop._by_its_statement)
+            return maker(self, key, wanted)
+        differences = self.presence.differences(key, version)
+        changer = _DIFFERENT.get(catalog.kind_of(key))
+        told = "; ".join(str(difference).removeprefix(f"{key}: ") for difference in differences)
+        if changer is None:
+            return Unsure(key, told)
+        fixes: list[Fix] = []
+        for difference in differences:
+            one = changer(self, key, wanted, found, difference)
+            if one is None:
+                return Unsure(key, told)
+            if isinstance(one, Unsure):
+                return one
+            fixes.append(one)
+        return fixes
+
+    # -- what is missing ----------------------------------------------------------------------------------------------
+
+    def _type(self, key: str, wanted: Mapping[str, Any]) -> list[Fix] | Unsure:
+        if wanted.get("form") != "enum":
+            return self._by_its_statement(key, wanted)
+        labels = ", ".join(self._literal(label) for label in wanted["labels"])
+        name = catalog.name_of(key)
+        return [
+            Fix(
+                "objects",
+                key,
+                "created",
+                f"CREATE TYPE {name} AS ENUM ({labels})",
+                f"to_regtype({self._literal(name)}) IS NOT NULL",
+                f"DROP TYPE {name}",
+            )
+        ]
+
+    def _table(self, key: str, wanted: Mapping[str, Any]) -> list[Fix] | Unsure:
+        statement = self.statement("table", wanted["schema"], "", wanted["table"])
+        if statement is None:
+            return Unsure(key, "no CREATE TABLE of the tree makes it")
+        name = catalog.name_of(key)
+        there = f"to_regclass({self._literal(name)}) IS NOT NULL"
+        return [Fix("objects", key, "created", statement, there, f"DROP TABLE {name}")]
+
+    def _column(self, key: str, wanted: Mapping[str, Any]) -> list[Fix] | Unsure:
+        default = wanted.get("default")
+        if wanted.get("generated") or wanted.get("identity"):
+            return Unsure(key, "it is missing, and adding a generated column rewrites the table")
+        if default is not None and not _ONE_VALUE.match(re.sub(r"'(?:[^']|'')*'", "''", default)):
+            return Unsure(key, f"it is missing, and its default {default} differs by row: adding it rewrites the table")
+        if wanted["not_null"] and default is None:
+            return Unsure(
+                key, "it is missing, and rows that exist would have no value in it (NOT NULL without a default)"
+            )
+        table, name = self._table_of(wanted), self._quoted(wanted["column"])
+        words = [f"ALTER TABLE {table} ADD COLUMN {name} {wanted['type']}"]
+        words += ["NOT NULL"] if wanted["not_null"] else []
+        words += [f"DEFAULT {default}"] if default is not None else []
+        return [
+            Fix(
+                "objects",
+                key,
+                "added",
+                " ".join(words),
+                self._column_is_there(wanted),
+                f"ALTER TABLE {table} DROP COLUMN {name}",
+            )
+        ]
+
+    def _constraint(self, key: str, wanted: Mapping[str, Any]) -> list[Fix] | Unsure:
+        if wanted["form"] not in ("foreign key", "check"):
+            return Unsure(key, f"it is missing, and a {wanted['form']} needs its rows looked at first")
+        table, name = self._table_of(wanted), self._quoted(self._last(key, wanted))
+        add = Fix(
+            "objects",
+            key,
+            "added",
+            f"ALTER TABLE {table} ADD CONSTRAINT {name} {wanted['definition']} NOT VALID",
+            self._constraint_is_valid(key, wanted),
+            f"ALTER TABLE {table} DROP CONSTRAINT {name}",
+        )
+        return [add, self._validate(key, wanted)]
+
+    def _index(self, key: str, wanted: Mapping[str, Any]) -> list[Fix] | Unsure:
+        if wanted.get("constraint"):
+            return []  # the constraint brings it
+        name = self._unquoted(catalog.name_of(key))[-1]
+        definition = existing.index_definition(self.scratch, wanted["schema"], name)
+        if definition is None or definition["nulls_not_distinct"]:
+            return Unsure(key, "it is missing, and cannot be written as data")
+        columns: list[Any] = []
+        include: list[str] = []
+        for column in definition["columns"]:
+            text = str(column["column"])
+            plain = self._plain(text)
+            if not column["key"]:
+                include.append(plain or text)
+                continue
+            item: dict[str, Any] = {"column": plain} if plain is not None else {"expression": _unwrapped(text)}
+            if column["opclass"] and definition["method"] != "btree":
+                item["opclass"] = column["opclass"]
+            if column["descending"]:
+                item |= {"order": "desc", "nulls": "first" if column["nulls_first"] else "last"}
+            elif column["nulls_first"]:
+                item |= {"order": "asc", "nulls": "first"}
+            columns.append(plain if list(item) == ["column"] else item)
+        entry: dict[str, Any] = {"name": name}
+        entry |= {"schema": wanted["schema"]} if wanted["schema"] != "public" else {}
+        entry |= {"table": wanted["table"]}
+        entry |= {"method": definition["method"]} if definition["method"] != "btree" else {}
+        entry |= {"unique": True} if definition["unique"] else {}
+        entry |= {"columns": columns}
+        entry |= {"include": include} if include else {}
+        entry |= {"where": definition["where"]} if definition["where"] else {}
+        entry |= {"phi": True, "why": "The version that declares it is adopted without it."}
+        literal = self._literal(catalog.name_of(key))
+        check = f"EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass({literal}) AND indisvalid)"
+        return [Fix("indexes", key, "built concurrently", entry, check)]
+
+    def _trigger(self, key: str, wanted: Mapping[str, Any]) -> list[Fix] | Unsure:
+        name = self._last(key, wanted)
+        statement = self.statement("trigger", wanted["schema"], wanted["table"], name)
+        if statement is None:
+            return Unsure(key, "it is missing, and no CREATE TRIGGER of the tree makes it")
+        table = self._table_of(wanted)
+        check = (
+            f"EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass({self._literal(table)}) "
+            f"AND tgname = {self._literal(name)})"
+        )
+        return [Fix("objects", key, "created", statement, check, f"DROP TRIGGER {self._quoted(name)} ON {table}")]
+
+    def _function(self, key: str, wanted: Mapping[str, Any]) -> list[Fix] | Unsure:
+        signature = catalog.name_of(key)
+        name = self._unquoted(signature.split("(", 1)[0])[-1]
+        statement = self.statement("function", wanted["schema"], "", name)
+        if statement is None:
+            return Unsure(key, "it is missing, and no CREATE FUNCTION of the tree makes it")
+        check = f"to_regprocedure({self._literal(signature)}) IS NOT NULL"
+        return [Fix("objects", key, "created", statement, check, f"DROP FUNCTION {signature}")]
+
+    def _by_its_statement(self, key: str, wanted: Mapping[str, Any]) -> list[Fix] | Unsure:
+        kind, name = catalog.kind_of(key), self._unquoted(catalog.name_of(key))[-1]
+        if kind == "extension":
+            statement = self._made.get(("extension", "public", "", name))
+            if statement is not None:
+                check = f"EXISTS (SELECT FROM pg_extension WHERE extname = {self._literal(name)})"
+                text = str(statement["sql"]).rstrip().rstrip(";")
+                return [Fix("types", key, "created", text, check, None)]
+        return Unsure(key, "it is missing, and this tool does not make a " + kind + " by itself")
+
+    # -- what differs -------------------------------------------------------------------------------------------------
+
+    def _labels(
+        self, key: str, wanted: Mapping[str, Any], found: Mapping[str, Any], difference: catalog.Difference
+    ) -> Fix | Unsure | None:
+        if difference.attribute != "labels" or wanted.get("form") != "enum" or found.get("form") != "enum":
+            return None
+        known = {label for state in self.presence.chain.ever(key) for label in state.get("labels") or []}
+        own = [label for label in found["labels"] if label not in known]
+        if own:
+            return Unsure(key, f"it has values that no version declares: {', '.join(own)}")
+        kept = [label for label in wanted["labels"] if label in found["labels"]]
+        if kept != [label for label in found["labels"] if label in wanted["labels"]]:
+            return Unsure(key, f"its values have another order: {', '.join(found['labels'])}")
+        name = catalog.name_of(key)
+        statements, checks = [], []
+        before = None
+        for label in wanted["labels"]:
+            if label not in found["labels"]:
+                place = f" AFTER {self._literal(before)}" if before else f" BEFORE {self._literal(found['labels'][0])}"
+                statements.append(f"ALTER TYPE {name} ADD VALUE {self._literal(label)}{place}")
+                checks.append(self._literal(label))
+            before = label
+        check = (
+            f"(SELECT count(*) FROM pg_enum WHERE enumtypid = to_regtype({self._literal(name)}) "
+            f"AND enumlabel IN ({', '.join(checks)})) = {len(checks)}"
+        )
+        return Fix("labels", key, f"{len(statements)} values added", ";\n".join(statements), check)
+
+    def _column_differs(
+        self, key: str, wanted: Mapping[str, Any], found: Mapping[str, Any], difference: catalog.Difference
+    ) -> Fix | Unsure | None:
+        table, name = self._table_of(wanted), self._quoted(wanted["column"])
+        alter = f"ALTER TABLE {table} ALTER COLUMN {name}"
+        there = self._column_is_there(wanted)
+        if difference.attribute == "default":
+            if wanted["type"] == "uuid" and found["type"] != "uuid":
+                there = self._column_is_there(wanted, "uuid")
+            text = (
+                f"{alter} DROP DEFAULT" if wanted.get("default") is None else f"{alter} SET DEFAULT {wanted['default']}"
+            )
+            return Fix("objects", key, "default set", text, there)
+        if difference.attribute == "not_null":
+            if wanted["not_null"] is False and found["not_null"] is True:
+                return Fix("objects", key, "NOT NULL dropped", f"{alter} DROP NOT NULL", there)
+            return Unsure(
+                key, "it should be NOT NULL; fill the rows without a value and set it in a version of your own"
+            )
+        if difference.attribute != "type":
+            return None
+        if wanted["type"] == "uuid" and found["type"].split("(")[0] in _TEXT:
+            return self._to_uuid(key, wanted, found)
+        wide, narrow = _LENGTH.match(wanted["type"]), _LENGTH.match(found["type"])
+        wider = narrow is not None and (
+            wanted["type"] == "text"
+            or (wide is not None and narrow[1] is not None and (wide[1] is None or int(wide[1]) > int(narrow[1])))
+        )
+        if wider:
+            # Longer varchar, or text: no rewrite (the catalog changes, the rows do not).
+            guard = self._only_while(wanted, found["type"], f"{alter} TYPE {wanted['type']}")
+            return Fix("types", key, "made longer", guard, there)
+        return None
+
+    def _to_uuid(self, key: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Fix | Unsure:
+        values = self.uuids(wanted["schema"], wanted["table"], wanted["column"])
+        if values.unfit:
+            ids = f" (such as {', '.join(values.ids)})" if values.ids else ""
+            return Unsure(
+                key, f"it is {found['type']} and should be uuid; {values.unfit} of {values.rows} values are none{ids}"
+            )
+        if values.rows > REWRITE_ROWS:
+            return Unsure(
+                key,
+                f"it is {found['type']} and should be uuid; all {values.rows} values are uuids, but converting so many rows "
+                "holds the table for long: convert it in a version of your own",
+            )
+        name = self._quoted(wanted["column"])
+        table = self._table_of(wanted)
+        # The default goes first, since PostgreSQL cannot cast it along.
+        text = (
+            f"ALTER TABLE {table} ALTER COLUMN {name} DROP DEFAULT,\n"
+            f"            ALTER COLUMN {name} TYPE uuid USING {name}::uuid"
+        )
+        guard = self._only_while(wanted, found["type"], text)
+        return Fix(
+            "types",
+            key,
+            f"converted from {found['type']}, {values.rows} rows",
+            guard,
+            self._column_is_there(wanted, "uuid"),
+        )
+
+    def _only_while(self, wanted: Mapping[str, Any], old: str, statement: str) -> str:
+        """A statement that is no CREATE, so the engine cannot see that it was done: it asks itself."""
+        return f"""DO $repair$
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_attribute
+        WHERE attrelid = to_regclass({self._literal(self._table_of(wanted))})
+            AND attname = {self._literal(wanted["column"])}
+            AND format_type(atttypid, atttypmod) = {self._literal(old)}
+    ) THEN
+        {statement};
+    END IF;
+END
+$repair$"""
+
+    def _index_differs(
+        self, key: str, wanted: Mapping[str, Any], found: Mapping[str, Any], difference: catalog.Difference
+    ) -> Fix | Unsure | None:
+        if difference.attribute != "valid" or found.get("valid") is not False:
+            return None
+        fixes = self._index(key, wanted)
+        if isinstance(fixes, Unsure) or not fixes:
+            return fixes if isinstance(fixes, Unsure) else None
+        fix = fixes[0]
+        return Fix(fix.phase, key, "dropped and built again, it is INVALID", fix.up, fix.check)
+
+    def _constraint_differs(
+        self, key: str, wanted: Mapping[str, Any], found: Mapping[str, Any], difference: catalog.Difference
+    ) -> Fix | None:
+        if difference.attribute != "validated" or found.get("validated") is not False:
+            return None
+        return self._validate(key, wanted)
+
+    def _validate(self, key: str, wanted: Mapping[str, Any]) -> Fix:
+        entry: dict[str, Any] = {"table": wanted["table"], "constraint": self._last(key, wanted)}
+        entry |= {"schema": wanted["schema"]} if wanted["schema"] != "public" else {}
+        return Fix("constraints", key, "validated", entry, self._constraint_is_valid(key, wanted))
+
+    # -- comments -----------------------------------------------------------------------------------------------------
+
+    def comment(self, key: str, version: str) -> Fix | None:
+        """:return: the comment that an object lacks: checks read the tag PHI there. A comment of somebody's own stays."""
+        wanted = self.presence.chain.at(key, version)
+        kind = catalog.kind_of(key)
+        if wanted is None or not wanted.get("comment") or kind not in ("table", "column"):
+            return None
+        if (self.presence.found.get(key) or {}).get("comment"):
+            return None
+        name = catalog.name_of(key)
+        table = self._literal(self._table_of(wanted))
+        described = (
+            f"obj_description(to_regclass({table}), 'pg_class')"
+            if kind == "table"
+            else f"(SELECT col_description(attrelid, attnum) FROM pg_attribute WHERE attrelid = to_regclass({table}) "
+            f"AND attname = {self._literal(wanted['column'])})"
+        )
+        text = f"COMMENT ON {kind.upper()} {name} IS {self._literal(wanted['comment'])}"
+        return Fix("objects", key, "commented", text, f"{described} IS NOT NULL")
+
+    # -- words --------------------------------------------------------------------------------------------------------
+
+    def _literal(self, value: Any) -> str:
+        text: str = sql.Literal(value).as_string(self.scratch)
+        return text.strip()
+
+    def _quoted(self, name: str) -> str:
+        if name not in self._names:
+            row = fetch_one(self.scratch, "SELECT quote_ident(%s) AS name", (name,))
+            self._names[name] = str(row["name"]) if row else name
+        return self._names[name]
+
+    def _table_of(self, wanted: Mapping[str, Any]) -> str:
+        return f"{self._quoted(wanted['schema'])}.{self._quoted(wanted['table'])}"
+
+    def _last(self, key: str, wanted: Mapping[str, Any]) -> str:
+        return self._unquoted(catalog.name_of(key))[-1]
+
+    @staticmethod
+    def _unquoted(name: str) -> list[str]:
+        parts = re.findall(r'"(?:[^"]|"")*"|[^."]+', name)
+        return [part[1:-1].replace('""', '"') if part.startswith('"') else part for part in parts]
+
+    def _plain(self, text: str) -> str | None:
+        """:return: the name of a column, or None for an expression."""
+        if re.fullmatch(r"[a-z_][a-z0-9_$]*", text):
+            return text
+        return text[1:-1].replace('""', '"') if re.fullmatch(r'"(?:[^"]|"")+"', text) else None
+
+    def _column_is_there(self, wanted: Mapping[str, Any], type_name: str | None = None) -> str:
+        typed = f" AND format_type(atttypid, atttypmod) = {self._literal(type_name)}" if type_name else ""
+        return (
+            f"EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass({self._literal(self._table_of(wanted))}) "
+            f"AND attname = {self._literal(wanted['column'])} AND NOT attisdropped{typed})"
+        )
+
+    def _constraint_is_valid(self, key: str, wanted: Mapping[str, Any]) -> str:
+        return (
+            f"EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass({self._literal(self._table_of(wanted))}) "
+            f"AND conname = {self._literal(self._last(key, wanted))} AND convalidated)"
+        )
+
+
+_MISSING: dict[str, Callable[[Workshop, str, Mapping[str, Any]], list[Fix] | Unsure]] = {
+    "type": Workshop._type,
+    "table": Workshop._table,
+    "column": Workshop._column,
+    "constraint": Workshop._constraint,
+    "index": Workshop._index,
+    "trigger": Workshop._trigger,
+    "function": Workshop._function,
+}
+_DIFFERENT: dict[
+    str,
+    Callable[[Workshop, str, Mapping[str, Any], Mapping[str, Any], catalog.Difference], Fix | Unsure | None],
+] = {
+    "type": Workshop._labels,
+    "column": Workshop._column_differs,
+    "index": Workshop._index_differs,
+    "constraint": Workshop._constraint_differs,
+}
+
+
+def _unwrapped(expression: str) -> str:
+    """Without the parentheses that the server prints around an expression, which are written around it again."""
+    if not (expression.startswith("(") and expression.endswith(")")):
+        return expression
+    depth = 0
+    for number, sign in enumerate(expression):
+        depth += {"(": 1, ")": -1}.get(sign, 0)
+        if depth == 0 and number < len(expression) - 1:
+            return expression
+    return expression[1:-1]
+
+
+def swap(twin: Twin) -> Fix:
+    """The named type, which nothing uses, goes; the twin takes its name, and its columns come along without a rewrite."""
+    name = twin.named.split(".", 1)[1]
+    text = f"""DO $repair$
+BEGIN
+    IF to_regtype('{twin.name}') IS NULL THEN
+        RAISE NOTICE 'There is no type {twin.name.replace("'", "''")}: nothing to do';
+        RETURN;
+    END IF;
+    -- No CASCADE: what uses the type by now stops the step here.
+    DROP TYPE IF EXISTS {twin.named};
+    ALTER TYPE {twin.name} RENAME TO {name};
+END
+$repair$"""
+    columns = ", ".join(twin.columns)
+    return Fix(
+        "types",
+        f"type {twin.name}",
+        f"takes the place of {twin.named} (used by {columns})",
+        text,
+        f"to_regtype('{twin.name}') IS NULL",
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ the folder
+
+_HEAD = "SPDX-License-Identifier: GPL-3.0-or-later\n{0} Copyright (c) 2026 White Cross pgops contributors\n"
+_STEPS = (
+    ("types", "types of columns", "types.sql.j2", "types_down.sql.j2"),
+    ("labels", "values of enums", "labels.sql.j2", None),
+    ("objects", "objects", "up.sql.j2", "down.sql.j2"),
+)
+
+
+def folder(fixes: Sequence[Fix], versions: Sequence[str], migrations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Write the fixes as a migration.
+
+    :param versions: the versions that it completes, in order.
+    :param migrations: the tree: its number is the first free one after those versions; a repair that is there already
+        with the same files is taken again.
+    :return: ``version``, ``name``, ``files`` (name -> text), ``exists`` (it is in the tree).
+    """
+    files = _files(fixes, versions)
+    taken = {str(migration["version"]): migration for migration in migrations}
+    for version, migration in sorted(taken.items()):
+        if (
+            NAME in str(migration["name"])
+            and {name: file["text"] for name, file in migration["files"].items()} == files
+        ):
+            return {"version": version, "name": migration["name"], "files": files, "exists": True}
+    number = int(max(versions)) + 1
+    while f"{number:014d}" in taken:
+        number += 1
+    names = {str(migration["name"]) for migration in migrations}
+    name, more = NAME, 2
+    while name in names:
+        name, more = f"{NAME}_{more}", more + 1
+    return {"version": f"{number:014d}", "name": name, "files": files, "exists": False}
+
+
+def _files(fixes: Sequence[Fix], versions: Sequence[str]) -> dict[str, str]:
+    files: dict[str, str] = {}
+    steps: list[str] = []
+    one_way = False
+    for phase, title, up, down in _STEPS:
+        chosen = [fix for fix in fixes if fix.phase == phase]
+        if not chosen:
+            continue
+        files[up] = _sql([fix.up for fix in chosen])
+        backwards = [fix.down for fix in reversed(chosen) if fix.down]
+        one_way = one_way or len(backwards) < len(chosen)
+        named = f"{{up: {up}, down: {down}}}" if backwards and down else f"{{up: {up}}}"
+        if backwards and down:
+            files[down] = _sql(backwards)
+        steps.append(f"  - name: {title}\n    sql: {named}")
+    constraints = [fix.up for fix in fixes if fix.phase == "constraints"]
+    if constraints:
+        steps.append(
+            "  - name: constraints\n    validate:\n" + "\n".join(f"      - {_flow(item)}" for item in constraints)
+        )
+    entries = [fix.up for fix in fixes if fix.phase == "indexes"]
+    if entries:
+        files["indexes.yml"] = f"---\n# {_HEAD.format('#')}" + "\n".join(_index_yaml(entry) for entry in entries)
+        steps.append("  - name: indexes\n    indexes: indexes.yml")
+    checks = ",\n".join(f"    ({_quote(fix.object)}, {fix.check})" for fix in fixes)
+    query = (
+        "SELECT wanted.object, 'as declared' AS expected, 'not so' AS found\nFROM (VALUES\n"
+        f"{checks}\n) AS wanted (object, there)\nWHERE wanted.there IS NOT TRUE"
+    )
+    files["verify.sql.j2"] = _sql([query])
+    risk = "high" if any(fix.phase == "types" for fix in fixes) else "medium"
+    depends = ", ".join(f'"{version}"' for version in versions)
+    rollback = (
+        "  safety: partial\n  stays: >-\n    Types, values, defaults and comments stay as the versions that it completes declare them; what it\n"
+        "    created goes.\n"
+        if one_way
+        else "  safety: complete\n"
+    )
+    files["migration.yml"] = (
+        f"---\n# {_HEAD.format('#')}"
+        "title: Repair of an adopted schema\n"
+        "why: >-\n"
+        "  Written by adopt.yml: the versions that it depends on were adopted from another tool, which had left them\n"
+        "  incomplete. Each step does nothing in a database where they are complete.\n"
+        f"risk: {risk}\nphi: true\nphase: enhancement\ndepends_on: [{depends}]\nrollback:\n{rollback}steps:\n"
+        + "\n".join(steps)
+        + "\nverify: verify.sql.j2\n"
+    )
+    return files
+
+
+def _sql(statements: Sequence[str]) -> str:
+    text = "".join(f"\n{statement};\n" for statement in statements)
+    if re.search(r"\{[{%#]", text):
+        text = f"\n{{% raw %}}{text}{{% endraw %}}\n"
+    return f"-- {_HEAD.format('--')}{text}"
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _index_yaml(entry: Mapping[str, Any]) -> str:
+    lines = []
+    for number, (name, value) in enumerate(entry.items()):
+        lead = "- " if number == 0 else "  "
+        if name == "columns":
+            lines.append(f"{lead}columns:")
+            lines += [f"    - {_flow(item) if isinstance(item, Mapping) else _scalar(item)}" for item in value]
+        elif isinstance(value, list):
+            lines.append(f"{lead}{name}: [{', '.join(_scalar(item) for item in value)}]")
+        else:
+            lines.append(f"{lead}{name}: {_scalar(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _flow(item: Mapping[str, Any]) -> str:
+    return "{" + ", ".join(f"{name}: {_scalar(value)}" for name, value in item.items()) + "}"
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = str(value)
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_ .]*", text) and text.lower() not in (
+        "true",
+        "false",
+        "yes",
+        "no",
+        "null",
+        "on",
+        "off",
+        "y",
+        "n",
+    ):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,528 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+"""Taking over a database that Sequelize or Prisma migrated: what is found, what is recorded, what is repaired."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    adoption,
+    catalog,
+    connection,
+    ledger,
+    migrate,
+    verify,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import legacy_names, migration_lint, migration_tree
+from support import engine, legacy
+
+BASE, HEALTH, CRITICAL, SETTINGS, INCIDENTS = (
+    "20250103000000",
+    "20250103000001",
+    "20250103000002",
+    "20250103000003",
+    "20251103204744",
+)
+CORE = (BASE, HEALTH, CRITICAL, SETTINGS)
+NAMES = legacy_names.read_names(legacy.SQL)
+
+
+@pytest.fixture(scope="module")
+def chain() -> list[dict[str, Any]]:
+    return legacy.tree()
+
+
+@pytest.fixture(scope="module")
+def core(chain: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The core and one version after it: a short tree is compared sooner."""
+    return [migration for migration in chain if migration["version"] in (*CORE, INCIDENTS)]
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A tree of this test's own, with the versions of `core`."""
+    folder = tmp_path / "sql"
+    for version in (*CORE, INCIDENTS):
+        (source,) = (legacy.SQL / "migrations").glob(f"{version}_*")
+        shutil.copytree(source, folder / "migrations" / source.name)
+    return folder
+
+
+def look(target: Any, tree: list[dict[str, Any]], **asked: Any) -> adoption.Assessment:
+    return adoption.assess(target, tree, adoption.Request(NAMES, **asked), engine.way())
+
+
+def adopt(target: Any, tree: list[dict[str, Any]], run: int = 1, **asked: Any) -> dict[str, Any]:
+    return adoption.adopt(target, tree, adoption.Request(NAMES, **asked), engine.way(f"20260101T000000Z-00000{run}"))
+
+
+def actions(found: adoption.Assessment) -> dict[str, str]:
+    return {verdict.version: verdict.action for verdict in found.verdicts}
+
+
+def differences(found: adoption.Assessment) -> dict[str, str | None]:
+    return {item["object"]: item["repair"] for verdict in found.verdicts for item in verdict.differences}
+
+
+def inventory(target: Any) -> catalog.Inventory:
+    with closing(connection.connect(target, application_name="test")) as conn:
+        return catalog.inventory(conn)
+
+
+def write(folder: Path, repair: dict[str, Any]) -> Path:
+    path = folder / "migrations" / f"{repair['version']}_{repair['name']}"
+    path.mkdir()
+    for name, text in repair["files"].items():
+        (path / name).write_text(text, encoding="utf-8")
+    return path
+
+
+def carry(target: Any, folder: Path, tree: list[dict[str, Any]], **asked: Any) -> dict[str, Any]:
+    """Adopt, write the repair, apply what is pending and hold the result against the tree."""
+    found = adopt(target, tree, **asked)
+    if found["repair"] and not found["repair"]["exists"]:
+        write(folder, found["repair"])
+    assert migration_lint.lint(migration_tree.read_tree(folder), {}) == []
+    migrate.apply(target, legacy.tree(folder), Selection(), engine.way("20260101T000000Z-000009"))
+    assert verify.verify({target.database: target})[target.database]["passed"]
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------ what is there
+
+
+def test_what_is_wholly_there_is_recorded_with_its_fingerprint_and_audited(target: Any, core: Any) -> None:
+    legacy.as_ours(target, CORE)
+    legacy.sequelize_ledger(target, [legacy.FILES[version] for version in CORE])
+    found = adopt(target, core)
+    assert (found["recorded"], found["repair"], found["pending"]) == (list(CORE), None, [INCIDENTS])
+    rows = engine.rows(
+        target,
+        "SELECT version, state, applied_by, adopted ->> 'their_ledger' AS word, length(adopted ->> 'fingerprint') AS n "
+        "FROM pgops.migration ORDER BY 1",
+    )
+    assert [tuple(row.values()) for row in rows] == [(version, "applied", "tester", "applied", 64) for version in CORE]
+    audit = engine.rows(target, "SELECT version, detail FROM pgops.audit WHERE event = 'adopted' ORDER BY seq")
+    assert [row["version"] for row in audit] == list(CORE)
+    assert audit[0]["detail"]["who"] == "tester"
+    with closing(connection.connect(target, application_name="test")) as conn:
+        assert ledger.broken_link(ledger.audit_rows(conn)) is None
+
+
+def test_a_second_adoption_changes_nothing(target: Any, core: Any) -> None:
+    legacy.as_ours(target, CORE)
+    adopt(target, core)
+    before = engine.rows(target, "SELECT * FROM pgops.audit ORDER BY seq")
+    again = adopt(target, core, run=2)
+    assert (again["recorded"], again["repair"]) == ([], None)
+    assert engine.rows(target, "SELECT * FROM pgops.audit ORDER BY seq") == before
+    assert engine.rows(target, "SELECT count(*) AS n FROM pgops.adoption") == [{"n": 1}]
+
+
+def test_an_empty_database_has_nothing_to_adopt(target: Any, core: Any) -> None:
+    found = adopt(target, core)
+    assert (found["recorded"], found["era"]) == ([], "none")
+    assert inventory(target).keys() == {"schema public", "extension plpgsql"} & inventory(target).keys()
+    assert engine.rows(target, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
+
+
+def test_the_catalog_decides_and_not_the_other_ledger(target: Any, core: Any) -> None:
+    legacy.as_ours(target, (BASE, HEALTH))
+    # It claims a version that is not there and knows nothing of two that are.
+    legacy.sequelize_ledger(target, [legacy.FILES[SETTINGS]])
+    found = look(target, core)
+    words = {verdict.version: (verdict.ledger, verdict.catalog, verdict.action) for verdict in found.verdicts}
+    assert words[BASE] == ("", adoption.WHOLLY, adoption.ADOPT)
+    assert words[SETTINGS] == ("applied", adoption.NOT, adoption.PENDING)
+
+
+def test_the_old_ledger_stays_as_it_was(target: Any, core: Any) -> None:
+    legacy.sequelize(target, record_types=False)
+    before = engine.rows(target, 'SELECT name, xmin::text FROM public."SequelizeMeta" ORDER BY 1')
+    adopt(target, core)
+    assert engine.rows(target, 'SELECT name, xmin::text FROM public."SequelizeMeta" ORDER BY 1') == before
+
+
+def test_R2_7_a_database_with_the_first_three_is_carried_to_the_end_and_keeps_its_rows(
+    target: Any, chain: Any, tmp_path: Path
+) -> None:
+    legacy.sequelize(target, legacy.FIRST_THREE)
+    engine.do(
+        target,
+        "INSERT INTO users (email, password, \"firstName\", \"lastName\", role) VALUES ('n@x', 'x', 'N', 'N', 'NURSE')",
+    )
+    shutil.copytree(legacy.SQL, tmp_path / "sql")
+    found = carry(target, tmp_path / "sql", chain)
+    assert found["recorded"][:3] == list(legacy.FIRST_THREE)
+    # The missing tables that stopped the other tool are pending versions of ours.
+    assert {SETTINGS, "20250104000005"} <= set(found["pending"])
+    tables = {key for key in inventory(target) if key.startswith("table ")}
+    assert {"table public.system_configurations", "table public.inventory_items"} <= tables
+    assert engine.rows(target, "SELECT role::text AS role FROM users") == [{"role": "NURSE"}]
+
+
+# ------------------------------------------------------------------------------------------------------------- repairs
+
+
+def test_columns_on_twin_types_get_the_named_type_without_a_rewrite(target: Any, core: Any, work: Path) -> None:
+    legacy.sequelize(target, record_types=False)
+    before = engine.rows(
+        target, "SELECT relname, relfilenode FROM pg_class WHERE relname IN ('users', 'incident_reports')"
+    )
+    carry(target, work, core)
+    types = [key for key in inventory(target) if key.startswith("type ")]
+    assert not [key for key in types if "enum_" in key]
+    assert inventory(target)["column public.users.role"]["type"] == 'public."UserRole"'
+    # SAFETY, which a pending version adds, reaches the column.
+    assert "SAFETY" in inventory(target)['type public."IncidentType"']["labels"]
+    after = engine.rows(
+        target, "SELECT relname, relfilenode FROM pg_class WHERE relname IN ('users', 'incident_reports')"
+    )
+    assert after == before
+
+
+Damage = Callable[[Any, Any], None]
+
+
+def drop_index(target: Any, server: Any) -> None:
+    engine.do(target, "DROP INDEX students_name_idx")
+
+
+def invalidate_index(target: Any, server: Any) -> None:
+    server.execute(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'public.students_name_idx'::regclass",
+        database=target.database,
+    )
+
+
+def drop_label(target: Any, server: Any) -> None:
+    legacy.make_twin(target, "users", "role", "other", "UserRole")
+    engine.do(
+        target,
+        'DROP TYPE public."UserRole"',
+        "CREATE TYPE public.\"UserRole\" AS ENUM ('ADMIN', 'SCHOOL_ADMIN', 'DISTRICT_ADMIN', 'VIEWER')",
+        "ALTER TABLE users ALTER COLUMN role DROP DEFAULT",
+        'ALTER TABLE users ALTER COLUMN role TYPE public."UserRole" USING role::text::public."UserRole"',
+        "ALTER TABLE users ALTER COLUMN role SET DEFAULT 'ADMIN'",
+        "DROP TYPE public.other",
+    )
+
+
+def drop_table(target: Any, server: Any) -> None:
+    engine.do(target, "DROP TABLE emergency_contacts")
+
+
+def drop_column(target: Any, server: Any) -> None:
+    engine.do(target, 'ALTER TABLE users DROP COLUMN "mustChangePassword"')
+
+
+def drop_foreign_key(target: Any, server: Any) -> None:
+    engine.do(target, 'ALTER TABLE students DROP CONSTRAINT "students_nurseId_fkey"')
+
+
+def not_validated(target: Any, server: Any) -> None:
+    engine.do(
+        target,
+        'ALTER TABLE students DROP CONSTRAINT "students_nurseId_fkey", ADD CONSTRAINT "students_nurseId_fkey" '
+        'FOREIGN KEY ("nurseId") REFERENCES users (id) ON UPDATE CASCADE ON DELETE SET NULL NOT VALID',
+    )
+
+
+def other_default(target: Any, server: Any) -> None:
+    engine.do(target, "ALTER TABLE users ALTER COLUMN role SET DEFAULT 'NURSE'")
+
+
+def shorter_text(target: Any, server: Any) -> None:
+    engine.do(target, "ALTER TABLE students ALTER COLUMN photo TYPE varchar(255)")
+
+
+def missing_rows(target: Any, server: Any) -> None:
+    engine.do(target, "DELETE FROM system_configurations WHERE key = 'MAX_LOGIN_ATTEMPTS'")
+
+
+def text_key(target: Any, server: Any) -> None:
+    """A foreign key column of type text that holds uuids, so without its foreign key."""
+    engine.do(
+        target,
+        'ALTER TABLE system_configurations DROP CONSTRAINT "system_configurations_lastModifiedBy_fkey"',
+        'ALTER TABLE system_configurations ALTER COLUMN "lastModifiedBy" TYPE text',
+        'INSERT INTO users (id, email, password, "firstName", "lastName") VALUES '
+        "('3f2504e0-4f89-41d3-9a0c-0305e82c3301', 'n@x', 'x', 'N', 'N')",
+        "UPDATE system_configurations SET \"lastModifiedBy\" = '3f2504e0-4f89-41d3-9a0c-0305e82c3301'",
+    )
+
+
+def no_comment(target: Any, server: Any) -> None:
+    engine.do(target, "COMMENT ON COLUMN students.grade IS NULL")
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (drop_index, {"index public.students_name_idx": "built concurrently"}),
+        (invalidate_index, {"index public.students_name_idx": "dropped and built again, it is INVALID"}),
+        (drop_label, {'type public."UserRole"': "2 values added"}),
+        (drop_table, {"table public.emergency_contacts": "created"}),
+        (drop_column, {'column public.users."mustChangePassword"': "added"}),
+        (drop_foreign_key, {'constraint public.students."students_nurseId_fkey"': "added; validated"}),
+        (not_validated, {'constraint public.students."students_nurseId_fkey"': "validated"}),
+        (other_default, {"column public.users.role": "default set"}),
+        (shorter_text, {"column public.students.photo": "made longer"}),
+        (missing_rows, {"setting MAX_LOGIN_ATTEMPTS": "its rows are inserted"}),
+        (
+            text_key,
+            {
+                'column public.system_configurations."lastModifiedBy"': "converted from text, 12 rows",
+                'constraint public.system_configurations."system_configurations_lastModifiedBy_fkey"': "added; validated",
+            },
+        ),
+        (no_comment, {"1 comment": "added"}),
+    ],
+)
+def test_what_is_certain_is_repaired_and_equals_the_tree(
+    damage: Damage, told: dict[str, str], target: Any, server: Any, core: Any, work: Path
+) -> None:
+    legacy.as_ours(target, CORE)
+    whole = inventory(target)
+    damage(target, server)
+    found = look(target, core)
+    assert found.refused == []
+    assert told.items() <= differences(found).items()
+    found_again = carry(target, work, [migration for migration in core if migration["version"] != INCIDENTS])
+    assert found_again["recorded"] == list(CORE)
+    engine_made = {key: value for key, value in inventory(target).items() if key in whole}
+    ignored = ("owner", "acl")
+    wanted = {key: value for key, value in whole.items() if "incident_reports" not in key and "IncidentType" not in key}
+    assert (
+        catalog.compare(wanted, {key: engine_made[key] for key in wanted if key in engine_made}, ignore=ignored) == []
+    )
+
+
+def test_a_repair_does_nothing_in_a_database_that_is_whole(
+    target: Any, server: Any, database: str, core: Any, work: Path
+) -> None:
+    legacy.sequelize(target, record_types=False)
+    drop_column(target, server)
+    write(work, adopt(target, core)["repair"])
+    server.create_database(f"{database}_new")
+    fresh = target.with_(database=f"{database}_new")
+    migrate.apply(fresh, core[:4], Selection(), engine.way())
+    before = inventory(fresh)
+    repair = [migration for migration in legacy.tree(work) if "repair" in migration["name"]]
+    done = migrate.apply(fresh, [*core[:4], *repair], Selection(), engine.way("20260101T000000Z-000002"))
+    assert [item["version"] for item in done["applied"]] == ["20250103000004"]
+    assert catalog.compare(before, inventory(fresh), ignore=()) == []
+    # Nor does its way back take away what it did not make.
+    migrate.revert(fresh, Reverts(), engine.way("20260101T000000Z-000003"))
+    assert catalog.compare(before, inventory(fresh), ignore=()) == []
+
+
+def test_the_same_repair_serves_the_next_database(
+    target: Any, server: Any, database: str, core: Any, work: Path
+) -> None:
+    legacy.sequelize(target, record_types=False)
+    write(work, adopt(target, core)["repair"])
+    server.create_database(f"{database}_two")
+    second = target.with_(database=f"{database}_two")
+    legacy.sequelize(second, record_types=False)
+    found = look(second, legacy.tree(work))
+    assert found.repair is not None
+    assert (found.repair["version"], found.repair["exists"]) == ("20250103000004", True)
+    assert found.pending == ["20250103000004", INCIDENTS]
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+def other_type(target: Any, server: Any) -> None:
+    engine.do(target, 'ALTER TABLE schools ALTER COLUMN "totalEnrollment" TYPE text')
+
+
+def other_index(target: Any, server: Any) -> None:
+    engine.do(target, "DROP INDEX students_name_idx", 'CREATE INDEX students_name_idx ON students ("lastName")')
+
+
+def no_uuid(target: Any, server: Any) -> None:
+    text_key(target, server)
+    engine.do(target, "UPDATE system_configurations SET \"lastModifiedBy\" = 'admin' WHERE key = 'MAX_LOGIN_ATTEMPTS'")
+
+
+def own_label(target: Any, server: Any) -> None:
+    engine.do(target, "ALTER TYPE public.\"UserRole\" ADD VALUE 'JANITOR'")
+
+
+def two_twins(target: Any, server: Any) -> None:
+    legacy.make_twin(target, "incident_reports", "type", "enum_incident_reports_type", "IncidentType")
+    engine.do(target, 'ALTER TABLE contacts ADD COLUMN kind public."IncidentType"')
+
+
+def required_column(target: Any, server: Any) -> None:
+    engine.do(target, "ALTER TABLE students DROP COLUMN grade")
+
+
+@pytest.mark.parametrize(
+    ("damage", "part"),
+    [
+        (other_type, 'column public.schools."totalEnrollment"'),
+        (other_index, "index public.students_name_idx"),
+        (no_uuid, "1 of 12 values are none (such as admin)"),
+        (own_label, "it has values that no version declares: JANITOR"),
+        (two_twins, 'public.contacts.kind has the type public."IncidentType" already'),
+        (required_column, "NOT NULL without a default"),
+    ],
+)
+def test_what_is_not_certain_is_refused_with_the_list(
+    damage: Damage, part: str, target: Any, server: Any, core: Any
+) -> None:
+    legacy.as_ours(target, CORE)
+    damage(target, server)
+    with pytest.raises(PgopsError) as caught:
+        adopt(target, core)
+    assert caught.value.extra["reason"] == "differences"
+    assert part in str([f"{item['object']} {item['difference']}" for item in caught.value.extra["differences"]])
+    assert engine.rows(target, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
+
+
+def test_a_difference_that_somebody_accepts_is_recorded_as_it_is(target: Any, server: Any, core: Any) -> None:
+    legacy.as_ours(target, CORE)
+    other_index(target, server)
+    found = adopt(target, core, accept=("index public.students_name_idx",))
+    assert found["recorded"] == list(CORE)
+    assert found["accepted"] == ["index public.students_name_idx"]
+
+
+def test_tables_and_columns_of_the_users_own_are_listed_and_left_alone(target: Any, core: Any) -> None:
+    legacy.as_ours(target, CORE)
+    engine.do(target, "CREATE TABLE lockers (id integer PRIMARY KEY)", "ALTER TABLE students ADD COLUMN locker integer")
+    found = adopt(target, core)
+    assert found["strangers"] == ["column public.students.locker", "table public.lockers"]
+    assert {"table public.lockers", "column public.students.locker"} <= inventory(target).keys()
+
+
+def test_the_database_of_another_application_is_refused_unless_forced_by_its_name(target: Any, core: Any) -> None:
+    engine.do(target, "CREATE TABLE users (id integer)", "CREATE TABLE orders (id integer)")
+    with pytest.raises(PgopsError, match="looks like the database of another application") as caught:
+        adopt(target, core)
+    assert caught.value.extra["reason"] == "stranger"
+    with pytest.raises(PgopsError, match="adopt_force names other"):
+        adopt(target, core, force="other")
+    with pytest.raises(PgopsError, match="cannot be adopted as it is"):
+        adopt(target, core, force=target.database)
+
+
+def test_tables_of_another_owner_are_named_before_any_change(target: Any, server: Any, core: Any) -> None:
+    legacy.as_ours(target, CORE)
+    server.execute("ALTER TABLE public.students OWNER TO white_cross_app", database=target.database)
+    with pytest.raises(PgopsError, match="REASSIGN OWNED BY white_cross_app TO white_cross_owner"):
+        adopt(target, core)
+    assert engine.rows(target, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
+
+
+def test_a_failed_row_of_prisma_is_understood(target: Any, core: Any) -> None:
+    legacy.as_ours(target, CORE)
+    legacy.prisma_ledger(target, ["20251002163331_test_migration"], legacy.FAILED_PRISMA)
+    found = look(target, core)
+    assert {entry.name: str(entry) for entry in found.ledgers[0].entries} == {
+        "20251002163331_test_migration": "applied",
+        legacy.FAILED_PRISMA: "failed (42703)",
+    }
+    assert found.verdicts[0].ledger == "applied"
+    assert "Maria" not in str(found.as_dict())
+
+
+def test_text_ids_are_told_table_by_table_and_refused(target: Any, core: Any) -> None:
+    legacy.prisma(target)
+    with pytest.raises(PgopsError, match="The ids of .* are text") as caught:
+        adopt(target, core)
+    told = {item["table"]: item for item in caught.value.extra["databases"][target.database]["text_ids"]}
+    assert set(told) >= {"public.districts", "public.schools", "public.users", "public.students"}
+    districts, schools, students = told["public.districts"], told["public.schools"], told["public.students"]
+    assert (districts["rows"], districts["ids_without_uuid"], districts["ids_differing_only_in_case"]) == (2, 2, 2)
+    assert schools["ids_without_uuid"] == 0
+    assert students["columns_without_foreign_key"] == ["createdBy"]
+    assert told["public.users"]["columns_without_foreign_key"] == ["districtId"]
+    assert engine.rows(target, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
+
+
+def test_a_run_that_stands_half_way_is_finished_first(target: Any, core: Any) -> None:
+    migrate.apply(target, core, Selection(target=BASE), engine.way())
+    engine.do(target, "UPDATE pgops.migration SET state = 'failed', failed_step = 1")
+    with pytest.raises(PgopsError, match="finish that run first"):
+        adopt(target, core)
+
+
+def test_nothing_is_recorded_when_something_moved_since_it_was_shown(target: Any, core: Any) -> None:
+    legacy.as_ours(target, CORE)
+    state = look(target, core).state
+    engine.do(target, "CREATE TABLE lockers (id integer)")
+    with pytest.raises(PgopsError, match="catalog_fingerprint moved"):
+        adoption.adopt(target, core, adoption.Request(), engine.way(), expected=state)
+
+
+# ----------------------------------------------------------------------------------------------------------- afterwards
+
+
+def test_an_adopted_version_goes_down_by_our_way(target: Any, core: Any) -> None:
+    legacy.as_ours(target, CORE)
+    adopt(target, core)
+    done = migrate.revert(target, Reverts(through=CRITICAL), engine.way("20260101T000000Z-000002"))
+    assert [item["version"] for item in done["reverted"]] == [SETTINGS, CRITICAL]
+    left = {key for key in inventory(target) if key.startswith("table ")}
+    assert "table public.students" in left
+    assert "table public.medications" not in left
+
+
+def test_an_adopted_version_that_changed_since_is_not_reverted(target: Any, core: Any) -> None:
+    legacy.as_ours(target, CORE)
+    adopt(target, core)
+    engine.do(target, "ALTER TABLE system_configurations ALTER COLUMN description TYPE varchar(900)")
+    for revert in (
+        lambda: migrate.revert(target, Reverts(), engine.way("20260101T000000Z-000002")),
+        lambda: migrate.way_back.preview_revert(target, Reverts()),
+    ):
+        with pytest.raises(
+            PgopsError, match=r"column public\.system_configurations\.description: type expected text"
+        ) as caught:
+            revert()
+        assert caught.value.extra["reason"] == "adopted"
+    assert engine.state(target, SETTINGS)["state"] == "applied"
+
+
+def test_versions_that_were_missing_are_no_newcomers_and_others_are(target: Any, core: Any) -> None:
+    legacy.as_ours(target, (BASE, HEALTH, SETTINGS))
+    found = adopt(target, core)
+    assert found["pending"] == [CRITICAL, INCIDENTS]
+    newcomer = {**core[0], "version": "20250103000001", "name": "newcomer", "steps": []}
+    with pytest.raises(PgopsError, match="was applied to|sorts before"):
+        migrate.apply(
+            target,
+            sorted([*core, {**newcomer, "version": "20250102000000"}], key=lambda migration: migration["version"]),
+            Selection(),
+            engine.way(),
+        )
+    done = migrate.apply(target, core, Selection(), engine.way("20260101T000000Z-000002"))
+    assert [item["version"] for item in done["applied"]] == [CRITICAL, INCIDENTS]
+
+
+def test_a_ledger_of_version_1_is_read_and_upgraded(target: Any, core: Any) -> None:
+    migrate.apply(target, core, Selection(target=BASE), engine.way())
+    engine.do(
+        target,
+        "DROP TABLE pgops.adoption, pgops.mirror",
+        "ALTER TABLE pgops.migration DROP COLUMN adopted",
+        "UPDATE pgops.meta SET schema_version = 1",
+    )
+    with closing(connection.connect(target, application_name="test")) as conn:
+        assert ledger.read(conn).migrations[0].adopted is None
+    done = migrate.apply(target, core, Selection(target=HEALTH), engine.way("20260101T000000Z-000002"))
+    assert [item["version"] for item in done["applied"]] == [HEALTH]
+    assert engine.rows(target, "SELECT count(*) AS n FROM pgops.adoption") == [{"n": 0}]

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+"""The other tool's ledger after an adoption: kept in step where that is asked for, and a fence before its migrations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils import adoption, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import legacy_names
+from support import engine, legacy
+from support.server import APP
+
+BASE, HEALTH, SETTINGS = "20250103000000", "20250103000001", "20250103000003"
+NAMES = legacy_names.read_names(legacy.SQL)
+REFUSED = r"This database is migrated by whitecross\.pgops now, so a migration by {} is refused"
+
+
+@pytest.fixture(scope="module")
+def core() -> list[dict[str, Any]]:
+    return [migration for migration in legacy.tree() if migration["version"] in (BASE, HEALTH)]
+
+
+def adopt(target: Any, tree: list[dict[str, Any]], run: int = 1, **asked: Any) -> dict[str, Any]:
+    request = adoption.Request(NAMES, **asked)
+    return adoption.adopt(target, tree, request, engine.way(f"20260101T000000Z-00000{run}"))
+
+
+def names(target: Any) -> list[str]:
+    return [row["name"] for row in engine.rows(target, 'SELECT name FROM public."SequelizeMeta" ORDER BY 1')]
+
+
+# --------------------------------------------------------------------------------------------------------------- mirror
+
+
+def test_a_mirrored_ledger_tells_the_truth_through_ups_and_downs(target: Any, core: Any) -> None:
+    legacy.as_ours(target, (BASE,))
+    # It knows nothing of what is there, claims what is not, and has a file that is none of ours.
+    legacy.sequelize_ledger(target, [legacy.FILES[SETTINGS], "20250104-add-mfa-oauth-fields-to-users.js"])
+    found = adopt(target, core, mirror="sequelize")
+    assert found["mirror"] == {"on": True, "added": [legacy.FILES[BASE]], "removed": [legacy.FILES[SETTINGS]]}
+    foreign = "20250104-add-mfa-oauth-fields-to-users.js"
+    assert names(target) == [legacy.FILES[BASE], foreign]
+    migrate.apply(target, core, Selection(), engine.way("20260101T000000Z-000002"))
+    assert names(target) == [legacy.FILES[BASE], legacy.FILES[HEALTH], foreign]
+    migrate.revert(target, Reverts(), engine.way("20260101T000000Z-000003"))
+    assert names(target) == [legacy.FILES[BASE], foreign]
+    assert adopt(target, core, run=4, mirror="sequelize")["mirror"] is None
+    assert adopt(target, core, run=5, mirror="none")["mirror"] == {"on": False, "added": [], "removed": []}
+    migrate.apply(target, core, Selection(), engine.way("20260101T000000Z-000006"))
+    assert names(target) == [legacy.FILES[BASE], foreign]
+
+
+def test_a_mirror_that_cannot_be_written_is_refused_before_anything(target: Any, server: Any, core: Any) -> None:
+    legacy.as_ours(target, (BASE,))
+    with pytest.raises(PgopsError, match="There is no SequelizeMeta"):
+        adopt(target, core, mirror="sequelize")
+    server.execute('CREATE TABLE public."SequelizeMeta" (name text)', database=target.database)
+    server.execute('GRANT SELECT ON public."SequelizeMeta" TO white_cross_owner', database=target.database)
+    with pytest.raises(
+        PgopsError, match='GRANT SELECT, INSERT, DELETE ON "public"."SequelizeMeta" TO white_cross_owner'
+    ):
+        adopt(target, core, mirror="sequelize")
+    assert engine.rows(target, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
+
+
+# ---------------------------------------------------------------------------------------------------------------- fence
+
+
+@pytest.fixture
+def legacy_database(target: Any, server: Any) -> Any:
+    """The base schema, and Sequelize's ledger, which its login owns as it would."""
+    legacy.as_ours(target, (BASE,))
+    legacy.sequelize_ledger(target, [legacy.FILES[BASE]])
+    for statement in (
+        f'ALTER TABLE public."SequelizeMeta" OWNER TO {APP}',
+        'GRANT SELECT ON public."SequelizeMeta" TO white_cross_owner',
+        f"GRANT CREATE, USAGE ON SCHEMA public TO {APP}",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {APP}",
+    ):
+        server.execute(statement, database=target.database)
+    return target
+
+
+def as_app(target: Any, statement: str) -> None:
+    engine.do(target.with_(user=APP, owner=None), statement)
+
+
+DISTRICT = "INSERT INTO districts (name, code) VALUES ('A', gen_random_uuid())"
+META = 'CREATE TABLE IF NOT EXISTS "SequelizeMeta" (name varchar(255) NOT NULL PRIMARY KEY)'
+
+
+def test_the_event_trigger_refuses_the_old_tools_ddl_and_nothing_else(legacy_database: Any, core: Any) -> None:
+    target = legacy_database
+    assert adopt(target, core, fence=True)["fence"] == ["event trigger", "trigger"]
+    for statement in (
+        "CREATE TABLE lockers (id integer)",
+        'CREATE INDEX ON "SequelizeMeta" (lower(name))',
+        'ALTER TABLE "SequelizeMeta" ADD COLUMN x integer',
+        'DROP TABLE "SequelizeMeta"',
+        "CREATE TYPE mood AS ENUM ('a')",
+        f"INSERT INTO \"SequelizeMeta\" VALUES ('{legacy.FILES[HEALTH]}')",
+    ):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege, match=REFUSED.format("Sequelize")):
+            as_app(target, statement)
+    # Its status command, the application's rows and its temporary tables.
+    for statement in (META, DISTRICT, "CREATE TEMPORARY TABLE t (id integer); DROP TABLE t"):
+        as_app(target, statement)
+    migrate.apply(target, core, Selection(), engine.way("20260101T000000Z-000002"))
+    assert adopt(target, core, run=3, fence=True)["fence"] == []
+    assert adopt(target, core, run=4, fence=False)["fence"] == ["event trigger", "trigger"]
+    as_app(target, "CREATE TABLE lockers (id integer)")
+    events = engine.rows(target, "SELECT event FROM pgops.audit WHERE event LIKE 'fence%%' ORDER BY seq")
+    assert [row["event"] for row in events] == ["fence_up", "fence_down"]
+
+
+@pytest.fixture
+def admin(legacy_database: Any, server: Any, tmp_path: Path) -> Iterator[Any]:
+    """The target with an admin role as a managed server has it: no superuser, member of the others."""
+    role, password = f"{legacy_database.database}_admin", "not-a-secret"
+    server.execute(f"CREATE ROLE {role} LOGIN CREATEDB PASSWORD '{password}' IN ROLE white_cross_owner, {APP}")
+    passfile = tmp_path / "passfile"
+    passfile.write_text(Path(server.passfile).read_text() + f"*:*:*:{role}:{password}\n")
+    passfile.chmod(0o600)
+    server.execute(f"ALTER DATABASE {legacy_database.database} OWNER TO white_cross_owner")
+    server.execute("ALTER SCHEMA public OWNER TO white_cross_owner", database=legacy_database.database)
+    yield legacy_database.with_(restore_user=role, passfile=str(passfile))
+    server.execute(f"DROP OWNED BY {role}", database=legacy_database.database)
+    server.execute(f"DROP ROLE {role}")
+
+
+def test_without_a_superuser_the_login_loses_what_ddl_needs_and_keeps_its_rows(admin: Any, core: Any) -> None:
+    assert adopt(admin, core, fence=True)["fence"] == ["ownership and CREATE", "trigger"]
+    for statement in ("CREATE TABLE lockers (id integer)", 'ALTER TABLE "SequelizeMeta" ADD COLUMN x integer'):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            as_app(admin, statement)
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege, match=REFUSED.format("Sequelize")):
+        as_app(admin, f"INSERT INTO \"SequelizeMeta\" VALUES ('{legacy.FILES[HEALTH]}')")
+    as_app(admin, DISTRICT)
+    assert adopt(admin, core, run=2, fence=True, login=APP)["fence"] == []
+
+
+def test_prisma_is_stopped_at_its_own_ledger(target: Any, core: Any) -> None:
+    legacy.as_ours(target, (BASE,))
+    legacy.prisma_ledger(target, ["20251002163331_test_migration"])
+    assert adopt(target, core, fence=True, login=APP)["fence"] == ["trigger"]
+    row = "INSERT INTO _prisma_migrations (id, checksum, migration_name) VALUES ('1', 'x', 'next')"
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege, match=REFUSED.format("Prisma")):
+        engine.do(target, row)
+    assert adopt(target, core, run=2, fence=False)["fence"] == ["trigger"]
+    engine.do(target, row)
+
+
+def test_a_fence_that_would_shut_us_out_is_refused_before_anything(target: Any, core: Any) -> None:
+    legacy.as_ours(target, (BASE,))
+    with pytest.raises(PgopsError, match="nothing to fence"):
+        adopt(target, core, fence=True)
+    legacy.sequelize_ledger(target, [legacy.FILES[BASE]])
+    with pytest.raises(PgopsError, match="would shut out white_cross_owner, which this tool uses itself"):
+        adopt(target, core, fence=True)
+    with pytest.raises(PgopsError, match="There is no role nobody_of_that_name"):
+        adopt(target, core, fence=True, login="nobody_of_that_name")
+    assert engine.rows(target, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
+
+
+def test_a_table_that_only_has_the_name_is_no_ledger(target: Any, core: Any) -> None:
+    engine.do(target, "CREATE TABLE _prisma_migrations (id integer)")
+    found = adoption.assess(target, core, adoption.Request(force=target.database), engine.way())
+    assert found.ledgers == []
+    assert found.strangers == ["table public._prisma_migrations"]
