@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -445,7 +446,9 @@ class _Job:
         if not self._show:
             return
         now = time.monotonic()
-        for event in events:
+        for event, following in zip_longest(events, events[1:]):
+            if following is not None and event.get("step") and _place(event) == _place(following):
+                continue  # over at once, and so is a line about it
             new_step = self._last is None or event.get("text") != self._last.get("text")
             if new_step:
                 self._began[event["text"]] = now
@@ -505,6 +508,10 @@ class _Job:
             "died": True,
             "died_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+
+
+def _place(event: Mapping[str, Any]) -> tuple[Any, ...]:
+    return event.get("database"), event.get("version"), event.get("step")
 
 
 def _parent_has_terminal(parent: int) -> bool:

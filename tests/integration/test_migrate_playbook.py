@@ -301,7 +301,7 @@ def test_on_another_machine_the_modules_are_sent_and_a_long_one_goes_on_by_itsel
     result = site("migrate.yml", pgops_progress="always")
     assert result.rc == 0, result.output
     assert {"public.rooms", "public.beds"} <= relations(site)
-    assert "step 1 of 1 | [1/2] CREATE TABLE public.beds" in result.stdout
+    assert "step 1 of 1 | [2/2] SELECT pg_sleep(1.5)" in result.stdout
     commands = (site.folder / "commands").read_text()
     assert "runpy" not in commands, "nothing of ours lies there"
     assert "/lease" in commands, "the apply took longer than its call and was polled for"
