@@ -475,8 +475,8 @@ def busy(server: Any, chain: list[dict[str, Any]]) -> Iterator[Any]:
     server.drop_databases(name)
 
 
-def used(conn: Any, query: str) -> tuple[set[str], float]:
-    """The indexes of a query's plan, and the milliseconds that it took."""
+def used(conn: Any, query: str) -> set[str]:
+    """The indexes of a query's plan. How long it may take is a named check, not a test."""
     with conn.cursor() as cursor:
         cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}")
         (told,) = cursor.fetchone()[0]
@@ -486,7 +486,7 @@ def used(conn: Any, query: str) -> tuple[set[str], float]:
         node = nodes.pop()
         names |= {node["Index Name"]} if "Index Name" in node else set()
         nodes += node.get("Plans", [])
-    return names, told["Execution Time"]
+    return names
 
 
 def leading(conn: Any, table: str, *columns: str) -> set[str]:
@@ -504,7 +504,7 @@ def leading(conn: Any, table: str, *columns: str) -> set[str]:
 @EVERY_MAJOR
 def test_R8_18_the_pupils_of_a_school_with_their_records_are_found_by_their_school(busy: Any) -> None:
     (school,) = fetch_all(busy, "SELECT id FROM schools WHERE code = 'S7'")
-    names, _ = used(
+    names = used(
         busy,
         'SELECT s.*, h."recordType", h."recordDate" FROM students AS s LEFT JOIN health_records AS h '
         f'ON h."studentId" = s.id WHERE s."schoolId" = \'{school["id"]}\' AND s."isActive" = true '
@@ -517,7 +517,7 @@ def test_R8_18_the_pupils_of_a_school_with_their_records_are_found_by_their_scho
 @EVERY_MAJOR
 def test_R8_19_the_logs_of_a_pupils_active_medication_are_found_by_pupil_and_prescription(busy: Any) -> None:
     (pupil,) = fetch_all(busy, 'SELECT "studentId" AS id FROM student_medications WHERE "isActive" LIMIT 1')
-    names, _ = used(
+    names = used(
         busy,
         'SELECT p.dosage, l."timeGiven", l."dosageGiven" FROM student_medications AS p JOIN medication_logs AS l '
         f'ON l."studentMedicationId" = p.id WHERE p."studentId" = \'{pupil["id"]}\' AND p."isActive" = true '
@@ -535,13 +535,12 @@ def test_R8_20_text_search_of_a_drug_uses_the_index_of_that_expression(busy: Any
         "SELECT name FROM medications WHERE {} @@ plainto_tsquery('english', 'ibuprofen') "
         'AND "isActive" = true AND "deletedAt" IS NULL'
     )
-    names, milliseconds = used(busy, search.format(VECTOR))
+    names = used(busy, search.format(VECTOR))
     assert names == {"idx_medications_fulltext_search"}
-    assert milliseconds < 200
     assert [row["name"] for row in fetch_all(busy, search.format(VECTOR))] == ["Ibuprofen"]
     # The expression of the execution guide has no manufacturer: another expression, and no index of it.
     without = VECTOR.replace(" || ' ' || coalesce(manufacturer, '')", "")
-    assert "idx_medications_fulltext_search" not in used(busy, search.format(without))[0]
+    assert "idx_medications_fulltext_search" not in used(busy, search.format(without))
 
 
 @EVERY_MAJOR
@@ -550,9 +549,8 @@ def test_R8_21_locked_accounts_are_found_without_reading_the_others(busy: Any) -
         'SELECT email, "lockoutUntil", "failedLoginAttempts" FROM users WHERE "lockoutUntil" > now() '
         'AND "isActive" = true AND "deletedAt" IS NULL'
     )
-    names, milliseconds = used(busy, locked)
+    names = used(busy, locked)
     assert names == {"idx_users_active_lockouts"}
-    assert milliseconds < 100
     assert 20 < len(fetch_all(busy, locked)) <= 30
 
 
@@ -568,9 +566,8 @@ def test_R8_21_locked_accounts_are_found_without_reading_the_others(busy: Any) -
 )
 def test_pupils_are_found_by_part_of_their_name_or_number(busy: Any, condition: str, index: str) -> None:
     query = f'SELECT "lastName" FROM students WHERE {condition} AND "isActive" = true AND "deletedAt" IS NULL'
-    names, milliseconds = used(busy, query)
+    names = used(busy, query)
     assert names == {index}
-    assert milliseconds < 200
     assert fetch_all(busy, query)
 
 

@@ -29,7 +29,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_
 from support.engine import do, rows, wait_for, way
 
 ROOT = Path(__file__).resolve().parents[2]
-LONGEST_WAIT_S = 1.0
+LONGEST_WAIT_S = 3.0
 ANSWERS = 20
 
 SCHEMA = """
