@@ -55,9 +55,8 @@ def _plain(value: Any) -> Any:
 
 def _is_this_python(interpreter: str) -> bool:
     # python and python3 of one environment; that of another one may be a link to the same file.
-    return os.path.dirname(interpreter) == os.path.dirname(sys.executable) and os.path.realpath(
-        interpreter
-    ) == os.path.realpath(sys.executable)
+    folders = {os.path.realpath(os.path.dirname(path)) for path in (interpreter, sys.executable)}
+    return len(folders) == 1 and os.path.realpath(interpreter) == os.path.realpath(sys.executable)
 
 
 class ControllerInterrupted(BaseException):
