@@ -27,13 +27,11 @@ class ActionModule(MigrationAction):
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: how long to wait, and who asks."""
+        return {"by": self._by(task_vars), **{name: value for name, value in self._task.args.items() if value is not None}}
+
+    def _by(self, task_vars: dict[str, Any]) -> str:
         run = self.run_fact(task_vars)
-        by = f"{run.get('who') or 'somebody'} on {run.get('ops_host') or 'an unknown host'}"
-        self._asked = list(self._runs_of_this_machine(task_vars))
-        if not self._task.check_mode:
-            for journal in self._asked:
-                journal.ask_to_stop(by)
-        return {"by": by, **{name: value for name, value in self._task.args.items() if value is not None}}
+        return f"{run.get('who') or 'somebody'} on {run.get('ops_host') or 'an unknown host'}"
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """One line a database."""
@@ -82,7 +80,9 @@ class ActionModule(MigrationAction):
     def _wait_for_runs(self, task_vars: dict[str, Any]) -> list[dict[str, Any]]:
         deadline = time.monotonic() + float(self._task.args.get("wait") or DEFAULT_WAIT_S)
         told = []
-        for journal in self._asked:
+        for journal in list(self._runs_of_this_machine(task_vars)):
+            if not self._task.check_mode:
+                journal.ask_to_stop(self._by(task_vars))
             while not self._task.check_mode and not self._over(journal) and time.monotonic() < deadline:
                 time.sleep(POLL_S)
             told.append({"run_id": journal.run_id, "stopped": not self._task.check_mode and self._over(journal)})
