@@ -123,7 +123,7 @@ def run(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
     """Do the work and leave with its result; an error of the engine leaves with its fields, a driver's in one sentence."""
     try:
         result = _result(module, work)
-    except Exception:
+    except Exception:  # whatever it was: a job has no caller left that would show the traceback
         if _job is not None:
             _job.break_off()
         raise
