@@ -55,10 +55,13 @@ CONNECTION_OPTIONS: dict[str, dict[str, Any]] = {
 # Documented in the fragment whitecross.pgops.tree.
 TREE_OPTIONS: dict[str, dict[str, Any]] = {
     "migrations": {"type": "list", "elements": "dict", "default": []},
+    "variables": {"type": "dict", "default": {}},
+}
+# Documented in the fragment whitecross.pgops.tree.selection.
+SELECTION_OPTIONS: dict[str, dict[str, Any]] = {
     "target": {"type": "str"},
     "steps": {"type": "int"},
     "allow_out_of_order": {"type": "bool", "default": False},
-    "variables": {"type": "dict", "default": {}},
 }
 # Documented in the fragment whitecross.pgops.ledger_run.
 LEDGER_RUN_OPTIONS: dict[str, dict[str, Any]] = {
