@@ -84,7 +84,7 @@ class ActionModule(MigrationAction):
             if not self._task.check_mode:
                 journal.ask_to_stop(self._by(task_vars))
             while not self._task.check_mode and not self._over(journal) and time.monotonic() < deadline:
-                time.sleep(POLL_S)
+                time.sleep(POLL_S)  # the other run says in its journal that it is over; nothing wakes this one
             told.append({"run_id": journal.run_id, "stopped": not self._task.check_mode and self._over(journal)})
         return told
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """The rendered tree, and how much of what is pending is asked for."""
+    """The rendered tree; with ``.selection``, how much of what is pending is asked for."""
 
     DOCUMENTATION = r"""
 options:
@@ -17,6 +17,15 @@ options:
     type: list
     elements: dict
     default: []
+  variables:
+    description:
+      - Values for variables that migrations declare, instead of their defaults. Used by the action plugin.
+    type: dict
+    default: {}
+"""
+
+    SELECTION = r"""
+options:
   target:
     description:
       - The last version to apply; later ones stay pending. All pending versions where it is not set.
@@ -30,9 +39,4 @@ options:
       - Take a new version that sorts before an applied one. The action plugin refuses it outside the environment C(local).
     type: bool
     default: false
-  variables:
-    description:
-      - Values for variables that migrations declare, instead of their defaults. Used by the action plugin.
-    type: dict
-    default: {}
 """

@@ -116,7 +116,7 @@ class Job:
             with suppress(FileNotFoundError), open(self.path(RESULT), encoding="utf-8") as stream:
                 result: dict[str, Any] = json.load(stream)
                 result["job_progress"] = self._progress()
-                shutil.rmtree(self._folder, ignore_errors=True)
+                # The folder stays for the controller to remove: an answer may be lost on its way.
                 return result
         return {"changed": False, "job": self._folder}
 

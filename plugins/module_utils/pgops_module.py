@@ -55,10 +55,13 @@ CONNECTION_OPTIONS: dict[str, dict[str, Any]] = {
 # Documented in the fragment whitecross.pgops.tree.
 TREE_OPTIONS: dict[str, dict[str, Any]] = {
     "migrations": {"type": "list", "elements": "dict", "default": []},
+    "variables": {"type": "dict", "default": {}},
+}
+# Documented in the fragment whitecross.pgops.tree.selection.
+SELECTION_OPTIONS: dict[str, dict[str, Any]] = {
     "target": {"type": "str"},
     "steps": {"type": "int"},
     "allow_out_of_order": {"type": "bool", "default": False},
-    "variables": {"type": "dict", "default": {}},
 }
 # Documented in the fragment whitecross.pgops.ledger_run.
 LEDGER_RUN_OPTIONS: dict[str, dict[str, Any]] = {
@@ -123,7 +126,7 @@ def run(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
     """Do the work and leave with its result; an error of the engine leaves with its fields, a driver's in one sentence."""
     try:
         result = _result(module, work)
-    except Exception:
+    except Exception:  # whatever it was: a job has no caller left that would show the traceback
         if _job is not None:
             _job.break_off()
         raise

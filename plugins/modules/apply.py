@@ -16,6 +16,7 @@ description:
 extends_documentation_fragment:
   - whitecross.pgops.pgops
   - whitecross.pgops.tree
+  - whitecross.pgops.tree.selection
   - whitecross.pgops.ledger_run
 options:
   expected:
@@ -104,6 +105,7 @@ def main() -> None:
     module = pgops_module.create_module(
         {
             **pgops_module.TREE_OPTIONS,
+            **pgops_module.SELECTION_OPTIONS,
             **pgops_module.LEDGER_RUN_OPTIONS,
             "expected": {"type": "dict", "default": {}},
             "orphans": {"type": "str", "choices": ["stop", "quarantine"], "default": "stop"},

@@ -15,6 +15,7 @@ description:
 extends_documentation_fragment:
   - whitecross.pgops.pgops
   - whitecross.pgops.tree
+  - whitecross.pgops.tree.selection
 author:
   - White Cross pgops contributors
 """
@@ -63,7 +64,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_modu
 
 def main() -> None:
     """Compare and leave with the plan of each database."""
-    module = pgops_module.create_module(pgops_module.TREE_OPTIONS)
+    module = pgops_module.create_module({**pgops_module.TREE_OPTIONS, **pgops_module.SELECTION_OPTIONS})
 
     def work() -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.module_utils import plan, preview

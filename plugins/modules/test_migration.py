@@ -14,23 +14,13 @@ description:
   - The action plugin refuses it in a production environment.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
+  - whitecross.pgops.tree
 options:
   version:
     description:
       - The version to test.
     type: str
     required: true
-  migrations:
-    description:
-      - The whole tree of migrations, rendered; the action plugin reads it from the folder that C(pgops_sql) names.
-    type: list
-    elements: dict
-    default: []
-  variables:
-    description:
-      - Values for variables that migrations declare, instead of their defaults. Used by the action plugin.
-    type: dict
-    default: {}
 attributes:
   check_mode:
     description: Makes no database and tests nothing.
@@ -78,13 +68,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_modu
 
 def main() -> None:
     """Test the version for each database; a difference fails after all were told."""
-    module = pgops_module.create_module(
-        {
-            "version": {"type": "str", "required": True},
-            "migrations": {"type": "list", "elements": "dict", "default": []},
-            "variables": {"type": "dict", "default": {}},
-        }
-    )
+    module = pgops_module.create_module({"version": {"type": "str", "required": True}, **pgops_module.TREE_OPTIONS})
 
     def work() -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, up_down_up

@@ -306,11 +306,15 @@ class PgopsAction(ActionBase):
             try:
                 begun = self._call(module, {**arguments, "job_directory": directory}, task_vars)
             except AnsibleConnectionFailure:
-                if not job.is_there():
+                if not job.has_begun():
                     raise
                 begun = {"job": None}
-            job.display(begun.pop("job_progress", []))
-            return job.follow(begun["job"]) if "job" in begun else begun
+            if "job" in begun:
+                return job.follow(begun["job"])
+            if "job_progress" in begun:
+                job.display(begun.pop("job_progress"))
+                job.clean()
+            return begun
         except ControllerInterrupted:
             try:
                 job.ask_to_stop()
@@ -354,16 +358,22 @@ class _Job:
             raise AnsibleActionFail(f"pgops_progress is {mode}; it is one of always, terminal and never.")
         self._show = mode == "always" or (mode == "terminal" and _parent_has_terminal(self._parent))
 
-    def is_there(self) -> bool:
-        """:return: whether the job began, though the connection broke before it could say so; asked for as long as its lease."""
+    def has_begun(self) -> bool:
+        """Ask, for as long as its lease, about a job whose connection broke before it could say anything.
+
+        Who makes the folder first has the word: a job that has not begun by now finds it there, and does not begin.
+        """
+        d = self._quoted
+        question = f"umask 077; mkdir -p $(dirname {d}); if mkdir {d} 2>/dev/null; then : > {d}/{LEASE}.stop; else [ -d {d} ]; fi"
+        question += f" && [ -e {d}/{LEASE} ]"
         deadline = time.monotonic() + float(self._action.pgops(self._task_vars, "lease"))
         while True:
             try:
-                return bool(self._action._low_level_execute_command(f"[ -d {self._quoted} ]")["rc"] == 0)
+                return bool(self._action._low_level_execute_command(question)["rc"] == 0)
             except AnsibleConnectionFailure:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(RECONNECT_S)
+                time.sleep(RECONNECT_S)  # a host that has just broken off is not asked in a tight loop
 
     def follow(self, directory: str | None) -> dict[str, Any]:
         """Poll until the module has left its result.
@@ -380,14 +390,17 @@ class _Job:
         silent_since: float | None = None
         lost_since: float | None = None
         while True:
+            # The job says nothing by itself: it is asked, the less often the longer it takes.
             time.sleep(min(max(FIRST_POLL_S, (time.monotonic() - begun) * POLL_SHARE), longest))
             if os.getppid() != self._parent:
                 # ansible-playbook was killed: an orphan that went on renewing the lease would keep the job alive.
                 raise ControllerInterrupted
             by = journal.stop_asked_by() if journal and not asked and self._action.STOPPABLE else None
             if by:
-                self.ask_to_stop(by)
-                asked = True
+                # A word that a broken connection has swallowed is left again at the next poll.
+                with suppress(AnsibleConnectionFailure):
+                    self.ask_to_stop(by)
+                    asked = True
             polled = self._poll()
             if polled is None:
                 lost_since = lost_since or time.monotonic()
@@ -402,14 +415,14 @@ class _Job:
             lost_since = None
             self.display(polled.events)
             if polled.result is not None:
-                self._clean()
+                self.clean()
                 return polled.result
             if polled.alive:
                 silent_since = None
                 continue
             silent_since = silent_since or time.monotonic()
             if time.monotonic() - silent_since > DEAD_AFTER_S:
-                self._clean()
+                self.clean()
                 return self._died(polled.errors)
 
     def _poll(self) -> _Polled | None:
@@ -488,7 +501,8 @@ class _Job:
             f" && mv {self._quoted}/said {self._quoted}/{LEASE}.stop"
         )
 
-    def _clean(self) -> None:
+    def clean(self) -> None:
+        """Remove the folder, of which all is read."""
         with suppress(AnsibleConnectionFailure):  # a later job removes what is forgotten
             self._action._low_level_execute_command(f"rm -rf {self._quoted}")
 

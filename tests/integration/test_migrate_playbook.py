@@ -222,7 +222,7 @@ def wait_for_the_slow_statement(process: Any, site: Playbook, server: Server) ->
         f"SELECT 1 FROM pg_stat_activity WHERE datname = '{site.database}' AND query LIKE '%pg_sleep(60)%' AND state = 'active'"
     ):
         assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.2)
+        time.sleep(0.2)  # between two looks at the server
 
 
 def test_a_run_that_is_killed_leaves_no_older_result(site: Playbook, server: Server) -> None:
@@ -287,6 +287,8 @@ class Connection(Local):
         for part in list(BREAKS):
             if part in cmd:
                 BREAKS.remove(part)
+                with open("broken", "a", encoding="utf-8") as stream:
+                    stream.write(part)
                 raise AnsibleConnectionFailure("ssh: connection reset")
         return answer
 '''
@@ -318,21 +320,45 @@ def test_on_this_machine_a_module_runs_from_where_it_lies(site: Playbook) -> Non
     assert not re.search(r"EXEC .*(passfile|pgops_|ANSIBLE_MODULE_ARGS)", result.stdout)
 
 
-@pytest.mark.parametrize("broken", ["/lease", "AnsiballZ_apply"])
-def test_a_connection_that_breaks_once_does_not_end_the_run(site: Playbook, broken: str) -> None:
+@pytest.mark.parametrize(("broken", "seconds"), [("/lease", 2), ("AnsiballZ_apply", 2), ("AnsiballZ_apply", 0)])
+def test_a_connection_that_breaks_once_does_not_end_the_run(site: Playbook, broken: str, seconds: int) -> None:
     (site.folder / "connection_plugins").mkdir()
     plugin = ELSEWHERE.replace("BREAKS = []", f"BREAKS = [{broken!r}]")
     if broken == "AnsiballZ_apply":
         # The call itself, which goes through the standard input.
-        plugin = plugin.replace("if part in cmd:", 'if "_apply" in str(in_data):')
+        plugin = plugin.replace("if part in cmd:", 'if "whitecross.pgops.apply" in str(in_data):')
     (site.folder / "connection_plugins" / "elsewhere.py").write_text(plugin, encoding="utf-8")
     site.variables["ansible_connection"] = "elsewhere"
     up = site.folder / "sql" / "migrations" / f"{VERSIONS[1]}_beds" / "up.sql.j2"
-    up.write_text(up.read_text() + "SELECT pg_sleep(2);\n", encoding="utf-8")
+    up.write_text(up.read_text() + f"SELECT pg_sleep({seconds});\n", encoding="utf-8")
+    site.variables["ansible_async_dir"] = str(site.folder / "jobs")
     result = site("migrate.yml")
     assert result.rc == 0, result.output
     assert {"public.rooms", "public.beds"} <= relations(site)
     assert "verify" in finished(site, result)
+    assert (site.folder / "broken").exists()
+    assert list((site.folder / "jobs").iterdir()) == []
+
+
+def test_a_module_that_a_broken_connection_kept_from_beginning_does_not_begin_later(site: Playbook) -> None:
+    (site.folder / "connection_plugins").mkdir()
+    plugin = ELSEWHERE.replace("BREAKS = []", "BREAKS = ['apply']").replace(
+        "        answer = super()",
+        "        if BREAKS and 'whitecross.pgops.apply' in str(in_data):\n"
+        "            BREAKS.clear()\n"
+        "            raise AnsibleConnectionFailure('ssh: connection reset')\n"
+        "        answer = super()",
+    )
+    (site.folder / "connection_plugins" / "elsewhere.py").write_text(plugin, encoding="utf-8")
+    site.variables.update(ansible_connection="elsewhere", ansible_async_dir=str(site.folder / "jobs"))
+    result = site("migrate.yml")
+    assert result.rc != 0
+    assert "nothing was changed on it by this step" in result.output
+    (folder,) = (site.folder / "jobs").iterdir()
+    assert [entry.name for entry in folder.iterdir()] == ["lease.stop"], (
+        "a job that comes late finds that it is not wanted"
+    )
+    assert "public.rooms" not in relations(site)
 
 
 def test_stop_reaches_a_run_that_is_still_in_its_backup(site: Playbook) -> None:

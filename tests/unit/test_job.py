@@ -44,7 +44,7 @@ def wait_for(path: Path) -> str:
     deadline = time.monotonic() + 15
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} did not come"
-        time.sleep(0.05)
+        time.sleep(0.05)  # between two looks at a file that another process makes
     return path.read_text(encoding="utf-8")
 
 
@@ -52,12 +52,13 @@ def test_short_work_is_answered_by_the_call_with_what_it_told(tmp_path: Path) ->
     answer = call(tmp_path / "pgops.a", "work.finish({'changed': True})")
     assert answer["changed"] is True
     assert [event["text"] for event in answer["job_progress"]] == ["at work"]
-    assert list(tmp_path.iterdir()) == []
+    assert json.loads((tmp_path / "pgops.a" / "result").read_text()) == {"changed": True}, "the answer may be lost"
 
 
 def test_long_work_goes_on_after_the_call_and_leaves_its_result(tmp_path: Path) -> None:
     folder = tmp_path / "above" / "pgops.a"
     begun = time.monotonic()
+    # Longer than the call waits for it, so that it is still at work when the call has answered.
     answer = call(folder, "time.sleep(3); work.finish({'changed': True})")
     assert time.monotonic() - begun < 2.9
     assert answer == {"changed": False, "job": str(folder)}
@@ -70,14 +71,14 @@ def test_long_work_goes_on_after_the_call_and_leaves_its_result(tmp_path: Path) 
 
 def test_a_killed_job_is_gone_and_no_zombie(tmp_path: Path) -> None:
     folder = tmp_path / "pgops.a"
-    call(folder, "time.sleep(60)")
+    call(folder, "time.sleep(60)")  # never reached: it is killed
     pid = int((folder / "pid").read_text())
     os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 5
     with pytest.raises(ProcessLookupError):
         while time.monotonic() < deadline:
             os.kill(pid, 0)
-            time.sleep(0.02)
+            time.sleep(0.02)  # until the keeper has reaped it
     assert not (folder / "result").exists()
 
 
@@ -108,12 +109,13 @@ def test_what_killed_controllers_left_is_removed_and_what_lives_is_not(tmp_path:
     for path in (old / "lease", foreign / "lease", living):
         os.utime(path, (long_ago, long_ago))
     call(tmp_path / "pgops.new", "work.finish({})")
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["j1.2", "pgops.living"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["j1.2", "pgops.living", "pgops.new"]
 
 
 def test_a_job_whose_controller_is_gone_leaves_nothing_and_one_that_was_asked_leaves_its_result(tmp_path: Path) -> None:
     for name, by, left in (("pgops.a", "", False), ("pgops.b", "ann on ops", True)):
         folder = tmp_path / name
+        # Still at work when the word to stop is left.
         call(folder, "time.sleep(2); work.finish({'changed': True})")
         (folder / "lease.stop").write_text(by, encoding="utf-8")
         if left:
@@ -122,7 +124,7 @@ def test_a_job_whose_controller_is_gone_leaves_nothing_and_one_that_was_asked_le
             deadline = time.monotonic() + 15
             while folder.exists():
                 assert time.monotonic() < deadline
-                time.sleep(0.05)
+                time.sleep(0.05)  # between two looks at what another process removes
 
 
 def test_a_folder_with_nothing_but_the_word_to_stop_is_forgotten_too(tmp_path: Path) -> None:
