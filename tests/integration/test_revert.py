@@ -105,7 +105,13 @@ def test_another_list_than_the_confirmed_one_is_refused(target: Any, tree: TestT
 @pytest.mark.parametrize(
     ("selection", "told"),
     [
-        ({"version": V1}, f"{V1} cannot be reverted alone .* version {V3} uses its table public.people"),
+        (
+            {"version": V1},
+            (
+                f"{V1} cannot be reverted alone .* version {V3} uses its table public.people; "
+                f"-e rollback_through={V1} reverts {V4}, {V3}, {V2}, {V1}, in this order"
+            ),
+        ),
         ({"keep": "20260101000009"}, "20260101000009 is not applied"),
         ({"steps": 0}, "give 1 or more"),
         ({"steps": 1, "keep": V1}, "rollback_steps and rollback_keep were given"),

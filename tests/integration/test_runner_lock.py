@@ -213,6 +213,16 @@ def test_stop_says_that_nothing_runs(target: Any) -> None:
     assert stopping.stop(target, by="a test")["was_running"] is False
 
 
+def test_stop_tells_a_run_that_is_connected_and_holds_no_lock(target: Any) -> None:
+    backup = connect(target.as_backup(), application_name="pgops 20260101T000000Z-0a1b2c backup")
+    try:
+        found = stopping.stop(target, by="a test")
+        assert (found["was_running"], found["sessions"]) == (False, ["20260101T000000Z-0a1b2c"])
+    finally:
+        backup.close()
+    assert stopping.stop(target, by="a test")["sessions"] == []
+
+
 def test_stop_ends_a_run_at_its_next_safe_point(target: Any, tree: TestTree) -> None:
     tree.add_sql(
         V2, "slow", "\n".join(["SELECT pg_sleep(0.5);"] * 40), "SELECT 1;",

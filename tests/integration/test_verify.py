@@ -582,6 +582,19 @@ def test_the_screen_has_a_line_an_object_and_the_end_in_one_word(applied: Any, c
     assert any(line.endswith("0 without a parent, index MISSING") for line in full)
 
 
+def test_a_version_that_somebody_else_took_back_meanwhile_fails(applied: Any, server: Server) -> None:
+    ((version,),) = server.execute("SELECT max(version) FROM pgops.migration", database=applied.database)
+    assert verify(applied, applied={applied.database: [version]})["passed"]
+    server.execute(
+        f"UPDATE pgops.migration SET state = 'reverted', run_id = 'another' WHERE version = '{version}'",
+        database=applied.database,
+    )
+    result = verify(applied, applied={applied.database: [version]})
+    expected = ("ledger", f"version {version}", "state", "applied, as by this run", "reverted by run another")
+    assert not result["passed"]
+    assert expected in told(result)
+
+
 @pytest.mark.majors(*MAJORS)
 def test_the_shipped_chain_passes(server: Server, target: Any) -> None:
     sql = Path(__file__).resolve().parents[2] / "sql"

@@ -299,9 +299,10 @@ def _usable_binaries(directory: Path, uid: int | None) -> Path:
 
 
 class Containers:
-    """One container a test process, a cluster a major in it, made when first asked for."""
+    """One container a test process, a cluster a major in it, made when first asked for.
 
-    MAJORS = (15, 16, 17, 18)
+    In the network of this machine, on loopback: a bridge shared with containers that come and go has lost its route.
+    """
 
     def __init__(self) -> None:
         self.name = f"pgops-test-{os.getpid()}-{secrets.token_hex(3)}"
@@ -315,32 +316,35 @@ class Containers:
 
     def _start_container(self) -> Path:
         self.directory = Path(tempfile.mkdtemp(prefix="pgops-test-"))
-        publish = [word for major in self.MAJORS for word in ("--publish", f"127.0.0.1::{5400 + major}")]
-        podman("run", "--detach", "--name", self.name, "--label", "pgops-test=1", "--shm-size", "256m", *publish,
-               "--tmpfs", "/var/run/postgresql:mode=1777", IMAGE, "sleep", "infinity")  # fmt: skip
+        podman("run", "--detach", "--name", self.name, "--label", "pgops-test=1", "--shm-size", "256m",
+               "--network", "host", "--tmpfs", "/var/run/postgresql:mode=1777", IMAGE, "sleep", "infinity")  # fmt: skip
         return self.directory
 
     def _create(self, major: int) -> Server:
         directory = self.directory or self._start_container()
-        inner_port = 5400 + major
         passwords = {SUPERUSER: secrets.token_urlsafe(16)}
         passfile = directory / f"passfile-{major}"
         write_passfile(passfile, passwords)
-        settings = {**SETTINGS, "listen_addresses": "*"}
-        podman("exec", self.name, "pg_createcluster", str(major), "main", "--port", str(inner_port), "--locale", "C.UTF-8",
-               *(word for name, value in settings.items() for word in ("--pgoption", f"{name}={value}")),
-               "--", "--data-checksums", "--no-sync")  # fmt: skip
-        hba = f"/etc/postgresql/{major}/main/pg_hba.conf"
-        podman("exec", self.name, "sed", "-i", "$ahost all all all scram-sha-256", hba)
-        podman("exec", self.name, "pg_ctlcluster", str(major), "main", "start")
+        for attempt in range(3):
+            port = free_port()
+            podman("exec", self.name, "pg_createcluster", str(major), "main", "--port", str(port), "--locale", "C.UTF-8",
+                   *(word for name, value in SETTINGS.items() for word in ("--pgoption", f"{name}={value}")),
+                   "--", "--data-checksums", "--no-sync")  # fmt: skip
+            try:
+                podman("exec", self.name, "pg_ctlcluster", str(major), "main", "start")
+                break
+            except RuntimeError:
+                # Somebody else's socket took the port between the question and the start.
+                if attempt == 2:
+                    raise
+                podman("exec", self.name, "pg_dropcluster", str(major), "main")
         # By stdin, so that the password is on no command line.
         subprocess.run(
-            ["podman", "exec", "-i", "--user", "postgres", self.name, "psql", "--quiet", "--port", str(inner_port)],
+            ["podman", "exec", "-i", "--user", "postgres", self.name, "psql", "--quiet", "--port", str(port)],
             input=f"ALTER ROLE postgres PASSWORD '{passwords[SUPERUSER]}';", text=True, env=environment(), check=True,
         )  # fmt: skip
-        published = podman("port", self.name, f"{inner_port}/tcp").splitlines()[0]
         server = Server(
-            major=major, host="127.0.0.1", port=int(published.rpartition(":")[2]), passfile=passfile,
+            major=major, host="127.0.0.1", port=port, passfile=passfile,
             bindir=client_tools(major), directory=directory, container=self.name,
         )  # fmt: skip
         server.wait_until_ready()
