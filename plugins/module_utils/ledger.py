@@ -24,8 +24,10 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 SCHEMA_VERSION = 2
 
 # What came with version 2: which versions another tool had applied, and what was found when they were taken over.
+# The two texts of a version are stored as they are: to compress them took half of the time of the row (measured).
 _ADOPTION = """
-ALTER TABLE pgops.migration ADD COLUMN adopted jsonb;
+ALTER TABLE pgops.migration ADD COLUMN adopted jsonb, ALTER COLUMN files SET STORAGE EXTERNAL,
+    ALTER COLUMN rendered SET STORAGE EXTERNAL;
 CREATE TABLE pgops.adoption (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -211,14 +213,17 @@ class Ledger:
 
 
 @contextmanager
-def transaction(conn: Connection, settings: str = "") -> Iterator[None]:
+def transaction(conn: Connection, first: str = "") -> Iterator[list[str]]:
     """One transaction on a connection in autocommit: committed at the end of the block, rolled back by any exception.
 
-    :param settings: SET LOCAL statements that begin it, in the same round trip.
+    :param first: statements that begin it, in the same round trip.
+    :yield: a list for statements that end it, in the round trip of its COMMIT.
     """
-    execute(conn, f"BEGIN{'; ' + settings if settings else ''}")
+    last: list[str] = []
     try:
-        yield
+        execute(conn, f"BEGIN; {first}" if first else "BEGIN")
+        yield last
+        execute(conn, "; ".join([*last, "COMMIT"]))
     except BaseException:
         if not conn.closed:
             try:
@@ -226,7 +231,13 @@ def transaction(conn: Connection, settings: str = "") -> Iterator[None]:
             except psycopg2.Error:
                 conn.close()  # a session that cannot even roll back is gone; the server rolls back for us
         raise
-    execute(conn, "COMMIT")
+
+
+def _text(conn: Connection, query: str, params: Any) -> str:
+    """:return: the statement with its values in place, to be sent together with others."""
+    with conn.cursor() as cursor:
+        text: bytes = cursor.mogrify(query, params)
+    return text.decode(psycopg2.extensions.encodings[conn.encoding])
 
 
 def head_of(rows: Sequence[tuple[str, str, str]]) -> str:
@@ -301,6 +312,12 @@ def read(conn: Connection) -> Ledger:
         migrations,
         frozenset(str(row["version"]) for row in around),
     )
+
+
+def head(conn: Connection) -> str:
+    """:return: the head of a ledger that is there; see :func:`head_of`."""
+    rows = fetch_all(conn, "SELECT version, checksum, state FROM pgops.migration")
+    return head_of([(row["version"], row["checksum"], row["state"]) for row in rows])
 
 
 def stored(conn: Connection, version: str) -> dict[str, Any]:
@@ -397,12 +414,19 @@ def ask_to_stop(conn: Connection, run_id: str, by: str) -> bool:
 def begin(
     conn: Connection, migration: Mapping[str, Any], run: Run, *, applied_by: str, resume: bool, again: bool = False
 ) -> None:
-    """Write a version as ``applying``, with all its steps, in the caller's transaction.
+    """Write a version as ``applying``, with all its steps, in the caller's transaction; see :func:`begin_text`."""
+    execute(conn, begin_text(conn, migration, run, applied_by=applied_by, resume=resume, again=again))
+
+
+def begin_text(
+    conn: Connection, migration: Mapping[str, Any], run: Run, *, applied_by: str, resume: bool, again: bool = False
+) -> str:
+    """:return: the statements that write a version as ``applying``, with all its steps.
 
     :param resume: keep what is known of its steps.
     :param again: it was reverted before; forget the steps of then.
     """
-    execute(
+    text = _text(
         conn,
         """
         INSERT INTO pgops.migration (version, name, title, checksum, rendered_checksum, files, rendered, state, run_id,
@@ -430,8 +454,8 @@ def begin(
         },
     )
     if again:
-        execute(conn, "DELETE FROM pgops.step WHERE version = %s", (migration["version"],))
-    _write_steps(conn, migration["version"], "up", migration["steps"])
+        text += _text(conn, "; DELETE FROM pgops.step WHERE version = %s", (migration["version"],))
+    return text + _steps_text(conn, migration["version"], "up", migration["steps"])
 
 
 def record_adopted(
@@ -468,35 +492,35 @@ def record_adoption(conn: Connection, run: Run, *, who: str, pending: Sequence[s
     )
 
 
-def begin_down(conn: Connection, version: str, steps: Sequence[Mapping[str, Any]], run: Run) -> None:
-    """Write a version as ``reverting`` with its steps on the way down, in the caller's transaction; keeps known ones."""
-    execute(
+def begin_down_text(conn: Connection, version: str, steps: Sequence[Mapping[str, Any]], run: Run) -> str:
+    """:return: the statements that write a version as ``reverting`` with its steps on the way down; known ones are kept."""
+    return _text(
         conn,
         "UPDATE pgops.migration SET state = 'reverting', run_id = %s, failed_step = NULL, reason = NULL, error = NULL "
         "WHERE version = %s",
         (run.id, version),
+    ) + _steps_text(conn, version, "down", steps)
+
+
+def _steps_text(conn: Connection, version: str, direction: str, steps: Sequence[Mapping[str, Any]]) -> str:
+    if not steps:
+        return ""
+    return _text(
+        conn,
+        """;
+        INSERT INTO pgops.step (version, direction, ordinal, kind, name, state)
+        SELECT %s, %s, given.ordinal, given.kind, given.name, 'pending'
+          FROM unnest(%s::int[], %s::text[], %s::text[]) AS given(ordinal, kind, name)
+        ON CONFLICT (version, direction, ordinal) DO UPDATE SET kind = excluded.kind, name = excluded.name
+        """,
+        (
+            version,
+            direction,
+            list(range(1, len(steps) + 1)),
+            [step["kind"] for step in steps],
+            [step.get("name") or step["kind"] for step in steps],
+        ),
     )
-    _write_steps(conn, version, "down", steps)
-
-
-def _write_steps(conn: Connection, version: str, direction: str, steps: Sequence[Mapping[str, Any]]) -> None:
-    if steps:
-        execute(
-            conn,
-            """
-            INSERT INTO pgops.step (version, direction, ordinal, kind, name, state)
-            SELECT %s, %s, given.ordinal, given.kind, given.name, 'pending'
-              FROM unnest(%s::int[], %s::text[], %s::text[]) AS given(ordinal, kind, name)
-            ON CONFLICT (version, direction, ordinal) DO UPDATE SET kind = excluded.kind, name = excluded.name
-            """,
-            (
-                version,
-                direction,
-                list(range(1, len(steps) + 1)),
-                [step["kind"] for step in steps],
-                [step.get("name") or step["kind"] for step in steps],
-            ),
-        )
 
 
 def step_state(
@@ -508,7 +532,19 @@ def step_state(
     progress: Mapping[str, Any] | None = None,
 ) -> None:
     """Record a step's state and, when given, its progress, in the caller's transaction."""
-    execute(
+    execute(conn, step_state_text(conn, version, direction, ordinal, state, progress))
+
+
+def step_state_text(
+    conn: Connection,
+    version: str,
+    direction: str,
+    ordinal: int,
+    state: str,
+    progress: Mapping[str, Any] | None = None,
+) -> str:
+    """:return: the statement that records a step's state and, when given, its progress."""
+    return _text(
         conn,
         """
         UPDATE pgops.step SET state = %(state)s, progress = coalesce(%(progress)s, progress),
@@ -528,7 +564,12 @@ def step_state(
 
 def finish(conn: Connection, version: str, state: str, duration_s: float) -> None:
     """Record a version as ``applied`` or ``reverted``, in the caller's transaction."""
-    execute(
+    execute(conn, finish_text(conn, version, state, duration_s))
+
+
+def finish_text(conn: Connection, version: str, state: str, duration_s: float) -> str:
+    """:return: the statement that records a version as ``applied`` or ``reverted``."""
+    return _text(
         conn,
         "UPDATE pgops.migration SET state = %s, finished_at = clock_timestamp(), duration_s = duration_s + %s, "
         "failed_step = NULL, reason = NULL, error = NULL WHERE version = %s",
@@ -562,6 +603,23 @@ def entry_hash(
 
 _AT = """pg_catalog.to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
 
+# The hash as entry_hash has it: to_json escapes a text as json.dumps does.
+_APPEND = f"""
+WITH last AS MATERIALIZED (
+    SELECT coalesce(max(seq), 0) + 1 AS seq, clock_timestamp() AS at, session_user::text AS actor,
+           coalesce((SELECT hash FROM pgops.audit ORDER BY seq DESC LIMIT 1), %(genesis)s) AS previous
+      FROM pgops.audit)
+INSERT INTO pgops.audit (seq, at, run_id, event, version, actor, detail, previous, hash)
+SELECT seq, at, %(run)s, %(event)s, %(version)s, actor, %(detail)s::json, previous,
+       encode(sha256(convert_to(concat('[', seq, ',', to_json({_AT.format("at")}), ',',
+           coalesce(to_json(%(run)s::text)::text, 'null'), ',', to_json(%(event)s::text), ',',
+           coalesce(to_json(%(version)s::text)::text, 'null'), ',', to_json(actor), ',',
+           to_json(%(detail)s::text), ',', to_json(previous), ']'), 'UTF8')), 'hex')
+  FROM last
+ON CONFLICT DO NOTHING
+RETURNING seq, hash
+"""
+
 
 def append_audit(
     conn: Connection,
@@ -577,26 +635,11 @@ def append_audit(
     """
     text = json.dumps(dict(detail or {}), ensure_ascii=False, sort_keys=True)
     while True:
-        last = fetch_one(
-            conn,
-            "SELECT coalesce((SELECT max(seq) FROM pgops.audit), 0) AS seq, "
-            "coalesce((SELECT hash FROM pgops.audit ORDER BY seq DESC LIMIT 1), %s) AS hash, "
-            f"session_user::text AS actor, {_AT.format('clock_timestamp()')} AS at",
-            (GENESIS,),
+        head = fetch_one(
+            conn, _APPEND, {"run": run_id, "event": event, "version": version, "detail": text, "genesis": GENESIS}
         )
-        assert last is not None
-        seq = int(last["seq"]) + 1
-        new = entry_hash(seq, last["at"], run_id, event, version, last["actor"], text, last["hash"])
-        if (
-            execute(
-                conn,
-                "INSERT INTO pgops.audit (seq, at, run_id, event, version, actor, detail, previous, hash) "
-                "VALUES (%s, %s::timestamptz, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-                (seq, last["at"], run_id, event, version, last["actor"], text, last["hash"], new),
-            )
-            == 1
-        ):
-            return {"seq": seq, "hash": new}
+        if head is not None:
+            return head
 
 
 def audit_head(conn: Connection) -> dict[str, Any] | None:

@@ -79,6 +79,11 @@ def is_on(conn: Connection) -> bool:
     return fetch_one(conn, "SELECT 1 AS yes FROM pgops.mirror LIMIT 1") is not None
 
 
+def versions(conn: Connection) -> frozenset[str]:
+    """:return: the versions that have a row in another tool's ledger while they are applied."""
+    return frozenset(str(row["version"]) for row in fetch_all(conn, "SELECT version FROM pgops.mirror"))
+
+
 def in_step(conn: Connection, book: Ledger) -> dict[str, list[str]]:
     """Make their ledger say what ours says, in the caller's transaction.
 

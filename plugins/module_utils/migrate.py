@@ -106,6 +106,8 @@ class _Session:
     explained: existing.Explained = frozenset()
     replacements: Replacements = field(default_factory=dict)
     applied: frozenset[str] = frozenset()
+    mirrored: frozenset[str] = frozenset()
+    made: set[tuple[str, str]] = field(default_factory=set)
 
 
 # ---------------------------------------------------------------------------------------------------------------- apply
@@ -140,16 +142,20 @@ def apply(
         if plan.pending:
             ledger.ensure(session.conn)
             ledger.start_run(session.conn, way.run)
+            session.mirrored = legacy_mirror.versions(session.conn)
             for number, migration in enumerate(plan.pending):
                 done.append(_apply_one(session, migration, found, done, plan.pending[number + 1 :]))
             ledger.finish_run(session.conn, way.run.id, "applied")
+        head = found.head
         if found.exists or plan.pending:
             audit = ledger.audit_head(session.conn)
+        if plan.pending:
+            head = ledger.head(session.conn)
         return {
             "applied": done,
             "later": plan.later,
             "tables": tables_of(plan.pending),
-            "ledger_head": ledger.read(session.conn).head,
+            "ledger_head": head,
             "audit": audit,
         }
 
@@ -201,10 +207,10 @@ def _apply_one(
     ordinal = next((n for n in range(1, len(steps) + 1) if n not in known or known[n].state != "done"), len(steps))
     try:
         session.way.control.check()
-        with transaction(conn):
-            ledger.begin(
-                conn, migration, run, applied_by=session.who, resume=resume, again=row is not None and not resume
-            )
+        beginning = ledger.begin_text(
+            conn, migration, run, applied_by=session.who, resume=resume, again=row is not None and not resume
+        )
+        with transaction(conn, beginning):
             ledger.append_audit(
                 conn,
                 "apply_resumed" if resume else "apply_started",
@@ -228,9 +234,9 @@ def _apply_one(
             seconds = round(time.monotonic() - begun, 3)
             timed.append({"step": ordinal, "kind": step["kind"], "name": step.get("name"), "duration_s": seconds})
         duration = round(time.monotonic() - started, 3)
-        with transaction(conn, _SURE_COMMIT):
-            ledger.finish(conn, version, "applied", duration)
-            legacy_mirror.applied(conn, version)
+        with transaction(conn, f"{_SURE_COMMIT}; {ledger.finish_text(conn, version, 'applied', duration)}"):
+            if version in session.mirrored:
+                legacy_mirror.applied(conn, version)
             ledger.append_audit(
                 conn,
                 "applied",
@@ -356,6 +362,7 @@ def revert(
         if chosen:
             ledger.ensure(conn)
             ledger.start_run(conn, way.run)
+            session.mirrored = legacy_mirror.versions(conn)
             there = way_back.standing(conn, found)
             for number, (row, migration) in enumerate(zip(chosen, migrations)):
                 _refuse_adopted(session, row, done, chosen[number:])
@@ -368,7 +375,7 @@ def revert(
             "reverted": done,
             "loss": loss,
             "tables": tables_of(migrations),
-            "ledger_head": ledger.read(conn).head,
+            "ledger_head": ledger.head(conn) if chosen else found.head,
             "audit": ledger.audit_head(conn) if found.exists else None,
         }
 
@@ -415,8 +422,7 @@ def _revert_one(
     left: list[str] = []
     try:
         session.way.control.check()
-        with transaction(conn):
-            ledger.begin_down(conn, version, steps, run)
+        with transaction(conn, ledger.begin_down_text(conn, version, steps, run)):
             ledger.append_audit(conn, "revert_started", run_id=run.id, version=version, detail={"from": row.state})
         for ordinal in range(len(steps), 0, -1):
             session.way.control.check()
@@ -429,9 +435,9 @@ def _revert_one(
             past_up = next((item for item in row.steps if item.ordinal == ordinal), None)
             left += _step_down(context, migration, step, past_up.progress if past_up else {})
         duration = round(time.monotonic() - started, 3)
-        with transaction(conn, _SURE_COMMIT):
-            ledger.finish(conn, version, "reverted", 0.0)
-            legacy_mirror.reverted(conn, version)
+        with transaction(conn, f"{_SURE_COMMIT}; {ledger.finish_text(conn, version, 'reverted', 0.0)}"):
+            if version in session.mirrored:
+                legacy_mirror.reverted(conn, version)
             ledger.append_audit(
                 conn, "reverted", run_id=run.id, version=version, detail={"duration_s": duration, "left": left}
             )
@@ -523,6 +529,7 @@ def _context(
         explained=session.explained,
         replacements=session.replacements,
         applied=session.applied,
+        made=session.made,
         progress_so_far=dict(past.progress) if past else {},
         orphans=session.way.orphans,
         sleep=session.way.sleep,

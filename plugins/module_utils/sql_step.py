@@ -102,7 +102,11 @@ def _patiently(
         if created and created["kind"] == "table":
             # Nobody else holds a lock on what this step makes.
             own.add((str(created.get("schema") or "public"), str(created["name"])))
-        tables += [name for name in locks.tables_in(str(statement["sql"])) if name not in tables and name not in own]
+        tables += [
+            name
+            for name in locks.tables_in(str(statement["sql"]))
+            if name not in tables and name not in own and name not in context.made
+        ]
 
     limits = context.limits(context.budget("statement_timeout_s"))
     if kept:
@@ -112,7 +116,7 @@ def _patiently(
     keys = orphans.refuse(context, statements) if up else {}
 
     def whole(runs: Sequence[Sequence[int]]) -> list[str]:
-        with transaction(context.conn, limits):
+        with transaction(context.conn, limits) as ending:
             moved: list[dict[str, Any]] = []
             now, there = _statements(context, statements, runs, down, kept, keys, moved)
             if made is not None:
@@ -122,7 +126,9 @@ def _patiently(
                 progress["there_before"] = there
             if moved:
                 progress["quarantined"] = [*remembered.get("quarantined", []), *moved]
-            context.save("done" if last else "running", progress)
+            ending.append(context.saved("done" if last else "running", progress))
+        if up:
+            context.made.update(name for name in own if "table " + ".".join(name) not in now)
         remembered.update({"quarantined": progress["quarantined"]} if moved else {})
         context.quarantined.extend(moved)
         return now

@@ -59,6 +59,7 @@ class StepContext:
     progress_so_far: dict[str, Any] = field(default_factory=dict)
     replacements: Replacements = field(default_factory=dict)
     applied: frozenset[str] = frozenset()
+    made: set[tuple[str, str]] = field(default_factory=set)
     orphans: str = "stop"
     quarantined: list[dict[str, Any]] = field(default_factory=list)
     sleep: Callable[[float], None] = time.sleep
@@ -126,6 +127,10 @@ class StepContext:
     def save(self, state: str, progress: Mapping[str, Any] | None = None) -> None:
         """Record this step's state in the ledger, in the transaction that is open, or at once."""
         ledger.step_state(self.conn, self.version, self.direction, self.ordinal, state, progress)
+
+    def saved(self, state: str, progress: Mapping[str, Any]) -> str:
+        """:return: the statement of :meth:`save`, to end a transaction with."""
+        return ledger.step_state_text(self.conn, self.version, self.direction, self.ordinal, state, progress)
 
     def limits(self, statement_timeout_s: int) -> str:
         """:return: the SET LOCAL of both limits, to begin a transaction with."""
