@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import of_versions
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, table
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.rendered_tree import lint_findings
 
 
 class ActionModule(MigrationAction):
@@ -57,14 +59,11 @@ class ActionModule(MigrationAction):
 
     def _refuse_faults(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
         """What lint.yml would refuse is not applied; an applied version is past changing and is left alone."""
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_lint import lint_versions
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import read_tree
-
         pending = {item["version"] for found in result["databases"].values() for item in found["pending"]}
         if not pending:
             return
-        tree = read_tree(self.sql_directory(task_vars))
-        findings = lint_versions(tree, pending, self._task.args.get("variables") or {})
+        found = lint_findings(self.sql_directory(task_vars), self._task.args.get("variables") or {})
+        findings = of_versions(found, pending)
         for finding in findings:
             self.say(f"    {finding.severity}: {finding}")
         errors = [finding for finding in findings if finding.severity == "error"]

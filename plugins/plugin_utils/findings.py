@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
@@ -107,6 +107,14 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     if found:
         return f"; did you mean '{found[0]}'?"
     return f"; known are {', '.join(known)}" if known else ""
+
+
+def of_versions(findings: Iterable[Finding], versions: Collection[str]) -> list[Finding]:
+    """:return: the findings of some versions only, for a plan.
+
+    An applied version is left out: its files must not change any more, so a rule that is younger than it cannot be met.
+    """
+    return [finding for finding in findings if finding.file.partition("_")[0] in versions]
 
 
 def raise_findings(findings: Iterable[Finding]) -> None:

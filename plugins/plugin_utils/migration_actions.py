@@ -12,6 +12,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.rendered_tree import rendered_tree
 
 COLLECTION_ROOT = Path(__file__).parents[2]
 # Only here may a new version be applied behind an applied one: nobody else's database is like it.
@@ -28,11 +29,8 @@ class MigrationAction(PgopsAction):
 
     def rendered_tree(self, task_vars: Mapping[str, Any]) -> list[dict[str, Any]]:
         """:return: every migration, rendered. :raises AnsibleActionFail: the first fault of the tree, in one sentence."""
-        # Only here: the parser behind it takes a moment to load, and stop and revert read no tree.
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import read_tree, render
-
         try:
-            return render(read_tree(self.sql_directory(task_vars)), self._task.args.get("variables") or {})
+            return rendered_tree(self.sql_directory(task_vars), self._task.args.get("variables") or {})
         except PgopsError as error:
             raise AnsibleActionFail(error.message, result={"msg": error.message, **error.as_dict()}) from None
 

@@ -9,7 +9,7 @@ Each rule is a function from the rendered tree to findings; docs/write-a-migrati
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,14 +84,6 @@ def lint(tree: Tree, variables: Mapping[str, Any] | None = None) -> list[Finding
     for rule in RULES:
         found.extend(rule(rendered))
     return sorted(set(found))
-
-
-def lint_versions(tree: Tree, versions: Collection[str], variables: Mapping[str, Any] | None = None) -> list[Finding]:
-    """The findings of some versions only, for a plan.
-
-    An applied version is left out: its files must not change any more, so a rule that is younger than it cannot be met.
-    """
-    return [finding for finding in lint(tree, variables) if finding.file.partition("_")[0] in versions]
 
 
 # --- completeness -----------------------------------------------------------------------------------------------------

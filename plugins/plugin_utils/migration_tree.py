@@ -172,7 +172,9 @@ def _resolve_replaced(
             found = made.get((version, index["schema"], index["name"]))
             if found is None:
                 fault = f"version {version} makes no index '{index['name']}' before this one that could be replaced"
-                fault += nearest(version, sorted({key[0] for key in made if key[1:] == (index["schema"], index["name"])}))
+                fault += nearest(
+                    version, sorted({key[0] for key in made if key[1:] == (index["schema"], index["name"])})
+                )
                 findings.append(Finding(migration.location(source["file"]), place["line"], "index-replaces", fault))
             index["replaces"] = found
         declared = [*step.get("indexes", [])]

@@ -50,6 +50,8 @@ SHARED_VARIABLES: dict[str, SharedVariable] = {
         ["preflight", "plan", "backup", "prove", "apply", "analyze", "verify", "report"],
     ),
     "pgops_json": SharedVariable("file on the ops host for the whole result as JSON", None),
-    "pgops_progress": SharedVariable("live progress: always, terminal (only where a person watches) or never", "always"),
+    "pgops_progress": SharedVariable(
+        "live progress: always, terminal (only where a person watches) or never", "always"
+    ),
     "pgops_poll_interval": SharedVariable("seconds between two looks at a running job", 1.0),
 }

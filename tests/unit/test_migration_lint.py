@@ -15,8 +15,8 @@ import pytest
 import yaml
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree, scaffold
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import RULES, Finding
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_lint import lint, lint_versions
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import RULES, Finding, of_versions
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_lint import lint
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 VERIFY = "SELECT 'x' AS object, 'a' AS expected, 'b' AS found WHERE FALSE;"
@@ -70,7 +70,7 @@ def test_of_a_plan_only_the_pending_versions_are_asked(tmp_path: Path) -> None:
     check(tmp_path, OLD, "CREATE INDEX i ON old (a);", "CREATE INDEX j ON old (a);")
     tree = migration_tree.scan_tree(tmp_path)
     assert len(lint(tree)) == 2
-    (found,) = lint_versions(tree, ["20250101000002"])
+    (found,) = of_versions(lint(tree), ["20250101000002"])
     assert found.location == "20250101000002_v2/up.sql.j2:1"
 
 
