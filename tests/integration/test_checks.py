@@ -301,7 +301,7 @@ DAMAGE = [
     ("configuration_rows", "DELETE FROM system_configurations WHERE key = 'SYSTEM_NAME'", "SYSTEM_NAME"),
     ("configuration_trigger", "ALTER TABLE system_configurations DISABLE TRIGGER USER",
      "system_configurations.configuration_change_trigger O"),
-    ("key_types", "CREATE TABLE numbered (id integer PRIMARY KEY)", "numbered.id"),
+    ("key_types", "ALTER TABLE performance_metrics ALTER id DROP DEFAULT, ALTER id TYPE text", "performance_metrics.id"),
     ("health_table_keys", "ALTER TABLE screenings ALTER id DROP DEFAULT",
      "The four tables of the complete health records make their own uuid keys"),
     ("clinical_columns", 'ALTER TABLE vaccinations RENAME "cvxCode" TO code', "vaccinations.cvxCode"),
@@ -327,6 +327,23 @@ def test_a_shipped_check_sees_its_damage(
     found = run(applied, item, applied=item["versions"])[1]
     assert told in {thing for _, thing, _, _ in found}
     assert {level for level, *_ in found} == {item["level"]}
+
+
+TABLES = ("required_tables", "platform_tables")
+
+
+def test_the_key_of_every_table_of_the_chain_is_looked_at_and_nobody_elses(
+    applied: Any, shipped: dict[str, dict[str, Any]]
+) -> None:
+    for table in ('"SequelizeMeta" (name varchar(255) PRIMARY KEY)', "lunch (id bigint PRIMARY KEY)"):
+        execute(applied, f"CREATE TABLE public.{table}")
+    item = shipped["key_types"]
+    assert run(applied, item, applied=item["versions"])[1] == []
+    # The same query, made to tell the keys that are uuid.
+    with applied.cursor() as cursor:
+        cursor.execute(item["query"].replace("<> 'uuid'::regtype", "= 'uuid'::regtype"))
+        looked_at = {thing.partition(".")[0] for thing, _, _ in cursor.fetchall()}
+    assert looked_at == {name for check in TABLES for name in shipped[check]["expect"]["contains"]}
 
 
 MANY = """
