@@ -735,7 +735,7 @@ def _as_if_made(step: Mapping[str, Any], earlier: set[str]) -> dict[str, Any]:
             for made in (statement.get("creates"), statement.get("destroys"))
             if made
         }
-        return {"skipped": sorted(named & earlier)}
+        return {"skipped": sorted((named & earlier) - existing.dropped_by(step["up"]))}
     if step["kind"] == "indexes":
         names = [f"{item.get('schema') or 'public'}.{item['name']}" for item in step["indexes"]]
         return {

@@ -224,9 +224,11 @@ def replay(conn: Connection, migration: Mapping[str, Any]) -> None:
 def _statements(conn: Connection, statements: Sequence[Mapping[str, Any]]) -> None:
     made = [statement.get("creates") for statement in statements]
     there = existing.present(conn, [one if one and not one.get("replace") else None for one in made])
+    gone: set[str] = set()
     for number, statement in enumerate(statements):
-        if number in there:
+        if number in there and existing.describe(made[number] or {}) not in gone:
             continue
+        gone |= existing.dropped_by([statement])
         try:
             execute(conn, statement["sql"])
         except psycopg2.Error as exc:

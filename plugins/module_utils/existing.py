@@ -210,6 +210,18 @@ def describe(made: Mapping[str, Any]) -> str:
     return f"{kind} {_schema(made)}.{name}"
 
 
+def dropped(statement: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """:return: the object that a statement drops; None where it drops nothing, or rows only."""
+    gone: Mapping[str, Any] | None = statement.get("destroys")
+    return gone if gone and gone["kind"] != "rows" else None
+
+
+def dropped_by(statements: Sequence[Mapping[str, Any]]) -> set[str]:
+    """:return: in words what the statements of a way up drop. It does not stay: what has its name on the way down is
+    another, made by the version or on the way down itself."""
+    return {describe(gone) for gone in map(dropped, statements) if gone}
+
+
 def location(statement: Mapping[str, Any]) -> str | None:
     """:return: ``file:line`` of a statement."""
     return f"{statement['file']}:{statement['line']}" if statement.get("file") else None

@@ -54,7 +54,7 @@ def run(
     skipped = list(context.progress_so_far.get("skipped", []))
     first = int(context.progress_so_far.get("statements", 0))
     if first == 0:
-        remembered["there_before"] = _there(context, down)
+        remembered["there_before"] = _there(context, _undone(statements, down))
     for number in range(first, len(statements)):
         last = number == len(statements) - 1
         skipped += _patiently(
@@ -78,9 +78,17 @@ def there_before(made: Mapping[str, Any]) -> set[str]:
     return {*made.get("skipped", []), *made.get("there_before", [])}
 
 
-def _there(context: StepContext, down: Sequence[Mapping[str, Any]]) -> list[str]:
-    gone = [statement.get("destroys") for statement in down]
-    return [existing.describe(gone[number] or {}) for number in sorted(existing.present(context.conn, gone))]
+def _undone(
+    statements: Sequence[Mapping[str, Any]], down: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any] | None]:
+    """:return: what the way down drops, without what the way up drops too: see :func:`existing.dropped_by`."""
+    gone = existing.dropped_by(statements)
+    undone = [statement.get("destroys") for statement in down]
+    return [None if made and existing.describe(made) in gone else made for made in undone]
+
+
+def _there(context: StepContext, undone: Sequence[Mapping[str, Any] | None]) -> list[str]:
+    return [existing.describe(undone[number] or {}) for number in sorted(existing.present(context.conn, undone))]
 
 
 def _patiently(
@@ -184,14 +192,15 @@ def _statements(
         # CREATE OR REPLACE says itself what is to become of the old one.
         objects = [made if made and not made.get("replace") else None for made in objects]
     else:
-        objects = [gone if gone and gone["kind"] != "rows" else None for gone in objects]
-    undone = [statement.get("destroys") for statement in down]
+        objects = [existing.dropped(statement) for statement in statements]
+    undone = _undone(statements, down)
     found = existing.present(context.conn, [*objects, *undone])
     there = {number for number in found if number < len(objects)}
     before = [
         existing.describe(undone[number - len(objects)] or {}) for number in sorted(found) if number >= len(objects)
     ]
     skipped: list[str] = []
+    gone: set[str] = set()
     for number, statement in enumerate(statements):
         if number in sent:
             continue
@@ -202,7 +211,7 @@ def _statements(
             sent.update(run)
             continue
         made = objects[number]
-        if made is not None and up and number in there:
+        if made is not None and up and number in there and existing.describe(made) not in gone:
             _refuse_unequal(context, statement)
             skipped.append(existing.describe(made))
             context.tell(f"{existing.describe(made)} is there already, with the same definition: skipped")
@@ -217,6 +226,7 @@ def _statements(
             continue
         with context.watched(f"[{number + 1}/{len(statements)}] {one_line(str(statement['sql']))}"):
             _execute(context, statement)
+        gone |= existing.dropped_by([statement])
         if number in keys:
             moved += orphans.move(context, keys[number], number)
     return skipped, before

@@ -24,6 +24,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selec
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import legacy_names, migration_lint, migration_tree
 from support import engine, legacy
+from support.tree import TestTree
 
 BASE, HEALTH, CRITICAL, SETTINGS, INCIDENTS = (
     "20250103000000",
@@ -479,6 +480,21 @@ def test_an_adopted_version_goes_down_by_our_way(target: Any, core: Any) -> None
     left = {key for key in inventory(target) if key.startswith("table ")}
     assert "table public.students" in left
     assert "table public.medications" not in left
+
+
+def test_an_adopted_version_that_replaced_a_check_puts_the_earlier_one_back(target: Any, work: Path) -> None:
+    tree = TestTree(work)
+    add = "ALTER TABLE public.students ADD CONSTRAINT numbered CHECK (length(\"studentNumber\") > {});"
+    drop = "ALTER TABLE public.students DROP CONSTRAINT numbered;"
+    tree.add_sql("20251104000000", "number", add.format(1), drop)
+    tree.add_sql("20251104000001", "longer_number", drop + add.format(3), drop + add.format(1))
+    legacy.as_ours(target, (*CORE, INCIDENTS))
+    engine.do(target, add.format(3))
+    adopt(target, tree.render())
+    assert engine.state(target, "20251104000001")["state"] == "applied"
+    migrate.revert(target, Reverts(), engine.way("20260101T000000Z-000002"))
+    check = "SELECT pg_get_constraintdef(oid) AS made FROM pg_constraint WHERE conname = 'numbered'"
+    assert "> 1" in engine.rows(target, check)[0]["made"]
 
 
 def test_an_adopted_version_that_changed_since_is_not_reverted(target: Any, core: Any) -> None:

@@ -14,6 +14,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selec
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from support.engine import InterruptAt, Told, do, holding, rows, state, way
+from support.server import OWNER, Server
 from support.tree import TestTree
 
 V1 = "20260101000001"
@@ -130,12 +131,19 @@ def test_a_key_that_is_not_fit_is_refused(target: Any, tmp_path: Any, change: st
         migrate.apply(target, migrations(tmp_path), Selection(), way())
 
 
-def test_row_level_security_fails_instead_of_passing_rows_over(target: Any, tmp_path: Any) -> None:
+def test_row_level_security_fails_instead_of_passing_rows_over(server: Server, target: Any, tmp_path: Any) -> None:
     people(target)
     do(target, "ALTER TABLE people ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
-    with pytest.raises(PgopsError) as caught:
-        migrate.apply(target, migrations(tmp_path), Selection(), way())
+    server.execute(f"ALTER ROLE {OWNER} NOBYPASSRLS")
+    try:
+        with pytest.raises(PgopsError) as caught:
+            migrate.apply(target, migrations(tmp_path), Selection(), way())
+    finally:
+        server.execute(f"ALTER ROLE {OWNER} BYPASSRLS")
     assert caught.value.sqlstate == "42501"
+    # A role that sees every row goes on where that one stopped.
+    migrate.apply(target, migrations(tmp_path), Selection(), way())
+    assert touched(target) == [{"touched": 1, "n": 1050}]
 
 
 def test_the_way_down_is_batched_too(target: Any, tmp_path: Any) -> None:

@@ -382,7 +382,7 @@ def applied(target: Target, folder: Path, pattern: str, parts: int = 1, **variab
         ("change_type", "ALTER TABLE children ALTER points DROP NOT NULL", 2, "another NOT NULL than this version says"),
         ("split_table", "ALTER TABLE children ALTER note SET DEFAULT 'x'", 3, "still has: a default"),
         ("add_not_null", "ALTER TABLE children ALTER note SET DEFAULT 'x'", 1, "has a default or is NOT NULL already"),
-        ("add_foreign_key", "UPDATE children SET \"placeId\" = id WHERE code IN ('c1', 'c2')", 1, r"2 row\(s\) of children"),
+        ("add_foreign_key", "UPDATE children SET \"placeId\" = id WHERE code IN ('c1', 'c2')", 1, r"2 row\(s\) of public.children have no parent"),
         ("add_unique", "UPDATE children SET code = 'c1' WHERE code = 'c2'", 1, r"1 value\(s\) of children.code"),
         ("drop_table", "CREATE TABLE spares (id uuid REFERENCES spare)", 2, "still has foreign keys: spares.spares_id_fkey"),
     ],
@@ -411,6 +411,15 @@ def test_a_way_back_stops_before_it_would_lose_something(
     do(target, meanwhile)
     with pytest.raises(PgopsError, match=told):
         migrate.revert(target, Reverts(version=migrations[parts - 1]["version"]), way())
+
+
+def test_rows_without_a_parent_are_moved_aside_when_asked(target: Target, tmp_path: Path) -> None:
+    do(target, SCHEMA, "UPDATE children SET \"placeId\" = id WHERE code IN ('c1', 'c2')")
+    migrations = scaffolded(tmp_path / "sql", "add_foreign_key", CASES["add_foreign_key"].variables)
+    told = migrate.apply(target, migrations, Selection(), way(orphans="quarantine"))
+    assert [entry["rows"] for entry in told["applied"][0]["quarantined"]] == [2]
+    migrate.revert(target, Reverts(), way())
+    assert rows(target, 'SELECT count(*) AS n FROM children WHERE "placeId" = id') == [{"n": 2}]
 
 
 @pytest.mark.parametrize("pattern", ["rename_column", "split_table"])

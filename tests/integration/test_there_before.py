@@ -73,3 +73,39 @@ def test_what_the_version_made_goes(target: Any, tmp_path: Any) -> None:
     columns = "SELECT attname FROM pg_attribute WHERE attrelid = 'people'::regclass AND attnum > 0 AND NOT attisdropped"
     assert rows(target, columns) == [{"attname": "id"}]
     assert told.said("asked: ")
+
+
+# What a version replaces under its own name, as a pattern's last version does it with the triggers of its first.
+REPLACE_UP = """
+ALTER TABLE public.people DROP CONSTRAINT grown;
+ALTER TABLE public.people ADD CONSTRAINT grown CHECK (age > 21);
+ALTER TABLE public.people DROP CONSTRAINT tall;
+"""
+REPLACE_DOWN = """
+ALTER TABLE public.people ADD CONSTRAINT tall CHECK (false) NOT VALID;
+ALTER TABLE public.people DROP CONSTRAINT tall;
+ALTER TABLE public.people ADD CONSTRAINT tall CHECK (size > 180);
+ALTER TABLE public.people DROP CONSTRAINT grown;
+ALTER TABLE public.people ADD CONSTRAINT grown CHECK (age > 18);
+"""
+
+
+@pytest.mark.parametrize("one_transaction", [True, False])
+def test_what_the_way_up_drops_does_not_stay_on_the_way_down(target: Any, tmp_path: Any, one_transaction: bool) -> None:
+    tree = TestTree(tmp_path / "sql")
+    tree.add_sql(V1, "replace", REPLACE_UP, REPLACE_DOWN, transaction=one_transaction)
+    do(
+        target,
+        "CREATE TABLE people (id integer PRIMARY KEY, age integer, size integer, "
+        "CONSTRAINT grown CHECK (age > 18), CONSTRAINT tall CHECK (size > 180))",
+    )
+    conn = connect(target, application_name="test")
+    before = catalog.inventory(conn)
+    checks = "SELECT pg_get_constraintdef(oid) AS made FROM pg_constraint WHERE conrelid = 'people'::regclass AND contype = 'c'"
+    for _ in range(2):
+        migrate.apply(target, tree.render(), Selection(), way())
+        assert rows(target, checks) == [{"made": "CHECK ((age > 21))"}]
+        assert "stays" not in way_back.preview_revert(target, Reverts())["prepared"]
+        migrate.revert(target, Reverts(), way())
+        assert catalog.compare(before, catalog.inventory(conn), ignore=()) == []
+    conn.close()
