@@ -293,6 +293,14 @@ def test_the_plan_says_phase_and_reason_of_each_version(target: Any, chain: list
     assert all(len(text) > 50 for text in why.values())
 
 
+def test_the_plans_of_security_and_search_have_their_limits_of_time() -> None:
+    limits = {
+        name: yaml.safe_load((SQL / "checks" / f"{name}.yml").read_text(encoding="utf-8"))["expect"].get("within_ms")
+        for name in ("plan_of_locked_accounts", "plan_of_a_drug_search")
+    }
+    assert limits == {"plan_of_locked_accounts": 100, "plan_of_a_drug_search": 200}
+
+
 # --- keys -------------------------------------------------------------------------------------------------------------
 
 
