@@ -29,23 +29,31 @@ class ActionModule(MigrationAction):
         # Only here: the parser behind it takes a moment to load.
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.named_checks import read_checks
 
-        done = self.run_fact(task_vars).get("apply") or {}
-        applied = {
-            database: [item["version"] for item in (found or {}).get("applied") or []]
-            for database, found in done.items()
-        }
+        applied = self._applied(task_vars)
         try:
             checks = read_checks(self.sql_directory(task_vars))
         except PgopsError as error:
             raise AnsibleActionFail(error.message, result={"msg": error.message, **error.as_dict()}) from None
         return {**self._task.args, "checks": checks, **({"applied": applied} if applied else {})}
 
+    def _applied(self, task_vars: dict[str, Any]) -> dict[str, list[str]]:
+        done = self.run_fact(task_vars).get("apply") or {}
+        return {
+            database: [item["version"] for item in (found or {}).get("applied") or []]
+            for database, found in done.items()
+        }
+
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
-        """Show one line an object, or one a kind where all passed, and the end in one word."""
+        """Show one line an object, or one a kind where all passed, and the end in one word; what to type after a failure."""
         verbose = boolean(self._task.args.get("verbose", False), strict=False)
         for database, found in (result.get("databases") or {}).items():
             for line in verification.screen(database, found, verbose=verbose):
                 self.say(line)
         if result.get("failed") and result.get("databases"):
-            result.setdefault("next", self.command(task_vars, "verify.yml", {"verify_verbose": True}))
+            commands = [self.command(task_vars, "verify.yml", {"verify_verbose": True})]
+            applied = sorted(version for versions in self._applied(task_vars).values() for version in versions)
+            if applied:
+                # The first of this run, so that all of it goes.
+                commands.append(self.command(task_vars, "rollback.yml", {"rollback_through": applied[0]}))
+            result.setdefault("next", commands)
         return result

@@ -151,6 +151,28 @@ def test_a_failing_statement_ends_the_run_with_report_and_next_commands(site: Pl
     assert journal(site, result)[-1]["event"] == "run_failed"
 
 
+def test_a_verification_that_fails_ends_the_run_with_its_list_and_the_way_back(site: Playbook) -> None:
+    folder = tree_of(site).add_sql(
+        "20260101000002", "desks", "CREATE TABLE public.desks (id integer PRIMARY KEY);\n", "DROP TABLE public.desks;\n"
+    )
+    (folder / "verify.sql.j2").write_text("SELECT 'desk 7' AS object, 'a lid' AS expected, 'none' AS found;\n")
+    result = site("migrate.yml")
+    assert result.rc == 2, result.output
+    assert result.json["ok"] is False
+    error = result.json["error"]
+    assert error["phase"] == "verify"
+    assert "desk 7: expected a lid, found none" in error["message"]
+    # It was applied before it was looked at: the command that takes it back again names where this run began.
+    assert "public.desks" in relations(site)
+    assert f"ansible-playbook rollback.yml -l local -e rollback_through={VERSIONS[0]}" in error["next"]
+    report = json.loads(Path(result.json["report"]).with_suffix(".json").read_text())
+    assert report["result"] == "failed"
+    found = report["results"]["local-1"][site.database]["verify"]
+    assert found["passed"] is False
+    assert [(line["object"], line["found"]) for line in found["findings"]] == [("desk 7", "none")]
+    assert (found["versions"][-1], bool(found["lines"])) == ("20260101000002", True)
+
+
 def test_reports_are_private_and_in_three_forms(site: Playbook) -> None:
     result = site("migrate.yml", "--tags", "preflight")
     page = Path(result.json["report"])

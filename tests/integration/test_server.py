@@ -83,3 +83,26 @@ def test_a_password_that_is_wrong_is_still_the_passwords_fault(target: Target, t
     wrong.write_text("*:*:*:*:nothing\n")
     wrong.chmod(0o600)
     assert f"the password for role {target.user} was not accepted" in refused(target.with_(passfile=str(wrong))).message
+
+
+def test_each_way_not_to_connect_has_its_own_sentence(target: Target, server: Server) -> None:
+    role = f"{target.database}_outside"
+    server.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'not-a-secret'")
+    passfile = Path(str(target.passfile)).with_name(f"{role}.pass")
+    passfile.write_text("*:*:*:*:not-a-secret\n")
+    passfile.chmod(0o600)
+    server.execute(f"REVOKE CONNECT ON DATABASE {target.database} FROM PUBLIC")
+    try:
+        outside = target.with_(user=role, owner=None, passfile=str(passfile))
+        for wrong, sqlstate, told in (
+            (target.with_(port="1"), "08001", "nothing listens there; check pgops_host and pgops_port"),
+            (target.with_(database="nowhere"), "3D000", "no database of that name on the server; check pgops_database"),
+            (target.with_(passfile=str(passfile)), "28P01", f"the password for role {target.user} was not accepted"),
+            (outside, "42501", f"GRANT CONNECT ON DATABASE {target.database} TO {role}"),
+        ):
+            with pytest.raises(PgopsError) as raised:
+                connect(wrong, application_name="test")
+            assert (raised.value.sqlstate, told in raised.value.message) == (sqlstate, True), raised.value.message
+    finally:
+        passfile.unlink()
+        server.execute(f"DROP ROLE {role}")
