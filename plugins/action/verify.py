@@ -10,7 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import verification
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import rendered_tree, verification
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction
 
 
@@ -26,12 +26,9 @@ class ActionModule(MigrationAction):
 
         :raises AnsibleActionFail: a check that cannot be read.
         """
-        # Only here: the parser behind it takes a moment to load.
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils.named_checks import read_checks
-
         applied = self._applied(task_vars)
         try:
-            checks = read_checks(self.sql_directory(task_vars))
+            checks = rendered_tree.checks(self.sql_directory(task_vars))
         except PgopsError as error:
             raise AnsibleActionFail(error.message, result={"msg": error.message, **error.as_dict()}) from None
         return {**self._task.args, "checks": checks, **({"applied": applied} if applied else {})}

@@ -67,6 +67,7 @@ KINDS = (
     "user mapping",
     "view",
 )
+_LONGEST_FIRST = sorted(KINDS, key=len, reverse=True)
 
 # Attributes that say where an object sits; they are for the reader of an inventory and never differ on their own.
 _PLACE = frozenset({"schema", "table", "column"})
@@ -159,7 +160,7 @@ def inventory(
 
 def kind_of(key: str) -> str:
     """The kind of the object that a key of an inventory names, ``table`` for ``table public.students``."""
-    return max((kind for kind in KINDS if key.startswith(kind + " ")), key=len, default="")
+    return next((kind for kind in _LONGEST_FIRST if key.startswith(kind + " ")), "")
 
 
 def name_of(key: str) -> str:

@@ -91,6 +91,8 @@ def compare(
         scratch = stack.enter_context(empty_database(target, encoding=encoding, run_id=run_id))
         other = stack.enter_context(closing(connect(scratch, application_name="pgops verify")))
         refuse_other_major(target, conn, other)
+        # Nothing of it is to outlive this call.
+        execute(other, "SET synchronous_commit = off")
         forget = control.on_interrupt(other.cancel)
         try:
             before = catalog.inventory(other)
@@ -207,10 +209,9 @@ def replay(conn: Connection, migration: Mapping[str, Any]) -> None:
                     with transaction(conn):
                         _statements(conn, step["up"])
                 else:
-                    _statements(conn, step["up"])
+                    _statements(conn, step["up"], together=False)
             elif step["kind"] == "indexes":
-                for index in step["indexes"]:
-                    _index(conn, index)
+                _indexes(conn, step["indexes"])
             elif step["kind"] == "validate":
                 for constraint in step["constraints"]:
                     execute(conn, validate_constraint(constraint))
@@ -221,14 +222,26 @@ def replay(conn: Connection, migration: Mapping[str, Any]) -> None:
         ) from None
 
 
-def _statements(conn: Connection, statements: Sequence[Mapping[str, Any]]) -> None:
+def _statements(conn: Connection, statements: Sequence[Mapping[str, Any]], *, together: bool = True) -> None:
+    """:param together: in one round trip, inside a transaction; one at a time only where one of them fails."""
     made = [statement.get("creates") for statement in statements]
     there = existing.present(conn, [one if one and not one.get("replace") else None for one in made])
     gone: set[str] = set()
+    wanted = []
     for number, statement in enumerate(statements):
         if number in there and existing.describe(made[number] or {}) not in gone:
             continue
         gone |= existing.dropped_by([statement])
+        wanted.append(statement)
+    if together and len(wanted) > 1:
+        execute(conn, "SAVEPOINT together")
+        try:
+            # A line of its own, since a statement may end with a comment.
+            execute(conn, "\n;\n".join(str(statement["sql"]) for statement in wanted))
+            return
+        except psycopg2.Error:
+            execute(conn, "ROLLBACK TO together")
+    for statement in wanted:
         try:
             execute(conn, statement["sql"])
         except psycopg2.Error as exc:
@@ -242,13 +255,13 @@ def _statements(conn: Connection, statements: Sequence[Mapping[str, Any]]) -> No
             ) from None
 
 
-def _index(conn: Connection, index: Mapping[str, Any]) -> None:
+def _indexes(conn: Connection, indexes: Sequence[Mapping[str, Any]]) -> None:
     # A later version may build an index of an earlier one anew.
-    execute(
-        conn,
-        sql.SQL("DROP INDEX IF EXISTS {}").format(sql.Identifier(index.get("schema") or "public", index["name"])),
-    )
-    execute(conn, create_index(index, concurrently=False))
+    parts: list[sql.Composable] = []
+    for index in indexes:
+        name = sql.Identifier(index.get("schema") or "public", index["name"])
+        parts += [sql.SQL("DROP INDEX IF EXISTS {}").format(name), create_index(index, concurrently=False)]
+    execute(conn, sql.SQL("; ").join(parts))
 
 
 def check_statements(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 White Cross pgops contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The rendered tree and its lint, remembered below Ansible's home: each task is a process, and would parse it all again.
+"""The rendered tree, its lint and its checks, remembered below Ansible's home: each task is a process, and would parse it all again.
 
 An entry is found by the hash of every file of the tree and of the code that reads it, so an edit is a new entry. Only a tree without
 faults and without ``migrate_variables`` is remembered: a variable may be nobody else's business.
@@ -39,7 +39,7 @@ def rendered_tree(directory: Path, variables: Mapping[str, Any]) -> list[dict[st
 
         return render(read_tree(directory), variables)
 
-    found: list[dict[str, Any]] = _remembered("rendered", directory, variables, make)
+    found: list[dict[str, Any]] = _remembered("rendered", directory / "migrations", variables, make)
     return found
 
 
@@ -54,15 +54,29 @@ def lint_findings(directory: Path, variables: Mapping[str, Any]) -> list[Finding
 
         return [finding.as_dict() for finding in lint(read_tree(directory), variables)]
 
-    return [Finding(**finding) for finding in _remembered("lint", directory, variables, make)]
+    return [Finding(**finding) for finding in _remembered("lint", directory / "migrations", variables, make)]
 
 
-def _remembered(what: str, directory: Path, variables: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+def checks(directory: Path) -> list[dict[str, Any]]:
+    """:return: the named checks of ``<directory>/checks``.
+
+    :raises PgopsError: the first fault, in one sentence."""
+
+    def make() -> list[dict[str, Any]]:
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils.named_checks import read_checks
+
+        return read_checks(directory)
+
+    found: list[dict[str, Any]] = _remembered("checks", directory / "checks", {}, make)
+    return found
+
+
+def _remembered(what: str, folder: Path, variables: Mapping[str, Any], make: Callable[[], Any]) -> Any:
     if variables:
         return make()
     try:
         home = Path(constants.config.get_config_value("ANSIBLE_HOME")) / "whitecross.pgops"
-        entry = home / f"{what}-{_key(directory)}.json"
+        entry = home / f"{what}-{_key(folder)}.json"
     except OSError:
         return make()
     with suppress(OSError, ValueError):
@@ -81,13 +95,12 @@ def _remembered(what: str, directory: Path, variables: Mapping[str, Any], make: 
     return made
 
 
-def _key(directory: Path) -> str:
-    """:return: a hash over the tree's files with their kind, the code and the libraries.
+def _key(root: Path) -> str:
+    """:return: a hash over the files of a folder with their kind, the code and the libraries.
 
     :raises OSError: something cannot be read."""
     digest = hashlib.sha256(repr([(name, version(name)) for name in _LIBRARIES]).encode())
     code = [path for folder in ("plugin_utils", "module_utils") for path in sorted((_CODE / folder).glob("*.py"))]
-    root = directory / "migrations"
     for path in [*code, root, *sorted(root.rglob("*"))]:
         mode = path.lstat().st_mode
         content = path.read_bytes() if stat.S_ISREG(mode) else b""
