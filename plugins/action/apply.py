@@ -74,6 +74,11 @@ class ActionModule(MigrationAction):
                         f"{database}: {moved['rows']} row(s) of {moved['table']} had no parent for {moved['constraint']} "
                         f"and are now in {moved['quarantine']}; the way back of {item['version']} puts them back"
                     )
+                for made in item.get("placeholders") or []:
+                    self.say(
+                        f"{database}: {made['rows']} placeholder(s) made in {made['table']} for {made['constraint']} are listed "
+                        f"in {made['placeholders']}; the way back of {item['version']} takes those away that nobody changed or uses"
+                    )
             if found.get("applied"):
                 total = sum(item["duration_s"] for item in found["applied"])
                 self.say(f"{database}: {len(found['applied'])} versions applied in {seconds(total)}")

@@ -23,6 +23,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     ledger,
     legacy_mirror,
     locks,
+    orphans,
     sql_step,
     statistics,
     way_back,
@@ -84,7 +85,7 @@ class Way:
     """What a call needs beside the database: who asks, and how to tell and to end.
 
     :ivar lock_wait_s: seconds to wait politely for another run.
-    :ivar orphans: ``stop`` or ``quarantine``: what becomes of rows without a parent when a foreign key is added.
+    :ivar orphans: ``stop``, ``quarantine`` or ``placeholder``: what becomes of rows without a parent when a foreign key is added.
     """
 
     run: Run
@@ -202,7 +203,7 @@ def _apply_one(
     started = time.monotonic()
     steps: Sequence[Mapping[str, Any]] = migration["steps"]
     skipped: list[str] = []
-    quarantined: list[dict[str, Any]] = []
+    settled: list[dict[str, Any]] = []
     timed: list[dict[str, Any]] = []
     ordinal = next((n for n in range(1, len(steps) + 1) if n not in known or known[n].state != "done"), len(steps))
     try:
@@ -230,7 +231,7 @@ def _apply_one(
             context = _context(session, migration, "up", ordinal, str(step["kind"]), past)
             begun = time.monotonic()
             skipped += _step_up(context, migration, step)
-            quarantined += context.quarantined
+            settled += context.settled
             seconds = round(time.monotonic() - begun, 3)
             timed.append({"step": ordinal, "kind": step["kind"], "name": step.get("name"), "duration_s": seconds})
         duration = round(time.monotonic() - started, 3)
@@ -245,7 +246,7 @@ def _apply_one(
                 detail={
                     "duration_s": duration,
                     "skipped": skipped,
-                    **({"quarantined": quarantined} if quarantined else {}),
+                    **orphans.kinds(settled),
                 },
             )
     except (PgopsError, psycopg2.Error) as exc:
@@ -262,8 +263,10 @@ def _apply_one(
         # Only those of this run, where it went on from an earlier one.
         "step_durations": timed,
         "skipped": skipped,
-        # Rows without a parent that were moved aside for a foreign key: table, constraint, quarantine, rows.
-        "quarantined": quarantined,
+        # Rows without a parent that were moved aside for a foreign key, and parents that were made for them.
+        "quarantined": [],
+        "placeholders": [],
+        **orphans.kinds(settled),
         "resumed": resume,
     }
 
@@ -280,6 +283,7 @@ def _replaced(row: ledger.Migration | None, migration: Mapping[str, Any], resume
 def _step_up(context: StepContext, migration: Mapping[str, Any], step: Mapping[str, Any]) -> list[str]:
     kind = step["kind"]
     if kind == "sql":
+        context.placeholders = {item["constraint"]: item["row"] for item in step.get("placeholders") or []}
         return sql_step.run(
             context,
             step["up"],

@@ -125,20 +125,21 @@ def _patiently(
 
     def whole(runs: Sequence[Sequence[int]]) -> list[str]:
         with transaction(context.conn, limits) as ending:
-            moved: list[dict[str, Any]] = []
-            now, there = _statements(context, statements, runs, down, kept, keys, moved)
+            settled: list[dict[str, Any]] = []
+            now, there = _statements(context, statements, runs, down, kept, keys, settled)
             if made is not None:
-                orphans.put_back(context, made)
+                orphans.take_back(context, made)
             progress = {**remembered, "statements": before + len(statements), "skipped": [*skipped, *now]}
             if down:
                 progress["there_before"] = there
-            if moved:
-                progress["quarantined"] = [*remembered.get("quarantined", []), *moved]
+            parts = orphans.kinds(settled)
+            for word, entries in parts.items():
+                progress[word] = [*remembered.get(word, []), *entries]
             ending.append(context.saved("done" if last else "running", progress))
         if up:
             context.made.update(name for name in own if "table " + ".".join(name) not in now)
-        remembered.update({"quarantined": progress["quarantined"]} if moved else {})
-        context.quarantined.extend(moved)
+        remembered.update({word: progress[word] for word in parts})
+        context.settled.extend(settled)
         return now
 
     def attempt() -> list[str]:
@@ -182,7 +183,7 @@ def _statements(
     down: Sequence[Mapping[str, Any]],
     kept: Collection[str],
     keys: Mapping[int, Mapping[str, Any]],
-    moved: list[dict[str, Any]],
+    settled: list[dict[str, Any]],
 ) -> tuple[list[str], list[str]]:
     sent: set[int] = set()
     run_from = {run[0]: run for run in runs}
@@ -228,7 +229,7 @@ def _statements(
             _execute(context, statement)
         gone |= existing.dropped_by([statement])
         if number in keys:
-            moved += orphans.move(context, keys[number], number)
+            settled += orphans.settle(context, keys[number], number)
     return skipped, before
 
 

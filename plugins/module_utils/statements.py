@@ -100,7 +100,12 @@ def up_text(conn: Connection, migration: Mapping[str, Any], row: ledger.Migratio
 def _step_text(conn: Connection, step: Mapping[str, Any]) -> list[str]:
     kind = step["kind"]
     if kind == "sql":
-        return ["BEGIN;", *(_terminated(statement) for statement in step["up"]), "COMMIT;"]
+        declared = [
+            f"-- rows that {item['constraint']} finds without a parent, with migrate_orphans=placeholder: a parent "
+            + ", ".join(f"{column} = {_value(conn, value)}" for column, value in item["row"].items())
+            for item in step.get("placeholders") or []
+        ]
+        return [*declared, "BEGIN;", *(_terminated(statement) for statement in step["up"]), "COMMIT;"]
     if kind == "indexes":
         return [line for index in step["indexes"] for line in _index_text(conn, index)]
     if kind == "backfill":
@@ -114,6 +119,11 @@ def _step_text(conn: Connection, step: Mapping[str, Any]) -> list[str]:
         sql.SQL("ANALYZE {};").format(sql.Identifier(schema_of(item), str(item["table"]))).as_string(conn)
         for item in step["tables"]
     ]
+
+
+def _value(conn: Connection, value: Any) -> str:
+    # A line of comment ends with its line.
+    return sql.Literal(value).as_string(conn).replace("\n", "\\n")
 
 
 def _index_text(conn: Connection, index: Mapping[str, Any]) -> list[str]:
@@ -160,6 +170,10 @@ def down_text(
             lines += [
                 f"-- {entry['rows']} row(s) are put back from {entry['quarantine']} into {entry['table']}"
                 for entry in (up.progress if up else {}).get("quarantined", [])
+            ]
+            lines += [
+                f"-- of {entry['rows']} placeholder(s) in {entry['table']} those go that nobody has changed or uses"
+                for entry in (up.progress if up else {}).get("placeholders", [])
             ]
             lines.append("COMMIT;")
         elif step["kind"] == "indexes":

@@ -39,8 +39,9 @@ class StepContext:
     :ivar progress_so_far: what the ledger knows of this step from an earlier attempt.
     :ivar replacements: what later versions make of indexes, by schema and name; on the way down those that are applied.
     :ivar applied: on the way down the versions of which something is in the database.
-    :ivar orphans: ``stop`` or ``quarantine``: what becomes of rows without a parent when a foreign key is added.
-    :ivar quarantined: what this step has moved to quarantine; grows.
+    :ivar orphans: ``stop``, ``quarantine`` or ``placeholder``: what becomes of rows without a parent when a foreign key is added.
+    :ivar placeholders: the parents that this step declares for them, by foreign key.
+    :ivar settled: what this step has moved to quarantine or made a placeholder for; grows.
     """
 
     conn: Connection
@@ -61,7 +62,8 @@ class StepContext:
     applied: frozenset[str] = frozenset()
     made: set[tuple[str, str]] = field(default_factory=set)
     orphans: str = "stop"
-    quarantined: list[dict[str, Any]] = field(default_factory=list)
+    placeholders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settled: list[dict[str, Any]] = field(default_factory=list)
     sleep: Callable[[float], None] = time.sleep
 
     @property

@@ -29,9 +29,10 @@ options:
     description:
       - What becomes of rows without a parent when a version adds a foreign key. V(stop) counts them before and stops, with ten ids and
         the query; V(quarantine) moves them, in the transaction that adds the foreign key, to a table in the schema C(pgops). The way
-        down of that version puts them back.
+        down of that version puts them back. V(placeholder) makes, in that transaction, the parent that the version declares; the way
+        down takes away those that nobody changed or uses. Where a version declares none, V(placeholder) stops.
     type: str
-    choices: [stop, quarantine]
+    choices: [stop, quarantine, placeholder]
     default: stop
 author:
   - White Cross pgops contributors
@@ -51,8 +52,8 @@ databases:
   contains:
     applied:
       description:
-        - Versions applied by this call, each with its duration in seconds, the objects that were there already and the rows that were
-          moved to quarantine.
+        - Versions applied by this call, each with its duration in seconds, the objects that were there already, the rows that were
+          moved to quarantine and the placeholders that were made.
       type: list
       elements: dict
     later:
@@ -108,7 +109,7 @@ def main() -> None:
             **pgops_module.SELECTION_OPTIONS,
             **pgops_module.LEDGER_RUN_OPTIONS,
             "expected": {"type": "dict", "default": {}},
-            "orphans": {"type": "str", "choices": ["stop", "quarantine"], "default": "stop"},
+            "orphans": {"type": "str", "choices": ["stop", "quarantine", "placeholder"], "default": "stop"},
         }
     )
 

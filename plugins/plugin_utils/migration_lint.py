@@ -61,6 +61,8 @@ NOT_VOLATILE = {
     "transaction_timestamp",
     "upper",
 }
+# How PostgreSQL 18 ends the name of a NOT NULL constraint, after table and column.
+NOT_NULL_NAME = "_not_null"
 COLUMN_OF_SERIAL = {
     "serial": "integer",
     "serial4": "integer",
@@ -401,6 +403,24 @@ def validated_constraints(rendered: list[RenderedMigration]) -> Iterator[Finding
                         )
 
 
+def not_null_names(rendered: list[RenderedMigration]) -> Iterator[Finding]:
+    """``not-null-name``: since 18 NOT NULL is a constraint too, with a name that the server makes; no two have one name."""
+    for _, _, statement in _ups(rendered):
+        made = statement.creates
+        if made is None or made["kind"] not in ("table", "column", "constraint"):
+            continue
+        table = made["name"] if made["kind"] == "table" else made["table"]
+        for constraint in [made] if made["kind"] == "constraint" else made["constraints"]:
+            name = constraint["name"]
+            if name.startswith(f"{table}_") and name.endswith(NOT_NULL_NAME):
+                yield _at(
+                    statement,
+                    "not-null-name",
+                    f"{name} is what PostgreSQL 18 calls the NOT NULL of a column of {table}, where the two exclude each "
+                    f"other: call it {name.removesuffix(NOT_NULL_NAME)}_required",
+                )
+
+
 def rewriting_columns(rendered: list[RenderedMigration]) -> Iterator[Finding]:
     """``column-rewrite``: a value that differs by row is written into every row under ACCESS EXCLUSIVE."""
     kinds, subtype = _enums().ConstrType, _enums().AlterTableType
@@ -635,6 +655,7 @@ RULES: tuple[Callable[[list[RenderedMigration]], Iterator[Finding]], ...] = (
     index_clock,
     concurrent_indexes,
     validated_constraints,
+    not_null_names,
     rewriting_columns,
     enum_values_used,
     destructive_ups,

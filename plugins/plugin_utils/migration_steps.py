@@ -28,7 +28,8 @@ STEP_KINDS = ("sql", "indexes", "backfill", "validate", "analyze")
 # Measured: 5,000 rows a batch cost 1.13 of one UPDATE and 15 ms for the worst client.
 BATCH_SIZE = 5000
 
-_SQL_KEYS: Keys = {"up": (str, True, ()), "down": (str, False, ())}
+_SQL_KEYS: Keys = {"up": (str, True, ()), "down": (str, False, ()), "placeholders": (list, False, ())}
+_PLACEHOLDER_KEYS: Keys = {"constraint": (str, True, ()), "row": (dict, True, ())}
 _BACKFILL_KEYS: Keys = {
     "table": (str, True, ()),
     "schema": (str, False, ()),
@@ -187,7 +188,35 @@ def _sql_step(
                 "the sql step has no 'down' although rollback.safety is 'complete'; write one, or declare what stays",
             )
         )
-    return {"up": up, "down": down, "default_name": up.removesuffix(".sql.j2")} if usable else None
+    step: dict[str, Any] = {"up": up, "down": down, "default_name": up.removesuffix(".sql.j2")}
+    if "placeholders" in data:
+        step["placeholders"] = _placeholders(document, (*path, "placeholders"), file, findings)
+    return step if usable else None
+
+
+def _placeholders(document: Document, path: Path, file: str, findings: list[Finding]) -> list[dict[str, Any]]:
+    """Parents for rows that a foreign key of the step finds without one."""
+    found = []
+    for number, item in enumerate(at(document.data, path)):
+        if not isinstance(item, dict):
+            findings.append(
+                Finding(file, document.line(*path, number), "wrong-type", "a placeholder has 'constraint' and 'row'")
+            )
+            continue
+        if not check_keys(document, (*path, number), _PLACEHOLDER_KEYS, file, findings):
+            continue
+        for column, value in item["row"].items():
+            if not isinstance(column, str) or not (value is None or isinstance(value, str | int | float)):
+                findings.append(
+                    Finding(
+                        file,
+                        document.line(*path, number, "row", column),
+                        "wrong-type",
+                        f"'{column}' of a placeholder must be one value: text, a number, true, false or null",
+                    )
+                )
+        found.append({"constraint": item["constraint"], "row": item["row"], "line": document.line(*path, number)})
+    return found
 
 
 def _backfill_step(

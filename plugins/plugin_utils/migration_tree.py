@@ -242,6 +242,8 @@ def _render_migration(migration: Migration, given: Mapping[str, Any], findings: 
         if source["kind"] == "sql":
             step["up"] = statements(source["up"])
             step["down"] = statements(source["down"]) if source["down"] else []
+            if "placeholders" in source:
+                step["placeholders"] = _placeholders(migration, source["placeholders"], step["up"], findings)
         elif source["kind"] == "backfill":
             step["statement"] = _batch(migration, source["statement"], statements, findings)
             step["down"] = _batch(migration, source["down"], statements, findings) if source["down"] else None
@@ -258,6 +260,28 @@ def _render_migration(migration: Migration, given: Mapping[str, Any], findings: 
                 Finding(statement.file, statement.line, "verify", "a verification only reads: write a SELECT")
             )
     return RenderedMigration(migration, steps, verify)
+
+
+def _placeholders(
+    migration: Migration, declared: list[dict[str, Any]], up: list[Statement], findings: list[Finding]
+) -> list[dict[str, Any]]:
+    """:return: the placeholders that a step declares; a finding for each that belongs to no foreign key of the step."""
+    keys = {
+        made.creates["name"]: made.creates
+        for made in up
+        if made.creates and made.creates["kind"] == "constraint" and made.creates.get("type") == "foreign_key"
+    }
+    for item in declared:
+        name, fault = item["constraint"], None
+        if name not in keys:
+            fault = f"the step adds no foreign key '{name}' that a placeholder could be for{nearest(name, keys)}"
+        else:
+            own = sorted({*keys[name]["references"]["columns"]} & {*item["row"]})
+            if own:
+                fault = f"a placeholder for {name} has the key that is missing in '{own[0]}'; leave that column out"
+        if fault:
+            findings.append(Finding(migration.location(METADATA), item["line"], "placeholder", fault))
+    return [{key: value for key, value in item.items() if key != "line"} for item in declared]
 
 
 def _same_kind(default: Any, value: Any) -> bool:

@@ -314,6 +314,8 @@ DAMAGE = [
      "Deleting a nurse, a drug, a prescription or a district takes no records along"),
     ("phi_marks", "COMMENT ON TABLE students IS 'Pupils.'", "students"),
     ("phi_deleted_at", 'ALTER TABLE vital_signs DROP COLUMN "deletedAt"', "vital_signs.deletedAt"),
+    ("phi_authors", 'ALTER TABLE vital_signs DROP COLUMN "updatedBy"', "vital_signs.updatedBy"),
+    ("phi_authors", 'ALTER TABLE consent_signatures ALTER "createdAt" TYPE timestamp', "consent_signatures.createdAt"),
 ]  # fmt: skip
 
 

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 White Cross pgops contributors
-"""Rows without a parent stop a foreign key before anything is changed, or wait in quarantine for the way back."""
+"""Rows without a parent stop a foreign key before anything is changed, wait in quarantine for the way back, or get a
+placeholder that the version declares for a parent."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, way_back
+from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, statements, way_back
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
-from support.engine import do, rows, state, way
+from support.engine import Told, do, rows, state, way
 from support.tree import TestTree
 
 V1 = "20260101000001"
@@ -113,3 +115,136 @@ def test_a_foreign_key_that_waits_for_its_validation_tells_its_orphans_too(targe
         migrate.apply(target, migrations, Selection(), way())
     assert caught.value.extra["reason"] == "orphans"
     assert state(target, V1)["steps"] == "1:done 2:pending"
+
+
+# --- placeholders -----------------------------------------------------------------------------------------------------
+
+PLACEHOLDER = {"name": "Unknown {key}", "mood": "CALM", "age": 0, "active": False, "notes": None, "more": "[]"}
+PARENTS = "SELECT id, name, active FROM people ORDER BY id"
+
+
+@pytest.fixture
+def declared(target: Any, tmp_path: Any) -> list[dict[str, Any]]:
+    """Four pets, of which three have an owner that is not there, two of them the same."""
+    do(
+        target,
+        "CREATE TYPE mood AS ENUM ('CALM', 'WILD')",
+        "CREATE TABLE people (id integer PRIMARY KEY, name varchar(40) NOT NULL, mood mood NOT NULL, age integer NOT NULL, "
+        "active boolean NOT NULL DEFAULT true, notes text DEFAULT 'none', more json, "
+        "loud text GENERATED ALWAYS AS (upper(name)) STORED)",
+        "CREATE TABLE pets (id integer PRIMARY KEY, owner integer, name text)",
+        "INSERT INTO people (id, name, mood, age) VALUES (1, 'Ann', 'WILD', 30)",
+        "INSERT INTO pets VALUES (1, 1, 'a'), (2, 7, 'b'), (3, 7, 'c'), (4, 8, 'd'), (5, NULL, 'e')",
+    )
+    return own_pets(tmp_path, [{"constraint": "pets_owner", "row": PLACEHOLDER}])
+
+
+def own_pets(tmp_path: Any, placeholders: Any, **keys: Any) -> list[dict[str, Any]]:
+    tree = TestTree(tmp_path / "sql")
+    step = {"sql": {"up": "up.sql.j2", "down": "down.sql.j2", "placeholders": placeholders}}
+    tree.add(V1, "own_pets", [step, STEPS[1]], {"up.sql.j2": UP, "down.sql.j2": DOWN}, **keys)
+    return tree.render()
+
+
+@pytest.mark.majors(15, 18)
+@pytest.mark.parametrize("one_transaction", [True, False])
+def test_a_placeholder_is_made_once_a_missing_parent_told_and_taken_away(
+    target: Any, declared: Any, tmp_path: Any, one_transaction: bool
+) -> None:
+    pets, parents = rows(target, ALL), rows(target, PARENTS)
+    migrations = own_pets(tmp_path, [{"constraint": "pets_owner", "row": PLACEHOLDER}], transaction=one_transaction)
+    for _ in range(2):
+        result = migrate.apply(target, migrations, Selection(), way(orphans="placeholder"))
+        assert result["applied"][0]["quarantined"] == []
+        (made,) = result["applied"][0]["placeholders"]
+        assert (made["table"], made["constraint"], made["rows"]) == ("public.people", "public.pets.pets_owner", 2)
+        assert rows(target, PARENTS) == [
+            *parents,
+            {"id": 7, "name": "Unknown 7", "active": False},
+            {"id": 8, "name": "Unknown 8", "active": False},
+        ]
+        assert rows(target, "SELECT count(*) AS n FROM people WHERE id > 1 AND notes IS NULL AND mood = 'CALM'") == [
+            {"n": 2}
+        ]
+        assert rows(target, ALL) == pets
+        assert rows(target, "SELECT convalidated FROM pg_constraint WHERE conname = 'pets_owner'")[0]["convalidated"]
+        audit = rows(target, "SELECT detail FROM pgops.audit WHERE event = 'applied'")
+        assert audit[-1]["detail"]["placeholders"][0]["rows"] == 2
+        assert "of 2 placeholder(s) in public.people those go" in way_back.preview_revert(target, Reverts())["prepared"]
+        migrate.revert(target, Reverts(), way())
+        assert (rows(target, ALL), rows(target, PARENTS)) == (pets, parents)
+        assert rows(target, f"SELECT to_regclass('{made['placeholders']}') AS gone") == [{"gone": None}]
+
+
+def test_a_placeholder_that_somebody_changed_or_uses_stays(target: Any, declared: Any) -> None:
+    do(
+        target,
+        "CREATE TABLE cars (owner integer REFERENCES people ON DELETE CASCADE)",
+        "INSERT INTO pets VALUES (6, 9, 'f')",
+    )
+    migrate.apply(target, declared, Selection(), way(orphans="placeholder"))
+    do(target, "UPDATE people SET name = 'Bob' WHERE id = 7", "INSERT INTO cars VALUES (8)")
+    told = Told()
+    migrate.revert(target, Reverts(), way(progress=told))
+    assert [row["id"] for row in rows(target, PARENTS)] == [1, 7, 8]
+    assert told.said("1 placeholder(s) taken out of public.people; 2 stay")
+
+
+def test_what_a_version_does_not_declare_is_not_made_up(target: Any, migrations: Any) -> None:
+    with pytest.raises(PgopsError, match=r"13 row\(s\) of public.pets have no parent") as caught:
+        migrate.apply(target, migrations, Selection(), way(orphans="placeholder"))
+    assert "migrate_orphans=placeholder" not in str(caught.value.hint)
+    assert state(target, V1)["steps"] == "1:pending 2:pending"
+
+
+def test_without_being_asked_for_it_is_named_and_shown_and_not_made(target: Any, declared: Any) -> None:
+    with pytest.raises(PgopsError) as caught:
+        migrate.apply(target, declared, Selection(), way())
+    assert "migrate_orphans=placeholder" in str(caught.value.hint)
+    with connect(target, application_name="test") as conn:
+        shown = statements.up_text(conn, declared[0])
+    conn.close()
+    assert "a parent name = 'Unknown {key}', mood = 'CALM', age = 0, active = false, notes = NULL" in shown
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"name": "Unknown"}, "can make no placeholder in public.people for public.pets.pets_owner: .*null value"),
+        ({**PLACEHOLDER, "mood": "GLAD"}, "can make no placeholder .*invalid input value for enum mood"),
+        ({**PLACEHOLDER, "nmae": "x"}, "it has no column nmae"),
+    ],
+)
+def test_a_placeholder_that_cannot_be_made_leaves_everything_as_it_was(
+    target: Any, declared: Any, tmp_path: Any, row: dict[str, Any], told: str
+) -> None:
+    given = own_pets(tmp_path, [{"constraint": "pets_owner", "row": row}])
+    with pytest.raises(PgopsError, match=told) as caught:
+        migrate.apply(target, given, Selection(), way(orphans="placeholder"))
+    assert "Unknown" not in caught.value.message
+    assert len(rows(target, PARENTS)) == 1
+    assert (
+        rows(target, "SELECT relname FROM pg_class WHERE relname LIKE 'placeholder%' OR relname = 'pets_owner'") == []
+    )
+
+
+def test_what_is_declared_is_part_of_what_is_approved(tmp_path: Any) -> None:
+    first, second = (
+        own_pets(tmp_path, [{"constraint": "pets_owner", "row": {"name": name}}])[0] for name in ("Unknown", "Nobody")
+    )
+    assert first["rendered_checksum"] != second["rendered_checksum"]
+
+
+@pytest.mark.parametrize(
+    ("placeholders", "told"),
+    [
+        ([{"constraint": "pets_owners", "row": {"name": "x"}}], "adds no foreign key 'pets_owners'.*pets_owner"),
+        ([{"constraint": "pets_owner", "row": {"id": 1}}], "has the key that is missing in 'id'"),
+        ([{"constraint": "pets_owner"}], "'row'"),
+        ([{"constraint": "pets_owner", "row": {"name": ["x"]}}], "'name' of a placeholder must be one value"),
+        (["pets_owner"], "a placeholder has 'constraint' and 'row'"),
+    ],
+)
+def test_a_placeholder_that_is_declared_wrongly_is_found_before(tmp_path: Any, placeholders: Any, told: str) -> None:
+    with pytest.raises(PgopsError, match=told):
+        own_pets(tmp_path, placeholders)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, declared, migrate
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect
@@ -27,6 +28,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.progress import C
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_lint, migration_tree, patterns, scaffold
 from support.engine import do, rows, wait_for, way
+from support.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST_WAIT_S = 3.0
@@ -420,6 +422,31 @@ def test_rows_without_a_parent_are_moved_aside_when_asked(target: Target, tmp_pa
     assert [entry["rows"] for entry in told["applied"][0]["quarantined"]] == [2]
     migrate.revert(target, Reverts(), way())
     assert rows(target, 'SELECT count(*) AS n FROM children WHERE "placeId" = id') == [{"n": 2}]
+
+
+@pytest.mark.majors(15, 18)
+def test_a_check_with_the_name_of_a_not_null_stops_on_18_and_is_found_before(
+    server: Server, target: Target, tmp_path: Path
+) -> None:
+    do(target, SCHEMA)
+    name = "children_note_not_null"
+    (tmp_path / "sql" / "migrations").mkdir(parents=True)
+    scaffold.write_all(
+        scaffold.plan(
+            tmp_path / "sql", "change_it", pattern="add_not_null",
+            variables={**CASES["add_not_null"].variables, "constraint": name},
+        )
+    )  # fmt: skip
+    tree = migration_tree.read_tree(tmp_path / "sql")
+    assert [finding.rule for finding in migration_lint.lint(tree)] == ["not-null-name"]
+    # What lint spares: NOT NULL that is there already has the name.
+    do(target, "UPDATE children SET note = '' WHERE note IS NULL", "ALTER TABLE children ALTER note SET NOT NULL")
+    taken = f"ALTER TABLE children ADD CONSTRAINT {name} CHECK (note IS NOT NULL) NOT VALID"
+    if server.major < 18:
+        do(target, taken)
+    else:
+        with pytest.raises(psycopg2.errors.DuplicateObject):
+            do(target, taken)
 
 
 @pytest.mark.parametrize("pattern", ["rename_column", "split_table"])

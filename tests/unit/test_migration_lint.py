@@ -221,6 +221,21 @@ def test_a_foreign_key_wants_an_index_that_leads_with_it(tmp_path: Path, index: 
 
 
 @pytest.mark.parametrize(
+    ("up", "named"),
+    [
+        ("ALTER TABLE old ADD CONSTRAINT old_a_not_null CHECK (a IS NOT NULL) NOT VALID;", "old_a_required"),
+        ("CREATE TABLE new (id int PRIMARY KEY, b int CONSTRAINT new_b_not_null CHECK (b > 0));", "new_b_required"),
+        ("CREATE TABLE new (id int PRIMARY KEY, b int CONSTRAINT new_b_not_null NOT NULL);", None),
+        ("ALTER TABLE old ADD CONSTRAINT a_not_null CHECK (a IS NOT NULL) NOT VALID;", None),
+    ],
+)
+def test_the_name_that_18_gives_to_not_null_is_left_to_it(tmp_path: Path, up: str, named: str | None) -> None:
+    found = [finding for finding in check(tmp_path, OLD, up) if finding.rule != "not-validated"]
+    assert rules(found) == (["not-null-name"] if named else [])
+    assert all(finding.message.endswith(f"call it {named}") for finding in found)
+
+
+@pytest.mark.parametrize(
     ("key", "unsaid"),
     [
         ("REFERENCES old", "ON UPDATE and ON DELETE"),
