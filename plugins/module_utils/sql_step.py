@@ -318,6 +318,8 @@ def statement_error(context: StepContext, exc: psycopg2.Error, statement: Mappin
         error.args = (error.message,)
         error.hint = "Split the step, or raise budgets.statement_timeout_s in its migration.yml."
         error.extra["reason"] = "time_limit"
+    if exc.pgcode == errorcodes.UNDEFINED_TABLE and not error.hint and context.direction == "up":
+        error.hint = "No version before this one made it: the one that does is missing, or its number is later; depends_on names it."
     error.message += f', in the statement "{without_values(str(statement["sql"]))}"'
     error.args = (error.message,)
     return error
