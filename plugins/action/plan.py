@@ -43,6 +43,7 @@ class ActionModule(MigrationAction):
                 [
                     item["version"],
                     item["name"],
+                    item["phase"],
                     item["risk"],
                     (item.get("rollback") or {}).get("safety"),
                     f"goes on at step {item['resume_at']} of {len(item['steps'])}"
@@ -51,7 +52,7 @@ class ActionModule(MigrationAction):
                 ]
                 for item in found["pending"]
             ]
-            for line in table(["VERSION", "NAME", "RISK", "ROLLBACK", "STEPS"], rows):
+            for line in table(["VERSION", "NAME", "PHASE", "RISK", "ROLLBACK", "STEPS"], rows):
                 self.say(f"    {line}")
             if found["later"]:
                 self.say(f"    left for another run: {', '.join(found['later'])}")

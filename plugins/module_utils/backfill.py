@@ -32,7 +32,7 @@ def run(context: StepContext, step: Mapping[str, Any], statement: Mapping[str, A
     """Run the statement over the whole table, batch by batch, from where an earlier attempt stopped.
 
     Rows that come into being behind the keys that are done are not seen: a default or a trigger must care for new rows.
-    Takes row locks of one batch at a time, under lock_timeout with retries.
+    Takes row locks of one batch at a time, under lock_timeout with retries, and none in the pause between two.
 
     :param statement: uses ``$1`` and ``$2``, the first and the last key of a batch, both inclusive.
     :return: rows changed, over all attempts.
@@ -40,6 +40,7 @@ def run(context: StepContext, step: Mapping[str, Any], statement: Mapping[str, A
     """
     schema, table, key = str(step.get("schema") or "public"), str(step["table"]), str(step["key"])
     size = int(step.get("batch_size") or DEFAULT_BATCH_SIZE)
+    pause_s = int(step.get("pause_ms") or 0) / 1000
     kind, total = _fit_key(context, schema, table, key)
     last = context.progress_so_far.get("last")
     changed = int(context.progress_so_far.get("rows", 0))
@@ -55,6 +56,8 @@ def run(context: StepContext, step: Mapping[str, Any], statement: Mapping[str, A
             changed += _batch(context, statement, bounds, progress, (schema, table))
             last, seen = bounds["last"], seen + int(bounds["rows"])
             context.tell(f"backfilling {schema}.{table}", done=seen, total=max(total, seen), unit="rows")
+            if pause_s and int(bounds["rows"]) == size:
+                context.sleep(pause_s)
     finally:
         if not context.conn.closed:
             execute(context.conn, "DEALLOCATE pgops_backfill")

@@ -299,7 +299,7 @@ def status_rows(
 def _told(row: Migration, running: bool) -> tuple[str, str]:
     undone = [step.ordinal for step in row.steps if step.state != "done"]
     step = row.failed_step or (undone[0] if undone else len(row.steps))
-    of = f"step {step} of {len(row.steps)}"
+    of = f"step {step} of {len(row.steps)}{_rows_done(row, step)}"
     if row.state == "applied":
         return "applied", "applied (adopted)" if row.adopted else "applied"
     if row.state == "reverted":
@@ -314,6 +314,16 @@ def _told(row: Migration, running: bool) -> tuple[str, str]:
         "interrupted": "interrupted at",
     }
     return "failed", f"{words.get(row.reason or '', 'failed at')} {of}"
+
+
+def _rows_done(row: Migration, ordinal: int) -> str:
+    """:return: how far the batches of that step are, for the end of a sentence; nothing where it has none."""
+    progress = next((step.progress for step in row.steps if step.ordinal == ordinal and step.kind == "backfill"), {})
+    done = int(progress.get("seen") or 0)
+    total = max(int(progress.get("total") or 0), done)
+    if not total:
+        return ""
+    return f", {done:,} of {total:,} rows done ({100 * done / total:.2f} %), {total - done:,} to go"
 
 
 def status(

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import existing, locks, orphans
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import (
@@ -19,7 +20,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.step_context impo
     one_line,
     without_values,
 )
-from psycopg2 import sql
+from psycopg2 import errorcodes, sql
 
 # What a DO block of a way down asks to learn which of its objects were there before the version: a JSON list of words.
 THERE_BEFORE = "pgops.there_before"
@@ -150,7 +151,49 @@ def _patiently(
             # Nothing of it is left. Which statement it was, only one at a time can tell; that way then counts.
             return whole([])
 
-    return context.patiently(attempt, tables)
+    try:
+        return context.patiently(attempt, tables)
+    except PgopsError as error:
+        if error.sqlstate == errorcodes.DEPENDENT_OBJECTS_STILL_EXIST:
+            # The server's own hint is CASCADE, which drops what nobody named.
+            error.hint = _what_stands_on(context, statements, error.statement)
+        raise
+
+
+# Foreign keys to a table and views over it, but for those of the tables that go before it.
+_STANDS_ON = """
+SELECT pg_catalog.format('%%s (%%s) through %%I', k.conrelid::regclass, (
+           SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY p.place)
+             FROM unnest(k.conkey) WITH ORDINALITY AS p (number, place)
+             JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = p.number), k.conname) AS what
+  FROM pg_constraint AS k
+ WHERE k.contype = 'f' AND k.confrelid = to_regclass(%(table)s) AND k.conrelid <> k.confrelid
+   AND k.conrelid <> ALL (SELECT to_regclass(name)::oid FROM unnest(%(gone)s::text[]) AS name WHERE to_regclass(name) IS NOT NULL)
+UNION
+SELECT 'the view ' || r.ev_class::regclass
+  FROM pg_depend AS d JOIN pg_rewrite AS r ON r.oid = d.objid
+ WHERE d.classid = 'pg_rewrite'::regclass AND d.refobjid = to_regclass(%(table)s) AND r.ev_class <> d.refobjid
+ ORDER BY 1
+"""
+
+
+def _what_stands_on(context: StepContext, statements: Sequence[Mapping[str, Any]], failed: str | None) -> str:
+    """:return: what has to go before the object that ``failed`` drops, as advice; names only, after the step was taken back."""
+    gone: list[str] = []
+    for statement in statements:
+        dropped = statement.get("destroys") or {}
+        table = None
+        if dropped.get("kind") == "table":
+            schema, name = str(dropped.get("schema") or "public"), str(dropped["name"])
+            table = sql.Identifier(schema, name).as_string(context.conn)
+        if str(statement["sql"]) == failed:
+            found = fetch_all(context.conn, _STANDS_ON, {"table": table, "gone": gone}) if table else []
+            if found:
+                told = "; ".join(str(row["what"]) for row in found)
+                return f"On {table} stands: {told}. Drop what is named, or take back the version that made it, then run it again."
+        if table:
+            gone.append(table)
+    return "Something that this version did not make stands on it; drop that first, then run it again."
 
 
 class _RunFailed(Exception):
@@ -276,6 +319,8 @@ def statement_error(context: StepContext, exc: psycopg2.Error, statement: Mappin
         error.args = (error.message,)
         error.hint = "Split the step, or raise budgets.statement_timeout_s in its migration.yml."
         error.extra["reason"] = "time_limit"
+    if exc.pgcode == errorcodes.UNDEFINED_TABLE and not error.hint and context.direction == "up":
+        error.hint = "No version before this one made it: the one that does is missing, or its number is later; depends_on names it."
     error.message += f', in the statement "{without_values(str(statement["sql"]))}"'
     error.args = (error.message,)
     return error

@@ -35,6 +35,7 @@ _BACKFILL_KEYS: Keys = {
     "schema": (str, False, ()),
     "key": (str, True, ()),
     "batch_size": (int, False, ()),
+    "pause_ms": (int, False, ()),
     "statement": (str, True, ()),
     "down": (str, False, ()),
 }
@@ -235,6 +236,12 @@ def _backfill_step(
         findings.append(
             Finding(file, document.line(*path, "batch_size"), "wrong-value", f"'batch_size' is {size}, at least 1")
         )
+    if data.get("pause_ms", 0) < 0:
+        findings.append(
+            Finding(
+                file, document.line(*path, "pause_ms"), "wrong-value", f"'pause_ms' is {data['pause_ms']}, at least 0"
+            )
+        )
     _check_names(document, path, ("schema", "table", "key"), file, findings)
     usable = use_file(migration, data["statement"], ".sql.j2", (*path, "statement"), contents, uses, findings)
     if "down" in data:
@@ -246,6 +253,8 @@ def _backfill_step(
         "table": data["table"],
         "key": data["key"],
         "batch_size": size,
+        # Only where it is asked for: what is stored of earlier versions has no such key.
+        **({"pause_ms": data["pause_ms"]} if "pause_ms" in data else {}),
         "statement": data["statement"],
         "down": data.get("down"),
         "default_name": f"backfill {data['table']}",

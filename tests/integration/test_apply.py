@@ -99,6 +99,21 @@ def test_a_failing_statement_leaves_nothing_of_its_step_and_says_where(target: A
     ]
 
 
+def test_a_table_that_no_version_made_is_told_as_a_version_that_is_missing(target: Any, tree: TestTree) -> None:
+    tree.add_sql(
+        V3,
+        "enhance_settings",
+        "ALTER TABLE public.system_configurations ADD COLUMN scope text;",
+        "ALTER TABLE public.system_configurations DROP COLUMN scope;",
+    )
+    with pytest.raises(PgopsError, match='relation "public.system_configurations" does not exist') as caught:
+        migrate.apply(target, tree.render(), Selection(), way())
+    assert caught.value.sqlstate == "42P01"
+    assert caught.value.location == f"{V3}_enhance_settings/up.sql.j2:1"
+    assert "the one that does is missing, or its number is later" in str(caught.value.hint)
+    assert caught.value.extra["applied"] == [V1, V2]
+
+
 def test_a_failed_version_goes_on_at_its_step_with_the_mended_file(target: Any, tree: TestTree) -> None:
     steps = [
         {"sql": {"up": "one.sql.j2", "down": "one_down.sql.j2"}},

@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import locks, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils import locks, migrate, plan
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
@@ -28,13 +28,14 @@ KEYS = {
 }
 
 
-def migrations(tmp_path: Any, *, batch: int = 100, up: str = UP, **keys: Any) -> list[dict[str, Any]]:
+def migrations(tmp_path: Any, *, batch: int = 100, pause: int = 0, up: str = UP, **keys: Any) -> list[dict[str, Any]]:
     tree = TestTree(tmp_path / "sql")
     step = {
         "backfill": {
             "table": "people",
             "key": "id",
             "batch_size": batch,
+            "pause_ms": pause,
             "statement": "fill.sql.j2",
             "down": "empty.sql.j2",
         }
@@ -144,6 +145,32 @@ def test_row_level_security_fails_instead_of_passing_rows_over(server: Server, t
     # A role that sees every row goes on where that one stopped.
     migrate.apply(target, migrations(tmp_path), Selection(), way())
     assert touched(target) == [{"touched": 1, "n": 1050}]
+
+
+def test_between_two_batches_it_rests_as_long_as_the_version_says(target: Any, tmp_path: Any) -> None:
+    people(target)
+    rests: list[tuple[float, list[dict[str, Any]]]] = []
+
+    def rest(seconds: float) -> None:
+        # Nothing is held meanwhile: what is done is there for others.
+        rests.append((seconds, rows(target, "SELECT count(*) AS n FROM people WHERE touched = 1")))
+
+    migrate.apply(target, migrations(tmp_path, pause=250), Selection(), way(sleep=rest))
+    assert rests == [(0.25, [{"n": number * 100}]) for number in range(1, 11)]
+    assert touched(target) == [{"touched": 1, "n": 1050}]
+
+
+def test_the_status_says_how_many_rows_are_done_and_how_many_are_left(target: Any, tmp_path: Any) -> None:
+    people(target)
+    do(target, "ALTER TABLE people ADD CONSTRAINT no_p500 CHECK (upper_name <> 'P500')")
+    given = migrations(tmp_path)
+    with pytest.raises(PgopsError):
+        migrate.apply(target, given, Selection(), way())
+    (row,) = plan.status(target, given)["versions"]
+    assert row["told"] == "failed at step 1 of 1, 400 of 1,050 rows done (38.10 %), 650 to go"
+    do(target, "ALTER TABLE people DROP CONSTRAINT no_p500")
+    migrate.apply(target, given, Selection(), way())
+    assert plan.status(target, given)["versions"][0]["told"] == "applied"
 
 
 def test_the_way_down_is_batched_too(target: Any, tmp_path: Any) -> None:

@@ -517,6 +517,95 @@ def test_names_that_need_quotes_stand_in_a_schema_of_their_own(target: Target, t
     )
 
 
+# --- the example with a mapping ---------------------------------------------------------------------------------------
+
+STATUS = Form(
+    "INSERT INTO orders (id, status) VALUES (%(id)s, %(value)s)",
+    "UPDATE orders SET status = %(value)s WHERE id = %(id)s",
+    "SELECT status FROM orders WHERE id = %(id)s",
+    lambda n: ("new", "in_progress", "done", "cancelled")[n % 4],
+)
+ORDER_STATUS = Form(
+    'INSERT INTO orders (id, "orderStatus") VALUES (%(id)s, %(value)s)',
+    'UPDATE orders SET "orderStatus" = %(value)s WHERE id = %(id)s',
+    'SELECT "orderStatus" FROM orders WHERE id = %(id)s',
+    lambda n: ("pending", "processing", "completed", "cancelled")[n % 4],
+)
+MAPPED = {"new": "pending", "in_progress": "processing", "done": "completed", "lost": "cancelled", None: "cancelled"}
+
+
+def order_status(folder: Path) -> list[dict[str, Any]]:
+    """The three parts of the example as versions that depend on each other."""
+    source = ROOT / "docs" / "examples" / "order_status"
+    for number, part in enumerate(("1_expand", "2_require", "3_contract")):
+        copy = folder / "migrations" / f"2030010100000{number}_order_status_{part[2:]}"
+        shutil.copytree(source / part, copy)
+        if number:
+            text = (copy / "migration.yml").read_text(encoding="utf-8")
+            needs = f'depends_on: ["2030010100000{number - 1}"]'
+            (copy / "migration.yml").write_text(text.replace("depends_on: []", needs), encoding="utf-8")
+    tree = migration_tree.scan_tree(folder)
+    assert [*tree.findings, *migration_lint.lint(tree)] == []
+    return migration_tree.render(tree)
+
+
+@pytest.fixture
+def orders(target: Target) -> list[str]:
+    do(
+        target,
+        "CREATE TABLE orders (id uuid NOT NULL DEFAULT gen_random_uuid() PRIMARY KEY, status text)",
+        "INSERT INTO orders (status) SELECT (ARRAY['new', 'in_progress', 'done', 'lost', NULL])[1 + n % 5] "
+        "FROM generate_series(1, 2500) AS n",
+        "ANALYZE",
+    )
+    return [row["id"] for row in rows(target, "SELECT id::text FROM orders ORDER BY id LIMIT 100")]
+
+
+def test_an_order_gets_its_status_in_new_words_while_clients_work(
+    target: Target, tmp_path: Path, orders: list[str]
+) -> None:
+    migrations = order_status(tmp_path / "sql")
+    before = {row["id"]: row["status"] for row in rows(target, "SELECT id::text, status FROM orders")}
+    quiet = [row for row in before if row not in orders]
+    application = Application(target, orders)
+    schemas = []
+    for number, during in enumerate(((STATUS, STATUS), (STATUS, ORDER_STATUS), (ORDER_STATUS, ORDER_STATUS))):
+        schemas.append(inventory(target))
+        with application.running(during):
+            migrate.apply(target, migrations[: number + 1], Selection(), way())
+        assert differences(target, migrations[number : number + 1]) == []
+        words = rows(target, 'SELECT id::text, "orderStatus" AS word FROM orders WHERE id::text = ANY (%s)', (quiet,))
+        assert {row["id"]: row["word"] for row in words} == {row: MAPPED[before[row]] for row in quiet}
+        if number < 2:
+            old = {row["id"]: row["status"] for row in rows(target, "SELECT id::text, status FROM orders")}
+            assert {row: old[row] for row in quiet} == {row: before[row] for row in quiet}
+    for number, during in reversed(list(enumerate(((STATUS,), (STATUS, ORDER_STATUS), (ORDER_STATUS,))))):
+        with application.running(during):
+            migrate.revert(target, Reverts(version=migrations[number]["version"]), way())
+        assert catalog.compare(schemas[number], inventory(target), ignore=()) == []
+    back = {row["id"]: row["status"] for row in rows(target, "SELECT id::text, status FROM orders")}
+    kept = ("new", "in_progress", "done")
+    assert {row: back[row] for row in quiet} == {
+        row: before[row] if before[row] in kept else "cancelled" for row in quiet
+    }
+
+
+def test_the_old_status_stays_while_one_order_says_another_in_new_words(
+    target: Target, tmp_path: Path, orders: list[str]
+) -> None:
+    migrations = order_status(tmp_path / "sql")
+    migrate.apply(target, migrations[:2], Selection(), way())
+    do(
+        target,
+        "ALTER TABLE orders DISABLE TRIGGER USER",
+        f"UPDATE orders SET status = 'unheard of', \"orderStatus\" = 'pending' WHERE id = '{orders[0]}'",
+        "ALTER TABLE orders ENABLE TRIGGER USER",
+    )
+    with pytest.raises(PgopsError, match=r"1 order\(s\) have another status in new words than in old ones"):
+        migrate.apply(target, migrations, Selection(), way())
+    assert rows(target, "SELECT count(*) AS n FROM orders WHERE status IS NOT NULL")[0]["n"] > 0
+
+
 # --- the pages --------------------------------------------------------------------------------------------------------
 
 

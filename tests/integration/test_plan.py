@@ -146,7 +146,8 @@ def test_tables_for_people() -> None:
 @pytest.fixture
 def site(playbook: Any) -> Any:
     tree = TestTree(playbook.folder / "own sql")
-    tree.add_sql(V1, "people", "CREATE TABLE public.people (id integer PRIMARY KEY);", "DROP TABLE public.people;")
+    up, down = "CREATE TABLE public.people (id integer PRIMARY KEY);", "DROP TABLE public.people;"
+    tree.add_sql(V1, "people", up, down, phase="core")
     tree.add_sql(
         V2, "pets", "CREATE TABLE public.pets (id integer);", "DROP TABLE public.pets;",
         rollback={"safety": "partial", "stays": "a sequence"},
@@ -159,8 +160,10 @@ def site(playbook: Any) -> Any:
 
 def test_status_yml_prints_a_table_and_leaves_json(site: Any) -> None:
     planned = site("migrate.yml", "--tags", "plan")
-    assert ["VERSION", "NAME", "RISK", "ROLLBACK", "STEPS"] in [line.split() for line in planned.stdout.splitlines()]
-    assert re.search(rf"{V2} +pets +low +partial +1 step", planned.stdout), planned.stdout
+    heading = ["VERSION", "NAME", "PHASE", "RISK", "ROLLBACK", "STEPS"]
+    assert heading in [line.split() for line in planned.stdout.splitlines()]
+    assert re.search(rf"{V1} +people +core +low +complete +1 step", planned.stdout), planned.stdout
+    assert re.search(rf"{V2} +pets +enhancement +low +partial +1 step", planned.stdout), planned.stdout
     assert site("migrate.yml", migrate_target=V1).rc == 0
     rc, stdout, document = site("status.yml", migrate_status_newest_first=True)
     assert rc == 0

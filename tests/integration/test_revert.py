@@ -264,6 +264,32 @@ def test_a_failing_down_says_where(target: Any, tree: TestTree) -> None:
     assert there(target) == [V1, V2]
 
 
+def test_what_stands_on_a_table_that_cannot_be_dropped_is_named(target: Any, tree: TestTree) -> None:
+    tree.add_sql(
+        V4, "create_rooms",
+        'CREATE TABLE public."Rooms" (id integer PRIMARY KEY); '
+        'CREATE TABLE public.beds (id integer PRIMARY KEY, room integer REFERENCES public."Rooms");',
+        'DROP TABLE public.beds; DROP TABLE public."Rooms";',
+    )  # fmt: skip
+    apply_all(target, tree)
+    do(
+        target,
+        'CREATE TABLE public.lockers (id integer PRIMARY KEY, "roomId" integer CONSTRAINT of_room REFERENCES public."Rooms")',
+        'CREATE VIEW public.free AS SELECT id FROM public."Rooms"',
+    )
+    with pytest.raises(PgopsError, match="Rooms") as caught:
+        migrate.revert(target, Reverts(), way())
+    assert caught.value.sqlstate == "2BP01"
+    # Its own child, which goes first, is no obstacle.
+    assert caught.value.hint == (
+        'On "public"."Rooms" stands: lockers ("roomId") through of_room; the view free. Drop what is named, or take back '
+        "the version that made it, then run it again."
+    )
+    do(target, "DROP VIEW public.free", "ALTER TABLE public.lockers DROP CONSTRAINT of_room")
+    migrate.revert(target, Reverts(), way())
+    assert there(target) == [V1, V2, V3]
+
+
 def test_what_is_gone_already_is_skipped_and_told(target: Any, tree: TestTree) -> None:
     apply_all(target, tree)
     do(target, "DROP TABLE public.rooms")

@@ -568,10 +568,10 @@ def backfill(sql: Sql, statement: str, **change: Any) -> None:
 
 
 def test_a_backfill_is_one_statement_between_two_keys(sql: Sql) -> None:
-    backfill(sql, "UPDATE t SET a = 1 WHERE id BETWEEN $1 AND $2;", batch_size=100)
+    backfill(sql, "UPDATE t SET a = 1 WHERE id BETWEEN $1 AND $2;", batch_size=100, pause_ms=50)
     step = sql.render()[0]["steps"][1]
     assert (step["kind"], step["schema"], step["table"], step["key"]) == ("backfill", "public", "t", "id")
-    assert step["batch_size"] == 100
+    assert (step["batch_size"], step["pause_ms"]) == (100, 50)
     assert step["statement"]["sql"] == "UPDATE t SET a = 1 WHERE id BETWEEN $1 AND $2"
     assert step["down"] is None
 
@@ -583,6 +583,7 @@ def test_a_backfill_is_one_statement_between_two_keys(sql: Sql) -> None:
         ("UPDATE t SET a = $3 WHERE id BETWEEN $1 AND $2", {}, "must be bounded by $1 and $2"),
         ("UPDATE t SET a = 1 WHERE id BETWEEN $1 AND $2; SELECT 1", {}, "a backfill is one statement"),
         ("UPDATE t SET a = 1 WHERE id BETWEEN $1 AND $2", {"batch_size": 0}, "'batch_size' is 0"),
+        ("UPDATE t SET a = 1 WHERE id BETWEEN $1 AND $2", {"pause_ms": -1}, "'pause_ms' is -1"),
         ("UPDATE t SET a = 1 WHERE id BETWEEN $1 AND $2", {"batchsize": 5}, "did you mean 'batch_size'?"),
     ],
 )
