@@ -54,7 +54,7 @@ class ActionModule(MigrationAction):
             for name, text in sorted(new.files.items())
         ]
         asked = any(given.get(name) not in (None, "") for name in ("mirror", "fence"))
-        if not asked and not any(found["adopted"] for found in result["databases"].values()):
+        if not asked and not any(found["adopted"] or self._new(found) for found in result["databases"].values()):
             return result
         if self._task.check_mode:
             for new in repairs:
@@ -89,6 +89,8 @@ class ActionModule(MigrationAction):
         for database, found in result["databases"].items():
             if found["recorded"]:
                 self.say(f"{database}: {len(found['recorded'])} versions adopted, {len(found['pending'])} pending")
+            if self._new(found):
+                self.say(f"{database}: baseline {found['baseline']['name']} recorded: {self._of_baseline(found)}")
             if found["mirror"]:
                 changed = ", ".join(f"{len(found['mirror'][word])} {word}" for word in ("added", "removed"))
                 self.say(
@@ -98,8 +100,19 @@ class ActionModule(MigrationAction):
                 self.say(
                     f"{database}: fence {'up' if self._truth(self._task.args.get('fence')) else 'down'}: {', '.join(found['fence'])}"
                 )
-        result["next"] = [self.command(task_vars, "migrate.yml")]
+        kept = any(found["baseline"] for found in result["databases"].values())
+        result["next"] = [self.command(task_vars, "backup.yml" if kept else "migrate.yml")]
         return result
+
+    @staticmethod
+    def _new(found: dict[str, Any]) -> bool:
+        return bool(found["baseline"] and found["baseline"]["new"])
+
+    @staticmethod
+    def _of_baseline(found: dict[str, Any]) -> str:
+        named = found["baseline"]
+        instead = f", instead of {named['replaces']}" if named["replaces"] else ""
+        return f"{named['tables']} tables, {named['objects']} objects, fingerprint {named['fingerprint'][:12]}{instead}"
 
     @staticmethod
     def _written(databases: dict[str, Any]) -> set[str]:
@@ -132,8 +145,10 @@ class ActionModule(MigrationAction):
         if reason == "stranger":
             database = str(result.get("database"))
             self.tell_next(result, [("If it is this platform's", self.again(task_vars, {"adopt_force": database}))])
-        elif reason == "half":
+        elif reason == "half" or reason == "text_ids" and result.get("kept_as"):
             self.tell_next(result, [("To look", self.command(task_vars, "status.yml"))])
+        elif reason == "text_ids":
+            self.tell_next(result, [("To take it as it is", self.again(task_vars, {"adopt_baseline": "text_ids"}))])
         elif reason in ("moved", "busy"):
             self.tell_next(result, [("Then", self.again(task_vars))])
 
@@ -151,8 +166,12 @@ class ActionModule(MigrationAction):
             [item["version"], item["ledger"] or "-", item["catalog"], self._named(item), item["action"]]
             for item in found["versions"]
         ]
-        for line in table(["VERSION", "THEIR LEDGER", "CATALOG", "DIFFERENCE", "WHAT WE DO"], rows):
-            self.say(f"    {line}")
+        if rows:
+            for line in table(["VERSION", "THEIR LEDGER", "CATALOG", "DIFFERENCE", "WHAT WE DO"], rows):
+                self.say(f"    {line}")
+        if found["baseline"]:
+            state = "to be recorded" if self._new(found) else "recorded already, and nothing differs"
+            self.say(f"    baseline {found['baseline']['name']}, {state}: {self._of_baseline(found)}")
         for item in found["versions"]:
             for difference in item["differences"]:
                 if difference["repair"] is None:

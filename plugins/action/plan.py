@@ -28,6 +28,8 @@ class ActionModule(MigrationAction):
             self.show_edited(result)
             if result.get("reason") == "reverting":
                 self.tell_next(result, [("To finish it", self.command(task_vars, "rollback.yml"))])
+            if result.get("reason") == "baseline":
+                self.tell_next(result, [("To look", self.command(task_vars, "status.yml"))])
             self.tell_unknown_target(result, task_vars)
             self.tell_edited(result, task_vars)
             return result

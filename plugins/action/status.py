@@ -53,6 +53,28 @@ class ActionModule(MigrationAction):
         return result
 
     def _show(self, database: str, found: dict[str, Any]) -> None:
+        if found["baseline"]:
+            self._show_baseline(database, found["baseline"])
+        else:
+            self._show_versions(database, found)
+        running = found["running"]
+        if running:
+            self.say(
+                f"    running now: {running['run_id'] or running['application_name']} since {running['since']} "
+                f"from {running['ops_host'] or running['client'] or 'an unknown host'}"
+            )
+
+    def _show_baseline(self, database: str, baseline: dict[str, Any]) -> None:
+        self.say(
+            f"{database}: on baseline {baseline['name']} since {baseline['at'][:19].replace('T', ' ')} UTC, recorded by "
+            f"{baseline['who']}; its ids are text, so no version of the tree is for it"
+        )
+        self.say(f"    {baseline['tables']} tables, fingerprint {baseline['fingerprint'][:12]}")
+        for ledger in baseline["ledgers"]:
+            said = ", ".join(f"{number} {state}" for state, number in sorted(ledger["entries"].items()))
+            self.say(f"    {ledger['tool'].capitalize()} said then: {said or 'nothing'}")
+
+    def _show_versions(self, database: str, found: dict[str, Any]) -> None:
         counts = ", ".join(f"{number} {state}" for state, number in found["counts"].items()) or "no versions"
         self.say(f"{database}: {counts}" + ("" if found["ledger"] else "; it has no ledger yet"))
         rows = [
@@ -73,9 +95,3 @@ class ActionModule(MigrationAction):
         for row in found["versions"]:
             if row["error"]:
                 self.say(f"    {row['version']}: {row['error']}")
-        running = found["running"]
-        if running:
-            self.say(
-                f"    running now: {running['run_id'] or running['application_name']} since {running['since']} "
-                f"from {running['ops_host'] or running['client'] or 'an unknown host'}"
-            )

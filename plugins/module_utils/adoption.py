@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    baseline,
     catalog,
     declared,
     effects,
@@ -71,6 +72,7 @@ class Request:
     :ivar mirror: ``sequelize`` keeps its ledger in step from now on, ``none`` ends that, None leaves it as it is.
     :ivar fence: True fences the other tools, False takes the fence away, None leaves it as it is.
     :ivar login: the role that the other tool connects as; by default the owner of its ledger.
+    :ivar baseline: the name under which a database with text ids is taken as it is.
     """
 
     names: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -79,6 +81,7 @@ class Request:
     mirror: str | None = None
     fence: bool | None = None
     login: str | None = None
+    baseline: str | None = None
 
 
 @dataclass
@@ -105,6 +108,8 @@ class Assessment:
 
     :ivar proofs: version -> what it is adopted by; ``earlier`` see ``effects.Chain``.
     :ivar state: ledger head and catalog fingerprint, which must not move until it is recorded.
+    :ivar baseline: see ``baseline.judge``, where one was asked for; ``objects`` is what it holds.
+    :ivar kept_as: the name of the baseline that is recorded already.
     """
 
     verdicts: list[Verdict]
@@ -117,6 +122,9 @@ class Assessment:
     earlier: dict[str, set[str]] = field(default_factory=dict)
     accepted: list[str] = field(default_factory=list)
     text_ids: list[dict[str, Any]] = field(default_factory=list)
+    baseline: dict[str, Any] | None = None
+    objects: catalog.Inventory = field(default_factory=dict)
+    kept_as: str | None = None
 
     @property
     def refused(self) -> list[Verdict]:
@@ -146,6 +154,7 @@ class Assessment:
             "repair": self.repair,
             "accepted": self.accepted,
             "text_ids": self.text_ids,
+            "baseline": self.baseline,
             "adopted": self.adopted,
             "pending": self.pending,
             "state": self.state,
@@ -169,6 +178,7 @@ def assess(target: Target, migrations: Sequence[Mapping[str, Any]], request: Req
 def _assess(
     target: Target, conn: Connection, migrations: Sequence[Mapping[str, Any]], request: Request, way: Way
 ) -> Assessment:
+    _refuse_request(target, request)
     book = ledger.read(conn)
     half = book.in_state("applying", "failed", "reverting")
     if half:
@@ -185,6 +195,19 @@ def _assess(
         state = {"ledger_head": book.head, "catalog_fingerprint": catalog.fingerprint(found)}
         era = text_ids.era(chain, found)
         told = text_ids.report(target, chain, found) if era == text_ids.TEXT else []
+        known = [f"table {key}" for key in _ledger_tables(conn, legacy)]
+        if request.baseline is not None:
+            named = baseline.judge(conn, book, found, era, request.baseline, state["catalog_fingerprint"])
+            return Assessment(
+                [],
+                legacy,
+                era,
+                effects.strangers(chain, found, known),
+                state,
+                text_ids=told,
+                baseline=named,
+                objects=found,
+            )
         twins = effects.twins(chain, found)
         swapped = [twin for twin in twins if twin.clash is None]
         later = effects.without_twins(found, swapped)
@@ -201,7 +224,6 @@ def _assess(
             way,
         )
         verdicts = judge.verdicts(scratch)
-        known = [f"table {key}" for key in _ledger_tables(conn, legacy)]
         assessment = Assessment(
             verdicts,
             legacy,
@@ -213,6 +235,7 @@ def _assess(
             earlier=chain.earlier,
             accepted=sorted(judge.accepted),
             text_ids=told,
+            kept_as=book.baseline.name if book.baseline else None,
         )
     if assessment.adopted:
         _refuse_other_owner(target, conn, chain)
@@ -449,6 +472,25 @@ def _row_statements(migration: Mapping[str, Any]) -> tuple[list[str], bool]:
 # ------------------------------------------------------------------------------------------------------------- refusals
 
 
+def _refuse_request(target: Target, request: Request) -> None:
+    if request.baseline is None:
+        return
+    baseline.refuse_name(target.database, request.baseline)
+    besides = {
+        "adopt_mirror_ledger": request.mirror is not None,
+        "adopt_fence_legacy": request.fence is not None,
+        "adopt_accept": bool(request.accept),
+    }
+    given = [name for name, there in besides.items() if there]
+    if given:
+        raise PgopsError(
+            f"adopt_baseline takes {target.database} as it is and leaves it to its own tool, so {given[0]} does not go with it. "
+            "Nothing was written.",
+            database=target.database,
+            extra={"reason": "baseline"},
+        )
+
+
 def _ledger_tables(conn: Connection, legacy: Sequence[legacy_ledger.LegacyLedger]) -> list[str]:
     return [sql_name(conn, found.schema, found.table) for found in legacy]
 
@@ -551,15 +593,19 @@ def look(target: Target, migrations: Sequence[Mapping[str, Any]], request: Reque
 
 def refuse(target: Target, assessment: Assessment) -> None:
     """:raises PgopsError: what was found cannot be adopted; names the first reason, the rest is in the table."""
+    if assessment.baseline:
+        return  # whatever speaks against it was said when it was judged
     extra = {"databases": {target.database: assessment.as_dict()}}
     if assessment.era == text_ids.TEXT:
         tables = assessment.text_ids
         foreign = sum(table["ids_without_uuid"] for table in tables)
         raise PgopsError(
             f"The ids of {target.database} are text: {len(tables)} tables, {foreign} ids that are no uuid. The tree has uuid ids, "
-            "and half a mixture helps nobody. Nothing was written.",
+            "and half a mixture helps nobody"
+            + (f"; it stays on baseline {assessment.kept_as}" if assessment.kept_as else "")
+            + ". Nothing was written.",
             database=target.database,
-            extra={**extra, "reason": "text_ids"},
+            extra={**extra, "reason": "text_ids", "kept_as": assessment.kept_as},
         )
     refused = assessment.refused
     if refused:
@@ -611,11 +657,15 @@ def adopt(
                     extra={"reason": "moved", "moved": moved},
                 )
             login = _refuse_measures(target, conn, assessment, request)
+            named = assessment.baseline if assessment.baseline and assessment.baseline["new"] else None
+            if named:
+                found, told, legacy = assessment.objects, assessment.text_ids, assessment.ledgers
+                baseline.record(conn, named, found, told, legacy, way.run, who=_who(conn, way))
             if assessment.adopted:
                 _record(conn, migrations, assessment, way)
             mirrored = _mirror(conn, assessment, request, way)
             fenced = _fence(target, conn, assessment, request, login, way)
-            wrote = bool(assessment.adopted or fenced or mirrored)
+            wrote = bool(assessment.adopted or fenced or mirrored or named)
             return {
                 **assessment.as_dict(),
                 "recorded": assessment.adopted,
@@ -677,13 +727,19 @@ def _fence(
     return changed
 
 
+def _who(conn: Connection, way: Way) -> str:
+    return way.run.who or str((fetch_one(conn, "SELECT session_user::text AS who") or {})["who"])
+
+
 def _record(conn: Connection, migrations: Sequence[Mapping[str, Any]], assessment: Assessment, way: Way) -> None:
-    who = way.run.who or str((fetch_one(conn, "SELECT session_user::text AS who") or {})["who"])
+    who = _who(conn, way)
     verdicts = {verdict.version: verdict for verdict in assessment.verdicts}
     repaired = assessment.repair["version"] if assessment.repair else None
     ledger.ensure(conn)
     ledger.start_run(conn, way.run)
     with ledger.transaction(conn, "SET LOCAL synchronous_commit = on"):
+        if assessment.kept_as:
+            baseline.end(conn, assessment.kept_as, way.run, who=who)
         for migration in migrations:
             version = str(migration["version"])
             if version not in assessment.adopted:

@@ -111,6 +111,19 @@ def compare(
     return _judge(declared, differences, strangers)
 
 
+def compare_recorded(conn: Connection, recorded: catalog.Inventory) -> Comparison:
+    """Compare a database with an inventory of it that was recorded; see :func:`compare` for what fails.
+
+    What prints otherwise since a restore is parsed again in the database itself, in a transaction that is rolled back.
+    """
+    found = catalog.inventory(conn)
+    differences = catalog.compare(
+        recorded, {key: value for key, value in found.items() if key in recorded}, reparse=conn
+    )
+    strangers = {key: value for key, value in found.items() if key not in recorded}
+    return _judge(recorded, differences, strangers)
+
+
 def refuse_other_major(target: Target, conn: Connection, other: Connection) -> None:
     major, scratch_major = server_version(conn)[0], server_version(other)[0]
     if major != scratch_major:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 White Cross pgops contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a rollback by restore carries from the replaced database into its successor: runs and the audit chain.
+"""What a rollback by restore carries from the replaced database into its successor: runs, the audit chain, a baseline.
 
 A restore takes the ledger back in time, which is right for the versions (they equal the restored schema) and wrong for
 the history: the runs and audit rows since the backup would be gone, and a chain alone does not show its cut tail.
@@ -26,6 +26,10 @@ COPY (SELECT seq, at, run_id, event, version, actor, detail, previous, hash FROM
 TO STDOUT
 """
 _AUDIT_IN = "COPY pgops.audit (seq, at, run_id, event, version, actor, detail, previous, hash) FROM STDIN"
+_BASELINE_OUT = """
+COPY (SELECT name, at, run_id, who, why, fingerprint, objects, detail FROM pgops.baseline WHERE name = {}) TO STDOUT
+"""
+_BASELINE_IN = "COPY pgops.baseline (name, at, run_id, who, why, fingerprint, objects, detail) FROM STDIN"
 _COLUMNS = """
 SELECT attname::text AS name FROM pg_catalog.pg_attribute
 WHERE attrelid = 'pgops.run'::regclass AND attnum > 0 AND NOT attisdropped
@@ -46,8 +50,11 @@ def carry(source: Connection, destination: Connection, *, owner: str | None) -> 
     if owner:
         execute(destination, sql.SQL("SET ROLE {}").format(sql.Identifier(owner)))
     with ledger.transaction(source), ledger.transaction(destination):
-        if ledger.schema_version(destination) == 0:
+        kept = ledger.read(source).baseline
+        if ledger.schema_version(destination) < (ledger.SCHEMA_VERSION if kept else 1):
             _create(destination)
+        if kept:
+            _carry_baseline(source, destination, kept.name)
         runs = _carry_runs(source, destination)
         head = ledger.audit_head(destination)
         why = _parted(source, head)
@@ -66,6 +73,19 @@ def _create(conn: Connection) -> None:
     execute(conn, "COMMIT")
     ledger.ensure(conn)
     execute(conn, "BEGIN")
+
+
+def _carry_baseline(source: Connection, destination: Connection, name: str) -> None:
+    """A backup that is older than the baseline has the same text ids, and must not be taken for a database of the tree."""
+    if any(row.state != "reverted" for row in ledger.read(destination).migrations):
+        return
+    text = io.StringIO()
+    with source.cursor() as cursor:
+        cursor.copy_expert(sql.SQL(_BASELINE_OUT).format(sql.Literal(name)), text)
+    text.seek(0)
+    if ledger.read(destination).baseline is None:
+        with destination.cursor() as cursor:
+            cursor.copy_expert(_BASELINE_IN, text)
 
 
 def _parted(source: Connection, head: dict[str, Any] | None) -> str | None:

@@ -21,7 +21,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # What came with version 2: which versions another tool had applied, and what was found when they were taken over.
 # The two texts of a version are stored as they are: to compress them took half of the time of the row (measured).
@@ -45,6 +45,21 @@ CREATE TABLE pgops.mirror (
     name text NOT NULL
 );
 REVOKE ALL ON pgops.adoption, pgops.mirror FROM PUBLIC;
+"""
+# What came with version 3: a database on which the tree is not used, as it was when it was taken over.
+_BASELINE = """
+CREATE TABLE pgops.baseline (
+    name text PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    run_id text,
+    who text NOT NULL,
+    why text,
+    fingerprint text NOT NULL,
+    objects jsonb NOT NULL,
+    detail jsonb NOT NULL,
+    ended_at timestamptz
+);
+REVOKE ALL ON pgops.baseline FROM PUBLIC;
 """
 _CREATE = f"""
 CREATE SCHEMA IF NOT EXISTS pgops;
@@ -129,12 +144,13 @@ ALTER TABLE pgops.audit ENABLE ALWAYS TRIGGER audit_no_update;
 ALTER TABLE pgops.audit ENABLE ALWAYS TRIGGER audit_no_delete;
 ALTER TABLE pgops.audit ENABLE ALWAYS TRIGGER audit_no_truncate;
 {_ADOPTION}
+{_BASELINE}
 REVOKE ALL ON ALL TABLES IN SCHEMA pgops FROM PUBLIC;
 INSERT INTO pgops.meta (schema_version) VALUES ({SCHEMA_VERSION});
 """
 
 # What brings a ledger of version N to N + 1, by N.
-UPGRADES: dict[int, str] = {1: _ADOPTION}
+UPGRADES: dict[int, str] = {1: _ADOPTION, 2: _BASELINE}
 
 GENESIS = "0" * 64
 
@@ -189,6 +205,23 @@ class Migration:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """A database that is taken as it is, since no version of the tree fits it.
+
+    :ivar at: ISO 8601 in UTC.
+    :ivar tables: how many tables it had.
+    :ivar ledgers: what the other tools' ledgers said then: tool, and how many migrations in which state.
+    """
+
+    name: str
+    at: str
+    who: str
+    fingerprint: str
+    tables: int
+    ledgers: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class Ledger:
     """The whole ledger of one database.
 
@@ -202,6 +235,7 @@ class Ledger:
     head: str
     migrations: list[Migration]
     adopted_around: frozenset[str] = frozenset()
+    baseline: Baseline | None = None
 
     def get(self, version: str) -> Migration | None:
         """:return: the row of that version, or None."""
@@ -267,6 +301,17 @@ _READ = _READ.replace("pgops_iso(m.started_at)", _iso("m.started_at")).replace(
 )
 
 
+_READ_BASELINE = f"""
+SELECT b.name, {_iso("b.at")} AS at, b.who, b.fingerprint, (b.detail ->> 'tables')::int AS tables,
+       (SELECT coalesce(jsonb_agg(jsonb_build_object('tool', l.value -> 'tool', 'entries',
+                        (SELECT coalesce(jsonb_object_agg(state, n), '{{}}')
+                           FROM (SELECT e.value ->> 'state' AS state, count(*) AS n
+                                   FROM jsonb_array_elements(l.value -> 'entries') e GROUP BY 1) AS counted))), '[]')
+          FROM jsonb_array_elements(b.detail -> 'ledgers') l) AS ledgers
+  FROM pgops.baseline b WHERE b.ended_at IS NULL
+"""
+
+
 def schema_version(conn: Connection) -> int:
     """:return: the version of the ledger's own schema, 0 where there is none.
 
@@ -311,6 +356,7 @@ def read(conn: Connection) -> Ledger:
         head_of([(row.version, row.checksum, row.state) for row in migrations]),
         migrations,
         frozenset(str(row["version"]) for row in around),
+        _baseline(conn) if version > 2 else None,
     )
 
 
@@ -318,6 +364,11 @@ def head(conn: Connection) -> str:
     """:return: the head of a ledger that is there; see :func:`head_of`."""
     rows = fetch_all(conn, "SELECT version, checksum, state FROM pgops.migration")
     return head_of([(row["version"], row["checksum"], row["state"]) for row in rows])
+
+
+def _baseline(conn: Connection) -> Baseline | None:
+    row = fetch_one(conn, _READ_BASELINE)
+    return Baseline(**row) if row else None
 
 
 def stored(conn: Connection, version: str) -> dict[str, Any]:
@@ -490,6 +541,47 @@ def record_adoption(conn: Connection, run: Run, *, who: str, pending: Sequence[s
         "INSERT INTO pgops.adoption (run_id, who, why, pending, detail) VALUES (%s, %s, %s, %s, %s)",
         (run.id, who, run.why, list(pending), json.dumps(dict(detail))),
     )
+
+
+def record_baseline(
+    conn: Connection,
+    run: Run,
+    name: str,
+    fingerprint: str,
+    objects: Mapping[str, Any],
+    detail: Mapping[str, Any],
+    *,
+    who: str,
+) -> None:
+    """Write a baseline, in the caller's transaction; it takes the place of one before.
+
+    :param objects: the inventory of the database.
+    :param detail: ``tables``, ``ledgers`` and whatever else was found.
+    """
+    end_baselines(conn)
+    execute(
+        conn,
+        "INSERT INTO pgops.baseline (name, run_id, who, why, fingerprint, objects, detail) VALUES (%s, %s, %s, %s, %s, %s, %s)",
+        (name, run.id, who, run.why, fingerprint, json.dumps(dict(objects)), json.dumps(dict(detail))),
+    )
+
+
+def end_baselines(conn: Connection) -> None:
+    """The baseline counts no longer, in the caller's transaction; it stays to be read."""
+    execute(conn, "UPDATE pgops.baseline SET ended_at = clock_timestamp() WHERE ended_at IS NULL")
+
+
+def has_baseline(conn: Connection, found: Ledger, name: str) -> bool:
+    """:return: whether there is or was a baseline of that name."""
+    if found.schema_version < 3:
+        return False
+    return fetch_one(conn, "SELECT 1 AS yes FROM pgops.baseline WHERE name = %s", (name,)) is not None
+
+
+def baseline_objects(conn: Connection, name: str) -> dict[str, dict[str, Any]]:
+    """:return: the inventory as it was when that baseline was recorded."""
+    row = fetch_one(conn, "SELECT objects FROM pgops.baseline WHERE name = %s", (name,))
+    return dict(row["objects"]) if row else {}
 
 
 def begin_down_text(conn: Connection, version: str, steps: Sequence[Mapping[str, Any]], run: Run) -> str:

@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, locks
@@ -103,9 +103,10 @@ def make(
 
     :param migrations: the whole tree, rendered, in version order.
     :param stored: the rendered migration that the ledger keeps for a version.
-    :raises PgopsError: an applied version's files were edited or are missing, a new version sorts before an applied one,
-        a version is half reverted, an unknown target.
+    :raises PgopsError: the database is on a baseline, an applied version's files were edited or are missing, a new version
+        sorts before an applied one, a version is half reverted, an unknown target.
     """
+    _refuse_baseline(found, database)
     tree = {str(migration["version"]): migration for migration in migrations}
     _refuse_missing(found, tree, database)
     _refuse_edited(found, tree, stored, database)
@@ -141,6 +142,17 @@ def make(
         now = now[: selection.steps]
     taken = {str(migration["version"]) for migration in now}
     return Plan(now, [str(m["version"]) for m in pending if str(m["version"]) not in taken])
+
+
+def _refuse_baseline(found: Ledger, database: str) -> None:
+    if found.baseline is None:
+        return
+    raise PgopsError(
+        f"{database} is on baseline {found.baseline.name} (recorded {found.baseline.at[:10]} by {found.baseline.who}): its ids are "
+        "text and the tree's are uuid, so no version of the tree is applied there, and none was now.",
+        database=database,
+        extra={"reason": "baseline", "baseline": found.baseline.name},
+    )
 
 
 def _refuse_missing(found: Ledger, tree: Mapping[str, Mapping[str, Any]], database: str) -> None:
@@ -332,7 +344,7 @@ def status(
     """Read where a database is; writes nothing and takes no lock.
 
     :param prefix: only versions that begin with it.
-    :return: ``versions``, ``counts``, ``running``, ``ledger``, ``ledger_head``.
+    :return: ``versions``, ``counts``, ``running``, ``ledger``, ``ledger_head``, ``baseline``.
     """
     conn = connect(target, application_name="pgops status")
     try:
@@ -340,7 +352,8 @@ def status(
         holder = locks.holder(conn)
     finally:
         conn.close()
-    rows = status_rows(found, migrations, running=holder is not None)
+    # On a baseline nothing of the tree is pending: none of it fits.
+    rows = status_rows(found, [] if found.baseline else migrations, running=holder is not None)
     if prefix:
         rows = [row for row in rows if row["version"].startswith(prefix)]
     if newest_first:
@@ -354,4 +367,5 @@ def status(
         "running": holder.as_dict() if holder else None,
         "ledger": found.exists,
         "ledger_head": found.head,
+        "baseline": asdict(found.baseline) if found.baseline else None,
     }

@@ -36,7 +36,7 @@ def verify(
         only the database itself is looked at.
     :param applied: by database the versions that this run has applied; one that is applied no longer is a failure.
     :param checks: the named checks of the tree.
-    :return: by database: ``passed``, ``versions``, ``lines`` (one an object), ``checks``, ``findings``, ``foreign_keys``,
+    :return: by database: ``passed``, ``versions``, ``baseline``, ``lines`` (one an object), ``checks``, ``findings``, ``foreign_keys``,
         ``rows``, ``extensions``.
     :raises PgopsError: a database cannot be verified, or one did not pass; then ``extra["databases"]`` has all results.
 
@@ -108,7 +108,13 @@ def verify_database(
                 now = f"{row.state} by run {row.run_id}" if row else "not in the ledger"
                 findings.append(Finding("ledger", FAIL, f"version {version}", "state", "applied, as by this run", now))
         applied = [ledger.stored(conn, row.version) for row in book.in_state("applied")]
-        if not applied:
+        if book.baseline is not None:
+            progress.emit(f"schema against baseline {book.baseline.name}", database=name)
+            comparison = declared.compare_recorded(conn, ledger.baseline_objects(conn, book.baseline.name))
+            findings += comparison.findings
+            lines = comparison.lines
+            wanted = comparison.declared
+        elif not applied:
             findings.append(Finding("schema", NOTICE, f"database {name}", None, "applied versions", "none"))
         elif not compare_schema:
             findings.append(Finding("schema", NOTICE, f"database {name}", None, "schema compared", "left out"))
@@ -124,7 +130,7 @@ def verify_database(
     # The role that reads backups sees every row, also where a policy hides some from the owner.
     with _session(target.as_backup(), control) as conn:
         keys = integrity.foreign_keys(conn, control=control, progress=progress, database=name)
-        findings += _of_foreign_keys(keys)
+        findings += _of_foreign_keys(keys, WARN if book.baseline else FAIL)
         findings += _of_objects(conn, wanted, {(finding.object, finding.attribute) for finding in findings})
         versions = {str(migration["version"]) for migration in applied}
         checked, differing = named_checks.run(conn, checks, versions, control=control)
@@ -135,6 +141,7 @@ def verify_database(
     return {
         "passed": not any(finding.level == FAIL for finding in findings),
         "versions": [migration["version"] for migration in applied],
+        "baseline": book.baseline.name if book.baseline else None,
         "lines": lines,
         "checks": checked,
         "findings": [finding.as_dict() for finding in findings],
@@ -158,7 +165,8 @@ def _session(target: Target, control: Control) -> Iterator[Connection]:
             forget()
 
 
-def _of_foreign_keys(keys: Sequence[integrity.ForeignKey]) -> list[Finding]:
+def _of_foreign_keys(keys: Sequence[integrity.ForeignKey], unindexed: str) -> list[Finding]:
+    """:param unindexed: how bad a foreign key without an index is: a baseline is what another tool made, and told as it is."""
     findings = []
     for key in keys:
         columns = ", ".join(key.columns)
@@ -179,7 +187,9 @@ def _of_foreign_keys(keys: Sequence[integrity.ForeignKey]) -> list[Finding]:
             )
         if not key.indexed:
             findings.append(
-                Finding("foreign key index", FAIL, f"constraint {key.name}", None, f"index on ({columns})", "MISSING")
+                Finding(
+                    "foreign key index", unindexed, f"constraint {key.name}", None, f"index on ({columns})", "MISSING"
+                )
             )
     return findings
 

@@ -64,6 +64,12 @@ options:
     description:
       - The role that the other tool connects as; by default the owner of its ledger.
     type: str
+  baseline:
+    description:
+      - A name under which a database with text ids is taken as it is, since the tree does not fit it. One entry with a fingerprint of
+        the catalog and the word of the other ledgers is recorded; nothing is compared with the tree.
+      - Refused where ids are uuid, and together with O(mirror), O(fence) or O(accept).
+    type: str
   record:
     description:
       - Whether what is proved is recorded. The action plugin looks first, writes the repair, and then records.
@@ -88,6 +94,11 @@ EXAMPLES = r"""
 - name: Take it over
   whitecross.pgops.adopt:
     databases: [white_cross]
+
+- name: Take a database with text ids as it is
+  whitecross.pgops.adopt:
+    databases: [white_cross]
+    baseline: text_ids
 """
 
 RETURN = r"""
@@ -135,6 +146,10 @@ databases:
         that hold ids without a foreign key.
       type: list
       elements: dict
+    baseline:
+      description: With O(baseline), its V(name), V(fingerprint), V(objects) and V(tables), whether it is V(new), and which one
+        it V(replaces).
+      type: dict
     mirror:
       description: Names added to and removed from the other ledger, where that was asked for and changed something.
       type: dict
@@ -167,6 +182,7 @@ def main() -> None:
             "mirror": {"type": "str", "choices": ["sequelize", "none"]},
             "fence": {"type": "bool"},
             "legacy_login": {"type": "str"},
+            "baseline": {"type": "str"},
             "record": {"type": "bool", "default": True},
             "expected": {"type": "dict", "default": {}},
             **pgops_module.LEDGER_RUN_OPTIONS,
@@ -180,7 +196,13 @@ def main() -> None:
         given = module.params
         writes = given["record"] and not module.check_mode
         request = adoption.Request(
-            given["names"], given["force"], given["accept"], given["mirror"], given["fence"], given["legacy_login"]
+            given["names"],
+            given["force"],
+            given["accept"],
+            given["mirror"],
+            given["fence"],
+            given["legacy_login"],
+            given["baseline"],
         )
         databases: dict[str, Any] = {}
         progress, control = pgops_module.job(module)
@@ -204,7 +226,13 @@ def main() -> None:
         finally:
             control.stop()
         return {
-            "changed": any(found["adopted"] or found["mirror"] or found["fence"] for found in databases.values()),
+            "changed": any(
+                found["adopted"]
+                or found["mirror"]
+                or found["fence"]
+                or (found["baseline"] and found["baseline"]["new"])
+                for found in databases.values()
+            ),
             "databases": databases,
         }
 

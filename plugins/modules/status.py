@@ -55,6 +55,10 @@ databases:
     running:
       description: Who holds the runner lock now, if anybody.
       type: dict
+    baseline:
+      description: Where the database was taken as it is, V(name), V(at), V(who), V(fingerprint), V(tables) and what the V(ledgers) of
+        other tools said then. Then no version of the tree is pending.
+      type: dict
     ledger:
       description: Whether there is a ledger.
       type: bool

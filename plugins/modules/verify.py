@@ -71,6 +71,9 @@ databases:
       description: The applied versions whose schema was expected.
       type: list
       elements: str
+    baseline:
+      description: The baseline whose schema was expected, where the database is on one.
+      type: str
     lines:
       description: Each declared object with V(kind), V(object) and V(passed).
       type: list

@@ -24,7 +24,10 @@ def screen(database: str, found: Mapping[str, Any], *, verbose: bool = False) ->
     :param verbose: a line for each object, foreign key and table; otherwise what passed is counted.
     """
     versions = found.get("versions") or []
-    lines = [f"    verification of {database}: {len(versions)} applied version{'' if len(versions) == 1 else 's'}"]
+    against = f"{len(versions)} applied version{'' if len(versions) == 1 else 's'}"
+    if found.get("baseline"):
+        against = f"baseline {found['baseline']}"
+    lines = [f"    verification of {database}: {against}"]
     lines += [f"    {line}" for line in _objects(found.get("lines") or [], verbose)]
     lines += [f"    {line}" for line in _checks(found.get("checks") or [], verbose)]
     lines += [f"    {line}" for line in _foreign_keys(found.get("foreign_keys") or [], verbose)]

@@ -231,3 +231,17 @@ def prisma(target: Target) -> None:
         "('3f2504e0-4f89-41d3-9a0c-0305e82c3301', 'A', 'A', 'cabcdefghijklmnopqrstuvwx', now())",
     )
     prisma_ledger(target, ["20251002163331_test_migration", "20251010_complete_health_records_schema"], FAILED_PRISMA)
+
+
+def older_sequelize(target: Target) -> None:
+    """The lineage of Sequelize before the one with uuid ids: short texts, and its own ledger."""
+    prisma(target)
+    engine.do(
+        target,
+        "DROP TABLE public._prisma_migrations",
+        *(
+            f"ALTER TABLE public.{table} ALTER id TYPE varchar(36)"
+            for table in ("districts", "schools", "users", "students")
+        ),
+    )
+    sequelize_ledger(target, ["20241002000000-create-users.js", "20241002000001-create-students.js"])
