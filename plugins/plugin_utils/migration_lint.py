@@ -416,8 +416,8 @@ def not_null_names(rendered: list[RenderedMigration]) -> Iterator[Finding]:
                 yield _at(
                     statement,
                     "not-null-name",
-                    f"{name} is what PostgreSQL 18 calls the NOT NULL of a column of {table}, where the two exclude each "
-                    f"other: call it {name.removesuffix(NOT_NULL_NAME)}_required",
+                    f"{name} is what PostgreSQL 18 calls the NOT NULL of a column of {table}, and taken where the column has "
+                    f"one: call it {name.removesuffix(NOT_NULL_NAME)}_required",
                 )
 
 

@@ -796,6 +796,24 @@ def test_a_log_of_an_unknown_drug_stops_the_foreign_key_before_anything_is_chang
     assert column(logs, "SELECT count(*) FROM medication_logs") == [40]
 
 
+def test_a_log_of_an_unknown_drug_gets_an_inactive_placeholder_when_asked(
+    target: Any, logs: Any, chain: list[dict[str, Any]]
+) -> None:
+    do(
+        logs,
+        'UPDATE medication_logs SET "medicationId" = gen_random_uuid() WHERE id IN '
+        "(SELECT id FROM medication_logs ORDER BY id LIMIT 3)",
+    )
+    drugs = column(logs, "SELECT name FROM medications ORDER BY name")
+    result = up_to(target, chain, KEY, orphans="placeholder")
+    assert result["applied"][-1]["placeholders"][0]["rows"] == 3
+    made = "SELECT name = 'Unknown medication ' || id AND NOT \"isActive\" FROM medications WHERE name ~ '^Unknown'"
+    assert column(logs, made) == [True] * 3
+    assert column(logs, "SELECT count(*) FROM medication_logs") == [40]
+    migrate.revert(target, Reverts(), way())
+    assert column(logs, "SELECT name FROM medications ORDER BY name") == drugs
+
+
 def test_a_drug_that_was_given_cannot_be_deleted_and_takes_its_key_along(
     target: Any, logs: Any, chain: list[dict[str, Any]]
 ) -> None:

@@ -17,7 +17,7 @@ import pytest
 from support.engine import wait_for
 from support.server import Server
 from support.site import Playbook
-from support.tree import TestTree
+from support.tree import NO_DIFFERENCE, TestTree
 
 VERSIONS = ("20260101000000", "20260101000001")
 STEPS = [
@@ -171,6 +171,39 @@ def test_a_verification_that_fails_ends_the_run_with_its_list_and_the_way_back(s
     assert found["passed"] is False
     assert [(line["object"], line["found"]) for line in found["findings"]] == [("desk 7", "none")]
     assert (found["versions"][-1], bool(found["lines"])) == ("20260101000002", True)
+
+
+def test_rows_without_a_parent_stop_a_run_until_somebody_says_what_becomes_of_them(site: Playbook) -> None:
+    key = "FOREIGN KEY (id) REFERENCES public.rooms (id) ON UPDATE CASCADE ON DELETE RESTRICT NOT VALID"
+    tree_of(site).add(
+        "20260101000002",
+        "beds_stand_in_rooms",
+        [
+            {
+                "sql": {
+                    "up": "up.sql.j2",
+                    "down": "down.sql.j2",
+                    "placeholders": [{"constraint": "beds_room", "row": {}}],
+                }
+            },
+            {"validate": [{"table": "beds", "constraint": "beds_room"}]},
+        ],
+        {
+            "up.sql.j2": f"ALTER TABLE public.beds ADD CONSTRAINT beds_room {key};\n",
+            "down.sql.j2": "ALTER TABLE public.beds DROP CONSTRAINT IF EXISTS beds_room;\n",
+            "verify.sql.j2": NO_DIFFERENCE,
+        },
+    )
+    assert site("migrate.yml", "-e", "migrate_steps=2").rc == 0
+    site.server.execute("INSERT INTO beds VALUES (5)", database=site.database)
+    stopped = site("migrate.yml")
+    assert stopped.rc != 0
+    assert "1 row(s) of public.beds have no parent in public.rooms, by id 5" in stopped.stdout
+    assert "-e migrate_orphans=placeholder" in stopped.stdout
+    made = site("migrate.yml", "-e", "migrate_orphans=placeholder")
+    assert made.rc == 0, made.output
+    assert "1 placeholder(s) made in public.rooms for public.beds.beds_room" in made.stdout
+    assert site.server.execute("SELECT id FROM rooms", database=site.database) == [(5,)]
 
 
 def test_reports_are_private_and_in_three_forms(site: Playbook) -> None:
