@@ -571,10 +571,13 @@ def _refuse_other_owner(target: Target, conn: Connection, chain: effects.Chain) 
     role = str((fetch_one(conn, "SELECT current_user::text AS role") or {})["role"])
     owners = sorted({row["owner"] for row in rows})
     names = ", ".join(row["name"] for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
-    type_this = "; ".join(f"REASSIGN OWNED BY {owner} TO {role}" for owner in owners)
+    # The old login is most often the application's: whoever takes its tables away has to give it rights on rows again.
+    type_this = "; ".join(f"GRANT {owner} TO {role}" for owner in owners)
+    or_this = "; ".join(f"REASSIGN OWNED BY {owner} TO {role}" for owner in owners)
     raise PgopsError(
         f"Role {role} may not change {len(rows)} tables of {target.database} ({names}): they belong to {', '.join(owners)}. As a "
-        f"superuser, in {target.database}: {type_this}. Nothing was written.",
+        f"superuser: {type_this}; or, in {target.database}: {or_this}, and GRANT {', '.join(owners)} its rights on rows again, for "
+        "an application that uses it loses them there. Nothing was written.",
         sqlstate="42501",
         database=target.database,
         extra={"reason": "owner", "tables": [row["name"] for row in rows]},

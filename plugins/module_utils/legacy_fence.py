@@ -38,21 +38,27 @@ _MESSAGE = (
     "This database is migrated by whitecross.pgops now, so a migration by {tool} is refused. Use ansible-playbook migrate.yml; "
     "-e adopt_fence_legacy=false takes the fence away."
 )
-# A temporary table is no migration: the application may make one. CREATE TABLE IF NOT EXISTS of the tool's own ledger makes
-# nothing and passes as well, so that its status command goes on to work; both are only known when the command has ended.
+# Temporary objects and a view's refresh are no migration: the application may do that. CREATE TABLE IF NOT EXISTS of the tool's
+# own ledger makes nothing and passes as well, so that its status command goes on to work. What a command touches is only
+# known at its end, so one that may be about something temporary waits for that. Every other is refused at its start, before
+# it takes a lock or fails for a reason of its own. CONCURRENTLY commits on the way: its end would be too late. Of what a drop
+# takes along (a view's rule, a default) PostgreSQL does not say that it is temporary, only of what was named.
 _EVENT_FUNCTION = """
 CREATE OR REPLACE FUNCTION pgops.refuse_legacy_ddl() RETURNS event_trigger LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp AS $refuse$
 BEGIN
-    IF session_user <> {login} THEN
+    IF session_user <> {login} OR TG_TAG = 'REFRESH MATERIALIZED VIEW' THEN
         RETURN;
     END IF;
     IF TG_EVENT = 'ddl_command_start' THEN
-        IF TG_TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'DROP TABLE') THEN
+        IF TG_TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SEQUENCE', 'CREATE VIEW') OR (
+            EXISTS (SELECT FROM pg_class WHERE relnamespace = pg_my_temp_schema())
+            AND NOT (TG_TAG ~ 'INDEX' AND current_query() ~* '\\mconcurrently\\M')
+        ) THEN
             RETURN;
         END IF;
     ELSIF TG_EVENT = 'sql_drop' THEN
-        IF NOT EXISTS (SELECT FROM pg_event_trigger_dropped_objects() WHERE NOT is_temporary) THEN
+        IF NOT EXISTS (SELECT FROM pg_event_trigger_dropped_objects() WHERE original AND NOT is_temporary) THEN
             RETURN;
         END IF;
     ELSIF NOT EXISTS (
@@ -64,7 +70,7 @@ BEGIN
 END
 $refuse$
 """
-# With a login, for Sequelize: rows that we mirror pass. Its migrations without DDL end here, too.
+# With a login, for Sequelize: rows that we mirror pass. Its ways up and down without DDL end here, too.
 _ROW_FUNCTION = """
 CREATE OR REPLACE FUNCTION pgops.refuse_legacy_row() RETURNS trigger LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp AS $refuse$
@@ -76,17 +82,41 @@ BEGIN
 END
 $refuse$
 """
+# Not its views and routines: they work with their owner's rights, and ours would show rows that a policy hides from it.
 _OWNED = """
-SELECT n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind
+SELECT n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind,
+       ARRAY(SELECT d.objid::regclass::text FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+              WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
+                AND d.deptype IN ('a', 'i')) AS sequences
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE c.relowner = %s::regrole AND c.relkind IN ('r', 'p', 'v', 'm', 'S') AND n.nspname !~ '^pg_'
+ WHERE c.relowner = %s::regrole AND c.relkind IN ('r', 'p', 'f', 'S') AND n.nspname !~ '^pg_'
    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
                     AND d.deptype IN ('a', 'i') AND c.relkind = 'S')
  ORDER BY c.relkind = 'S', 1, 2
 """
 _OWNED_TYPES = """
 SELECT n.nspname::text AS schema, t.typname::text AS name FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
- WHERE t.typowner = %s::regrole AND t.typtype = 'e' AND n.nspname !~ '^pg_' ORDER BY 1, 2
+ WHERE t.typowner = %s::regrole AND t.typtype IN ('e', 'd', 'r') AND n.nspname !~ '^pg_' ORDER BY 1, 2
+"""
+_OWNED_SCHEMAS = """
+SELECT nspname::text AS name FROM pg_namespace WHERE nspowner = %s::regrole AND nspname !~ '^pg_' ORDER BY 1
+"""
+_OWNED_DATABASE = "SELECT 1 AS yes FROM pg_database WHERE datname = current_database() AND datdba = %s::regrole"
+_CREATES = """
+SELECT nspname::text AS name, has_schema_privilege(%s, oid, 'CREATE') AS ours FROM pg_namespace
+ WHERE nspname !~ '^(pg_|information_schema|pgops)' AND has_schema_privilege(%s, oid, 'CREATE') ORDER BY 1
+"""
+# Through a role that it is a member of a login may do what is not taken from itself. The owner of the database is a member
+# of pg_database_owner, and ceases to be.
+_THROUGH = """
+SELECT r.rolname::text AS role FROM pg_roles r
+ WHERE r.rolname <> %(login)s AND r.rolname <> 'pg_database_owner' AND pg_has_role(%(login)s, r.oid, 'USAGE')
+   AND (EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                 WHERE c.relowner = r.oid AND c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|information_schema)')
+        OR EXISTS (SELECT FROM pg_namespace n WHERE n.nspowner = r.oid AND n.nspname !~ '^(pg_|information_schema)')
+        OR EXISTS (SELECT FROM pg_namespace n, aclexplode(n.nspacl) a
+                    WHERE a.grantee = r.oid AND a.privilege_type = 'CREATE' AND n.nspname !~ '^(pg_|information_schema)'))
+ ORDER BY 1
 """
 
 
@@ -116,6 +146,17 @@ def refuse(target: Target, ledgers: Sequence[LegacyLedger], login: str | None) -
                 database=database,
                 extra={"reason": "fence"},
             )
+    if any(found.tool == SEQUELIZE for found in ledgers):
+        with closing(connect(target.as_restore(), application_name="pgops adopt")) as conn:
+            through = [] if _is_superuser(conn) else fetch_all(conn, _THROUGH, {"login": role})
+            if through:
+                roles = ", ".join(row["role"] for row in through)
+                raise PgopsError(
+                    f"Role {target.restore_user or target.user} is no superuser, so the fence takes ownership and CREATE from {role}, "
+                    f"which would keep both as a member of {roles}: REVOKE {roles} FROM {role}. Nothing was written.",
+                    database=database,
+                    extra={"reason": "fence", "roles": [row["role"] for row in through]},
+                )
     return role
 
 
@@ -130,11 +171,14 @@ def put_up(target: Target, ledgers: Sequence[LegacyLedger], login: str) -> list[
     made = []
     if any(found.tool == SEQUELIZE for found in ledgers):
         made += _refuse_ddl(target, login)
+    else:
+        _take_ledgers(target, ledgers)
     with _owner_session(target) as conn:
         for found in ledgers:
             arguments = [_MESSAGE.format(tool=found.tool.capitalize()), *([login] if found.tool == SEQUELIZE else [])]
             table = sql.Identifier(found.schema, found.table)
             text = sql.SQL(", ").join(map(sql.Literal, arguments))
+            events = sql.SQL("INSERT OR DELETE" if found.tool == SEQUELIZE else "INSERT")
             if _row_trigger(conn, found, arguments):
                 continue
             with transaction(conn, "SET LOCAL lock_timeout = '2s'"):
@@ -143,8 +187,8 @@ def put_up(target: Target, ledgers: Sequence[LegacyLedger], login: str) -> list[
                 execute(
                     conn,
                     sql.SQL(
-                        "CREATE TRIGGER {} BEFORE INSERT ON {} FOR EACH STATEMENT EXECUTE FUNCTION pgops.refuse_legacy_row({})"
-                    ).format(sql.Identifier(_NAME), table, text),
+                        "CREATE TRIGGER {} BEFORE {} ON {} FOR EACH STATEMENT EXECUTE FUNCTION pgops.refuse_legacy_row({})"
+                    ).format(sql.Identifier(_NAME), events, table, text),
                 )
             made.append(TRIGGER)
     return made
@@ -225,44 +269,92 @@ def _refuse_ddl(target: Target, login: str) -> list[str]:
 
 
 def _take_rights(target: Target, conn: Connection, login: str) -> bool:
+    """Take what DDL needs and give what rows need, together: the application must not stand without for a moment."""
     taken = False
-    owner = sql.Identifier(target.owner or target.user or "")
-    role = sql.Identifier(login)
-    kinds = {"v": "VIEW", "m": "MATERIALIZED VIEW", "S": "SEQUENCE"}
-    try:
-        for row in fetch_all(conn, _OWNED, (role.as_string(conn),)):
-            name = sql.Identifier(row["schema"], row["name"])
-            word = sql.SQL(kinds.get(row["kind"], "TABLE"))
-            rights = sql.SQL("USAGE, SELECT, UPDATE" if row["kind"] == "S" else "SELECT, INSERT, UPDATE, DELETE")
-            on = sql.SQL("SEQUENCE " if row["kind"] == "S" else "")
+    ours = target.owner or target.user or ""
+    owner, role = sql.Identifier(ours), sql.Identifier(login)
+    name = role.as_string(conn)
+    with _refused(target, login):
+        # The owner of the database or of a schema may drop whatever is in it.
+        if fetch_one(conn, _OWNED_DATABASE, (name,)):
             taken = True
-            with transaction(conn, "SET LOCAL lock_timeout = '2s'"):
-                execute(conn, sql.SQL("ALTER {} {} OWNER TO {}").format(word, name, owner))
-                # What the application does with rows must go on.
-                execute(conn, sql.SQL("GRANT {} ON {}{} TO {}").format(rights, on, name, role))
-        for row in fetch_all(conn, _OWNED_TYPES, (role.as_string(conn),)):
+            database = sql.Identifier(target.database)
+            with transaction(conn):
+                execute(conn, sql.SQL("ALTER DATABASE {} OWNER TO {}").format(database, owner))
+                execute(conn, sql.SQL("GRANT CONNECT, TEMPORARY ON DATABASE {} TO {}").format(database, role))
+        for row in fetch_all(conn, _OWNED_SCHEMAS, (name,)):
+            taken = True
+            execute(conn, sql.SQL("ALTER SCHEMA {} OWNER TO {}").format(sql.Identifier(row["name"]), owner))
+            execute(conn, sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(sql.Identifier(row["name"]), role))
+        for row in fetch_all(conn, _CREATES, (ours, login)):
+            taken = True
+            schema = sql.Identifier(row["name"])
+            with transaction(conn):
+                execute(conn, sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(schema, role))
+                if row["ours"]:
+                    # It may have had that as one of PUBLIC, too.
+                    execute(conn, sql.SQL("GRANT USAGE, CREATE ON SCHEMA {} TO {}").format(schema, owner))
+                execute(conn, sql.SQL("REVOKE CREATE ON SCHEMA {} FROM {}, PUBLIC").format(schema, role))
+        for row in fetch_all(conn, _OWNED, (name,)):
+            taken = True
+            _take_relation(conn, row, owner, role)
+        for row in fetch_all(conn, _OWNED_TYPES, (name,)):
+            taken = True
             execute(
                 conn, sql.SQL("ALTER TYPE {} OWNER TO {}").format(sql.Identifier(row["schema"], row["name"]), owner)
             )
-        for row in fetch_all(
-            conn,
-            "SELECT nspname::text AS name FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema|pgops)' "
-            "AND has_schema_privilege(%s, oid, 'CREATE')",
-            (login,),
-        ):
-            taken = True
-            schema = sql.Identifier(row["name"])
-            execute(conn, sql.SQL("GRANT USAGE ON SCHEMA {} TO {}").format(schema, role))
-            execute(conn, sql.SQL("REVOKE CREATE ON SCHEMA {} FROM {}, PUBLIC").format(schema, role))
-    except psycopg2.errors.InsufficientPrivilege as exc:
+    # A REVOKE of what another role has granted is only a warning.
+    left = [row["name"] for row in fetch_all(conn, _CREATES, (ours, login))]
+    if left:
         raise PgopsError(
-            f"Neither can role {target.restore_user or target.user} make an event trigger (it is no superuser), nor may it take "
-            f"ownership from {login}; GRANT {login} TO {target.restore_user or target.user}, or run it as the provider's admin role.",
+            f"{login} can still create objects in {', '.join(left)} of {target.database}, so nothing stops its migrations: as the "
+            f"schema's owner, REVOKE CREATE ON SCHEMA {', '.join(left)} FROM {login}, PUBLIC.",
+            database=target.database,
+            extra={"reason": "fence", "schemas": left},
+        )
+    return taken
+
+
+def _take_ledgers(target: Target, ledgers: Sequence[LegacyLedger]) -> None:
+    """Without a superuser only its owner may give a table a trigger."""
+    with closing(connect(target.as_restore(), application_name="pgops adopt")) as conn:
+        if _is_superuser(conn):
+            return
+        owner = sql.Identifier(target.owner or target.user or "")
+        for found in ledgers:
+            if found.owner == (target.owner or target.user):
+                continue
+            row = {"schema": found.schema, "name": found.table, "kind": "r", "sequences": []}
+            with _refused(target, found.owner):
+                _take_relation(conn, row, owner, sql.Identifier(found.owner))
+
+
+@contextmanager
+def _refused(target: Target, login: str) -> Iterator[None]:
+    try:
+        yield
+    except psycopg2.errors.InsufficientPrivilege as exc:
+        admin, ours = target.restore_user or target.user, target.owner or target.user
+        raise PgopsError(
+            f"Neither can role {admin} make an event trigger (it is no superuser), nor may it take ownership from {login} and give it "
+            f"to {ours}; GRANT {login}, {ours} TO {admin}, or run it as the provider's admin role.",
             sqlstate=exc.pgcode,
             database=target.database,
             extra={"reason": "fence"},
         ) from None
-    return taken
+
+
+def _take_relation(conn: Connection, row: dict[str, Any], owner: sql.Composable, role: sql.Composable) -> None:
+    name = sql.Identifier(row["schema"], row["name"])
+    kind = {"f": "FOREIGN TABLE", "S": "SEQUENCE"}.get(row["kind"], "TABLE")
+    # The sequences of its columns go with a table, and no INSERT works without them.
+    sequences = [name] if row["kind"] == "S" else [sql.SQL(text) for text in row["sequences"]]
+    with transaction(conn, "SET LOCAL lock_timeout = '2s'"):
+        execute(conn, sql.SQL("ALTER {} {} OWNER TO {}").format(sql.SQL(kind), name, owner))
+        if row["kind"] != "S":
+            execute(conn, sql.SQL("GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {} TO {}").format(name, role))
+        for sequence in sequences:
+            execute(conn, sql.SQL("GRANT USAGE, SELECT, UPDATE ON SEQUENCE {} TO {}").format(sequence, role))
 
 
 def _event_triggers(conn: Connection) -> list[str]:

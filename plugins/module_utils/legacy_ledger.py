@@ -99,11 +99,15 @@ def find(conn: Connection) -> list[LegacyLedger]:
         if not _COLUMNS[tool] <= set(row["columns"]):
             continue  # a table of somebody else that only has the name
         where = sql.Identifier(row["schema"], row["name"])
-        rights = fetch_all(conn, "SELECT has_table_privilege(%s, 'SELECT') AS yes", (where.as_string(conn),))
+        table = where.as_string(conn)
+        rights = fetch_all(
+            conn, "SELECT has_table_privilege(%s, 'SELECT') AS yes, current_user::text AS role", (table,)
+        )
         if not rights[0]["yes"]:
+            role = rights[0]["role"]
             raise PgopsError(
-                f"The role may not read {row['schema']}.{row['name']}, the ledger of {tool}; GRANT SELECT ON "
-                f"{where.as_string(conn)} to it.",
+                f"Role {role} may not read {row['schema']}.{row['name']}, the ledger of {tool}. As a superuser or {row['owner']}, in "
+                f"{conn.info.dbname}: GRANT SELECT ON {table} TO {role}. Nothing was written.",
                 sqlstate="42501",
                 database=str(conn.info.dbname),
             )

@@ -80,12 +80,17 @@ class Workshop:
     uuids: Callable[[str, str, str], Column]
     _made: dict[tuple[str, str, str, str], Mapping[str, Any]] = field(default_factory=dict)
     _names: dict[str, str] = field(default_factory=dict)
+    _indexes: dict[tuple[str, str], list[Mapping[str, Any]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for migration in self.migrations:
             for step in migration["steps"]:
+                for index in step.get("indexes", []):
+                    self._indexes.setdefault((index["schema"], index["name"]), []).append(index)
                 for statement in step.get("up", []):
                     made = statement.get("creates")
+                    if made and made["kind"] == "index":
+                        self._indexes.setdefault((made["schema"], made["name"]), []).append(made)
                     if made:
                         self._made.setdefault(
                             (
@@ -197,6 +202,32 @@ class Workshop:
         definition = existing.index_definition(self.scratch, wanted["schema"], name)
         if definition is None or definition["nulls_not_distinct"]:
             return Unsure(key, "it is missing, and cannot be written as data")
+        entry: dict[str, Any] = {"name": name}
+        entry |= {"schema": wanted["schema"]} if wanted["schema"] != "public" else {}
+        entry |= {"table": wanted["table"]}
+        entry |= self._as_declared(wanted["schema"], name) or self._as_found(definition)
+        entry |= {"phi": True, "why": "The version that declares it is adopted without it."}
+        literal = self._literal(catalog.name_of(key))
+        check = f"EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass({literal}) AND indisvalid)"
+        return [Fix("indexes", key, "built concurrently", entry, check)]
+
+    def _as_declared(self, schema: str, name: str) -> dict[str, Any] | None:
+        """:return: the index in the tree's own words, which its lint compares; None where versions declare it differently."""
+        parts = ("method", "unique", "columns", "include", "where")
+        shapes: list[dict[str, Any]] = [
+            {part: index.get(part) for part in parts} for index in self._indexes.get((schema, name), [])
+        ]
+        if not shapes or any(shape != shapes[0] for shape in shapes):
+            return None
+        columns = [{word: value for word, value in column.items() if value} for column in shapes[0]["columns"]]
+        return {
+            **({"method": shapes[0]["method"]} if shapes[0]["method"] != "btree" else {}),
+            **({"unique": True} if shapes[0]["unique"] else {}),
+            "columns": [column["column"] if list(column) == ["column"] else column for column in columns],
+            **({part: shapes[0][part] for part in ("include", "where") if shapes[0][part]}),
+        }
+
+    def _as_found(self, definition: Mapping[str, Any]) -> dict[str, Any]:
         columns: list[Any] = []
         include: list[str] = []
         for column in definition["columns"]:
@@ -213,18 +244,12 @@ class Workshop:
             elif column["nulls_first"]:
                 item |= {"order": "asc", "nulls": "first"}
             columns.append(plain if list(item) == ["column"] else item)
-        entry: dict[str, Any] = {"name": name}
-        entry |= {"schema": wanted["schema"]} if wanted["schema"] != "public" else {}
-        entry |= {"table": wanted["table"]}
-        entry |= {"method": definition["method"]} if definition["method"] != "btree" else {}
+        entry: dict[str, Any] = {"method": definition["method"]} if definition["method"] != "btree" else {}
         entry |= {"unique": True} if definition["unique"] else {}
         entry |= {"columns": columns}
         entry |= {"include": include} if include else {}
         entry |= {"where": definition["where"]} if definition["where"] else {}
-        entry |= {"phi": True, "why": "The version that declares it is adopted without it."}
-        literal = self._literal(catalog.name_of(key))
-        check = f"EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass({literal}) AND indisvalid)"
-        return [Fix("indexes", key, "built concurrently", entry, check)]
+        return entry
 
     def _trigger(self, key: str, wanted: Mapping[str, Any]) -> list[Fix] | Unsure:
         name = self._last(key, wanted)

@@ -16,7 +16,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selec
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import legacy_names
 from support import engine, legacy
-from support.server import APP
+from support.server import APP, OWNER
 
 BASE, HEALTH, SETTINGS = "20250103000000", "20250103000001", "20250103000003"
 NAMES = legacy_names.read_names(legacy.SQL)
@@ -89,8 +89,8 @@ def legacy_database(target: Any, server: Any) -> Any:
     return target
 
 
-def as_app(target: Any, statement: str) -> None:
-    engine.do(target.with_(user=APP, owner=None), statement)
+def as_app(target: Any, *statements: str) -> None:
+    engine.do(target.with_(user=APP, owner=None), *statements)
 
 
 DISTRICT = "INSERT INTO districts (name, code) VALUES ('A', gen_random_uuid())"
@@ -110,8 +110,8 @@ def test_the_event_trigger_refuses_the_old_tools_ddl_and_nothing_else(legacy_dat
     ):
         with pytest.raises(psycopg2.errors.InsufficientPrivilege, match=REFUSED.format("Sequelize")):
             as_app(target, statement)
-    # Its status command, the application's rows and its temporary tables.
-    for statement in (META, DISTRICT, "CREATE TEMPORARY TABLE t (id integer); DROP TABLE t"):
+    # Its status command and the application's rows.
+    for statement in (META, DISTRICT):
         as_app(target, statement)
     migrate.apply(target, core, Selection(), engine.way("20260101T000000Z-000002"))
     assert adopt(target, core, run=3, fence=True)["fence"] == []
@@ -121,19 +121,75 @@ def test_the_event_trigger_refuses_the_old_tools_ddl_and_nothing_else(legacy_dat
     assert [row["event"] for row in events] == ["fence_up", "fence_down"]
 
 
+def test_their_ddl_is_refused_before_it_fails_or_locks_for_a_reason_of_its_own(
+    legacy_database: Any, server: Any, core: Any
+) -> None:
+    target = legacy_database
+    server.execute(f"ALTER TABLE public.districts OWNER TO {APP}", database=target.database)
+    server.execute(f"GRANT {APP} TO {OWNER}")
+    try:
+        adopt(target, core, fence=True)
+    finally:
+        server.execute(f"REVOKE {APP} FROM {OWNER}")
+    temporary = "CREATE TEMPORARY TABLE t (id integer)"
+    for statements in (
+        ("DROP TABLE districts",),  # schools refer to it
+        ("DROP TABLE students",),  # not its own
+        (temporary, "CREATE INDEX CONCURRENTLY by_city ON districts (city)"),
+        (temporary, "CREATE INDEX by_city ON districts (city)"),
+        (temporary, "ALTER TABLE districts DROP COLUMN city"),
+    ):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege, match=REFUSED.format("Sequelize")):
+            as_app(target, *statements)
+    assert engine.rows(target, "SELECT 1 FROM pg_class WHERE relname = 'by_city'") == []
+
+
+# What an application does beside reading and writing rows.
+TEMPORARY = (
+    "CREATE TEMPORARY TABLE mine (id serial PRIMARY KEY, grade text DEFAULT 'x')",
+    "CREATE INDEX ON mine (grade)",
+    "ALTER TABLE mine ADD COLUMN n bigint",
+    "CREATE TEMPORARY VIEW more AS SELECT * FROM mine",
+    "CREATE TEMPORARY SEQUENCE numbers",
+    "SELECT * INTO TEMPORARY other FROM mine",
+    "DROP VIEW more",
+    "DROP TABLE mine, other",
+)
+REFRESH = ("REFRESH MATERIALIZED VIEW per_grade", "REFRESH MATERIALIZED VIEW CONCURRENTLY per_grade")
+OWN = (
+    "CREATE TABLE sessions (id serial PRIMARY KEY, token text)",
+    "CREATE MATERIALIZED VIEW per_grade AS SELECT grade, count(*) AS n FROM students GROUP BY grade",
+    "CREATE UNIQUE INDEX ON per_grade (grade)",
+    "CREATE VIEW names AS SELECT name FROM districts",
+)
+SESSIONS = ("INSERT INTO sessions (token) VALUES ('a')", "DELETE FROM sessions", "TRUNCATE sessions")
+
+
+@pytest.mark.majors(15, 18)
+def test_behind_the_event_trigger_the_application_keeps_temporary_objects_and_refreshes(
+    legacy_database: Any, core: Any
+) -> None:
+    as_app(legacy_database, *OWN)
+    adopt(legacy_database, core, fence=True)
+    as_app(legacy_database, *SESSIONS, *TEMPORARY)
+    as_app(legacy_database, *REFRESH)
+
+
+def test_a_way_down_without_ddl_does_not_take_its_row_away(legacy_database: Any, server: Any, core: Any) -> None:
+    server.execute(f'GRANT INSERT, DELETE ON public."SequelizeMeta" TO {OWNER}', database=legacy_database.database)
+    adopt(legacy_database, core, fence=True, mirror="sequelize")
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege, match=REFUSED.format("Sequelize")):
+        as_app(legacy_database, 'DELETE FROM "SequelizeMeta"')
+    migrate.apply(legacy_database, core, Selection(), engine.way("20260101T000000Z-000002"))
+    migrate.revert(legacy_database, Reverts(), engine.way("20260101T000000Z-000003"))
+    assert names(legacy_database) == [legacy.FILES[BASE]]
+
+
 @pytest.fixture
 def admin(legacy_database: Any, server: Any, tmp_path: Path) -> Iterator[Any]:
-    """The target with an admin role as a managed server has it: no superuser, member of the others."""
-    role, password = f"{legacy_database.database}_admin", "not-a-secret"
-    server.execute(f"CREATE ROLE {role} LOGIN CREATEDB PASSWORD '{password}' IN ROLE white_cross_owner, {APP}")
-    passfile = tmp_path / "passfile"
-    passfile.write_text(Path(server.passfile).read_text() + f"*:*:*:{role}:{password}\n")
-    passfile.chmod(0o600)
-    server.execute(f"ALTER DATABASE {legacy_database.database} OWNER TO white_cross_owner")
-    server.execute("ALTER SCHEMA public OWNER TO white_cross_owner", database=legacy_database.database)
-    yield legacy_database.with_(restore_user=role, passfile=str(passfile))
-    server.execute(f"DROP OWNED BY {role}", database=legacy_database.database)
-    server.execute(f"DROP ROLE {role}")
+    """No superuser, member of the owner and of the old tool's login."""
+    with legacy.managed(server, legacy_database, tmp_path, OWNER, APP) as target:
+        yield target
 
 
 def test_without_a_superuser_the_login_loses_what_ddl_needs_and_keeps_its_rows(admin: Any, core: Any) -> None:
@@ -145,6 +201,80 @@ def test_without_a_superuser_the_login_loses_what_ddl_needs_and_keeps_its_rows(a
         as_app(admin, f"INSERT INTO \"SequelizeMeta\" VALUES ('{legacy.FILES[HEALTH]}')")
     as_app(admin, DISTRICT)
     assert adopt(admin, core, run=2, fence=True, login=APP)["fence"] == []
+
+
+def test_without_a_superuser_what_the_login_owns_goes_and_the_application_goes_on(
+    admin: Any, server: Any, core: Any
+) -> None:
+    as_app(admin, *OWN)
+    server.execute(f"CREATE SCHEMA extra AUTHORIZATION {APP}", database=admin.database)
+    # The owner of the database is a member of pg_database_owner, to which the schema public belongs by default.
+    server.execute("ALTER SCHEMA public OWNER TO pg_database_owner", database=admin.database)
+    server.execute(f"ALTER DATABASE {admin.database} OWNER TO {APP}")
+    server.execute("GRANT CREATE ON SCHEMA public TO PUBLIC", database=admin.database)
+    server.execute(f"GRANT CREATE ON DATABASE {admin.database} TO {OWNER}")
+    assert adopt(admin, core, fence=True)["fence"] == ["ownership and CREATE", "trigger"]
+    for statement in (
+        "CREATE TABLE lockers (id integer)",
+        "CREATE TABLE extra.lockers (id integer)",
+        "ALTER TABLE sessions ADD COLUMN x integer",
+        "DROP TABLE sessions",
+        "DROP TABLE students CASCADE",
+        "DROP SCHEMA extra",
+    ):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            as_app(admin, statement)
+    as_app(admin, DISTRICT, *SESSIONS, *TEMPORARY)
+    # A view reads with its owner's rights, and ours would pass the policies of the application.
+    as_app(admin, "SELECT * FROM names", *REFRESH)
+    owners = engine.rows(admin, "SELECT pg_get_userbyid(relowner)::text AS role FROM pg_class WHERE relname = 'names'")
+    assert owners == [{"role": APP}]
+    migrate.apply(admin, core, Selection(), engine.way("20260101T000000Z-000002"))
+    assert adopt(admin, core, run=3, fence=True, login=APP)["fence"] == []
+
+
+def test_without_a_superuser_rights_through_another_role_are_refused_before_anything(
+    admin: Any, server: Any, core: Any
+) -> None:
+    role = f"{admin.database}_builders"
+    server.execute(f"CREATE ROLE {role}")
+    server.execute(f"GRANT CREATE ON SCHEMA public TO {role}", database=admin.database)
+    server.execute(f"GRANT {role} TO {APP} WITH INHERIT TRUE")
+    try:
+        with pytest.raises(PgopsError, match=f"as a member of {role}: REVOKE {role} FROM {APP}"):
+            adopt(admin, core, fence=True)
+        assert engine.rows(admin, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
+    finally:
+        server.execute(f"DROP OWNED BY {role}", database=admin.database)
+        server.execute(f"DROP ROLE {role}")
+
+
+def test_without_a_superuser_a_fence_that_stops_nothing_is_no_fence(admin: Any, server: Any, core: Any) -> None:
+    # Nobody but its owner can take back what is granted on it, and to revoke it is only a warning.
+    server.execute("CREATE SCHEMA theirs AUTHORIZATION postgres", database=admin.database)
+    server.execute(f"GRANT CREATE, USAGE ON SCHEMA theirs TO {APP}", database=admin.database)
+    server.execute(f"GRANT USAGE ON SCHEMA theirs TO {admin.restore_user} WITH GRANT OPTION", database=admin.database)
+    with pytest.raises(PgopsError, match=f"{APP} can still create objects in theirs of {admin.database}"):
+        adopt(admin, core, fence=True)
+
+
+def test_without_a_superuser_prismas_ledger_of_its_login_gets_the_trigger(
+    target: Any, server: Any, core: Any, tmp_path: Path
+) -> None:
+    legacy.as_ours(target, (BASE,))
+    legacy.prisma_ledger(target, ["20251002163331_test_migration"])
+    server.execute(f"ALTER TABLE public._prisma_migrations OWNER TO {APP}", database=target.database)
+    server.execute("GRANT SELECT ON public._prisma_migrations TO white_cross_owner", database=target.database)
+    with legacy.managed(server, target, tmp_path, OWNER, APP) as managed:
+        assert adopt(managed, core, fence=True)["fence"] == ["trigger"]
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege, match=REFUSED.format("Prisma")):
+        as_app(target, "INSERT INTO _prisma_migrations (id, checksum, migration_name) VALUES ('1', 'x', 'next')")
+    as_app(target, "UPDATE _prisma_migrations SET rolled_back_at = now()")
+    with legacy.managed(server, target, tmp_path, OWNER) as managed:
+        server.execute(f"ALTER TABLE public._prisma_migrations OWNER TO {APP}", database=target.database)
+        server.execute(f"GRANT SELECT ON public._prisma_migrations TO {OWNER}", database=target.database)
+        with pytest.raises(PgopsError, match=f"nor may it take ownership from {APP}"):
+            adopt(managed, core, run=2, fence=True)
 
 
 def test_prisma_is_stopped_at_its_own_ledger(target: Any, core: Any) -> None:

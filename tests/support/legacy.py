@@ -8,7 +8,8 @@ unique constraint beside each unique index, no comments, fewer indexes, all thir
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 
 from support import engine
+from support.server import Server
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 
@@ -155,6 +157,19 @@ def as_ours(target: Target, versions: Sequence[str]) -> None:
             for step in migration["steps"]:
                 for statement in step.get("up", []):
                     engine.do(target, str(statement["sql"]))
+
+
+@contextmanager
+def managed(server: Server, target: Target, folder: Path, *members: str) -> Iterator[Target]:
+    """The target with an admin role as a managed server has it: no superuser, member of `members`."""
+    role, password = f"{target.database}_admin", "not-a-secret"
+    server.execute(f"CREATE ROLE {role} LOGIN CREATEDB PASSWORD '{password}' IN ROLE {', '.join(members)}")
+    passfile = folder / "passfile"
+    passfile.write_text(Path(server.passfile).read_text() + f"*:*:*:{role}:{password}\n")
+    passfile.chmod(0o600)
+    yield target.with_(restore_user=role, passfile=str(passfile))
+    server.execute(f"DROP OWNED BY {role}", database=target.database)
+    server.execute(f"DROP ROLE {role}")
 
 
 PRISMA_LEDGER = """
