@@ -13,23 +13,25 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from psycopg2 import errorcodes
 
 # Those that PostgreSQL's own contrib package brings and a migration is likely to ask for.
-CONTRIB = frozenset({
-    "btree_gin",
-    "btree_gist",
-    "citext",
-    "cube",
-    "fuzzystrmatch",
-    "hstore",
-    "intarray",
-    "ltree",
-    "pg_stat_statements",
-    "pg_trgm",
-    "pgcrypto",
-    "postgres_fdw",
-    "tablefunc",
-    "unaccent",
-    "uuid-ossp",
-})
+CONTRIB = frozenset(
+    {
+        "btree_gin",
+        "btree_gist",
+        "citext",
+        "cube",
+        "fuzzystrmatch",
+        "hstore",
+        "intarray",
+        "ltree",
+        "pg_stat_statements",
+        "pg_trgm",
+        "pgcrypto",
+        "postgres_fdw",
+        "tablefunc",
+        "unaccent",
+        "uuid-ossp",
+    }
+)
 
 _LOOK = """
 SELECT w.name, a.name IS NOT NULL AS available,

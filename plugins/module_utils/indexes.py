@@ -224,9 +224,7 @@ class _State:
         self._context.save(state, progress)
 
 
-def _replace(
-    context: StepContext, state: _State, wanted: Mapping[str, Any], other: Mapping[str, Any]
-) -> None:
+def _replace(context: StepContext, state: _State, wanted: Mapping[str, Any], other: Mapping[str, Any]) -> None:
     """Bring the index of that name from the other definition to the wanted one, from wherever it was left."""
     conn, schema, name, new = context.conn, schema_of(wanted), str(wanted["name"]), aside(wanted)
     context.control.check()

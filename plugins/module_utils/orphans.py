@@ -195,11 +195,16 @@ def _move(context: StepContext, key: Mapping[str, Any], number: int) -> list[dic
 def _make_parents(context: StepContext, key: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
     conn = context.conn
     parent = sql.Identifier(key["target_schema"], key["target_relation"])
-    types = {row["name"]: row["type"] for row in fetch_all(conn, _TYPES, (key["target_schema"], key["target_relation"]))}
+    types = {
+        row["name"]: row["type"] for row in fetch_all(conn, _TYPES, (key["target_schema"], key["target_relation"]))
+    }
     missing = sql.SQL(" || '/' || ").join(
         sql.SQL("missing.{}::text").format(sql.Identifier(column)) for column in key["columns"]
     )
-    names, values = list(key["target_columns"]), [sql.SQL("missing.{}").format(sql.Identifier(c)) for c in key["columns"]]
+    names, values = (
+        list(key["target_columns"]),
+        [sql.SQL("missing.{}").format(sql.Identifier(c)) for c in key["columns"]],
+    )
     for column, value in key["placeholder"].items():
         if column not in types:
             raise PgopsError(

@@ -185,7 +185,9 @@ def down_text(
                 if name in built and (schema, str(index["name"])) in later:
                     lines.append(f"-- {name} is as a later version makes it: it stays")
                 elif name in replaced and index["replaces"]["version"] in (standing or {}):
-                    lines.append(f"-- {index['name']} as version {index['replaces']['version']} made it takes its place")
+                    lines.append(
+                        f"-- {index['name']} as version {index['replaces']['version']} made it takes its place"
+                    )
                     lines += _swap_text(conn, index["replaces"])
                 elif name in built or name in replaced:
                     lines.append(drop_index(schema, index["name"]).as_string(conn) + ";")

@@ -484,7 +484,7 @@ def test_an_adopted_version_goes_down_by_our_way(target: Any, core: Any) -> None
 
 def test_an_adopted_version_that_replaced_a_check_puts_the_earlier_one_back(target: Any, work: Path) -> None:
     tree = TestTree(work)
-    add = "ALTER TABLE public.students ADD CONSTRAINT numbered CHECK (length(\"studentNumber\") > {});"
+    add = 'ALTER TABLE public.students ADD CONSTRAINT numbered CHECK (length("studentNumber") > {});'
     drop = "ALTER TABLE public.students DROP CONSTRAINT numbered;"
     tree.add_sql("20251104000000", "number", add.format(1), drop)
     tree.add_sql("20251104000001", "longer_number", drop + add.format(3), drop + add.format(1))

@@ -525,7 +525,9 @@ def test_R8_19_the_logs_of_a_pupils_active_medication_are_found_by_pupil_and_pre
     )
     assert "student_medications_student_idx" in leading(busy, "student_medications", "studentId")
     assert names & leading(busy, "student_medications", "studentId"), names
-    assert "medication_logs_student_med_time_idx" in leading(busy, "medication_logs", "studentMedicationId", "timeGiven")
+    assert "medication_logs_student_med_time_idx" in leading(
+        busy, "medication_logs", "studentMedicationId", "timeGiven"
+    )
     assert names & leading(busy, "medication_logs", "studentMedicationId", "timeGiven"), names
 
 

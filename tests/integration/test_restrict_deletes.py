@@ -245,9 +245,7 @@ def test_a_reader_holds_up_one_table_and_the_step_gives_way(target: Any, db: Any
     assert rules(db) == dict.fromkeys(KEYS, "r")
 
 
-def test_every_table_that_certainly_holds_phi_has_deleted_at(
-    target: Any, db: Any, chain: list[dict[str, Any]]
-) -> None:
+def test_every_table_that_certainly_holds_phi_has_deleted_at(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
     ready(target, db, chain, DELETED_AT)
     lacking = (
         "SELECT c.relname AS name FROM pg_class AS c WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace "

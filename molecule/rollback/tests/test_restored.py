@@ -31,5 +31,7 @@ def test_the_failed_database_is_kept_with_the_later_writes(host):
 
 
 def test_the_application_can_connect_again_and_owner_and_rights_are_those_of_before(host):
-    row = query(host, "SELECT datallowconn, datconnlimit, datdba::regrole::text FROM pg_database WHERE datname = 'white_cross'")
+    row = query(
+        host, "SELECT datallowconn, datconnlimit, datdba::regrole::text FROM pg_database WHERE datname = 'white_cross'"
+    )
     assert row == [[True, -1, "white_cross_owner"]]
