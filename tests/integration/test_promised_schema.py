@@ -359,9 +359,11 @@ def test_R14_21_every_foreign_key_refuses_a_row_without_a_parent(
     )
     assert len(fetch_all(conn, KEYS)) == counted["n"] > 50
     assert orphans_taken(conn) == []
-    # What only says that it is there is seen: a key whose triggers are off.
+    # What only says that it is there is seen: keys whose triggers are off.
     execute(conn, "ALTER TABLE witness_statements DISABLE TRIGGER ALL")
     try:
-        assert orphans_taken(conn) == ["witness_statements_incidentReportId_fkey"]
+        keys = [key["name"] for key in fetch_all(conn, KEYS) if key["table"] == "witness_statements"]
+        assert "witness_statements_incidentReportId_fkey" in keys
+        assert orphans_taken(conn) == keys
     finally:
         execute(conn, "ALTER TABLE witness_statements ENABLE TRIGGER ALL")
