@@ -24,7 +24,7 @@ define install
 	  && echo "$$want" > .venv/$(1).installed; }
 endef
 
-.PHONY: help demo stop clean test test-all lint schema lock packages image venv venv-test
+.PHONY: help demo stop clean test test-all lint schema lock packages packages-all image venv venv-test
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -43,7 +43,7 @@ clean:  ## remove what demo and test made in this folder: .venv, .local, caches
 test: packages venv-test image lint  ## lint, unit, integration and Molecule tests; at most 25 minutes on 2 cores
 	@$(PYTEST) -m 'not slow'
 
-test-all: packages venv-test image lint  ## the same and the long ones: more majors, long faults
+test-all: packages-all venv-test image lint  ## the same and the long ones: more majors, long faults, sequelize-cli and prisma
 	@$(PYTEST)
 
 lint: venv-test  ## ruff, mypy --strict, yamllint, ansible-lint (production profile)
@@ -57,6 +57,10 @@ lock: venv-test  ## write requirements.lock and requirements-test.lock anew from
 
 packages:  ## install the system packages that 'make test' needs (as root)
 	@tests/setup/packages.sh
+
+# The same and those of 'make test-all': node and npm.
+packages-all:
+	@tests/setup/packages.sh all
 
 image: packages venv-test  ## build the image of the test hosts with podman
 	@.venv/bin/python tests/image/build.py

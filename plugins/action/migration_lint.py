@@ -8,7 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_lint, migration_tree, named_checks
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+    migration_lint,
+    migration_tree,
+    named_checks,
+    quality,
+)
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.tree_action import TreeAction
 
 
@@ -29,6 +34,12 @@ class ActionModule(TreeAction):
             self.say(f"    {finding.severity:<7}  {finding.location}  {finding.message} [{finding.rule}]")
         count = f"{len(tree.migrations)} migrations, {errors} errors, {warnings} warnings"
         self.say(f"    {count} in {tree.directory}")
+        criteria = quality.score(findings)
+        met = sum(criterion["met"] for criterion in criteria)
+        self.say(f"    quality: {met} of {len(criteria)} criteria are met")
+        for criterion in criteria:
+            if not criterion["met"]:
+                self.say(f"    not met: {criterion['title']} ({', '.join(criterion['rules'])})")
         result: dict[str, Any] = {
             "changed": False,
             "directory": str(tree.directory),
@@ -36,6 +47,8 @@ class ActionModule(TreeAction):
             "errors": errors,
             "warnings": warnings,
             "findings": [finding.as_dict() for finding in findings],
+            "score": met,
+            "criteria": criteria,
         }
         if errors:
             first = next(finding for finding in findings if finding.severity == "error")

@@ -27,7 +27,10 @@ class ActionModule(MigrationAction):
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: how long to wait, and who asks."""
-        return {"by": self._by(task_vars), **{name: value for name, value in self._task.args.items() if value is not None}}
+        return {
+            "by": self._by(task_vars),
+            **{name: value for name, value in self._task.args.items() if value is not None},
+        }
 
     def _by(self, task_vars: dict[str, Any]) -> str:
         run = self.run_fact(task_vars)

@@ -85,4 +85,24 @@ findings:
     message:
       description: What is wrong and what to do about it.
       type: str
+score:
+  description: How many of the ten criteria of quality are met.
+  returned: always
+  type: int
+criteria:
+  description: The ten criteria.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    title:
+      description: What it asks for.
+      type: str
+    met:
+      description: Whether no finding says otherwise, warnings included.
+      type: bool
+    rules:
+      description: The rules whose findings say otherwise.
+      type: list
+      elements: str
 """

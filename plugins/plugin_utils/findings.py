@@ -18,6 +18,7 @@ RULES = {
     "check": "A named check is one query that reads, has one expectation, and needs versions of the tree.",
     "column-rewrite": "A new column with a value that differs by row rewrites the table.",
     "constraint-blocking": "A constraint that is validated at once reads the whole table under its lock.",
+    "data-apart": "A step changes the schema or rows, not both.",
     "depends-on": "`depends_on` names versions of the tree that come before.",
     "destructive": "An up that takes data away declares `risk: high` or `critical`.",
     "down-missing": "A sql step has a down, or `rollback` says what stays.",

@@ -607,6 +607,30 @@ def _enums() -> Any:
     return sql_statements.grammar().enums
 
 
+def rows_apart(rendered: list[RenderedMigration]) -> Iterator[Finding]:
+    """``data-apart``: rows that change in the transaction of DDL hold its locks for as long as they take."""
+    ast = _ast()
+    rows = (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)
+    for item in rendered:
+        for step in item.steps:
+            statements = step["up"] if step["kind"] == "sql" else []
+            changing = [statement for statement in statements if isinstance(statement.node, rows)]
+            made = {_named(s.creates) for s in statements if s.creates and s.creates["kind"] == "table"}
+            if len(changing) == len(statements):
+                continue
+            for statement in changing:
+                if (
+                    statement.node.relation.schemaname or sql_statements.DEFAULT_SCHEMA,
+                    statement.node.relation.relname,
+                ) not in made:
+                    yield _at(
+                        statement,
+                        "data-apart",
+                        "rows change in one step with the schema; give them a step of their own, a 'backfill' where they are many",
+                        "warning",
+                    )
+
+
 def _at(statement: Statement, rule: str, message: str, severity: str = "error") -> Finding:
     return Finding(statement.file, statement.line, rule, message, severity)
 
@@ -661,5 +685,6 @@ RULES: tuple[Callable[[list[RenderedMigration]], Iterator[Finding]], ...] = (
     destructive_ups,
     one_object_a_drop,
     if_not_exists,
+    rows_apart,
     validations,
 )

@@ -198,6 +198,11 @@ def drop_index(target: Any, server: Any) -> None:
     engine.do(target, "DROP INDEX students_name_idx")
 
 
+def drop_partial_index(target: Any, server: Any) -> None:
+    """A version's SQL declares it: there, in a repair and in PostgreSQL its predicate has three spellings."""
+    engine.do(target, "DROP INDEX system_configurations_category_active_idx")
+
+
 def invalidate_index(target: Any, server: Any) -> None:
     server.execute(
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'public.students_name_idx'::regclass",
@@ -285,6 +290,10 @@ def no_comment(target: Any, server: Any) -> None:
                 'column public.system_configurations."lastModifiedBy"': "converted from text, 12 rows",
                 'constraint public.system_configurations."system_configurations_lastModifiedBy_fkey"': "added; validated",
             },
+        ),
+        (
+            drop_partial_index,
+            {"index public.system_configurations_category_active_idx": "built concurrently"},
         ),
         (no_comment, {"1 comment": "added"}),
     ],
@@ -423,8 +432,10 @@ def test_the_database_of_another_application_is_refused_unless_forced_by_its_nam
 def test_tables_of_another_owner_are_named_before_any_change(target: Any, server: Any, core: Any) -> None:
     legacy.as_ours(target, CORE)
     server.execute("ALTER TABLE public.students OWNER TO white_cross_app", database=target.database)
-    with pytest.raises(PgopsError, match="REASSIGN OWNED BY white_cross_app TO white_cross_owner"):
+    with pytest.raises(PgopsError, match="REASSIGN OWNED BY white_cross_app TO white_cross_owner") as caught:
         adopt(target, core)
+    # The other way takes nothing from the application.
+    assert "As a superuser: GRANT white_cross_app TO white_cross_owner; or" in caught.value.message
     assert engine.rows(target, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
 
 

@@ -292,6 +292,15 @@ def test_every_shipped_check_holds_from_the_version_on_that_it_names_last(
         assert findings == [], version
 
 
+def test_the_ledger_of_the_tool_before_does_not_fail_the_check_of_keys(
+    applied: Any, shipped: dict[str, dict[str, Any]]
+) -> None:
+    execute(applied, 'CREATE TABLE "SequelizeMeta" (name varchar(255) PRIMARY KEY)')
+    execute(applied, "CREATE TABLE _prisma_migrations (id varchar(36) PRIMARY KEY)")
+    item = shipped["key_types"]
+    assert run(applied, item, applied=item["versions"])[1] == []
+
+
 DAMAGE = [
     ("required_tables", "ALTER TABLE contacts RENAME TO people", "contacts"),
     ("platform_tables", "ALTER TABLE vendors RENAME TO sellers", "vendors"),

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
@@ -90,6 +91,27 @@ def test_the_audit_is_a_chain(conn: Any) -> None:
     assert [row["seq"] for row in found] == [1, 2, 3]
     assert ledger.broken_link(found, heads[-1]) is None
     assert ledger.audit_head(conn) == heads[-1]
+
+
+# The server writes the hash and Python checks it: both must escape a text alike.
+ODD = [
+    "quoted \"twice\", 'once', \\ and \\n, 100 % {x} :y",
+    "".join(map(chr, range(1, 32))),
+    "\x7f\x80\x9f\xa0\xad",
+    "\u2028\u2029\ufeff\ufffd",
+    "Zoë 学校 \U0001f3e5",
+    "",
+]
+
+
+@pytest.mark.majors(15, 18)
+@pytest.mark.parametrize("odd", ODD, ids=["quotes", "controls", "latin", "separators", "wide", "empty"])
+def test_the_server_hashes_as_python_does(conn: Any, odd: str) -> None:
+    for run_id, version in ((odd, None), (None, odd)):
+        head = ledger.append_audit(conn, f"tested {odd}", run_id=run_id, version=version, detail={odd: [odd]})
+    found = ledger.audit_rows(conn)
+    assert found[-1]["detail"] == json.dumps({odd: [odd]}, ensure_ascii=False)
+    assert ledger.broken_link(found, head) is None
 
 
 @pytest.mark.parametrize(

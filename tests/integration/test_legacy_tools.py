@@ -200,11 +200,10 @@ def without_superuser(server: Any, target: Any, taken_over: Any, tmp_path: Path)
         yield found
 
 
-@pytest.mark.parametrize("database_owner", [OWNER, APP])
 def test_without_a_superuser_their_migrations_fail_for_want_of_rights_and_leave_nothing(
-    sequelize: Sequelize, server: Any, target: Any, taken_over: Any, without_superuser: Any, database_owner: str
+    sequelize: Sequelize, server: Any, target: Any, taken_over: Any, without_superuser: Any
 ) -> None:
-    server.execute(f"ALTER DATABASE {target.database} OWNER TO {database_owner}")
+    server.execute(f"ALTER DATABASE {target.database} OWNER TO {APP}")
     as_app(
         target,
         "CREATE MATERIALIZED VIEW per_grade AS SELECT grade, count(*) AS n FROM students GROUP BY grade",
@@ -318,8 +317,6 @@ def test_a_migration_that_prisma_failed_at_is_read_as_it_says(prisma: Prisma, se
         assert failed.returncode == 1
         # Over a driver adapter Prisma writes down no code of the error.
         assert ledger_of(target) == {PRISMA_FIRST: "applied", PENDING: "failed"}
-        assert prisma("migrate", "resolve", "--rolled-back", PENDING).returncode == 0
-        assert ledger_of(target) == {PRISMA_FIRST: "applied", PENDING: "rolled back"}
     finally:
         server.execute(f"REVOKE {APP} FROM {OWNER}")
 

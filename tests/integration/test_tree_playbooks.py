@@ -41,6 +41,10 @@ def test_lint_lists_every_fault_with_file_and_line_and_fails(playbook: Playbook,
     assert {finding["rule"] for finding in of_folder} == {"syntax", "file-unused"}
     assert result.json["error"]["message"].startswith(f"{folder.name}/stray.sql.j2: ")
     assert result.json["error"]["next"]
+    met = sum(criterion["met"] for criterion in result.json["criteria"])
+    assert (result.json["score"], len(result.json["criteria"])) == (met, 10)
+    assert f"quality: {met} of 10 criteria are met" in result.stdout
+    assert "not met: Every change is a migration that can be read (file-unused, syntax)" in result.stdout
     assert "Traceback" not in result.output
 
 

@@ -3,17 +3,24 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # System packages of 'make test' on Debian 12 and Ubuntu 24.04 or later: installs what is missing as root,
-# else says exactly what is missing and the one command that installs it.
+# else says exactly what is missing and the one command that installs it. With 'all', also those of 'make test-all'.
 set -eu
+
+goal="make test"
+[ "${1:-}" != all ] || goal="make test-all"
 
 # podman and what it runs on; runc where crun cannot (see tests/support/podman.py); mmdebstrap and the keyring make the
 # base of the test image; uidmap and slirp4netns let podman run without root.
 wanted="python3 python3-venv git make openssh-client util-linux procps podman crun runc buildah netavark aardvark-dns \
 iproute2 iptables mmdebstrap debian-archive-keyring ca-certificates"
 [ "$(id -u)" -eq 0 ] || wanted="$wanted uidmap slirp4netns"
+# The tools of tests/legacy_tools run on node, wherever that came from: another node than Debian's brings its own npm.
+if [ "$goal" = "make test-all" ]; then
+  command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1 || wanted="$wanted nodejs npm"
+fi
 
 if ! command -v dpkg-query >/dev/null 2>&1; then
-  echo "make test: this is no Debian or Ubuntu; the tests need: $wanted. Going on with what is there." >&2
+  echo "$goal: this is no Debian or Ubuntu; the tests need: $wanted. Going on with what is there." >&2
   exit 0
 fi
 
@@ -25,8 +32,8 @@ done
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" -ne 0 ]; then
-  echo "make test: system packages are missing:$missing" >&2
-  echo "Install them, then run 'make test' again:" >&2
+  echo "$goal: system packages are missing:$missing" >&2
+  echo "Install them, then run '$goal' again:" >&2
   echo "  sudo apt-get update && sudo apt-get install -y --no-install-recommends$missing" >&2
   exit 1
 fi

@@ -88,15 +88,21 @@ class Statement:
     began: float
     seconds: float
     table: str
+    kind: str
     fault: str | None = None
 
 
 class Clients:
-    """Threads that read and write the tables of the sample data, one statement a transaction, each of them timed."""
+    """Threads that read and write the tables of the sample data, one statement a transaction, each of them timed.
 
-    def __init__(self, server: Server, database: str, *, count: int = 3, pause_s: float = 0.01) -> None:
+    :param patience_s: a statement that takes longer is an error; without it they wait for ever.
+    """
+
+    def __init__(
+        self, server: Server, database: str, *, count: int = 3, pause_s: float = 0.02, patience_s: int = 0
+    ) -> None:
         self.statements: list[Statement] = []
-        self._server, self._database, self._pause = server, database, pause_s
+        self._server, self._database, self._pause, self._patience = server, database, pause_s, patience_s
         self._group: str | None = None
         self._ended = threading.Event()
         self._rounds = [0] * count
@@ -148,7 +154,8 @@ class Clients:
         while not self._ended.is_set():
             if conn is None or conn.closed:
                 conn = self._server.connect(self._database, APP)
-                conn.autocommit = True
+                with conn.cursor() as cursor:
+                    cursor.execute("SET statement_timeout = %s", (f"{self._patience}s",))
             # Each client has the tables in another order.
             table = TABLES[(self._rounds[number] + 5 * number) % len(TABLES)]
             kind = chance.choice(("read", "write", "insert"))
@@ -164,7 +171,7 @@ class Clients:
                         fault = f"{table}: {cursor.rowcount} rows instead of one: {statement}"
             except psycopg2.Error as error:
                 fault = f"{table}: {str(error).strip()} ({error.pgcode}): {statement}"
-            self.statements.append(Statement(began, time.monotonic() - began, table, fault))
+            self.statements.append(Statement(began, time.monotonic() - began, table, kind, fault))
             self._rounds[number] += 1
             self._ended.wait(self._pause)
         if conn is not None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree, scaffold
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree, quality, scaffold
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import RULES, Finding, of_versions
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_lint import lint
 
@@ -505,6 +505,40 @@ def test_all_versions_of_a_pattern_are_written_or_none(tree: Path) -> None:
     with pytest.raises(PgopsError, match="rename_photo_contract exists already"):
         scaffold.write_all(new)
     assert sorted(path.name for path in new[0].folder.parent.iterdir()) == before
+
+
+# --- the score --------------------------------------------------------------------------------------------------------
+
+
+def test_every_rule_belongs_to_one_criterion() -> None:
+    assert len(quality.CRITERIA) == 10
+    assert sorted(rule for rules in quality.CRITERIA.values() for rule in rules) == sorted(RULES)
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_a_finding_costs_its_criterion_and_no_other(rule: str) -> None:
+    (lost,) = [one for one in quality.score([Finding("f", 1, rule, "m", "warning")]) if not one["met"]]
+    assert (lost["rules"], rule in quality.CRITERIA[lost["title"]]) == ([rule], True)
+
+
+def test_the_shipped_tree_meets_all_ten() -> None:
+    assert [one["title"] for one in quality.score(lint(migration_tree.scan_tree(SQL))) if not one["met"]] == []
+
+
+@pytest.mark.parametrize(
+    ("up", "found_rules"),
+    [
+        ("ALTER TABLE old ADD COLUMN b int; UPDATE old SET b = 1 WHERE b IS NULL;", ["data-apart"]),
+        ("INSERT INTO old (a) VALUES (1); COMMENT ON TABLE old IS 'x';", ["data-apart"]),
+        ("UPDATE old SET a = 1 WHERE a = 2; DELETE FROM old WHERE a = 3;", []),
+        ("CREATE TABLE n (a int); INSERT INTO n (a) VALUES (1);", []),
+        ("CREATE TABLE s.n (a int); INSERT INTO public.n (a) VALUES (1);", ["data-apart"]),
+    ],
+)
+def test_rows_and_schema_change_apart(tmp_path: Path, up: str, found_rules: list[str]) -> None:
+    found = check(tmp_path, OLD, up, risk="high")
+    assert [rule for rule in rules(found) if rule == "data-apart"] == found_rules
+    assert {finding.severity for finding in found if finding.rule == "data-apart"} <= {"warning"}
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

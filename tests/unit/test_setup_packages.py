@@ -27,9 +27,9 @@ def machine(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(machine: Path) -> subprocess.CompletedProcess[str]:
-    path = f"{machine}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run([SCRIPT], env={"PATH": path}, capture_output=True, text=True, check=False)
+def run(machine: Path, *words: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
+    path = path or f"{machine}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run([SCRIPT, *words], env={"PATH": path}, capture_output=True, text=True, check=False)
 
 
 def test_an_ordinary_user_is_told_the_packages_and_the_command(machine: Path) -> None:
@@ -43,3 +43,21 @@ def test_with_everything_there_nothing_is_said(machine: Path) -> None:
     (machine / "dpkg-query").write_text("#!/bin/sh\nprintf installed\n", encoding="utf-8")
     done = run(machine)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_long_tests_need_node_and_npm_from_wherever(machine: Path) -> None:
+    (machine / "dpkg-query").write_text(
+        '#!/bin/sh\nfor package; do :; done; case "$package" in nodejs|npm) exit 1;; esac; printf installed\n',
+        encoding="utf-8",
+    )
+    # A PATH without a node: only the folder of programs, and the shell.
+    (machine / "sh").symlink_to("/bin/sh")
+    without = run(machine, "all", path=str(machine))
+    assert without.returncode == 1
+    assert "make test-all: system packages are missing: nodejs npm\n" in without.stderr
+    assert "apt-get install -y --no-install-recommends nodejs npm\n" in without.stderr
+    assert run(machine, path=str(machine)).returncode == 0
+    for program in ("node", "npm"):
+        (machine / program).write_text("#!/bin/sh\n", encoding="utf-8")
+        (machine / program).chmod(0o755)
+    assert run(machine, "all", path=str(machine)).returncode == 0
