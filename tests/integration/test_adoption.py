@@ -35,6 +35,7 @@ BASE, HEALTH, CRITICAL, SETTINGS, INCIDENTS = (
 )
 CORE = (BASE, HEALTH, CRITICAL, SETTINGS)
 NAMES = legacy_names.read_names(legacy.SQL)
+EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,7 @@ def carry(target: Any, folder: Path, tree: list[dict[str, Any]], **asked: Any) -
 # ------------------------------------------------------------------------------------------------------ what is there
 
 
+@EVERY_MAJOR
 def test_what_is_wholly_there_is_recorded_with_its_fingerprint_and_audited(target: Any, core: Any) -> None:
     legacy.as_ours(target, CORE)
     legacy.sequelize_ledger(target, [legacy.FILES[version] for version in CORE])
@@ -153,6 +155,7 @@ def test_the_old_ledger_stays_as_it_was(target: Any, core: Any) -> None:
     assert engine.rows(target, 'SELECT name, xmin::text FROM public."SequelizeMeta" ORDER BY 1') == before
 
 
+@EVERY_MAJOR
 def test_R2_7_a_database_with_the_first_three_is_carried_to_the_end_and_keeps_its_rows(
     target: Any, chain: Any, tmp_path: Path
 ) -> None:
@@ -174,6 +177,7 @@ def test_R2_7_a_database_with_the_first_three_is_carried_to_the_end_and_keeps_it
 # ------------------------------------------------------------------------------------------------------------- repairs
 
 
+@EVERY_MAJOR
 def test_columns_on_twin_types_get_the_named_type_without_a_rewrite(target: Any, core: Any, work: Path) -> None:
     legacy.sequelize(target, record_types=False)
     before = engine.rows(
@@ -451,6 +455,7 @@ def test_a_failed_row_of_prisma_is_understood(target: Any, core: Any) -> None:
     assert "Maria" not in str(found.as_dict())
 
 
+@EVERY_MAJOR
 def test_text_ids_are_told_table_by_table_and_refused(target: Any, core: Any) -> None:
     legacy.prisma(target)
     with pytest.raises(PgopsError, match="The ids of .* are text") as caught:
@@ -462,6 +467,21 @@ def test_text_ids_are_told_table_by_table_and_refused(target: Any, core: Any) ->
     assert schools["ids_without_uuid"] == 0
     assert students["columns_without_foreign_key"] == ["createdBy"]
     assert told["public.users"]["columns_without_foreign_key"] == ["districtId"]
+    assert engine.rows(target, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
+
+
+def test_the_older_lineage_of_sequelize_is_known_by_its_short_text_ids_and_refused(target: Any, core: Any) -> None:
+    legacy.older_sequelize(target)
+    found = look(target, core)
+    assert (found.era, [item.tool for item in found.ledgers]) == ("text", ["sequelize"])
+    told = {item["table"]: item for item in found.text_ids}
+    assert {table: told[table]["type"] for table in sorted(told)} == {
+        f"public.{table}": "character varying(255)"
+        for table in ("districts", "emergency_contacts", "schools", "students", "users")
+    }
+    assert told["public.districts"]["ids_without_uuid"] == 1
+    with pytest.raises(PgopsError, match="The ids of .* are text: 5 tables, 1 ids that are no uuid"):
+        adopt(target, core)
     assert engine.rows(target, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
 
 

@@ -91,7 +91,8 @@ def test_it_is_recorded_once_with_the_fingerprint_and_the_word_of_the_other_ledg
     assert (found["baseline"]["new"], found["recorded"], found["pending"]) == (True, [], [])
     baseline = read(target).baseline
     assert baseline is not None
-    assert (baseline.name, baseline.who, baseline.tables) == (NAME, "tester", 5)
+    assert (baseline.name, baseline.who) == (NAME, "tester")
+    assert baseline.tables == sum(key.startswith("table ") for key in inventory(target)) >= 5
     assert baseline.fingerprint == catalog.fingerprint(inventory(target))
     assert baseline.ledgers == [{"tool": tool, "entries": said}]
     (kept,) = engine.rows(target, "SELECT objects, detail FROM pgops.baseline")

@@ -248,15 +248,56 @@ def prisma(target: Target) -> None:
     prisma_ledger(target, ["20251002163331_test_migration", "20251010_complete_health_records_schema"], FAILED_PRISMA)
 
 
+OLDER_FILE = "20241002000000-init-database-schema.js"
+
+
 def older_sequelize(target: Target) -> None:
-    """The lineage of Sequelize before the one with uuid ids: short texts, and its own ledger."""
-    prisma(target)
+    """The lineage of Sequelize before the one with uuid ids: five tables with short texts as ids, columns on private enums."""
+    times = '"createdAt" timestamptz NOT NULL, "updatedAt" timestamptz NOT NULL'
+    place = 'address text, city varchar(255), state varchar(255), "zipCode" varchar(255), phone varchar(255), email varchar(255)'
+    person = '"firstName" varchar(255) NOT NULL, "lastName" varchar(255) NOT NULL'
     engine.do(
         target,
-        "DROP TABLE public._prisma_migrations",
-        *(
-            f"ALTER TABLE public.{table} ALTER id TYPE varchar(36)"
-            for table in ("districts", "schools", "users", "students")
-        ),
+        "CREATE TYPE public.\"UserRole\" AS ENUM ('ADMIN', 'NURSE', 'SCHOOL_ADMIN', 'DISTRICT_ADMIN')",
+        "CREATE TYPE public.enum_users_role AS ENUM ('ADMIN', 'NURSE', 'SCHOOL_ADMIN', 'DISTRICT_ADMIN')",
+        "CREATE TYPE public.enum_students_gender AS ENUM ('MALE', 'FEMALE', 'OTHER', 'PREFER_NOT_TO_SAY')",
+        "CREATE TYPE public.enum_emergency_contacts_priority AS ENUM ('PRIMARY', 'SECONDARY', 'EMERGENCY_ONLY')",
+        f"""
+        CREATE TABLE public.districts (
+            id varchar(255) PRIMARY KEY, name varchar(255) NOT NULL, code varchar(255) NOT NULL UNIQUE, {place},
+            website varchar(255), "isActive" boolean NOT NULL DEFAULT true, {times}
+        )
+        """,
+        f"""
+        CREATE TABLE public.schools (
+            id varchar(255) PRIMARY KEY, name varchar(255) NOT NULL, code varchar(255) NOT NULL UNIQUE, {place},
+            principal varchar(255), "studentCount" integer, "isActive" boolean NOT NULL DEFAULT true,
+            "districtId" varchar(255) NOT NULL REFERENCES public.districts (id) ON UPDATE CASCADE ON DELETE RESTRICT, {times}
+        )
+        """,
+        f"""
+        CREATE TABLE public.users (
+            id varchar(255) PRIMARY KEY, email varchar(255) NOT NULL UNIQUE, password varchar(255) NOT NULL, {person},
+            role public.enum_users_role NOT NULL, "isActive" boolean NOT NULL DEFAULT true, "lastLogin" timestamptz, {times}
+        )
+        """,
+        f"""
+        CREATE TABLE public.students (
+            id varchar(255) PRIMARY KEY, "studentNumber" varchar(255) NOT NULL UNIQUE, {person},
+            "dateOfBirth" timestamptz NOT NULL, grade varchar(255) NOT NULL, gender public.enum_students_gender NOT NULL,
+            photo text, "medicalRecordNum" varchar(255) UNIQUE, "isActive" boolean NOT NULL DEFAULT true,
+            "enrollmentDate" timestamptz NOT NULL,
+            "nurseId" varchar(255) REFERENCES public.users (id) ON UPDATE CASCADE ON DELETE SET NULL, {times}
+        )
+        """,
+        f"""
+        CREATE TABLE public.emergency_contacts (
+            id varchar(255) PRIMARY KEY, {person}, relationship varchar(255) NOT NULL, "phoneNumber" varchar(255) NOT NULL,
+            email varchar(255), address text, priority public.enum_emergency_contacts_priority NOT NULL,
+            "isActive" boolean NOT NULL DEFAULT true,
+            "studentId" varchar(255) NOT NULL REFERENCES public.students (id) ON UPDATE CASCADE ON DELETE CASCADE, {times}
+        )
+        """,
+        "INSERT INTO public.districts (id, name, code, \"createdAt\", \"updatedAt\") VALUES ('north', 'N', 'N', now(), now())",
     )
-    sequelize_ledger(target, ["20241002000000-create-users.js", "20241002000001-create-students.js"])
+    sequelize_ledger(target, [OLDER_FILE, "20251003162519-add-viewer-counselor-roles.js"])
