@@ -33,6 +33,7 @@ class ActionModule(TreeAction):
             str(args.get("name") or ""),
             pattern=str(args.get("pattern") or ""),
             variables=self._given(task_vars),
+            command=lambda name: self.again({"new_migration_name": name}),
         )
         if not self._task.check_mode:
             scaffold.write_all(new)

@@ -368,6 +368,10 @@ _TABLE_NAMED = re.compile(
 )
 
 
+# A quoted name first: what looks like a comment or a string in it is neither.
+_NO_NAMES = re.compile(r"""(?P<name>"(?:[^"]|"")*")|--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'""", re.DOTALL)
+
+
 def _plain(name: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
 
@@ -378,7 +382,7 @@ def tables_in(statement: str) -> tuple[tuple[str, str], ...]:
 
     Only used to look before asking and to name what a version touched; nothing is decided by it.
     """
-    text = re.sub(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'", " ", statement, flags=re.DOTALL)
+    text = _NO_NAMES.sub(lambda token: token["name"] or " ", statement)
     found: list[tuple[str, str]] = []
     for match in _TABLE_NAMED.finditer(text):
         first, second = match.group(1), match.group(2)

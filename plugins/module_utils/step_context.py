@@ -142,13 +142,6 @@ class StepContext:
         )
 
 
-def one_line(statement: str, width: int = 80) -> str:
-    """:return: the start of a statement on one line, without comments, for progress."""
-    lines = [line.split("--", 1)[0] for line in statement.splitlines()]
-    text = " ".join(" ".join(lines).split())
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
 # Their constants are the definition; those of any other statement may be somebody's data.
 _DEFINITION = re.compile(r"(CREATE|ALTER|DROP|COMMENT|GRANT|REVOKE)\b", re.IGNORECASE)
 _TOKEN = re.compile(
@@ -158,6 +151,12 @@ _TOKEN = re.compile(
       | (?<![\w.$])\d[\w.]*""",
     re.DOTALL | re.VERBOSE,
 )
+
+
+def one_line(statement: str, width: int = 80) -> str:
+    """:return: the start of a statement on one line, without comments, for progress."""
+    text = " ".join(_TOKEN.sub(lambda token: " " if token["comment"] else token[0], statement).split())
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def without_values(statement: str, width: int = 120) -> str:

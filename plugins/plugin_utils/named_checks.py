@@ -70,6 +70,9 @@ def scan_checks(directory: str | Path, versions: Collection[str] = ()) -> tuple[
         if path.suffix != ".yml" or not NAME.fullmatch(path.stem) or not path.is_file():
             findings.append(Finding(file, 0, "misnamed", "only files <lower_case_name>.yml stand in checks"))
             continue
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            findings.append(Finding(file, 0, "symlink", "the file is a link to outside the tree"))
+            continue
         try:
             document = load(path.read_text(encoding="utf-8"))
         except YamlFault as exc:

@@ -71,40 +71,91 @@ def checks(directory: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _remembered(what: str, folder: Path, variables: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+def _remembered(what: str, folder: Path, variables: Mapping[str, Any], make: Callable[[], list[dict[str, Any]]]) -> Any:
     if variables:
         return make()
     try:
         home = Path(constants.config.get_config_value("ANSIBLE_HOME")) / "whitecross.pgops"
-        entry = home / f"{what}-{_key(folder)}.json"
+        seen = _contents(folder)
     except OSError:
         return make()
-    with suppress(OSError, ValueError):
-        return json.loads(entry.read_text(encoding="utf-8"))
+    if seen is None:
+        return make()
+    key = _key(seen)
+    entry = home / f"{what}-{key}.json"
+    known = _read(home, entry, key)
+    if known is not None:
+        return known
     made = make()
-    # A folder that cannot be written costs time, no more.
     with suppress(OSError):
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        partial = entry.with_name(f"{entry.name}.{os.getpid()}.partial")
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            json.dump(made, file)
-        partial.replace(entry)
-        entries = sorted(home.glob(f"{what}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
-        for old in entries[KEPT:]:
-            old.unlink(missing_ok=True)
+        # What was saved while it was read is nobody's entry, also where it was put back meanwhile.
+        if _contents(folder) == seen and _is_of(made, seen):
+            _write(home, entry, {"key": key, "made": made})
+            entries = sorted(home.glob(f"{what}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+            for old in entries[KEPT:]:
+                old.unlink(missing_ok=True)
     return made
 
 
-def _key(root: Path) -> str:
-    """:return: a hash over the files of a folder with their kind, the code and the libraries.
+def _read(home: Path, entry: Path, key: str) -> list[dict[str, Any]] | None:
+    """:return: what was made of these files, or None. What it holds will run as SQL: only what is ours alone counts."""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        if not _is_ours(home.lstat()):
+            return None
+        with os.fdopen(os.open(entry, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+            if not _is_ours(os.fstat(file.fileno())):
+                return None
+            document = json.loads(file.read())
+        if document["key"] == key and all(isinstance(item, dict) for item in document["made"]):
+            return list(document["made"])
+    return None
+
+
+def _is_ours(found: os.stat_result) -> bool:
+    return found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077 and not stat.S_ISLNK(found.st_mode)
+
+
+def _write(home: Path, entry: Path, document: Mapping[str, Any]) -> None:
+    """:raises OSError: the folder cannot be written, or is not ours alone; that costs time, no more."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _is_ours(home.lstat()):
+        raise PermissionError(home)
+    partial = entry.with_name(f"{entry.name}.{os.getpid()}.partial")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        json.dump(document, file)
+    partial.replace(entry)
+
+
+def _is_of(made: list[dict[str, Any]], seen: Mapping[str, str]) -> bool:
+    """:return: whether what was rendered was read from these very contents."""
+    return all(
+        seen.get(f"{item['version']}_{item['name']}/{name}") == file["sha256"]
+        for item in made
+        for name, file in (item.get("files") or {}).items()
+    )
+
+
+def _contents(root: Path) -> dict[str, str] | None:
+    """:return: the sha256 of each file of a folder by its path; None with a link in it, which may lead anywhere.
+
+    :raises OSError: something cannot be read."""
+    found = {}
+    for path in [root, *sorted(root.rglob("*"))]:
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            return None
+        name = str(path.relative_to(root))
+        found[name] = hashlib.sha256(path.read_bytes()).hexdigest() if stat.S_ISREG(mode) else str(stat.S_IFMT(mode))
+    return found
+
+
+def _key(seen: Mapping[str, str]) -> str:
+    """:return: a hash over the contents of the files, the code and the libraries.
 
     :raises OSError: something cannot be read."""
     digest = hashlib.sha256(repr([(name, version(name)) for name in _LIBRARIES]).encode())
-    code = [path for folder in ("plugin_utils", "module_utils") for path in sorted((_CODE / folder).glob("*.py"))]
-    for path in [*code, root, *sorted(root.rglob("*"))]:
-        mode = path.lstat().st_mode
-        content = path.read_bytes() if stat.S_ISREG(mode) else b""
-        name = path.relative_to(root) if path.is_relative_to(root) else path.name
-        digest.update(f"\0{name}\0{stat.S_IFMT(mode)}\0{len(content)}\0".encode())
-        digest.update(content)
+    for folder in ("plugin_utils", "module_utils"):
+        for path in sorted((_CODE / folder).glob("*.py")):
+            digest.update(path.read_bytes())
+    digest.update(json.dumps(dict(seen)).encode())
     return digest.hexdigest()

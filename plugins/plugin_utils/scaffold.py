@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,6 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration import 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import sql_directory
 
 TEMPLATES = sql_directory(None) / "scaffold"
-COMMAND = "ansible-playbook new_migration.yml -e new_migration_name="
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,7 @@ def plan(
     *,
     pattern: str = "",
     variables: Mapping[str, object] | None = None,
+    command: Callable[[str], str] = "ansible-playbook new_migration.yml -e new_migration_name={}".format,
 ) -> list[NewMigration]:
     """Choose the versions and fill in the files.
 
@@ -48,13 +48,14 @@ def plan(
     :param now: the time that becomes the version, by default the clock's in UTC.
     :param pattern: one of ``sql/scaffold/patterns``; without one the files are empty examples.
     :param variables: what the pattern asks for.
+    :param command: what to type for another name.
     :return: one migration, or one for each part of the pattern, in their order.
     :raises PgopsError: if the name is missing, not safe or taken, the folder does not exist, or a variable is missing,
         unknown or not safe.
     """
     if not name:
-        raise PgopsError(f"The new migration needs a name that says what it does, type: {COMMAND}add_x")
-    _refuse_unsafe(name)
+        raise PgopsError(f"The new migration needs a name that says what it does, type: {command('add_x')}")
+    _refuse_unsafe(name, command)
     if not directory.is_dir():
         raise PgopsError(f"There is no folder {directory}; pgops_sql must name the folder that holds 'migrations'")
     parts = patterns.parts(pattern) if pattern else {"": TEMPLATES}
@@ -62,7 +63,7 @@ def plan(
     migrations = directory / "migrations"
     names = [f"{name}_{part}" if part else name for part in parts]
     for part_name in names:
-        _refuse_unsafe(part_name)
+        _refuse_unsafe(part_name, command)
     first = _next_version(migrations, names, now)
     versions = [f"{first + number:014d}" for number in range(len(names))]
     words |= {f"version_{number}": version for number, version in enumerate(versions, 1)}
@@ -74,12 +75,12 @@ def plan(
     return made
 
 
-def _refuse_unsafe(name: str) -> None:
+def _refuse_unsafe(name: str, command: Callable[[str], str]) -> None:
     if not FOLDER.fullmatch(f"{'0' * 14}_{name}"):
         safe = re.sub(r"_+", "_", re.sub(r"[^a-z0-9]+", "_", name.lower())).strip("_0123456789")[:100]
         raise PgopsError(
             f"'{name}' is not a safe name, it starts with a letter and has lower case letters, digits and underscores "
-            f"only, type: {COMMAND}{safe or 'add_x'}"
+            f"only, type: {command(safe or 'add_x')}"
         )
 
 

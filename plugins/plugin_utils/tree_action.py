@@ -62,6 +62,11 @@ class TreeAction(ActionBase):
         run = {"command": environments.typed_command(), typed_commands.GIVEN: typed_commands.given(self._loader)}
         return typed_commands.other(run, name, limit, variables)
 
+    def again(self, variables: Mapping[str, Any]) -> str:
+        """:return: the command that was typed, with another choice."""
+        run = {"command": environments.typed_command(), typed_commands.GIVEN: typed_commands.given(self._loader)}
+        return typed_commands.again(run, None, variables)
+
     def say(self, text: str) -> None:
         """Show a line to the person who watches, under any stdout callback."""
         display.display(text)

@@ -105,9 +105,10 @@ def sibling(run: Mapping[str, Any], name: str) -> str:
     return f"ansible-playbook {shlex.quote(str(Path(typed).with_name(f'{name}.yml')))}"
 
 
-def again(run: Mapping[str, Any], limit: str, variables: Mapping[str, Any] | None = None) -> str:
+def again(run: Mapping[str, Any], limit: str | None, variables: Mapping[str, Any] | None = None) -> str:
     """The command that was typed, to type it again.
 
+    :param limit: None for a playbook that reaches no host
     :param variables: another choice than this run's; any one of ``rollback_*`` takes the place of all of them
     """
     replaced = dict(variables or {})
