@@ -272,7 +272,7 @@ def take_back(context: StepContext, made: Mapping[str, Any]) -> None:
         quarantine = sql.Identifier(*entry["quarantine"].split("."))
         columns = fetch_all(context.conn, _COMMON, (entry["table"], entry["quarantine"]))
         if not columns:
-            context.tell(f"{entry['quarantine']} stays: {entry['table']}, or the quarantine itself, is gone")
+            context.tell(f"nothing is put back from {entry['quarantine']} into {entry['table']}: one of the two is gone")
             continue
         names = sql.SQL(", ").join(sql.Identifier(row["name"]) for row in columns)
         rows = execute(
@@ -289,7 +289,7 @@ def _take_parents_away(context: StepContext, entry: Mapping[str, Any]) -> None:
     kept = sql.Identifier(*entry["placeholders"].split("."))
     columns = fetch_all(context.conn, _COMMON, (entry["table"], entry["placeholders"]))
     if not columns:
-        context.tell(f"{entry['placeholders']} stays: {entry['table']}, or that list itself, is gone")
+        context.tell(f"no placeholder is taken out of {entry['table']}: it, or {entry['placeholders']}, is gone")
         return
     # By jsonb, since json, which a column may be, has no equality.
     unchanged: list[sql.Composable] = [

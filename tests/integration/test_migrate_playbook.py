@@ -183,18 +183,20 @@ def test_rows_without_a_parent_stop_a_run_until_somebody_says_what_becomes_of_th
                 "sql": {
                     "up": "up.sql.j2",
                     "down": "down.sql.j2",
-                    "placeholders": [{"constraint": "beds_room", "row": {}}],
+                    "placeholders": [{"constraint": "beds_room", "row": {"note": "Room {key}"}}],
                 }
             },
             {"validate": [{"table": "beds", "constraint": "beds_room"}]},
         ],
         {
-            "up.sql.j2": f"ALTER TABLE public.beds ADD CONSTRAINT beds_room {key};\n",
-            "down.sql.j2": "ALTER TABLE public.beds DROP CONSTRAINT IF EXISTS beds_room;\n",
+            "up.sql.j2": f"ALTER TABLE public.rooms ADD COLUMN note text;\nALTER TABLE public.beds ADD CONSTRAINT beds_room {key};\n",
+            "down.sql.j2": "ALTER TABLE public.beds DROP CONSTRAINT IF EXISTS beds_room;\n"
+            "ALTER TABLE public.rooms DROP COLUMN IF EXISTS note;\n",
             "verify.sql.j2": NO_DIFFERENCE,
         },
     )
-    assert site("migrate.yml", "-e", "migrate_steps=2").rc == 0
+    first = site("migrate.yml", "-e", "migrate_steps=2")
+    assert first.rc == 0, first.output
     site.server.execute("INSERT INTO beds VALUES (5)", database=site.database)
     stopped = site("migrate.yml")
     assert stopped.rc != 0
@@ -203,7 +205,7 @@ def test_rows_without_a_parent_stop_a_run_until_somebody_says_what_becomes_of_th
     made = site("migrate.yml", "-e", "migrate_orphans=placeholder")
     assert made.rc == 0, made.output
     assert "1 placeholder(s) made in public.rooms for public.beds.beds_room" in made.stdout
-    assert site.server.execute("SELECT id FROM rooms", database=site.database) == [(5,)]
+    assert site.server.execute("SELECT id, note FROM rooms", database=site.database) == [(5, "Room 5")]
 
 
 def test_reports_are_private_and_in_three_forms(site: Playbook) -> None:

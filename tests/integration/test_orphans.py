@@ -13,8 +13,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_lint, migration_tree
 from support.engine import Told, do, rows, state, way
-from support.tree import TestTree
+from support.tree import NO_DIFFERENCE, TestTree
 
 V1 = "20260101000001"
 UP = """
@@ -88,6 +89,30 @@ def test_the_quarantine_keeps_them_tells_them_and_gives_them_back(target: Any, m
     migrate.revert(target, Reverts(), way())
     assert rows(target, ALL) == before
     assert rows(target, f"SELECT to_regclass('{moved['quarantine']}') AS gone") == [{"gone": None}]
+
+
+def test_what_lies_in_quarantine_is_deleted_by_a_version_that_says_so(
+    target: Any, migrations: Any, tmp_path: Any
+) -> None:
+    migrate.apply(target, migrations, Selection(), way(orphans="quarantine"))
+    tree = TestTree(tmp_path / "sql")
+    (version,) = migrations
+    drop = f"DROP TABLE IF EXISTS pgops.quarantine_{version['version']}_1_1;"
+    tree.add(
+        "20260101000002", "delete_pets_of_nobody", [{"sql": {"up": "up.sql.j2"}}],
+        {"up.sql.j2": drop, "verify.sql.j2": NO_DIFFERENCE}, risk="high", phi=True,
+        rollback={"safety": "none", "stays": "The pets that had no owner are deleted."},
+    )  # fmt: skip
+    assert migration_lint.lint_versions(migration_tree.read_tree(tree.folder), ["20260101000002"]) == []
+    chain = tree.render()
+    migrate.apply(target, chain, Selection(), way())
+    assert rows(target, "SELECT relname FROM pg_class WHERE relname LIKE 'quarantine%'") == []
+    (audit,) = rows(target, "SELECT max(version) AS version FROM pgops.audit WHERE event = 'applied'")
+    assert audit["version"] == "20260101000002"
+    told = Told()
+    migrate.revert(target, Reverts(version=V1), way(progress=told))
+    assert told.said(f"nothing is put back from pgops.quarantine_{V1}_1_1 into public.pets")
+    assert rows(target, "SELECT count(*) AS n FROM pets WHERE id BETWEEN 101 AND 113") == [{"n": 0}]
 
 
 def test_without_orphans_there_is_no_quarantine(target: Any, migrations: Any) -> None:
