@@ -243,6 +243,14 @@ def test_a_version_that_is_not_there_is_a_warning_unless_it_is_still_to_come(tmp
         ] * warned
 
 
+def test_a_link_that_leaves_the_tree_is_no_check(tmp_path: Path) -> None:
+    (tmp_path / "checks").mkdir()
+    (tmp_path / "elsewhere.yml").write_text(FILE, encoding="utf-8")
+    (tmp_path / "checks" / "it.yml").symlink_to(tmp_path / "elsewhere.yml")
+    found, findings = scan_checks(tmp_path, ["20260101000000"])
+    assert (found, [finding.rule for finding in findings]) == ([], ["symlink"])
+
+
 def test_a_tree_needs_no_checks(tmp_path: Path) -> None:
     assert read_checks(tmp_path) == []
 

@@ -64,6 +64,15 @@ def test_lint_refuses_what_it_does_not_know_in_one_sentence(
     assert "Traceback" not in result.output
 
 
+def test_the_command_for_a_safe_name_is_for_the_same_tree(playbook: Playbook, sql: Path) -> None:
+    result = playbook("new_migration.yml", limit=None, new_migration_name="../../x", pgops_sql=str(sql))
+    assert result.rc == 2
+    assert result.json is not None
+    told = result.json["error"]["message"].partition("type: ")[2]
+    assert "new_migration_name=x" in told
+    assert f'{{"pgops_sql": "{sql}"}}' in told
+
+
 def test_a_new_migration_is_shown_then_written_then_passes_lint_and_is_not_overwritten(
     playbook: Playbook, sql: Path
 ) -> None:

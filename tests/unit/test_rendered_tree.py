@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from ansible import constants
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import rendered_tree as remembered
 from support.tree import TestTree
 
@@ -47,9 +48,69 @@ def test_what_is_remembered_is_what_would_be_made(tree: TestTree, home: Path) ->
 
 def test_the_second_reader_takes_the_entry(tree: TestTree, home: Path) -> None:
     sql_of(tree)
+    tamper(home)
+    assert "told_by_the_entry" in sql_of(tree)
+
+
+def tamper(home: Path) -> Path:
+    """Its text tells whether it was taken."""
     (entry,) = home.iterdir()
     entry.write_text(entry.read_text().replace("CREATE TABLE a", "CREATE TABLE told_by_the_entry"))
-    assert "told_by_the_entry" in sql_of(tree)
+    return entry
+
+
+@pytest.mark.parametrize("of", ["entry", "folder"])
+@pytest.mark.parametrize("mode", [0o620, 0o604, 0o777])
+def test_what_others_may_touch_is_not_believed(tree: TestTree, home: Path, of: str, mode: int) -> None:
+    sql_of(tree)
+    entry = tamper(home)
+    (entry if of == "entry" else home).chmod(mode if of == "entry" else mode | 0o700)
+    assert "told_by_the_entry" not in sql_of(tree)
+
+
+def test_what_is_another_users_is_not_believed(tree: TestTree, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sql_of(tree)
+    tamper(home)
+    mine = os.geteuid()
+    monkeypatch.setattr(remembered.os, "geteuid", lambda: mine + 1)
+    assert "told_by_the_entry" not in sql_of(tree)
+
+
+def test_a_link_is_no_entry(tree: TestTree, home: Path, tmp_path: Path) -> None:
+    sql_of(tree)
+    entry = tamper(home)
+    entry.rename(tmp_path / "elsewhere.json")
+    entry.symlink_to(tmp_path / "elsewhere.json")
+    assert "told_by_the_entry" not in sql_of(tree)
+
+
+def test_the_entry_of_other_files_under_this_name_is_not_taken(tree: TestTree, home: Path) -> None:
+    sql_of(tree)
+    entry = tamper(home)
+    entry.write_text(entry.read_text().replace('"key": "', '"key": "0'))
+    assert "told_by_the_entry" not in sql_of(tree)
+
+
+@pytest.mark.parametrize("put_back", [False, True], ids=["saved", "saved and put back"])
+def test_what_is_saved_while_it_is_read_is_not_remembered(
+    tree: TestTree, home: Path, monkeypatch: pytest.MonkeyPatch, put_back: bool
+) -> None:
+    up = next(tree.folder.rglob("up.sql.j2"))
+    reviewed, read_tree = up.read_text(), migration_tree.read_tree
+
+    def meanwhile(directory: Path) -> migration_tree.Tree:
+        up.write_text("CREATE TABLE nobody_reviewed_this (id uuid PRIMARY KEY);")
+        read = read_tree(directory)
+        if put_back:
+            up.write_text(reviewed)
+        return read
+
+    monkeypatch.setattr(migration_tree, "read_tree", meanwhile)
+    assert "nobody_reviewed_this" in sql_of(tree)
+    monkeypatch.setattr(migration_tree, "read_tree", read_tree)
+    assert not home.exists()
+    up.write_text(reviewed)
+    assert sql_of(tree) == reviewed.rstrip(";")
 
 
 def test_an_edit_is_another_entry(tree: TestTree, home: Path) -> None:
@@ -73,6 +134,17 @@ def test_a_file_more_is_another_entry_and_its_fault_is_told(tree: TestTree, home
     assert len(list(home.iterdir())) == 1
 
 
+def test_a_tree_with_a_link_is_read_each_time(tree: TestTree, home: Path) -> None:
+    up = next(tree.folder.rglob("up.sql.j2"))
+    for number in range(2):
+        target = up.with_name(f".{number}.sql")
+        target.write_text(f"CREATE TABLE t{number} (id uuid PRIMARY KEY);")
+        up.unlink()
+        up.symlink_to(target.name)
+        assert f"TABLE t{number}" in sql_of(tree)
+    assert not home.exists()
+
+
 def test_a_link_in_the_place_of_a_file_is_no_old_acquaintance(tree: TestTree, home: Path, tmp_path: Path) -> None:
     sql_of(tree)
     up = next(tree.folder.rglob("up.sql.j2"))
@@ -89,7 +161,7 @@ def test_values_of_variables_are_not_written_down(tmp_path: Path, home: Path) ->
     assert not home.exists()
 
 
-@pytest.mark.parametrize("left", ["", "{", "\x00"])
+@pytest.mark.parametrize("left", ["", "{", "\x00", "null", "[]", '{"key": "x"}', "[1]"])
 def test_half_an_entry_is_made_again(tree: TestTree, home: Path, left: str) -> None:
     wanted = sql_of(tree)
     (entry,) = home.iterdir()

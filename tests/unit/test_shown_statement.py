@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import without_values
+from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import one_line, without_values
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,9 @@ def test_constants_of_statements_on_rows_are_left_out(statement: str, shown: str
 
 def test_a_long_statement_is_cut() -> None:
     assert len(without_values("CREATE TABLE " + "a" * 500)) == 120
+
+
+def test_progress_shows_a_statement_without_its_comments_and_nothing_else_cut() -> None:
+    statement = "-- why\nCREATE TYPE \"a -- b\" /* its\nlabels */ AS ENUM ('a; -- b', 'it''s')"
+    assert one_line(statement) == "CREATE TYPE \"a -- b\" AS ENUM ('a; -- b', 'it''s')"
+    assert one_line(statement, 20) == 'CREATE TYPE "a -- b…'
