@@ -196,8 +196,12 @@ def _assess(
         era = text_ids.era(chain, found)
         told = text_ids.report(target, chain, found) if era == text_ids.TEXT else []
         known = [f"table {key}" for key in _ledger_tables(conn, legacy)]
-        if request.baseline is not None:
-            named = baseline.judge(conn, book, found, era, request.baseline, state["catalog_fingerprint"])
+        kept_as = book.baseline.name if book.baseline else None
+        if era == text_ids.TEXT or request.baseline is not None:
+            # Of a tree with other ids every object differs; the tables are told instead.
+            named = None
+            if request.baseline is not None:
+                named = baseline.judge(conn, book, found, era, request.baseline, state["catalog_fingerprint"])
             return Assessment(
                 [],
                 legacy,
@@ -207,6 +211,7 @@ def _assess(
                 text_ids=told,
                 baseline=named,
                 objects=found,
+                kept_as=kept_as,
             )
         twins = effects.twins(chain, found)
         swapped = [twin for twin in twins if twin.clash is None]
@@ -234,8 +239,7 @@ def _assess(
             repair=judge.folder(),
             earlier=chain.earlier,
             accepted=sorted(judge.accepted),
-            text_ids=told,
-            kept_as=book.baseline.name if book.baseline else None,
+            kept_as=kept_as,
         )
     if assessment.adopted:
         _refuse_other_owner(target, conn, chain)
