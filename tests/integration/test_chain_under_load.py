@@ -91,12 +91,13 @@ class Watched(Told):
 
 
 def too_long(watch: LockWatch, migrations: list[dict[str, Any]]) -> list[str]:
-    """:return: locks that were held for longer than the version may even wait for them."""
+    """:return: locks that were held for longer than the version may even wait for them, by two looks that both saw them:
+    a pause between two looks, on a slow machine, is nobody's lock."""
     budgets = {item["version"]: item["budgets"]["lock_budget_s"] for item in migrations}
     return [
-        f"{hold.doing}: {hold.mode} on {hold.table} for {hold.at_most_s:.1f} s of {budgets[hold.doing]} s"
+        f"{hold.doing}: {hold.mode} on {hold.table} for {hold.at_least_s:.1f} s of {budgets[hold.doing]} s"
         for hold in watch.holds
-        if hold.at_most_s > budgets[hold.doing]
+        if hold.at_least_s > budgets[hold.doing]
     ]
 
 
@@ -197,7 +198,7 @@ def test_work_that_grows_with_the_table_is_seen(
 def test_a_lock_that_is_held_for_longer_than_its_budget_is_seen(
     server: Server, target: Any, tmp_path: Path, statement: str, seen: str | None
 ) -> None:
-    slow = f"{statement}\nSELECT pg_sleep(1.5);"
+    slow = f"{statement}\nSELECT pg_sleep(3);"
     migrations = people(server, target, tmp_path, slow, budgets={"lock_budget_s": 1})
     with LockWatch(server, target.database) as watch:
         migrate.apply(target, migrations, Selection(), way(progress=Watched(watch)))
