@@ -273,10 +273,11 @@ class LockWatch:
                 before = time.monotonic()
                 while not self._ended.is_set():
                     asked = time.monotonic()
-                    doing = self.doing
                     cursor.execute(_LOCKS, (list(STRONG), list(self._names)))
                     seen = {tuple(row) for row in cursor.fetchall()}
                     answered = time.monotonic()
+                    # Read after the look: a run says what it does before it takes a lock for it.
+                    doing = self.doing
                     for key in seen - open_holds.keys():
                         open_holds[key] = Hold(self._names[key[2]], key[3], doing, answered, asked, before)
                         self.holds.append(open_holds[key])
