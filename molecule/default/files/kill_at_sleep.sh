@@ -5,7 +5,7 @@
 # kill_at_sleep.sh MAJOR: when a session sleeps in the event trigger, kill -9 the whole server; start it again 3 s later.
 set -eu
 sleeping="SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-until [ "$(runuser -u postgres -- psql --cluster "$1/main" --no-psqlrc -At --command "$sleeping" white_cross)" = 1 ]; do
+until [ "$(timeout 10 runuser -u postgres -- psql --cluster "$1/main" --no-psqlrc -At --command "$sleeping" white_cross)" = 1 ]; do
   sleep 0.2
 done
 systemctl kill --kill-who=all --signal=KILL "postgresql@$1-main"
