@@ -178,9 +178,9 @@ def test_a_delete_that_would_take_records_along_is_refused(
 ROW_OF_A_PUPIL = {
     "health_records": ('"recordType", title, description, "recordDate"', "'CHECKUP', 't', 'd', now()"),
     "allergies": ('allergen, "allergyType"', "'nuts', 'FOOD'"),
-    "chronic_conditions": ('"conditionName", condition', "'asthma', 'asthma'"),
+    "chronic_conditions": ('"conditionName", "diagnosedDate"', "'asthma', now()"),
     "vaccinations": ('"vaccineName", "administrationDate", "administeredBy"', "'v', now(), 'x'"),
-    "screenings": ('"screeningType", "screeningDate", "screenedBy", outcome', "'VISION', now(), 'x', 'PASS'"),
+    "screenings": ('"screeningType", "screeningDate", "screenedBy"', "'VISION', now(), 'x'"),
     "growth_measurements": ('"measurementDate", "measuredBy"', "now(), 'x'"),
     "vital_signs": ('"measurementDate", "measuredBy"', "now(), 'x'"),
     "student_medications": (
@@ -188,12 +188,12 @@ ROW_OF_A_PUPIL = {
         "(SELECT id FROM medications LIMIT 1), '1', 'daily', now(), 'Dr'",
     ),
     "appointments": ('"nurseId", "scheduledAt", reason', "(SELECT id FROM users LIMIT 1), now(), 'r'"),
-    "appointment_waitlist": ('type, reason, "expiresAt"', "'ROUTINE_CHECKUP', 'r', now()"),
+    "appointment_waitlist": ("type, reason", "'ROUTINE_CHECKUP', 'r'"),
     "incident_reports": (
         '"reportedById", type, severity, "occurredAt", description',
         "(SELECT id FROM users LIMIT 1), 'INJURY', 'LOW', now(), 'd'",
     ),
-    "emergency_contacts": ('name, relationship, "primaryPhone", priority', "'n', 'mother', '1', 'PRIMARY'"),
+    "emergency_contacts": ('name, relationship, "primaryPhone"', "'n', 'mother', '1'"),
 }
 PUPIL = """
     INSERT INTO students ("studentNumber", "firstName", "lastName", "dateOfBirth", grade, gender)
