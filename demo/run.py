@@ -190,6 +190,7 @@ def demo(environment: str, rows: int) -> int:
         say("5/5 The migration")
         before = newest_report(directory, environment)
         code = run_playbook(migrate, environment)
+        give_rights(server)
         finish(environment, server, code, before, time.monotonic() - begin)
     return code
 
@@ -264,6 +265,11 @@ def make_roles_and_database(server: EmbeddedServer) -> None:
             cursor.execute(
                 sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(DATABASE), sql.Identifier(OWNER))
             )
+    give_rights(server)
+
+
+def give_rights(server: EmbeddedServer) -> None:
+    """What each role may do follows from how far the chain is applied."""
     with contextlib.closing(server.connect(DATABASE)) as connection, connection.cursor() as cursor:
         cursor.execute(own_sql("rights.sql"))
 

@@ -14,13 +14,15 @@ from typing import Any
 
 import psycopg2
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, connection, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, checks, connection, migrate
 from ansible_collections.whitecross.pgops.plugins.module_utils import verify as verification
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.named_checks import read_checks
 from support.backups import back_up, prove
 from support.engine import way
 from support.server import APP, BACKUP, GROUPS, MIGRATOR, OWNER, RESTORE, Server
@@ -168,7 +170,7 @@ def test_a_nurse_of_one_school_sees_none_of_another(world: World) -> None:
 @MAJORS
 def test_a_session_without_an_account_sees_nothing(world: World) -> None:
     tables = [row["t"] for row in world.owner("SELECT relname AS t FROM pg_class WHERE relrowsecurity ORDER BY 1")]
-    assert len(tables) == 28
+    assert len(tables) == 30
     for table in tables:
         for group in GROUPS:
             if world.owner(f"SELECT has_table_privilege('{group}', '{table}', 'SELECT') AS may")[0]["may"]:
@@ -292,6 +294,161 @@ def test_nobody_writes_into_another_school(world: World) -> None:
         execute(conn, "UPDATE students SET \"schoolId\" = '00000000-0000-0000-0000-00000000000b'")
 
 
+SCHOOL_A, SCHOOL_C = (f"00000000-0000-0000-0000-00000000000{letter}" for letter in "ac")
+NORTH, SOUTH = (f"00000000-0000-0000-0000-0000000000d{number}" for number in (1, 2))
+
+
+def done(world: World, group: str, email: str | None, statement: str) -> int:
+    """:return: how many rows the statement reached; its transaction is rolled back."""
+    with world.acting(group, email) as conn, conn.cursor() as cursor:
+        cursor.execute(statement)
+        return int(cursor.rowcount)
+
+
+def is_refused(world: World, group: str, email: str | None, statement: str) -> None:
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        done(world, group, email, statement)
+
+
+@MAJORS
+@pytest.mark.parametrize(
+    ("group", "email"),
+    [("district_admin", "district.north"), ("school_admin", "school_admin.a"), ("nurse", "nurse.a")],
+)
+def test_nobody_widens_his_scope_by_moving_a_school_or_an_account(world: World, group: str, email: str) -> None:
+    for statement in (
+        f"UPDATE schools SET \"districtId\" = '{NORTH}' WHERE id = '{SCHOOL_C}'",
+        f"UPDATE schools SET \"districtId\" = '{SOUTH}' WHERE id = '{SCHOOL_A}'",
+        f"UPDATE schools SET id = gen_random_uuid() WHERE id = '{SCHOOL_A}'",
+        # A contact and a consent name the pupil's id without a foreign key: they would be left behind.
+        "UPDATE students SET id = gen_random_uuid()",
+        f"UPDATE districts SET id = gen_random_uuid() WHERE id = '{NORTH}'",
+        f"INSERT INTO schools (name, code, \"districtId\") VALUES ('X', 'X', '{SOUTH}')",
+        "DELETE FROM schools",
+        "DELETE FROM districts",
+        *(
+            f"UPDATE users SET {change} WHERE id = '{world.id_of(email)}'"
+            for change in ("role = 'ADMIN'", f"\"schoolId\" = '{SCHOOL_C}'", f"\"districtId\" = '{SOUTH}'",
+                           "\"isActive\" = true", "id = gen_random_uuid()", "\"firstName\" = 'x'")
+        ),
+        "INSERT INTO users (email, password, \"firstName\", \"lastName\", role) VALUES ('x', 'x', 'x', 'x', 'ADMIN')",
+        "DELETE FROM users",
+    ):  # fmt: skip
+        is_refused(world, group, email, statement)
+
+
+@MAJORS
+def test_each_writes_the_schools_of_his_own_and_reads_the_names_of_all(world: World) -> None:
+    rename = "UPDATE schools SET name = 'x'"
+    assert done(world, "district_admin", "district.north", rename) == 2
+    assert done(world, "district_admin", "district.north", f"{rename} WHERE id = '{SCHOOL_C}'") == 0
+    assert done(world, "school_admin", "school_admin.a", rename) == 1
+    assert done(world, "school_admin", "school_admin.a", f"{rename} WHERE id = '{SCHOOL_C}'") == 0
+    is_refused(world, "nurse", "nurse.a", rename)
+    assert done(world, "district_admin", "district.north", "UPDATE districts SET name = 'x'") == 1
+    is_refused(world, "school_admin", "school_admin.a", "UPDATE districts SET name = 'x'")
+    new = f"INSERT INTO schools (name, code, \"districtId\") VALUES ('X', 'X', '{NORTH}')"
+    assert done(world, "district_admin", "district.north", new) == 1
+    is_refused(world, "school_admin", "school_admin.a", new)
+    for group, email in (("viewer", "viewer.a"), ("school_admin", "school_admin.a"), ("admin", "admin")):
+        assert world.seen(group, email, "SELECT name FROM schools ORDER BY 1") == ["A", "B", "C"]
+    move = f"UPDATE schools SET \"districtId\" = '{NORTH}' WHERE id = '{SCHOOL_C}'"
+    assert done(world, "admin", "admin", move) == 1
+
+
+@MAJORS
+def test_what_says_who_sees_what_is_written_down(world: World) -> None:
+    with world.acting("admin", "admin") as conn:
+        execute(conn, f"UPDATE schools SET \"districtId\" = '{NORTH}' WHERE id = '{SCHOOL_C}'")
+        execute(conn, f"UPDATE districts SET name = 'x' WHERE id = '{NORTH}'")
+        execute(conn, "UPDATE users SET role = 'ADMIN' WHERE email = 'nurse.a@example.org'")
+        execute(conn, "UPDATE users SET \"lastLogin\" = now() WHERE email = 'nurse.b@example.org'")
+        execute(conn, "COMMIT")
+    for table, columns in {"schools": ["districtId"], "districts": ["name"], "users": ["role"]}.items():
+        written = [(w["who"], w["columns"]) for w in audit(world, table) if w["action"] == "UPDATE"]
+        assert written == [(world.id_of("admin"), columns)], table
+
+
+PUBLIC_ROWS = """
+    INSERT INTO documents (title, category, "fileType", "fileName", "fileSize", "fileUrl", "uploadedBy", "accessLevel")
+        VALUES ('everybody', 'OTHER', 'pdf', 'f', 1, 'u', 'x', 'PUBLIC')
+"""
+
+
+@MAJORS
+def test_no_row_of_a_pupil_is_made_everybodys_and_none_of_everybodys_is_taken(world: World) -> None:
+    world.owner(PUBLIC_ROWS)
+    own = world.owner("SELECT id FROM students WHERE \"studentNumber\" = 'A1'")[0]["id"]
+    for group, email in (
+        ("nurse", "nurse.a"),
+        ("school_admin", "school_admin.a"),
+        ("district_admin", "district.north"),
+    ):
+        assert done(world, group, email, "UPDATE contacts SET notes = 'x' WHERE type = 'GUARDIAN'") > 0
+        assert world.seen(group, email, "SELECT count(*) FROM contacts WHERE type = 'VENDOR'") == [1]
+        is_refused(
+            world, group, email, "UPDATE contacts SET \"relationTo\" = NULL, type = 'VENDOR' WHERE type = 'GUARDIAN'"
+        )
+        taken = f"UPDATE contacts SET \"relationTo\" = '{own}' WHERE type = 'VENDOR'"
+        assert done(world, group, email, taken) == 0
+        assert done(world, group, email, "UPDATE contacts SET notes = 'x' WHERE type = 'VENDOR'") == 0
+        is_refused(
+            world, group, email, "INSERT INTO contacts (\"firstName\", \"lastName\", type) VALUES ('a', 'b', 'VENDOR')"
+        )
+    for group, email in (
+        ("counselor", "counselor.a"),
+        ("nurse", "nurse.a"),
+        ("school_admin", "school_admin.a"),
+        ("district_admin", "district.north"),
+    ):
+        assert done(world, group, email, "UPDATE documents SET tags = tags") > 0
+        assert world.seen(group, email, 'SELECT title FROM documents WHERE "studentId" IS NULL') == ["everybody"]
+        is_refused(world, group, email, 'UPDATE documents SET "studentId" = NULL, "accessLevel" = \'PUBLIC\'')
+        taken = f'UPDATE documents SET "studentId" = \'{own}\' WHERE "studentId" IS NULL'
+        assert done(world, group, email, taken) == 0
+        is_refused(world, group, email, PUBLIC_ROWS)
+    assert done(world, "admin", "admin", "UPDATE documents SET title = 'x' WHERE \"studentId\" IS NULL") == 1
+    assert done(world, "admin", "admin", "UPDATE contacts SET notes = 'x' WHERE type = 'VENDOR'") == 1
+
+
+@MAJORS
+def test_no_row_of_any_table_leaves_the_scope_of_who_writes_it(world: World) -> None:
+    """Each column that says to whom a row belongs, set to nobody and to what lies outside, in whatever table."""
+    other = {
+        "students": world.owner("SELECT id FROM students WHERE \"studentNumber\" = 'C1'")[0]["id"],
+        "schools": SCHOOL_C,
+        "users": world.id_of("nurse.c"),
+    }
+    tried = 0
+    for table, column, parent in (
+        ("students", "schoolId", "schools"),
+        ("contacts", "relationTo", "students"),
+        ("emergency_contacts", "studentId", "students"),
+        ("health_records", "studentId", "students"),
+        ("allergies", "studentId", "students"),
+        ("student_medications", "studentId", "students"),
+        ("appointments", "studentId", "students"),
+        ("incident_reports", "studentId", "students"),
+        ("documents", "studentId", "students"),
+        ("messages", "senderId", "users"),
+    ):
+        for group, email in (("nurse", "nurse.a"), ("district_admin", "district.north")):
+            if not world.owner(f"SELECT has_any_column_privilege('white_cross_{group}', '{table}', 'UPDATE') AS may")[
+                0
+            ]["may"]:
+                continue
+            if world.seen(group, email, f"SELECT count(*) FROM {table}") == [0]:
+                continue
+            tried += 1
+            for value in (f"'{other[parent]}'", "NULL"):
+                if value == "NULL" and (table, group) == ("students", "district_admin"):
+                    # A pupil without a school is still the district's.
+                    continue
+                with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="row-level security"):
+                    done(world, group, email, f'UPDATE {table} SET "{column}" = {value} WHERE "{column}" IS NOT NULL')
+    assert tried >= 12
+
+
 def test_a_nurse_gives_a_dose_and_the_drug_is_filled_in(world: World) -> None:
     with world.acting("nurse", "nurse.a") as conn:
         rows = fetch_all(
@@ -308,6 +465,121 @@ def test_the_login_of_the_application_has_no_group_before_it_takes_one(world: Wo
         execute(conn, f"SELECT set_config('app.user_id', '{world.id_of('admin')}', false)")
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             execute(conn, "SELECT FROM students")
+
+
+# --- the login's own rights -------------------------------------------------------------------------------------------
+
+RIGHTS = Path(__file__).resolve().parents[2] / "demo" / "rights.sql"
+
+
+def give_rights(server: Server, database: str) -> None:
+    server.execute(RIGHTS.read_text().replace("DATABASE white_cross ", f"DATABASE {database} "), database=database)
+
+
+def own_rights(target: Any) -> dict[str, str]:
+    item = next(item for item in read_checks(SQL) if item["name"] == "direct_rights")
+    conn = connection.connect(target.as_backup(), application_name="test")
+    try:
+        _, findings = checks.run(conn, [item], item["versions"], control=Control())
+    finally:
+        conn.close()
+    assert {finding.level for finding in findings} <= {"warn"}
+    return {finding.object: finding.found for finding in findings}
+
+
+@MAJORS
+def test_the_demos_login_loses_its_own_rights_and_can_still_sign_in(
+    target: Any, chain: list[dict[str, Any]], server: Server
+) -> None:
+    """The deployment of the demo: rights, chain, rights again."""
+    give_rights(server, target.database)
+    migrate.apply(target, chain, Selection(), way())
+    world = World(server, target.database)
+    world.owner(PEOPLE)
+    told = own_rights(target)
+    assert told[f"{APP} on students"] == told[f"{APP} on schools"] == "DELETE, INSERT, SELECT, UPDATE"
+    assert told[f"{APP} on users"] == "DELETE, INSERT, UPDATE"
+    assert told[f"{APP} on audit_logs"] == "DELETE, SELECT, UPDATE"
+    for _ in range(2):
+        give_rights(server, target.database)
+        assert own_rights(target) == {}
+    for statement in (
+        "DELETE FROM schools",
+        "DELETE FROM districts",
+        "SELECT FROM students",
+        "SELECT FROM health_records",
+        "SELECT FROM medications",
+        "UPDATE users SET role = 'ADMIN'",
+        'UPDATE users SET "schoolId" = NULL',
+        "DELETE FROM users",
+        "SELECT FROM audit_logs",
+    ):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege), server.session(target.database, APP) as conn:
+            execute(conn, statement)
+    with server.session(target.database, APP) as conn:
+        assert len(fetch_all(conn, "SELECT password FROM users WHERE email = 'nurse.a@example.org'")) == 1
+        execute(conn, 'UPDATE users SET "lastLogin" = now(), "failedLoginAttempts" = 0')
+        execute(conn, 'INSERT INTO sessions ("userId", token, "expiresAt") SELECT id, email, now() FROM users')
+        execute(conn, "INSERT INTO audit_logs (action, \"entityType\") VALUES ('LOGIN', 'users')")
+    assert world.seen("nurse", "nurse.a", NUMBERS) == ["A1", "A2"]
+    # A later version's table is nobody's by itself.
+    world.owner("CREATE TABLE newer (id int)")
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege), server.session(target.database, APP) as conn:
+        execute(conn, "SELECT FROM newer")
+
+
+@pytest.mark.parametrize(
+    ("grant", "told"),
+    [
+        (f"GRANT SELECT ON students TO {APP}", {f"{APP} on students": "SELECT"}),
+        (f"GRANT SELECT (id), UPDATE (grade) ON students TO {APP}", {f"{APP} on students": "SELECT, UPDATE"}),
+        (f"GRANT TRUNCATE ON schools TO {APP}", {f"{APP} on schools": "TRUNCATE"}),
+        (f"GRANT UPDATE (role) ON users TO {APP}", {f"{APP} on users": "UPDATE"}),
+        ("GRANT DELETE ON allergies TO PUBLIC", {f"{APP} on allergies": "DELETE"}),
+        (f'GRANT UPDATE ("lastLogin") ON users TO {APP}', {}),
+        (f"GRANT SELECT ON medications TO {APP}", {}),
+    ],
+)
+def test_a_right_that_the_login_has_without_a_group_is_told(world: World, grant: str, told: dict[str, str]) -> None:
+    assert own_rights(world.target) == {}
+    world.owner(grant)
+    assert own_rights(world.target) == told
+
+
+@MAJORS
+def test_a_login_that_inherits_the_groups_is_told(world: World) -> None:
+    login = f"t_{secrets.token_hex(4)}"
+    world.server.execute(f"CREATE ROLE {login} LOGIN INHERIT; GRANT white_cross_viewer TO {login}")
+    try:
+        assert own_rights(world.target)[f"{login} on students"] == "SELECT"
+    finally:
+        world.server.execute(f"DROP ROLE {login}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ('GRANT UPDATE ("districtId") ON schools TO white_cross_district_admin',
+         ("UPDATE of white_cross_district_admin on schools.districtId", "none", "granted")),
+        ("GRANT UPDATE (role) ON users TO white_cross_nurse",
+         ("UPDATE of white_cross_nurse on users.role", "none", "granted")),
+        ("REVOKE UPDATE (name) ON schools FROM white_cross_school_admin",
+         ("UPDATE of white_cross_school_admin on schools.name", "granted", "none")),
+        ("GRANT UPDATE ON schools TO white_cross_nurse", ("privileges of white_cross_nurse on schools", "r", "ru")),
+        ("GRANT SELECT ON users TO white_cross_nurse", ("privileges of white_cross_nurse on users", "", "r")),
+        ("GRANT DELETE ON schools TO PUBLIC", ("privileges of PUBLIC on schools", "none", "DELETE")),
+    ],
+)  # fmt: skip
+def test_a_right_more_or_less_than_the_version_gives_is_a_difference(
+    world: World, chain: list[dict[str, Any]], damage: str, told: tuple[str, str, str]
+) -> None:
+    conn = connection.connect(world.target, application_name="test")
+    try:
+        assert differences(conn, chain, GRANTS) == []
+        world.owner(damage)
+        assert told in {(row["object"], row["expected"], row["found"]) for row in differences(conn, chain, GRANTS)}
+    finally:
+        conn.close()
 
 
 # --- what it costs ----------------------------------------------------------------------------------------------------
@@ -596,11 +868,10 @@ def test_an_unknown_or_malformed_account_loses_no_change(world: World) -> None:
 
 
 def test_a_cascade_and_a_truncate_are_written_down(world: World) -> None:
-    # The log of a drug that was given refuses to go along with its pupil.
-    world.owner("DELETE FROM documents; DELETE FROM medication_logs")
-    world.owner("DELETE FROM students WHERE \"studentNumber\" = 'C1'")
-    assert [w["action"] for w in audit(world, "students")].count("DELETE") == 1
-    assert [w["action"] for w in audit(world, "allergies")].count("DELETE") == 1
+    # No delete takes PHI along, but another id does.
+    world.owner("UPDATE students SET id = gen_random_uuid() WHERE \"studentNumber\" = 'C1'")
+    for table, column in {"students": "id", "allergies": "studentId", "appointments": "studentId"}.items():
+        assert [w["columns"] for w in audit(world, table) if w["action"] == "UPDATE"] == [[column]], table
     world.owner("TRUNCATE growth_measurements")
     assert [(w["action"], w["row"], w["truncate"]) for w in audit(world, "growth_measurements")] == [
         ("DELETE", None, True)
@@ -661,7 +932,49 @@ def test_a_sign_in_that_failed_can_be_written_down_before_there_is_an_account(wo
     world.server.execute(f"GRANT INSERT ON audit_logs TO {APP}", database=world.database)
     with world.server.session(world.database, APP) as conn:
         execute(conn, "INSERT INTO audit_logs (action, \"entityType\") VALUES ('LOGIN', 'users')")
-    assert [w["action"] for w in audit(world, "users")] == ["LOGIN"]
+    assert [w["action"] for w in audit(world, "users")][-1] == "LOGIN"
+
+
+ANYBODYS = (
+    "INSERT INTO audit_logs (\"userId\", action, \"entityType\", changes) VALUES (NULL, 'DELETE', 'students', {})"
+)
+
+
+@MAJORS
+def test_whoever_took_a_group_writes_no_audit_row_of_nobody(world: World) -> None:
+    world.server.execute(f"GRANT INSERT ON audit_logs TO {APP}", database=world.database)
+    for group, email in (
+        ("admin", "admin"),
+        ("district_admin", "district.north"),
+        ("school_admin", "school_admin.a"),
+        ("nurse", "nurse.a"),
+        ("counselor", "counselor.a"),
+        ("viewer", "viewer.a"),
+    ):
+        for claimed in (email, None):
+            for changes in ("'{}'", "NULL"):
+                with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="row-level security"):
+                    done(world, group, claimed, ANYBODYS.format(changes))
+    # The login without a group may: a sign-in that failed.
+    with world.server.session(world.database, APP) as conn:
+        execute(conn, ANYBODYS.format('\'{"email": "x"}\''))
+        execute(conn, ANYBODYS.format("NULL"))
+
+
+FORGED = ('[{"trigger": "phi_audit"}]', '{"trigger": "phi_audit"}', '{"trigger": null}', "[]", "null", '"trigger"', "1")
+
+
+@pytest.mark.parametrize("changes", FORGED)
+def test_what_looks_like_a_triggers_row_or_is_no_object_is_refused(world: World, changes: str) -> None:
+    world.server.execute(f"GRANT INSERT ON audit_logs TO {APP}", database=world.database)
+    with (
+        pytest.raises(psycopg2.errors.InsufficientPrivilege, match="row-level security"),
+        world.server.session(world.database, APP) as conn,
+    ):
+        execute(conn, ANYBODYS.format(f"'{changes}'"))
+    own = ANYBODYS.format(f"'{changes}'").replace("NULL", "current_setting('app.user_id')::uuid")
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="row-level security"):
+        done(world, "nurse", "nurse.a", own)
 
 
 def test_every_row_of_a_large_statement_is_audited(world: World) -> None:

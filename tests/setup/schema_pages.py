@@ -252,20 +252,22 @@ def _deletes(found: Applied, keys: Sequence[Mapping[str, Any]], marked: Sequence
     certain = [name for name in marked if name not in soft]
     lines = [
         "## What a delete takes along", "",
-        "The platform's two histories agree on most foreign keys. Where one says RESTRICT and the other CASCADE, RESTRICT was chosen: a log,",
-        "an incident or a record is not deleted because an account, a drug or a district is. Those six keys are what 20251104000000 changes; the",
-        "others of this table are RESTRICT in both or new here. The reason of each stands in its comment.", "",
+        "No delete takes a record of a pupil along. The platform's two histories differ in six foreign keys: where one says RESTRICT and the",
+        "other CASCADE, RESTRICT was chosen. Where both say CASCADE and rows of PHI would go, 20251104000000 makes it RESTRICT too: whoever",
+        "must delete a pupil deletes the records first, each by name. The others of this table are RESTRICT in both or new here. The reason",
+        "of each stands in its comment.", "",
         *_table(
             ["foreign key", "to", "why the parent cannot be deleted"],
             [[f"`{k['table']}` ({', '.join(k['columns'])})", f"`{k['target']}`", k["comment"] or "no reason is given"]
              for k in refused],
         ),
-        "Where both histories say CASCADE it stayed, so deleting a pupil deletes what only belongs to that pupil, unless a key of the table",
-        "above stops it. These rows of PHI go with their parent:", "",
-        *_table(["parent", "takes along"], [
-            [f"`{parent}`", ", ".join(f"`{k['table']}`" for k in along if k["target"] == parent)]
-            for parent in sorted({k["target"] for k in along})
-        ]),
+        *([
+            "These rows of PHI go with their parent all the same:", "",
+            *_table(["parent", "takes along"], [
+                [f"`{parent}`", ", ".join(f"`{k['table']}`" for k in along if k["target"] == parent)]
+                for parent in sorted({k["target"] for k in along})
+            ]),
+        ] if along else []),
         "Applications therefore set `deletedAt` and leave the row. " + (
             "All tables that certainly hold PHI have the column." if not certain
             else "Of the tables that certainly hold PHI these lack the column: " + ", ".join(f"`{n}`" for n in certain) + "."
