@@ -272,7 +272,9 @@ def take_back(context: StepContext, made: Mapping[str, Any]) -> None:
         quarantine = sql.Identifier(*entry["quarantine"].split("."))
         columns = fetch_all(context.conn, _COMMON, (entry["table"], entry["quarantine"]))
         if not columns:
-            context.tell(f"nothing is put back from {entry['quarantine']} into {entry['table']}: one of the two is gone")
+            context.tell(
+                f"nothing is put back from {entry['quarantine']} into {entry['table']}: one of the two is gone"
+            )
             continue
         names = sql.SQL(", ").join(sql.Identifier(row["name"]) for row in columns)
         rows = execute(

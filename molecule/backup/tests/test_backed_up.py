@@ -24,10 +24,14 @@ def test_the_newest_backup_is_proved_with_this_very_manifest(host):
 
 def test_the_manifest_counts_the_rows_of_every_table(host):
     manifest = json.loads(host.file(f"{newest(host)}/manifest.json").content_string)
-    tables = query(host, "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace")
+    tables = query(
+        host, "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+    )
     assert tables
     # One question for all tables: each costs a start of podman.
-    counted = query(host, " UNION ALL ".join(f"SELECT '{table}', (SELECT count(*) FROM {table})" for (table,) in tables))
+    counted = query(
+        host, " UNION ALL ".join(f"SELECT '{table}', (SELECT count(*) FROM {table})" for (table,) in tables)
+    )
     assert {f"public.{table}": rows for table, rows in counted} == {
         name: entry["rows"] for name, entry in manifest["tables"].items() if name.startswith("public.")
     }

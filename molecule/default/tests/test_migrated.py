@@ -13,7 +13,9 @@ MIGRATIONS = sorted(p.name.split("_")[0] for p in (Path(__file__).parents[3] / "
 
 
 def test_every_version_is_applied_once(host):
-    assert query(host, "SELECT version, state FROM pgops.migration ORDER BY version") == [[v, "applied"] for v in MIGRATIONS]
+    assert query(host, "SELECT version, state FROM pgops.migration ORDER BY version") == [
+        [v, "applied"] for v in MIGRATIONS
+    ]
 
 
 def test_the_last_migration_did_all_of_its_steps(host):
@@ -27,7 +29,10 @@ def test_the_twelve_configuration_rows_are_there_once(host):
 
 
 def test_the_objects_belong_to_the_owner_role(host):
-    owners = query(host, "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relnamespace IN ('public'::regnamespace, 'pgops'::regnamespace)")
+    owners = query(
+        host,
+        "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relnamespace IN ('public'::regnamespace, 'pgops'::regnamespace)",
+    )
     assert owners == [["white_cross_owner"]]
 
 
