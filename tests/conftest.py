@@ -16,13 +16,23 @@ from support.site import Playbook
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`@pytest.mark.majors(15, 18)` runs a test once a major; without the mark it runs on the embedded 18."""
+    """`@pytest.mark.majors(15, 18)` runs a test once a major; without the mark it runs on the embedded 18.
+
+    The majors between the oldest and the newest are for `make test-all`.
+    """
     mark = metafunc.definition.get_closest_marker("majors")
     if mark is not None:
         metafunc.parametrize(
             "server",
             [
-                pytest.param(m, id=f"pg{m}", marks=[] if m == EMBEDDED_MAJOR else [pytest.mark.container])
+                pytest.param(
+                    m,
+                    id=f"pg{m}",
+                    marks=[
+                        *([] if m == EMBEDDED_MAJOR else [pytest.mark.container]),
+                        *([pytest.mark.slow] if m in (16, 17) else []),
+                    ],
+                )
                 for m in mark.args
             ],
             indirect=True,
