@@ -14,6 +14,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_lint, migration_tree
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import of_versions
 from support.engine import Told, do, rows, state, way
 from support.tree import NO_DIFFERENCE, TestTree
 
@@ -103,7 +104,7 @@ def test_what_lies_in_quarantine_is_deleted_by_a_version_that_says_so(
         {"up.sql.j2": drop, "verify.sql.j2": NO_DIFFERENCE}, risk="high", phi=True,
         rollback={"safety": "none", "stays": "The pets that had no owner are deleted."},
     )  # fmt: skip
-    assert migration_lint.lint_versions(migration_tree.read_tree(tree.folder), ["20260101000002"]) == []
+    assert of_versions(migration_lint.lint(migration_tree.read_tree(tree.folder)), ["20260101000002"]) == []
     chain = tree.render()
     migrate.apply(target, chain, Selection(), way())
     assert rows(target, "SELECT relname FROM pg_class WHERE relname LIKE 'quarantine%'") == []
