@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support import server as servers
-from support.server import BACKUP, EMBEDDED_MAJOR, MIGRATOR, OWNER, RESTORE, SUPERUSER, Containers, Server
+from support.server import EMBEDDED_MAJOR, OWNER, SUPERUSER, Containers, Server
 from support.site import Playbook
 
 
@@ -85,19 +85,9 @@ def database(server: Server) -> Iterator[str]:
 @pytest.fixture
 def target(server: Server, database: str) -> Any:
     """module_utils.connection.Target of the fresh database, as the migrator acting as the owner."""
-    from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
+    from support.engine import target_of
 
-    return Target(
-        host=server.host,
-        port=str(server.port),
-        user=MIGRATOR,
-        owner=OWNER,
-        database=database,
-        passfile=str(server.passfile),
-        backup_user=BACKUP,
-        restore_user=RESTORE,
-        bindir=str(server.bindir),
-    )
+    return target_of(server, database)
 
 
 @pytest.fixture

@@ -312,7 +312,7 @@ class _Types:
             command.subtype == _enums().AlterTableType.AT_AlterColumnType for command in node.cmds or ()
         )
         if changed or (isinstance(node, _ast().RenameStmt) and node.relation is not None):
-            self._forget((node.relation.schemaname or sql_statements.DEFAULT_SCHEMA, node.relation.relname))
+            self._forget(_relation(node.relation))
         if made is None or made["kind"] not in ("table", "column", "constraint"):
             return
         table = (made["schema"], made["name"] if made["kind"] == "table" else made["table"])
@@ -596,17 +596,6 @@ def validations(rendered: list[RenderedMigration]) -> Iterator[Finding]:
     yield from waiting.values()
 
 
-# --- shared -----------------------------------------------------------------------------------------------------------
-
-
-def _ast() -> Any:
-    return sql_statements.grammar().ast
-
-
-def _enums() -> Any:
-    return sql_statements.grammar().enums
-
-
 def rows_apart(rendered: list[RenderedMigration]) -> Iterator[Finding]:
     """``data-apart``: rows that change in the transaction of DDL hold its locks for as long as they take."""
     ast = _ast()
@@ -619,10 +608,7 @@ def rows_apart(rendered: list[RenderedMigration]) -> Iterator[Finding]:
             if len(changing) == len(statements):
                 continue
             for statement in changing:
-                if (
-                    statement.node.relation.schemaname or sql_statements.DEFAULT_SCHEMA,
-                    statement.node.relation.relname,
-                ) not in made:
+                if _relation(statement.node.relation) not in made:
                     yield _at(
                         statement,
                         "data-apart",
@@ -631,8 +617,23 @@ def rows_apart(rendered: list[RenderedMigration]) -> Iterator[Finding]:
                     )
 
 
+# --- shared -----------------------------------------------------------------------------------------------------------
+
+
+def _ast() -> Any:
+    return sql_statements.grammar().ast
+
+
+def _enums() -> Any:
+    return sql_statements.grammar().enums
+
+
 def _at(statement: Statement, rule: str, message: str, severity: str = "error") -> Finding:
     return Finding(statement.file, statement.line, rule, message, severity)
+
+
+def _relation(node: Any) -> Relation:
+    return node.schemaname or sql_statements.DEFAULT_SCHEMA, node.relname
 
 
 def _named(made: Mapping[str, Any]) -> Relation:
@@ -653,10 +654,9 @@ def _own_tables(item: RenderedMigration) -> set[Relation]:
         for statement in step["up"] if step["kind"] == "sql" else []:
             node = statement.node
             if isinstance(node, _ast().CreateStmt):
-                made.add((node.relation.schemaname or sql_statements.DEFAULT_SCHEMA, node.relation.relname))
+                made.add(_relation(node.relation))
             elif isinstance(node, _ast().CreateTableAsStmt):
-                relation = node.into.rel
-                made.add((relation.schemaname or sql_statements.DEFAULT_SCHEMA, relation.relname))
+                made.add(_relation(node.into.rel))
     return made
 
 
@@ -665,7 +665,7 @@ def _alterations(item: RenderedMigration, statement: Statement) -> Iterator[tupl
     node = statement.node
     if not isinstance(node, _ast().AlterTableStmt) or node.objtype != _enums().ObjectType.OBJECT_TABLE:
         return
-    table = (node.relation.schemaname or sql_statements.DEFAULT_SCHEMA, node.relation.relname)
+    table = _relation(node.relation)
     if table not in _own_tables(item):
         for command in node.cmds or ():
             yield table, command

@@ -21,7 +21,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.progress import C
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from support import engine
-from support.server import BACKUP, MIGRATOR, OWNER, RESTORE, SUPERUSER
+from support.server import OWNER, SUPERUSER
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 DECLARED: dict[str, dict[str, str]] = yaml.safe_load(
@@ -454,17 +454,7 @@ def busy(server: Any, chain: list[dict[str, Any]]) -> Iterator[Any]:
     """A database of realistic size, one a server: queries only read it."""
     name = f"t_busy_{secrets.token_hex(4)}"
     server.create_database(name, OWNER)
-    target = connection.Target(
-        host=server.host,
-        port=str(server.port),
-        user=MIGRATOR,
-        owner=OWNER,
-        database=name,
-        passfile=str(server.passfile),
-        backup_user=BACKUP,
-        restore_user=RESTORE,
-        bindir=str(server.bindir),
-    )
+    target = engine.target_of(server, name)
     migrate.apply(target, chain, Selection(), engine.way())
     # Policies that a later version may have are not what is looked at here.
     with server.session(name, SUPERUSER) as conn:

@@ -24,8 +24,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import R
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.named_checks import read_checks
 from support.backups import back_up, prove
-from support.engine import way
-from support.server import APP, BACKUP, GROUPS, MIGRATOR, OWNER, RESTORE, Server
+from support.engine import target_of, way
+from support.server import APP, GROUPS, MIGRATOR, OWNER, Server
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 GRANTS, ROWS, AUDIT = "20251107000000", "20251107000001", "20251107000002"
@@ -75,13 +75,6 @@ PEOPLE = """
 @pytest.fixture(scope="module")
 def chain() -> list[dict[str, Any]]:
     return migration_tree.render(migration_tree.read_tree(SQL))
-
-
-def target_of(server: Server, database: str) -> connection.Target:
-    return connection.Target(
-        host=server.host, port=str(server.port), user=MIGRATOR, owner=OWNER, database=database,
-        passfile=str(server.passfile), backup_user=BACKUP, restore_user=RESTORE, bindir=str(server.bindir),
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from typing import Any
 import psycopg2
 import pytest
 import yaml
-from ansible_collections.whitecross.pgops.plugins.module_utils import connection, migrate, preview
+from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, preview
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from support import engine
-from support.server import BACKUP, MIGRATOR, OWNER, RESTORE, SUPERUSER
+from support.server import OWNER, SUPERUSER
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 PROMISED: dict[str, dict[str, Any]] = yaml.safe_load(
@@ -167,17 +167,7 @@ def whole(server: Any, chain: list[dict[str, Any]]) -> Iterator[tuple[Any, dict[
     """A database with the whole chain, as superuser, and what it had after each version that something is promised of."""
     name = f"t_promised_{secrets.token_hex(4)}"
     server.create_database(name, OWNER)
-    target = connection.Target(
-        host=server.host,
-        port=str(server.port),
-        user=MIGRATOR,
-        owner=OWNER,
-        database=name,
-        passfile=str(server.passfile),
-        backup_user=BACKUP,
-        restore_user=RESTORE,
-        bindir=str(server.bindir),
-    )
+    target = engine.target_of(server, name)
     seen = {}
     with server.session(name, SUPERUSER) as conn:
         before: set[str] = set()

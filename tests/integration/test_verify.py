@@ -28,7 +28,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Int
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.verification import screen
-from support.server import APP, BACKUP, MIGRATOR, OWNER, RESTORE, Server
+from support.engine import target_of
+from support.server import APP, OWNER, Server
 
 MAJORS = (15, 16, 17, 18)
 HEADER = "-- SPDX-License-Identifier: GPL-3.0-or-later\n-- Copyright (c) 2026 White Cross pgops contributors\n\n"
@@ -115,13 +116,6 @@ def applied(server: Server, applied_once: str) -> Iterator[connection.Target]:
     server.execute(f"CREATE DATABASE {name} TEMPLATE {applied_once} OWNER {OWNER}")
     yield target_of(server, name)
     server.drop_databases(name)
-
-
-def target_of(server: Server, database: str) -> connection.Target:
-    return connection.Target(
-        host=server.host, port=str(server.port), user=MIGRATOR, owner=OWNER, database=database,
-        passfile=str(server.passfile), backup_user=BACKUP, restore_user=RESTORE,
-    )  # fmt: skip
 
 
 @pytest.fixture

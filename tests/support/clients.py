@@ -132,6 +132,7 @@ class Clients:
         while any(now < then + 2 for now, then in zip(self._rounds, before, strict=True)):
             if self._ended.is_set() or time.monotonic() > deadline:
                 raise AssertionError("a client does not go on")
+            # Threads of this process, so there is nothing to wait on but their counters.
             time.sleep(0.005)
 
     def since(self, moment: float) -> list[float]:

@@ -17,7 +17,24 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 
+from support.server import BACKUP, MIGRATOR, OWNER, RESTORE, Server
+
 RUN = "20260101T000000Z-000001"
+
+
+def target_of(server: Server, database: str) -> Target:
+    """How the modules come to a database of the tests' server: as the migrator who acts as the owner."""
+    return Target(
+        host=server.host,
+        port=str(server.port),
+        user=MIGRATOR,
+        owner=OWNER,
+        database=database,
+        passfile=str(server.passfile),
+        backup_user=BACKUP,
+        restore_user=RESTORE,
+        bindir=str(server.bindir),
+    )
 
 
 def way(run_id: str = RUN, **more: Any) -> migrate.Way:
