@@ -65,7 +65,10 @@ def up(context: StepContext, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     state = _State(context)
     replacing = [index for index in wanted if state.replaces(index)]
-    todo = [index for index in wanted if index not in replacing and state.is_missing(index)]
+    taken = _taken_names(context, wanted)
+    todo = [
+        index for index in wanted if index not in replacing and (_full(index) not in taken or state.is_missing(index))
+    ]
     _tell_invalid_of_others(context, wanted)
     todo.sort(key=lambda index: (index.get("method") or "btree") != "btree")
     tables: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
@@ -430,6 +433,18 @@ def _tell_invalid_of_others(context: StepContext, wanted: Sequence[Mapping[str, 
     )
     for row in rows:
         context.tell(f"index {row['name']} is invalid and not ours: it is left alone, drop or rebuild it yourself")
+
+
+def _taken_names(context: StepContext, wanted: Sequence[Mapping[str, Any]]) -> set[str]:
+    """:return: those of the names that a relation has, whatever it is: only these are looked at one by one."""
+    rows = fetch_all(
+        context.conn,
+        "SELECT n.nspname || '.' || c.relname AS name FROM unnest(%s::text[], %s::text[]) AS given(schema, name) "
+        "JOIN pg_namespace n ON n.nspname = given.schema "
+        "JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = given.name",
+        ([schema_of(index) for index in wanted], [index["name"] for index in wanted]),
+    )
+    return {str(row["name"]) for row in rows}
 
 
 def _full(index: Mapping[str, Any]) -> str:

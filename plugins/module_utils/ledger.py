@@ -462,13 +462,6 @@ def ask_to_stop(conn: Connection, run_id: str, by: str) -> bool:
     )
 
 
-def begin(
-    conn: Connection, migration: Mapping[str, Any], run: Run, *, applied_by: str, resume: bool, again: bool = False
-) -> None:
-    """Write a version as ``applying``, with all its steps, in the caller's transaction; see :func:`begin_text`."""
-    execute(conn, begin_text(conn, migration, run, applied_by=applied_by, resume=resume, again=again))
-
-
 def begin_text(
     conn: Connection, migration: Mapping[str, Any], run: Run, *, applied_by: str, resume: bool, again: bool = False
 ) -> str:
@@ -524,11 +517,17 @@ def record_adopted(
     :param progress: of each step, as if it had made what is there: the way down takes that back.
     """
     version = str(migration["version"])
-    begin(conn, migration, run, applied_by=applied_by, resume=False, again=True)
-    for ordinal, made in enumerate(progress, 1):
-        step_state(conn, version, "up", ordinal, "done", made)
-    finish(conn, version, "applied", 0.0)
-    execute(conn, "UPDATE pgops.migration SET adopted = %s WHERE version = %s", (json.dumps(dict(adopted)), version))
+    statements = [
+        begin_text(conn, migration, run, applied_by=applied_by, resume=False, again=True),
+        *(step_state_text(conn, version, "up", ordinal, "done", made) for ordinal, made in enumerate(progress, 1)),
+        finish_text(conn, version, "applied", 0.0),
+        _text(
+            conn,
+            "UPDATE pgops.migration SET adopted = %s WHERE version = %s",
+            (json.dumps(dict(adopted)), version),
+        ),
+    ]
+    execute(conn, "; ".join(statements))
 
 
 def record_adoption(conn: Connection, run: Run, *, who: str, pending: Sequence[str], detail: Mapping[str, Any]) -> None:
@@ -615,18 +614,6 @@ def _steps_text(conn: Connection, version: str, direction: str, steps: Sequence[
     )
 
 
-def step_state(
-    conn: Connection,
-    version: str,
-    direction: str,
-    ordinal: int,
-    state: str,
-    progress: Mapping[str, Any] | None = None,
-) -> None:
-    """Record a step's state and, when given, its progress, in the caller's transaction."""
-    execute(conn, step_state_text(conn, version, direction, ordinal, state, progress))
-
-
 def step_state_text(
     conn: Connection,
     version: str,
@@ -652,11 +639,6 @@ def step_state_text(
             "ordinal": ordinal,
         },
     )
-
-
-def finish(conn: Connection, version: str, state: str, duration_s: float) -> None:
-    """Record a version as ``applied`` or ``reverted``, in the caller's transaction."""
-    execute(conn, finish_text(conn, version, state, duration_s))
 
 
 def finish_text(conn: Connection, version: str, state: str, duration_s: float) -> str:

@@ -53,8 +53,9 @@ from psycopg2 import errorcodes
 
 # How soon the server notices that a killed module's socket is closed, and ends its statement. 14 and later.
 _NOTICE_DEATH = "SET client_connection_check_interval = '1s'"
-# The end of a version is on the disk before it is told; what comes before need not wait for the disk, commit by commit:
-# a step and the ledger's row about it are one transaction, so a crash loses both or none, and the next run does it again.
+# The end of a run is on the disk before it is told, and so is its failure; what comes before need not wait for the disk,
+# commit by commit: a step and the ledger's row about it are one transaction, so a crash loses both or none, and those of
+# a version never without those after it; the next run does again what was lost.
 _LAZY_COMMITS = "SET synchronous_commit = off"
 _SURE_COMMIT = "SET LOCAL synchronous_commit = on"
 
@@ -146,7 +147,8 @@ def apply(
             session.mirrored = legacy_mirror.versions(session.conn)
             for number, migration in enumerate(plan.pending):
                 done.append(_apply_one(session, migration, found, done, plan.pending[number + 1 :]))
-            ledger.finish_run(session.conn, way.run.id, "applied")
+            with transaction(session.conn, _SURE_COMMIT):
+                ledger.finish_run(session.conn, way.run.id, "applied")
         head = found.head
         if found.exists or plan.pending:
             audit = ledger.audit_head(session.conn)
@@ -235,7 +237,7 @@ def _apply_one(
             seconds = round(time.monotonic() - begun, 3)
             timed.append({"step": ordinal, "kind": step["kind"], "name": step.get("name"), "duration_s": seconds})
         duration = round(time.monotonic() - started, 3)
-        with transaction(conn, f"{_SURE_COMMIT}; {ledger.finish_text(conn, version, 'applied', duration)}"):
+        with transaction(conn, ledger.finish_text(conn, version, "applied", duration)):
             if version in session.mirrored:
                 legacy_mirror.applied(conn, version)
             ledger.append_audit(
@@ -374,7 +376,8 @@ def revert(
                 session.applied = frozenset(there)
                 session.replacements = replacements([item for key, item in there.items() if key > row.version])
                 done.append(_revert_one(session, row, migration, done, migrations[number + 1 :]))
-            ledger.finish_run(conn, way.run.id, "reverted")
+            with transaction(conn, _SURE_COMMIT):
+                ledger.finish_run(conn, way.run.id, "reverted")
         return {
             "reverted": done,
             "loss": loss,
@@ -439,7 +442,7 @@ def _revert_one(
             past_up = next((item for item in row.steps if item.ordinal == ordinal), None)
             left += _step_down(context, migration, step, past_up.progress if past_up else {})
         duration = round(time.monotonic() - started, 3)
-        with transaction(conn, f"{_SURE_COMMIT}; {ledger.finish_text(conn, version, 'reverted', 0.0)}"):
+        with transaction(conn, ledger.finish_text(conn, version, "reverted", 0.0)):
             if version in session.mirrored:
                 legacy_mirror.reverted(conn, version)
             ledger.append_audit(

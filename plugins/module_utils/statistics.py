@@ -26,10 +26,14 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 from psycopg2 import sql
 
+_NOW = """
+SELECT clock_timestamp()::text AS at FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %s AND c.relname = %s
+"""
 _LAST = """
-SELECT s.last_analyze IS NOT NULL AND s.last_analyze >= %s::timestamptz AS done, c.relkind::text AS kind,
+SELECT coalesce(pg_stat_get_last_analyze_time(c.oid) >= %s::timestamptz, false) AS done, c.relkind::text AS kind,
        pg_get_userbyid(c.relowner)::text AS owner
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = %s AND c.relname = %s
 """
 _ALL = """
@@ -61,13 +65,11 @@ def analyze(
     :return: names of the tables, in order; those that are gone by now are left out.
     :raises PgopsError: the role may not analyse a table, or the server did not do it.
     """
-    started = fetch_one(conn, "SELECT clock_timestamp()::text AS at")
-    assert started is not None
     done = []
     for schema, table in tables:
         name = f"{schema}.{table}"
-        found = fetch_one(conn, _LAST, (started["at"], schema, table))
-        if found is None:
+        started = fetch_one(conn, _NOW, (schema, table))
+        if started is None:
             continue
         before(name)
         try:

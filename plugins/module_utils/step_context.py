@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, locks
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.existing import Explained
 from ansible_collections.whitecross.pgops.plugins.module_utils.monitor import Monitor
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
@@ -128,9 +128,9 @@ class StepContext:
 
     def save(self, state: str, progress: Mapping[str, Any] | None = None) -> None:
         """Record this step's state in the ledger, in the transaction that is open, or at once."""
-        ledger.step_state(self.conn, self.version, self.direction, self.ordinal, state, progress)
+        execute(self.conn, self.saved(state, progress))
 
-    def saved(self, state: str, progress: Mapping[str, Any]) -> str:
+    def saved(self, state: str, progress: Mapping[str, Any] | None = None) -> str:
         """:return: the statement of :meth:`save`, to end a transaction with."""
         return ledger.step_state_text(self.conn, self.version, self.direction, self.ordinal, state, progress)
 

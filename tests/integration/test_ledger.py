@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect, execute, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from support.engine import rows
 
 
@@ -83,6 +84,27 @@ def test_an_older_ledger_is_upgraded_in_one_transaction(conn: Any, monkeypatch: 
     ledger.UPGRADES[4] = "ALTER TABLE pgops.run ADD COLUMN b integer"
     assert ledger.ensure(conn) is True
     assert ledger.schema_version(conn) == 5
+
+
+@pytest.mark.parametrize("part", ["first", "block", "last"])
+def test_a_transaction_that_fails_anywhere_leaves_nothing_and_an_idle_session(conn: Any, part: str) -> None:
+    run = "INSERT INTO pgops.run (id) VALUES ('{}')"
+    first = run.format("first") + ("; SELECT 1/0" if part == "first" else "")
+    with pytest.raises(psycopg2.errors.DivisionByZero), ledger.transaction(conn, first) as last:
+        execute(conn, run.format("block") + ("; SELECT 1/0" if part == "block" else ""))
+        last += [run.format("last"), "SELECT 1/0"]
+    assert conn.info.transaction_status == TRANSACTION_STATUS_IDLE
+    assert fetch_one(conn, "SELECT count(*) AS n FROM pgops.run") == {"n": 0}
+
+
+def test_a_transaction_keeps_what_begins_and_ends_it(conn: Any) -> None:
+    run = "INSERT INTO pgops.run (id) VALUES ('{}')"
+    with ledger.transaction(conn, run.format("first")) as last:
+        execute(conn, run.format("block"))
+        last.append(run.format("last"))
+    assert fetch_one(conn, "SELECT string_agg(id, ' ' ORDER BY id) AS ids FROM pgops.run") == {
+        "ids": "block first last"
+    }
 
 
 def test_the_audit_is_a_chain(conn: Any) -> None:

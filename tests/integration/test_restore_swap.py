@@ -278,9 +278,9 @@ def write_ledger(target: Any, run_id: str, backup: dict[str, Any] | None = None)
             "version": f"2025{len(ledger.read(conn).migrations):010d}",
             "name": "one", "checksum": "c", "rendered_checksum": "r", "files": {}, "steps": [],
         }  # fmt: skip
-        with ledger.transaction(conn):
-            ledger.begin(conn, migration, ledger.Run(run_id), applied_by="tester", resume=False)
-        ledger.finish(conn, migration["version"], "applied", 0.1)
+        beginning = ledger.begin_text(conn, migration, ledger.Run(run_id), applied_by="tester", resume=False)
+        with ledger.transaction(conn, beginning) as ending:
+            ending.append(ledger.finish_text(conn, migration["version"], "applied", 0.1))
         ledger.append_audit(conn, "applied", run_id=run_id, version=migration["version"])
         ledger.finish_run(conn, run_id, "applied")
 
