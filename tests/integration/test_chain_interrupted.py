@@ -16,11 +16,11 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Int
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from support.clients import load_sample_data
 from support.engine import Told, way
 from support.rows import contents
 from support.server import Server
+from support.tree import shipped_chain
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 SETTINGS = "20250103000003"
@@ -45,7 +45,7 @@ NOTHING_TO_DO: set[Place] = {
 
 @pytest.fixture(scope="module")
 def chain() -> list[dict[str, Any]]:
-    chain = migration_tree.render(migration_tree.read_tree(SQL))
+    chain = shipped_chain()
     for migration in chain:
         for step in migration["steps"]:
             if step["kind"] == "backfill":

@@ -13,11 +13,10 @@ import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import connection, migrate
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from support.clients import TABLES, Clients, LockWatch, let_in, load_sample_data
 from support.engine import Told, wait_for, way
 from support.server import Server
-from support.tree import TestTree
+from support.tree import TestTree, shipped_chain
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 SETTINGS, CATEGORIES, HEALTH, SAFETY, RESTRICT, GRANTS = (
@@ -78,7 +77,7 @@ VALIDATED_DOWN = {
 
 @pytest.fixture(scope="module")
 def chain() -> list[dict[str, Any]]:
-    return migration_tree.render(migration_tree.read_tree(SQL))
+    return shipped_chain()
 
 
 @pytest.fixture(autouse=True)

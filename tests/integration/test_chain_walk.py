@@ -14,14 +14,13 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, c
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from support.clients import load_sample_data
 from support.engine import Told, way
 from support.rows import contents, fill_empty_tables, lost_rows
 from support.server import OWNER, Server
-from support.tree import TestTree
+from support.tree import TestTree, shipped_chain
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 SETTINGS, SAFETY = "20250103000003", "20251103204744"
@@ -48,7 +47,7 @@ COMMON: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def chain() -> list[dict[str, Any]]:
-    return migration_tree.render(migration_tree.read_tree(SQL))
+    return shipped_chain()
 
 
 class Walker:

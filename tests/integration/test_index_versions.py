@@ -19,9 +19,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Int
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from support import engine
 from support.server import OWNER, SUPERUSER
+from support.tree import shipped_chain
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 DECLARED: dict[str, dict[str, str]] = yaml.safe_load(
@@ -95,7 +95,7 @@ ANALYZED = {
 
 @pytest.fixture(scope="module")
 def chain() -> list[dict[str, Any]]:
-    return migration_tree.render(migration_tree.read_tree(SQL))
+    return shipped_chain()
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Int
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from support.engine import InterruptAt, way
+from support.tree import shipped_chain
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 AUTHORS = "20251104000002"
@@ -57,7 +57,7 @@ SELECT c.relname AS name, array(SELECT a.attname::text FROM pg_attribute AS a WH
 
 @pytest.fixture(scope="module")
 def chain() -> list[dict[str, Any]]:
-    return migration_tree.render(migration_tree.read_tree(SQL))
+    return shipped_chain()
 
 
 @pytest.fixture

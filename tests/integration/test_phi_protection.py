@@ -26,6 +26,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.named_checks impo
 from support.backups import back_up, prove
 from support.engine import target_of, way
 from support.server import APP, GROUPS, MIGRATOR, OWNER, Server
+from support.tree import shipped_chain
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 GRANTS, ROWS, AUDIT = "20251107000000", "20251107000001", "20251107000002"
@@ -74,7 +75,7 @@ PEOPLE = """
 
 @pytest.fixture(scope="module")
 def chain() -> list[dict[str, Any]]:
-    return migration_tree.render(migration_tree.read_tree(SQL))
+    return shipped_chain()
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, c
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from support import engine
+from support.tree import shipped_chain
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 DECLARED = yaml.safe_load(Path(__file__).with_name("platform_tables.yml").read_text(encoding="utf-8"))
@@ -29,7 +29,7 @@ EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18)
 
 @pytest.fixture(scope="module")
 def chain() -> list[dict[str, Any]]:
-    return migration_tree.render(migration_tree.read_tree(SQL))
+    return shipped_chain()
 
 
 @pytest.fixture

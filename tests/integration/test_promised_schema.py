@@ -17,9 +17,9 @@ import yaml
 from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, preview
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from support import engine
 from support.server import OWNER, SUPERUSER
+from support.tree import shipped_chain
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 PROMISED: dict[str, dict[str, Any]] = yaml.safe_load(
@@ -159,7 +159,7 @@ def faults(promised: dict[str, Any], found: dict[str, Any]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def chain() -> list[dict[str, Any]]:
-    return migration_tree.render(migration_tree.read_tree(SQL))
+    return shipped_chain()
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import R
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from psycopg2 import sql
 from support import engine
+from support.tree import shipped_chain
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 BASE, HEALTH, CRITICAL, SETTINGS, INCIDENTS = (
@@ -46,7 +47,7 @@ EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18)
 
 @pytest.fixture(scope="module")
 def chain() -> dict[str, dict[str, Any]]:
-    return {item["version"]: item for item in migration_tree.render(migration_tree.read_tree(SQL))}
+    return {item["version"]: item for item in shipped_chain()}
 
 
 @pytest.fixture

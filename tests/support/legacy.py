@@ -18,8 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_
 
 from support import engine
 from support.server import Server
-
-SQL = Path(__file__).resolve().parents[2] / "sql"
+from support.tree import SQL, shipped_chain
 
 # The published files, as `sequelize-cli` writes their names down.
 FILES = {
@@ -73,8 +72,8 @@ MORE_RECORD_TYPES = (
 
 
 def tree(folder: Path = SQL) -> list[dict[str, Any]]:
-    """The shipped migrations, rendered."""
-    return migration_tree.render(migration_tree.read_tree(folder))
+    """The migrations of a folder, by default the shipped ones, rendered."""
+    return shipped_chain() if folder == SQL else migration_tree.render(migration_tree.read_tree(folder))
 
 
 def run(target: Target, migration: Mapping[str, Any]) -> None:
@@ -152,11 +151,9 @@ def make_twin(target: Target, table: str, column: str, twin: str, named: str) ->
 
 def as_ours(target: Target, versions: Sequence[str]) -> None:
     """The versions exactly as ours make them, comments and indexes too, without our ledger."""
-    for migration in tree():
-        if migration["version"] in versions:
-            for step in migration["steps"]:
-                for statement in step.get("up", []):
-                    engine.do(target, str(statement["sql"]))
+    chosen = [migration for migration in tree() if migration["version"] in versions]
+    texts = [str(made["sql"]) for migration in chosen for step in migration["steps"] for made in step.get("up", [])]
+    engine.do(target, *texts)
 
 
 @contextmanager

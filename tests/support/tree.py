@@ -4,15 +4,32 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+SQL = Path(__file__).resolve().parents[2] / "sql"
+
 # Lint wants a verification of every version; this one finds nothing.
 NO_DIFFERENCE = "SELECT 'x' AS object, 'x' AS expected, 'x' AS found WHERE false;\n"
+
+
+def shipped_chain() -> list[dict[str, Any]]:
+    """The shipped migrations, rendered once a process; each call gets a copy of its own."""
+    chain: list[dict[str, Any]] = json.loads(_shipped_chain())
+    return chain
+
+
+@cache
+def _shipped_chain() -> str:
+    from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import read_tree, render
+
+    return json.dumps(render(read_tree(SQL)))
 
 
 class TestTree:
