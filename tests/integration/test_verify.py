@@ -623,16 +623,31 @@ def test_verify_yml(server: Server, applied: Any, change: Callable[[str], None],
     playbook.variables["pgops_database"] = applied.database
     rc, output, document = playbook("verify.yml")
     assert rc == 0, output
-    assert f"{applied.database}: PASSED" in output
+    lines = [line.strip() for line in output.splitlines()]
+    for passed in ("table public.student", "enum public.mood", "index public.student_school_idx"):
+        assert f"pass   {passed}" in lines
+    assert f"{applied.database}: PASSED" in lines
     assert document["ok"]
     change("ALTER TABLE student DROP CONSTRAINT student_school")
-    rc, output, document = playbook("verify.yml", verify_verbose=True)
-    assert rc != 0
-    assert "FAIL   constraint public.student.student_school" in output
-    assert "pass   enum public.mood" in output
-    assert f"{applied.database}: FAILED" in output
+    rc, output, document = playbook("verify.yml")
+    assert rc == 2
+    lines = [line.strip() for line in output.splitlines()]
+    assert "FAIL   constraint public.student.student_school" in lines
+    assert "pass   enum public.mood" in lines
+    # Whoever scrolls back from the end meets the differences first, not the hundreds of lines that passed.
+    end = lines.index(f"{applied.database}: FAILED (1)")
+    missing = "FAIL   schema: constraint public.student.student_school: expected present, found missing"
+    assert lines[end - 1] == missing
     assert not document["ok"]
     assert "constraint public.student.student_school: expected present, found missing" in document["error"]["message"]
+
+
+def test_verify_yml_counts_what_passed_when_asked_to(applied: Any, playbook: Any) -> None:
+    playbook.variables["pgops_database"] = applied.database
+    _rc, output, _document = playbook("verify.yml", verify_verbose=False)
+    lines = [line.split() for line in output.splitlines()]
+    assert ["table", "2", "passed"] in lines
+    assert ["pass", "table", "public.student"] not in lines
 
 
 def test_verify_yml_in_check_mode(applied: Any, playbook: Any) -> None:
