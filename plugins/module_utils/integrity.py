@@ -121,7 +121,8 @@ SELECT n.nspname::text AS schema, c.relname::text AS table,
        quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name,
        -- reltuples is -1 before the first ANALYZE; pages are always known.
        CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint
-            ELSE pg_relation_size(c.oid) / current_setting('block_size')::bigint * 100 END AS rows
+            ELSE pg_relation_size(c.oid) / current_setting('block_size')::bigint * 100 END AS rows,
+       c.reltuples >= 0 AS analyzed
   FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
  WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {_USER_SCHEMA} AND n.nspname <> 'pgops'
    AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
@@ -311,6 +312,25 @@ def row_counts(conn: Connection, *, exact_rows: int = EXACT_ROWS) -> list[dict[s
     return sorted(rows, key=lambda row: (-row["rows"], row["name"]))
 
 
+def rows_to_compare(conn: Connection, *, exact_rows: int) -> dict[str, dict[str, Any]]:
+    """How many rows each table has, for a comparison with another moment.
+
+    :param exact_rows: tables estimated larger than this are not counted; below zero none is.
+    :return: name -> ``rows``, ``estimate``. ``rows`` is None for what is neither counted nor analyzed: a guess by pages
+        says nothing about what has changed.
+    Takes ACCESS SHARE on each table that is counted.
+    """
+    tables = fetch_all(conn, _ESTIMATES)
+    exact = _count(conn, [table for table in tables if table["rows"] <= exact_rows])
+    return {
+        table["name"]: {
+            "rows": exact.get(table["name"], int(table["rows"]) if table["analyzed"] else None),
+            "estimate": table["name"] not in exact,
+        }
+        for table in tables
+    }
+
+
 def _count(conn: Connection, tables: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     counts: list[sql.Composable] = [
         sql.SQL("SELECT {} AS name, count(*) AS rows FROM ONLY {}").format(
@@ -322,10 +342,10 @@ def _count(conn: Connection, tables: Sequence[Mapping[str, Any]]) -> dict[str, i
         return {}
     try:
         return {row["name"]: int(row["rows"]) for row in fetch_all(conn, sql.SQL(" UNION ALL ").join(counts))}
-    except psycopg2.errors.InsufficientPrivilege:
+    except (psycopg2.errors.InsufficientPrivilege, psycopg2.errors.LockNotAvailable):
         if len(tables) == 1:
             return {}
-        # One by one: only the one that cannot be read stays an estimate.
+        # One by one: only the one that cannot be read, or not now, stays an estimate.
         found: dict[str, int] = {}
         for table in tables:
             found.update(_count(conn, [table]))

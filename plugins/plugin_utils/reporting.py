@@ -30,6 +30,9 @@ SUCCEEDED = "succeeded"
 FAILED = "failed"
 INTERRUPTED = "interrupted"
 
+# How many tables whose rows changed a line on the screen names; the report has all.
+ROWS_SHOWN = 5
+
 # Phases of a migration that have nothing to do when nothing is pending.
 _ONLY_WITH_PENDING = ("backup", "prove", "apply", "analyze")
 # What the journal keeps of a run besides its phases.
@@ -402,7 +405,36 @@ def health_table(database: str, found: Mapping[str, Any]) -> list[str]:
         lines.append(f"    compared with before: {'worse: ' + ', '.join(changes) if changes else 'nothing is worse'}")
         if found.get("better"):
             lines[-1] += "; better: " + ", ".join(change["check"] for change in found["better"])
+    if "rows" in found:
+        lines += [f"    {line}" for line in _rows_lines(found["rows"])]
     return lines
+
+
+def rows_changed(tables: Sequence[Mapping[str, Any]], shown: int | None = None) -> str:
+    """Tables whose rows are not those of before, ``public.a 12 to 7``; the first ``shown`` of them."""
+
+    def told(table: Mapping[str, Any]) -> str:
+        about = "about " if table["estimate"] else ""
+        if table["before"] is None:
+            return f"{table['table']} is new with {about}{table['after']:,}"
+        now = "gone" if table["after"] is None else f"{about}{table['after']:,}"
+        return f"{table['table']} {about}{table['before']:,} to {now}"
+
+    more = f" and {len(tables) - shown} more" if shown is not None and len(tables) > shown else ""
+    return ", ".join(told(table) for table in tables[:shown]) + more
+
+
+def _rows_lines(rows: Mapping[str, Any]) -> list[str]:
+    """A fall stands as a warning, since rows seldom go by themselves; a rise is what the migration or a client wrote."""
+    lines = []
+    if rows["fewer"]:
+        lines.append(f"{'warn':<7}{'rows':<24} fewer than before: {rows_changed(rows['fewer'], ROWS_SHOWN)}")
+    told = f"rows compared with before: the same in {rows['same']} tables"
+    if rows["more"]:
+        told += f"; more: {rows_changed(rows['more'], ROWS_SHOWN)}"
+    if rows["not_compared"]:
+        told += f"; {len(rows['not_compared'])} not compared, as they were not counted both times"
+    return [*lines, told]
 
 
 def screen(report: Mapping[str, Any], page: str | None) -> list[str]:
@@ -460,7 +492,7 @@ def as_page(report: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(size=size, seconds=seconds)
+    environment.filters.update(size=size, seconds=seconds, rows_changed=rows_changed)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(report=report)
 
 

@@ -226,6 +226,25 @@ def test_a_page_is_made_of_a_run_that_reached_no_host() -> None:
     )
 
 
+def test_the_page_and_the_screen_tell_which_tables_have_other_rows_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    fewer = [{"table": f"public.t{n}", "before": 12_000, "after": 7, "estimate": n == 0} for n in range(7)]
+    more = [{"table": "public.new", "before": None, "after": 3, "estimate": False}]
+    rows = {"fewer": fewer, "more": more, "same": 5, "not_compared": ["public.x"]}
+    monkeypatch.setitem(RESULTS, "preflight_after", {**RESULTS["preflight_after"], "level": "warn", "rows": rows})
+    text = reporting.as_page(reporting.build(events(*RESULTS)))
+    for part in (
+        "public.t0 about 12,000 to about 7",
+        "public.t6 12,000 to 7",
+        "public.new is new with 3",
+        "not compared: public.x",
+    ):
+        assert part in text, part
+    lines = reporting.health_table("school", RESULTS["preflight_after"])
+    assert lines[-2].split()[:5] == ["warn", "rows", "fewer", "than", "before:"]
+    assert lines[-2].endswith("public.t4 12,000 to 7 and 2 more")
+    assert lines[-1].endswith("more: public.new is new with 3; 1 not compared, as they were not counted both times")
+
+
 def test_a_page_is_made_of_any_result(monkeypatch: pytest.MonkeyPatch) -> None:
     odd = {
         "seconds": "soon",
