@@ -116,6 +116,31 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name,
  ORDER BY 1
 """
 
+# A table is told by its columns in their order. A NOT NULL constraint (18) is told there.
+_DEFINITIONS = f"""
+SELECT 'table' AS kind, quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS object,
+       coalesce((SELECT string_agg(quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod)
+                  || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END
+                  || CASE WHEN a.attidentity <> '' THEN ' GENERATED AS IDENTITY'
+                          WHEN a.attgenerated <> '' THEN ' GENERATED AS (' || pg_get_expr(d.adbin, d.adrelid) || ')'
+                          WHEN d.oid IS NOT NULL THEN ' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid) ELSE '' END,
+                  ', ' ORDER BY a.attnum)
+          FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '') AS definition
+  FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p') AND {_USER_SCHEMA} AND n.nspname <> 'pgops'
+ UNION ALL
+SELECT 'constraint', quote_ident(n.nspname) || '.' || quote_ident(c.relname) || '.' || quote_ident(k.conname),
+       pg_get_constraintdef(k.oid)
+  FROM pg_constraint AS k JOIN pg_class AS c ON c.oid = k.conrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE k.contype <> 'n' AND {_USER_SCHEMA} AND n.nspname <> 'pgops'
+ UNION ALL
+SELECT 'index', quote_ident(n.nspname) || '.' || quote_ident(c.relname), pg_get_indexdef(c.oid)
+  FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE {_USER_SCHEMA} AND n.nspname <> 'pgops'
+ ORDER BY 1 DESC, 2
+"""
+
 _ESTIMATES = f"""
 SELECT n.nspname::text AS schema, c.relname::text AS table,
        quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name,
@@ -350,6 +375,12 @@ def _count(conn: Connection, tables: Sequence[Mapping[str, Any]]) -> dict[str, i
         for table in tables:
             found.update(_count(conn, [table]))
         return found
+
+
+def definitions(conn: Connection) -> list[dict[str, Any]]:
+    """Every table with its columns, every index and every constraint: ``kind``, ``object``, ``definition``. No lock on tables
+    but ACCESS SHARE, for a moment, on one whose expression is printed."""
+    return fetch_all(conn, _DEFINITIONS)
 
 
 def extensions(conn: Connection) -> list[dict[str, Any]]:

@@ -465,6 +465,35 @@ def test_row_counts_are_largest_first_and_estimates_say_so(server: Server, datab
         assert integrity.row_counts(conn, exact_rows=100)[0] == {"name": "public.many", "rows": 500, "estimate": True}
 
 
+@pytest.mark.majors(15, 18)
+def test_every_table_index_and_constraint_is_listed_with_its_definition(server: Server, applied: Any) -> None:
+    listed = {(line["kind"], line["object"]): line["definition"] for line in verify(applied)["definitions"]}
+    assert listed == {
+        ("table", "public.school"): "id integer NOT NULL, name text NOT NULL",
+        ("table", "public.student"): "id integer NOT NULL, school_id integer NOT NULL, "
+        "status character varying(10) DEFAULT 'here'::character varying, mood mood",
+        ("index", "public.school_pkey"): "CREATE UNIQUE INDEX school_pkey ON public.school USING btree (id)",
+        ("index", "public.student_pkey"): "CREATE UNIQUE INDEX student_pkey ON public.student USING btree (id)",
+        (
+            "index",
+            "public.student_school_idx",
+        ): "CREATE INDEX student_school_idx ON public.student USING btree (school_id)",
+        ("constraint", "public.school.school_pkey"): "PRIMARY KEY (id)",
+        ("constraint", "public.student.student_pkey"): "PRIMARY KEY (id)",
+        ("constraint", "public.student.student_school"): "FOREIGN KEY (school_id) REFERENCES school(id)",
+        ("constraint", "public.student.status_known"): "CHECK (((status)::text = ANY "
+        "((ARRAY['here'::character varying, 'gone'::character varying])::text[])))",
+    }
+    # Also where no schema was compared: the report has them always.
+    assert verify(applied, compare_schema=False)["definitions"]
+    server.execute(
+        'CREATE TABLE odd ("a b" int GENERATED ALWAYS AS IDENTITY, c int GENERATED ALWAYS AS (1 + 1) STORED)',
+        database=applied.database,
+    )
+    definitions = {line["object"]: line["definition"] for line in verify(applied)["definitions"]}
+    assert definitions["public.odd"] == '"a b" integer NOT NULL GENERATED AS IDENTITY, c integer GENERATED AS ((1 + 1))'
+
+
 def test_the_database_is_not_written_to(server: Server, applied: Any) -> None:
     def everything() -> Any:
         with server.session(applied.database) as conn:

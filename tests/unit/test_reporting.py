@@ -226,6 +226,19 @@ def test_a_page_is_made_of_a_run_that_reached_no_host() -> None:
     )
 
 
+def test_the_page_lists_every_definition_and_keeps_them_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [{"kind": "index", "object": f"public.i{n}", "definition": f"CREATE INDEX i{n} ON <t>"} for n in range(300)]
+    monkeypatch.setitem(RESULTS, "verify", {"passed": True, "definitions": made})
+    report = reporting.build(events(*RESULTS))
+    assert report["results"]["db1"]["school"]["verify"]["definitions"] == made
+    text = reporting.as_page(report)
+    assert "<details><summary>300 tables, indexes and constraints with their definitions</summary>" in text
+    # More than the 200 entries after which other lists point to the JSON report.
+    assert "<code>CREATE INDEX i299 ON &lt;t&gt;</code>" in text
+    assert "<dt>definitions</dt>" not in text
+    assert "<dt>passed</dt>" in text
+
+
 def test_the_page_and_the_screen_tell_which_tables_have_other_rows_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
     fewer = [{"table": f"public.t{n}", "before": 12_000, "after": 7, "estimate": n == 0} for n in range(7)]
     more = [{"table": "public.new", "before": None, "after": 3, "estimate": False}]
