@@ -138,7 +138,11 @@ def _versions(hosts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict
                 for items in result.values():
                     for item in items if isinstance(items, list) else []:
                         if isinstance(item, Mapping) and item.get("version") and item.get("duration_s") is not None:
-                            found.append({"host": host, "database": database, "phase": phase, **item})
+                            version = {"host": host, "database": database, "phase": phase, **item}
+                            expected = version.get("expected_s")
+                            if expected is not None:
+                                version["slower"] = float(version["duration_s"]) > float(expected)
+                            found.append(version)
     return found
 
 
@@ -437,6 +441,10 @@ def _rows_lines(rows: Mapping[str, Any]) -> list[str]:
     return [*lines, told]
 
 
+def _slower(version: Mapping[str, Any]) -> str:
+    return f"took {float(version['duration_s']):.1f} s, expected {version['expected_s']} s"
+
+
 def screen(report: Mapping[str, Any], page: str | None) -> list[str]:
     """The last lines of a run: seconds a version and in all (R1.27), what failed and what to type, where the report is."""
     lines = []
@@ -446,6 +454,8 @@ def screen(report: Mapping[str, Any], page: str | None) -> list[str]:
         done = version.get("state") or ("reverted" if version["phase"] == "revert" else "applied")
         name = f" {version['name']}" if version.get("name") else ""
         lines.append(f"    {version['version']}{name}{where}: {done} in {float(version['duration_s']):.2f} s")
+        if version.get("slower"):
+            lines.append(f"    warn   {version['version']}{where}: {_slower(version)}")
     lines.append(
         f"pgops run {report['run_id']}: {report['playbook']} in {report['environment']} {report['result']} "
         f"after {seconds(report['duration_s'])}, at {report['finished']}"
@@ -478,6 +488,8 @@ def as_log(report: Mapping[str, Any]) -> str:
     for version in report["versions"]:
         done = version.get("state") or ("reverted" if version["phase"] == "revert" else "applied")
         lines.append(f"{report['finished']} {version['version']} {done} in {version['duration_s']} s")
+        if version.get("slower"):
+            lines.append(f"{report['finished']} WARN {version['version']} {_slower(version)}")
     if report["error"]:
         lines.append(f"{report['finished']} ERROR {report['error']['message']}")
         if report["error"].get("hint"):

@@ -285,6 +285,22 @@ def test_the_screen_ends_with_seconds_a_version_and_in_all() -> None:
     assert lines[-1] == "    report: /x.html"
 
 
+def test_a_version_slower_than_it_expects_is_told_and_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_seconds(duration: float) -> dict[str, Any]:
+        version = {"version": "20260101000000", "name": "rooms", "duration_s": duration, "expected_s": 5}
+        monkeypatch.setitem(RESULTS, "apply", {"applied": [version]})
+        return reporting.build(events(*RESULTS))
+
+    report = with_seconds(7.2)
+    assert report["ok"] is True
+    assert reporting.screen(report, None)[1] == "    warn   20260101000000: took 7.2 s, expected 5 s"
+    assert "WARN 20260101000000 took 7.2 s, expected 5 s" in reporting.as_log(report)
+    assert '<span class="badge warn">warn</span> <span class="quiet">expected 5' in reporting.as_page(report)
+    report = with_seconds(5.0)
+    assert "expected" not in "".join(reporting.screen(report, None)) + reporting.as_log(report)
+    assert '<br><span class="quiet">expected 5' in reporting.as_page(report)
+
+
 def test_finishing_twice_ends_the_journal_once_and_keeps_files_private(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "staging", str(RUN["id"]))
     for event in events("preflight", "plan"):
