@@ -337,23 +337,24 @@ def row_counts(conn: Connection, *, exact_rows: int = EXACT_ROWS) -> list[dict[s
     return sorted(rows, key=lambda row: (-row["rows"], row["name"]))
 
 
-def rows_to_compare(conn: Connection, *, exact_rows: int) -> dict[str, dict[str, Any]]:
+def rows_to_compare(conn: Connection, *, exact_rows: int) -> list[dict[str, Any]]:
     """How many rows each table has, for a comparison with another moment.
 
     :param exact_rows: tables estimated larger than this are not counted; below zero none is.
-    :return: name -> ``rows``, ``estimate``. ``rows`` is None for what is neither counted nor analyzed: a guess by pages
+    :return: ``name``, ``rows``, ``estimate``. ``rows`` is None for what is neither counted nor analyzed: a guess by pages
         says nothing about what has changed.
     Takes ACCESS SHARE on each table that is counted.
     """
     tables = fetch_all(conn, _ESTIMATES)
     exact = _count(conn, [table for table in tables if table["rows"] <= exact_rows])
-    return {
-        table["name"]: {
+    return [
+        {
+            "name": table["name"],
             "rows": exact.get(table["name"], int(table["rows"]) if table["analyzed"] else None),
             "estimate": table["name"] not in exact,
         }
-        for table in tables
-    }
+        for table in sorted(tables, key=lambda table: str(table["name"]))
+    ]
 
 
 def _count(conn: Connection, tables: Sequence[Mapping[str, Any]]) -> dict[str, int]:

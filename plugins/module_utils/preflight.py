@@ -348,7 +348,7 @@ def _largest_tables(conn: Connection) -> list[dict[str, Any]]:
         return fetch_all(conn, _LARGEST_ESTIMATED)
 
 
-def _rows(target: Target, application_name: str) -> dict[str, dict[str, Any]] | None:
+def _rows(target: Target, application_name: str) -> list[dict[str, Any]] | None:
     """Rows of each table as the role that reads backups sees them: all, also behind a policy. None where it cannot look."""
     try:
         conn = connect(target.as_backup(), application_name=application_name)
@@ -439,22 +439,23 @@ def compare(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[s
     return found
 
 
-def compare_rows(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def compare_rows(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, Any]:
     """Which tables have more or fewer rows than before.
 
     Two counts are compared as they are, two estimates beyond :data:`ESTIMATE_TOLERANCE`; a count says nothing about an
     estimate. Other clients write meanwhile, so a difference is told and is no fault by itself.
 
-    :param before: name -> ``rows`` (None: not known), ``estimate``
+    :param before: a list of tables with ``name``, ``rows`` (None: not known), ``estimate``
     :return: ``fewer`` and ``more``, each ``{"table", "before", "after", "estimate"}`` with None for a table that is not there and
         those that lost or won most first; ``same``: how many tables have as many as before; ``not_compared``: their names
     """
     found: dict[str, Any] = {"fewer": [], "more": [], "same": 0, "not_compared": []}
     nothing = {"rows": 0, "estimate": False}
-    for name in sorted(before.keys() | after.keys()):
-        old, new = before.get(name, nothing), after.get(name, nothing)
+    earlier, later = ({table["name"]: table for table in tables} for tables in (before, after))
+    for name in sorted(earlier.keys() | later.keys()):
+        old, new = earlier.get(name, nothing), later.get(name, nothing)
         estimate = bool(old["estimate"] or new["estimate"])
-        both_there = name in before and name in after
+        both_there = name in earlier and name in later
         if None in (old["rows"], new["rows"]) or (both_there and old["estimate"] != new["estimate"]):
             found["not_compared"].append(name)
             continue
@@ -462,7 +463,7 @@ def compare_rows(before: dict[str, dict[str, Any]], after: dict[str, dict[str, A
         if abs(difference) <= (ESTIMATE_TOLERANCE * int(old["rows"]) if estimate and both_there else 0):
             found["same"] += 1
             continue
-        then, now = (side[name]["rows"] if name in side else None for side in (before, after))
+        then, now = (side[name]["rows"] if name in side else None for side in (earlier, later))
         found["fewer" if difference < 0 else "more"].append(
             {"table": name, "before": then, "after": now, "estimate": estimate}
         )

@@ -23,6 +23,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import applicatio
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import without_secrets
 from support.podman import IMAGE, ROOT, podman
 from support.server import BACKUP, MIGRATOR, OWNER, RESTORE, SUPERUSER, Server, free_port
 from support.site import Playbook
@@ -587,11 +588,19 @@ def test_rows_are_the_same_where_nothing_was_written(world: World) -> None:
     assert (found["level"], found["rows"]["same"]) == ("ok", 1)
 
 
+def test_the_rows_of_a_table_with_any_name_reach_the_journal(world: World) -> None:
+    # A key that names a secret loses its value there, so a table's name is none.
+    world.sql("CREATE TABLE public.password_resets (id int)", f"ALTER TABLE public.password_resets OWNER TO {OWNER}")
+    found = looks(world, lambda: world.sql("INSERT INTO public.password_resets VALUES (1)"))
+    assert without_secrets(found) == found
+    assert found["rows"]["more"][0]["table"] == "public.password_resets"
+
+
 def test_rows_behind_a_policy_are_counted(world: World) -> None:
     world.sql(
         "ALTER TABLE public.students FORCE ROW LEVEL SECURITY; ALTER TABLE public.students ENABLE ROW LEVEL SECURITY"
     )
-    assert world.look()["facts"]["rows"] == {"public.students": {"rows": 2, "estimate": False}}
+    assert world.look()["facts"]["rows"] == [{"name": "public.students", "rows": 2, "estimate": False}]
 
 
 def test_a_large_table_is_estimated_and_compared_beyond_the_error_of_a_sample(
@@ -599,15 +608,15 @@ def test_a_large_table_is_estimated_and_compared_beyond_the_error_of_a_sample(
 ) -> None:
     monkeypatch.setattr(preflight, "EXACT_ROWS", 1)
     world.sql("ANALYZE public.students")
-    assert world.look()["facts"]["rows"] == {"public.students": {"rows": 2, "estimate": True}}
+    assert world.look()["facts"]["rows"] == [{"name": "public.students", "rows": 2, "estimate": True}]
     found = looks(world, lambda: world.sql("DELETE FROM public.students WHERE id = 1", "ANALYZE public.students"))
     # One row is few enough to be counted: a count says nothing about an estimate.
     assert found["rows"]["not_compared"] == ["public.students"]
-    sides = ({"a": {"rows": rows, "estimate": True}} for rows in (1000, 950, 850))
+    sides = ([{"name": "a", "rows": rows, "estimate": True}] for rows in (1000, 950, 850))
     first, second, third = sides
     assert preflight.compare_rows(first, second)["same"] == 1
     assert preflight.compare_rows(second, third)["fewer"][0]["after"] == 850
-    assert preflight.compare_rows(first, {"a": {"rows": None, "estimate": True}})["not_compared"] == ["a"]
+    assert preflight.compare_rows(first, [{"name": "a", "rows": None, "estimate": True}])["not_compared"] == ["a"]
 
 
 def test_a_table_that_somebody_holds_is_not_waited_for_and_not_counted(world: World) -> None:
@@ -616,10 +625,10 @@ def test_a_table_that_somebody_holds_is_not_waited_for_and_not_counted(world: Wo
     begun = time.monotonic()
     rows = preflight._rows(world.target, "t")
     assert time.monotonic() - begun < 5
-    assert rows == {
-        "public.students": {"rows": 2, "estimate": True},
-        "public.free": {"rows": 0, "estimate": False},
-    }
+    assert rows == [
+        {"name": "public.free", "rows": 0, "estimate": False},
+        {"name": "public.students", "rows": 2, "estimate": True},
+    ]
 
 
 PHASE = """\
