@@ -7,6 +7,9 @@
 200,000 students unless another number is given, 17 rows each. The first four versions make the tables that the data goes
 into; the others find them full. A lock is one above SHARE UPDATE EXCLUSIVE on a table with rows, seen by a look at
 pg_locks every few milliseconds: it was held for no longer than what is printed.
+
+The figures are kept below benchmarks/results/ and printed beside those of the last run of that size. Ends with 1, and names the
+version, where one step takes more than a minute and is neither in batches nor concurrent (R13.10).
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import figures as kept
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, migrate, plan
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
@@ -44,11 +48,12 @@ def rss() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
-def timed(work: Callable[[], dict[str, Any]]) -> float:
-    """:return: seconds of the whole call, from connecting to the lock given back."""
+def timed(work: Callable[[], dict[str, Any]]) -> tuple[float, list[dict[str, Any]]]:
+    """:return: seconds of the whole call, from connecting to the lock given back, and those of each step on the way up."""
     begun = time.monotonic()
-    work()
-    return time.monotonic() - begun
+    done = work()
+    seconds = time.monotonic() - begun
+    return seconds, [step for item in done.get("applied", []) for step in item["step_durations"]]
 
 
 def main() -> None:
@@ -71,6 +76,7 @@ def main() -> None:
             ledger.Run(id="bench", playbook="bench", environment="local", who="bench", ops_host="bench"),
         )
         figures: dict[str, list[str]] = {version: [] for version in versions}
+        measurements: dict[str, dict[str, Any]] = {version: {} for version in versions}
 
         def size() -> int:
             return int(server.execute(f"SELECT pg_database_size('{DATABASE}')")[0][0]) // 1_000_000
@@ -82,7 +88,8 @@ def main() -> None:
             return migrate.revert(target, Reverts(), way)
 
         for version in versions[: versions.index(LAST_EMPTY) + 1]:
-            seconds = timed(partial(up, version))
+            seconds, steps = timed(partial(up, version))
+            measurements[version] = {"up_s": round(seconds, 3), "steps": steps}
             figures[version] += [f"{seconds:.2f}", "no rows", "no clients"]
         begun = time.monotonic()
         load_sample_data(server, DATABASE, students)
@@ -92,11 +99,12 @@ def main() -> None:
         sizes: dict[str, int] = {}
         with LockWatch(server, DATABASE, interval_s=LOOK_S) as watch, Clients(server, DATABASE) as clients:
 
-            def measured(version: str, work: Callable[[], dict[str, Any]]) -> None:
+            def measured(version: str, way: str, work: Callable[[], dict[str, Any]]) -> None:
                 watch.look_again()
                 watch.doing, seen = version, len(watch.holds)
                 begun = time.monotonic()
-                seconds = timed(work)
+                seconds, steps = timed(work)
+                measurements[version] |= {f"{way}_s": round(seconds, 3), **({"steps": steps} if steps else {})}
                 # A statement that waits for the last lock of the version ends after it.
                 time.sleep(0.2)
                 holds = watch.holds[seen:]
@@ -105,19 +113,24 @@ def main() -> None:
                 waits = [wait * 1000 for wait in clients.since(begun)]
                 told = f"{waits[len(waits) // 2]:.1f} / {waits[-1]:.0f}" if waits else "none"
                 figures[version] += [f"{seconds:.2f}", lock, told]
+                measurements[version] |= {
+                    f"{way}_lock_ms": round(longest.at_most_s * 1000) if longest else None,
+                    f"{way}_client_max_ms": round(waits[-1]) if waits else None,
+                }
                 print(f"{version}: {', '.join(figures[version])}", file=sys.stderr, flush=True)
 
             for version in later:
-                measured(version, partial(up, version))
+                measured(version, "up", partial(up, version))
                 sizes[version] = size()
                 if version == GRANTS:
                     clients.act_as("white_cross_admin")
             for version in reversed(later):
                 if version == GRANTS:
                     clients.act_as(None)
-                measured(version, down)
+                measured(version, "down", down)
         for version in reversed(versions[: versions.index(LAST_EMPTY) + 1]):
-            seconds = timed(down)
+            seconds, _ = timed(down)
+            measurements[version]["down_s"] = round(seconds, 3)
             figures[version] += [f"{seconds:.2f}", "no clients", "no clients"]
         print(f"{HEAD}\n|---|---|---|---|---|---|---|---|")
         for version in versions:
@@ -132,8 +145,25 @@ def main() -> None:
         )
         for fault in clients.faults[:10]:
             print(fault)
+        result = {
+            "commit": kept.commit(ROOT),
+            "machine": kept.machine(),
+            "postgresql": str(server.execute("SHOW server_version")[0][0]),
+            "load": [round(value, 1) for value in os.getloadavg()],
+            "versions": {
+                version: {**measurements[version], **({"size_mb": sizes[version]} if version in sizes else {})}
+                for version in versions
+            },
+        }
+        earlier = kept.newest("chain", students)
+        file = kept.keep("chain", students, result)
+        print("\n".join(kept.compared(result, earlier)))
+        print(f"kept in {file.relative_to(ROOT)}")
+        faults = kept.too_long(result["versions"])
         if clients.faults:
-            raise SystemExit("clients had errors")
+            faults.append("clients had errors")
+        if faults:
+            raise SystemExit("\n".join(faults))
     finally:
         servers.discard(server)
 

@@ -14,6 +14,9 @@ from support import server as servers
 from support.server import EMBEDDED_MAJOR, OWNER, SUPERUSER, Containers, Server
 from support.site import Playbook
 
+# Hooks that pytest finds by their names.
+from support.suite_times import pytest_sessionstart, pytest_terminal_summary  # noqa: F401
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`@pytest.mark.majors(15, 18)` runs a test once a major; without the mark it runs on the embedded 18.

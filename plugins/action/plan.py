@@ -51,10 +51,14 @@ class ActionModule(MigrationAction):
                     f"goes on at step {item['resume_at']} of {len(item['steps'])}"
                     if item["resume_at"]
                     else f"{len(item['steps'])} steps",
+                    f"{item['expected_seconds']} s" if item.get("expected_seconds") else "",
                 ]
                 for item in found["pending"]
             ]
-            for line in table(["VERSION", "NAME", "PHASE", "RISK", "ROLLBACK", "STEPS"], rows):
+            headings = ["VERSION", "NAME", "PHASE", "RISK", "ROLLBACK", "STEPS", "EXPECTED"]
+            if not any(row[-1] for row in rows):
+                headings, rows = headings[:-1], [row[:-1] for row in rows]
+            for line in table(headings, rows):
                 self.say(f"    {line}")
             if found["later"]:
                 self.say(f"    left for another run: {', '.join(found['later'])}")

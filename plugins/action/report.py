@@ -54,7 +54,23 @@ class ActionModule(ActionBase):
         if run:
             for line in reporting.screen(report, str(page) if page else None):
                 display.display(line)
+        if page:
+            result["notified"] = self._notify(report, variables)
         return result
+
+    def _notify(self, report: dict[str, Any], task_vars: dict[str, Any]) -> bool:
+        """Tell the environment's webhook how the run ended; whether that works changes nothing about the run."""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import notification
+
+        try:
+            databases = self._templar.template(task_vars.get("pgops_databases") or [task_vars.get("pgops_database")])
+            url, file = (self._text(task_vars, name) for name in ("pgops_webhook", "pgops_webhook_file"))
+            return notification.tell(report, url, file, [str(name) for name in databases if name])
+        except notification.NotNotified as fault:
+            display.warning(f"Nobody was notified of this run: {fault}")
+        except Exception as fault:  # noqa: BLE001 -- its words may hold the address
+            display.warning(f"Nobody was notified of this run: {type(fault).__name__} in pgops_webhook or its file")
+        return False
 
     def _refused(self, guard: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         if "too old" not in guard["msg"]:

@@ -47,7 +47,7 @@ class ActionModule(MigrationAction):
             for line in verification.screen(database, found, verbose=verbose):
                 self.say(line)
         if result.get("failed") and result.get("databases"):
-            commands = [self.command(task_vars, "verify.yml", {"verify_verbose": True})]
+            commands = [self.command(task_vars, "verify.yml")]
             applied = sorted(version for versions in self._applied(task_vars).values() for version in versions)
             if applied:
                 # The first of this run, so that all of it goes.

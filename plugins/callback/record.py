@@ -13,6 +13,7 @@ description:
     the report, the last event of the journal and the file of C(pgops_json), as the action P(whitecross.pgops.report#module) would have.
   - At the start of a run it puts a file that says so in the place of C(pgops_json), so that a run which is killed leaves no older result.
   - It says in one sentence what to do about a host that cannot be reached, and tells the report what failed outside a phase.
+  - It notifies C(pgops_webhook) of such a run as the action would have.
   - It never fails a play; what it cannot do, it says in a warning.
 requirements:
   - "C(callbacks_enabled = whitecross.pgops.record) in ansible.cfg; a checkout of the collection has it"
@@ -232,6 +233,27 @@ class CallbackModule(CallbackBase):
         if page:
             for line in reporting.screen(report, str(page)):
                 self._display.display(line)
+            self._notify(report)
+
+    def _notify(self, report: dict[str, Any]) -> None:
+        """As the action report does. Where Ctrl-C left no task to template a variable, the play's own are read."""
+        from ansible.template import Templar
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import notification
+
+        try:
+            manager = self._play.get_variable_manager()
+            host = next(iter(manager._inventory.get_hosts(self._play.hosts)), None)
+            variables = manager.get_vars(play=self._play, host=host)
+            templar = Templar(loader=self._play.get_loader(), variables=variables)
+            names = ("pgops_webhook", "pgops_webhook_file", "pgops_database")
+            url, file, database = (str(templar.template(variables.get(name)) or "") for name in names)
+            notification.tell(report, url, file, [database] if database else [])
+        except notification.NotNotified as fault:
+            self._display.warning(f"Nobody was notified of this run: {fault}")
+        except Exception as fault:  # noqa: BLE001 -- its words may hold the address
+            self._display.warning(
+                f"Nobody was notified of this run: {type(fault).__name__} in pgops_webhook or its file"
+            )
 
     def _extra(self, name: str) -> str | None:
         """A variable given with -e, for a play that failed before the guard read the inventory's."""

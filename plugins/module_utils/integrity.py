@@ -116,12 +116,38 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name,
  ORDER BY 1
 """
 
+# A table is told by its columns in their order. A NOT NULL constraint (18) is told there.
+_DEFINITIONS = f"""
+SELECT 'table' AS kind, quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS object,
+       coalesce((SELECT string_agg(quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod)
+                  || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END
+                  || CASE WHEN a.attidentity <> '' THEN ' GENERATED AS IDENTITY'
+                          WHEN a.attgenerated <> '' THEN ' GENERATED AS (' || pg_get_expr(d.adbin, d.adrelid) || ')'
+                          WHEN d.oid IS NOT NULL THEN ' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid) ELSE '' END,
+                  ', ' ORDER BY a.attnum)
+          FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped), '') AS definition
+  FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p') AND {_USER_SCHEMA} AND n.nspname <> 'pgops'
+ UNION ALL
+SELECT 'constraint', quote_ident(n.nspname) || '.' || quote_ident(c.relname) || '.' || quote_ident(k.conname),
+       pg_get_constraintdef(k.oid)
+  FROM pg_constraint AS k JOIN pg_class AS c ON c.oid = k.conrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE k.contype <> 'n' AND {_USER_SCHEMA} AND n.nspname <> 'pgops'
+ UNION ALL
+SELECT 'index', quote_ident(n.nspname) || '.' || quote_ident(c.relname), pg_get_indexdef(c.oid)
+  FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE {_USER_SCHEMA} AND n.nspname <> 'pgops'
+ ORDER BY 1 DESC, 2
+"""
+
 _ESTIMATES = f"""
 SELECT n.nspname::text AS schema, c.relname::text AS table,
        quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name,
        -- reltuples is -1 before the first ANALYZE; pages are always known.
        CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint
-            ELSE pg_relation_size(c.oid) / current_setting('block_size')::bigint * 100 END AS rows
+            ELSE pg_relation_size(c.oid) / current_setting('block_size')::bigint * 100 END AS rows,
+       c.reltuples >= 0 AS analyzed
   FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
  WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {_USER_SCHEMA} AND n.nspname <> 'pgops'
    AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
@@ -311,6 +337,26 @@ def row_counts(conn: Connection, *, exact_rows: int = EXACT_ROWS) -> list[dict[s
     return sorted(rows, key=lambda row: (-row["rows"], row["name"]))
 
 
+def rows_to_compare(conn: Connection, *, exact_rows: int) -> list[dict[str, Any]]:
+    """How many rows each table has, for a comparison with another moment.
+
+    :param exact_rows: tables estimated larger than this are not counted; below zero none is.
+    :return: ``name``, ``rows``, ``estimate``. ``rows`` is None for what is neither counted nor analyzed: a guess by pages
+        says nothing about what has changed.
+    Takes ACCESS SHARE on each table that is counted.
+    """
+    tables = fetch_all(conn, _ESTIMATES)
+    exact = _count(conn, [table for table in tables if table["rows"] <= exact_rows])
+    return [
+        {
+            "name": table["name"],
+            "rows": exact.get(table["name"], int(table["rows"]) if table["analyzed"] else None),
+            "estimate": table["name"] not in exact,
+        }
+        for table in sorted(tables, key=lambda table: str(table["name"]))
+    ]
+
+
 def _count(conn: Connection, tables: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     counts: list[sql.Composable] = [
         sql.SQL("SELECT {} AS name, count(*) AS rows FROM ONLY {}").format(
@@ -322,14 +368,20 @@ def _count(conn: Connection, tables: Sequence[Mapping[str, Any]]) -> dict[str, i
         return {}
     try:
         return {row["name"]: int(row["rows"]) for row in fetch_all(conn, sql.SQL(" UNION ALL ").join(counts))}
-    except psycopg2.errors.InsufficientPrivilege:
+    except (psycopg2.errors.InsufficientPrivilege, psycopg2.errors.LockNotAvailable):
         if len(tables) == 1:
             return {}
-        # One by one: only the one that cannot be read stays an estimate.
+        # One by one: only the one that cannot be read, or not now, stays an estimate.
         found: dict[str, int] = {}
         for table in tables:
             found.update(_count(conn, [table]))
         return found
+
+
+def definitions(conn: Connection) -> list[dict[str, Any]]:
+    """Every table with its columns, every index and every constraint: ``kind``, ``object``, ``definition``. No lock on tables
+    but ACCESS SHARE, for a moment, on one whose expression is printed."""
+    return fetch_all(conn, _DEFINITIONS)
 
 
 def extensions(conn: Connection) -> list[dict[str, Any]]:

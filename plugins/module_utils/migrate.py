@@ -261,6 +261,7 @@ def _apply_one(
         "name": migration["name"],
         "title": migration.get("title"),
         "duration_s": duration,
+        "expected_s": migration.get("expected_seconds"),
         "steps": len(steps),
         # Only those of this run, where it went on from an earlier one.
         "step_durations": timed,

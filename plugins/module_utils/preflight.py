@@ -4,7 +4,7 @@
 """The health report: what is looked at before anything is changed, and again after it.
 
 Read-only, and it waits for nobody. Nearly every check is a row of data, in preflight_checks. Locks: ACCESS SHARE on
-catalogs, and for at most 100 ms on a table whose size is read; no row of a user table is read.
+catalogs, and on user tables whose size is read or whose rows are counted; it is waited for 100 ms at most.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 from typing import Any, Callable
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import application
+from ansible_collections.whitecross.pgops.plugins.module_utils import application, integrity
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
@@ -30,6 +30,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.preflight_checks 
     CHECKS,
     DISK_STOP,
     DISK_WARN,
+    ESTIMATE_TOLERANCE,
+    EXACT_ROWS,
     LONG_TRANSACTION_S,
     LOOK_LOCK_TIMEOUT_MS,
     LOOK_STATEMENT_TIMEOUT_MS,
@@ -275,7 +277,8 @@ def report(
     :param health_url: where the application is asked whether it is well; None asks nobody
     :param free_bytes: free bytes at a path; replaced in tests
     :return: ``{"checks": [...], "facts": {"size_bytes", "connections", "active", "waiting_locks", "long_transactions",
-        "largest_tables", "server_version"}, "level": the worst level}``
+        "largest_tables", "server_version", "rows"}, "level": the worst level}``; ``rows`` is what :func:`compare_rows` takes,
+        None where nobody could look
     """
     checks: list[dict[str, Any]] = []
     facts: dict[str, Any] = {}
@@ -301,6 +304,7 @@ def report(
             facts = dict(fetch_one(observer, _FACTS) or {})
             facts["server_version"] = "{}.{}".format(*server_version(conn))
             facts["largest_tables"] = _largest_tables(conn)
+            facts["rows"] = _rows(target, application_name)
             size = int(facts.get("size_bytes") or 0)
             checks.append(_disk("disk_data", _data_directory(target, observer), size, free_bytes))
             checks.append(_disk("disk_backup", backup_directory, size, free_bytes))
@@ -342,6 +346,24 @@ def _largest_tables(conn: Connection) -> list[dict[str, Any]]:
         return fetch_all(conn, _LARGEST)
     except psycopg2.Error:
         return fetch_all(conn, _LARGEST_ESTIMATED)
+
+
+def _rows(target: Target, application_name: str) -> list[dict[str, Any]] | None:
+    """Rows of each table as the role that reads backups sees them: all, also behind a policy. None where it cannot look."""
+    try:
+        conn = connect(target.as_backup(), application_name=application_name)
+    except PgopsError:
+        return None  # told by the check backup_connect
+    try:
+        _do_not_wait(conn)
+        try:
+            return integrity.rows_to_compare(conn, exact_rows=EXACT_ROWS)
+        except psycopg2.errors.QueryCanceled:
+            return integrity.rows_to_compare(conn, exact_rows=-1)
+    except psycopg2.Error:
+        return None
+    finally:
+        conn.close()
 
 
 def _data_directory(target: Target, conn: Connection) -> str | None:
@@ -417,6 +439,39 @@ def compare(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[s
     return found
 
 
+def compare_rows(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, Any]:
+    """Which tables have more or fewer rows than before.
+
+    Two counts are compared as they are, two estimates beyond :data:`ESTIMATE_TOLERANCE`; a count says nothing about an
+    estimate. Other clients write meanwhile, so a difference is told and is no fault by itself.
+
+    :param before: a list of tables with ``name``, ``rows`` (None: not known), ``estimate``
+    :return: ``fewer`` and ``more``, each ``{"table", "before", "after", "estimate"}`` with None for a table that is not there and
+        those that lost or won most first; ``same``: how many tables have as many as before; ``not_compared``: their names
+    """
+    found: dict[str, Any] = {"fewer": [], "more": [], "same": 0, "not_compared": []}
+    nothing = {"rows": 0, "estimate": False}
+    earlier, later = ({table["name"]: table for table in tables} for tables in (before, after))
+    for name in sorted(earlier.keys() | later.keys()):
+        old, new = earlier.get(name, nothing), later.get(name, nothing)
+        estimate = bool(old["estimate"] or new["estimate"])
+        both_there = name in earlier and name in later
+        if None in (old["rows"], new["rows"]) or (both_there and old["estimate"] != new["estimate"]):
+            found["not_compared"].append(name)
+            continue
+        difference = int(new["rows"]) - int(old["rows"])
+        if abs(difference) <= (ESTIMATE_TOLERANCE * int(old["rows"]) if estimate and both_there else 0):
+            found["same"] += 1
+            continue
+        then, now = (side[name]["rows"] if name in side else None for side in (earlier, later))
+        found["fewer" if difference < 0 else "more"].append(
+            {"table": name, "before": then, "after": now, "estimate": estimate}
+        )
+    for changed in (found["fewer"], found["more"]):
+        changed.sort(key=lambda row: -abs((row["after"] or 0) - (row["before"] or 0)))
+    return found
+
+
 def look_at(
     targets: dict[str, Target],
     *,
@@ -429,7 +484,8 @@ def look_at(
     """Report on several databases, and refuse where a check stops.
 
     :param before: an earlier result of this function, to compare with
-    :return: database -> what :func:`report` returns, with ``worse`` and ``better`` where ``before`` has the database
+    :return: database -> what :func:`report` returns, with ``worse``, ``better`` and ``rows`` (see :func:`compare_rows`) where
+        ``before`` has the database; fewer rows in a table make the level ``warn``
     :raises PgopsError: a waiver that is not one, or a check that stops; ``extra`` then holds all reports
     """
     accepted = check_waivers(waivers)
@@ -443,6 +499,11 @@ def look_at(
         earlier = (before or {}).get(name)
         if earlier:
             found.update(compare(earlier["checks"], found["checks"]))
+            then, now = ((look.get("facts") or {}).get("rows") for look in (earlier, found))
+            if then is not None and now is not None:
+                found["rows"] = compare_rows(then, now)
+                if found["rows"]["fewer"] and found["level"] == OK:
+                    found["level"] = WARN
         databases[name] = found
     stops = [
         (name, check)

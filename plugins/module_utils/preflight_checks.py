@@ -30,6 +30,10 @@ WRAPAROUND_STOP = 1_900_000_000
 # The look itself never waits for anybody: the same 100 ms as the lock discipline's, and a bound for a catalog of any size.
 LOOK_LOCK_TIMEOUT_MS = 100
 LOOK_STATEMENT_TIMEOUT_MS = 30_000
+# Counted in some tens of milliseconds; of a larger table the planner's estimate is compared before and after a run.
+EXACT_ROWS = 100_000
+# ANALYZE reads a sample, so two estimates of the same rows differ by some percent.
+ESTIMATE_TOLERANCE = 0.1
 # A slot that holds back this much WAL fills the disk of a server of usual size within a day.
 SLOT_WAL_WARN = 1 << 30
 

@@ -85,7 +85,7 @@ def _summary(migration: Mapping[str, Any], found: ledger.Ledger) -> dict[str, An
     return {
         **{
             name: migration.get(name)
-            for name in ("version", "name", "title", "why", "risk", "phi", "phase", "rollback")
+            for name in ("version", "name", "title", "why", "risk", "phi", "phase", "rollback", "expected_seconds")
         },
         "steps": [{"kind": step["kind"], "name": step.get("name")} for step in migration["steps"]],
         "resume_at": resume_at,

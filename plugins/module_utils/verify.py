@@ -37,7 +37,7 @@ def verify(
     :param applied: by database the versions that this run has applied; one that is applied no longer is a failure.
     :param checks: the named checks of the tree.
     :return: by database: ``passed``, ``versions``, ``baseline``, ``lines`` (one an object), ``checks``, ``findings``, ``foreign_keys``,
-        ``rows``, ``extensions``.
+        ``rows``, ``extensions``, ``definitions`` (every table, index and constraint).
     :raises PgopsError: a database cannot be verified, or one did not pass; then ``extra["databases"]`` has all results.
 
     Takes ACCESS SHARE on the tables it reads. Writes nothing to the databases.
@@ -138,6 +138,7 @@ def verify_database(
         findings += _of_phi(integrity.phi_tables(conn))
         rows = integrity.row_counts(conn)
         installed = integrity.extensions(conn)
+        definitions = integrity.definitions(conn)
     return {
         "passed": not any(finding.level == FAIL for finding in findings),
         "versions": [migration["version"] for migration in applied],
@@ -148,6 +149,7 @@ def verify_database(
         "foreign_keys": [key.as_dict() for key in keys],
         "rows": rows,
         "extensions": installed,
+        "definitions": definitions,
     }
 
 

@@ -52,7 +52,7 @@ databases:
   contains:
     applied:
       description:
-        - Versions applied by this call, each with its duration in seconds, the objects that were there already, the rows that were
+        - Versions applied by this call, each with its duration in seconds, the seconds that it expects, the objects that were there already, the rows that were
           moved to quarantine and the placeholders that were made.
       type: list
       elements: dict

@@ -34,7 +34,8 @@ databases:
   type: dict
   contains:
     pending:
-      description: Versions to apply, in order, each with title, why, risk, phi, rollback, steps and the step to resume at.
+      description: Versions to apply, in order, each with title, why, risk, phi, rollback, expected seconds, steps and the step to
+        resume at.
       type: list
       elements: dict
     later:

@@ -11,7 +11,7 @@ description:
   - Reads, and never writes, what a migration, its backup and its way back depend on; each check is ok, warn or stop, with what
     was seen and what to type against it.
   - It ends the run when a check says stop, unless O(waive) names that check with a reason.
-  - Given O(before), it looks at the same list again and says what is worse or better.
+  - Given O(before), it looks at the same list again and says what is worse or better, and which tables have fewer or more rows.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
 options:
@@ -92,7 +92,8 @@ databases:
           description: The reason, where a stop was waived.
           type: str
     facts:
-      description: Size in bytes, sessions, locks not granted, server version and the ten largest tables.
+      description: Size in bytes, sessions, locks not granted, server version, the ten largest tables, and the rows of each table
+        (counted up to 100,000, else the planner's estimate).
       type: dict
     worse:
       description: Checks that are worse than before.
@@ -104,6 +105,12 @@ databases:
       returned: with O(before)
       type: list
       elements: dict
+    rows:
+      description:
+        - Tables that have V(fewer) or V(more) rows than before, how many have the V(same), and which could not be compared.
+        - Fewer make the level V(warn) and never end a run, for other clients write meanwhile.
+      returned: with O(before), where rows were counted both times
+      type: dict
 """
 
 from typing import Any

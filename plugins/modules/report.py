@@ -10,6 +10,9 @@ version_added: 0.1.0
 description:
   - Makes of the run's journal a report as JSON, as a page of HTML and as a log, below C(pgops_state_directory) on the ops host.
   - Prints the seconds of each version and of the whole run, what failed, what to type next, and where the report is.
+  - Tells the address in C(pgops_webhook), or in the file (mode 0600, on the ops host) that C(pgops_webhook_file) names, how a run of
+    migrate.yml or rollback.yml ended, as C({"text"}) in the form of Slack - environment, databases, seconds and the next command, no
+    error and no statement. The address is shown nowhere. It has 5 seconds; one that does not take it is a warning and no more.
   - Writes the file that C(pgops_json) names, in check mode and for a refused run too.
   - Belongs into the C(always) of a play, with the tag C(always), so that a failed run has its report as well.
 options:
@@ -19,7 +22,7 @@ options:
     type: dict
 attributes:
   check_mode:
-    description: Prints and answers the same, and writes no report.
+    description: Prints and answers the same, writes no report and notifies nobody.
     support: full
   diff_mode:
     description: There is nothing to show.
@@ -54,4 +57,8 @@ duration_s:
   description: Seconds from the guard to the report.
   returned: when the run had started
   type: float
+notified:
+  description: Whether a webhook was told of the run.
+  returned: when a page was written
+  type: bool
 """

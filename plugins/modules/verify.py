@@ -117,6 +117,10 @@ databases:
       description: Installed extensions with their versions.
       type: list
       elements: dict
+    definitions:
+      description: Every table (by its columns), index and constraint with V(kind), V(object) and V(definition), as it is now.
+      type: list
+      elements: dict
 """
 
 from typing import Any

@@ -30,9 +30,9 @@ EVENTS = (
 )
 
 # A key that says what it holds is never written with its value, whoever asks for it.
-_SECRET_KEY = re.compile(r"passw|passphrase|secret|token|credential|private_?key|api_?key", re.IGNORECASE)
+_SECRET_KEY = re.compile(r"passw|passphrase|secret|token|credential|private_?key|api_?key|webhook", re.IGNORECASE)
 # ... but these only say where a secret lies.
-_LOCATION_KEYS = frozenset({"passfile", "pgops_passfile"})
+_LOCATION_KEYS = frozenset({"passfile", "pgops_passfile", "pgops_webhook_file"})
 _RUN_ID = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}$")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 

@@ -36,6 +36,7 @@ class Migration:
     depends_on: list[str] = field(default_factory=list)
     variables: dict[str, Any] = field(default_factory=dict)
     budgets: dict[str, int] = field(default_factory=dict)
+    expected_seconds: int | None = None
     transaction: bool = True
     steps: list[dict[str, Any]] = field(default_factory=list)
     verify: str | None = None

@@ -49,6 +49,7 @@ _METADATA_KEYS: Keys = {
     "rollback": (dict, True, ()),
     "variables": (dict, False, ()),
     "budgets": (dict, False, ()),
+    "expected_seconds": (int, False, ()),
     "transaction": (bool, False, ()),
     "steps": (list, True, ()),
     "verify": (str, False, ()),
@@ -166,6 +167,10 @@ def _fill(migration: Migration, contents: dict[str, dict[str, str]], findings: l
     migration.depends_on = [document.written.get(("depends_on", i), "") for i in range(len(data.get("depends_on", [])))]
     migration.variables = _variables(migration, findings)
     migration.budgets = _budgets(migration, findings)
+    migration.expected_seconds = data.get("expected_seconds")
+    if migration.expected_seconds is not None and migration.expected_seconds < 1:
+        fault = f"'expected_seconds' is {migration.expected_seconds}; give 1 or more, or leave the key out"
+        findings.append(Finding(file, document.line("expected_seconds"), "wrong-value", fault))
     uses: dict[str, int] = {METADATA: 0}
     for i in range(len(data["steps"])):
         step = read_step(migration, i, contents, uses, findings)

@@ -69,6 +69,7 @@ class RenderedMigration:
             "rollback": source.rollback,
             "depends_on": source.depends_on,
             "budgets": source.budgets,
+            "expected_seconds": source.expected_seconds,
             "transaction": source.transaction,
             "files": source.files,
             "checksum": source.checksum,

@@ -50,6 +50,10 @@ SHARED_VARIABLES: dict[str, SharedVariable] = {
         ["preflight", "plan", "backup", "prove", "apply", "analyze", "verify", "report"],
     ),
     "pgops_json": SharedVariable("file on the ops host for the whole result as JSON", None),
+    "pgops_webhook": SharedVariable(
+        "address that is told how each run of migrate.yml and rollback.yml ended; a secret, so keep it in a vault", None
+    ),
+    "pgops_webhook_file": SharedVariable("file on the ops host, 0600, that holds this address instead", None),
     "pgops_progress": SharedVariable(
         "live progress: always, terminal (only where a person watches) or never", "always"
     ),

@@ -30,6 +30,9 @@ SUCCEEDED = "succeeded"
 FAILED = "failed"
 INTERRUPTED = "interrupted"
 
+# How many tables whose rows changed a line on the screen names; the report has all.
+ROWS_SHOWN = 5
+
 # Phases of a migration that have nothing to do when nothing is pending.
 _ONLY_WITH_PENDING = ("backup", "prove", "apply", "analyze")
 # What the journal keeps of a run besides its phases.
@@ -135,7 +138,11 @@ def _versions(hosts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict
                 for items in result.values():
                     for item in items if isinstance(items, list) else []:
                         if isinstance(item, Mapping) and item.get("version") and item.get("duration_s") is not None:
-                            found.append({"host": host, "database": database, "phase": phase, **item})
+                            version = {"host": host, "database": database, "phase": phase, **item}
+                            expected = version.get("expected_s")
+                            if expected is not None:
+                                version["slower"] = float(version["duration_s"]) > float(expected)
+                            found.append(version)
     return found
 
 
@@ -402,7 +409,40 @@ def health_table(database: str, found: Mapping[str, Any]) -> list[str]:
         lines.append(f"    compared with before: {'worse: ' + ', '.join(changes) if changes else 'nothing is worse'}")
         if found.get("better"):
             lines[-1] += "; better: " + ", ".join(change["check"] for change in found["better"])
+    if "rows" in found:
+        lines += [f"    {line}" for line in _rows_lines(found["rows"])]
     return lines
+
+
+def rows_changed(tables: Sequence[Mapping[str, Any]], shown: int | None = None) -> str:
+    """Tables whose rows are not those of before, ``public.a 12 to 7``; the first ``shown`` of them."""
+
+    def told(table: Mapping[str, Any]) -> str:
+        about = "about " if table["estimate"] else ""
+        if table["before"] is None:
+            return f"{table['table']} is new with {about}{table['after']:,}"
+        now = "gone" if table["after"] is None else f"{about}{table['after']:,}"
+        return f"{table['table']} {about}{table['before']:,} to {now}"
+
+    more = f" and {len(tables) - shown} more" if shown is not None and len(tables) > shown else ""
+    return ", ".join(told(table) for table in tables[:shown]) + more
+
+
+def _rows_lines(rows: Mapping[str, Any]) -> list[str]:
+    """A fall stands as a warning, since rows seldom go by themselves; a rise is what the migration or a client wrote."""
+    lines = []
+    if rows["fewer"]:
+        lines.append(f"{'warn':<7}{'rows':<24} fewer than before: {rows_changed(rows['fewer'], ROWS_SHOWN)}")
+    told = f"rows compared with before: the same in {rows['same']} tables"
+    if rows["more"]:
+        told += f"; more: {rows_changed(rows['more'], ROWS_SHOWN)}"
+    if rows["not_compared"]:
+        told += f"; {len(rows['not_compared'])} not compared, as they were not counted both times"
+    return [*lines, told]
+
+
+def _slower(version: Mapping[str, Any]) -> str:
+    return f"took {float(version['duration_s']):.1f} s, expected {version['expected_s']} s"
 
 
 def screen(report: Mapping[str, Any], page: str | None) -> list[str]:
@@ -414,6 +454,8 @@ def screen(report: Mapping[str, Any], page: str | None) -> list[str]:
         done = version.get("state") or ("reverted" if version["phase"] == "revert" else "applied")
         name = f" {version['name']}" if version.get("name") else ""
         lines.append(f"    {version['version']}{name}{where}: {done} in {float(version['duration_s']):.2f} s")
+        if version.get("slower"):
+            lines.append(f"    warn   {version['version']}{where}: {_slower(version)}")
     lines.append(
         f"pgops run {report['run_id']}: {report['playbook']} in {report['environment']} {report['result']} "
         f"after {seconds(report['duration_s'])}, at {report['finished']}"
@@ -446,6 +488,8 @@ def as_log(report: Mapping[str, Any]) -> str:
     for version in report["versions"]:
         done = version.get("state") or ("reverted" if version["phase"] == "revert" else "applied")
         lines.append(f"{report['finished']} {version['version']} {done} in {version['duration_s']} s")
+        if version.get("slower"):
+            lines.append(f"{report['finished']} WARN {version['version']} {_slower(version)}")
     if report["error"]:
         lines.append(f"{report['finished']} ERROR {report['error']['message']}")
         if report["error"].get("hint"):
@@ -460,7 +504,7 @@ def as_page(report: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(size=size, seconds=seconds)
+    environment.filters.update(size=size, seconds=seconds, rows_changed=rows_changed)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(report=report)
 
 

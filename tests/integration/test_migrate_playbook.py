@@ -85,6 +85,9 @@ def test_a_run_takes_the_eight_steps_and_a_second_changes_nothing(site: Playbook
         assert re.search(rf"^    {version} \w+: applied in \d+\.\d\d s$", first.stdout, re.MULTILINE)
     assert re.search(r"^pgops run \S+: migrate in local succeeded after .* s, at 20", first.stdout, re.MULTILINE)
     assert f"report: {first.json['report']}" in first.stdout
+    # A line an object is verify.yml's own.
+    assert re.search(r"^    table +\d+ passed$", first.stdout, re.MULTILINE)
+    assert "pass   table" not in first.stdout
     assert finished(site, first) == [
         "preflight", "plan", "backup", "prove", "status", "apply", "status", "analyze", "verify", "preflight_after",
     ]  # fmt: skip

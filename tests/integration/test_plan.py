@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -175,6 +176,28 @@ def test_status_yml_prints_a_table_and_leaves_json(site: Any) -> None:
     assert (shown[0][-2], shown[1][-2]) == ("partial", "complete")
     (found,) = document["hosts"]["local-1"].values()
     assert found["status"]["counts"] == {"applied": 1, "pending": 1}
+
+
+def test_what_takes_longer_than_its_version_expects_is_a_warning(site: Any) -> None:
+    site.tree.add_sql(
+        V3, "slow", "CREATE TABLE public.slow (id integer); DO $$ BEGIN PERFORM pg_sleep(1.2); END $$;", "DROP TABLE public.slow;",
+        expected_seconds=1,
+    )  # fmt: skip
+    site.tree.add_sql(
+        V2, "pets", "CREATE TABLE public.pets (id integer);", "DROP TABLE public.pets;", expected_seconds=60
+    )
+    rc, stdout, document = site("migrate.yml")
+    assert rc == 0, stdout
+    lines = [line.split() for line in stdout.splitlines()]
+    assert ["VERSION", "NAME", "PHASE", "RISK", "ROLLBACK", "STEPS", "EXPECTED"] in lines
+    assert re.search(rf"{V1} +people .* 1 steps$", stdout, re.MULTILINE), stdout
+    assert re.search(rf"{V2} +pets .* 1 steps +60 s$", stdout, re.MULTILINE), stdout
+    assert re.findall(r"^    warn   (\d+): took 1\.\d s, expected 1 s$", stdout, re.MULTILINE) == [V3]
+    report = json.loads(Path(document["report"]).with_suffix(".json").read_text())
+    assert [(item.get("expected_s"), item.get("slower")) for item in report["versions"]] == [
+        (None, None), (60, False), (1, True),
+    ]  # fmt: skip
+    assert "expected 60" in Path(document["report"]).read_text()
 
 
 def test_migrate_yml_shows_how_an_applied_file_was_edited(site: Any) -> None:

@@ -22,6 +22,8 @@ import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import application, connection, preflight
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import without_secrets
 from support.podman import IMAGE, ROOT, podman
 from support.server import BACKUP, MIGRATOR, OWNER, RESTORE, SUPERUSER, Server, free_port
 from support.site import Playbook
@@ -539,6 +541,96 @@ def test_two_looks_compare(world: World) -> None:
     assert preflight.compare(before, before) == {"worse": [], "better": []}
 
 
+def looks(world: World, between: Callable[[], None]) -> dict[str, Any]:
+    """The second of two looks, with what was done between them."""
+    targets = {world.database: world.target}
+    before = preflight.look_at(targets, waivers=[], application_name="t")
+    between()
+    return preflight.look_at(targets, waivers=[], application_name="t", before=before)[world.database]
+
+
+def test_a_table_that_lost_rows_is_a_warning_and_one_that_won_is_told(world: World) -> None:
+    for name in ("visits", "left", "dropped"):
+        world.sql(f"CREATE TABLE public.{name} AS SELECT generate_series(1, 3) AS id")
+        world.sql(f"ALTER TABLE public.{name} OWNER TO {OWNER}")
+
+    def between() -> None:
+        world.sql("DELETE FROM public.students WHERE id = 2", "DROP TABLE public.dropped")
+        world.sql("INSERT INTO public.visits VALUES (4)", "CREATE TABLE public.seeded AS SELECT 1 AS id")
+        world.sql(f"ALTER TABLE public.seeded OWNER TO {OWNER}")
+
+    found = looks(world, between)
+    assert found["rows"] == {
+        "fewer": [
+            {"table": "public.dropped", "before": 3, "after": None, "estimate": False},
+            {"table": "public.students", "before": 2, "after": 1, "estimate": False},
+        ],
+        "more": [
+            {"table": "public.seeded", "before": None, "after": 1, "estimate": False},
+            {"table": "public.visits", "before": 3, "after": 4, "estimate": False},
+        ],
+        "same": 1,
+        "not_compared": [],
+    }
+    assert (found["level"], found["worse"]) == ("warn", [])
+    told = reporting.health_table(world.database, found)
+    assert (
+        "    warn   rows                     fewer than before: public.dropped 3 to gone, public.students 2 to 1"
+        in told
+    )
+    assert told[-1] == (
+        "    rows compared with before: the same in 1 tables; more: public.seeded is new with 1, public.visits 3 to 4"
+    )
+
+
+def test_rows_are_the_same_where_nothing_was_written(world: World) -> None:
+    found = looks(world, lambda: None)
+    assert (found["level"], found["rows"]["same"]) == ("ok", 1)
+
+
+def test_the_rows_of_a_table_with_any_name_reach_the_journal(world: World) -> None:
+    # A key that names a secret loses its value there, so a table's name is none.
+    world.sql("CREATE TABLE public.password_resets (id int)", f"ALTER TABLE public.password_resets OWNER TO {OWNER}")
+    found = looks(world, lambda: world.sql("INSERT INTO public.password_resets VALUES (1)"))
+    assert without_secrets(found) == found
+    assert found["rows"]["more"][0]["table"] == "public.password_resets"
+
+
+def test_rows_behind_a_policy_are_counted(world: World) -> None:
+    world.sql(
+        "ALTER TABLE public.students FORCE ROW LEVEL SECURITY; ALTER TABLE public.students ENABLE ROW LEVEL SECURITY"
+    )
+    assert world.look()["facts"]["rows"] == [{"name": "public.students", "rows": 2, "estimate": False}]
+
+
+def test_a_large_table_is_estimated_and_compared_beyond_the_error_of_a_sample(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "EXACT_ROWS", 1)
+    world.sql("ANALYZE public.students")
+    assert world.look()["facts"]["rows"] == [{"name": "public.students", "rows": 2, "estimate": True}]
+    found = looks(world, lambda: world.sql("DELETE FROM public.students WHERE id = 1", "ANALYZE public.students"))
+    # One row is few enough to be counted: a count says nothing about an estimate.
+    assert found["rows"]["not_compared"] == ["public.students"]
+    sides = ([{"name": "a", "rows": rows, "estimate": True}] for rows in (1000, 950, 850))
+    first, second, third = sides
+    assert preflight.compare_rows(first, second)["same"] == 1
+    assert preflight.compare_rows(second, third)["fewer"][0]["after"] == 850
+    assert preflight.compare_rows(first, [{"name": "a", "rows": None, "estimate": True}])["not_compared"] == ["a"]
+
+
+def test_a_table_that_somebody_holds_is_not_waited_for_and_not_counted(world: World) -> None:
+    world.sql("CREATE TABLE public.free (id int)", f"ALTER TABLE public.free OWNER TO {OWNER}", "ANALYZE")
+    world.session(autocommit=False).cursor().execute("LOCK TABLE public.students IN ACCESS EXCLUSIVE MODE")
+    begun = time.monotonic()
+    rows = preflight._rows(world.target, "t")
+    assert time.monotonic() - begun < 5
+    assert rows == [
+        {"name": "public.free", "rows": 0, "estimate": False},
+        {"name": "public.students", "rows": 2, "estimate": True},
+    ]
+
+
 PHASE = """\
 - name: Health
   hosts: all
@@ -571,6 +663,7 @@ def test_the_phase_shows_a_table_and_compares(health: Playbook) -> None:
     assert "changed=0" in result.stdout
     assert f"health of {health.database}: {len(preflight.NAMES)} ok" in result.stdout
     assert "compared with before: nothing is worse" in result.stdout
+    assert "rows compared with before: the same in 0 tables" in result.stdout
 
 
 def test_the_phase_asks_the_application_that_the_environment_names(health: Playbook) -> None:

@@ -459,6 +459,35 @@ def test_row_counts_are_largest_first_and_estimates_say_so(server: Server, datab
         assert integrity.row_counts(conn, exact_rows=100)[0] == {"name": "public.many", "rows": 500, "estimate": True}
 
 
+@pytest.mark.majors(15, 18)
+def test_every_table_index_and_constraint_is_listed_with_its_definition(server: Server, applied: Any) -> None:
+    listed = {(line["kind"], line["object"]): line["definition"] for line in verify(applied)["definitions"]}
+    assert listed == {
+        ("table", "public.school"): "id integer NOT NULL, name text NOT NULL",
+        ("table", "public.student"): "id integer NOT NULL, school_id integer NOT NULL, "
+        "status character varying(10) DEFAULT 'here'::character varying, mood mood",
+        ("index", "public.school_pkey"): "CREATE UNIQUE INDEX school_pkey ON public.school USING btree (id)",
+        ("index", "public.student_pkey"): "CREATE UNIQUE INDEX student_pkey ON public.student USING btree (id)",
+        (
+            "index",
+            "public.student_school_idx",
+        ): "CREATE INDEX student_school_idx ON public.student USING btree (school_id)",
+        ("constraint", "public.school.school_pkey"): "PRIMARY KEY (id)",
+        ("constraint", "public.student.student_pkey"): "PRIMARY KEY (id)",
+        ("constraint", "public.student.student_school"): "FOREIGN KEY (school_id) REFERENCES school(id)",
+        ("constraint", "public.student.status_known"): "CHECK (((status)::text = ANY "
+        "((ARRAY['here'::character varying, 'gone'::character varying])::text[])))",
+    }
+    # Also where no schema was compared: the report has them always.
+    assert verify(applied, compare_schema=False)["definitions"]
+    server.execute(
+        'CREATE TABLE odd ("a b" int GENERATED ALWAYS AS IDENTITY, c int GENERATED ALWAYS AS (1 + 1) STORED)',
+        database=applied.database,
+    )
+    definitions = {line["object"]: line["definition"] for line in verify(applied)["definitions"]}
+    assert definitions["public.odd"] == '"a b" integer NOT NULL GENERATED AS IDENTITY, c integer GENERATED AS ((1 + 1))'
+
+
 def test_the_database_is_not_written_to(server: Server, applied: Any) -> None:
     def everything() -> Any:
         with server.session(applied.database) as conn:
@@ -617,16 +646,31 @@ def test_verify_yml(server: Server, applied: Any, change: Callable[[str], None],
     playbook.variables["pgops_database"] = applied.database
     rc, output, document = playbook("verify.yml")
     assert rc == 0, output
-    assert f"{applied.database}: PASSED" in output
+    lines = [line.strip() for line in output.splitlines()]
+    for passed in ("table public.student", "enum public.mood", "index public.student_school_idx"):
+        assert f"pass   {passed}" in lines
+    assert f"{applied.database}: PASSED" in lines
     assert document["ok"]
     change("ALTER TABLE student DROP CONSTRAINT student_school")
-    rc, output, document = playbook("verify.yml", verify_verbose=True)
-    assert rc != 0
-    assert "FAIL   constraint public.student.student_school" in output
-    assert "pass   enum public.mood" in output
-    assert f"{applied.database}: FAILED" in output
+    rc, output, document = playbook("verify.yml")
+    assert rc == 2
+    lines = [line.strip() for line in output.splitlines()]
+    assert "FAIL   constraint public.student.student_school" in lines
+    assert "pass   enum public.mood" in lines
+    # Whoever scrolls back from the end meets the differences first, not the hundreds of lines that passed.
+    end = lines.index(f"{applied.database}: FAILED (1)")
+    missing = "FAIL   schema: constraint public.student.student_school: expected present, found missing"
+    assert lines[end - 1] == missing
     assert not document["ok"]
     assert "constraint public.student.student_school: expected present, found missing" in document["error"]["message"]
+
+
+def test_verify_yml_counts_what_passed_when_asked_to(applied: Any, playbook: Any) -> None:
+    playbook.variables["pgops_database"] = applied.database
+    _rc, output, _document = playbook("verify.yml", verify_verbose=False)
+    lines = [line.split() for line in output.splitlines()]
+    assert ["table", "2", "passed"] in lines
+    assert ["pass", "table", "public.student"] not in lines
 
 
 def test_verify_yml_in_check_mode(applied: Any, playbook: Any) -> None:

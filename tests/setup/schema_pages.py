@@ -495,6 +495,7 @@ def _version(found: Applied, item: Mapping[str, Any]) -> list[str]:
         ["extensions", _listed(added.get("extension", []))],
         ["steps", ", ".join(_step(number, step) for number, step in enumerate(item["steps"], 1))],
         ["lock", _lock(found, item, every=True)],
+        ["expected", f"{item['expected_seconds']} s at most" if item["expected_seconds"] else ""],
         ["way back", rollback["safety"] + (f": {rollback['stays']}" if rollback.get("stays") else "")],
     ]
     return [f"## {_heading(item)}", "", f"{item['title']}.", "", *_table(["", ""], [row for row in rows if row[1]])]

@@ -17,6 +17,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree, template_rendering
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import read_tree, render
 
+ROOT = Path(__file__).resolve().parents[2]
 FIRST = "20250101000000_make_things"
 METADATA: dict[str, Any] = {
     "title": "Things",
@@ -108,6 +109,16 @@ def test_read_tree_raises_the_first_fault_and_counts_the_others(sql: Sql) -> Non
 # --- metadata ---------------------------------------------------------------------------------------------------------
 
 
+def test_the_shipped_versions_with_an_estimate_expect_its_upper_end() -> None:
+    expected = {item["version"]: item["expected_seconds"] for item in render(read_tree(ROOT / "sql"))}
+    assert {version: seconds for version, seconds in expected.items() if seconds} == {
+        "20251106000000": 5,
+        "20251106000001": 30,
+        "20251106000002": 5,
+        "20251106000003": 60,
+    }
+
+
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
@@ -131,6 +142,9 @@ def test_read_tree_raises_the_first_fault_and_counts_the_others(sql: Sql) -> Non
         ({"transaction": "yes please"}, "'transaction' must be true or false"),
         ({"budgets": {"lock_timeout_ms": 0}}, "'lock_timeout_ms' is 0"),
         ({"budgets": {"lock_timeout_ms": True}}, "'lock_timeout_ms' must be a whole number, not True"),
+        ({"expected_seconds": 0}, "'expected_seconds' is 0; give 1 or more, or leave the key out"),
+        ({"expected_seconds": "5 s"}, "'expected_seconds' must be a whole number, not '5 s'"),
+        ({"expected_second": 5}, "unknown key 'expected_second'; did you mean 'expected_seconds'?"),
         ({"rollback": {"safety": "partial"}}, "must say under 'stays' what stays behind"),
         ({"rollback": {"safety": "none", "stays": " "}}, "must say under 'stays' what stays behind"),
         ({"variables": {"Upper": 1}}, "lower case letters"),

@@ -226,6 +226,38 @@ def test_a_page_is_made_of_a_run_that_reached_no_host() -> None:
     )
 
 
+def test_the_page_lists_every_definition_and_keeps_them_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [{"kind": "index", "object": f"public.i{n}", "definition": f"CREATE INDEX i{n} ON <t>"} for n in range(300)]
+    monkeypatch.setitem(RESULTS, "verify", {"passed": True, "definitions": made})
+    report = reporting.build(events(*RESULTS))
+    assert report["results"]["db1"]["school"]["verify"]["definitions"] == made
+    text = reporting.as_page(report)
+    assert "<details><summary>300 tables, indexes and constraints with their definitions</summary>" in text
+    # More than the 200 entries after which other lists point to the JSON report.
+    assert "<code>CREATE INDEX i299 ON &lt;t&gt;</code>" in text
+    assert "<dt>definitions</dt>" not in text
+    assert "<dt>passed</dt>" in text
+
+
+def test_the_page_and_the_screen_tell_which_tables_have_other_rows_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    fewer = [{"table": f"public.t{n}", "before": 12_000, "after": 7, "estimate": n == 0} for n in range(7)]
+    more = [{"table": "public.new", "before": None, "after": 3, "estimate": False}]
+    rows = {"fewer": fewer, "more": more, "same": 5, "not_compared": ["public.x"]}
+    monkeypatch.setitem(RESULTS, "preflight_after", {**RESULTS["preflight_after"], "level": "warn", "rows": rows})
+    text = reporting.as_page(reporting.build(events(*RESULTS)))
+    for part in (
+        "public.t0 about 12,000 to about 7",
+        "public.t6 12,000 to 7",
+        "public.new is new with 3",
+        "not compared: public.x",
+    ):
+        assert part in text, part
+    lines = reporting.health_table("school", RESULTS["preflight_after"])
+    assert lines[-2].split()[:5] == ["warn", "rows", "fewer", "than", "before:"]
+    assert lines[-2].endswith("public.t4 12,000 to 7 and 2 more")
+    assert lines[-1].endswith("more: public.new is new with 3; 1 not compared, as they were not counted both times")
+
+
 def test_a_page_is_made_of_any_result(monkeypatch: pytest.MonkeyPatch) -> None:
     odd = {
         "seconds": "soon",
@@ -251,6 +283,22 @@ def test_the_screen_ends_with_seconds_a_version_and_in_all() -> None:
     assert lines[0] == "    20260101000000 rooms: applied in 0.25 s"
     assert re.match(r"^pgops run \S+: migrate in staging succeeded after .*, at 20", lines[1])
     assert lines[-1] == "    report: /x.html"
+
+
+def test_a_version_slower_than_it_expects_is_told_and_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_seconds(duration: float) -> dict[str, Any]:
+        version = {"version": "20260101000000", "name": "rooms", "duration_s": duration, "expected_s": 5}
+        monkeypatch.setitem(RESULTS, "apply", {"applied": [version]})
+        return reporting.build(events(*RESULTS))
+
+    report = with_seconds(7.2)
+    assert report["ok"] is True
+    assert reporting.screen(report, None)[1] == "    warn   20260101000000: took 7.2 s, expected 5 s"
+    assert "WARN 20260101000000 took 7.2 s, expected 5 s" in reporting.as_log(report)
+    assert '<span class="badge warn">warn</span> <span class="quiet">expected 5' in reporting.as_page(report)
+    report = with_seconds(5.0)
+    assert "expected" not in "".join(reporting.screen(report, None)) + reporting.as_log(report)
+    assert '<br><span class="quiet">expected 5' in reporting.as_page(report)
 
 
 def test_finishing_twice_ends_the_journal_once_and_keeps_files_private(tmp_path: Path) -> None:

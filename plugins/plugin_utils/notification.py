@@ -1,0 +1,167 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tells a chat how a run ended, by its webhook. Whoever knows that address may write there, so it is shown nowhere.
+
+What is told leaves the house: environment, databases, the end, seconds and a command; no error, which may hold a statement.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import stat
+import threading
+import urllib.error
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ansible.module_utils.urls import open_url
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
+
+NOTIFIED = ("migrate", "rollback")
+# A chat that is down may cost a run so much and no more.
+TIMEOUT_S = 5.0
+
+_WORDS = {"succeeded": "complete", "failed": "FAILED", "interrupted": "INTERRUPTED"}
+# What a command may tell of its values: versions, numbers, names of databases.
+_PLAIN_VALUES = re.compile(r"(rollback_(through|keep|version|steps|strategy|confirm)|migrate_(target|steps))=[\w.:-]*")
+
+
+class NotNotified(Exception):
+    """Why nobody was told; never holds the address."""
+
+
+def address(url: str, file: str) -> str | None:
+    """Where to tell it, or None where nobody wants to know.
+
+    :param url: ``pgops_webhook``, which wins
+    :param file: ``pgops_webhook_file`` on the ops host
+    :raises NotNotified: a file that cannot be read or that others may read, or no address
+    """
+    name, found = "pgops_webhook", url.strip()
+    if not found and file:
+        name, path = "pgops_webhook_file", Path(file).expanduser()
+        try:
+            with path.open(encoding="utf-8") as stream:
+                mode = os.fstat(stream.fileno()).st_mode
+                if not stat.S_ISREG(mode) or mode & 0o077:
+                    raise NotNotified(
+                        f"{path} may be read by others, and who knows the address may write there; chmod 600 {path}"
+                    )
+                found = stream.read(4096).strip()
+        except OSError as error:
+            raise NotNotified(f"pgops_webhook_file={path} cannot be read: {error.strerror}") from None
+        except ValueError:
+            raise NotNotified(f"pgops_webhook_file={path} is no text") from None
+    if not found and not file:
+        return None
+    try:
+        parts = urlsplit(found)
+        plain = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        plain = False
+    if not plain or any(character.isspace() for character in found):
+        raise NotNotified(f"{name} holds no address that begins with https:// or http://")
+    return found
+
+
+def message(report: Mapping[str, Any], databases: Sequence[str] = ()) -> str:
+    """:param databases: told where the run reached none of its own.
+    :return: the sentences for people: who, what, how it ended, what to type."""
+    word = _WORDS.get(str(report["result"]), str(report["result"]))
+    seconds = report["duration_s"]
+    lines = [
+        f"pgops: {report['playbook']} in {report['environment']} {word}"
+        + (f" after {float(seconds):.0f} s" if seconds is not None else "")
+    ]
+    reached = [f"{database} on {host}" for host, found in report["results"].items() for database in found]
+    lines.append(f"database: {', '.join(reached or databases) or 'none was reached'}")
+    phase = (report["error"] or {}).get("phase")
+    if phase:
+        lines.append(f"phase: {phase}")
+    lines.append(f"run: {report['run_id']} by {report['who']} on {report['ops_host']}")
+    limit = str(report.get("limit") or report["environment"])
+    command = next((line for line in report["next"] if line.startswith("ansible-playbook ")), None)
+    lines.append(f"next: {_without_values(command or typed_commands.other(report, 'status', limit))}")
+    return "\n".join(lines)
+
+
+def _without_values(command: str) -> str:
+    """A value given with -e may be anything; here only those are told that say how far to go."""
+    words = shlex.split(command)
+    for number, word in enumerate(words):
+        if number and words[number - 1] == "-e" and not _PLAIN_VALUES.fullmatch(word):
+            words[number] = f"{word.partition('=')[0]}=..." if re.match(r"^\w+=", word) else "..."
+    return " ".join(word if word.endswith("...") else shlex.quote(word) for word in words)
+
+
+def send(url: str, text: str, *, timeout: float = TIMEOUT_S) -> None:
+    """Post ``{"text": ...}``, the form of Slack, which others take too; no redirect is followed.
+
+    :param timeout: seconds for all of it, however slowly it answers
+    :raises NotNotified: it was not taken
+    """
+    outcome: list[str | None] = []
+
+    def post() -> None:
+        outcome.append(_post(url, text, timeout))
+
+    # The time limit of a socket begins anew with each byte.
+    worker = threading.Thread(target=post, daemon=True)
+    try:
+        worker.start()
+    except RuntimeError:  # the interpreter ends, and takes no new thread
+        post()
+    else:
+        worker.join(timeout)
+    fault = outcome[0] if outcome else f"the webhook has not answered for {timeout:g} s"
+    if fault:
+        raise NotNotified(fault)
+
+
+def _post(url: str, text: str, timeout: float) -> str | None:
+    """:return: why it was not taken, without the address, which an exception's own words may hold."""
+    # Slack takes <...> for a link or for a call to everybody.
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    try:
+        open_url(
+            url,
+            method="POST",
+            data=json.dumps({"text": escaped}).encode(),
+            headers={"Content-Type": "application/json"},
+            http_agent="whitecross.pgops",
+            timeout=timeout,
+            follow_redirects="none",
+            use_netrc=False,
+        ).close()
+    except urllib.error.HTTPError as error:
+        return f"the webhook answered {error.code}"
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, TimeoutError):
+            return f"the webhook has not answered for {timeout:g} s"
+        told = getattr(reason, "strerror", None)
+        return f"the webhook does not answer: {told or type(reason).__name__}"
+    except Exception as error:  # noqa: BLE001 -- whatever it is, the run ended as it ended
+        return f"the webhook cannot be reached ({type(error).__name__})"
+    return None
+
+
+def tell(report: Mapping[str, Any], url: str, file: str, databases: Sequence[str] = ()) -> bool:
+    """Notify of the end of a run, where it is one that is told and somebody wants to know.
+
+    :return: whether somebody was
+    :raises NotNotified: somebody should have been
+    """
+    if report["playbook"] not in NOTIFIED or report.get("check_mode"):
+        return False
+    where = address(url, file)
+    if where is None:
+        return False
+    send(where, message(report, databases))
+    return True
