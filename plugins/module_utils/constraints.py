@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import orphans
+from ansible_collections.whitecross.pgops.plugins.module_utils import broken_rows, orphans
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
@@ -120,6 +120,8 @@ def _patiently(
             orphans.refuse_existing(
                 context, schema_of(constraint), str(constraint["table"]), str(constraint["constraint"])
             )
+        if exc.pgcode in (errorcodes.CHECK_VIOLATION, errorcodes.NOT_NULL_VIOLATION):
+            broken_rows.refuse_constraint(context, constraint, statement.as_string(context.conn), exc.pgcode)
         error = from_psycopg(
             exc,
             f"{context.doing} failed at constraint {_full(constraint)}",

@@ -10,7 +10,7 @@ from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import existing, locks, orphans
+from ansible_collections.whitecross.pgops.plugins.module_utils import broken_rows, existing, locks, orphans
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
@@ -157,6 +157,8 @@ def _patiently(
         if error.sqlstate == errorcodes.DEPENDENT_OBJECTS_STILL_EXIST:
             # The server's own hint is CASCADE, which drops what nobody named.
             error.hint = _what_stands_on(context, statements, error.statement)
+        if error.sqlstate in (errorcodes.NOT_NULL_VIOLATION, errorcodes.STRING_DATA_RIGHT_TRUNCATION):
+            broken_rows.refuse_altered(context, error)
         raise
 
 

@@ -81,7 +81,7 @@ not_applied:
   type: list
   elements: str
 reason:
-  description: V(failed), V(lock_wait), V(time_limit), V(interrupted), V(connection_lost), V(busy), V(moved), V(orphans) or why the plan was refused.
+  description: V(failed), V(lock_wait), V(time_limit), V(interrupted), V(connection_lost), V(busy), V(moved), V(orphans), V(broken_rows) or why the plan was refused.
   returned: on failure
   type: str
 blockers:

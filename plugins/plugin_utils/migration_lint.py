@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import sql_statements
@@ -86,6 +87,16 @@ def lint(tree: Tree, variables: Mapping[str, Any] | None = None) -> list[Finding
     for rule in RULES:
         found.extend(rule(rendered))
     return sorted(set(found))
+
+
+def lint_statement(statement: Statement) -> list[Finding]:
+    """Check one statement on a table that is in use, by the rules that need no more than it.
+
+    :return: what the rules find that is more than a warning.
+    """
+    alone: Any = SimpleNamespace(steps=[{"kind": "sql", "up": [statement], "down": []}])
+    rules = (validated_constraints, not_null_names, rewriting_columns)
+    return [finding for rule in rules for finding in rule([alone]) if finding.severity == "error"]
 
 
 # --- completeness -----------------------------------------------------------------------------------------------------

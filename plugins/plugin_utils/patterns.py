@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import sql_statements
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_lint, sql_statements
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import nearest
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import sql_directory
 
@@ -153,6 +153,8 @@ def _checked(name: str, value: str, spec: Mapping[str, Any]) -> str:
         raise PgopsError(f"{PREFIX}{name} is '{_printable(value)}': {fault}")
     if spec["kind"] == "boolean":
         return value.lower()
+    if spec["kind"] == "labels":
+        return ", ".join("'" + label.replace("'", "''") + "'" for label in _labels(value))
     return value.replace("'", "''") if spec["kind"] == "text" else value
 
 
@@ -217,6 +219,52 @@ def _choice_fault(value: str, spec: Mapping[str, Any]) -> str | None:
     return None if value in choices else f"it is one of {', '.join(choices)}"
 
 
+def _columns_fault(value: str, _spec: Mapping[str, Any]) -> str | None:
+    g = sql_statements.grammar()
+    if _UNSAFE.search(value) or ";" in value:
+        return "it is not a list of columns"
+    try:
+        # A last column, so that the text cannot close the list and say more of the table.
+        (raw,) = g.parser.parse_sql(f"CREATE TABLE t ({value}, last_one int)")
+        *columns, last = raw.stmt.tableElts
+    except (g.parser.ParseError, ValueError, AttributeError, TypeError):
+        return "it is not a list of columns as they stand in CREATE TABLE, such as name varchar(100) NOT NULL, due date"
+    plain = (g.enums.ConstrType.CONSTR_NOTNULL, g.enums.ConstrType.CONSTR_NULL, g.enums.ConstrType.CONSTR_DEFAULT)
+    for column in columns:
+        if not isinstance(column, g.ast.ColumnDef) or any(c.contype not in plain for c in column.constraints or ()):
+            return "a column has a name, a type, NOT NULL and DEFAULT here, keys and checks are written into the files"
+    return None if columns and last.colname == "last_one" else "it is not a list of columns"
+
+
+def _labels(value: str) -> list[str]:
+    return [label.strip() for label in value.split(",")]
+
+
+def _labels_fault(value: str, _spec: Mapping[str, Any]) -> str | None:
+    labels = _labels(value)
+    if _UNSAFE.search(value) or "" in labels:
+        return "it is not a list of values with commas between them, such as LOW, MEDIUM, HIGH"
+    long = [label for label in labels if len(label.encode()) > sql_statements.IDENTIFIER_BYTES]
+    if long:
+        return f"a value has {sql_statements.IDENTIFIER_BYTES} bytes at most and {long[0]} {len(long[0].encode())}"
+    return None if len(set(labels)) == len(labels) else "a value is there twice"
+
+
+def _statement_fault(value: str, spec: Mapping[str, Any]) -> str | None:
+    """It stands in a DO block, where neither lint nor the plan see it: both must have nothing to say."""
+    g = sql_statements.grammar()
+    if _UNSAFE.search(value):
+        return "it is not one plain statement"
+    statements, faults = sql_statements.split(value, "")
+    wanted = (g.ast.AlterTableStmt, g.ast.InsertStmt, g.ast.UpdateStmt, g.ast.DeleteStmt, g.ast.CommentStmt)
+    if faults or len(statements) != 1 or value.endswith(";") or not isinstance(statements[0].node, wanted):
+        return "it is not one ALTER TABLE, INSERT, UPDATE, DELETE or COMMENT without a semicolon"
+    if statements[0].destroys and not spec.get("destroys"):
+        return "it takes something away that the plan could not name, write it in a migration of its own"
+    found = migration_lint.lint_statement(statements[0])
+    return found[0].message if found else None
+
+
 _FAULTS = {
     "identifier": _identifier_fault,
     "text": _text_fault,
@@ -225,6 +273,9 @@ _FAULTS = {
     "number": _number_fault,
     "boolean": _boolean_fault,
     "choice": _choice_fault,
+    "columns": _columns_fault,
+    "labels": _labels_fault,
+    "statement": _statement_fault,
 }
 
 

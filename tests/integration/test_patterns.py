@@ -27,7 +27,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selec
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_lint, migration_tree, patterns, scaffold
-from support.engine import do, rows, wait_for, way
+from support.engine import Told, do, rows, wait_for, way
 from support.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,6 +119,12 @@ DELETE_PLACE = Form(
     exact=False,
 )
 
+CHILD_PLAN = Form(
+    "INSERT INTO child_plans (id, note) VALUES (%(id)s, %(value)s)",
+    "INSERT INTO child_plans (id, note) VALUES (%(id)s, %(value)s) ON CONFLICT (id) DO UPDATE SET note = excluded.note",
+    "SELECT note FROM child_plans WHERE id = %(id)s",
+)
+
 
 @dataclass(frozen=True)
 class Part:
@@ -142,6 +148,16 @@ class Case:
 
 CHILDREN = {"table": "children"}
 CASES = {
+    "create_table": Case(
+        {"table": "child_plans", "columns": 'note text NOT NULL, due date, "isOpen" boolean NOT NULL DEFAULT true', "comment": "What's planned for a child"},
+        (Part((ROOM, NUMBER), (CHILD_PLAN, ROOM)),),
+        holds={0: "SELECT count(*) = 7 FROM information_schema.columns WHERE table_name = 'child_plans'"},
+    ),
+    "create_type": Case(
+        {"enum": "Mood", "labels": "GOOD, BAD,it's so", "comment": "how a child feels"},
+        (Part((ROOM, NUMBER)),),
+        holds={0: "SELECT enum_range(NULL::\"Mood\")::text[] = ARRAY['GOOD', 'BAD', 'it''s so']"},
+    ),
     "add_column": Case(
         {**CHILDREN, "column": "nickName", "type": "varchar(40)", "comment": "PHI: what's the child's nickname"},
         (Part((ROOM,), (plain('"nickName"'),)),),
@@ -211,6 +227,16 @@ CASES = {
         (Part((ROOM, plain("note"))),),
         changed=("note",),
         holds={0: "SELECT count(*) >= 400 FROM children WHERE note = 'of ' || room"},
+    ),
+    "conditional_change": Case(
+        {
+            "condition": "EXISTS (SELECT FROM children WHERE points = 7)",
+            "change": "ALTER TABLE children ALTER COLUMN note SET DEFAULT 'it''s empty'",
+            "undo": "ALTER TABLE children ALTER COLUMN note DROP DEFAULT",
+            "marker": "children_note_defaulted",
+        },
+        (Part((ROOM, plain("note"))),),
+        holds={0: "SELECT column_default ~ 'empty' FROM information_schema.columns WHERE (table_name, column_name) = ('children', 'note')"},
     ),
     "drop_table": Case({"table": "spare"}, (Part((ROOM, NUMBER)),)),
 }  # fmt: skip
@@ -402,6 +428,8 @@ def test_a_pattern_stops_before_it_would_lose_something(
     [
         ("add_enum_value", 1, "UPDATE children SET kind = 'EXTRA' WHERE code = 'c1'", r"1 row\(s\) of children.kind use it"),
         ("change_type", 2, "UPDATE children SET points = 2 ^ 40 WHERE code = 'c1'", "that integer cannot hold"),
+        ("create_table", 1, "CREATE TABLE steps (id uuid REFERENCES child_plans)", "cannot drop table"),
+        ("create_type", 1, 'ALTER TABLE children ADD mood "Mood"', "cannot drop type"),
         ("drop_table", 2, "SELECT 1", "cannot be reverted by its down .The table is gone with its rows"),
     ],
 )  # fmt: skip
@@ -413,6 +441,25 @@ def test_a_way_back_stops_before_it_would_lose_something(
     do(target, meanwhile)
     with pytest.raises(PgopsError, match=told):
         migrate.revert(target, Reverts(version=migrations[parts - 1]["version"]), way())
+
+
+def test_a_change_whose_condition_does_not_hold_is_told_and_skipped_both_ways(target: Target, tmp_path: Path) -> None:
+    do(target, SCHEMA, "UPDATE children SET points = 8 WHERE points = 7")
+    before = inventory(target)
+    migrations = scaffolded(tmp_path / "sql", "conditional_change", CASES["conditional_change"].variables)
+    told = Told()
+    migrate.apply(target, migrations, Selection(), way(progress=told))
+    assert told.said("The condition does not hold: Change it changes nothing here")
+    assert catalog.compare(before, inventory(target), ignore=()) == []
+    assert differences(target, migrations) == []
+    do(target, "UPDATE children SET points = 7 WHERE code = 'c1'")
+    assert [found.found for found in differences(target, migrations)] == ["the condition holds"]
+    # A default that somebody gave it meanwhile is not this version's to take.
+    do(target, "ALTER TABLE children ALTER note SET DEFAULT 'mine'")
+    own = inventory(target)
+    migrate.revert(target, Reverts(), way(progress=told))
+    assert told.said("Change it changed nothing here: there is nothing to take back")
+    assert catalog.compare(own, inventory(target), ignore=()) == []
 
 
 def test_rows_without_a_parent_are_moved_aside_when_asked(target: Target, tmp_path: Path) -> None:

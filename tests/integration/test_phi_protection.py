@@ -164,7 +164,7 @@ def test_a_nurse_of_one_school_sees_none_of_another(world: World) -> None:
 @MAJORS
 def test_a_session_without_an_account_sees_nothing(world: World) -> None:
     tables = [row["t"] for row in world.owner("SELECT relname AS t FROM pg_class WHERE relrowsecurity ORDER BY 1")]
-    assert len(tables) == 30
+    assert len(tables) == 31
     for table in tables:
         for group in GROUPS:
             if world.owner(f"SELECT has_table_privilege('{group}', '{table}', 'SELECT') AS may")[0]["may"]:
@@ -227,6 +227,27 @@ def test_a_confidential_record_is_the_nurses(world: World) -> None:
     assert world.seen("nurse", "nurse.a", count) == [2]
     assert world.seen("counselor", "counselor.a", count) == [1]
     assert world.seen("school_admin", "school_admin.a", count) == [1]
+
+
+@MAJORS
+def test_accounts_are_seen_by_school_and_district(world: World) -> None:
+    emails = "SELECT split_part(email, '@', 1) FROM users ORDER BY 1"
+    of_school = {
+        letter: [f"{role}.{letter}" for role in ("counselor", "nurse", "school_admin", "viewer")] for letter in "abc"
+    }
+    for role in ("nurse", "counselor", "school_admin"):
+        assert world.seen(role, f"{role}.a", emails) == of_school["a"], role
+        assert world.seen(role, f"{role}.c", emails) == of_school["c"], role
+    # A viewer reads no addresses.
+    assert world.seen("viewer", "viewer.b", 'SELECT DISTINCT "lastName" FROM users') == ["B"]
+    assert world.seen("viewer", "viewer.b", "SELECT count(*) FROM users") == [4]
+    north = sorted(["district.north", *of_school["a"], *of_school["b"]])
+    assert world.seen("district_admin", "district.north", emails) == north
+    assert len(world.seen("admin", "admin", emails)) == 15
+    # Whoever belongs to no school yet sees himself.
+    world.owner("UPDATE users SET \"schoolId\" = NULL WHERE email = 'nurse.a@example.org'")
+    assert world.seen("nurse", "nurse.a", emails) == ["nurse.a"]
+    assert "nurse.a" not in world.seen("school_admin", "school_admin.a", emails)
 
 
 # --- who writes what --------------------------------------------------------------------------------------------------
@@ -405,6 +426,68 @@ def test_no_row_of_a_pupil_is_made_everybodys_and_none_of_everybodys_is_taken(wo
     assert done(world, "admin", "admin", "UPDATE contacts SET notes = 'x' WHERE type = 'VENDOR'") == 1
 
 
+GONE = "00000000-0000-0000-0000-0000000000ee"
+
+
+def new_pupil(number: str, school: str, pupil: str = GONE) -> str:
+    return (
+        'INSERT INTO students (id, "studentNumber", "firstName", "lastName", "dateOfBirth", grade, gender, "schoolId") '
+        f"VALUES ('{pupil}', '{number}', 'N', 'N', '2015-01-01', '3', 'OTHER', '{school}')"
+    )
+
+
+@pytest.fixture
+def gone(world: World) -> World:
+    """A pupil of school C was there and is not; a contact who names the id stayed."""
+    contact = f"INSERT INTO contacts (\"firstName\", \"lastName\", type, \"relationTo\") VALUES ('K', 'left', 'GUARDIAN', '{GONE}')"
+    with world.acting("admin", "admin") as conn:
+        for statement in (new_pupil("C9", SCHOOL_C), contact, f"DELETE FROM students WHERE id = '{GONE}'", "COMMIT"):
+            execute(conn, statement)
+    return world
+
+
+@MAJORS
+@pytest.mark.parametrize(("group", "email"), [("school_admin", "school_admin.a"), ("district_admin", "district.north")])
+def test_the_id_of_a_pupil_who_is_gone_comes_back_by_the_platform_only(gone: World, group: str, email: str) -> None:
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege, match=f'row-level security policy "{group}_new_id"'):
+        done(gone, group, email, new_pupil("A9", SCHOOL_A))
+    assert done(gone, group, email, new_pupil("A9", SCHOOL_A, "00000000-0000-0000-0000-0000000000ef")) == 1
+    assert done(gone, "admin", "admin", new_pupil("A9", SCHOOL_A)) == 1
+    # What is restored is put back by the owner.
+    gone.owner(new_pupil("A9", SCHOOL_A))
+    # An id that is in use is no matter of this: an upsert changes the row that is there.
+    upsert = f"{new_pupil('A9', SCHOOL_A)} ON CONFLICT (id) DO UPDATE SET grade = '4'"
+    assert done(gone, group, email, upsert) == 1
+
+
+def test_with_such_an_id_what_is_left_of_another_schools_pupil_would_be_seen(gone: World) -> None:
+    """What the policy is for, once it is taken away."""
+    gone.owner("DROP POLICY school_admin_new_id ON students")
+    left = 'SELECT "firstName" FROM contacts WHERE "lastName" = \'left\''
+    with gone.acting("school_admin", "school_admin.a") as conn:
+        assert fetch_all(conn, left) == []
+        execute(conn, new_pupil("A9", SCHOOL_A))
+        assert fetch_all(conn, left) == [{"firstName": "K"}]
+
+
+def test_an_id_that_the_platform_took_from_a_pupil_is_a_former_one_too(world: World) -> None:
+    with world.acting("admin", "admin") as conn:
+        execute(conn, new_pupil("C9", SCHOOL_C))
+        execute(conn, f"UPDATE students SET id = '00000000-0000-0000-0000-0000000000ef' WHERE id = '{GONE}'")
+        execute(conn, "COMMIT")
+    is_refused(world, "school_admin", "school_admin.a", new_pupil("A9", SCHOOL_A))
+
+
+def test_an_application_may_write_down_a_new_pupil_before_it_adds_him(world: World) -> None:
+    with world.acting("school_admin", "school_admin.a") as conn:
+        execute(
+            conn,
+            'INSERT INTO audit_logs ("userId", action, "entityType", "entityId") '
+            f"VALUES (current_setting('app.user_id')::uuid, 'CREATE', 'students', '{GONE}')",
+        )
+        execute(conn, new_pupil("A9", SCHOOL_A))
+
+
 @MAJORS
 def test_no_row_of_any_table_leaves_the_scope_of_who_writes_it(world: World) -> None:
     """Each column that says to whom a row belongs, set to nobody and to what lies outside, in whatever table."""
@@ -512,6 +595,7 @@ def test_the_demos_login_loses_its_own_rights_and_can_still_sign_in(
             execute(conn, statement)
     with server.session(target.database, APP) as conn:
         assert len(fetch_all(conn, "SELECT password FROM users WHERE email = 'nurse.a@example.org'")) == 1
+        assert len(fetch_all(conn, "SELECT FROM users FOR UPDATE")) == 15
         execute(conn, 'UPDATE users SET "lastLogin" = now(), "failedLoginAttempts" = 0')
         execute(conn, 'INSERT INTO sessions ("userId", token, "expiresAt") SELECT id, email, now() FROM users')
         execute(conn, "INSERT INTO audit_logs (action, \"entityType\") VALUES ('LOGIN', 'users')")

@@ -485,15 +485,35 @@ def test_what_a_pattern_cannot_use_is_refused_in_one_sentence(
     assert "\n" not in caught.value.message
 
 
+CHANGE = {"condition": "true", "change": "ALTER TABLE a ADD b int", "undo": "ALTER TABLE a DROP b", "marker": "m"}
+
+
 @pytest.mark.parametrize(
     ("pattern", "given", "message"),
     [
         ("add_foreign_key", {"table": "a", "column": "b", "to": "c", "on_delete": "NOTHING"}, "it is one of RESTRICT, CASCADE"),
         ("large_data_migration", {"table": "a", "column": "b", "expression": "1; DROP TABLE a"}, "not one plain expression"),
         ("large_data_migration", {"table": "a", "column": "b", "expression": "1 WHERE true"}, "it is not an expression"),
+        ("create_table", {"table": "a", "comment": "c", "columns": "b int); DROP TABLE a; CREATE TABLE x (c int"}, "not a list of columns"),
+        ("create_table", {"table": "a", "comment": "c", "columns": "b int) WITH (fillfactor = 50"}, "not a list of columns"),
+        ("create_table", {"table": "a", "comment": "c", "columns": "b"}, "not a list of columns"),
+        ("create_table", {"table": "a", "comment": "c", "columns": "b int REFERENCES d"}, "keys and checks are written into the files"),
+        ("create_table", {"table": "a", "comment": "c", "columns": "b int, CHECK (b > 0)"}, "keys and checks are written into the files"),
+        ("create_type", {"enum": "a", "labels": "B,,C"}, "not a list of values"),
+        ("create_type", {"enum": "a", "labels": "B, B"}, "there twice"),
+        ("create_type", {"enum": "a", "labels": "B, " + "x" * 64}, "63 bytes at most"),
+        ("conditional_change", {**CHANGE, "change": "DROP TABLE a"}, "not one ALTER TABLE, INSERT"),
+        ("conditional_change", {**CHANGE, "change": "COMMIT"}, "not one ALTER TABLE, INSERT"),
+        ("conditional_change", {**CHANGE, "change": "ALTER TABLE a ADD b int; ALTER TABLE a ADD c int"}, "not one ALTER TABLE, INSERT"),
+        ("conditional_change", {**CHANGE, "change": "ALTER TABLE a ADD b int;"}, "without a semicolon"),
+        ("conditional_change", {**CHANGE, "change": "ALTER TABLE a DROP b"}, "takes something away"),
+        ("conditional_change", {**CHANGE, "change": "DELETE FROM a"}, "takes something away"),
+        ("conditional_change", {**CHANGE, "change": "ALTER TABLE a ADD CHECK (b > 0)"}, "write NOT VALID here"),
+        ("conditional_change", {**CHANGE, "change": "ALTER TABLE a ADD b uuid DEFAULT gen_random_uuid()"}, "is volatile"),
+        ("conditional_change", {**CHANGE, "condition": "true), (true"}, "not an expression"),
     ],
 )  # fmt: skip
-def test_a_choice_and_an_expression_are_checked(tree: Path, pattern: str, given: dict[str, str], message: str) -> None:
+def test_what_becomes_sql_is_checked(tree: Path, pattern: str, given: dict[str, str], message: str) -> None:
     with pytest.raises(PgopsError, match=message):
         scaffold.plan(tree, "add_x", pattern=pattern, variables=given)
 
