@@ -47,9 +47,12 @@ def address(url: str, file: str) -> str | None:
     if not found and file:
         name, path = "pgops_webhook_file", Path(file).expanduser()
         try:
-            with path.open(encoding="utf-8") as stream:
+            # A pipe would wait for a writer.
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), encoding="utf-8") as stream:
                 mode = os.fstat(stream.fileno()).st_mode
-                if not stat.S_ISREG(mode) or mode & 0o077:
+                if not stat.S_ISREG(mode):
+                    raise NotNotified(f"pgops_webhook_file={path} is no file")
+                if mode & 0o077:
                     raise NotNotified(
                         f"{path} may be read by others, and who knows the address may write there; chmod 600 {path}"
                     )

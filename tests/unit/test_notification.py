@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 import time
@@ -214,6 +215,13 @@ def test_a_file_without_an_address_is_told(tmp_path: Path, content: bytes | None
     with pytest.raises(NotNotified, match=told) as refused:
         notification.tell(REPORT, "", str(file))
     assert "hunter2" not in str(refused.value)
+
+
+def test_a_pipe_or_a_folder_in_the_place_of_the_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(NotNotified, match=r"is no file|Is a directory"):
+            notification.tell(REPORT, "", str(path))
 
 
 def test_the_address_is_a_secret_to_the_journal_and_to_printed_commands() -> None:
