@@ -130,6 +130,7 @@ def test_read_tree_raises_the_first_fault_and_counts_the_others(sql: Sql) -> Non
         ({"steps": ["up"]}, "step 1 must be a mapping"),
         ({"transaction": "yes please"}, "'transaction' must be true or false"),
         ({"budgets": {"lock_timeout_ms": 0}}, "'lock_timeout_ms' is 0"),
+        ({"budgets": {"rewrite_limit_mb": -1}}, "'rewrite_limit_mb' is -1: at least 0"),
         ({"budgets": {"lock_timeout_ms": True}}, "'lock_timeout_ms' must be a whole number, not True"),
         ({"rollback": {"safety": "partial"}}, "must say under 'stays' what stays behind"),
         ({"rollback": {"safety": "none", "stays": " "}}, "must say under 'stays' what stays behind"),
