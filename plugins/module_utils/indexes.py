@@ -320,7 +320,31 @@ def _side_by_side(context: StepContext, state: _State, tables: list[list[Mapping
         raise (own or failures)[0]
 
 
-def _build(context: StepContext, state: _State, conn: Connection, index: Mapping[str, Any]) -> None:
+class _Nothing:
+    """Stands for the state where the name of an index tells whose it is."""
+
+    def began(self, index: Mapping[str, Any]) -> None:
+        """Note nothing."""
+
+
+def build_by_text(context: StepContext, index: Mapping[str, Any]) -> None:
+    """Build an index of another kind of step, whose name says that it is ours; its remains are dropped first.
+
+    Takes SHARE UPDATE EXCLUSIVE on the table.
+
+    :param index: ``schema``, ``name``, and ``statement``: CREATE INDEX CONCURRENTLY as the server is to get it.
+    """
+    found = existing.index_definition(context.conn, schema_of(index), index["name"])
+    if found is not None and not found["valid"]:
+        _drop(context, context.conn, schema_of(index), index["name"])
+    _build(context, _Nothing(), context.conn, index)
+
+
+def _creation(index: Mapping[str, Any]) -> sql.Composable:
+    return sql.SQL(index["statement"]) if "statement" in index else create_index(index)
+
+
+def _build(context: StepContext, state: _State | _Nothing, conn: Connection, index: Mapping[str, Any]) -> None:
     name = _full(index)
     for attempt in range(1, TRIES + 1):
         context.control.check()
@@ -334,7 +358,7 @@ def _build(context: StepContext, state: _State, conn: Connection, index: Mapping
         )
         try:
             with context.watched(f"building index {name}", conn=conn, cancel=True):
-                execute(conn, create_index(index))
+                execute(conn, _creation(index))
             return
         except psycopg2.Error as exc:
             if conn.closed:
@@ -403,7 +427,7 @@ def _alter(
 
 
 def _build_error(context: StepContext, exc: psycopg2.Error, conn: Connection, index: Mapping[str, Any]) -> PgopsError:
-    statement = create_index(index).as_string(conn)
+    statement = _creation(index).as_string(conn)
     name = _full(index)
     error = from_psycopg(
         exc, f"{context.doing} failed when it built index {name}", statement=statement, database=context.database

@@ -20,6 +20,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     constraints,
     existing,
     indexes,
+    labels,
     ledger,
     legacy_mirror,
     locks,
@@ -87,6 +88,7 @@ class Way:
 
     :ivar lock_wait_s: seconds to wait politely for another run.
     :ivar orphans: ``stop``, ``quarantine`` or ``placeholder``: what becomes of rows without a parent when a foreign key is added.
+    :ivar rewrite_limit_mb: in the place of what the versions declare.
     """
 
     run: Run
@@ -94,6 +96,7 @@ class Way:
     control: Control = field(default_factory=Control)
     lock_wait_s: float = 30.0
     orphans: str = "stop"
+    rewrite_limit_mb: int | None = None
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -459,6 +462,8 @@ def _step_down(
     context: StepContext, migration: Mapping[str, Any], step: Mapping[str, Any], made: Mapping[str, Any]
 ) -> list[str]:
     kind = step["kind"]
+    if kind == "sql" and step.get("labels"):
+        return labels.down(context, step, made)
     if kind == "sql":
         return sql_step.run(
             context,
@@ -533,7 +538,7 @@ def _context(
         ordinal=ordinal,
         steps=len(migration["steps"]),
         kind=kind,
-        budgets=migration.get("budgets") or {},
+        budgets=_budgets(session.way, migration),
         explained=session.explained,
         replacements=session.replacements,
         applied=session.applied,
@@ -542,6 +547,11 @@ def _context(
         orphans=session.way.orphans,
         sleep=session.way.sleep,
     )
+
+
+def _budgets(way: Way, migration: Mapping[str, Any]) -> dict[str, int]:
+    given = {} if way.rewrite_limit_mb is None else {"rewrite_limit_mb": way.rewrite_limit_mb}
+    return {**(migration.get("budgets") or {}), **given}
 
 
 def _stopped(

@@ -205,12 +205,15 @@ def _refuse_edited(
                 )
 
 
+_NOT_THE_UP = ("why", "phi", "name", "down", "labels")
+
+
 def _essence(value: Any) -> Any:
     """What would run: lines may move, the SQL may not."""
     if isinstance(value, Mapping):
         if "sql" in value:
             return value["sql"]
-        return {key: _essence(item) for key, item in value.items() if key not in ("why", "phi", "name", "down")}
+        return {key: _essence(item) for key, item in value.items() if key not in _NOT_THE_UP}
     return [_essence(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 

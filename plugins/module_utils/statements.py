@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import existing, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils import existing, label_text, ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import tables_in
 from psycopg2 import sql
@@ -144,8 +144,10 @@ def down_text(
     row: ledger.Migration,
     migration: Mapping[str, Any],
     standing: Mapping[str, Mapping[str, Any]] | None = None,
+    rewrite_limit_mb: int | None = None,
 ) -> str:
     """:param standing: the other versions that are in the database by then.
+    :param rewrite_limit_mb: in the place of what the version declares.
     :return: the exact SQL of the way down, steps in reverse order, as far as they left anything."""
     later = replacements([item for version, item in (standing or {}).items() if version > row.version])
     lines = [f"-- {row.version} {row.name}: way down"]
@@ -158,6 +160,11 @@ def down_text(
         up = next((item for item in row.steps if item.ordinal == ordinal), None)
         if not needs_down(row, ordinal):
             lines.append("-- nothing to take back")
+        elif step["kind"] == "sql" and step.get("labels"):
+            limit = rewrite_limit_mb
+            if limit is None:
+                limit = (migration.get("budgets") or {}).get("rewrite_limit_mb")
+            lines += label_text.down_text(conn, step, kept_objects(row, ordinal), limit)
         elif step["kind"] == "sql":
             kept = kept_objects(row, ordinal)
             lines.append("BEGIN;")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, locks
+from ansible_collections.whitecross.pgops.plugins.module_utils import label_text, ledger, locks
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.existing import Explained
 from ansible_collections.whitecross.pgops.plugins.module_utils.monitor import Monitor
@@ -20,7 +20,13 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.progress import C
 from psycopg2 import errorcodes
 
 # The same numbers as the tree's defaults, for a ledger written by hand or by an older tree.
-DEFAULT_BUDGETS = {"lock_timeout_ms": 100, "lock_budget_s": 60, "statement_timeout_s": 300, "index_timeout_s": 3600}
+DEFAULT_BUDGETS = {
+    "lock_timeout_ms": 100,
+    "lock_budget_s": 60,
+    "statement_timeout_s": 300,
+    "index_timeout_s": 3600,
+    "rewrite_limit_mb": label_text.DEFAULT_LIMIT_MB,
+}
 
 T = TypeVar("T")
 
@@ -35,7 +41,8 @@ class StepContext:
 
     :ivar conn: the session that works and holds the runner lock, in autocommit.
     :ivar connect: opens another session of the same run, for a build beside it.
-    :ivar budgets: ``lock_timeout_ms``, ``lock_budget_s``, ``statement_timeout_s``, ``index_timeout_s``.
+    :ivar budgets: ``lock_timeout_ms``, ``lock_budget_s``, ``statement_timeout_s``, ``index_timeout_s``,
+        ``rewrite_limit_mb``.
     :ivar progress_so_far: what the ledger knows of this step from an earlier attempt.
     :ivar replacements: what later versions make of indexes, by schema and name; on the way down those that are applied.
     :ivar applied: on the way down the versions of which something is in the database.
@@ -74,7 +81,8 @@ class StepContext:
 
     def budget(self, name: str) -> int:
         """:return: a budget of this version in the unit of its name."""
-        return int(self.budgets.get(name) or DEFAULT_BUDGETS[name])
+        given = self.budgets.get(name)
+        return int(DEFAULT_BUDGETS[name] if given is None else given)
 
     def tell(self, text: str, *, done: int | None = None, total: int | None = None, unit: str | None = None) -> None:
         """Tell the person who watches what is being done."""

@@ -38,9 +38,12 @@ class Reverts:
     version: str | None = None
 
 
-def preview_revert(target: Target, selection: Reverts, *, run_id: str = "preview") -> dict[str, Any]:
+def preview_revert(
+    target: Target, selection: Reverts, *, run_id: str = "preview", rewrite_limit_mb: int | None = None
+) -> dict[str, Any]:
     """Tell exactly what :func:`revert` would do, and write nothing.
 
+    :param rewrite_limit_mb: in the place of what the versions declare.
     :return: ``versions`` (newest first, with what stays), ``remaining`` (how many stay applied), ``loss`` (see
         :func:`data_loss`), ``prepared`` (the SQL).
     :raises PgopsError: whatever would refuse the revert.
@@ -57,7 +60,7 @@ def preview_revert(target: Target, selection: Reverts, *, run_id: str = "preview
         texts = []
         for row, migration in zip(chosen, migrations):
             there.pop(row.version)
-            texts.append(down_text(conn, row, migration, there))
+            texts.append(down_text(conn, row, migration, there, rewrite_limit_mb))
         return {
             "versions": [summary(row, migration) for row, migration in zip(chosen, migrations)],
             "loss": data_loss(conn, list(zip(chosen, migrations))),

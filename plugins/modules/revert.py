@@ -50,6 +50,11 @@ options:
       - Revert although rows that would go were written since the backup, so that there is no copy of them.
     type: bool
     default: false
+  rewrite_limit_mb:
+    description:
+      - Up to how many MB together the tables of an enum are rewritten in one transaction to take a label away; above that it is done beside
+        the clients. What each version declares, where it is not set.
+    type: int
 author:
   - White Cross pgops contributors
 """
@@ -126,6 +131,7 @@ def main() -> None:
             "versions": {"type": "dict", "default": {}},
             "expected": {"type": "dict", "default": {}},
             "lose_writes": {"type": "bool", "default": False},
+            "rewrite_limit_mb": {"type": "int"},
             **pgops_module.LEDGER_RUN_OPTIONS,
         }
     )
@@ -140,7 +146,12 @@ def main() -> None:
         diff = []
         if module.check_mode:
             for name, target in pgops_module.targets(module).items():
-                databases[name] = way_back.preview_revert(target, selection, run_id=given["run_id"] or "check")
+                databases[name] = way_back.preview_revert(
+                    target,
+                    selection,
+                    run_id=given["run_id"] or "check",
+                    rewrite_limit_mb=given["rewrite_limit_mb"],
+                )
                 prepared = databases[name].pop("prepared")
                 if prepared:
                     diff.append({"prepared": prepared})
@@ -153,6 +164,7 @@ def main() -> None:
                     progress,
                     control,
                     lock_wait_s=given["lock_wait"],
+                    rewrite_limit_mb=given["rewrite_limit_mb"],
                 )
                 databases[name] = migrate.revert(
                     target,

@@ -36,7 +36,15 @@ SAFETIES = ("complete", "partial", "none")
 
 # lock_timeout: measured behind a reader of 6 s, clients wait 0.11 s at 100 ms and 4.5 s without. The others are
 # generous ends of what must end: a step of minutes should have been split, an index of an hour is a big one.
-BUDGETS = {"lock_timeout_ms": 100, "lock_budget_s": 60, "statement_timeout_s": 300, "index_timeout_s": 3600}
+# rewrite_limit_mb: a rewrite of 15 MB with its indexes took a second, so 1 MB is over before a client notices.
+BUDGETS = {
+    "lock_timeout_ms": 100,
+    "lock_budget_s": 60,
+    "statement_timeout_s": 300,
+    "index_timeout_s": 3600,
+    "rewrite_limit_mb": 1,
+}
+_MAY_BE_ZERO = ("rewrite_limit_mb",)
 
 # key: (type, required, choices)
 _METADATA_KEYS: Keys = {
@@ -222,9 +230,8 @@ def _budgets(migration: Migration, findings: list[Finding]) -> dict[str, int]:
     if given and not check_keys(migration.document, ("budgets",), allowed, file, findings):
         return dict(BUDGETS)
     for name, value in given.items():
-        if value < 1:
+        if value < (0 if name in _MAY_BE_ZERO else 1):
             line = migration.document.line("budgets", name)
-            findings.append(
-                Finding(file, line, "wrong-value", f"'{name}' is {value}: a wait without a limit stops every client")
-            )
+            why = "at least 0" if name in _MAY_BE_ZERO else "a wait without a limit stops every client"
+            findings.append(Finding(file, line, "wrong-value", f"'{name}' is {value}: {why}"))
     return {**BUDGETS, **given}

@@ -28,7 +28,14 @@ STEP_KINDS = ("sql", "indexes", "backfill", "validate", "analyze")
 # Measured: 5,000 rows a batch cost 1.13 of one UPDATE and 15 ms for the worst client.
 BATCH_SIZE = 5000
 
-_SQL_KEYS: Keys = {"up": (str, True, ()), "down": (str, False, ()), "placeholders": (list, False, ())}
+_SQL_KEYS: Keys = {
+    "up": (str, True, ()),
+    "down": (str, False, ()),
+    "mapping": (str, False, ()),
+    "placeholders": (list, False, ()),
+}
+# In the place of a file: the labels that the up adds to enums go again.
+REMOVE_LABELS = "remove_labels"
 _PLACEHOLDER_KEYS: Keys = {"constraint": (str, True, ()), "row": (dict, True, ())}
 _BACKFILL_KEYS: Keys = {
     "table": (str, True, ()),
@@ -178,7 +185,10 @@ def _sql_step(
     data = at(document.data, path)
     up, down = data["up"], data.get("down")
     usable = use_file(migration, up, ".sql.j2", (*path, "up"), contents, uses, findings)
-    if down is not None:
+    labels = down == REMOVE_LABELS
+    if labels:
+        down = None
+    elif down is not None:
         usable = use_file(migration, down, ".sql.j2", (*path, "down"), contents, uses, findings) and usable
     elif migration.rollback.get("safety") == "complete":
         findings.append(
@@ -190,6 +200,16 @@ def _sql_step(
             )
         )
     step: dict[str, Any] = {"up": up, "down": down, "default_name": up.removesuffix(".sql.j2")}
+    if labels:
+        step["labels"] = data.get("mapping")
+    if "mapping" in data and (not labels or data["mapping"] not in migration.variables):
+        fault = (
+            f"'{data['mapping']}' is no variable of this version that says what becomes of rows with a label"
+            if labels
+            else f"'mapping' goes with 'down: {REMOVE_LABELS}'"
+        )
+        findings.append(Finding(file, document.line(*path, "mapping"), "label-mapping", fault))
+        return None
     if "placeholders" in data:
         step["placeholders"] = _placeholders(document, (*path, "placeholders"), file, findings)
     return step if usable else None

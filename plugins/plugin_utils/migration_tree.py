@@ -243,6 +243,8 @@ def _render_migration(migration: Migration, given: Mapping[str, Any], findings: 
         if source["kind"] == "sql":
             step["up"] = statements(source["up"])
             step["down"] = statements(source["down"]) if source["down"] else []
+            if "labels" in source:
+                step["labels"] = _labels(migration, source, step["up"], variables, findings)
             if "placeholders" in source:
                 step["placeholders"] = _placeholders(migration, source["placeholders"], step["up"], findings)
         elif source["kind"] == "backfill":
@@ -283,6 +285,26 @@ def _placeholders(
         if fault:
             findings.append(Finding(migration.location(METADATA), item["line"], "placeholder", fault))
     return [{key: value for key, value in item.items() if key != "line"} for item in declared]
+
+
+def _labels(
+    migration: Migration,
+    source: Mapping[str, Any],
+    up: list[Statement],
+    variables: Mapping[str, Any],
+    findings: list[Finding],
+) -> dict[str, Any]:
+    """:return: what becomes of rows with a label that goes; a finding for each statement that adds no label."""
+    for statement in up:
+        if not statement.creates or statement.creates["kind"] != "enum_value":
+            fault = "'down: remove_labels' takes back ALTER TYPE ... ADD VALUE only: give the rest a step of its own"
+            findings.append(Finding(statement.file, statement.line, "remove-labels", fault))
+    mapping = variables.get(source["labels"], {}) if source["labels"] else {}
+    if not isinstance(mapping, dict) or not all(isinstance(part, str) for item in mapping.items() for part in item):
+        fault = f"'{source['labels']}' must turn labels into labels, for example {{OLD: OTHER}}"
+        findings.append(Finding(migration.location(METADATA), source["line"], "label-mapping", fault))
+        mapping = {}
+    return {"mapping": mapping}
 
 
 def _same_kind(default: Any, value: Any) -> bool:

@@ -33,7 +33,7 @@ CRITERIA: dict[str, frozenset[str]] = {
         ["duplicate-index", "file-name", "identifier-length", "misnamed", "not-null-name", "version-twice"]
     ),
     "Each way up has its way down": frozenset(
-        ["cascade", "down-missing", "empty", "file-missing", "one-drop", "rollback"]
+        ["cascade", "down-missing", "empty", "file-missing", "label-mapping", "one-drop", "remove-labels", "rollback"]
     ),
     "A second run changes nothing": frozenset(["if-not-exists"]),
     "Foreign keys are sound": frozenset(

@@ -12,10 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, migrate
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect, execute, fetch_all
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import labels, ledger, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    Target,
+    connect,
+    execute,
+    fetch_all,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.monitor import Monitor
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
+from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
 
 from support.server import BACKUP, MIGRATOR, OWNER, RESTORE, Server
 
@@ -74,6 +83,33 @@ class InterruptAt(Told):
             asking = threading.Thread(target=self.control.request, args=("a test asked for it",))
             asking.start()
             asking.join()
+
+
+class WithoutLedger(StepContext):
+    """A step of a version that no ledger knows."""
+
+    def save(self, state: str, progress: Any = None) -> None:
+        pass
+
+    def saved(self, state: str, progress: Any) -> str:
+        return "SELECT"
+
+
+def take_back_labels(conn: Connection, step: dict[str, Any], kept: list[str]) -> Told:
+    """The way down of a step whose labels go, as the engine runs it, without its ledger."""
+    told, control = Told(), Control()
+
+    def another() -> Connection:
+        other = psycopg2.connect(conn.dsn)
+        other.autocommit = True
+        return other
+
+    with Monitor(another, control, RUN) as monitor:
+        context = WithoutLedger(
+            conn, another, monitor, control, told, str(conn.info.dbname), "1", "down", 1, 1, "sql", budgets={}
+        )
+        labels.down(context, step, {"skipped": kept})
+    return told
 
 
 def rows(target: Target, query: str, params: Any = None) -> list[dict[str, Any]]:

@@ -141,6 +141,7 @@ def test_the_shipped_versions_with_an_estimate_expect_its_upper_end() -> None:
         ({"steps": ["up"]}, "step 1 must be a mapping"),
         ({"transaction": "yes please"}, "'transaction' must be true or false"),
         ({"budgets": {"lock_timeout_ms": 0}}, "'lock_timeout_ms' is 0"),
+        ({"budgets": {"rewrite_limit_mb": -1}}, "'rewrite_limit_mb' is -1: at least 0"),
         ({"budgets": {"lock_timeout_ms": True}}, "'lock_timeout_ms' must be a whole number, not True"),
         ({"expected_seconds": 0}, "'expected_seconds' is 0; give 1 or more, or leave the key out"),
         ({"expected_seconds": "5 s"}, "'expected_seconds' must be a whole number, not '5 s'"),

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Labels that are to go from an enum: what is refused before anything is changed, and how the statements are run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import enum_types, locks
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_all, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils.enum_types import Column, Enum, Table
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
+from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext, one_line
+from psycopg2 import errorcodes, sql
+
+SHOWN_IDS = 10
+
+T = TypeVar("T")
+
+
+@dataclass
+class Removal:
+    """Labels of one type that go.
+
+    :ivar labels: those that go, as far as the type has them.
+    :ivar mapping: what becomes of rows with one of them: label to label.
+    :ivar progress: what the ledger knows of this type; changed here, written by :meth:`save`.
+    :ivar all_progress: the progress of the whole step, of which it is a part.
+    """
+
+    context: StepContext
+    schema: str
+    name: str
+    labels: tuple[str, ...]
+    mapping: Mapping[str, str]
+    progress: dict[str, Any] = field(default_factory=dict)
+    all_progress: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def full(self) -> str:
+        """:return: the type as a person says it."""
+        return self.name if self.schema == "public" else f"{self.schema}.{self.name}"
+
+    @property
+    def unmapped(self) -> list[str]:
+        """:return: labels for whose rows nothing is declared."""
+        return [label for label in self.labels if label not in self.mapping]
+
+    def save(self) -> None:
+        """Write the progress, in the transaction that is open, or at once."""
+        self.context.save("running", self.all_progress)
+
+    def patiently(self, work: Callable[[list[str]], T], *, limit: str, tables: Sequence[Table] = ()) -> T:
+        """Run one transaction, again and again until it gets its locks. :param limit: the budget of a statement."""
+        context = self.context
+
+        def attempt() -> T:
+            with transaction(context.conn, context.limits(context.budget(limit))) as ending:
+                return work(ending)
+
+        try:
+            return context.patiently(attempt, [(table.schema, table.name) for table in tables])
+        except psycopg2.Error as exc:
+            if exc.pgcode is None:
+                raise
+            raise self.error(exc) from None
+
+    def read(self) -> Enum | None:
+        """:return: the type as it is now, see :func:`enum_types.find`."""
+        conn = self.context.conn
+        return self.patiently(lambda _ending: enum_types.find(conn, self.schema, self.name), limit="index_timeout_s")
+
+    def run(self, statements: Sequence[sql.Composable]) -> None:
+        """Run statements in the transaction that is open, each of them told."""
+        conn = self.context.conn
+        for statement in statements:
+            text = statement.as_string(conn)
+            with self.context.watched(one_line(text)):
+                try:
+                    conn.notices.clear()
+                    execute(conn, text)
+                    for notice in conn.notices:
+                        # The first line only, DETAIL may hold a row.
+                        self.context.tell(str(notice).strip().split("\n", 1)[0])
+                except psycopg2.Error as exc:
+                    if exc.pgcode is None or exc.pgcode in locks.RETRY_SQLSTATES:
+                        raise
+                    raise self.error(exc, text) from None
+
+    def error(self, exc: psycopg2.Error, statement: str | None = None) -> PgopsError:
+        """:return: the error of a statement of this removal."""
+        context = self.context
+        error = from_psycopg(
+            exc,
+            f"{context.doing} failed when it took labels from {self.full}",
+            statement=statement,
+            database=context.database,
+        )
+        if exc.pgcode == errorcodes.DEPENDENT_OBJECTS_STILL_EXIST:
+            # The server's own hint is CASCADE, which drops what nobody named.
+            error.hint = "Something came to use the type meanwhile; run it again, it is looked at anew."
+        return error
+
+    # --- refusals, before anything is changed -------------------------------------------------------------------------
+
+    def refusal(
+        self, why: str, hint: str, *, sqlstate: str = errorcodes.OBJECT_NOT_IN_PREREQUISITE_STATE
+    ) -> PgopsError:
+        """:return: the error of labels that stay."""
+        listed = ", ".join(self.labels)
+        return PgopsError(
+            f"{self.context.doing} was refused: the labels {listed} cannot be removed from {self.full}: {why}",
+            sqlstate=sqlstate,
+            database=self.context.database,
+            object_name=f"{self.schema}.{self.name}",
+            hint=hint,
+        )
+
+    def refuse_unfit(self, enum: Enum, *, beside: bool) -> None:
+        """:param beside: whether the way with a column beside is gone.
+        :raises PgopsError: something stands on the type that cannot be carried over, each of it by name."""
+        kept = [label for label in enum.labels if label not in self.labels]
+        wrong = sorted({label for label in self.mapping.values() if label not in kept})
+        if wrong:
+            raise self.refusal(
+                f"the mapping turns rows into {', '.join(wrong)}, which the type will not have",
+                f"Map to one of {', '.join(kept)}.",
+            )
+        hidden = [table.full for table in enum.tables if table.hidden]
+        if hidden:
+            raise self.refusal(
+                f"row level security hides rows of {', '.join(hidden)} from this login",
+                "Migrate as the owner of the table without FORCE ROW LEVEL SECURITY, or as a login with BYPASSRLS.",
+            )
+        if enum.strangers:
+            raise self.refusal(
+                f"this stands on the type or a column of it: {'; '.join(enum.strangers)}",
+                "Drop what is named, or take back the version that made it, then run it again.",
+            )
+        if not beside:
+            return
+        keyless = [
+            f"table {table.full}, which has no NOT NULL column with an index" for table in enum.tables if not table.key
+        ]
+        if enum.rewritten or keyless:
+            limit = self.context.budget("rewrite_limit_mb")
+            raise self.refusal(
+                f"its tables are larger than {limit} MB together, and a column beside cannot take over: "
+                + "; ".join([*enum.rewritten, *keyless]),
+                "Drop or disable what is named for the time and run it again; or let the tables be rewritten while every client is "
+                "kept out: -e rollback_rewrite_limit_mb with their size.",
+            )
+
+    def refuse_used(self, enum: Enum) -> None:
+        """:raises PgopsError: rows use a label for which nothing is declared; with their number and ten of their ids."""
+        if not self.unmapped:
+            return
+        told, queries = [], []
+        for table in enum.tables:
+            for column in table.columns:
+                used = self._uses(enum, table, column)
+                if used is not None:
+                    told.append(used[0])
+                    queries.append(used[1])
+        if told:
+            raise self.refusal(
+                f"they are in use: {'; '.join(told)}",
+                f"Give these rows another value, then roll back again; they are found by: {'; '.join(queries)}; "
+                "or declare a mapping before the version is applied.",
+                sqlstate=errorcodes.OBJECT_IN_USE,
+            )
+
+    def _uses(self, enum: Enum, table: Table, column: Column) -> tuple[str, str] | None:
+        conn, name = self.context.conn, sql.Identifier(column.name)
+        where = sql.SQL("FROM {} WHERE {} IN ({})").format(table.identifier, name, enum_types.literals(self.unmapped))
+        counted = fetch_one(conn, (sql.SQL("SELECT count(*) AS rows ") + where).as_string(conn))
+        rows = int(counted["rows"]) if counted else 0
+        if not rows:
+            return None
+        told = f"{rows} row(s) of {table.full}.{_written(column.name)}"
+        key: sql.Composable = sql.SQL("*")
+        if table.key:
+            key = sql.Identifier(table.key)
+            query = (
+                sql.SQL("SELECT {}::text AS key ").format(key)
+                + where
+                + sql.SQL(" ORDER BY {} LIMIT {}").format(key, sql.Literal(SHOWN_IDS))
+            )
+            told += f", {table.key} " + ", ".join(row["key"] for row in fetch_all(conn, query.as_string(conn), None))
+        return told, (sql.SQL("SELECT {} ").format(key) + where).as_string(conn)
+
+
+def _written(name: str) -> str:
+    """:return: the name as it is typed in SQL."""
+    return name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
+
+
+def case_of(column: sql.Composable, mapping: Mapping[str, str]) -> sql.Composed:
+    """:return: a label as text after the mapping."""
+    if not mapping:
+        return sql.SQL("{}::text").format(column)
+    parts = [
+        sql.SQL("WHEN {} THEN {}").format(sql.Literal(old), sql.Literal(new)) for old, new in sorted(mapping.items())
+    ]
+    return sql.SQL("CASE {}::text {} ELSE {}::text END").format(column, sql.SQL(" ").join(parts), column)
