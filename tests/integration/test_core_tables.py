@@ -13,8 +13,8 @@ import yaml
 from ansible_collections.whitecross.pgops.plugins.module_utils import connection, migrate
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from support import engine
+from support.tree import shipped_chain
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 DECLARED = yaml.safe_load(Path(__file__).with_name("core_tables.yml").read_text(encoding="utf-8"))
@@ -57,7 +57,7 @@ def differences(target: Any, version: str) -> list[str]:
 
 @pytest.mark.majors(15, 18)
 def test_each_column_has_the_type_the_not_null_and_the_default_of_the_platforms_history(target: Any) -> None:
-    chain = migration_tree.render(migration_tree.read_tree(SQL))
+    chain = shipped_chain()
     for version in DECLARED:
         migrate.apply(target, chain, Selection(target=version), engine.way())
         assert differences(target, version) == [], version
@@ -65,7 +65,7 @@ def test_each_column_has_the_type_the_not_null_and_the_default_of_the_platforms_
 
 def test_another_type_default_or_not_null_is_seen(target: Any) -> None:
     first = next(iter(DECLARED))
-    chain = migration_tree.render(migration_tree.read_tree(SQL))
+    chain = shipped_chain()
     migrate.apply(target, chain, Selection(target=first), engine.way())
     engine.do(target, *DAMAGE)
     assert differences(target, first) == [
@@ -81,7 +81,7 @@ def test_another_type_default_or_not_null_is_seen(target: Any) -> None:
 
 def test_the_list_holds_each_table_that_these_versions_make(target: Any) -> None:
     """Counted by the catalog: none is left out of the list."""
-    chain = migration_tree.render(migration_tree.read_tree(SQL))
+    chain = shipped_chain()
     migrate.apply(target, chain, Selection(target="20250103000002"), engine.way())
     made = {table for version, tables in DECLARED.items() if version <= "20250103000002" for table in tables}
     assert set(found(target)) == made
