@@ -21,10 +21,12 @@ from support.suite_times import pytest_sessionstart, pytest_terminal_summary  # 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`@pytest.mark.majors(15, 18)` runs a test once a major; without the mark it runs on the embedded 18.
 
-    The majors between the oldest and the newest are for `make test-all`.
+    The majors between the oldest and the newest are for `make test-all`, and so are those that the mark calls `slow=(15,)`:
+    a long test of something that does not depend on the major.
     """
     mark = metafunc.definition.get_closest_marker("majors")
     if mark is not None:
+        slow = {16, 17, *mark.kwargs.get("slow", ())}
         metafunc.parametrize(
             "server",
             [
@@ -33,7 +35,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                     id=f"pg{m}",
                     marks=[
                         *([] if m == EMBEDDED_MAJOR else [pytest.mark.container]),
-                        *([pytest.mark.slow] if m in (16, 17) else []),
+                        *([pytest.mark.slow] if m in slow else []),
                     ],
                 )
                 for m in mark.args

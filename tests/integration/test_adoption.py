@@ -35,7 +35,7 @@ BASE, HEALTH, CRITICAL, SETTINGS, INCIDENTS = (
 )
 CORE = (BASE, HEALTH, CRITICAL, SETTINGS)
 NAMES = legacy_names.read_names(legacy.SQL)
-EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18)
+EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.progress import C
 from support import engine, legacy
 from support.site import Playbook
 
-EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18)
+EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 CORE = tuple(legacy.FILES)
 NAME = "text_ids"
 

@@ -21,7 +21,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.verification impo
 from support.engine import way
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
-EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18)
+EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 VERSION = "20260101000000"
 
 

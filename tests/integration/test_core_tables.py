@@ -55,7 +55,7 @@ def differences(target: Any, version: str) -> list[str]:
     return told
 
 
-@pytest.mark.majors(15, 18)
+@pytest.mark.majors(15, 18, slow=(15,))
 def test_each_column_has_the_type_the_not_null_and_the_default_of_the_platforms_history(target: Any) -> None:
     chain = shipped_chain()
     for version in DECLARED:

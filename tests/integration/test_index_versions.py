@@ -33,7 +33,7 @@ PERFORMANCE, CRITICAL, SECURITY, SEARCH = VERSIONS
 # Both are in it, with these definitions one after the other.
 SWAPPED = "idx_student_medications_active_dates"
 
-EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18)
+EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 
 # The 58 of 20251011000000, by what they are for.
 PLANNED = {

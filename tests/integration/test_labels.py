@@ -32,7 +32,7 @@ from support.server import APP, BACKUP
 from support.tree import NO_DIFFERENCE, TestTree
 
 V1, V2 = "20260101000001", "20260101000002"
-EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18)
+EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 ROWS = 20_000
 
 MADE = """

@@ -172,7 +172,7 @@ def own_pets(tmp_path: Any, placeholders: Any, **keys: Any) -> list[dict[str, An
     return tree.render()
 
 
-@pytest.mark.majors(15, 18)
+@pytest.mark.majors(15, 18, slow=(15,))
 @pytest.mark.parametrize("one_transaction", [True, False])
 def test_a_placeholder_is_made_once_a_missing_parent_told_and_taken_away(
     target: Any, declared: Any, tmp_path: Any, one_transaction: bool

@@ -471,7 +471,7 @@ def test_rows_without_a_parent_are_moved_aside_when_asked(target: Target, tmp_pa
     assert rows(target, 'SELECT count(*) AS n FROM children WHERE "placeId" = id') == [{"n": 2}]
 
 
-@pytest.mark.majors(15, 18)
+@pytest.mark.majors(15, 18, slow=(15,))
 def test_a_check_with_the_name_of_a_not_null_stops_on_18_and_is_found_before(
     server: Server, target: Target, tmp_path: Path
 ) -> None:
@@ -519,7 +519,7 @@ def test_removed_values_come_back(target: Target, tmp_path: Path) -> None:
     assert rows(target, "SELECT id, kind FROM children ORDER BY id") == kinds
 
 
-@pytest.mark.majors(15, 18)
+@pytest.mark.majors(15, 18, slow=(15,))
 @pytest.mark.parametrize(
     "pattern", ["remove_column", "rename_column", "change_type", "split_table", "remove_enum_value"]
 )

@@ -30,7 +30,7 @@ from support.tree import shipped_chain
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 GRANTS, ROWS, AUDIT = "20251107000000", "20251107000001", "20251107000002"
-MAJORS = pytest.mark.majors(15, 18)
+MAJORS = pytest.mark.majors(15, 18, slow=(15,))
 
 # Two schools in one district, one in another; an account of each role, and two pupils with records in each school.
 PEOPLE = """
