@@ -64,6 +64,7 @@ def test_adopt_writes_the_repair_records_and_migrate_goes_on(site: Playbook, tar
     assert set(folders(site)) == {*before, repair}
 
 
+@pytest.mark.slow
 def test_a_ledger_that_its_login_owns_stops_no_migration_and_is_kept_in_step(
     site: Playbook, server: Any, target: Any
 ) -> None:

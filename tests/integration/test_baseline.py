@@ -351,6 +351,7 @@ def test_everything_but_the_tree_works_on_it(site: Playbook, target: Any, databa
     assert "changed=0" in site("adopt.yml", adopt_baseline=NAME).stdout
 
 
+@pytest.mark.slow
 def test_a_restore_from_before_it_keeps_it(site: Playbook, target: Any, database: str) -> None:
     for name, asked in (("backup.yml", {}), ("prove.yml", {}), ("adopt.yml", {"adopt_baseline": NAME})):
         done = site(name, **asked)

@@ -263,6 +263,7 @@ def test_what_is_there_with_the_same_definition_is_taken_over_and_left_by_the_wa
     assert contents(db) == data
 
 
+@pytest.mark.slow  # test_chain_interrupted.py goes through every step of the chain
 @pytest.mark.parametrize("version", VERSIONS)
 def test_interrupted_at_each_step_and_resumed_it_is_as_if_it_never_was(
     target: Any, db: Any, chain: list[dict[str, Any]], version: str

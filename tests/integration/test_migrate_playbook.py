@@ -176,6 +176,7 @@ def test_a_verification_that_fails_ends_the_run_with_its_list_and_the_way_back(s
     assert (found["versions"][-1], bool(found["lines"])) == ("20260101000002", True)
 
 
+@pytest.mark.slow
 def test_rows_without_a_parent_stop_a_run_until_somebody_says_what_becomes_of_them(site: Playbook) -> None:
     key = "FOREIGN KEY (id) REFERENCES public.rooms (id) ON UPDATE CASCADE ON DELETE RESTRICT NOT VALID"
     tree_of(site).add(
@@ -380,7 +381,14 @@ def test_on_this_machine_a_module_runs_from_where_it_lies(site: Playbook) -> Non
     assert not re.search(r"EXEC .*(passfile|pgops_|ANSIBLE_MODULE_ARGS)", result.stdout)
 
 
-@pytest.mark.parametrize(("broken", "seconds"), [("/lease", 2), ("AnsiballZ_apply", 2), ("AnsiballZ_apply", 0)])
+@pytest.mark.parametrize(
+    ("broken", "seconds"),
+    [
+        ("/lease", 2),
+        pytest.param("AnsiballZ_apply", 2, marks=pytest.mark.slow),
+        pytest.param("AnsiballZ_apply", 0, marks=pytest.mark.slow),
+    ],
+)
 def test_a_connection_that_breaks_once_does_not_end_the_run(site: Playbook, broken: str, seconds: int) -> None:
     (site.folder / "connection_plugins").mkdir()
     plugin = ELSEWHERE.replace("BREAKS = []", f"BREAKS = [{broken!r}]")

@@ -121,6 +121,7 @@ def test_a_new_migration_without_a_safe_name_is_refused(
     assert json.dumps(result.json)
 
 
+@pytest.mark.slow
 def test_what_is_scaffolded_applies_and_goes_back(playbook: Playbook, sql: Path) -> None:
     playbook("new_migration.yml", limit=None, new_migration_name="add_x", pgops_sql=str(sql))
     applied = playbook("migrate.yml", pgops_phases=["plan", "apply", "verify", "report"])

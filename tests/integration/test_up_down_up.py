@@ -12,7 +12,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import up_down_up
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from support.engine import rows, way
 from support.podman import ROOT
-from support.tree import TestTree
+from support.tree import TestTree, shipped_chain
 
 V1, V2 = "20260101000001", "20260101000002"
 
@@ -33,7 +33,7 @@ def databases(server: Any) -> set[str]:
 )
 def test_every_shipped_version_goes_up_down_and_up(target: Any, server: Any, version: str) -> None:
     before = databases(server)
-    found = up_down_up.run(target, TestTree(ROOT / "sql").render(), version, way())
+    found = up_down_up.run(target, shipped_chain(), version, way())
     assert (found["passed"], found["after_down"], found["after_again"]) == (True, [], [])
     assert databases(server) == before
     assert rows(target, "SELECT nspname FROM pg_namespace WHERE nspname = 'pgops'") == []
