@@ -81,10 +81,10 @@ def test_a_first_start_makes_a_cluster_and_a_second_start_changes_nothing(server
     assert second.status() == first
 
 
-def test_a_folder_whose_name_a_shell_would_change_is_said_in_one_sentence(server, place):
+def test_a_folder_whose_name_a_shell_would_change_is_said_in_one_sentence(server, place, monkeypatch):
     folder = place.parent.parent / "a $HOME of"
     folder.mkdir()
-    server.bindir = folder
+    monkeypatch.setattr(EmbeddedServer, "bindir", folder)
     with pytest.raises(ServerError, match=r"cannot run from a folder with \$ in its name, .*: move the checkout"):
         server.start()
 

@@ -343,9 +343,10 @@ class Containers:
                 if attempt == 2:
                     raise
                 podman("exec", self.name, "pg_dropcluster", str(major), "main")
-        # By stdin, so that the password is on no command line.
+        # By stdin, so that the password is on no command line. The cluster is named: by its port alone the newest psql would
+        # be taken, which looks for the socket elsewhere.
         subprocess.run(
-            ["podman", "exec", "-i", "--user", "postgres", self.name, "psql", "--quiet", "--port", str(port)],
+            ["podman", "exec", "-i", "--user", "postgres", self.name, "psql", "--quiet", "--cluster", f"{major}/main"],
             input=f"ALTER ROLE postgres PASSWORD '{passwords[SUPERUSER]}';", text=True, env=environment(), check=True,
         )  # fmt: skip
         server = Server(
