@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import psycopg2
 
 # Server messages that repeat a value of the user's data. Their shape is kept, the value is not: it may be PHI.
 _VALUE_IN_MESSAGE = {"22P02", "22007", "22008", "22003", "22023"}
+# What the server quotes is a name or a value. Whoever reads it has written the one into the statement, or the server tells
+# it apart as the name of an object; the other came from a row.
+_QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 
 
 class PgopsError(Exception):
@@ -65,13 +69,22 @@ class Interrupted(PgopsError):
     """The run was asked to stop, or its controller stopped renewing the lease."""
 
 
-def primary_message(exc: psycopg2.Error) -> str:
-    """:return: the server's primary message without DETAIL, CONTEXT or quoted values, which may hold patient data."""
+def primary_message(exc: psycopg2.Error, statement: str | None = None) -> str:
+    """:param statement: what failed: of what the server quotes only that stays which stands in it, or names an object.
+    :return: the server's primary message without DETAIL, CONTEXT or quoted values, which may hold patient data."""
     diag = exc.diag
     message = diag.message_primary or str(exc).strip().split("\n", 1)[0] or type(exc).__name__
     if exc.pgcode in _VALUE_IN_MESSAGE and ": " in message:
         message = message.rsplit(": ", 1)[0]
-    return message
+    if statement is None or exc.pgcode is None:
+        return message
+    objects = (diag.schema_name, diag.table_name, diag.column_name, diag.constraint_name, diag.datatype_name)
+    # "public"."X" is quoted as a whole, and what stands without quotes is in small letters.
+    known = "\n".join([statement, *(name for name in objects if name)]).replace('"', "").lower()
+    return _QUOTED.sub(
+        lambda quoted: quoted[0] if quoted[1].replace('"', "").lower() in known else '"…"',
+        message,
+    )
 
 
 def from_psycopg(
@@ -89,7 +102,7 @@ def from_psycopg(
     """
     diag = exc.diag
     state = exc.pgcode
-    message = primary_message(exc)
+    message = primary_message(exc, statement)
     name = diag.constraint_name or diag.table_name or diag.datatype_name
     return PgopsError(
         f"{doing}: {message}" + (f" (SQLSTATE {state})" if state else ""),

@@ -43,6 +43,9 @@ SIDE_BY_SIDE = 2
 TRIES = 2
 # Who asked for an end waits for it: longer than this nobody tidies up.
 CLEAN_UP_S = 10
+# A vacuum of a small table is over by then; it holds the lock of a build too.
+BUILDER_LOOKS = 20
+BUILDER_POLL_S = 0.5
 
 _INVALID_OF_OTHERS = """
 SELECT n.nspname || '.' || c.relname AS name FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
@@ -50,6 +53,13 @@ SELECT n.nspname || '.' || c.relname AS name FROM pg_index i JOIN pg_class c ON 
   JOIN pg_namespace tn ON tn.oid = t.relnamespace
  WHERE NOT i.indisvalid AND (tn.nspname, t.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
    AND NOT (n.nspname || '.' || c.relname) = ANY(%s)
+ ORDER BY 1
+"""
+# pg_stat_progress_create_index hides the builds of other roles; their locks are for all to see.
+_BUILDERS = """
+SELECT l.pid FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
+ WHERE l.locktype = 'relation' AND l.granted AND l.mode = 'ShareUpdateExclusiveLock' AND l.relation = to_regclass(%s)
+   AND l.pid <> pg_backend_pid()
  ORDER BY 1
 """
 
@@ -95,7 +105,6 @@ def down(context: StepContext, wanted: Sequence[Mapping[str, Any]], made: Mappin
     :return: indexes that were gone already or stay.
     """
     built, replaced = set(made.get("built", [])), made.get("replaced", {})
-    doubtful = {*replaced, *made.get("taken", []), *(f"{schema}.{name}" for schema, name in context.replacements)}
     state = _State(context, built)
     skipped = []
     for index in reversed(wanted):
@@ -115,7 +124,7 @@ def down(context: StepContext, wanted: Sequence[Mapping[str, Any]], made: Mappin
             context.tell(f"index {name} was there before this version: it stays")
             skipped.append(f"index {name}")
             continue
-        if name in doubtful and state.differences(index, found):
+        if state.is_another(index, found):
             context.tell(f"index {name} is not as this version made it, a later one's or somebody's own: it stays")
             skipped.append(f"index {name}")
             continue
@@ -166,7 +175,8 @@ class _State:
                 raise self.unequal(index, [f"wanted an index, found another relation (relkind {other['kind']})"])
             return True
         differences = self.differences(index, found)
-        if differences and not (not found["valid"] and name in self.built):
+        on_ours = (found["schema"], found["table"]) == (schema_of(index), index["table"])
+        if differences and not (not found["valid"] and name in self.built and on_ours):
             if found["valid"] and self._is_replaced_later(index, found):
                 self.built += [name] if name not in self.built else []
                 self.taken += [name] if name not in self.taken else []
@@ -175,6 +185,7 @@ class _State:
                 return False
             raise self.unequal(index, differences)
         if not found["valid"]:
+            self._wait_for_builders(index)
             # Same name and same definition, or begun by us: the remains of a build that was cut off.
             self._context.tell(f"index {name} is invalid, left by a build that was cut off: dropped and built again")
             _drop(self._context, conn, schema_of(index), index["name"])
@@ -183,6 +194,39 @@ class _State:
             self.present.append(f"index {name}")
             self._context.tell(f"index {name} is there already, with the same definition: skipped")
         return False
+
+    def _wait_for_builders(self, index: Mapping[str, Any]) -> None:
+        """:raises PgopsError: somebody else may be building it: the lock of a build is held on its table."""
+        conn, name = self._context.conn, _full(index)
+        table = sql.Identifier(schema_of(index), index["table"]).as_string(conn)
+        for attempt in range(BUILDER_LOOKS):
+            self._context.control.check()
+            pids = [str(row["pid"]) for row in fetch_all(conn, _BUILDERS, (table,))]
+            if not pids:
+                return
+            if attempt == 0:
+                self._context.tell(f"index {name} is invalid, and pid {', '.join(pids)} may be building it: waiting")
+            self._context.sleep(BUILDER_POLL_S)
+        raise PgopsError(
+            f"{self._context.doing} failed: index {name} is invalid, and pid {', '.join(pids)} may be building it.",
+            sqlstate=errorcodes.OBJECT_IN_USE,
+            database=self._context.database,
+            object_name=name,
+            hint="Wait for it, then run it again: an index that has become valid is taken over, another is built anew.",
+        )
+
+    def is_another(self, index: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+        """:return: whether the index of that name is not the wanted one, on another table or with another definition."""
+        try:
+            return bool(self.differences(index, found))
+        except (psycopg2.errors.UndefinedColumn, psycopg2.errors.UndefinedTable):
+            return True  # what it would be made of is gone
+
+    def forget(self, index: Mapping[str, Any]) -> None:
+        """It is not ours after all: somebody made one of that name before us."""
+        with self._lock:
+            self.built.remove(_full(index))
+            self._write("running")
 
     def _is_replaced_later(self, index: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
         later = self._context.replacements.get((schema_of(index), str(index["name"])), ())
@@ -326,6 +370,9 @@ class _Nothing:
     def began(self, index: Mapping[str, Any]) -> None:
         """Note nothing."""
 
+    def forget(self, index: Mapping[str, Any]) -> None:
+        """Nothing was noted."""
+
 
 def build_by_text(context: StepContext, index: Mapping[str, Any]) -> None:
     """Build an index of another kind of step, whose name says that it is ours; its remains are dropped first.
@@ -364,6 +411,9 @@ def _build(context: StepContext, state: _State | _Nothing, conn: Connection, ind
             if conn.closed:
                 raise
             execute(conn, "SET statement_timeout = 0")
+            if exc.pgcode == errorcodes.DUPLICATE_TABLE:
+                state.forget(index)
+                raise _build_error(context, exc, conn, index) from None
             _drop_remains(context, conn, index)
             context.control.check()
             if exc.pgcode == errorcodes.DEADLOCK_DETECTED and attempt < TRIES:

@@ -54,9 +54,8 @@ from psycopg2 import errorcodes
 
 # How soon the server notices that a killed module's socket is closed, and ends its statement. 14 and later.
 _NOTICE_DEATH = "SET client_connection_check_interval = '1s'"
-# The end of a run is on the disk before it is told, and so is its failure; what comes before need not wait for the disk,
-# commit by commit: a step and the ledger's row about it are one transaction, so a crash loses both or none, and those of
-# a version never without those after it; the next run does again what was lost.
+# The end of a version is on the disk before it is told; what comes before need not wait for the disk, commit by commit:
+# a step and the ledger's row about it are one transaction, so a crash loses both or none, and the next run does it again.
 _LAZY_COMMITS = "SET synchronous_commit = off"
 _SURE_COMMIT = "SET LOCAL synchronous_commit = on"
 
@@ -150,13 +149,14 @@ def apply(
             session.mirrored = legacy_mirror.versions(session.conn)
             for number, migration in enumerate(plan.pending):
                 done.append(_apply_one(session, migration, found, done, plan.pending[number + 1 :]))
-            with transaction(session.conn, _SURE_COMMIT):
+            with _told_if_lost(session, "applied", done):
                 ledger.finish_run(session.conn, way.run.id, "applied")
         head = found.head
-        if found.exists or plan.pending:
-            audit = ledger.audit_head(session.conn)
-        if plan.pending:
-            head = ledger.head(session.conn)
+        with _told_if_lost(session, "applied", done):
+            if found.exists or plan.pending:
+                audit = ledger.audit_head(session.conn)
+            if plan.pending:
+                head = ledger.head(session.conn)
         return {
             "applied": done,
             "later": plan.later,
@@ -240,7 +240,7 @@ def _apply_one(
             seconds = round(time.monotonic() - begun, 3)
             timed.append({"step": ordinal, "kind": step["kind"], "name": step.get("name"), "duration_s": seconds})
         duration = round(time.monotonic() - started, 3)
-        with transaction(conn, ledger.finish_text(conn, version, "applied", duration)):
+        with transaction(conn, f"{_SURE_COMMIT}; {ledger.finish_text(conn, version, 'applied', duration)}"):
             if version in session.mirrored:
                 legacy_mirror.applied(conn, version)
             ledger.append_audit(
@@ -380,15 +380,16 @@ def revert(
                 session.applied = frozenset(there)
                 session.replacements = replacements([item for key, item in there.items() if key > row.version])
                 done.append(_revert_one(session, row, migration, done, migrations[number + 1 :]))
-            with transaction(conn, _SURE_COMMIT):
+            with _told_if_lost(session, "reverted", done):
                 ledger.finish_run(conn, way.run.id, "reverted")
-        return {
-            "reverted": done,
-            "loss": loss,
-            "tables": tables_of(migrations),
-            "ledger_head": ledger.head(conn) if chosen else found.head,
-            "audit": ledger.audit_head(conn) if found.exists else None,
-        }
+        with _told_if_lost(session, "reverted", done):
+            return {
+                "reverted": done,
+                "loss": loss,
+                "tables": tables_of(migrations),
+                "ledger_head": ledger.head(conn) if chosen else found.head,
+                "audit": ledger.audit_head(conn) if found.exists else None,
+            }
 
 
 def _refuse_uncopied(database: str, loss: Sequence[Mapping[str, Any]], backup: str) -> None:
@@ -410,7 +411,8 @@ def _refuse_adopted(
     try:
         adopted.refuse_revert(session.conn, row)
     except PgopsError as error:
-        ledger.finish_run(session.conn, session.way.run.id, "refused")
+        with transaction(session.conn, _SURE_COMMIT):
+            ledger.finish_run(session.conn, session.way.run.id, "refused")
         error.extra |= {
             "reverted": [item["version"] for item in done],
             "not_reverted": [item.version for item in rest],
@@ -446,7 +448,7 @@ def _revert_one(
             past_up = next((item for item in row.steps if item.ordinal == ordinal), None)
             left += _step_down(context, migration, step, past_up.progress if past_up else {})
         duration = round(time.monotonic() - started, 3)
-        with transaction(conn, ledger.finish_text(conn, version, "reverted", 0.0)):
+        with transaction(conn, f"{_SURE_COMMIT}; {ledger.finish_text(conn, version, 'reverted', 0.0)}"):
             if version in session.mirrored:
                 legacy_mirror.reverted(conn, version)
             ledger.append_audit(
@@ -516,6 +518,32 @@ def _session(target: Target, way: Way) -> Iterator[_Session]:
             yield _Session(target, way, conn, monitor, open_worker, _who(conn, way.run))
     finally:
         conn.close()
+
+
+@contextmanager
+def _told_if_lost(session: _Session, word: str, done: Sequence[Mapping[str, Any]]) -> Iterator[None]:
+    """After the last version nothing can fail but the connection; what is done is on the disk, and said."""
+    try:
+        yield
+    except psycopg2.Error as exc:
+        if not done:
+            raise
+        versions = [str(item["version"]) for item in done]
+        rest = "not_applied" if word == "applied" else "not_reverted"
+        raise PgopsError(
+            f"All is {word} in {session.target.database} and recorded, but the connection to {session.target} was lost before the "
+            f"run's end was. {word.capitalize()} in this run: {', '.join(versions)}.",
+            sqlstate=exc.pgcode or errorcodes.CONNECTION_FAILURE,
+            database=session.target.database,
+            hint="Run it again when the server is back: it finds nothing left to do and writes its end.",
+            extra={
+                "reason": "connection_lost",
+                word: versions,
+                rest: [],
+                "partial": {word: [dict(item) for item in done], "stopped": []},
+                "recorded": True,
+            },
+        ) from None
 
 
 def _context(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg2
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, ledger, migrate, preview
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect, fetch_one
@@ -141,6 +142,52 @@ def test_a_failed_version_goes_on_at_its_step_with_the_mended_file(target: Any, 
         "SELECT detail->'replaced_files'->'two.sql.j2'->>'text' AS text FROM pgops.audit WHERE event = 'apply_resumed'",
     )
     assert kept == [{"text": files["two.sql.j2"]}]
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("SELECT to_tsquery(name || ' &') FROM public.patients;", 'no operand in tsquery: "…"'),
+        ("SELECT to_timestamp(name, 'YYYY-MM-DD') FROM public.patients;", 'invalid value "…" for "YYYY"'),
+        ("SELECT set_config(name, '1', true) FROM public.patients;", 'unrecognized configuration parameter "…"'),
+        (
+            "DO $$ BEGIN EXECUTE (SELECT 'SELECT 1 FROM ' || quote_ident(name) FROM public.patients); END $$;",
+            'relation "…" does not exist',
+        ),
+        ('SELECT 1 FROM "public"."Nobody";', 'relation "public.Nobody" does not exist'),
+        ("INSERT INTO public.patients VALUES (NULL);", 'null value in column "name" of relation "patients"'),
+    ],
+)
+def test_what_the_server_quotes_from_a_row_is_not_told(target: Any, tree: TestTree, statement: str, told: str) -> None:
+    up = "CREATE TABLE public.patients (name text NOT NULL);\nINSERT INTO public.patients VALUES ('Doe123-45-6789');\n"
+    tree.add_sql(V3, "patients", up, "DROP TABLE public.patients;")
+    tree.add_sql("20260101000004", "reads_them", statement, "SELECT 1;")
+    with pytest.raises(PgopsError) as caught:
+        migrate.apply(target, tree.render(), Selection(), way())
+    assert told in caught.value.message
+    kept = rows(
+        target,
+        "SELECT (SELECT string_agg(error, '') FROM pgops.migration) || string_agg(detail::text, '') AS text FROM pgops.audit",
+    )
+    assert "6789" not in f"{caught.value.message} {caught.value.as_dict()} {kept}"
+    assert "Doe1" not in caught.value.message
+
+
+def test_a_connection_that_is_lost_after_the_last_version_says_what_is_applied(
+    target: Any, tree: TestTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(conn: Any, run_id: str, result: str) -> None:
+        conn.close()
+        raise psycopg2.OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(ledger, "finish_run", cut)
+    with pytest.raises(PgopsError, match="All is applied .* the connection to .* was lost") as caught:
+        migrate.apply(target, tree.render(), Selection(), way())
+    assert caught.value.extra["applied"] == [V1, V2]
+    assert caught.value.extra["reason"] == "connection_lost"
+    assert [item["version"] for item in caught.value.extra["partial"]["applied"]] == [V1, V2]
+    monkeypatch.undo()
+    assert migrate.apply(target, tree.render(), Selection(), way("20260101T000000Z-000002"))["applied"] == []
 
 
 def test_an_error_at_commit_is_told_too(target: Any, tree: TestTree) -> None:

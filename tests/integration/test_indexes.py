@@ -16,7 +16,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Int
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
-from support.engine import InterruptAt, Told, do, holding, rows, state, way
+from support.engine import InterruptAt, Told, do, holding, rows, state, wait_for, way
 from support.tree import TestTree
 
 V1 = "20260101000001"
@@ -261,6 +261,70 @@ def test_the_way_down_drops_what_was_built_and_no_more(target: Any, tree: TestTr
     migrate.revert(target, Reverts(), way())
     assert built(target, "people_name")["valid"]
     assert built(target, "pets_name") is None
+
+
+def test_the_way_down_leaves_an_index_of_that_name_that_is_another(target: Any, tree: TestTree) -> None:
+    migrations = wanted(tree, PEOPLE_NAME, PETS_NAME)
+    migrate.apply(target, migrations, Selection(), way())
+    do(
+        target,
+        "DROP INDEX people_name, pets_name",
+        "CREATE INDEX people_name ON pets (name)",
+        "CREATE INDEX pets_name ON pets (id)",
+    )
+    told = Told()
+    left = migrate.revert(target, Reverts(), way(progress=told))["reverted"][0]["left"]
+    assert left == ["index public.pets_name", "index public.people_name"]
+    assert built(target, "people_name") is not None and built(target, "pets_name") is not None
+    assert told.said("index public.people_name is not as this version made it")
+
+
+def test_an_index_that_somebody_makes_meanwhile_is_not_taken_for_our_remains(target: Any, tree: TestTree) -> None:
+    """The first build waits for a writer; the name of the second is taken, by an invalid index, before it begins."""
+    second = {**PEOPLE_NAME, "name": "people_gone", "columns": [{"column": "gone"}]}
+    migrations = wanted(tree, PEOPLE_NAME, second)
+    failed: list[PgopsError] = []
+
+    def work() -> None:
+        try:
+            migrate.apply(target, migrations, Selection(), way())
+        except PgopsError as error:
+            failed.append(error)
+
+    do(target, "INSERT INTO pets VALUES (1, 'x'), (2, 'x')")
+    with holding(target, "UPDATE people SET gone = true WHERE id = 1") as writer:
+        building = threading.Thread(target=work)
+        building.start()
+        wait_for(lambda: built(target, "people_name"), what="the first build")
+        with pytest.raises(psycopg2.errors.UniqueViolation):
+            do(target, "CREATE UNIQUE INDEX CONCURRENTLY people_gone ON pets (name)")
+        writer.close()
+        building.join(timeout=20)
+    assert failed[0].sqlstate == "42P07"
+    assert built(target, "people_gone")["definition"].endswith("ON public.pets USING btree (name)")
+    # Nor is it on the way down, or in the next run.
+    with pytest.raises(PgopsError, match="people_gone exists already with another definition"):
+        migrate.apply(target, migrations, Selection(), way())
+    migrate.revert(target, Reverts(), way())
+    assert built(target, "people_name") is None
+    assert built(target, "people_gone") is not None
+
+
+def test_an_invalid_index_that_somebody_may_be_building_is_waited_for(target: Any, tree: TestTree) -> None:
+    leave_invalid(target, "CREATE UNIQUE INDEX CONCURRENTLY people_name ON people (name)")
+    migrations = wanted(tree, {**PEOPLE_NAME, "unique": True})
+    waits: list[float] = []
+    with holding(target, "LOCK TABLE people IN SHARE UPDATE EXCLUSIVE MODE") as other:
+        with pytest.raises(PgopsError, match=r"people_name is invalid, and pid \d+ may be building it") as caught:
+            migrate.apply(target, migrations, Selection(), way(sleep=waits.append))
+        assert str(other.info.backend_pid) in caught.value.message
+    assert len(waits) == 20
+    assert built(target, "people_name") == {
+        "valid": False,
+        "definition": "CREATE UNIQUE INDEX people_name ON public.people USING btree (name)",
+    }
+    migrate.apply(target, migrations, Selection(), way())
+    assert built(target, "people_name")["valid"] is True
 
 
 def test_names_are_quoted(target: Any, tree: TestTree) -> None:
