@@ -436,6 +436,20 @@ CHECKS: tuple[Check, ...] = (
         "none holds back much WAL",
     ),
     Check(
+        "synchronous_standby",
+        "synchronous standby",
+        STOP,
+        # To whom the state is hidden it is NULL.
+        """SELECT pg_catalog.current_setting('synchronous_standby_names') AS names
+            WHERE pg_catalog.current_setting('synchronous_standby_names') <> ''
+              AND pg_catalog.current_setting('synchronous_commit') NOT IN ('off', 'local')
+              AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_replication
+                               WHERE sync_state IN ('sync', 'quorum') OR sync_state IS NULL)""",
+        "no standby of synchronous_standby_names = '{names}' is there, so every commit waits without end",
+        "bring it back, or take it out of synchronous_standby_names and reload",
+        "no commit waits for a standby that is not there",
+    ),
+    Check(
         "archiver",
         "WAL archiving",
         WARN,

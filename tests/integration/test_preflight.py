@@ -262,6 +262,18 @@ def slot_holds_wal(world: World) -> None:
     world.sql("SELECT pg_create_physical_replication_slot('forgotten', true)")
 
 
+def no_synchronous_standby(world: World) -> None:
+    def name(standby: str) -> None:
+        world.server.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{standby}'")
+        world.server.execute("SELECT pg_reload_conf()")
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and world.server.execute("SHOW synchronous_standby_names") != [(standby,)]:
+            time.sleep(0.05)  # the postmaster reads it in its own time
+
+    world.after.callback(name, "")
+    name("nobody")
+
+
 def archiving_fails(world: World) -> None:
     @contextmanager
     def archiving() -> Iterator[None]:
@@ -406,6 +418,7 @@ MATRIX: dict[str, tuple[Callable[[World], None], str, str, str]] = {
     "vacuum_wraparound": (vacuum_against_wraparound, "warn", "students", "wait"),
     "dump_running": (dump_runs, "warn", "pg_dump runs", "wait"),
     "replication_slots": (slot_holds_wal, "warn", "forgotten", "pg_drop_replication_slot('forgotten')"),
+    "synchronous_standby": (no_synchronous_standby, "stop", "synchronous_standby_names = 'nobody'", "bring it back"),
     "archiver": (archiving_fails, "warn", "archive command fails", "archive_command"),
     "checksum_failures": (damaged_page, "stop", "wrong checksum", "restore"),
     "collation": (other_collation, "warn", "0.1", "REFRESH COLLATION VERSION"),

@@ -135,8 +135,14 @@ def test_a_server_that_hangs_costs_the_time_limit(webhook: Webhook) -> None:
     assert time.monotonic() - begun < 5
 
 
-def test_a_server_that_drips_costs_the_time_limit_too() -> None:
-    """Each byte begins the time limit of a socket anew."""
+class Refusing(threading.Thread):
+    def start(self) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_server_that_drips_costs_the_time_limit_too(monkeypatch: pytest.MonkeyPatch, threads: bool) -> None:
+    """Each byte begins the time limit of a socket anew; at the interpreter's end there is no thread to wait for it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         over = threading.Event()
 
@@ -150,6 +156,8 @@ def test_a_server_that_drips_costs_the_time_limit_too() -> None:
                         return
 
         threading.Thread(target=drip, daemon=True).start()
+        if not threads:
+            monkeypatch.setattr(notification, "threading", SimpleNamespace(Thread=Refusing))
         begun = time.monotonic()
         try:
             with pytest.raises(NotNotified, match="has not answered for 1 s"):
@@ -160,10 +168,6 @@ def test_a_server_that_drips_costs_the_time_limit_too() -> None:
 
 
 def test_where_no_thread_can_begin_it_is_told_all_the_same(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Refusing(threading.Thread):
-        def start(self) -> None:
-            raise RuntimeError("can't create new thread at interpreter shutdown")
-
     monkeypatch.setattr(notification, "threading", SimpleNamespace(Thread=Refusing))
     notification.send(webhook.url, "x")
     assert webhook.texts == ["x"]
