@@ -60,6 +60,12 @@ SELECT n.nspname || '.' || c.relname AS name, pg_get_userbyid(c.relowner)::text 
    AND NOT pg_has_role(current_user, c.relowner, 'USAGE')
  ORDER BY 1
 """
+_TYPES_NOT_OURS = """
+SELECT wanted.name, pg_get_userbyid(t.typowner)::text AS owner
+  FROM unnest(%s::text[]) AS wanted (name) JOIN pg_type t ON t.oid = to_regtype(wanted.name)
+ WHERE NOT pg_has_role(current_user, t.typowner, 'USAGE')
+ ORDER BY 1
+"""
 
 
 @dataclass(frozen=True)
@@ -242,7 +248,7 @@ def _assess(
             kept_as=kept_as,
         )
     if assessment.adopted:
-        _refuse_other_owner(target, conn, chain)
+        _refuse_other_owner(target, conn, chain, swapped)
     return assessment
 
 
@@ -560,7 +566,10 @@ def _is_known(chain: effects.Chain, found: catalog.Inventory, table: str) -> boo
     return sum(key in found for key in columns) * 2 >= len(columns)
 
 
-def _refuse_other_owner(target: Target, conn: Connection, chain: effects.Chain) -> None:
+def _refuse_other_owner(
+    target: Target, conn: Connection, chain: effects.Chain, swapped: Sequence[effects.Twin]
+) -> None:
+    """Tables and types of the tree, and the twins that take the place of its types: a version or the repair changes them."""
     tables = sorted(
         {
             (state["schema"], state["table"])
@@ -569,9 +578,16 @@ def _refuse_other_owner(target: Target, conn: Connection, chain: effects.Chain) 
             for state in chain.ever(key)
         }
     )
-    rows = fetch_all(conn, _NOT_OURS, ([schema for schema, _ in tables], [table for _, table in tables]))
+    types = {catalog.name_of(key) for key in chain.states if catalog.kind_of(key) == "type"}
+    types |= {twin.name for twin in swapped}
+    found = {
+        "table": fetch_all(conn, _NOT_OURS, ([schema for schema, _ in tables], [table for _, table in tables])),
+        "type": fetch_all(conn, _TYPES_NOT_OURS, (sorted(types),)),
+    }
+    rows = [*found["table"], *found["type"]]
     if not rows:
         return
+    told = " and ".join(f"{len(some)} {kind}{'s' if len(some) > 1 else ''}" for kind, some in found.items() if some)
     role = str((fetch_one(conn, "SELECT current_user::text AS role") or {})["role"])
     owners = sorted({row["owner"] for row in rows})
     names = ", ".join(row["name"] for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
@@ -579,12 +595,12 @@ def _refuse_other_owner(target: Target, conn: Connection, chain: effects.Chain) 
     type_this = "; ".join(f"GRANT {owner} TO {role}" for owner in owners)
     or_this = "; ".join(f"REASSIGN OWNED BY {owner} TO {role}" for owner in owners)
     raise PgopsError(
-        f"Role {role} may not change {len(rows)} tables of {target.database} ({names}): they belong to {', '.join(owners)}. As a "
+        f"Role {role} may not change {told} of {target.database} ({names}): they belong to {', '.join(owners)}. As a "
         f"superuser: {type_this}; or, in {target.database}: {or_this}, and GRANT {', '.join(owners)} its rights on rows again, for "
         "an application that uses it loses them there. Nothing was written.",
         sqlstate="42501",
         database=target.database,
-        extra={"reason": "owner", "tables": [row["name"] for row in rows]},
+        extra={"reason": "owner", **{f"{kind}s": [row["name"] for row in some] for kind, some in found.items()}},
     )
 
 

@@ -19,7 +19,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.integrity import NAMED_ROWS
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import schema_of
-from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext, one_line
+from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext, without_strings
 from psycopg2 import errorcodes, sql
 
 # A key of another type may be a name or an e-mail address: then the row's place in the table is told.
@@ -50,7 +50,9 @@ _ALTERS = re.compile(
     r"""\b ALTER \s+ (?:COLUMN\s+)? (?P<column>"(?:[^"]|"")+"|[\w$]+) \s+
         (?: (?P<filled> SET \s+ NOT \s+ NULL)
           | (?: SET\s+DATA\s+)? TYPE \s+ (?: CHARACTER\s+VARYING | VARCHAR | CHARACTER | CHAR ) \s* \( \s* (?P<length>\d+) \s* \)
-            (?! \s+ (?: COLLATE\b .*? )? USING\b) )""",
+            (?! \s+ (?: COLLATE\b .*? )? USING\b) )
+        # A name as a whole: what it says is no command.
+      | "(?:[^"]|"")*" """,
     re.IGNORECASE | re.VERBOSE,
 )
 
@@ -115,12 +117,14 @@ def refuse_altered(context: StepContext, error: PgopsError) -> None:
 
 def _altered(statement: str) -> Iterator[tuple[str, str, str, int | None]]:
     """:return: schema, table, column, and its new length or None where it becomes NOT NULL."""
-    text = one_line(statement, len(statement))
+    text = without_strings(statement)
     tables = locks.tables_in(statement)
     if not re.match(r"ALTER\s+TABLE\b", text, re.IGNORECASE) or not tables:
         return
     for match in _ALTERS.finditer(text):
         token = match["column"]
+        if token is None:
+            continue
         column = token[1:-1].replace('""', '"') if token.startswith('"') else token.lower()
         yield (*tables[0], column, int(match["length"]) if match["length"] else None)
 

@@ -179,6 +179,17 @@ def without_values(statement: str, width: int = 120) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+def without_strings(statement: str) -> str:
+    """:return: a statement on one line without comments, with ``''`` for each string; names and numbers stay."""
+
+    def shown(token: re.Match[str]) -> str:
+        if token["comment"]:
+            return " "
+        return token[0] if token["name"] or token[0][0].isdigit() else "''"
+
+    return " ".join(_TOKEN.sub(shown, statement).split())
+
+
 def is_time_limit(sqlstate: str | None, message: str) -> bool:
     """:return: whether a cancelled statement was ended by statement_timeout, not by a person or by us."""
     return sqlstate == errorcodes.QUERY_CANCELED and "statement timeout" in message

@@ -538,6 +538,8 @@ def one_object_a_drop(rendered: list[RenderedMigration]) -> Iterator[Finding]:
                 )
                 if many:
                     yield _at(statement, "one-drop", "drop or truncate one object a statement, so that each is named")
+                if len(sql_statements.deleted_from(node)) > 1:
+                    yield _at(statement, "one-drop", "delete rows of one table a statement, so that each is named")
                 if getattr(node, "behavior", None) == _enums().DropBehavior.DROP_CASCADE and isinstance(
                     node, (ast.DropStmt, ast.TruncateStmt)
                 ):

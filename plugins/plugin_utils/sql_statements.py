@@ -519,8 +519,9 @@ def _destroys(node: Any) -> dict[str, Any] | None:
     if isinstance(node, ast.TruncateStmt):
         schema, table = _relation(node.relations[0])
         return {"kind": "rows", "schema": schema, "table": table, "name": table}
-    if isinstance(node, ast.DeleteStmt):
-        schema, table = _relation(node.relation)
+    emptied = deleted_from(node)
+    if emptied:
+        schema, table = emptied[0]
         return {"kind": "rows", "schema": schema, "table": table, "name": table}
     if isinstance(node, ast.AlterTableStmt):
         schema, table = _relation(node.relation)
@@ -538,6 +539,21 @@ def _destroys(node: Any) -> dict[str, Any] | None:
     if isinstance(node, ast.DropStmt):
         return _drop(node)
     return None
+
+
+def deleted_from(node: Any) -> list[tuple[str, str]]:
+    """:return: schema and table of what a statement deletes rows of, be it in a WITH or by MERGE; each once."""
+    g = grammar()
+    ast, delete = g.ast, g.enums.CmdType.CMD_DELETE
+    # The body of a function or rule is not run when it is made.
+    run = (ast.SelectStmt, ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt, ast.CreateTableAsStmt)
+    found = [
+        _relation(item.relation)
+        for item in (walk(node) if isinstance(node, run) else ())
+        if isinstance(item, ast.DeleteStmt)
+        or (isinstance(item, ast.MergeStmt) and any(w.commandType == delete for w in item.mergeWhenClauses))
+    ]
+    return list(dict.fromkeys(found))
 
 
 def _drop(node: Any) -> dict[str, Any] | None:

@@ -443,6 +443,35 @@ def test_tables_of_another_owner_are_named_before_any_change(target: Any, server
     assert engine.rows(target, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
 
 
+def test_types_of_another_owner_that_a_version_or_the_repair_changes_are_named_too(
+    target: Any, server: Any, core: Any
+) -> None:
+    legacy.sequelize(target, legacy.FIRST_THREE, record_types=False)
+    server.execute(
+        "ALTER TYPE public.enum_users_role OWNER TO white_cross_app; "
+        'ALTER TYPE public."Gender" OWNER TO white_cross_app',
+        database=target.database,
+    )
+    with pytest.raises(PgopsError, match="REASSIGN OWNED BY white_cross_app TO white_cross_owner") as caught:
+        adopt(target, core)
+    types = 'public."Gender", public.enum_users_role'
+    assert f"may not change 2 types of {target.database} ({types}): they belong to" in caught.value.message
+    assert engine.rows(target, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
+    server.execute("ALTER TABLE public.students OWNER TO white_cross_app", database=target.database)
+    with pytest.raises(PgopsError) as caught:
+        adopt(target, core)
+    assert f"1 table and 2 types of {target.database} (public.students, {types})" in caught.value.message
+    assert (caught.value.extra["tables"], caught.value.extra["types"]) == (["public.students"], types.split(", "))
+    # A type that no version knows may be anybody's.
+    server.execute(
+        "REASSIGN OWNED BY white_cross_app TO white_cross_owner; "
+        "CREATE TYPE public.enum_lockers_kind AS ENUM ('TALL'); "
+        "ALTER TYPE public.enum_lockers_kind OWNER TO white_cross_app",
+        database=target.database,
+    )
+    assert adopt(target, core)["recorded"] == list(legacy.FIRST_THREE)
+
+
 def test_a_failed_row_of_prisma_is_understood(target: Any, core: Any) -> None:
     legacy.as_ours(target, CORE)
     legacy.prisma_ledger(target, ["20251002163331_test_migration"], legacy.FAILED_PRISMA)

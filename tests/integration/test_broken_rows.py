@@ -144,6 +144,27 @@ def test_rows_that_a_column_cannot_hold_are_counted(
 
 @pytest.mark.usefixtures("pets")
 @pytest.mark.parametrize(
+    "default",
+    [
+        "'alter b set not null'",
+        "$$alter b set not null$$",
+        "$t$x ALTER b SET NOT NULL$t$",
+        "E'\\'alter b set not null'",
+    ],
+)
+def test_what_a_constant_or_a_name_says_is_no_change(target: Any, tmp_path: Any, default: str) -> None:
+    do(target, 'ALTER TABLE "Pets" ADD b text, ADD "alter b set not null" text')
+    up = (
+        f'ALTER TABLE public."Pets" ALTER b SET DEFAULT {default}, ALTER "alter b set not null" SET DEFAULT 1, '
+        'ALTER COLUMN "Name" SET NOT NULL;'
+    )
+    error = refused(target, changing(tmp_path, up))
+    assert re.search(r"at the column public\.Pets\.Name: 13 row\(s\)", error.message)
+    assert error.extra["broken_rows"]["rows"] == 13
+
+
+@pytest.mark.usefixtures("pets")
+@pytest.mark.parametrize(
     "up",
     [
         # The value is another than that of the column.

@@ -488,6 +488,20 @@ def test_an_application_may_write_down_a_new_pupil_before_it_adds_him(world: Wor
         execute(conn, new_pupil("A9", SCHOOL_A))
 
 
+def test_what_an_application_writes_down_takes_no_id_from_a_new_pupil(world: World) -> None:
+    """Anybody may write of himself that he deleted a pupil of whatever id; only what the trigger wrote is believed."""
+    with world.acting("viewer", "viewer.c") as conn:
+        execute(
+            conn,
+            'INSERT INTO audit_logs ("userId", action, "entityType", "entityId", changes) '
+            f"SELECT current_setting('app.user_id')::uuid, 'DELETE', 'students', '{GONE}', changes "
+            """FROM unnest(ARRAY[NULL, '{}', '{"columns": ["trigger"]}']::jsonb[]) AS changes""",
+        )
+        execute(conn, "COMMIT")
+    assert done(world, "school_admin", "school_admin.a", new_pupil("A9", SCHOOL_A)) == 1
+    assert done(world, "district_admin", "district.north", new_pupil("A9", SCHOOL_A)) == 1
+
+
 @MAJORS
 def test_no_row_of_any_table_leaves_the_scope_of_who_writes_it(world: World) -> None:
     """Each column that says to whom a row belongs, set to nobody and to what lies outside, in whatever table."""

@@ -272,6 +272,29 @@ def test_a_version_names_what_it_needs(chain: list[dict[str, Any]]) -> None:
         assert {made[table] for table in indexed} <= needs(version), version
 
 
+def test_a_version_needs_those_whose_columns_it_names(chain: list[dict[str, Any]]) -> None:
+    """Otherwise the one is rolled back alone, and what the other granted on the column does not come back with it."""
+    made: dict[tuple[str, str], str] = {}
+    needs: dict[str, set[str]] = {}
+    missing, seen = set(), 0
+    for item in chain:
+        version = item["version"]
+        needs[version] = set(item["depends_on"]).union(*(needs[other] for other in item["depends_on"]))
+        for step in item["steps"]:
+            statements = step.get("up") if step["kind"] == "sql" else []
+            texts = [statement["sql"] for statement in statements] + [str(index) for index in step.get("indexes", [])]
+            for words in (set(re.findall(r"\w+", text)) for text in texts):
+                named = [made[key] for key in made if words.issuperset(key)]
+                seen += len(named)
+                missing |= {(version, other) for other in named if other not in {version, *needs[version]}}
+            for created in (statement.get("creates") or {} for statement in statements):
+                if created.get("kind") == "column":
+                    made[created["table"], created["name"]] = version
+    assert not missing
+    assert len(made) > 100
+    assert seen > 50
+
+
 def test_the_plan_says_phase_and_reason_of_each_version(target: Any, chain: list[dict[str, Any]]) -> None:
     pending = preview.preview(target, chain, Selection())["pending"]
     phases = {item["version"]: item["phase"] for item in pending}

@@ -132,6 +132,16 @@ ON_AN_EXISTING_TABLE = [
     ("destructive", "DROP TABLE old;", "CREATE TABLE n (a int); DROP TABLE n;"),
     ("destructive", "TRUNCATE old;", "CREATE TABLE n (a int); TRUNCATE n;"),
     (
+        "destructive",
+        "WITH gone AS (DELETE FROM old RETURNING id) UPDATE kept SET a = 1 FROM gone WHERE kept.id = gone.id;",
+        "WITH found AS (SELECT id FROM old) UPDATE kept SET a = 1 FROM found WHERE kept.id = found.id;",
+    ),
+    (
+        "destructive",
+        "MERGE INTO old USING kept ON old.id = kept.id WHEN MATCHED THEN DELETE;",
+        "MERGE INTO old USING kept ON old.id = kept.id WHEN MATCHED THEN UPDATE SET a = 1;",
+    ),
+    (
         "enum-value-used",
         "ALTER TYPE kind ADD VALUE 'NEW'; INSERT INTO old SELECT 1 WHERE 'NEW' = 'x';",
         "ALTER TYPE kind ADD VALUE 'NEW'; INSERT INTO old SELECT 1 WHERE 'OTHER' = 'x';",
@@ -149,6 +159,11 @@ ON_AN_EXISTING_TABLE = [
         "ALTER TABLE old ADD CONSTRAINT c CHECK (a > 0) NOT VALID; ALTER TABLE old DROP CONSTRAINT c;",
     ),
     ("one-drop", "CREATE TABLE n (a int); CREATE TABLE m (a int); DROP TABLE n, m;", "SELECT 1;"),
+    (
+        "one-drop",
+        "WITH gone AS (DELETE FROM old RETURNING a) DELETE FROM kept USING gone WHERE kept.a = gone.a;",
+        "WITH gone AS (SELECT a FROM old) DELETE FROM kept USING gone WHERE kept.a = gone.a;",
+    ),
     ("cascade", "CREATE TABLE n (a int); DROP TABLE n CASCADE;", "CREATE TABLE n (a int); DROP TABLE n;"),
     (
         "index-clock",
@@ -508,6 +523,8 @@ CHANGE = {"condition": "true", "change": "ALTER TABLE a ADD b int", "undo": "ALT
         ("conditional_change", {**CHANGE, "change": "ALTER TABLE a ADD b int;"}, "without a semicolon"),
         ("conditional_change", {**CHANGE, "change": "ALTER TABLE a DROP b"}, "takes something away"),
         ("conditional_change", {**CHANGE, "change": "DELETE FROM a"}, "takes something away"),
+        ("conditional_change", {**CHANGE, "change": "WITH g AS (DELETE FROM a RETURNING b) UPDATE c SET b = 1 FROM g"}, "takes something away"),
+        ("conditional_change", {**CHANGE, "change": "WITH g AS (DELETE FROM a RETURNING b) INSERT INTO c SELECT b FROM g"}, "takes something away"),
         ("conditional_change", {**CHANGE, "change": "ALTER TABLE a ADD CHECK (b > 0)"}, "write NOT VALID here"),
         ("conditional_change", {**CHANGE, "change": "ALTER TABLE a ADD b uuid DEFAULT gen_random_uuid()"}, "is volatile"),
         ("conditional_change", {**CHANGE, "condition": "true), (true"}, "not an expression"),
