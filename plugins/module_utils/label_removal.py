@@ -11,8 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import enum_types, locks
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_all, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils import enum_types, label_text, locks
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    execute,
+    fetch_all,
+    fetch_one,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.enum_types import Column, Enum, Table
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
@@ -25,22 +30,22 @@ T = TypeVar("T")
 
 
 @dataclass
-class Removal:
-    """Labels of one type that go.
+class Going:
+    """Labels of one type that go, and whatever refuses that.
 
+    :ivar doing: the step in words, for errors.
+    :ivar limit_mb: ``rewrite_limit_mb``.
     :ivar labels: those that go, as far as the type has them.
     :ivar mapping: what becomes of rows with one of them: label to label.
-    :ivar progress: what the ledger knows of this type; changed here, written by :meth:`save`.
-    :ivar all_progress: the progress of the whole step, of which it is a part.
     """
 
-    context: StepContext
+    conn: Connection
+    doing: str
+    limit_mb: int
     schema: str
     name: str
     labels: tuple[str, ...]
     mapping: Mapping[str, str]
-    progress: dict[str, Any] = field(default_factory=dict)
-    all_progress: dict[str, Any] = field(default_factory=dict)
 
     @property
     def full(self) -> str:
@@ -51,6 +56,113 @@ class Removal:
     def unmapped(self) -> list[str]:
         """:return: labels for whose rows nothing is declared."""
         return [label for label in self.labels if label not in self.mapping]
+
+    def keep_there(self, enum: Enum) -> None:
+        """Forget the labels that the type does not have."""
+        self.labels = tuple(label for label in enum.labels if label in self.labels)
+        self.mapping = {old: new for old, new in self.mapping.items() if old in self.labels}
+
+    def is_large(self, enum: Enum) -> bool:
+        """:return: whether rewriting the tables would be felt."""
+        return enum.size > self.limit_mb * label_text.MB
+
+    def refusal(
+        self, why: str, hint: str, *, sqlstate: str = errorcodes.OBJECT_NOT_IN_PREREQUISITE_STATE
+    ) -> PgopsError:
+        """:return: the error of labels that stay."""
+        listed = ", ".join(self.labels)
+        return PgopsError(
+            f"{self.doing} was refused: the labels {listed} cannot be removed from {self.full}: {why}",
+            sqlstate=sqlstate,
+            database=str(self.conn.info.dbname),
+            object_name=f"{self.schema}.{self.name}",
+            hint=hint,
+        )
+
+    def refuse_unfit(self, enum: Enum, *, beside: bool) -> None:
+        """:param beside: whether the way with a column beside is gone.
+        :raises PgopsError: something stands on the type that cannot be carried over, each of it by name."""
+        kept = [label for label in enum.labels if label not in self.labels]
+        wrong = sorted({label for label in self.mapping.values() if label not in kept})
+        if wrong:
+            raise self.refusal(
+                f"the mapping turns rows into {', '.join(wrong)}, which the type will not have",
+                f"Map to one of {', '.join(kept)}.",
+            )
+        hidden = [table.full for table in enum.tables if table.hidden]
+        if hidden:
+            raise self.refusal(
+                f"row level security hides rows of {', '.join(hidden)} from this login",
+                "Migrate as the owner of the table without FORCE ROW LEVEL SECURITY, or as a login with BYPASSRLS.",
+            )
+        if enum.strangers:
+            raise self.refusal(
+                f"this stands on the type or a column of it: {'; '.join(enum.strangers)}",
+                "Drop what is named, or take back the version that made it, then run it again.",
+            )
+        if not beside:
+            return
+        keyless = [
+            f"table {table.full}, which has no NOT NULL column with an index" for table in enum.tables if not table.key
+        ]
+        if enum.rewritten or keyless:
+            raise self.refusal(
+                f"its tables are larger than {self.limit_mb} MB together, and a column beside cannot take over: "
+                + "; ".join([*enum.rewritten, *keyless]),
+                "Drop or disable what is named for the time and run it again; or let the tables be rewritten while every client is "
+                "kept out: -e rollback_rewrite_limit_mb with their size.",
+            )
+
+    def refuse_used(self, enum: Enum) -> None:
+        """:raises PgopsError: rows use a label for which nothing is declared; with their number and ten of their ids."""
+        if not self.unmapped:
+            return
+        told, queries = [], []
+        for table in enum.tables:
+            for column in table.columns:
+                used = self._uses(enum, table, column)
+                if used is not None:
+                    told.append(used[0])
+                    queries.append(used[1])
+        if told:
+            raise self.refusal(
+                f"they are in use: {'; '.join(told)}",
+                f"Give these rows another value, then roll back again; they are found by: {'; '.join(queries)}; "
+                "or declare a mapping before the version is applied.",
+                sqlstate=errorcodes.OBJECT_IN_USE,
+            )
+
+    def _uses(self, enum: Enum, table: Table, column: Column) -> tuple[str, str] | None:
+        conn, name = self.conn, sql.Identifier(column.name)
+        where = sql.SQL("FROM {} WHERE {} IN ({})").format(table.identifier, name, enum_types.literals(self.unmapped))
+        counted = fetch_one(conn, (sql.SQL("SELECT count(*) AS rows ") + where).as_string(conn))
+        rows = int(counted["rows"]) if counted else 0
+        if not rows:
+            return None
+        told = f"{rows} row(s) of {table.full}.{_written(column.name)}"
+        key: sql.Composable = sql.SQL("*")
+        if table.key:
+            key = sql.Identifier(table.key)
+            query = (
+                sql.SQL("SELECT {}::text AS key ").format(key)
+                + where
+                + sql.SQL(" ORDER BY {} LIMIT {}").format(key, sql.Literal(SHOWN_IDS))
+            )
+            told += f", {table.key} " + ", ".join(row["key"] for row in fetch_all(conn, query.as_string(conn), None))
+        return told, (sql.SQL("SELECT {} ").format(key) + where).as_string(conn)
+
+
+@dataclass
+class Removal(Going):
+    """The same on its way.
+
+    :ivar progress: what the ledger knows of this type; changed here, written by :meth:`save`.
+    :ivar all_progress: the progress of the whole step, of which it is a part.
+    """
+
+    context: StepContext
+    progress: dict[str, Any] = field(default_factory=dict)
+    all_progress: dict[str, Any] = field(default_factory=dict)
 
     def save(self) -> None:
         """Write the progress, in the transaction that is open, or at once."""
@@ -106,94 +218,6 @@ class Removal:
             # The server's own hint is CASCADE, which drops what nobody named.
             error.hint = "Something came to use the type meanwhile; run it again, it is looked at anew."
         return error
-
-    # --- refusals, before anything is changed -------------------------------------------------------------------------
-
-    def refusal(
-        self, why: str, hint: str, *, sqlstate: str = errorcodes.OBJECT_NOT_IN_PREREQUISITE_STATE
-    ) -> PgopsError:
-        """:return: the error of labels that stay."""
-        listed = ", ".join(self.labels)
-        return PgopsError(
-            f"{self.context.doing} was refused: the labels {listed} cannot be removed from {self.full}: {why}",
-            sqlstate=sqlstate,
-            database=self.context.database,
-            object_name=f"{self.schema}.{self.name}",
-            hint=hint,
-        )
-
-    def refuse_unfit(self, enum: Enum, *, beside: bool) -> None:
-        """:param beside: whether the way with a column beside is gone.
-        :raises PgopsError: something stands on the type that cannot be carried over, each of it by name."""
-        kept = [label for label in enum.labels if label not in self.labels]
-        wrong = sorted({label for label in self.mapping.values() if label not in kept})
-        if wrong:
-            raise self.refusal(
-                f"the mapping turns rows into {', '.join(wrong)}, which the type will not have",
-                f"Map to one of {', '.join(kept)}.",
-            )
-        hidden = [table.full for table in enum.tables if table.hidden]
-        if hidden:
-            raise self.refusal(
-                f"row level security hides rows of {', '.join(hidden)} from this login",
-                "Migrate as the owner of the table without FORCE ROW LEVEL SECURITY, or as a login with BYPASSRLS.",
-            )
-        if enum.strangers:
-            raise self.refusal(
-                f"this stands on the type or a column of it: {'; '.join(enum.strangers)}",
-                "Drop what is named, or take back the version that made it, then run it again.",
-            )
-        if not beside:
-            return
-        keyless = [
-            f"table {table.full}, which has no NOT NULL column with an index" for table in enum.tables if not table.key
-        ]
-        if enum.rewritten or keyless:
-            limit = self.context.budget("rewrite_limit_mb")
-            raise self.refusal(
-                f"its tables are larger than {limit} MB together, and a column beside cannot take over: "
-                + "; ".join([*enum.rewritten, *keyless]),
-                "Drop or disable what is named for the time and run it again; or let the tables be rewritten while every client is "
-                "kept out: -e rollback_rewrite_limit_mb with their size.",
-            )
-
-    def refuse_used(self, enum: Enum) -> None:
-        """:raises PgopsError: rows use a label for which nothing is declared; with their number and ten of their ids."""
-        if not self.unmapped:
-            return
-        told, queries = [], []
-        for table in enum.tables:
-            for column in table.columns:
-                used = self._uses(enum, table, column)
-                if used is not None:
-                    told.append(used[0])
-                    queries.append(used[1])
-        if told:
-            raise self.refusal(
-                f"they are in use: {'; '.join(told)}",
-                f"Give these rows another value, then roll back again; they are found by: {'; '.join(queries)}; "
-                "or declare a mapping before the version is applied.",
-                sqlstate=errorcodes.OBJECT_IN_USE,
-            )
-
-    def _uses(self, enum: Enum, table: Table, column: Column) -> tuple[str, str] | None:
-        conn, name = self.context.conn, sql.Identifier(column.name)
-        where = sql.SQL("FROM {} WHERE {} IN ({})").format(table.identifier, name, enum_types.literals(self.unmapped))
-        counted = fetch_one(conn, (sql.SQL("SELECT count(*) AS rows ") + where).as_string(conn))
-        rows = int(counted["rows"]) if counted else 0
-        if not rows:
-            return None
-        told = f"{rows} row(s) of {table.full}.{_written(column.name)}"
-        key: sql.Composable = sql.SQL("*")
-        if table.key:
-            key = sql.Identifier(table.key)
-            query = (
-                sql.SQL("SELECT {}::text AS key ").format(key)
-                + where
-                + sql.SQL(" ORDER BY {} LIMIT {}").format(key, sql.Literal(SHOWN_IDS))
-            )
-            told += f", {table.key} " + ", ".join(row["key"] for row in fetch_all(conn, query.as_string(conn), None))
-        return told, (sql.SQL("SELECT {} ").format(key) + where).as_string(conn)
 
 
 def _written(name: str) -> str:

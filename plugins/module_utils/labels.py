@@ -46,7 +46,18 @@ def down(context: StepContext, step: Mapping[str, Any], made: Mapping[str, Any])
         left += [label_text.word(schema, name, label) for label in added if label not in ours]
         part = progress.setdefault(f"{schema}.{name}", {})
         mapping = {old: new for old, new in step["labels"]["mapping"].items() if old in ours}
-        removal = Removal(context, schema, name, tuple(ours), mapping, part, progress)
+        removal = Removal(
+            context.conn,
+            context.doing,
+            context.budget("rewrite_limit_mb"),
+            schema,
+            name,
+            tuple(ours),
+            mapping,
+            context,
+            part,
+            progress,
+        )
         if labels_beside.is_swapped(removal):
             labels_beside.finish(removal)
             continue
@@ -56,19 +67,13 @@ def down(context: StepContext, step: Mapping[str, Any], made: Mapping[str, Any])
         if enum is None or not there:
             context.tell(f"type {removal.full} has no label of this version: nothing to remove")
             continue
-        removal.labels = tuple(there)
-        removal.mapping = {old: new for old, new in mapping.items() if old in there}
-        if is_large(context, enum) or labels_beside.is_begun(context.conn, enum):
+        removal.keep_there(enum)
+        if removal.is_large(enum) or labels_beside.is_begun(context.conn, enum):
             labels_beside.replace(removal, enum)
         else:
             _together(removal, enum)
     context.save("done", progress)
     return left
-
-
-def is_large(context: StepContext, enum: Enum) -> bool:
-    """:return: whether rewriting the tables would be felt."""
-    return enum.size > context.budget("rewrite_limit_mb") * label_text.MB
 
 
 def _together(removal: Removal, seen: Enum) -> None:

@@ -12,7 +12,7 @@ would keep every client out for as long as the rewrite takes (800,000 rows: 10 s
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from dataclasses import replace as changed
 from typing import Any
@@ -31,7 +31,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     fetch_one,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.enum_types import Column, Enum, Index, Table, aside
-from ansible_collections.whitecross.pgops.plugins.module_utils.label_removal import Removal
+from ansible_collections.whitecross.pgops.plugins.module_utils.label_removal import Going, Removal
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import rename_index, validate_constraint
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
 from psycopg2 import errorcodes, sql
@@ -100,24 +100,39 @@ def replace(removal: Removal, enum: Enum) -> None:
 
 def _make_type(removal: Removal, enum: Enum) -> None:
     kept = [label for label in enum.labels if label not in removal.labels]
-    found = fetch_one(removal.context.conn, _LABELS, (enum.schema, aside(enum.name)))
-    if found is not None:
-        if found["labels"] != kept:
-            raise removal.refusal(
-                f"type {aside(enum.name)} is there with other labels, ours of before the type got another label, or somebody's own",
-                f"Drop it with the columns that use it, and the trigger {enum_types.trigger_name(0)[:-1]}… of their tables.",
-                sqlstate=errorcodes.DUPLICATE_OBJECT,
-            )
+    if _type_there(removal, kept):
         return
 
     def work(_ending: list[str]) -> None:
         removal.run(enum_types.create_beside(enum, kept))
-        removal.run(enum_types.same_rights(removal.context.conn, enum))
+        removal.run(enum_types.same_rights(removal.conn, enum))
 
     removal.patiently(work, limit="statement_timeout_s")
 
 
-def _beside(removal: Removal, table: Table) -> dict[str, int]:
+def _type_there(going: Going, kept: Sequence[str]) -> bool:
+    found = fetch_one(going.conn, _LABELS, (going.schema, aside(going.name)))
+    if found is not None and found["labels"] != kept:
+        raise going.refusal(
+            f"type {aside(going.name)} is there with other labels, ours of before the type got another label, or somebody's own",
+            f"Drop it with the columns that use it, and the trigger {enum_types.trigger_name(0)[:-1]}… of their tables.",
+            sqlstate=errorcodes.DUPLICATE_OBJECT,
+        )
+    return found is not None
+
+
+def refuse_taken(going: Going, enum: Enum) -> None:
+    """Call inside a transaction.
+
+    :raises PgopsError: somebody has a name that something beside would have."""
+    _type_there(going, [label for label in enum.labels if label not in going.labels])
+    for table in enum.tables:
+        _beside(going, table)
+        for index in table.indexes:
+            _index_built(going, table, index)
+
+
+def _beside(removal: Going, table: Table) -> dict[str, int]:
     """:return: the columns beside that are there, by name, with their numbers."""
     given = {
         "schema": removal.schema,
@@ -125,7 +140,7 @@ def _beside(removal: Removal, table: Table) -> dict[str, int]:
         "table": table.oid,
         "names": [aside(column.name) for column in table.columns],
     }
-    found = fetch_all(removal.context.conn, _COLUMNS, given)
+    found = fetch_all(removal.conn, _COLUMNS, given)
     for row in found:
         if not row["ours"]:
             raise removal.refusal(
@@ -138,7 +153,7 @@ def _beside(removal: Removal, table: Table) -> dict[str, int]:
 
 def _begin(removal: Removal, enum: Enum, table: Table) -> None:
     """The columns beside, the trigger that keeps them, and the check that holds for new rows: one transaction."""
-    conn, name = removal.context.conn, enum_types.trigger_name(table.oid)
+    conn, name = removal.conn, enum_types.trigger_name(table.oid)
     there = _beside(removal, table)
     checked = fetch_one(conn, _CHECK, (table.oid, name)) is not None
     if checked and len(there) == len(table.columns):
@@ -201,7 +216,7 @@ def _body(removal: Removal, table: Table) -> str:
             )
         parts.append(sql.SQL("NEW.{} := {}::text;").format(sql.Identifier(aside(column.name)), old))
     text = sql.SQL("BEGIN {} RETURN NEW; END").format(sql.SQL(" ").join(parts))
-    return text.as_string(removal.context.conn)
+    return text.as_string(removal.conn)
 
 
 def _equal(column: Column) -> sql.Composed:
@@ -281,7 +296,7 @@ def _validate(removal: Removal, schema: str, table: str, name: str) -> None:
 
     def work(_ending: list[str]) -> None:
         with removal.context.watched(f"validating {schema}.{table}.{name}", cancel=True):
-            execute(removal.context.conn, statement)
+            execute(removal.conn, statement)
 
     removal.patiently(work, limit="index_timeout_s")
 
@@ -290,31 +305,30 @@ def _validate(removal: Removal, schema: str, table: str, name: str) -> None:
 
 
 def _build(removal: Removal, table: Table, index: Index) -> None:
-    conn = removal.context.conn
-    wanted = _index_beside(removal, table, index)
-    found = removal.patiently(lambda _ending: _index_there(conn, index), limit="statement_timeout_s")
-    if found is not None and found["definition"] != wanted:
-        raise removal.refusal(
+    found = removal.patiently(lambda _ending: _index_built(removal, table, index), limit="statement_timeout_s")
+    if found is not None and found["valid"]:
+        return
+    text = re.sub(r"^(CREATE (?:UNIQUE )?INDEX) ", r"\1 CONCURRENTLY ", _index_beside(removal, table, index))
+    indexes.build_by_text(removal.context, {"schema": index.schema, "name": aside(index.name), "statement": text})
+
+
+def _index_built(going: Going, table: Table, index: Index) -> dict[str, Any] | None:
+    fetch_one(going.conn, "SELECT set_config('search_path', 'pg_catalog', true)")
+    found = fetch_one(going.conn, _INDEX, (index.schema, aside(index.name)))
+    if found is not None and found["definition"] != _index_beside(going, table, index):
+        raise going.refusal(
             f"index {index.schema}.{aside(index.name)} is there with another definition, and the one beside would have that name",
             "Rename or drop it, then run it again.",
             sqlstate=errorcodes.DUPLICATE_TABLE,
         )
-    if found is not None and found["valid"]:
-        return
-    text = re.sub(r"^(CREATE (?:UNIQUE )?INDEX) ", r"\1 CONCURRENTLY ", wanted)
-    indexes.build_by_text(removal.context, {"schema": index.schema, "name": aside(index.name), "statement": text})
+    return found
 
 
-def _index_there(conn: Connection, index: Index) -> dict[str, Any] | None:
-    fetch_one(conn, "SELECT set_config('search_path', 'pg_catalog', true)")
-    return fetch_one(conn, _INDEX, (index.schema, aside(index.name)))
-
-
-def _index_beside(removal: Removal, table: Table, index: Index) -> str:
+def _index_beside(removal: Going, table: Table, index: Index) -> str:
     """:return: the definition of an index as the server prints it, under another name and on the columns beside."""
 
     def quoted(name: str) -> str:
-        row = fetch_one(removal.context.conn, "SELECT quote_ident(%s) AS name", (name,))
+        row = fetch_one(removal.conn, "SELECT quote_ident(%s) AS name", (name,))
         return str(row["name"]) if row else name
 
     head, rest = index.definition.split(" USING ", 1)
@@ -396,7 +410,7 @@ def saved(removal: Removal, swapped: Mapping[str, Any]) -> str:
 
 def _refuse_changed(removal: Removal, enum: Enum) -> None:
     """Under the lock: what was made ready is still all that there is."""
-    conn = removal.context.conn
+    conn = removal.conn
     now = enum_types.find(conn, removal.schema, removal.name)
     ready = now is not None and _essence(now) == _essence(enum)
     for table in enum.tables:
@@ -448,7 +462,7 @@ SELECT k.conname::text AS name FROM pg_constraint AS k
 
 def _name_not_null(removal: Removal, table: Table, column: Column) -> None:
     """Since 18 NOT NULL has a name."""
-    found = fetch_one(removal.context.conn, _NOT_NULL, (table.oid, column.name))
+    found = fetch_one(removal.conn, _NOT_NULL, (table.oid, column.name))
     if found and column.not_null_name and found["name"] != column.not_null_name:
         removal.run(
             [
@@ -475,7 +489,7 @@ def _name_in_indexes(removal: Removal, table: Table, column: Column) -> None:
             sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}").format(
                 sql.Identifier(row["schema"], row["name"]), sql.Identifier(new), sql.Identifier(column.name)
             )
-            for row in fetch_all(removal.context.conn, _IN_INDEXES, (table.oid, new))
+            for row in fetch_all(removal.conn, _IN_INDEXES, (table.oid, new))
         ]
     )
 

@@ -20,6 +20,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     constraints,
     existing,
     indexes,
+    label_refusal,
     labels,
     ledger,
     legacy_mirror,
@@ -375,7 +376,7 @@ def revert(
             session.mirrored = legacy_mirror.versions(conn)
             there = way_back.standing(conn, found)
             for number, (row, migration) in enumerate(zip(chosen, migrations)):
-                _refuse_adopted(session, row, done, chosen[number:])
+                _refuse(session, row, migration, done, chosen[number:])
                 there.pop(row.version)
                 session.applied = frozenset(there)
                 session.replacements = replacements([item for key, item in there.items() if key > row.version])
@@ -404,12 +405,17 @@ def _refuse_uncopied(database: str, loss: Sequence[Mapping[str, Any]], backup: s
         )
 
 
-def _refuse_adopted(
-    session: _Session, row: ledger.Migration, done: Sequence[Mapping[str, Any]], rest: Sequence[ledger.Migration]
+def _refuse(
+    session: _Session,
+    row: ledger.Migration,
+    migration: Mapping[str, Any],
+    done: Sequence[Mapping[str, Any]],
+    rest: Sequence[ledger.Migration],
 ) -> None:
     """Before its first write, since a refusal is no half way down; newer versions of the same run are gone by then."""
     try:
         adopted.refuse_revert(session.conn, row)
+        label_refusal.refuse_revert(session.conn, [(row, migration)], session.way.rewrite_limit_mb)
     except PgopsError as error:
         with transaction(session.conn, _SURE_COMMIT):
             ledger.finish_run(session.conn, session.way.run.id, "refused")

@@ -9,7 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import adopted, existing, ledger, row_versions
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    adopted,
+    existing,
+    label_refusal,
+    ledger,
+    row_versions,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import application_name
@@ -56,6 +62,7 @@ def preview_revert(
         if chosen:
             # The older ones are looked at when the newer ones, which may have changed their objects, are gone.
             adopted.refuse_revert(conn, chosen[0])
+        label_refusal.refuse_revert(conn, list(zip(chosen, migrations)), rewrite_limit_mb)
         there = standing(conn, found) if chosen else {}
         texts = []
         for row, migration in zip(chosen, migrations):

@@ -27,11 +27,12 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selec
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import scan_render, scan_tree
-from support.engine import InterruptAt, Told, do, holding, rows, take_back_labels, way
+from support.engine import InterruptAt, Told, do, holding, rows, state, take_back_labels, way
 from support.server import APP, BACKUP
 from support.tree import NO_DIFFERENCE, TestTree
 
-V1, V2 = "20260101000001", "20260101000002"
+V1, V2, V3 = "20260101000001", "20260101000002", "20260101000003"
+SHY_VIEW = "CREATE VIEW public.shy AS SELECT id FROM public.people WHERE mood = 'SHY';"
 EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 ROWS = 20_000
 
@@ -534,6 +535,119 @@ def test_asked_to_stop_it_ends_and_goes_on(target: Any, tree: TestTree, part: st
         revert(target, control=control, progress=InterruptAt(control, part))
     revert(target)
     assert fingerprint(target) == before
+
+
+# --- looked at before the first step goes down ----------------------------------------------------------------------------
+
+# A version whose way down begins with what must not go while its labels cannot.
+MORE = """
+ALTER TABLE public.people ADD COLUMN note text;
+CREATE TABLE public.visits (id integer PRIMARY KEY, mood public."Mood" DEFAULT 'FINE');
+CREATE VIEW public.shy AS SELECT id FROM public.people WHERE mood = 'SHY';
+ALTER TABLE public.people ALTER COLUMN mood SET DEFAULT 'SHY';
+ALTER TABLE public.people ADD CONSTRAINT people_shy CHECK (mood <> 'SHY' OR name IS NOT NULL);
+ALTER TABLE public.people ADD CONSTRAINT people_long CHECK (length(name) > 2) NOT VALID;
+"""
+LESS = """
+ALTER TABLE public.people DROP CONSTRAINT people_long;
+ALTER TABLE public.people DROP CONSTRAINT people_shy;
+ALTER TABLE public.people ALTER COLUMN mood SET DEFAULT 'CALM';
+DROP VIEW public.shy;
+DROP TABLE public.visits;
+ALTER TABLE public.people DROP COLUMN note;
+"""
+
+
+def longer(tree: TestTree, *, limit: int = 0, more: str = MORE, less: str = LESS) -> list[dict[str, Any]]:
+    tree.add(
+        V2,
+        "add_moods",
+        [
+            {"sql": {"up": "up.sql.j2", "down": "remove_labels", "mapping": "moods"}},
+            {"sql": {"up": "more.sql.j2", "down": "less.sql.j2"}},
+        ],
+        {"up.sql.j2": ADDED, "more.sql.j2": more, "less.sql.j2": less, "verify.sql.j2": NO_DIFFERENCE},
+        variables={"moods": {}},
+        budgets={"rewrite_limit_mb": limit, "lock_budget_s": 5},
+    )
+    return tree.render()
+
+
+def refused_whole(target: Any, chain: list[dict[str, Any]], match: str, **more: Any) -> None:
+    """Shown and run it is refused, and nothing of the version is gone."""
+    there = fingerprint(target)
+    with pytest.raises(PgopsError, match=match):
+        way_back.preview_revert(target, Reverts(version=V2), **more)
+    with pytest.raises(PgopsError, match=match) as caught:
+        revert(target, **more)
+    assert "Nothing of this version was reverted" in caught.value.message
+    assert caught.value.extra["reason"] == "labels"
+    assert caught.value.extra["not_reverted"] == [V2]
+    assert fingerprint(target) == there
+    assert state(target, V2)["state"] == "applied"
+    assert rows(target, "SELECT result FROM pgops.run ORDER BY started_at DESC LIMIT 1") == [{"result": "refused"}]
+    assert migrate.apply(target, chain, Selection(), way())["applied"] == []
+
+
+IN_THE_WAY = {
+    r"1 row\(s\) of people.mood, id 7": "UPDATE people SET mood = 'SHY' WHERE id = 7",
+    "view public.calm": "CREATE VIEW calm AS SELECT id FROM people WHERE mood = 'CALM'",
+    "trigger each_row": "CREATE TRIGGER each_row BEFORE UPDATE ON people FOR EACH ROW EXECUTE FUNCTION "
+    "suppress_redundant_updates_trigger()",
+    "column people.mood_pgops_new is there": "ALTER TABLE people ADD COLUMN mood_pgops_new text",
+    "type Mood_pgops_new is there": "CREATE TYPE \"Mood_pgops_new\" AS ENUM ('A')",
+}
+
+
+@pytest.mark.parametrize("match", IN_THE_WAY)
+def test_what_refuses_is_looked_at_before_another_step_of_the_version_goes(
+    target: Any, tree: TestTree, match: str
+) -> None:
+    chain = longer(
+        tree, more="ALTER TABLE public.people ADD COLUMN note text;", less="ALTER TABLE public.people DROP COLUMN note;"
+    )
+    applied(target, chain)
+    do(target, "UPDATE people SET note = 'kept'", IN_THE_WAY[match])
+    refused_whole(target, chain, match)
+    assert rows(target, "SELECT DISTINCT note FROM people") == [{"note": "kept"}]
+
+
+@pytest.mark.parametrize("limit", [1, 0], ids=["rewritten", "beside"])
+def test_what_the_version_itself_takes_away_before_is_in_nobody_s_way(target: Any, tree: TestTree, limit: int) -> None:
+    before = applied(target, longer(tree, limit=limit))
+    do(target, "INSERT INTO visits VALUES (1, 'FINE')")
+    way_back.preview_revert(target, Reverts())
+    revert(target)
+    assert fingerprint(target) == before
+
+
+def test_rows_that_the_version_itself_gives_another_label_are_in_nobody_s_way(target: Any, tree: TestTree) -> None:
+    mended = "UPDATE public.people SET mood = 'CALM' WHERE mood = 'SHY';"
+    before = applied(target, longer(tree, more="UPDATE public.people SET mood = 'SHY' WHERE id < 5;", less=mended))
+    way_back.preview_revert(target, Reverts())
+    revert(target)
+    assert fingerprint(target) == before
+
+
+def test_newer_versions_go_before_an_older_one_is_refused_and_are_told(target: Any, tree: TestTree) -> None:
+    migrations(tree)
+    tree.add_sql(V3, "create_shy", SHY_VIEW, "DROP VIEW public.shy;")
+    chain = tree.render()
+    applied(target, chain)
+    do(target, "UPDATE people SET mood = 'SHY' WHERE id = 7")
+    with pytest.raises(PgopsError, match=r"1 row\(s\) of people.mood, id 7"):
+        way_back.preview_revert(target, Reverts(through=V2))
+    with pytest.raises(PgopsError, match=r"1 row\(s\) of people.mood, id 7") as caught:
+        migrate.revert(target, Reverts(through=V2), way())
+    assert caught.value.extra["reverted"] == [V3]
+    assert caught.value.extra["not_reverted"] == [V2]
+    assert state(target, V2)["state"] == "applied"
+    do(target, "UPDATE people SET mood = 'CALM' WHERE id = 7")
+    # The view of the newer version, which goes first, is no reason to refuse.
+    migrate.apply(target, chain, Selection(), way("20260101T000000Z-000002"))
+    way_back.preview_revert(target, Reverts(through=V2))
+    migrate.revert(target, Reverts(through=V2), way("20260101T000000Z-000003"))
+    assert labels(target) == ["CALM", "LOUD", "ODD 'QUOTED'"]
 
 
 # --- told, and refused in the tree ---------------------------------------------------------------------------------------

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What refuses that labels go from an enum, looked at before the first step of a version goes down: a step that refuses
+later has the others of its version gone already, with their rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    enum_types,
+    existing,
+    label_text,
+    labels_beside,
+    ledger,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
+from ansible_collections.whitecross.pgops.plugins.module_utils.enum_types import Enum, Table
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.label_removal import Going
+from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
+from ansible_collections.whitecross.pgops.plugins.module_utils.statements import kept_objects, needs_down
+from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import DEFAULT_BUDGETS
+
+
+def refuse_revert(
+    conn: Connection, chosen: Sequence[tuple[ledger.Migration, Mapping[str, Any]]], rewrite_limit_mb: int | None
+) -> None:
+    """Look at every label that these versions take away, and write nothing.
+
+    What an earlier part of the same way down drops stands in nobody's way by then, and what it may change is left to the
+    look of the step itself. So is a version that is half way down.
+
+    :param chosen: the versions with their stored text, in the order in which they go.
+    :param rewrite_limit_mb: in the place of what they declare.
+    :raises PgopsError: a label is in use, or something stands on its type that cannot be carried over.
+    """
+    before = _Before()
+    for row, migration in chosen:
+        for ordinal in range(len(migration["steps"]), 0, -1):
+            step = migration["steps"][ordinal - 1]
+            if not needs_down(row, ordinal):
+                continue
+            if step["kind"] == "sql" and step.get("labels"):
+                if row.state != "reverting":
+                    _look(conn, row, migration, ordinal, rewrite_limit_mb, before)
+            else:
+                before.add(step, kept_objects(row, ordinal))
+
+
+# Not names of anything, in what the server calls an object.
+_COMMON = frozenset(
+    re.findall(
+        r"\w+",
+        "a and beside by clustered column composite constraint default domain each every expression fires for function has "
+        "identity in index invalid is materialized of on or partitions policy predicate privilege publication reads replica "
+        "row rows rule statistics table tablespace text that the trigger type value view which whose",
+    )
+)
+# They change neither rows nor what stands on a type.
+_HARMLESS = re.compile(r"\s*(COMMENT|GRANT|REVOKE|ANALYZE)\b", re.IGNORECASE)
+_OF_NO_ROW = re.compile(r"\s*(ALTER|CREATE|DROP)\b(?!.*\bUSING\b)", re.IGNORECASE | re.DOTALL)
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text)) - _COMMON
+
+
+@dataclass
+class _Before:
+    """What goes down before the labels.
+
+    :ivar gone: objects, in the words of :func:`existing.describe`.
+    :ivar names: their names.
+    :ivar changed: words of statements of which nobody knows what else they take away.
+    :ivar changed_rows: words of those of them that may change rows.
+    """
+
+    gone: set[str] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+    changed: set[str] = field(default_factory=set)
+    changed_rows: set[str] = field(default_factory=set)
+
+    def add(self, step: Mapping[str, Any], kept: set[str]) -> None:
+        """Take in the way down of a step."""
+        if step["kind"] == "indexes":
+            self.names |= {str(index["name"]) for index in step["indexes"]}
+        statements: Sequence[Mapping[str, Any]] = ()
+        if step["kind"] == "sql":
+            statements = step.get("down") or []
+        elif step["kind"] == "backfill" and step.get("down"):
+            statements = [step["down"]]
+        for statement in statements:
+            text, gone = str(statement["sql"]), statement.get("destroys")
+            if gone and gone["kind"] != "rows":
+                word = existing.describe(gone)
+                if word not in kept:
+                    self.gone.add(word)
+                    self.names.add(str(gone["name"]))
+            elif not _HARMLESS.match(text):
+                self.changed |= _words(text)
+                if not _OF_NO_ROW.match(text):
+                    self.changed_rows |= _words(text)
+
+    def left_of(self, enum: Enum) -> Enum:
+        """:return: the type as it is when these have gone, as far as that can be told."""
+        tables = [table for table in map(self._left_of, enum.tables) if table.columns]
+        own = {enum.schema, enum.name}
+        for table in enum.tables:
+            own |= {table.schema, table.name, *(column.name for column in table.columns)}
+        passing = (self.names | self.changed) - own - _COMMON
+        return replace(
+            enum,
+            tables=tuple(tables),
+            policies=tuple(
+                item for item in enum.policies if item.name not in self.names and item.table not in self.changed
+            ),
+            strangers=tuple(what for what in enum.strangers if not _words(what) & passing),
+            rewritten=tuple(what for what in enum.rewritten if not _words(what) & passing),
+        )
+
+    def _left_of(self, table: Table) -> Table:
+        name = f"{table.schema}.{table.name}"
+        if f"table {name}" in self.gone:
+            return replace(table, columns=())
+        columns = tuple(column for column in table.columns if f"column {name}.{column.name}" not in self.gone)
+        checks = tuple(check for check in table.checks if check.name not in self.names)
+        indexes = tuple(index for index in table.indexes if index.name not in self.names)
+        if table.name in self.changed:
+            columns, checks = tuple(replace(column, default=None) for column in columns), ()
+        return replace(table, columns=columns, checks=checks, indexes=indexes)
+
+    def rows_of(self, enum: Enum) -> Enum:
+        """:return: the type in the tables whose rows stay as they are."""
+        return replace(enum, tables=tuple(table for table in enum.tables if table.name not in self.changed_rows))
+
+
+def _look(
+    conn: Connection,
+    row: ledger.Migration,
+    migration: Mapping[str, Any],
+    ordinal: int,
+    rewrite_limit_mb: int | None,
+    before: _Before,
+) -> None:
+    step, budgets, database = migration["steps"][ordinal - 1], migration.get("budgets") or {}, str(conn.info.dbname)
+    limits = {name: DEFAULT_BUDGETS[name] if budgets.get(name) is None else budgets[name] for name in DEFAULT_BUDGETS}
+    limit_mb = limits["rewrite_limit_mb"] if rewrite_limit_mb is None else rewrite_limit_mb
+    doing = f"Step {ordinal} of {len(migration['steps'])} (sql) of version {row.version} on the way down in {database}"
+    kept = kept_objects(row, ordinal)
+    for (schema, name), added in label_text.added_labels(step).items():
+        ours = tuple(label for label in added if label_text.word(schema, name, label) not in kept)
+        mapping = {old: new for old, new in step["labels"]["mapping"].items() if old in ours}
+        going = Going(conn, doing, limit_mb, schema, name, ours, mapping)
+        try:
+            with transaction(conn, f"SET LOCAL statement_timeout = '{int(limits['index_timeout_s'])}s'"):
+                _refuse(going, before)
+        except psycopg2.Error as exc:
+            if exc.pgcode is None:
+                raise
+            what = f"What refuses that labels go from {going.full} could not be told"
+            raise from_psycopg(exc, what, database=database) from None
+        except PgopsError as error:
+            error.message += ". Nothing of this version was reverted."
+            error.args = (error.message,)
+            error.extra |= {"reason": "labels", "version": row.version}
+            raise
+
+
+def _refuse(going: Going, before: _Before) -> None:
+    enum = enum_types.find(going.conn, going.schema, going.name)
+    if enum is None:
+        return
+    going.keep_there(enum)
+    if not going.labels:
+        return
+    enum = before.left_of(enum)
+    beside = going.is_large(enum) or labels_beside.is_begun(going.conn, enum)
+    going.refuse_unfit(enum, beside=beside)
+    if beside:
+        labels_beside.refuse_taken(going, enum)
+    going.refuse_used(before.rows_of(enum))
