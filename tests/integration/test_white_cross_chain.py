@@ -614,14 +614,15 @@ def test_the_engine_refuses_a_table_of_that_name_with_another_definition(
 
 
 def test_the_engine_tells_why_safety_cannot_go_yet(target: Any, db: Any, chain: dict[str, dict[str, Any]]) -> None:
-    migrate.apply(target, list(chain.values()), Selection(), engine.way())
+    migrate.apply(target, list(chain.values()), Selection(target=INCIDENTS), engine.way())
     seed_incidents(db)
     with db.cursor() as cursor:
         cursor.execute("UPDATE incident_reports SET type = 'SAFETY' WHERE type = 'OTHER'")
     with pytest.raises(PgopsError, match=r"in use: \d+ row\(s\) of incident_reports.type, id ") as caught:
-        migrate.revert(target, Reverts(version=INCIDENTS), engine.way())
+        migrate.revert(target, Reverts(), engine.way())
     assert caught.value.sqlstate == "55006"
     assert "another value" in str(caught.value.hint)
+    assert engine.state(target, INCIDENTS)["state"] == "applied"
 
 
 def test_the_example_of_the_documentation_applies_and_goes_back_with_data(
