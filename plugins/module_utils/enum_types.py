@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -139,7 +140,12 @@ class Enum:
 
 def aside(name: str) -> str:
     """:return: the name under which something is made while what has the name still serves."""
-    return name.encode()[: MAX_NAME_BYTES - len(_ENDING)].decode(errors="ignore") + _ENDING
+    whole = name.encode()
+    if len(whole) + len(_ENDING) > MAX_NAME_BYTES:
+        # Two long names may begin alike.
+        ending = f"_{hashlib.sha256(whole).hexdigest()[:8]}{_ENDING}"
+        return whole[: MAX_NAME_BYTES - len(ending)].decode(errors="ignore") + ending
+    return name + _ENDING
 
 
 _SET_PATH = "SELECT set_config('search_path', %s, true)"

@@ -747,6 +747,22 @@ def test_a_not_null_of_later_is_refused_where_the_table_is_large(target: Any, tr
     assert fingerprint(target) == before
 
 
+def test_long_names_that_begin_alike_stay_different(target: Any, tree: TestTree) -> None:
+    long = "é" * 30
+    before = applied(
+        target,
+        migrations(tree),
+        f'CREATE TABLE longs (id int PRIMARY KEY, {long}aa "Mood", {long}bb "Mood")',
+        f"CREATE INDEX {long}aa ON people (mood)",
+        f"CREATE INDEX {long}bb ON people (mood, name)",
+        "INSERT INTO longs VALUES (1, 'CALM', 'LOUD')",
+    )
+    revert(target)
+    assert fingerprint(target) == before
+    assert left_over(target) == []
+    assert rows(target, f"SELECT {long}aa::text AS a, {long}bb::text AS b FROM longs") == [{"a": "CALM", "b": "LOUD"}]
+
+
 # --- told, and refused in the tree ---------------------------------------------------------------------------------------
 
 
