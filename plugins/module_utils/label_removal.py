@@ -79,8 +79,9 @@ class Going:
             hint=hint,
         )
 
-    def refuse_unfit(self, enum: Enum, *, beside: bool) -> None:
+    def refuse_unfit(self, enum: Enum, *, beside: bool, begun: bool = False) -> None:
         """:param beside: whether the way with a column beside is gone.
+        :param begun: whether it is gone already, so that another limit changes nothing.
         :raises PgopsError: something stands on the type that cannot be carried over, each of it by name."""
         kept = [label for label in enum.labels if label not in self.labels]
         wrong = sorted({label for label in self.mapping.values() if label not in kept})
@@ -114,12 +115,15 @@ class Going:
         ]
         late = self._broken(enum)
         if enum.rewritten or keyless or late:
-            raise self.refusal(
-                f"its tables are larger than {self.limit_mb} MB together, and a column beside cannot take over: "
-                + "; ".join([*enum.rewritten, *keyless, *late]),
+            why = f"its tables are larger than {self.limit_mb} MB together, and a column beside cannot take over"
+            hint = (
                 "Drop or disable what is named for the time and run it again; or let the tables be rewritten while every client is "
-                "kept out: -e rollback_rewrite_limit_mb with their size.",
+                "kept out: -e rollback_rewrite_limit_mb with their size."
             )
+            if begun:
+                why = "the columns beside are begun, and cannot take over"
+                hint = "Drop or disable what is named for the time and run it again."
+            raise self.refusal(f"{why}: {'; '.join([*enum.rewritten, *keyless, *late])}", hint)
 
     def _refuse_strange(self, enum: Enum, beside: bool) -> None:
         strange = [f"type {self.full} of {enum.stranger}"] if enum.stranger else []

@@ -21,7 +21,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     migrate,
     way_back,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
@@ -258,6 +258,27 @@ def test_what_only_a_rewrite_carries_over_is_refused_by_name_where_the_table_is_
     assert fingerprint(target) == there
     revert(target, rewrite_limit_mb=1)
     assert fingerprint(target) == before
+
+
+@pytest.mark.parametrize("limit", [1, 0], ids=["rewritten", "beside"])
+def test_a_session_that_knows_the_type_from_a_function_must_reconnect(target: Any, tree: TestTree, limit: int) -> None:
+    applied(target, migrations(tree, limit=limit))
+    do(
+        target,
+        "CREATE FUNCTION loudest(name text) RETURNS text LANGUAGE plpgsql AS "
+        "'DECLARE m public.\"Mood\" := name; BEGIN RETURN m::text; END'",
+    )
+    call = "SELECT public.loudest('LOUD')"
+    session = connect(target, application_name="a pool")
+    try:
+        execute(session, call)
+        revert(target)
+        for _ in range(2):
+            with pytest.raises(psycopg2.Error, match="cache lookup failed for type"):
+                execute(session, call)
+    finally:
+        session.close()
+    assert rows(target, call) == [{"loudest": "LOUD"}]
 
 
 # --- beside the clients -------------------------------------------------------------------------------------------------
@@ -761,6 +782,23 @@ def test_long_names_that_begin_alike_stay_different(target: Any, tree: TestTree)
     assert fingerprint(target) == before
     assert left_over(target) == []
     assert rows(target, f"SELECT {long}aa::text AS a, {long}bb::text AS b FROM longs") == [{"a": "CALM", "b": "LOUD"}]
+
+
+def test_begun_beside_it_names_no_other_limit_as_the_way_out(target: Any, tree: TestTree) -> None:
+    applied(target, migrations(tree))
+    control = Control()
+    with pytest.raises(Interrupted):
+        revert(target, control=control, progress=InterruptAt(control, "backfilling public.people"))
+    do(target, "CREATE INDEX calm_ones ON people (name) WHERE mood = 'CALM'")
+    with pytest.raises(
+        PgopsError, match="the columns beside are begun, and cannot take over: index calm_ones"
+    ) as caught:
+        revert(target, rewrite_limit_mb=1000)
+    assert "limit" not in str(caught.value.hint)
+    assert "1000 MB" not in caught.value.message
+    do(target, "DROP INDEX calm_ones")
+    revert(target)
+    assert left_over(target) == []
 
 
 # --- told, and refused in the tree ---------------------------------------------------------------------------------------
