@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,9 +54,19 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Late:
+    """A check or NOT NULL that is NOT VALID: rows of before may break it, and cannot be written again then."""
+
+    name: str
+    condition: str
+
+
+@dataclass(frozen=True)
 class Table:
     """:ivar size: bytes with indexes and partitions, as far as they are looked at here.
-    :ivar key: a column that batches can go by."""
+    :ivar key: a column that batches can go by.
+    :ivar stranger: its owner, where the session is no member of that role.
+    :ivar room: whether the session may create in its schema."""
 
     oid: int
     schema: str
@@ -66,6 +77,9 @@ class Table:
     columns: tuple[Column, ...]
     indexes: tuple[Index, ...]
     checks: tuple[Check, ...]
+    late: tuple[Late, ...]
+    stranger: str | None
+    room: bool
 
     @property
     def full(self) -> str:
@@ -87,18 +101,25 @@ class Policy:
     name: str
     definition: str
     comment: str | None
+    stranger: str | None
 
 
 @dataclass(frozen=True)
 class Enum:
-    """:ivar strangers: what stands on the type and can be carried over by no way of ours, in the server's words.
+    """:ivar written: the type as the server writes it after a literal.
+    :ivar stranger: its owner, where the session is no member of that role.
+    :ivar room: whether the session may create in its schema.
+    :ivar strangers: what stands on the type and can be carried over by no way of ours, in the server's words.
     :ivar rewritten: what only a rewrite of the table carries over."""
 
     oid: int
     schema: str
     name: str
+    written: str
     labels: tuple[str, ...]
     owner: str
+    stranger: str | None
+    room: bool
     comment: str | None
     grants: tuple[tuple[str | None, bool], ...]
     tables: tuple[Table, ...]
@@ -119,12 +140,19 @@ class Enum:
 
 def aside(name: str) -> str:
     """:return: the name under which something is made while what has the name still serves."""
-    return name.encode()[: MAX_NAME_BYTES - len(_ENDING)].decode(errors="ignore") + _ENDING
+    whole = name.encode()
+    if len(whole) + len(_ENDING) > MAX_NAME_BYTES:
+        # Two long names may begin alike.
+        ending = f"_{hashlib.sha256(whole).hexdigest()[:8]}{_ENDING}"
+        return whole[: MAX_NAME_BYTES - len(ending)].decode(errors="ignore") + ending
+    return name + _ENDING
 
 
 _SET_PATH = "SELECT set_config('search_path', %s, true)"
 _ENUM = """
 SELECT t.oid::int8 AS oid, t.typarray::int8 AS array_oid, pg_get_userbyid(t.typowner)::text AS owner,
+       format_type(t.oid, NULL) AS written, has_schema_privilege(n.oid, 'CREATE') AS room,
+       CASE WHEN NOT pg_has_role(t.typowner, 'USAGE') THEN pg_get_userbyid(t.typowner)::text END AS stranger,
        obj_description(t.oid, 'pg_type') AS comment,
        ARRAY(SELECT e.enumlabel::text FROM pg_enum AS e WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder) AS labels
   FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
@@ -143,6 +171,8 @@ SELECT c.oid::int8 AS table_oid, n.nspname::text AS schema, c.relname::text AS t
          WHERE k.conrelid = c.oid AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum]) AS not_null_name,
        col_description(c.oid, a.attnum) AS comment, nullif(a.attstattarget, -1) AS statistics,
        coalesce(a.attoptions, '{}') AS options, row_security_active(c.oid) AS hidden,
+       has_schema_privilege(n.oid, 'CREATE') AS room,
+       CASE WHEN NOT pg_has_role(c.relowner, 'USAGE') THEN pg_get_userbyid(c.relowner)::text END AS stranger,
        c.relkind = 'p' OR c.relhassubclass OR c.relispartition AS has_children,
        coalesce((SELECT sum(pg_total_relation_size(p.relid)) FROM pg_partition_tree(c.oid) AS p),
                 pg_total_relation_size(c.oid))::int8 AS size
@@ -196,6 +226,7 @@ SELECT k.oid::int8 AS oid, k.conrelid::int8 AS table_oid, k.conname::text AS nam
 _POLICIES = """
 SELECT p.oid::int8 AS oid, n.nspname::text AS schema, c.relname::text AS table, p.polname::text AS name,
        obj_description(p.oid, 'pg_policy') AS comment,
+       CASE WHEN NOT pg_has_role(c.relowner, 'USAGE') THEN pg_get_userbyid(c.relowner)::text END AS stranger,
        format('CREATE POLICY %%I ON %%I.%%I AS %%s FOR %%s TO %%s%%s%%s', p.polname, n.nspname, c.relname,
               CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
               CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE'
@@ -213,6 +244,29 @@ SELECT 'trigger ' || t.tgname || ' on ' || c.relname || ', which fires for every
   FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
  WHERE t.tgrelid = ANY (%s::oid[]) AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 16 <> 0
    AND t.tgattr::text = '' AND t.tgname <> ALL (%s) ORDER BY t.tgname
+"""
+_LATE = """
+SELECT k.conrelid::int8 AS table_oid, k.conname::text AS name,
+       CASE k.contype WHEN 'c' THEN pg_get_expr(k.conbin, k.conrelid) ELSE format('%%I IS NOT NULL', a.attname) END AS condition
+  FROM pg_constraint AS k LEFT JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
+ WHERE k.conrelid = ANY (%s::oid[]) AND k.contype IN ('c', 'n') AND NOT k.convalidated
+   AND pg_get_constraintdef(k.oid) NOT LIKE '%%NOT ENFORCED%%' ORDER BY k.conname
+"""
+# Columns that hold rows of a table: as it is, in an array, under a domain or inside another composite type.
+_CARRIERS = """
+WITH RECURSIVE carrier (oid) AS (
+  SELECT c.reltype FROM pg_class AS c WHERE c.oid = ANY (%s::oid[])
+  UNION
+  SELECT next.oid FROM carrier AS t CROSS JOIN LATERAL (
+    SELECT y.oid FROM pg_type AS y WHERE y.typelem = t.oid OR y.typbasetype = t.oid
+    UNION ALL
+    SELECT c.reltype FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
+     WHERE a.atttypid = t.oid AND NOT a.attisdropped AND c.relkind = 'c'
+  ) AS next
+)
+SELECT 'column ' || a.attname || ' of ' || n.nspname || '.' || c.relname || ', which holds rows of a table' AS what
+  FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE a.atttypid IN (SELECT oid FROM carrier) AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'm') ORDER BY what
 """
 # Carried over by ALTER COLUMN ... TYPE, and not by a column beside.
 _REWRITTEN = ("pg_statistic_ext", "pg_publication_rel")
@@ -271,21 +325,29 @@ def _find(conn: Connection, schema: str, name: str) -> Enum | None:
     rewritten += sorted(
         {f"table {item['table']}, which has partitions or children" for item in found if item["has_children"]}
     )
+    strangers += [str(item["what"]) for item in fetch_all(conn, _CARRIERS, (oids,))]
+    late: dict[int, list[Late]] = {}
+    for item in fetch_all(conn, _LATE, (oids,)):
+        if item["name"] != trigger_name(int(item["table_oid"])):
+            late.setdefault(int(item["table_oid"]), []).append(Late(str(item["name"]), str(item["condition"])))
     keys = {int(item["table_oid"]): str(item["name"]) for item in fetch_all(conn, _KEYS, (oids, oid))}
     return Enum(
         oid=oid,
         schema=schema,
         name=name,
+        written=str(row["written"]),
         labels=tuple(row["labels"]),
         owner=str(row["owner"]),
+        stranger=row["stranger"],
+        room=bool(row["room"]),
         comment=row["comment"],
         grants=tuple((item["grantee"], bool(item["grantable"])) for item in fetch_all(conn, _GRANTS, (oid,))),
         tables=tuple(
-            _table([item for item in found if int(item["table_oid"]) == table], keys, grants, indexes, checks)
+            _table([item for item in found if int(item["table_oid"]) == table], keys, grants, indexes, checks, late)
             for table in dict.fromkeys(int(item["table_oid"]) for item in found)
         ),
         policies=tuple(
-            Policy(item["schema"], item["table"], item["name"], item["definition"], item["comment"])
+            Policy(item["schema"], item["table"], item["name"], item["definition"], item["comment"], item["stranger"])
             for item in policies
         ),
         strangers=tuple(dict.fromkeys(strangers)),
@@ -304,6 +366,7 @@ def _table(
     grants: Mapping[tuple[int, int], list[str]],
     indexes: Mapping[int, list[Index]],
     checks: Mapping[int, list[Check]],
+    late: Mapping[int, list[Late]],
 ) -> Table:
     first, oid = found[0], int(found[0]["table_oid"])
     return Table(
@@ -329,6 +392,9 @@ def _table(
         ),
         indexes=tuple(indexes.get(oid, [])),
         checks=tuple(checks.get(oid, [])),
+        late=tuple(late.get(oid, [])),
+        stranger=first["stranger"],
+        room=bool(first["room"]),
     )
 
 

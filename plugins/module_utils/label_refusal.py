@@ -130,10 +130,11 @@ class _Before:
             return replace(table, columns=())
         columns = tuple(column for column in table.columns if f"column {name}.{column.name}" not in self.gone)
         checks = tuple(check for check in table.checks if check.name not in self.names)
+        late = tuple(item for item in table.late if item.name not in self.names)
         indexes = tuple(index for index in table.indexes if index.name not in self.names)
         if table.name in self.changed:
-            columns, checks = tuple(replace(column, default=None) for column in columns), ()
-        return replace(table, columns=columns, checks=checks, indexes=indexes)
+            columns, checks, late = tuple(replace(column, default=None) for column in columns), (), ()
+        return replace(table, columns=columns, checks=checks, indexes=indexes, late=late)
 
     def rows_of(self, enum: Enum) -> Enum:
         """:return: the type in the tables whose rows stay as they are."""

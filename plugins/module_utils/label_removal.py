@@ -79,8 +79,9 @@ class Going:
             hint=hint,
         )
 
-    def refuse_unfit(self, enum: Enum, *, beside: bool) -> None:
+    def refuse_unfit(self, enum: Enum, *, beside: bool, begun: bool = False) -> None:
         """:param beside: whether the way with a column beside is gone.
+        :param begun: whether it is gone already, so that another limit changes nothing.
         :raises PgopsError: something stands on the type that cannot be carried over, each of it by name."""
         kept = [label for label in enum.labels if label not in self.labels]
         wrong = sorted({label for label in self.mapping.values() if label not in kept})
@@ -95,23 +96,94 @@ class Going:
                 f"row level security hides rows of {', '.join(hidden)} from this login",
                 "Migrate as the owner of the table without FORCE ROW LEVEL SECURITY, or as a login with BYPASSRLS.",
             )
+        self._refuse_strange(enum, beside)
         if enum.strangers:
             raise self.refusal(
                 f"this stands on the type or a column of it: {'; '.join(enum.strangers)}",
                 "Drop what is named, or take back the version that made it, then run it again.",
+            )
+        named = self._named(enum)
+        if named:
+            raise self.refusal(
+                f"this names one of them: {'; '.join(named)}",
+                "Let what is named use another label, then run it again.",
             )
         if not beside:
             return
         keyless = [
             f"table {table.full}, which has no NOT NULL column with an index" for table in enum.tables if not table.key
         ]
-        if enum.rewritten or keyless:
-            raise self.refusal(
-                f"its tables are larger than {self.limit_mb} MB together, and a column beside cannot take over: "
-                + "; ".join([*enum.rewritten, *keyless]),
+        late = self._broken(enum)
+        if enum.rewritten or keyless or late:
+            why = f"its tables are larger than {self.limit_mb} MB together, and a column beside cannot take over"
+            hint = (
                 "Drop or disable what is named for the time and run it again; or let the tables be rewritten while every client is "
-                "kept out: -e rollback_rewrite_limit_mb with their size.",
+                "kept out: -e rollback_rewrite_limit_mb with their size."
             )
+            if begun:
+                why = "the columns beside are begun, and cannot take over"
+                hint = "Drop or disable what is named for the time and run it again."
+            raise self.refusal(f"{why}: {'; '.join([*enum.rewritten, *keyless, *late])}", hint)
+
+    def _refuse_strange(self, enum: Enum, beside: bool) -> None:
+        strange = [f"type {self.full} of {enum.stranger}"] if enum.stranger else []
+        strange += [f"table {table.full} of {table.stranger}" for table in enum.tables if table.stranger]
+        strange += [
+            f"policy {item.name} on {item.schema}.{item.table} of {item.stranger}"
+            for item in enum.policies
+            if item.stranger
+        ]
+        if strange:
+            raise self.refusal(
+                f"this belongs to roles of which this login is no member: {'; '.join(dict.fromkeys(strange))}",
+                "Give what is named to the role that migrates, then run it again.",
+                sqlstate=errorcodes.INSUFFICIENT_PRIVILEGE,
+            )
+        closed = [] if enum.room else [enum.schema]
+        closed += [
+            table.schema
+            for table in enum.tables
+            if not table.room and (beside or any(index.texts for index in table.indexes))
+        ]
+        if closed:
+            raise self.refusal(
+                f"this login may not create in the schema {', '.join(dict.fromkeys(closed))}",
+                "Grant CREATE on what is named to the role that migrates, then run it again.",
+                sqlstate=errorcodes.INSUFFICIENT_PRIVILEGE,
+            )
+
+    def _named(self, enum: Enum) -> list[str]:
+        """:return: what would be made anew with a label that is no more."""
+        texts: list[tuple[str, str]] = []
+        for table in enum.tables:
+            texts += [
+                (f"the default of {table.full}.{_written(column.name)}", column.default or "")
+                for column in table.columns
+            ]
+            texts += [(f"check {check.name} of {table.full}", check.definition) for check in table.checks]
+            texts += [
+                (f"index {index.name} of {table.full}", index.definition) for index in table.indexes if index.texts
+            ]
+        texts += [(f"policy {item.name} on {item.schema}.{item.table}", item.definition) for item in enum.policies]
+        return [what for what, text in texts if _labels_in(text, enum.written).intersection(self.labels)]
+
+    def _broken(self, enum: Enum) -> list[str]:
+        """:return: checks and NOT NULL that are NOT VALID, and that the copy of a row of before would fail."""
+        told = []
+        for table in enum.tables:
+            own = {column.not_null_name for column in table.columns}
+            for late in table.late:
+                query = sql.SQL("SELECT count(*) AS rows FROM {} WHERE NOT ({})").format(
+                    table.identifier, sql.SQL(late.condition)
+                )
+                found = fetch_one(self.conn, query.as_string(self.conn)) or {}
+                if found.get("rows"):
+                    told.append(
+                        f"{late.name} of {table.full}, which is NOT VALID: {found['rows']} row(s) break it and cannot be copied"
+                    )
+                elif late.name in own:
+                    told.append(f"{late.name} of {table.full}, which is NOT VALID")
+        return told
 
     def refuse_used(self, enum: Enum) -> None:
         """:raises PgopsError: rows use a label for which nothing is declared; with their number and ten of their ids."""
@@ -218,6 +290,22 @@ class Removal(Going):
             # The server's own hint is CASCADE, which drops what nobody named.
             error.hint = "Something came to use the type meanwhile; run it again, it is looked at anew."
         return error
+
+
+def _labels_in(text: str, written: str) -> set[str]:
+    """:return: the labels of a type that an expression names, as the server prints it; in constant arrays too."""
+    found: set[str] = set()
+    literal = re.compile(r"(E?)'((?:[^']|'')*)'::" + re.escape(written) + r"(\[\])?(?!\w)")
+    for escaped, inside, array in literal.findall(text):
+        value = inside.replace("''", "'")
+        if escaped:
+            value = value.replace("\\\\", "\\")
+        if array:
+            for quoted, plain in re.findall(r'"((?:[^"\\]|\\.)*)"|([^{},"]+)', value):
+                found.add(re.sub(r"\\(.)", r"\1", quoted) if quoted else plain)
+        else:
+            found.add(value)
+    return found
 
 
 def _written(name: str) -> str:

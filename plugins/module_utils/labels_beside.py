@@ -74,7 +74,8 @@ def replace(removal: Removal, enum: Enum) -> None:
 
     :raises PgopsError: see :meth:`Removal.refuse_unfit` and :meth:`Removal.refuse_used`; nothing is changed then.
     """
-    removal.refuse_unfit(enum, beside=True)
+    begun = is_begun(removal.conn, enum)
+    removal.patiently(lambda _ending: removal.refuse_unfit(enum, beside=True, begun=begun), limit="index_timeout_s")
     for table in enum.tables:
         _beside(removal, table)
     removal.patiently(lambda _ending: removal.refuse_used(enum), limit="index_timeout_s")

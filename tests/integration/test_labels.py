@@ -21,14 +21,14 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     migrate,
     way_back,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import scan_render, scan_tree
 from support.engine import InterruptAt, Told, do, holding, rows, state, take_back_labels, way
-from support.server import APP, BACKUP
+from support.server import APP, BACKUP, Server
 from support.tree import NO_DIFFERENCE, TestTree
 
 V1, V2, V3 = "20260101000001", "20260101000002", "20260101000003"
@@ -258,6 +258,27 @@ def test_what_only_a_rewrite_carries_over_is_refused_by_name_where_the_table_is_
     assert fingerprint(target) == there
     revert(target, rewrite_limit_mb=1)
     assert fingerprint(target) == before
+
+
+@pytest.mark.parametrize("limit", [1, 0], ids=["rewritten", "beside"])
+def test_a_session_that_knows_the_type_from_a_function_must_reconnect(target: Any, tree: TestTree, limit: int) -> None:
+    applied(target, migrations(tree, limit=limit))
+    do(
+        target,
+        "CREATE FUNCTION loudest(name text) RETURNS text LANGUAGE plpgsql AS "
+        "'DECLARE m public.\"Mood\" := name; BEGIN RETURN m::text; END'",
+    )
+    call = "SELECT public.loudest('LOUD')"
+    session = connect(target, application_name="a pool")
+    try:
+        execute(session, call)
+        revert(target)
+        for _ in range(2):
+            with pytest.raises(psycopg2.Error, match="cache lookup failed for type"):
+                execute(session, call)
+    finally:
+        session.close()
+    assert rows(target, call) == [{"loudest": "LOUD"}]
 
 
 # --- beside the clients -------------------------------------------------------------------------------------------------
@@ -648,6 +669,136 @@ def test_newer_versions_go_before_an_older_one_is_refused_and_are_told(target: A
     way_back.preview_revert(target, Reverts(through=V2))
     migrate.revert(target, Reverts(through=V2), way("20260101T000000Z-000003"))
     assert labels(target) == ["CALM", "LOUD", "ODD 'QUOTED'"]
+
+
+# What would be made anew with a label that is no more, and what the role that migrates may not touch.
+NAMED = {
+    "default of people.mood": "ALTER TABLE people ALTER COLUMN mood SET DEFAULT 'SHY'",
+    "check not_shy of people": "ALTER TABLE people ADD CONSTRAINT not_shy CHECK (mood <> 'SHY' OR name IS NOT NULL)",
+    "check any_of of people": "ALTER TABLE people ADD CONSTRAINT any_of CHECK (mood = ANY ('{CALM,\"ODD ''QUOTED''\",LOUD,FINE}'))",
+    "policy shy_ones on public.people": "CREATE POLICY shy_ones ON people USING (mood IN ('SHY', 'CALM'))",
+    "index people_shy of people": "CREATE INDEX people_shy ON people (name) WHERE mood = 'SHY'",
+    r"column p of public.archive": "CREATE TABLE archive (p people)",
+    r"column p of public.arrays": "CREATE DOMAIN persons AS people[]; CREATE TABLE arrays (p persons)",
+}
+
+
+@pytest.mark.parametrize("limit", [1, 0], ids=["rewritten", "beside"])
+@pytest.mark.parametrize("match", NAMED)
+def test_what_cannot_be_put_back_is_refused_by_name(target: Any, tree: TestTree, limit: int, match: str) -> None:
+    chain = migrations(tree, limit=limit, mapping={"SHY": "CALM", "FINE": "CALM"})
+    applied(target, chain)
+    do(target, NAMED[match])
+    refused_whole(target, chain, match)
+
+
+def test_a_text_that_reads_like_a_label_is_none(target: Any, tree: TestTree) -> None:
+    applied(
+        target,
+        migrations(tree, limit=1),
+        "ALTER TABLE people ADD CONSTRAINT people_text CHECK (mood <> 'LOUD' OR name <> 'SHY')",
+    )
+    revert(target)
+    assert labels(target) == ["CALM", "LOUD", "ODD 'QUOTED'"]
+
+
+STRANGE = {
+    "table strange of postgres": (
+        'CREATE TABLE public.strange (id int PRIMARY KEY, mood public."Mood")',
+        "GRANT ALL ON public.strange TO white_cross_owner",
+    ),
+    "type Mood of postgres": (
+        'ALTER TYPE public."Mood" OWNER TO postgres',
+        'GRANT USAGE ON TYPE public."Mood" TO white_cross_owner',
+    ),
+    "policy calm_ones on public.strange of postgres": (
+        "CREATE TABLE public.strange (id int)",
+        "CREATE POLICY calm_ones ON public.strange USING (EXISTS (SELECT FROM public.people WHERE mood = 'CALM'))",
+    ),
+}
+
+
+@pytest.mark.parametrize("limit", [1, 0], ids=["rewritten", "beside"])
+@pytest.mark.parametrize("match", STRANGE)
+def test_what_belongs_to_a_strange_role_is_refused_by_name(
+    server: Server, target: Any, tree: TestTree, limit: int, match: str
+) -> None:
+    chain = migrations(tree, limit=limit)
+    applied(target, chain)
+    for statement in STRANGE[match]:
+        server.execute(statement, database=target.database)
+    refused_whole(target, chain, match)
+
+
+def test_a_schema_in_which_nothing_can_be_made_is_refused_by_name(server: Server, target: Any, tree: TestTree) -> None:
+    chain = migrations(tree)
+    applied(target, chain)
+    for statement in (
+        "CREATE SCHEMA closed; GRANT USAGE ON SCHEMA closed TO white_cross_owner",
+        'CREATE TABLE closed.people (id int PRIMARY KEY, mood public."Mood")',
+        "ALTER TABLE closed.people OWNER TO white_cross_owner",
+    ):
+        server.execute(statement, database=target.database)
+    refused_whole(target, chain, "may not create in the schema closed")
+    # In place nothing is made there.
+    revert(target, rewrite_limit_mb=1)
+    assert labels(target) == ["CALM", "LOUD", "ODD 'QUOTED'"]
+
+
+def test_rows_that_break_a_check_of_later_are_not_copied(target: Any, tree: TestTree) -> None:
+    chain = migrations(tree)
+    applied(target, chain)
+    do(target, "ALTER TABLE people ADD CONSTRAINT long_names CHECK (length(name) > 2) NOT VALID")
+    refused_whole(target, chain, r"long_names of people, which is NOT VALID: 9 row\(s\) break it and cannot be copied")
+    do(target, "UPDATE people SET name = 'long' WHERE id < 10")
+    revert(target)
+    assert labels(target) == ["CALM", "LOUD", "ODD 'QUOTED'"]
+
+
+@pytest.mark.majors(18)
+def test_a_not_null_of_later_is_refused_where_the_table_is_large(target: Any, tree: TestTree) -> None:
+    chain = migrations(tree)
+    applied(target, chain)
+    do(target, 'ALTER TABLE people ADD CONSTRAINT later NOT NULL "lastMood" NOT VALID')
+    refused_whole(target, chain, r"later of people, which is NOT VALID: 150 row\(s\)")
+    before = fingerprint(target)
+    do(target, "UPDATE people SET \"lastMood\" = 'CALM'")
+    with pytest.raises(PgopsError, match="later of people, which is NOT VALID"):
+        revert(target)
+    assert fingerprint(target) == before
+
+
+def test_long_names_that_begin_alike_stay_different(target: Any, tree: TestTree) -> None:
+    long = "é" * 30
+    before = applied(
+        target,
+        migrations(tree),
+        f'CREATE TABLE longs (id int PRIMARY KEY, {long}aa "Mood", {long}bb "Mood")',
+        f"CREATE INDEX {long}aa ON people (mood)",
+        f"CREATE INDEX {long}bb ON people (mood, name)",
+        "INSERT INTO longs VALUES (1, 'CALM', 'LOUD')",
+    )
+    revert(target)
+    assert fingerprint(target) == before
+    assert left_over(target) == []
+    assert rows(target, f"SELECT {long}aa::text AS a, {long}bb::text AS b FROM longs") == [{"a": "CALM", "b": "LOUD"}]
+
+
+def test_begun_beside_it_names_no_other_limit_as_the_way_out(target: Any, tree: TestTree) -> None:
+    applied(target, migrations(tree))
+    control = Control()
+    with pytest.raises(Interrupted):
+        revert(target, control=control, progress=InterruptAt(control, "backfilling public.people"))
+    do(target, "CREATE INDEX calm_ones ON people (name) WHERE mood = 'CALM'")
+    with pytest.raises(
+        PgopsError, match="the columns beside are begun, and cannot take over: index calm_ones"
+    ) as caught:
+        revert(target, rewrite_limit_mb=1000)
+    assert "limit" not in str(caught.value.hint)
+    assert "1000 MB" not in caught.value.message
+    do(target, "DROP INDEX calm_ones")
+    revert(target)
+    assert left_over(target) == []
 
 
 # --- told, and refused in the tree ---------------------------------------------------------------------------------------
