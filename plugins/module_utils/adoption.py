@@ -54,15 +54,15 @@ _CHANGES_ROWS = re.compile(
 _SEED = re.compile(r"\bON\s+CONFLICT\b.*\bDO\s+NOTHING\b", re.IGNORECASE | re.DOTALL)
 
 _NOT_OURS = """
-SELECT n.nspname || '.' || c.relname AS name, pg_get_userbyid(c.relowner)::text AS owner
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name, r.rolname::text AS owner, r.rolsuper AS superuser
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
  WHERE c.relkind IN ('r', 'p') AND (n.nspname, c.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
    AND NOT pg_has_role(current_user, c.relowner, 'USAGE')
  ORDER BY 1
 """
 _TYPES_NOT_OURS = """
-SELECT wanted.name, pg_get_userbyid(t.typowner)::text AS owner
-  FROM unnest(%s::text[]) AS wanted (name) JOIN pg_type t ON t.oid = to_regtype(wanted.name)
+SELECT wanted.name, r.rolname::text AS owner, r.rolsuper AS superuser
+  FROM unnest(%s::text[]) AS wanted (name) JOIN pg_type t ON t.oid = to_regtype(wanted.name) JOIN pg_roles r ON r.oid = t.typowner
  WHERE NOT pg_has_role(current_user, t.typowner, 'USAGE')
  ORDER BY 1
 """
@@ -591,17 +591,37 @@ def _refuse_other_owner(
     role = str((fetch_one(conn, "SELECT current_user::text AS role") or {})["role"])
     owners = sorted({row["owner"] for row in rows})
     names = ", ".join(row["name"] for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
-    # The old login is most often the application's: whoever takes its tables away has to give it rights on rows again.
-    type_this = "; ".join(f"GRANT {owner} TO {role}" for owner in owners)
-    or_this = "; ".join(f"REASSIGN OWNED BY {owner} TO {role}" for owner in owners)
     raise PgopsError(
-        f"Role {role} may not change {told} of {target.database} ({names}): they belong to {', '.join(owners)}. As a "
-        f"superuser: {type_this}; or, in {target.database}: {or_this}, and GRANT {', '.join(owners)} its rights on rows again, for "
-        "an application that uses it loses them there. Nothing was written.",
+        f"Role {role} may not change {told} of {target.database} ({names}): they belong to {', '.join(owners)}. "
+        f"{_way_to_own(target.database, role, found)} Nothing was written.",
         sqlstate="42501",
         database=target.database,
         extra={"reason": "owner", **{f"{kind}s": [row["name"] for row in some] for kind, some in found.items()}},
     )
+
+
+def _way_to_own(database: str, role: str, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """:return: what to type. Nobody is made a member of a superuser, whose rights it would have then; what that one owns is
+    given over one by one, since some of it belongs to the server."""
+    plain = sorted({str(row["owner"]) for some in found.values() for row in some if not row["superuser"]})
+    alone = [
+        f"ALTER {kind.upper()} {row['name']} OWNER TO {role}"
+        for kind, some in found.items()
+        for row in some
+        if row["superuser"]
+    ]
+    ways = []
+    if plain:
+        # The old login is most often the application's: whoever takes its tables away has to give it rights on rows again.
+        grant = "; ".join(f"GRANT {owner} TO {role}" for owner in plain)
+        take = "; ".join(f"REASSIGN OWNED BY {owner} TO {role}" for owner in plain)
+        ways.append(
+            f"As a superuser: {grant}; or, in {database}: {take}, and GRANT {', '.join(plain)} its rights on rows again, for an "
+            "application that uses it loses them there."
+        )
+    if alone:
+        ways.append(f"As a superuser, in {database}: {'; '.join(alone)}.")
+    return " ".join(ways)
 
 
 def look(target: Target, migrations: Sequence[Mapping[str, Any]], request: Request, way: Way) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -441,6 +442,21 @@ def test_tables_of_another_owner_are_named_before_any_change(target: Any, server
     # The other way takes nothing from the application.
     assert "As a superuser: GRANT white_cross_app TO white_cross_owner; or" in caught.value.message
     assert engine.rows(target, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
+
+
+def test_what_a_superuser_owns_is_given_over_and_nobody_is_made_his_member(target: Any, server: Any, core: Any) -> None:
+    legacy.as_ours(target, CORE)
+    server.execute(
+        'ALTER TABLE public.students OWNER TO postgres; ALTER TYPE public."Gender" OWNER TO postgres',
+        database=target.database,
+    )
+    with pytest.raises(PgopsError) as caught:
+        adopt(target, core)
+    assert "GRANT postgres" not in caught.value.message
+    told = re.search(r"As a superuser, in \w+: (.*)\. Nothing was written", caught.value.message)
+    assert told is not None
+    server.execute(told[1], database=target.database)
+    assert adopt(target, core)["recorded"]
 
 
 def test_types_of_another_owner_that_a_version_or_the_repair_changes_are_named_too(
