@@ -323,7 +323,7 @@ class _Types:
             command.subtype == _enums().AlterTableType.AT_AlterColumnType for command in node.cmds or ()
         )
         if changed or (isinstance(node, _ast().RenameStmt) and node.relation is not None):
-            self._forget(_relation(node.relation))
+            self._forget(sql_statements.relation_name(node.relation))
         if made is None or made["kind"] not in ("table", "column", "constraint"):
             return
         table = (made["schema"], made["name"] if made["kind"] == "table" else made["table"])
@@ -621,7 +621,7 @@ def rows_apart(rendered: list[RenderedMigration]) -> Iterator[Finding]:
             if len(changing) == len(statements):
                 continue
             for statement in changing:
-                if _relation(statement.node.relation) not in made:
+                if sql_statements.relation_name(statement.node.relation) not in made:
                     yield _at(
                         statement,
                         "data-apart",
@@ -645,10 +645,6 @@ def _at(statement: Statement, rule: str, message: str, severity: str = "error") 
     return Finding(statement.file, statement.line, rule, message, severity)
 
 
-def _relation(node: Any) -> Relation:
-    return node.schemaname or sql_statements.DEFAULT_SCHEMA, node.relname
-
-
 def _named(made: Mapping[str, Any]) -> Relation:
     return made["schema"], made["name"]
 
@@ -667,9 +663,9 @@ def _own_tables(item: RenderedMigration) -> set[Relation]:
         for statement in step["up"] if step["kind"] == "sql" else []:
             node = statement.node
             if isinstance(node, _ast().CreateStmt):
-                made.add(_relation(node.relation))
+                made.add(sql_statements.relation_name(node.relation))
             elif isinstance(node, _ast().CreateTableAsStmt):
-                made.add(_relation(node.into.rel))
+                made.add(sql_statements.relation_name(node.into.rel))
     return made
 
 
@@ -678,7 +674,7 @@ def _alterations(item: RenderedMigration, statement: Statement) -> Iterator[tupl
     node = statement.node
     if not isinstance(node, _ast().AlterTableStmt) or node.objtype != _enums().ObjectType.OBJECT_TABLE:
         return
-    table = _relation(node.relation)
+    table = sql_statements.relation_name(node.relation)
     if table not in _own_tables(item):
         for command in node.cmds or ():
             yield table, command

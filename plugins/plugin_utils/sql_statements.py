@@ -278,7 +278,8 @@ def _qualified(names: tuple[Any, ...]) -> tuple[str, str]:
     return (parts[-2] if len(parts) > 1 else DEFAULT_SCHEMA), parts[-1]
 
 
-def _relation(node: Any) -> tuple[str, str]:
+def relation_name(node: Any) -> tuple[str, str]:
+    """:return: schema and name of a relation that a statement names."""
     return node.schemaname or DEFAULT_SCHEMA, node.relname
 
 
@@ -358,7 +359,7 @@ def _constraint(node: Any, table: str, column: str | None = None) -> dict[str, A
     entry: dict[str, Any] = {"name": node.conname, "not_valid": bool(node.skip_validation)}
     if node.contype == kinds.CONSTR_FOREIGN:
         columns = [part.sval for part in node.fk_attrs or ()] or [str(column)]
-        schema, target = _relation(node.pktable)
+        schema, target = relation_name(node.pktable)
         entry |= {
             "type": "foreign_key",
             "columns": columns,
@@ -390,7 +391,7 @@ def _constraint(node: Any, table: str, column: str | None = None) -> dict[str, A
 def _index(node: Any) -> dict[str, Any]:
     """:return: an index in the shape of ``indexes.yml``."""
     g = grammar()
-    schema, table = _relation(node.relation)
+    schema, table = relation_name(node.relation)
     order, nulls = g.enums.SortByDir, g.enums.SortByNulls
     columns = []
     for element in node.indexParams or ():
@@ -416,7 +417,7 @@ def _index(node: Any) -> dict[str, Any]:
 
 def _table(node: Any) -> dict[str, Any]:
     ast = grammar().ast
-    schema, table = _relation(node.relation)
+    schema, table = relation_name(node.relation)
     columns, constraints = [], []
     for element in node.tableElts or ():
         if isinstance(element, ast.ColumnDef):
@@ -471,7 +472,7 @@ def _creates(node: Any) -> dict[str, Any] | None:
             "replace": bool(node.replace),
         }
     if isinstance(node, ast.CreateTrigStmt):
-        schema, table = _relation(node.relation)
+        schema, table = relation_name(node.relation)
         return {
             "kind": "trigger",
             "schema": schema,
@@ -480,7 +481,7 @@ def _creates(node: Any) -> dict[str, Any] | None:
             "replace": bool(node.replace),
         }
     if isinstance(node, ast.CreatePolicyStmt):
-        schema, table = _relation(node.table)
+        schema, table = relation_name(node.table)
         return {"kind": "policy", "schema": schema, "table": table, "name": node.policy_name}
     if isinstance(node, ast.CreateExtensionStmt):
         return {"kind": "extension", "schema": None, "name": node.extname}
@@ -496,7 +497,7 @@ def _alter_creates(node: Any) -> dict[str, Any] | None:
     if node.objtype != g.enums.ObjectType.OBJECT_TABLE or len(commands) != 1:
         return None
     command = commands[0]
-    schema, table = _relation(node.relation)
+    schema, table = relation_name(node.relation)
     if command.subtype == subtype.AT_AddColumn:
         column, attached = _column(command.def_)
         return {
@@ -517,14 +518,14 @@ def _destroys(node: Any) -> dict[str, Any] | None:
     g = grammar()
     ast, enums = g.ast, g.enums
     if isinstance(node, ast.TruncateStmt):
-        schema, table = _relation(node.relations[0])
+        schema, table = relation_name(node.relations[0])
         return {"kind": "rows", "schema": schema, "table": table, "name": table}
     emptied = deleted_from(node)
     if emptied:
         schema, table = emptied[0]
         return {"kind": "rows", "schema": schema, "table": table, "name": table}
     if isinstance(node, ast.AlterTableStmt):
-        schema, table = _relation(node.relation)
+        schema, table = relation_name(node.relation)
         kinds = {
             enums.AlterTableType.AT_DropColumn: "column",
             enums.AlterTableType.AT_DropConstraint: "constraint",
@@ -548,7 +549,7 @@ def deleted_from(node: Any) -> list[tuple[str, str]]:
     # The body of a function or rule is not run when it is made.
     run = (ast.SelectStmt, ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt, ast.CreateTableAsStmt)
     found = [
-        _relation(item.relation)
+        relation_name(item.relation)
         for item in (walk(node) if isinstance(node, run) else ())
         if isinstance(item, ast.DeleteStmt)
         or (isinstance(item, ast.MergeStmt) and any(w.commandType == delete for w in item.mergeWhenClauses))
