@@ -150,14 +150,13 @@ def apply(
             session.mirrored = legacy_mirror.versions(session.conn)
             for number, migration in enumerate(plan.pending):
                 done.append(_apply_one(session, migration, found, done, plan.pending[number + 1 :]))
-            with _told_if_lost(session, "applied", done):
-                ledger.finish_run(session.conn, way.run.id, "applied")
         head = found.head
         with _told_if_lost(session, "applied", done):
+            if plan.pending:
+                ledger.finish_run(session.conn, way.run.id, "applied")
+                head = ledger.head(session.conn)
             if found.exists or plan.pending:
                 audit = ledger.audit_head(session.conn)
-            if plan.pending:
-                head = ledger.head(session.conn)
         return {
             "applied": done,
             "later": plan.later,
@@ -381,9 +380,9 @@ def revert(
                 session.applied = frozenset(there)
                 session.replacements = replacements([item for key, item in there.items() if key > row.version])
                 done.append(_revert_one(session, row, migration, done, migrations[number + 1 :]))
-            with _told_if_lost(session, "reverted", done):
-                ledger.finish_run(conn, way.run.id, "reverted")
         with _told_if_lost(session, "reverted", done):
+            if chosen:
+                ledger.finish_run(conn, way.run.id, "reverted")
             return {
                 "reverted": done,
                 "loss": loss,
@@ -541,7 +540,7 @@ def _told_if_lost(session: _Session, word: str, done: Sequence[Mapping[str, Any]
             f"run's end was. {word.capitalize()} in this run: {', '.join(versions)}.",
             sqlstate=exc.pgcode or errorcodes.CONNECTION_FAILURE,
             database=session.target.database,
-            hint="Run it again when the server is back: it finds nothing left to do and writes its end.",
+            hint="Run it again when the server is back: it finds nothing left to do.",
             extra={
                 "reason": "connection_lost",
                 word: versions,
