@@ -15,7 +15,7 @@ from support.server import EMBEDDED_MAJOR, OWNER, SUPERUSER, Containers, Server
 from support.site import Playbook
 
 # Hooks that pytest finds by their names.
-from support.suite_times import pytest_sessionstart, pytest_terminal_summary  # noqa: F401
+from support.suite_times import pytest_sessionstart, pytest_terminal_summary  # noqa: F401 -- pytest finds them by name
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

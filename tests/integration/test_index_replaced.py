@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
-    catalog,
     indexes,
     ledger,
     migrate,
@@ -25,7 +24,15 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.progress import C
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_lint import lint
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import scan_tree
-from support.engine import InterruptAt, Told, do, holding, rows, way
+from support.engine import (
+    InterruptAt,
+    Told,
+    do,
+    fingerprint,
+    holding,
+    rows,
+    way,
+)
 from support.tree import TestTree
 
 V1, V2, V3 = "20260101000001", "20260101000002", "20260101000003"
@@ -77,14 +84,6 @@ def found(target: Any) -> dict[str, str]:
             "JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = 'people'::regclass AND NOT i.indisprimary",
         )
     }
-
-
-def fingerprint(target: Any) -> str:
-    conn = connect(target, application_name="test")
-    try:
-        return catalog.fingerprint(catalog.inventory(conn))
-    finally:
-        conn.close()
 
 
 class Killed(BaseException):

@@ -13,12 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, ledger, locks, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, locks, migrate
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
-from support.engine import InterruptAt, applying, do, holding, rows, state, wait_for, wait_until_told, way
+from support.engine import (
+    InterruptAt,
+    applying,
+    do,
+    fingerprint,
+    holding,
+    rows,
+    state,
+    wait_for,
+    wait_until_told,
+    way,
+)
 from support.tree import TestTree
 
 V1, V2 = "20260101000001", "20260101000002"
@@ -87,14 +98,6 @@ def uninterrupted(server: Any, target: Any, migrations: list[dict[str, Any]]) ->
     prepare(clean, rows_too=False)
     migrate.apply(clean, migrations, Selection(), way())
     return fingerprint(clean)
-
-
-def fingerprint(target: Any) -> str:
-    conn = connect(target, application_name="test")
-    try:
-        return catalog.fingerprint(catalog.inventory(conn))
-    finally:
-        conn.close()
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import psycopg2
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     backfill,
-    catalog,
     label_removal,
     migrate,
     way_back,
@@ -27,7 +26,17 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selec
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import scan_render, scan_tree
-from support.engine import InterruptAt, Told, do, holding, rows, state, take_back_labels, way
+from support.engine import (
+    InterruptAt,
+    Told,
+    do,
+    fingerprint,
+    holding,
+    rows,
+    state,
+    take_back_labels,
+    way,
+)
 from support.server import APP, BACKUP, Server
 from support.tree import NO_DIFFERENCE, TestTree
 
@@ -108,14 +117,6 @@ def applied(target: Any, chain: list[dict[str, Any]], *more: str, count: int = 3
 
 def revert(target: Any, **more: Any) -> dict[str, Any]:
     return migrate.revert(target, Reverts(version=V2), way(**more))
-
-
-def fingerprint(target: Any) -> str:
-    conn = connect(target, application_name="test")
-    try:
-        return catalog.fingerprint(catalog.inventory(conn))
-    finally:
-        conn.close()
 
 
 def labels(target: Any) -> list[str]:
@@ -328,7 +329,7 @@ class Writers:
                 self.done += 1
             except psycopg2.Error as error:
                 self.faults.append(str(error))
-            time.sleep(0.002)
+            time.sleep(0.002)  # paced: two busy threads would take the machine from the copy
         conn.close()
 
 

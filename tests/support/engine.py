@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import labels, ledger, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, labels, ledger, migrate
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
@@ -125,6 +125,14 @@ def do(target: Target, *statements: str) -> None:
     try:
         for statement in statements:
             execute(conn, statement)
+    finally:
+        conn.close()
+
+
+def fingerprint(target: Target) -> str:
+    conn = connect(target, application_name="test")
+    try:
+        return catalog.fingerprint(catalog.inventory(conn))
     finally:
         conn.close()
 

@@ -24,7 +24,7 @@ def suite(tmp_path: Path) -> Path:
         '[tool.pytest.ini_options]\ntestpaths = ["tests"]\nmarkers = ["slow: x"]\n', encoding="utf-8"
     )
     (tmp_path / "tests").mkdir()
-    hooks = "from support.suite_times import pytest_sessionstart, pytest_terminal_summary  # noqa: F401\n"
+    hooks = "from support.suite_times import pytest_sessionstart, pytest_terminal_summary\n"
     (tmp_path / "tests" / "conftest.py").write_text(hooks, encoding="utf-8")
     (tmp_path / "tests" / "test_it.py").write_text("def test_a(): pass\n\ndef test_b(): pass\n", encoding="utf-8")
     return tmp_path
