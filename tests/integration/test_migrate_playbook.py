@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -259,14 +258,7 @@ def test_an_interrupted_run_leaves_its_end(site: Playbook, server: Server, numbe
     tree_of(site).add_sql("20260101000002", "slow", "SELECT pg_sleep(60);\n", "SELECT 1;\n")
     document = site.folder / "interrupted.json"
     process = site.start("migrate.yml", pgops_json=str(document), pgops_lease=5)
-    try:
-        wait_for_the_slow_statement(process, site, server)
-        (os.killpg if whole_group else os.kill)(process.pid, number)
-        output, _nothing = process.communicate(timeout=60)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+    output = site.interrupt(process, number, whole_group=whole_group)
     assert process.returncode != 0
     assert "Traceback" not in output
     result = json.loads(document.read_text())
@@ -277,22 +269,13 @@ def test_an_interrupted_run_leaves_its_end(site: Playbook, server: Server, numbe
     assert report["result"] == "interrupted"
 
 
-def wait_for_the_slow_statement(process: Any, site: Playbook, server: Server) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not server.execute(
-        f"SELECT 1 FROM pg_stat_activity WHERE datname = '{site.database}' AND query LIKE '%pg_sleep(60)%' AND state = 'active'"
-    ):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.2)  # between two looks at the server
-
-
 def test_a_run_that_is_killed_leaves_no_older_result(site: Playbook, server: Server) -> None:
     document = site.folder / "result.json"
     assert site("status.yml", pgops_json=str(document)).json["ok"] is True
     tree_of(site).add_sql("20260101000002", "slow", "SELECT pg_sleep(60);\n", "SELECT 1;\n")
     process = site.start("migrate.yml", pgops_json=str(document), pgops_lease=5)
     try:
-        wait_for_the_slow_statement(process, site, server)
+        site.wait_for_its_sleep(process)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()

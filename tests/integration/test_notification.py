@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.engine import wait_for
 from support.server import Server
 from support.site import Playbook
 from support.tree import TestTree
@@ -87,20 +85,7 @@ def test_an_interrupted_run_is_told_too(
 ) -> None:
     TestTree(site.folder / "sql").add_sql("20260101000001", "slow", "SELECT pg_sleep(60);\n", "SELECT 1;\n")
     process = site.start("migrate.yml", pgops_lease=5)
-    try:
-        wait_for(
-            lambda: server.execute(
-                f"SELECT 1 FROM pg_stat_activity WHERE datname = '{site.database}' AND query LIKE '%pg_sleep(60)%'"
-                " AND state = 'active'"
-            ),
-            seconds=120,
-        )
-        (os.killpg if whole_group else os.kill)(process.pid, number)
-        output, _nothing = process.communicate(timeout=60)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+    output = site.interrupt(process, number, whole_group=whole_group)
     assert process.returncode != 0
     assert "Nobody was notified" not in output
     (told,) = webhook.texts

@@ -7,8 +7,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,28 @@ class Playbook:
             self.command(name, *arguments, limit=limit, **extra_vars), cwd=self.folder, env=self.environment(), text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+
+    def wait_for_its_sleep(self, process: subprocess.Popen[str]) -> None:
+        """Until the run is in a statement of its tree that sleeps for a minute."""
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not self.server.execute(
+            f"SELECT 1 FROM pg_stat_activity WHERE datname = '{self.database}' AND query LIKE '%pg_sleep(60)%' "
+            "AND state = 'active'"
+        ):
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.2)  # between two looks at the server
+
+    def interrupt(self, process: subprocess.Popen[str], number: int, *, whole_group: bool) -> str:
+        """Send a signal into that sleep, as a terminal does to the whole group or `kill` to the one. Returns what was said."""
+        try:
+            self.wait_for_its_sleep(process)
+            (os.killpg if whole_group else os.kill)(process.pid, number)
+            output, _nothing = process.communicate(timeout=60)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+        return output
 
     def __call__(
         self, name: str, *arguments: str, limit: str | None = "local", timeout: float = 300, **extra_vars: Any
