@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import enum_types, label_text, locks
+from ansible_collections.whitecross.pgops.plugins.module_utils import enum_statements, enum_types, label_text, locks
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     execute,
@@ -206,7 +206,9 @@ class Going:
 
     def _uses(self, enum: Enum, table: Table, column: Column) -> tuple[str, str] | None:
         conn, name = self.conn, sql.Identifier(column.name)
-        where = sql.SQL("FROM {} WHERE {} IN ({})").format(table.identifier, name, enum_types.literals(self.unmapped))
+        where = sql.SQL("FROM {} WHERE {} IN ({})").format(
+            table.identifier, name, enum_statements.literals(self.unmapped)
+        )
         counted = fetch_one(conn, (sql.SQL("SELECT count(*) AS rows ") + where).as_string(conn))
         rows = int(counted["rows"]) if counted else 0
         if not rows:

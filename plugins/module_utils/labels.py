@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    enum_statements,
     enum_types,
     label_removal,
     label_text,
@@ -89,19 +90,21 @@ def _together(removal: Removal, seen: Enum) -> None:
         removal.refuse_unfit(enum, beside=False)
         removal.run([_mapped(removal, table) for table in enum.tables if removal.mapping])
         removal.refuse_used(enum)
-        removal.run(enum_types.create_beside(enum, [label for label in enum.labels if label not in removal.labels]))
-        removal.run(enum_types.same_rights(conn, enum))
-        removal.run(enum_types.drop_policies(enum))
+        removal.run(
+            enum_statements.create_beside(enum, [label for label in enum.labels if label not in removal.labels])
+        )
+        removal.run(enum_statements.same_rights(conn, enum))
+        removal.run(enum_statements.drop_policies(enum))
         for table in enum.tables:
             removal.run(_rewrite(enum, table))
-        removal.run(enum_types.take_name(enum))
+        removal.run(enum_statements.take_name(enum))
         for table in enum.tables:
-            removal.run(enum_types.set_defaults(table))
-            removal.run(enum_types.add_checks(table, validate=True))
+            removal.run(enum_statements.set_defaults(table))
+            removal.run(enum_statements.add_checks(table, validate=True))
             for index in table.indexes:
                 if index.texts:
-                    removal.run([sql.SQL(index.definition), *enum_types.comment_index(index)])
-        removal.run(enum_types.create_policies(enum))
+                    removal.run([sql.SQL(index.definition), *enum_statements.comment_index(index)])
+        removal.run(enum_statements.create_policies(enum))
         ending.append(labels_beside.saved(removal, swapped))
 
     swapped = {"tables": [[table.schema, table.name] for table in seen.tables], "checks": []}
@@ -123,7 +126,7 @@ def _mapped(removal: Removal, table: Table) -> sql.Composed:
     for column in table.columns:
         name = sql.Identifier(column.name)
         sets.append(sql.SQL("{} = ({})::{}").format(name, label_removal.case_of(name, removal.mapping), enum))
-        wheres.append(sql.SQL("{} IN ({})").format(name, enum_types.literals(sorted(removal.mapping))))
+        wheres.append(sql.SQL("{} IN ({})").format(name, enum_statements.literals(sorted(removal.mapping))))
     return sql.SQL("UPDATE {} SET {} WHERE {}").format(
         table.identifier, sql.SQL(", ").join(sets), sql.SQL(" OR ").join(wheres)
     )

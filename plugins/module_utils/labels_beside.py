@@ -19,6 +19,7 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     backfill,
+    enum_statements,
     enum_types,
     indexes,
     label_removal,
@@ -105,8 +106,8 @@ def _make_type(removal: Removal, enum: Enum) -> None:
         return
 
     def work(_ending: list[str]) -> None:
-        removal.run(enum_types.create_beside(enum, kept))
-        removal.run(enum_types.same_rights(removal.conn, enum))
+        removal.run(enum_statements.create_beside(enum, kept))
+        removal.run(enum_statements.same_rights(removal.conn, enum))
 
     removal.patiently(work, limit="statement_timeout_s")
 
@@ -199,7 +200,7 @@ def _body(removal: Removal, table: Table) -> str:
                     "IF {}::text IN ({}) THEN RAISE EXCEPTION USING ERRCODE = 'check_violation', MESSAGE = {} || {}::text; END IF;"
                 ).format(
                     old,
-                    enum_types.literals(removal.unmapped),
+                    enum_statements.literals(removal.unmapped),
                     sql.Literal(
                         f"{table.full}.{column.name} takes no label that is being removed from {removal.full}: "
                     ),
@@ -210,7 +211,7 @@ def _body(removal: Removal, table: Table) -> str:
             parts.append(
                 sql.SQL("IF {}::text IN ({}) THEN {} := {}; END IF;").format(
                     old,
-                    enum_types.literals(sorted(removal.mapping)),
+                    enum_statements.literals(sorted(removal.mapping)),
                     old,
                     label_removal.case_of(old, removal.mapping),
                 )
@@ -383,19 +384,19 @@ def _swap(removal: Removal, enum: Enum) -> None:
         if enum.tables:
             removal.run([sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(names)])
         _refuse_changed(removal, enum)
-        removal.run(enum_types.drop_policies(enum))
+        removal.run(enum_statements.drop_policies(enum))
         for table in enum.tables:
             removal.run(_take_place(table))
             for column in table.columns:
                 _name_not_null(removal, table, column)
                 _name_in_indexes(removal, table, column)
-        removal.run(enum_types.take_name(enum))
+        removal.run(enum_statements.take_name(enum))
         for table in enum.tables:
-            removal.run(enum_types.set_defaults(table))
-            removal.run(enum_types.add_checks(table, validate=False))
+            removal.run(enum_statements.set_defaults(table))
+            removal.run(enum_statements.add_checks(table, validate=False))
             for column in table.columns:
-                removal.run(enum_types.of_column(table, column))
-        removal.run(enum_types.create_policies(enum))
+                removal.run(enum_statements.of_column(table, column))
+        removal.run(enum_statements.create_policies(enum))
         ending.append(saved(removal, swapped))
 
     removal.patiently(work, limit="statement_timeout_s", tables=enum.tables)
@@ -450,7 +451,7 @@ def _take_place(table: Table) -> list[sql.Composable]:
     ]
     for index in table.indexes:
         made.append(rename_index(index.schema, aside(index.name), index.name))
-        made += enum_types.comment_index(index)
+        made += enum_statements.comment_index(index)
     return made
 
 
