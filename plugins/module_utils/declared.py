@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, existing
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, existing, remembered_schema
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
@@ -22,7 +22,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
-from ansible_collections.whitecross.pgops.plugins.module_utils.scratch import empty_database
+from ansible_collections.whitecross.pgops.plugins.module_utils.scratch import drop_leftovers, empty_database
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import create_index, validate_constraint
 from psycopg2 import sql
 
@@ -75,7 +75,8 @@ def compare(
 ) -> Comparison:
     """Compare a database with what the migrations declare.
 
-    They are run again, as they were rendered, in an empty database on the scratch server. What is missing or different
+    They are run again, as they were rendered, in an empty database on the scratch server; where the same were run before
+    and nothing differs from what they made then, that is enough. What is missing or different
     fails; what nobody declared is told as a notice, or as a warning where it changes writes to a declared table. Owners
     and privileges are not compared.
 
@@ -87,10 +88,19 @@ def compare(
     """
     found = catalog.inventory(conn)
     encoding = str(conn.info.parameter_status("server_encoding"))
+    with closing(connect(target.scratch(target.maintenance_database), application_name="pgops verify")) as scratch:
+        refuse_other_major(target, conn, scratch)
+        drop_leftovers(scratch)
+        key = remembered_schema.key(scratch, migrations, encoding)
+    remembered = remembered_schema.recall(key)
+    if remembered is not None:
+        comparison = _compared(*remembered, found, reparse=None)
+        # It was made on another day: that nothing differs can be believed, a difference has to be seen.
+        if all(finding.level == NOTICE for finding in comparison.findings):
+            return comparison
     with ExitStack() as stack:
-        scratch = stack.enter_context(empty_database(target, encoding=encoding, run_id=run_id))
-        other = stack.enter_context(closing(connect(scratch, application_name="pgops verify")))
-        refuse_other_major(target, conn, other)
+        empty = stack.enter_context(empty_database(target, encoding=encoding, run_id=run_id))
+        other = stack.enter_context(closing(connect(empty, application_name="pgops verify")))
         # Nothing of it is to outlive this call.
         execute(other, "SET synchronous_commit = off")
         forget = control.on_interrupt(other.cancel)
@@ -100,13 +110,21 @@ def compare(
                 control.check()
                 replay(other, migration)
             after = catalog.inventory(other)
-            # What an empty database has anyway is not declared, unless a migration changed it.
-            declared = {key: value for key, value in after.items() if before.get(key) != value}
-            differences = catalog.compare(
-                declared, {key: value for key, value in found.items() if key in declared}, reparse=other
-            )
+            comparison = _compared(before, after, found, reparse=other)
         finally:
             forget()
+    remembered_schema.remember(key, before, after)
+    return comparison
+
+
+def _compared(
+    before: catalog.Inventory, after: catalog.Inventory, found: catalog.Inventory, *, reparse: Connection | None
+) -> Comparison:
+    # What an empty database has anyway is not declared, unless a migration changed it.
+    declared = {key: value for key, value in after.items() if before.get(key) != value}
+    differences = catalog.compare(
+        declared, {key: value for key, value in found.items() if key in declared}, reparse=reparse
+    )
     strangers = {key: value for key, value in found.items() if key not in after and before.get(key) != value}
     return _judge(declared, differences, strangers)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -20,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible import constants
+from ansible_collections.whitecross.pgops.plugins.module_utils.private_store import PrivateStore
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import Finding
 
-# Trees that a person works on side by side; each is about a megabyte.
-KEPT = 8
 _LIBRARIES = ("pglast", "jinja2", "pyyaml")
 _CODE = Path(__file__).resolve().parents[1]
 
@@ -76,54 +74,23 @@ def _remembered(what: str, folder: Path, variables: Mapping[str, Any], make: Cal
         return make()
     try:
         home = Path(constants.config.get_config_value("ANSIBLE_HOME")) / "whitecross.pgops"
+        # Trees that a person works on side by side; each is about a megabyte.
+        store = PrivateStore(home, what)
         seen = _contents(folder)
     except OSError:
         return make()
     if seen is None:
         return make()
     key = _key(seen)
-    entry = home / f"{what}-{key}.json"
-    known = _read(home, entry, key)
-    if known is not None:
+    known = store.read(key)
+    if isinstance(known, list) and all(isinstance(item, dict) for item in known):
         return known
     made = make()
     with suppress(OSError):
         # What was saved while it was read is nobody's entry, also where it was put back meanwhile.
         if _contents(folder) == seen and _is_of(made, seen):
-            _write(home, entry, {"key": key, "made": made})
-            entries = sorted(home.glob(f"{what}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
-            for old in entries[KEPT:]:
-                old.unlink(missing_ok=True)
+            store.write(key, made)
     return made
-
-
-def _read(home: Path, entry: Path, key: str) -> list[dict[str, Any]] | None:
-    """:return: what was made of these files, or None. What it holds will run as SQL: only what is ours alone counts."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        if not _is_ours(home.lstat()):
-            return None
-        with os.fdopen(os.open(entry, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-            if not _is_ours(os.fstat(file.fileno())):
-                return None
-            document = json.loads(file.read())
-        if document["key"] == key and all(isinstance(item, dict) for item in document["made"]):
-            return list(document["made"])
-    return None
-
-
-def _is_ours(found: os.stat_result) -> bool:
-    return found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077 and not stat.S_ISLNK(found.st_mode)
-
-
-def _write(home: Path, entry: Path, document: Mapping[str, Any]) -> None:
-    """:raises OSError: the folder cannot be written, or is not ours alone; that costs time, no more."""
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not _is_ours(home.lstat()):
-        raise PermissionError(home)
-    partial = entry.with_name(f"{entry.name}.{os.getpid()}.partial")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        json.dump(document, file)
-    partial.replace(entry)
 
 
 def _is_of(made: list[dict[str, Any]], seen: Mapping[str, str]) -> bool:

@@ -29,7 +29,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.progress import C
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.verification import screen
 from support.engine import target_of
-from support.server import APP, OWNER, Server
+from support.server import APP, OWNER, RESTORE, Server
 
 MAJORS = (15, 16, 17, 18)
 HEADER = "-- SPDX-License-Identifier: GPL-3.0-or-later\n-- Copyright (c) 2026 White Cross pgops contributors\n\n"
@@ -502,6 +502,76 @@ def test_check_mode_makes_no_scratch_database(applied: Any, monkeypatch: pytest.
     monkeypatch.setattr(scratch, "_create", lambda *_: pytest.fail("a database was created"))
     result = verify(applied, compare_schema=False)
     assert told(result, "notice")[0][3:] == ("schema compared", "left out")
+
+
+@pytest.fixture
+def forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing is remembered when the test begins; where it will be."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "whitecross.pgops"
+
+
+@pytest.fixture
+def scratches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The scratch databases made since."""
+    made: list[str] = []
+    create = scratch._create
+    monkeypatch.setattr(scratch, "_create", lambda conn, name, *rest: (made.append(name), create(conn, name, *rest)))
+    return made
+
+
+def test_the_same_versions_are_run_again_once(applied: Any, forgotten: Path, scratches: list[str]) -> None:
+    first = verify(applied)
+    assert len(scratches) == 1
+    assert verify(applied) == first
+    assert len(scratches) == 1
+    (entry,) = forgotten.iterdir()
+    assert (entry.stat().st_mode & 0o777, forgotten.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+def test_a_difference_is_told_only_after_they_were_run_again(
+    applied: Any, change: Callable[[str], None], forgotten: Path, scratches: list[str]
+) -> None:
+    verify(applied)
+    change("ALTER TABLE school ALTER name DROP NOT NULL")
+    assert ("schema", "column public.school.name", "not_null", True, False) in told(verify(applied))
+    assert len(scratches) == 2
+
+
+def test_another_server_or_tree_is_not_taken_for_the_same(
+    server: Server, applied: Any, tmp_path: Path, forgotten: Path, scratches: list[str]
+) -> None:
+    verify(applied)
+    server.execute("CREATE ROLE t_newcomer")
+    try:
+        verify(applied)
+        assert len(scratches) == 2
+    finally:
+        server.execute("DROP ROLE t_newcomer")
+    server.execute(f"ALTER ROLE {RESTORE} SET quote_all_identifiers = on")
+    try:
+        verify(applied)
+        assert len(scratches) == 3
+    finally:
+        server.execute(f"ALTER ROLE {RESTORE} RESET quote_all_identifiers")
+    more = write_tree(tmp_path / "sql")
+    write_migration(
+        more, "20250101000001", "make_more",
+        migration="""
+            title: Make more
+            why: The tests need more.
+            risk: low
+            phi: false
+            phase: core
+            rollback: {safety: complete}
+            steps:
+              - sql: {up: up.sql.j2, down: down.sql.j2}
+        """,
+        up="CREATE TABLE more (id bigint PRIMARY KEY);", down="DROP TABLE more;",
+    )  # fmt: skip
+    apply_tree(applied, more)
+    assert verify(applied)["passed"]
+    assert len(scratches) == 4
 
 
 def test_a_role_that_may_not_create_databases_is_told_so(applied: Any, server: Server) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from ansible import constants
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.private_store import PrivateStore
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import rendered_tree as remembered
 from support.tree import TestTree
@@ -72,7 +73,7 @@ def test_what_is_another_users_is_not_believed(tree: TestTree, home: Path, monke
     sql_of(tree)
     tamper(home)
     mine = os.geteuid()
-    monkeypatch.setattr(remembered.os, "geteuid", lambda: mine + 1)
+    monkeypatch.setattr(os, "geteuid", lambda: mine + 1)
     assert "told_by_the_entry" not in sql_of(tree)
 
 
@@ -177,10 +178,10 @@ def test_a_home_that_cannot_be_written_costs_time_only(tree: TestTree, home: Pat
 
 def test_old_entries_go(tree: TestTree, home: Path) -> None:
     up = next(tree.folder.rglob("up.sql.j2"))
-    for number in range(remembered.KEPT + 3):
+    for number in range(PrivateStore.kept + 3):
         up.write_text(f"CREATE TABLE t{number} (id uuid PRIMARY KEY);")
         sql_of(tree)
-    assert len(list(home.iterdir())) == remembered.KEPT
+    assert len(list(home.iterdir())) == PrivateStore.kept
 
 
 def test_lint_is_remembered_beside_it(tree: TestTree, home: Path) -> None:

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What the applied migrations made in an empty database, remembered: running thirty versions again takes seconds at each run.
+
+It is only good to say that nothing differs. Where anything does, the migrations are run again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils.private_store import PrivateStore
+
+# The code that makes and reads the empty database.
+_CODE = ("catalog", "catalog_queries", "connection", "declared", "existing", "scratch", "statements")
+
+# All of the server that a definition can depend on: its build, what can be installed, who is there, how values are read.
+# What the session itself sets for its run is left out.
+_SERVER = """
+SELECT version() AS build, current_user AS role,
+       (SELECT json_agg(concat_ws(' ', name, default_version) ORDER BY name)::text FROM pg_catalog.pg_available_extensions)
+         AS extensions,
+       (SELECT json_agg(concat_ws(' ', rolname, rolsuper, rolcreaterole, rolbypassrls) ORDER BY rolname)::text
+          FROM pg_catalog.pg_roles) AS roles,
+       (SELECT json_agg(spcname ORDER BY spcname)::text FROM pg_catalog.pg_tablespace) AS tablespaces,
+       (SELECT json_agg(concat_ws(' ', name, setting) ORDER BY name)::text FROM pg_catalog.pg_settings
+         WHERE category ~ '^(Client Connection Defaults|Version and Platform Compatibility)' OR context = 'internal')
+         AS settings
+"""
+
+
+def store() -> PrivateStore:
+    """:return: where it is kept: the cache folder of the user that the module runs as."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return PrivateStore(Path(home).expanduser() / "whitecross.pgops", "schema")
+
+
+def key(conn: Connection, migrations: Sequence[Mapping[str, Any]], encoding: str) -> str:
+    """A hash over all that decides what the migrations make: themselves, the code that runs them, and the server.
+
+    :param conn: a session on the scratch server, as the role that makes the empty database.
+    :param migrations: as the ledger keeps them, in order.
+    """
+    server = fetch_one(conn, _SERVER) or {}
+    digest = hashlib.sha256(json.dumps([encoding, server], sort_keys=True, default=str).encode())
+    for name in _CODE:
+        digest.update(inspect.getsource(sys.modules[f"{__package__}.{name}"]).encode())
+    for migration in migrations:
+        digest.update(json.dumps(migration, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def recall(key: str) -> tuple[catalog.Inventory, catalog.Inventory] | None:
+    """:return: the inventories of the empty database before and after the migrations, None where they are not known."""
+    made = store().read(key)
+    if isinstance(made, dict) and all(isinstance(made.get(name), dict) for name in ("before", "after")):
+        return made["before"], made["after"]
+    return None
+
+
+def remember(key: str, before: catalog.Inventory, after: catalog.Inventory) -> None:
+    """Keep them for the next run; where that cannot be done, the next run takes longer."""
+    with suppress(OSError):
+        store().write(key, {"before": before, "after": after})
