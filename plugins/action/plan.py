@@ -60,9 +60,27 @@ class ActionModule(MigrationAction):
                 headings, rows = headings[:-1], [row[:-1] for row in rows]
             for line in table(headings, rows):
                 self.say(f"    {line}")
+            self._tell_expected(found["pending"])
             if found["later"]:
                 self.say(f"    left for another run: {', '.join(found['later'])}")
         return result
+
+    def _tell_expected(self, pending: list[dict[str, Any]]) -> None:
+        """What the authors' estimates come to, and which version clients would wait for (an estimate is no promise)."""
+        timed = [item for item in pending if item.get("expected_seconds")]
+        if timed:
+            rows = max(
+                (item["expected_for_rows"] for item in timed if item.get("expected_for_rows") is not None), default=None
+            )
+            told = f" on tables of up to {rows:,} rows" if rows else ""
+            some = "" if len(timed) == len(pending) else f" for {len(timed)} of {len(pending)}"
+            self.say(f"    expected in all{some}: {sum(item['expected_seconds'] for item in timed)} s{told}")
+        for item in pending:
+            if item.get("to_be_split"):
+                self.say(
+                    f"    warn: {item['version']} is expected to take {item['expected_seconds']} s and is not in batches: "
+                    "split it, see docs/patterns, or keep clients away meanwhile"
+                )
 
     def _refuse_faults(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
         """What lint.yml would refuse is not applied; an applied version is past changing and is left alone."""

@@ -18,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     backfill,
     catalog,
     constraints,
+    duration_forecast,
     existing,
     indexes,
     label_refusal,
@@ -210,6 +211,7 @@ def _apply_one(
     skipped: list[str] = []
     settled: list[dict[str, Any]] = []
     timed: list[dict[str, Any]] = []
+    expected_s, _ = duration_forecast.forecast(conn, migration)
     ordinal = next((n for n in range(1, len(steps) + 1) if n not in known or known[n].state != "done"), len(steps))
     try:
         session.way.control.check()
@@ -264,7 +266,7 @@ def _apply_one(
         "name": migration["name"],
         "title": migration.get("title"),
         "duration_s": duration,
-        "expected_s": migration.get("expected_seconds"),
+        "expected_s": expected_s,
         "steps": len(steps),
         # Only those of this run, where it went on from an earlier one.
         "step_durations": timed,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import extension_needs, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils import duration_forecast, extension_needs, ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils import plan as planning
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
@@ -34,7 +34,7 @@ def preview(
         found = ledger.read(conn)
         plan = planned(conn, found, migrations, selection)
         return {
-            "pending": [_summary(migration, found) for migration in plan.pending],
+            "pending": [_summary(conn, migration, found) for migration in plan.pending],
             "later": plan.later,
             "applied": [row.version for row in found.in_state("applied")],
             "risk": plan.risk,
@@ -76,17 +76,21 @@ def planned(
     return plan
 
 
-def _summary(migration: Mapping[str, Any], found: ledger.Ledger) -> dict[str, Any]:
+def _summary(conn: Connection, migration: Mapping[str, Any], found: ledger.Ledger) -> dict[str, Any]:
     row = found.get(str(migration["version"]))
     resume_at = None
+    seconds, rows = duration_forecast.forecast(conn, migration)
     if row is not None and row.state in ("applying", "failed"):
         undone = [step.ordinal for step in row.steps if step.state != "done"]
         resume_at = undone[0] if undone else len(row.steps)
     return {
         **{
             name: migration.get(name)
-            for name in ("version", "name", "title", "why", "risk", "phi", "phase", "rollback", "expected_seconds")
+            for name in ("version", "name", "title", "why", "risk", "phi", "phase", "rollback")
         },
+        "expected_seconds": seconds,
+        "expected_for_rows": rows,
+        "to_be_split": duration_forecast.is_to_be_split(migration, seconds),
         "steps": [{"kind": step["kind"], "name": step.get("name")} for step in migration["steps"]],
         "resume_at": resume_at,
         "state": "resume" if resume_at else "pending",

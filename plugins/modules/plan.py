@@ -34,7 +34,7 @@ databases:
   type: dict
   contains:
     pending:
-      description: Versions to apply, in order, each with title, why, risk, phi, rollback, expected seconds, steps and the step to
+      description: Versions to apply, in order, each with title, why, risk, phi, rollback, expected seconds (and the rows they are for), whether it is to be split, steps and the step to
         resume at.
       type: list
       elements: dict

@@ -37,6 +37,7 @@ class Migration:
     variables: dict[str, Any] = field(default_factory=dict)
     budgets: dict[str, int] = field(default_factory=dict)
     expected_seconds: int | None = None
+    expected_by_rows: dict[str, int] = field(default_factory=dict)
     transaction: bool = True
     steps: list[dict[str, Any]] = field(default_factory=list)
     verify: str | None = None

@@ -58,6 +58,7 @@ _METADATA_KEYS: Keys = {
     "variables": (dict, False, ()),
     "budgets": (dict, False, ()),
     "expected_seconds": (int, False, ()),
+    "expected_by_rows": (dict, False, ()),
     "transaction": (bool, False, ()),
     "steps": (list, True, ()),
     "verify": (str, False, ()),
@@ -179,6 +180,7 @@ def _fill(migration: Migration, contents: dict[str, dict[str, str]], findings: l
     if migration.expected_seconds is not None and migration.expected_seconds < 1:
         fault = f"'expected_seconds' is {migration.expected_seconds}; give 1 or more, or leave the key out"
         findings.append(Finding(file, document.line("expected_seconds"), "wrong-value", fault))
+    migration.expected_by_rows = _expected_by_rows(migration, findings)
     uses: dict[str, int] = {METADATA: 0}
     for i in range(len(data["steps"])):
         step = read_step(migration, i, contents, uses, findings)
@@ -200,6 +202,20 @@ def _fill(migration: Migration, contents: dict[str, dict[str, str]], findings: l
         )
     migration.files = {name: contents[name] for name in sorted(uses) if name in contents}
     migration.checksum = files_checksum(migration.files)
+
+
+def _expected_by_rows(migration: Migration, findings: list[Finding]) -> dict[str, int]:
+    document, file = migration.document, migration.location(METADATA)
+    result: dict[str, int] = {}
+    for rows, seconds in document.data.get("expected_by_rows", {}).items():
+        if not (rows.isdecimal() and type(seconds) is int and seconds >= 1):
+            fault = (
+                f"'{rows}: {seconds}' under 'expected_by_rows' is not 'up to how many rows: seconds', two whole numbers"
+            )
+            findings.append(Finding(file, document.line("expected_by_rows", rows), "wrong-value", fault))
+        else:
+            result[rows] = seconds
+    return result
 
 
 def _variables(migration: Migration, findings: list[Finding]) -> dict[str, Any]:

@@ -70,6 +70,7 @@ class RenderedMigration:
             "depends_on": source.depends_on,
             "budgets": source.budgets,
             "expected_seconds": source.expected_seconds,
+            "expected_by_rows": source.expected_by_rows,
             "transaction": source.transaction,
             "files": source.files,
             "checksum": source.checksum,

@@ -184,20 +184,49 @@ def test_what_takes_longer_than_its_version_expects_is_a_warning(site: Any) -> N
         expected_seconds=1,
     )  # fmt: skip
     site.tree.add_sql(
-        V2, "pets", "CREATE TABLE public.pets (id integer);", "DROP TABLE public.pets;", expected_seconds=60
+        V2, "pets", "CREATE TABLE public.pets (id integer);", "DROP TABLE public.pets;", expected_by_rows={10: 61}
     )
     rc, stdout, document = site("migrate.yml")
     assert rc == 0, stdout
     lines = [line.split() for line in stdout.splitlines()]
     assert ["VERSION", "NAME", "PHASE", "RISK", "ROLLBACK", "STEPS", "EXPECTED"] in lines
     assert re.search(rf"{V1} +people .* 1 steps$", stdout, re.MULTILINE), stdout
-    assert re.search(rf"{V2} +pets .* 1 steps +60 s$", stdout, re.MULTILINE), stdout
+    assert re.search(rf"{V2} +pets .* 1 steps +61 s$", stdout, re.MULTILINE), stdout
+    assert "    expected in all for 2 of 3: 62 s\n" in stdout
+    assert f"    warn: {V2} is expected to take 61 s and is not in batches: split it" in stdout
     assert re.findall(r"^    warn   (\d+): took 1\.\d s, expected 1 s$", stdout, re.MULTILINE) == [V3]
     report = json.loads(Path(document["report"]).with_suffix(".json").read_text())
     assert [(item.get("expected_s"), item.get("slower")) for item in report["versions"]] == [
-        (None, None), (60, False), (1, True),
+        (None, None), (61, False), (1, True),
     ]  # fmt: skip
-    assert "expected 60" in Path(document["report"]).read_text()
+    assert "expected 61" in Path(document["report"]).read_text()
+
+
+def test_what_is_expected_goes_by_the_rows_that_are_there(target: Any, tmp_path: Path) -> None:
+    tree = TestTree(tmp_path / "sql")
+    tree.add_sql(V1, "people", "CREATE TABLE public.people (id integer);", "DROP TABLE public.people;")
+    tree.add_sql(
+        V2, "names", "ALTER TABLE public.people ADD name text;", "ALTER TABLE public.people DROP name;",
+        expected_seconds=7, expected_by_rows={100: 2, 1000: 61},
+    )  # fmt: skip
+
+    def expected() -> tuple[Any, Any, Any]:
+        (found,) = preview.preview(target, tree.render(), Selection())["pending"]
+        return found["expected_seconds"], found["expected_for_rows"], found["to_be_split"]
+
+    migrate.apply(target, tree.render(), Selection(target=V1), way())
+    do(target, "INSERT INTO public.people SELECT generate_series(1, 100)")
+    do(target, "ANALYZE public.people")
+    assert expected() == (2, 100, False)
+    do(target, "INSERT INTO public.people SELECT generate_series(1, 50)")
+    do(target, "ANALYZE public.people")
+    # More than a minute in one piece.
+    assert expected() == (61, 150, True)
+    do(target, "INSERT INTO public.people SELECT generate_series(1, 5000)")
+    do(target, "ANALYZE public.people")
+    assert expected() == (61, 5150, True)
+    (applied,) = migrate.apply(target, tree.render(), Selection(), way("20260101T000000Z-000002"))["applied"]
+    assert applied["expected_s"] == 61
 
 
 def test_migrate_yml_shows_how_an_applied_file_was_edited(site: Any) -> None:

@@ -119,6 +119,14 @@ def test_the_shipped_versions_with_an_estimate_expect_its_upper_end() -> None:
     }
 
 
+def test_the_shipped_versions_with_an_estimate_have_the_four_classes_of_the_handbook() -> None:
+    by_rows = {item["version"]: item["expected_by_rows"] for item in render(read_tree(ROOT / "sql"))}
+    given = {version: classes for version, classes in by_rows.items() if classes}
+    assert sorted(given) == ["20251106000000", "20251106000001", "20251106000002", "20251106000003"]
+    totals = {rows: sum(classes[rows] for classes in given.values()) for rows in given["20251106000000"]}
+    assert totals == {"10000": 20, "100000": 50, "500000": 110, "1000000": 210}
+
+
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
@@ -145,6 +153,9 @@ def test_the_shipped_versions_with_an_estimate_expect_its_upper_end() -> None:
         ({"budgets": {"lock_timeout_ms": True}}, "'lock_timeout_ms' must be a whole number, not True"),
         ({"expected_seconds": 0}, "'expected_seconds' is 0; give 1 or more, or leave the key out"),
         ({"expected_seconds": "5 s"}, "'expected_seconds' must be a whole number, not '5 s'"),
+        ({"expected_by_rows": {"many": 5}}, "'many: 5' under 'expected_by_rows' is not 'up to how many rows: seconds'"),
+        ({"expected_by_rows": {"10000": 0}}, "'10000: 0' under 'expected_by_rows' is not"),
+        ({"expected_by_rows": [5]}, "'expected_by_rows' must be a mapping, not a list"),
         ({"expected_second": 5}, "unknown key 'expected_second'; did you mean 'expected_seconds'?"),
         ({"rollback": {"safety": "partial"}}, "must say under 'stays' what stays behind"),
         ({"rollback": {"safety": "none", "stays": " "}}, "must say under 'stays' what stays behind"),
