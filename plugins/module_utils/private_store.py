@@ -46,9 +46,15 @@ class PrivateStore:
             raise PermissionError(self.folder)
         entry = self._entry(key)
         partial = entry.with_name(f"{entry.name}.{os.getpid()}.partial")
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            json.dump({"key": key, "made": made}, file)
-        partial.replace(entry)
+        try:
+            with os.fdopen(
+                os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
+            ) as file:
+                json.dump({"key": key, "made": made}, file)
+            partial.replace(entry)
+        finally:
+            # A full disk leaves half an entry.
+            partial.unlink(missing_ok=True)
         entries = sorted(self.folder.glob(f"{self.kind}-*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
         for old in entries[self.kept :]:
             old.unlink(missing_ok=True)

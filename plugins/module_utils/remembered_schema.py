@@ -40,10 +40,10 @@ SELECT version() AS build, current_user AS role,
 """
 
 
-def store() -> PrivateStore:
-    """:return: where it is kept: the cache folder of the user that the module runs as."""
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return PrivateStore(Path(home).expanduser() / "whitecross.pgops", "schema")
+def store() -> PrivateStore | None:
+    """:return: where it is kept: the cache folder of the user that the module runs as, None for a user without a home."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return PrivateStore(Path(home, "whitecross.pgops"), "schema") if os.path.isabs(home) else None
 
 
 def key(conn: Connection, migrations: Sequence[Mapping[str, Any]], encoding: str) -> str:
@@ -63,7 +63,8 @@ def key(conn: Connection, migrations: Sequence[Mapping[str, Any]], encoding: str
 
 def recall(key: str) -> tuple[catalog.Inventory, catalog.Inventory] | None:
     """:return: the inventories of the empty database before and after the migrations, None where they are not known."""
-    made = store().read(key)
+    kept = store()
+    made = kept.read(key) if kept else None
     if isinstance(made, dict) and all(isinstance(made.get(name), dict) for name in ("before", "after")):
         return made["before"], made["after"]
     return None
@@ -71,5 +72,7 @@ def recall(key: str) -> tuple[catalog.Inventory, catalog.Inventory] | None:
 
 def remember(key: str, before: catalog.Inventory, after: catalog.Inventory) -> None:
     """Keep them for the next run; where that cannot be done, the next run takes longer."""
-    with suppress(OSError):
-        store().write(key, {"before": before, "after": after})
+    kept = store()
+    if kept:
+        with suppress(OSError):
+            kept.write(key, {"before": before, "after": after})

@@ -21,6 +21,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     ledger,
     migrate,
     plan,
+    private_store,
+    remembered_schema,
     scratch,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils import verify as verification
@@ -536,6 +538,26 @@ def test_a_difference_is_told_only_after_they_were_run_again(
     change("ALTER TABLE school ALTER name DROP NOT NULL")
     assert ("schema", "column public.school.name", "not_null", True, False) in told(verify(applied))
     assert len(scratches) == 2
+
+
+@pytest.mark.parametrize("place", ["a file", "no home", "a full disk"])
+def test_where_nothing_can_be_kept_they_are_run_again(
+    applied: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scratches: list[str], place: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    if place == "a file":
+        (tmp_path / "cache").touch()
+    elif place == "no home":
+        # As a user that /etc/passwd does not have.
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(remembered_schema.os.path, "expanduser", lambda path: path)
+        monkeypatch.chdir(tmp_path)
+    else:
+        monkeypatch.setattr(private_store.json, "dump", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+    for _ in range(2):
+        assert verify(applied)["passed"]
+    assert len(scratches) == 2
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "cache"] == []
 
 
 def test_another_server_or_tree_is_not_taken_for_the_same(
