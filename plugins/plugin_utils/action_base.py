@@ -489,6 +489,8 @@ class _Job:
         elapsed = now - self._began.get(event["text"], now)
         if elapsed >= 1:
             parts.append(f"{elapsed:.0f} s")
+        if event.get("left_s") is not None:
+            parts.append(f"about {event['left_s']:.0f} s left")
         return "    " + " | ".join(parts)
 
     def ask_to_stop(self, by: str = "") -> None:
