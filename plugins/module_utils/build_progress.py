@@ -13,7 +13,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 _CREATE_INDEX = """
 SELECT p.phase, p.blocks_done, p.blocks_total, p.tuples_done, p.tuples_total, p.lockers_done, p.lockers_total,
        p.current_locker_pid AS locker, a.application_name AS locker_name,
-       to_char(a.xact_start AT TIME ZONE 'UTC', 'HH24:MI:SS') AS locker_since
+       to_char(a.xact_start AT TIME ZONE 'UTC', 'HH24:MI:SS') AS locker_since,
+       pg_catalog.pg_relation_size(nullif(p.index_relid, 0)) AS bytes
   FROM pg_catalog.pg_stat_progress_create_index p
   LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = p.current_locker_pid AND p.current_locker_pid <> 0
  WHERE p.pid = %s
@@ -44,6 +45,7 @@ class Seen:
 
     :ivar text: the phase, and who holds it up.
     :ivar held_up_by: that session alone, in words.
+    :ivar bytes: how large the index is so far.
     """
 
     phase: str = ""
@@ -52,6 +54,7 @@ class Seen:
     total: int | None = None
     unit: str | None = None
     held_up_by: str | None = None
+    bytes: int | None = None
 
 
 def look(conn: Connection, pid: int) -> Seen:
@@ -61,6 +64,7 @@ def look(conn: Connection, pid: int) -> Seen:
     if building is not None:
         phase = text = str(building["phase"])
         held_up_by = None
+        size = int(building["bytes"]) if building["bytes"] else None
         if building["locker"]:
             held_up_by = f"pid {building['locker']} ({building['locker_name'] or 'no application_name'})"
             text += f", held up by {held_up_by}"
@@ -69,8 +73,8 @@ def look(conn: Connection, pid: int) -> Seen:
         for name, unit in (("blocks", "blocks"), ("tuples", "rows"), ("lockers", "sessions")):
             if building[f"{name}_total"]:
                 done, total = int(building[f"{name}_done"]), int(building[f"{name}_total"])
-                return Seen(phase, text, done, total, unit, held_up_by)
-        return Seen(phase, text, held_up_by=held_up_by)
+                return Seen(phase, text, done, total, unit, held_up_by, size)
+        return Seen(phase, text, held_up_by=held_up_by, bytes=size)
     if analyzing is not None:
         phase = str(analyzing["phase"])
         return Seen(phase, phase, int(analyzing["done"]), int(analyzing["total"]), "blocks")

@@ -163,7 +163,7 @@ class Monitor:
                 if seen.held_up_by:
                     self._held_up[task.pid] = seen.held_up_by
             told = f"{task.what}: {seen.text}" if seen.text else task.what
-            task.tell(told, done=seen.done, total=seen.total, unit=seen.unit, left_s=left_s)
+            task.tell(told, done=seen.done, total=seen.total, unit=seen.unit, left_s=left_s, size_bytes=seen.bytes)
 
     def _ask(self, question: Callable[[Connection], Any]) -> Any:
         with self._asking:

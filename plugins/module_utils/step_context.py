@@ -99,6 +99,7 @@ class StepContext:
         total: int | None = None,
         unit: str | None = None,
         left_s: float | None = None,
+        size_bytes: int | None = None,
     ) -> None:
         """Tell the person who watches what is being done."""
         self.progress.emit(
@@ -111,6 +112,7 @@ class StepContext:
             total=total,
             unit=unit,
             left_s=left_s,
+            size_bytes=size_bytes,
         )
 
     def note(self, text: str) -> None:

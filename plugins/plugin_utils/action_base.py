@@ -486,6 +486,8 @@ class _Job:
             if event.get("total"):
                 done += f" of {event['total']:,}"
             parts.append(f"{done} {event.get('unit', '')}".strip())
+        if event.get("size_bytes"):
+            parts.append(f"{event['size_bytes'] / 1e6:,.1f} MB so far")
         elapsed = now - self._began.get(event["text"], now)
         if elapsed >= 1:
             parts.append(f"{elapsed:.0f} s")

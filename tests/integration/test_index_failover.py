@@ -98,12 +98,16 @@ def standby(primary: Server) -> Iterator[Server]:
         postgres=[str(primary.bindir / "postgres"), "-D", str(directory / "data")]
         + [word for name, value in options.items() for word in ("-c", f"{name}={value}")],
     )  # fmt: skip
-    server.start()
-    primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
-    primary.execute("SELECT pg_reload_conf()")
-    wait_for(lambda: primary.execute("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"), what="the standby")
-    yield server
-    servers.discard(server)
+    try:
+        server.start()
+        primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        primary.execute("SELECT pg_reload_conf()")
+        wait_for(
+            lambda: primary.execute("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"), what="the standby"
+        )
+        yield server
+    finally:
+        servers.discard(server)
 
 
 def test_after_a_failover_in_mid_build_the_next_run_goes_on_with_the_standby(

@@ -260,5 +260,19 @@ def test_a_sort_that_tells_nothing_is_forecast_by_the_time_that_was_taken_before
     assert told[3] is not None and told[3] > 200
 
 
+def test_the_size_that_a_build_has_so_far_is_told(target: Any, tree: TestTree) -> None:
+    """The build is done but for the wait until nobody reads by an older snapshot."""
+    migrations = wanted(tree, index("large"))
+    told = Told()
+    with holding(target, "SELECT 1", name="a report") as reader:
+        with reader.cursor() as cursor:
+            cursor.execute("ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM large")
+        threading.Timer(2.6, reader.close).start()
+        migrate.apply(target, migrations, Selection(), way(progress=told))
+    size = rows(target, "SELECT pg_relation_size('large_name') AS n")[0]["n"]
+    waited = [event for event in told.events if "waiting for old snapshots" in event["text"]]
+    assert waited and all(event["size_bytes"] == size for event in waited)
+
+
 def test_a_method_that_tells_no_parts_has_a_forecast_too() -> None:
     assert Forecast().left_s(Seen("building index", "", 100, 100), 75.0) == 25.0
