@@ -10,6 +10,8 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, seconds
 
+INDEX_LIMITS = ("index_workers", "index_memory_mb", "index_disk_mb", "index_timeout")
+
 
 class ActionModule(MigrationAction):
     """The only phase that changes the schema."""
@@ -27,7 +29,7 @@ class ActionModule(MigrationAction):
             "run": self.run_of(task_vars),
             "expected": self._task.args.get("expected") or self._expected(task_vars),
         }
-        for name in ("lock_wait", "orphans"):
+        for name in ("lock_wait", "orphans", *INDEX_LIMITS):
             if self._task.args.get(name) is not None:
                 arguments[name] = self._task.args[name]
         return arguments
@@ -69,6 +71,8 @@ class ActionModule(MigrationAction):
                 if item["skipped"]:
                     told += f", was there already: {', '.join(item['skipped'])}"
                 self.say(told)
+                for note in item.get("notes") or []:
+                    self.say(f"{database}: {note}")
                 for moved in item.get("quarantined") or []:
                     self.say(
                         f"{database}: {moved['rows']} row(s) of {moved['table']} had no parent for {moved['constraint']} "

@@ -23,6 +23,11 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     fetch_one,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.index_definition import (
+    index_definition,
+    index_differences,
+    word,
+)
 from psycopg2 import sql
 
 SHADOW = "pgops_shadow"
@@ -70,25 +75,6 @@ _CONSTRAINTS = """
 SELECT k.conname::text AS name, pg_catalog.pg_get_constraintdef(k.oid) AS definition
   FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = %s AND c.relname = %s AND k.contype IN ('c', 'f', 'p', 'u', 'x')
-"""
-_INDEX = """
-SELECT i.indisunique AS "unique", i.indisvalid AS valid, m.amname::text AS method, i.indnkeyatts AS keys,
-       (to_jsonb(i) ->> 'indnullsnotdistinct')::boolean AS nulls_not_distinct,
-       pg_catalog.pg_get_expr(i.indpred, i.indrelid, true) AS "where",
-       tn.nspname::text AS schema, tc.relname::text AS "table", i.indexrelid AS oid, i.indisprimary AS "primary",
-       pg_catalog.obj_description(i.indexrelid, 'pg_class') AS comment,
-       (SELECT jsonb_agg(jsonb_build_object(
-            'column', pg_catalog.pg_get_indexdef(i.indexrelid, k, true),
-            'key', k <= i.indnkeyatts,
-            'opclass', CASE WHEN k <= i.indnkeyatts THEN (SELECT opcname FROM pg_opclass WHERE oid = i.indclass[k - 1]) END,
-            'descending', CASE WHEN k <= i.indnkeyatts THEN (i.indoption[k - 1] & 1) = 1 END,
-            'nulls_first', CASE WHEN k <= i.indnkeyatts THEN (i.indoption[k - 1] & 2) = 2 END,
-            'collation', CASE WHEN k <= i.indnkeyatts
-                              THEN (SELECT collname FROM pg_collation WHERE oid = i.indcollation[k - 1]) END) ORDER BY k)
-          FROM generate_series(1, i.indnatts) AS k) AS columns
-  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-  JOIN pg_am m ON m.oid = c.relam JOIN pg_class tc ON tc.oid = i.indrelid JOIN pg_namespace tn ON tn.oid = tc.relnamespace
- WHERE n.nspname = %s AND c.relname = %s
 """
 _TYPE = """
 SELECT t.typtype::text AS typtype,
@@ -227,36 +213,6 @@ def location(statement: Mapping[str, Any]) -> str | None:
     return f"{statement['file']}:{statement['line']}" if statement.get("file") else None
 
 
-def index_definition(conn: Connection, schema: str, name: str) -> dict[str, Any] | None:
-    """:return: everything that makes an index what it is, without its name; None when there is none of that name."""
-    return fetch_one(conn, _INDEX, (schema, name))
-
-
-def index_differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """:return: how two index definitions differ, in words."""
-    told = []
-    for name in ("table", "method", "unique", "nulls_not_distinct", "where"):
-        if wanted[name] != found[name]:
-            told.append(f"{name}: wanted {_word(wanted[name])}, found {_word(found[name])}")
-    if wanted["columns"] != found["columns"]:
-        told.append(f"columns: wanted ({_index_columns(wanted)}), found ({_index_columns(found)})")
-    return told
-
-
-def _index_columns(index: Mapping[str, Any]) -> str:
-    parts = []
-    for column in index["columns"]:
-        text = str(column["column"])
-        if not column["key"]:
-            text = f"INCLUDE {text}"
-        elif column["descending"] or column["nulls_first"]:
-            text += (" DESC" if column["descending"] else " ASC") + (" NULLS FIRST" if column["nulls_first"] else "")
-        if column["opclass"]:
-            text += f" [{column['opclass']}]"
-        parts.append(text)
-    return ", ".join(parts)
-
-
 @contextmanager
 def _shadow(conn: Connection) -> Iterator[str]:
     execute(conn, "SAVEPOINT pgops_shadow")
@@ -386,7 +342,7 @@ def _differences(
         wanted_policy = fetch_one(conn, _POLICY, (shadow, table, name)) or {}
         found_policy = fetch_one(conn, _POLICY, (schema, table, name)) or {}
         return [
-            f"{attribute}: wanted {_word(wanted_policy[attribute])}, found {_word(found_policy.get(attribute))}"
+            f"{attribute}: wanted {word(wanted_policy[attribute])}, found {word(found_policy.get(attribute))}"
             for attribute in wanted_policy
             if plain(wanted_policy[attribute]) != plain(found_policy.get(attribute))
         ]
@@ -411,7 +367,7 @@ def _column_differences(wanted: Mapping[str, Mapping[str, Any]], found: Mapping[
                 else:
                     label = "" if attribute == "type" else f" {attribute}"
                     told.append(
-                        f"column {name}{label}: wanted {_word(column[attribute])}, found {_word(other[attribute])}"
+                        f"column {name}{label}: wanted {word(column[attribute])}, found {word(other[attribute])}"
                     )
     return told
 
@@ -424,19 +380,13 @@ def _type_differences(
     told = []
     for name in ("typtype", "base", "not_null", "default", "checks", "attributes"):
         if wanted[name] != found[name]:
-            told.append(f"{name}: wanted {_word(wanted[name])}, found {_word(found[name])}")
+            told.append(f"{name}: wanted {word(wanted[name])}, found {word(found[name])}")
     if wanted["labels"] != found["labels"]:
         added = {key[3] for key in explained if key[:3] == ("enum_value", _schema(made), made["name"])}
         kept = [label for label in found["labels"] or [] if label in (wanted["labels"] or []) or label not in added]
         if kept != wanted["labels"]:
             told.append(f"values: wanted {', '.join(wanted['labels'] or [])}; found {', '.join(found['labels'] or [])}")
     return told
-
-
-def _word(value: Any) -> str:
-    if value is None or value == "":
-        return "none"
-    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
 
 
 def _schema(made: Mapping[str, Any]) -> str:

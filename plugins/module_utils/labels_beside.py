@@ -21,7 +21,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     backfill,
     enum_statements,
     enum_types,
-    indexes,
+    index_build,
     label_removal,
     statistics,
 )
@@ -311,7 +311,7 @@ def _build(removal: Removal, table: Table, index: Index) -> None:
     if found is not None and found["valid"]:
         return
     text = re.sub(r"^(CREATE (?:UNIQUE )?INDEX) ", r"\1 CONCURRENTLY ", _index_beside(removal, table, index))
-    indexes.build_by_text(removal.context, {"schema": index.schema, "name": aside(index.name), "statement": text})
+    index_build.build_by_text(removal.context, {"schema": index.schema, "name": aside(index.name), "statement": text})
 
 
 def _index_built(going: Going, table: Table, index: Index) -> dict[str, Any] | None:

@@ -28,10 +28,10 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     locks,
     orphans,
     sql_step,
-    statistics,
     way_back,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils import plan as planning
+from ansible_collections.whitecross.pgops.plugins.module_utils.analyze_step import analyze_tables
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
@@ -40,6 +40,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     fetch_one,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.index_builds import IndexBuilds
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Run, transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import RunnerLock
 from ansible_collections.whitecross.pgops.plugins.module_utils.monitor import Monitor
@@ -90,6 +91,7 @@ class Way:
     :ivar lock_wait_s: seconds to wait politely for another run.
     :ivar orphans: ``stop``, ``quarantine`` or ``placeholder``: what becomes of rows without a parent when a foreign key is added.
     :ivar rewrite_limit_mb: in the place of what the versions declare.
+    :ivar builds: what index builds may take.
     """
 
     run: Run
@@ -98,6 +100,7 @@ class Way:
     lock_wait_s: float = 30.0
     orphans: str = "stop"
     rewrite_limit_mb: int | None = None
+    builds: IndexBuilds = field(default_factory=IndexBuilds)
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -210,6 +213,8 @@ def _apply_one(
     steps: Sequence[Mapping[str, Any]] = migration["steps"]
     skipped: list[str] = []
     settled: list[dict[str, Any]] = []
+    built: list[dict[str, Any]] = []
+    notes: list[str] = []
     timed: list[dict[str, Any]] = []
     expected_s, _ = duration_forecast.forecast(conn, migration)
     ordinal = next((n for n in range(1, len(steps) + 1) if n not in known or known[n].state != "done"), len(steps))
@@ -239,6 +244,8 @@ def _apply_one(
             begun = time.monotonic()
             skipped += _step_up(context, migration, step)
             settled += context.settled
+            built += context.built
+            notes += context.notes
             seconds = round(time.monotonic() - begun, 3)
             timed.append({"step": ordinal, "kind": step["kind"], "name": step.get("name"), "duration_s": seconds})
         duration = round(time.monotonic() - started, 3)
@@ -275,6 +282,8 @@ def _apply_one(
         "quarantined": [],
         "placeholders": [],
         **orphans.kinds(settled),
+        "indexes": built,
+        "notes": notes,
         "resumed": resume,
     }
 
@@ -312,20 +321,7 @@ def _step_up(context: StepContext, migration: Mapping[str, Any], step: Mapping[s
 
 
 def _analyze(context: StepContext, tables: Sequence[Mapping[str, Any]]) -> None:
-    pid = context.conn.info.backend_pid
-
-    def before(name: str) -> None:
-        context.control.check()
-        context.tell(f"analyzing {name}")
-        context.monitor.started(pid, f"analyzing {name}", context.tell)
-
-    statistics.analyze(
-        context.conn,
-        [(str(table.get("schema") or "public"), str(table["table"])) for table in tables],
-        doing=context.doing,
-        before=before,
-        after=lambda name: context.monitor.ended(pid),
-    )
+    analyze_tables(context, [(str(table.get("schema") or "public"), str(table["table"])) for table in tables])
     context.save("done")
 
 
@@ -580,13 +576,15 @@ def _context(
         made=session.made,
         progress_so_far=dict(past.progress) if past else {},
         orphans=session.way.orphans,
+        builds=session.way.builds,
         sleep=session.way.sleep,
     )
 
 
 def _budgets(way: Way, migration: Mapping[str, Any]) -> dict[str, int]:
-    given = {} if way.rewrite_limit_mb is None else {"rewrite_limit_mb": way.rewrite_limit_mb}
-    return {**(migration.get("budgets") or {}), **given}
+    given = {"rewrite_limit_mb": way.rewrite_limit_mb, "index_timeout_s": way.builds.timeout_s}
+    asked = {name: value for name, value in given.items() if value is not None}
+    return {**(migration.get("budgets") or {}), **asked}
 
 
 def _stopped(

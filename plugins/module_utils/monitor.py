@@ -8,13 +8,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, locks
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils import build_progress, ledger, locks
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 
@@ -27,18 +27,6 @@ QUIET_S = 0.5
 # Inside a lock_timeout of 100 ms, and late enough that a step which is over at once costs no look.
 BLOCKER_LOOK_S = 0.05
 
-_CREATE_INDEX = """
-SELECT p.phase, p.blocks_done, p.blocks_total, p.tuples_done, p.tuples_total, p.lockers_done, p.lockers_total,
-       p.current_locker_pid AS locker, a.application_name AS locker_name
-  FROM pg_catalog.pg_stat_progress_create_index p
-  LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = p.current_locker_pid AND p.current_locker_pid <> 0
- WHERE p.pid = %s
-"""
-_ANALYZE = """
-SELECT phase, sample_blks_scanned AS done, sample_blks_total AS total
-  FROM pg_catalog.pg_stat_progress_analyze WHERE pid = %s
-"""
-
 Tell = Callable[..., None]
 
 
@@ -48,6 +36,7 @@ class _Task:
     what: str
     started: float
     tell: Tell
+    forecast: build_progress.Forecast = field(default_factory=build_progress.Forecast)
 
 
 class Monitor:
@@ -65,6 +54,7 @@ class Monitor:
         self._lock = threading.Lock()
         self._asking = threading.Lock()
         self._tasks: dict[int, _Task] = {}
+        self._held_up: dict[int, str] = {}
         self._watched: int | None = None
         self._watched_since = 0.0
         self._blockers: dict[int, locks.Session] = {}
@@ -90,12 +80,18 @@ class Monitor:
     def started(self, pid: int, what: str, tell: Tell) -> None:
         """Tell ``what`` with its progress every second until :meth:`ended`; the controller adds the time that it took."""
         with self._lock:
+            self._held_up.pop(pid, None)
             self._tasks[pid] = _Task(pid, what, time.monotonic(), tell)
 
     def ended(self, pid: int) -> None:
         """The session's statement is over."""
         with self._lock:
             self._tasks.pop(pid, None)
+
+    def held_up_by(self, pid: int) -> str | None:
+        """:return: the session that an index build was last seen to wait for, since it was :meth:`started`."""
+        with self._lock:
+            return self._held_up.get(pid)
 
     # locks.Watch
 
@@ -159,16 +155,15 @@ class Monitor:
         for task in tasks:
             if time.monotonic() - task.started < QUIET_S:
                 continue
-            text, done, total, unit = self._ask(partial(_progress, pid=task.pid)) or (
-                "",
-                None,
-                None,
-                None,
-            )
+            seen = self._ask(partial(build_progress.look, pid=task.pid)) or build_progress.Seen()
+            left_s = task.forecast.left_s(seen, time.monotonic() - task.started)
             with self._lock:
                 if self._tasks.get(task.pid) is not task:
                     continue
-            task.tell(f"{task.what}{': ' + text if text else ''}", done=done, total=total, unit=unit)
+                if seen.held_up_by:
+                    self._held_up[task.pid] = seen.held_up_by
+            told = f"{task.what}: {seen.text}" if seen.text else task.what
+            task.tell(told, done=seen.done, total=seen.total, unit=seen.unit, left_s=left_s, size_bytes=seen.bytes)
 
     def _ask(self, question: Callable[[Connection], Any]) -> Any:
         with self._asking:
@@ -181,20 +176,3 @@ class Monitor:
                 if self._conn is not None and self._conn.closed:
                     self._conn = None
                 return None
-
-
-def _progress(conn: Connection, pid: int) -> tuple[str, int | None, int | None, str | None]:
-    with locks.as_login_role(conn):
-        building, analyzing = fetch_one(conn, _CREATE_INDEX, (pid,)), fetch_one(conn, _ANALYZE, (pid,))
-    if building is not None:
-        row = building
-        text = str(row["phase"])
-        if row["locker"]:
-            text += f", held up by pid {row['locker']} ({row['locker_name'] or 'no application_name'})"
-        for name, unit in (("blocks", "blocks"), ("tuples", "rows"), ("lockers", "sessions")):
-            if row[f"{name}_total"]:
-                return text, int(row[f"{name}_done"]), int(row[f"{name}_total"]), unit
-        return text, None, None, None
-    if analyzing is not None:
-        return str(analyzing["phase"]), int(analyzing["done"]), int(analyzing["total"]), "blocks"
-    return "", None, None, None

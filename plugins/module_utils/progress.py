@@ -32,18 +32,22 @@ class Progress:
         done: int | None = None,
         total: int | None = None,
         unit: str | None = None,
+        left_s: float | None = None,
+        size_bytes: int | None = None,
     ) -> None:
         """Tell what is being done.
 
         :param text: what, in a few words; never row contents.
         :param done: how far, in ``unit`` (rows, blocks, bytes), of ``total`` where that is known.
+        :param left_s: a forecast of the seconds until it is done.
+        :param size_bytes: how large what is made is so far.
         """
         if self._path is None:
             return
         event: dict[str, Any] = {"time": time.time(), "text": text}
         for name, value in (
             ("database", database), ("version", version), ("step", step), ("steps", steps),
-            ("done", done), ("total", total), ("unit", unit),
+            ("done", done), ("total", total), ("unit", unit), ("left_s", left_s), ("size_bytes", size_bytes),
         ):  # fmt: skip
             if value is not None:
                 event[name] = value

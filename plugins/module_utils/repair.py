@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, existing
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.effects import Presence, Twin
+from ansible_collections.whitecross.pgops.plugins.module_utils.index_definition import index_definition
 from psycopg2 import sql
 
 NAME = "repair_adopted_schema"
@@ -199,7 +200,7 @@ class Workshop:
         if wanted.get("constraint"):
             return []  # the constraint brings it
         name = self._unquoted(catalog.name_of(key))[-1]
-        definition = existing.index_definition(self.scratch, wanted["schema"], name)
+        definition = index_definition(self.scratch, wanted["schema"], name)
         if definition is None or definition["nulls_not_distinct"]:
             return Unsure(key, "it is missing, and cannot be written as data")
         entry: dict[str, Any] = {"name": name}

@@ -381,7 +381,16 @@ def restorer(conn: Connection, backup: Backup) -> Restorer:
         if catalog.kind_of(key) == "subscription":
             found.left_out.append(key)
             found.reservations.append(f"{key} was not recreated: a copy must not replicate")
+        if _is_invalid_index(key, inventory[key]):
+            found.left_out.append(key)
+            found.reservations.append(f"{key} was not recreated: it is invalid, and pg_dump leaves it out")
     return found
+
+
+def _is_invalid_index(key: str, entry: dict[str, Any]) -> bool:
+    """What a concurrent build leaves that was cut off. One of a partitioned table is dumped all the same: it is invalid as
+    long as a partition lacks its own (pg_dump: getIndexes)."""
+    return catalog.kind_of(key) == "index" and not entry["valid"] and " ON ONLY " not in entry["definition"]
 
 
 def _needs_superuser(publication: dict[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from ansible_collections.whitecross.pgops.plugins.module_utils import label_text, ledger, locks
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.existing import Explained
+from ansible_collections.whitecross.pgops.plugins.module_utils.index_builds import IndexBuilds
 from ansible_collections.whitecross.pgops.plugins.module_utils.monitor import Monitor
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 from psycopg2 import errorcodes
@@ -49,6 +50,9 @@ class StepContext:
     :ivar orphans: ``stop``, ``quarantine`` or ``placeholder``: what becomes of rows without a parent when a foreign key is added.
     :ivar placeholders: the parents that this step declares for them, by foreign key.
     :ivar settled: what this step has moved to quarantine or made a placeholder for; grows.
+    :ivar builds: what the index builds of the run may take.
+    :ivar built: each index that this step has built, with its bytes and seconds; grows.
+    :ivar notes: sentences for the result that nobody has to act on before the run goes on; grows.
     """
 
     conn: Connection
@@ -71,6 +75,9 @@ class StepContext:
     orphans: str = "stop"
     placeholders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settled: list[dict[str, Any]] = field(default_factory=list)
+    builds: IndexBuilds = field(default_factory=IndexBuilds)
+    built: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     sleep: Callable[[float], None] = time.sleep
 
     @property
@@ -84,7 +91,16 @@ class StepContext:
         given = self.budgets.get(name)
         return int(DEFAULT_BUDGETS[name] if given is None else given)
 
-    def tell(self, text: str, *, done: int | None = None, total: int | None = None, unit: str | None = None) -> None:
+    def tell(
+        self,
+        text: str,
+        *,
+        done: int | None = None,
+        total: int | None = None,
+        unit: str | None = None,
+        left_s: float | None = None,
+        size_bytes: int | None = None,
+    ) -> None:
         """Tell the person who watches what is being done."""
         self.progress.emit(
             text,
@@ -95,7 +111,14 @@ class StepContext:
             done=done,
             total=total,
             unit=unit,
+            left_s=left_s,
+            size_bytes=size_bytes,
         )
+
+    def note(self, text: str) -> None:
+        """Tell it now, and again in the result."""
+        self.notes.append(text)
+        self.tell(text)
 
     @contextmanager
     def watched(self, what: str, *, conn: Connection | None = None, cancel: bool = False) -> Iterator[None]:

@@ -34,6 +34,25 @@ options:
     type: str
     choices: [stop, quarantine, placeholder]
     default: stop
+  index_workers:
+    description:
+      - On how many tables indexes are built side by side. Never two on one table.
+    type: int
+    default: 2
+  index_memory_mb:
+    description:
+      - C(maintenance_work_mem) of all index builds that run at one time, in MB. Where it is not given, 512 (but no more than a quarter of
+        what the server's host has available, where the module runs on it) or what the server gives one build, whichever is more.
+    type: int
+  index_disk_mb:
+    description:
+      - What index builds may take of the server's disk, in MB. For a server whose free space the module cannot see - without it that is
+        known only where the module runs on the server's host. Where both are known, the smaller one counts.
+    type: int
+  index_timeout:
+    description:
+      - How long one index build may take, in seconds, in the place of the C(index_timeout_s) that the versions declare.
+    type: int
 author:
   - White Cross pgops contributors
 """
@@ -53,7 +72,8 @@ databases:
     applied:
       description:
         - Versions applied by this call, each with its duration in seconds, the seconds that it expects, the objects that were there already, the rows that were
-          moved to quarantine and the placeholders that were made.
+          moved to quarantine and the placeholders that were made, the indexes that were built with their bytes and seconds, and notes -
+          an index that is there under another name, an invalid one of somebody else.
       type: list
       elements: dict
     later:
@@ -81,7 +101,9 @@ not_applied:
   type: list
   elements: str
 reason:
-  description: V(failed), V(lock_wait), V(time_limit), V(interrupted), V(connection_lost), V(busy), V(moved), V(orphans), V(broken_rows) or why the plan was refused.
+  description: >-
+    V(failed), V(lock_wait), V(time_limit), V(interrupted), V(connection_lost), V(busy), V(moved), V(orphans), V(broken_rows), V(disk),
+    V(duplicates), V(deadlock), V(partitioned) or why the plan was refused.
   returned: on failure
   type: str
 blockers:
@@ -110,12 +132,17 @@ def main() -> None:
             **pgops_module.LEDGER_RUN_OPTIONS,
             "expected": {"type": "dict", "default": {}},
             "orphans": {"type": "str", "choices": ["stop", "quarantine", "placeholder"], "default": "stop"},
+            "index_workers": {"type": "int", "default": 2},
+            "index_memory_mb": {"type": "int"},
+            "index_disk_mb": {"type": "int"},
+            "index_timeout": {"type": "int"},
         }
     )
 
     def work() -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, plan, preview
         from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+        from ansible_collections.whitecross.pgops.plugins.module_utils.index_builds import IndexBuilds
 
         given = module.params
         selection = plan.Selection(given["target"], given["steps"], given["allow_out_of_order"])
@@ -134,6 +161,9 @@ def main() -> None:
                     "tables": found["tables"],
                 }
             return {"changed": bool(diff), "databases": databases, "diff": diff}
+        builds = IndexBuilds(
+            given["index_workers"], given["index_memory_mb"], given["index_disk_mb"], given["index_timeout"]
+        )
         progress, control = pgops_module.job(module)
         try:
             for name, target in pgops_module.targets(module).items():
@@ -143,6 +173,7 @@ def main() -> None:
                     control,
                     lock_wait_s=given["lock_wait"],
                     orphans=given["orphans"],
+                    builds=builds,
                 )
                 databases[name] = migrate.apply(
                     target, given["migrations"], selection, way, expected=given["expected"].get(name)

@@ -10,8 +10,8 @@ version_added: 0.1.0
 description:
   - Runs one of the queries of C(sql/inspect) in a read-only transaction. They read the catalog and the server's
     statistics; C(data_age) alone counts rows, and none shows what stands in one.
-  - C(tables), C(columns), C(required_columns), C(enums), C(enum_values), C(indexes), C(index_usage), C(foreign_keys), C(constraints),
-    C(extensions), C(sizes), C(schema_counts), C(phi_tables) and C(data_age) are there.
+  - C(tables), C(columns), C(required_columns), C(enums), C(enum_values), C(indexes), C(index_usage), C(largest_indexes), C(foreign_keys),
+    C(constraints), C(extensions), C(sizes), C(schema_counts), C(phi_tables) and C(data_age) are there.
   - The action plugin reads the query and shows the rows as a table.
 extends_documentation_fragment:
   - whitecross.pgops.pgops

@@ -486,9 +486,13 @@ class _Job:
             if event.get("total"):
                 done += f" of {event['total']:,}"
             parts.append(f"{done} {event.get('unit', '')}".strip())
+        if event.get("size_bytes"):
+            parts.append(f"{event['size_bytes'] / 1e6:,.1f} MB so far")
         elapsed = now - self._began.get(event["text"], now)
         if elapsed >= 1:
             parts.append(f"{elapsed:.0f} s")
+        if event.get("left_s") is not None:
+            parts.append(f"about {event['left_s']:.0f} s left")
         return "    " + " | ".join(parts)
 
     def ask_to_stop(self, by: str = "") -> None:

@@ -29,8 +29,16 @@ STRATEGY_OF = {
 }
 # Where nothing given means a choice of its own: the last version, all versions, the newest backup.
 NEVER_EMPTY = frozenset({*STRATEGY_OF, "rollback_strategy", "migrate_target", "migrate_steps", "backup_path"})
-# Numbers of versions.
-_COUNTS = frozenset({"rollback_steps", "migrate_steps"})
+# Of none of these 0 means anything.
+_COUNTS = frozenset(
+    {
+        "rollback_steps",
+        "migrate_steps",
+        "migrate_index_workers",
+        "migrate_index_memory_mb",
+        "migrate_index_timeout",
+    }
+)
 
 _TYPES: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     "int": (check_type_int, "a whole number"),

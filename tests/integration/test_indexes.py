@@ -175,18 +175,18 @@ def test_several_tables_side_by_side_but_one_build_a_table(
     running: dict[str, int] = {"people": 0, "pets": 0}
     worst: list[tuple[int, int]] = []
     guard = threading.Lock()
-    original = indexes._build
+    original = indexes.build
 
-    def build(context: Any, remembered: Any, conn: Any, index: Any) -> None:
+    def build(context: Any, remembered: Any, conn: Any, index: Any, place: str) -> None:
         with guard:
             running[index["table"]] += 1
             worst.append((max(running.values()), sum(running.values())))
         time.sleep(0.2)
-        original(context, remembered, conn, index)
+        original(context, remembered, conn, index, place)
         with guard:
             running[index["table"]] -= 1
 
-    monkeypatch.setattr(indexes, "_build", build)
+    monkeypatch.setattr(indexes, "build", build)
     migrations = wanted(
         tree, PEOPLE_NAME, {**PEOPLE_NAME, "name": "people_gone", "columns": [{"column": "gone"}]},
         PETS_NAME, {**PETS_NAME, "name": "pets_both", "columns": [{"column": "name"}, {"column": "id"}]},

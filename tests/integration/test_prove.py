@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, database_marks, restore
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
@@ -26,7 +27,7 @@ from support.backups import (
     recompute,
     start_python,
 )
-from support.server import OWNER, RESTORE
+from support.server import OWNER, RESTORE, SUPERUSER
 
 
 @pytest.fixture
@@ -58,6 +59,24 @@ def test_a_proof_says_what_was_compared_and_how_long_the_restore_took(
     assert proof["reservations"] == []
     assert names(server, filled) == [filled]
     assert (Path(backup.path) / "proof.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_invalid_index_is_not_in_a_dump_and_a_proof_says_so(
+    server: Any, target: Any, filled: str, tmp_path: Path
+) -> None:
+    """A build that was cut off leaves one, and the next run begins with a backup. One of a partitioned table is dumped."""
+    with server.session(filled, SUPERUSER) as conn, conn.cursor() as cursor:
+        cursor.execute("CREATE TABLE doubles (n integer); INSERT INTO doubles VALUES (1), (1)")
+        with pytest.raises(psycopg2.errors.UniqueViolation):
+            cursor.execute("CREATE UNIQUE INDEX CONCURRENTLY cut_off ON doubles (n)")
+        cursor.execute("CREATE TABLE parts (n integer) PARTITION BY LIST (n)")
+        cursor.execute(
+            "CREATE TABLE part PARTITION OF parts FOR VALUES IN (1); CREATE INDEX unfinished ON ONLY parts (n)"
+        )
+    proof = prove(target, back_up(target, tmp_path))
+    assert proof["reservations"] == [
+        "index public.cut_off was not recreated: it is invalid, and pg_dump leaves it out",
+    ]
 
 
 def test_a_name_of_the_limit_is_cut_and_still_unlike_others() -> None:

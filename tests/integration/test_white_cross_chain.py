@@ -22,6 +22,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     statements,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.index_definition import index_definition
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
@@ -88,7 +89,7 @@ def up(db: Any, migration: dict[str, Any]) -> None:
             for index in step.get("indexes", []):
                 if index.get("replaces"):
                     swap(db, index)
-                elif existing.index_definition(db, index["schema"], index["name"]):
+                elif index_definition(db, index["schema"], index["name"]):
                     kept.append(f"index {index['name']}")
                 else:
                     cursor.execute(statements.create_index(index))

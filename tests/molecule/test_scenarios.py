@@ -13,10 +13,14 @@ import pytest
 from support.podman import ROOT, environment
 
 SCENARIOS = sorted(p.parent.name for p in (ROOT / "molecule").glob("*/molecule.yml"))
+# More than a minute on a quiet machine: only in make test-all.
+SLOW = {"concurrent_indexes"}
 
 
 @pytest.mark.container
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(
+    "scenario", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in SCENARIOS]
+)
 def test_scenario(scenario: str) -> None:
     values = {k: v for k, v in environment().items() if not k.startswith(("ANSIBLE_", "MOLECULE_", "PG", "PYTEST"))}
     values["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{values.get('PATH', os.defpath)}"

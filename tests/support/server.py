@@ -309,8 +309,10 @@ class Containers:
     In the network of this machine, on loopback: a bridge shared with containers that come and go has lost its route.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *arguments: str) -> None:
+        """:param arguments: more of podman run."""
         self.name = f"pgops-test-{os.getpid()}-{secrets.token_hex(3)}"
+        self.arguments = arguments
         self.directory: Path | None = None
         self.servers: dict[int, Server] = {}
 
@@ -322,7 +324,7 @@ class Containers:
     def _start_container(self) -> Path:
         self.directory = Path(tempfile.mkdtemp(prefix="pgops-test-"))
         podman("run", "--detach", "--name", self.name, "--label", "pgops-test=1", "--shm-size", "256m",
-               "--network", "host", "--tmpfs", "/var/run/postgresql:mode=1777", IMAGE, "sleep", "infinity")  # fmt: skip
+               "--network", "host", "--tmpfs", "/var/run/postgresql:mode=1777", *self.arguments, IMAGE, "sleep", "infinity")  # fmt: skip
         return self.directory
 
     def _create(self, major: int) -> Server:

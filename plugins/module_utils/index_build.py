@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""One index built CONCURRENTLY, dropped or renamed, on a session of its own.
+
+A concurrent build waits for every older snapshot of the database. A short lock_timeout kills it and leaves an INVALID
+index that IF NOT EXISTS takes for done (measured). So a build has a budget of its own and no lock_timeout, and what it
+leaves behind when it fails is dropped at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import index_space, unique_violation
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.index_definition import index_definition
+from ansible_collections.whitecross.pgops.plugins.module_utils.statements import create_index, drop_index, schema_of
+from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext, is_time_limit
+from psycopg2 import errorcodes, sql
+
+# A deadlock with another session is worth one more try (the original tried again too).
+TRIES = 2
+# Who asked for an end waits for it: longer than this nobody tidies up.
+CLEAN_UP_S = 10
+_ENDED = (errorcodes.ADMIN_SHUTDOWN, errorcodes.CRASH_SHUTDOWN)
+
+
+class Owner(Protocol):
+    """Remembers which indexes are ours, so that remains of a build are told from somebody else's index."""
+
+    def began(self, index: Mapping[str, Any]) -> None:
+        """From now on what has that name is ours."""
+
+    def forget(self, index: Mapping[str, Any]) -> None:
+        """It is not ours after all: somebody made one of that name before us."""
+
+
+class ByName:
+    """Where the name of an index tells whose it is."""
+
+    def began(self, index: Mapping[str, Any]) -> None:
+        """Note nothing."""
+
+    def forget(self, index: Mapping[str, Any]) -> None:
+        """Nothing was noted."""
+
+
+def full_name(index: Mapping[str, Any]) -> str:
+    """:return: ``schema.name``."""
+    return f"{schema_of(index)}.{index['name']}"
+
+
+def build_by_text(context: StepContext, index: Mapping[str, Any]) -> None:
+    """Build an index of another kind of step, whose name says that it is ours; its remains are dropped first.
+
+    Takes SHARE UPDATE EXCLUSIVE on the table.
+
+    :param index: ``schema``, ``name``, and ``statement``: CREATE INDEX CONCURRENTLY as the server is to get it.
+    """
+    found = index_definition(context.conn, schema_of(index), index["name"])
+    if found is not None and not found["valid"]:
+        drop(context, context.conn, schema_of(index), index["name"])
+    build(context, ByName(), context.conn, index)
+
+
+def build(context: StepContext, owner: Owner, conn: Connection, index: Mapping[str, Any], place: str = "") -> None:
+    """Build one index; nothing of its name may be there.
+
+    Takes SHARE UPDATE EXCLUSIVE on the table: no reader and no writer waits.
+
+    :param conn: the session that builds, in autocommit; no other statement may be under way on it.
+    :param place: which of how many it is, for the person who watches.
+    :raises PgopsError: it failed, hit its limit, or the disk has no room for it; its remains are dropped.
+    :raises Interrupted: asked to end; the build is cancelled and its remains are dropped.
+    :raises psycopg2.Error: the session was lost.
+    """
+    name = full_name(index)
+    for attempt in range(1, TRIES + 1):
+        context.control.check()
+        # Before the build: whoever finds the remains must know that they are ours.
+        owner.began(index)
+        execute(
+            conn,
+            sql.SQL("SET lock_timeout = 0; SET statement_timeout = {}").format(
+                sql.Literal(f"{context.budget('index_timeout_s')}s")
+            ),
+        )
+        try:
+            with context.watched(f"building index {name}{place}", conn=conn, cancel=True):
+                execute(conn, _creation(index))
+            return
+        except psycopg2.Error as exc:
+            if conn.closed or exc.pgcode in _ENDED:
+                # psycopg2 takes a session that the server has just ended for open.
+                conn.close()
+                raise
+            held_up_by = context.monitor.held_up_by(conn.info.backend_pid)
+            execute(conn, "SET statement_timeout = 0")
+            if exc.pgcode == errorcodes.DUPLICATE_TABLE:
+                owner.forget(index)
+                raise _build_error(context, exc, conn, index) from None
+            drop_remains(context, conn, index)
+            context.control.check()
+            if exc.pgcode == errorcodes.DEADLOCK_DETECTED and attempt < TRIES:
+                context.tell(f"the build of index {name} deadlocked with another session: once more")
+                continue
+            raise _build_error(context, exc, conn, index, held_up_by) from None
+        except Interrupted:
+            drop_remains(context, conn, index)
+            raise
+        finally:
+            if not conn.closed:
+                execute(conn, "SET statement_timeout = 0")
+
+
+def _creation(index: Mapping[str, Any]) -> sql.Composable:
+    return sql.SQL(index["statement"]) if "statement" in index else create_index(index)
+
+
+def drop_remains(context: StepContext, conn: Connection, index: Mapping[str, Any]) -> None:
+    """Drop an index of ours where it is invalid; where its table is in use it stays for the next run, which is told."""
+    found = index_definition(conn, schema_of(index), index["name"])
+    if found is None or found["valid"]:
+        return
+    try:
+        drop(context, conn, schema_of(index), index["name"], limit_s=CLEAN_UP_S)
+    except PgopsError:
+        # Somebody holds the table. The ledger knows that these are our remains: the next run drops them first.
+        context.tell(
+            f"index {full_name(index)} stays invalid for now, its table is in use: the next run drops it first"
+        )
+
+
+def drop(context: StepContext, conn: Connection, schema: str, name: str, limit_s: int | None = None) -> None:
+    """DROP INDEX CONCURRENTLY. Takes SHARE UPDATE EXCLUSIVE on the table, and waits for transactions that use the index.
+
+    :param limit_s: seconds, in the place of ``index_timeout_s`` where it is less.
+    """
+    telling, failing = f"dropping index {schema}.{name}", f"dropped index {schema}.{name}"
+    alter(context, conn, drop_index(schema, name), telling=telling, failing=failing, limit_s=limit_s)
+
+
+def alter(
+    context: StepContext,
+    conn: Connection,
+    statement: sql.Composed,
+    *,
+    telling: str,
+    failing: str,
+    limit_s: int | None = None,
+) -> None:
+    """Drop an index concurrently, or rename it: a session that holds it makes this wait, not fail, up to the limit.
+
+    Neither asks for a lock that a reader or a writer would queue behind.
+
+    :raises PgopsError: it failed or hit the limit.
+    """
+    limit = min(limit_s or context.budget("index_timeout_s"), context.budget("index_timeout_s"))
+    execute(conn, sql.SQL("SET lock_timeout = 0; SET statement_timeout = {}").format(sql.Literal(f"{limit}s")))
+    try:
+        with context.watched(telling, conn=conn):
+            execute(conn, statement)
+    except psycopg2.Error as exc:
+        if exc.pgcode is None:
+            raise
+        raise from_psycopg(
+            exc,
+            f"{context.doing} failed when it {failing}",
+            statement=statement.as_string(conn),
+            database=context.database,
+        ) from None
+    finally:
+        if not conn.closed:
+            execute(conn, "SET statement_timeout = 0")
+
+
+def _build_error(
+    context: StepContext,
+    exc: psycopg2.Error,
+    conn: Connection,
+    index: Mapping[str, Any],
+    held_up_by: str | None = None,
+) -> PgopsError:
+    statement = _creation(index).as_string(conn)
+    name = full_name(index)
+    error = from_psycopg(
+        exc, f"{context.doing} failed when it built index {name}", statement=statement, database=context.database
+    )
+    error.object_name = name
+    if is_time_limit(exc.pgcode, str(exc)):
+        error.message = (
+            f"{context.doing} hit its time limit of {context.budget('index_timeout_s')} s when it built index {name}"
+            + (f", held up by {held_up_by}" if held_up_by else "")
+            + f"; its remains were dropped (SQLSTATE {exc.pgcode})"
+        )
+        error.args = (error.message,)
+        error.hint = (
+            "Run it again in a quiet period, or with a larger limit: -e migrate_index_timeout=SECONDS, or "
+            "budgets.index_timeout_s in its migration.yml."
+        )
+        error.extra["reason"] = "time_limit"
+    elif exc.pgcode == errorcodes.DISK_FULL:
+        index_space.explain(context, conn, index, error)
+    elif exc.pgcode == errorcodes.UNIQUE_VIOLATION and "statement" not in index:
+        unique_violation.explain(context, conn, index, error)
+    elif exc.pgcode == errorcodes.DEADLOCK_DETECTED:
+        error.hint = (
+            "Its remains were dropped; run it again when the other session, named in the server's log, is done: "
+            "it goes on at this index."
+        )
+        error.extra["reason"] = "deadlock"
+    return error

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""In which order and with how much memory the indexes of a step are built, several tables side by side.
+
+No two builds run on one table: they deadlock, and one of them is left invalid (measured).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import server_host
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    execute,
+    fetch_all,
+    fetch_one,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.index_builds import MEMORY_MB
+from ansible_collections.whitecross.pgops.plugins.module_utils.statements import schema_of
+from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
+from psycopg2 import errorcodes, sql
+
+Index = Mapping[str, Any]
+# Builds one index on a session; the text tells which of how many it is, and the last whether an earlier session was lost
+# over it, so that it is looked at first.
+Work = Callable[[Connection, Index, str, bool], None]
+
+# On each table the quick kinds first: what is cut off then has most of its indexes (the original: the largest last).
+_RANK = {"gist": 1, "spgist": 1, "gin": 2}
+# Of what the host has available, what builds may take where nobody says it.
+_SHARE_OF_HOST = 4
+
+_TABLES = """
+SELECT n.nspname::text AS schema, c.relname::text AS "table", c.relkind::text AS kind,
+       CASE WHEN c.relkind IN ('r', 'm') THEN pg_catalog.pg_relation_size(c.oid) ELSE 0 END AS bytes
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE (n.nspname, c.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
+"""
+# What a session begins with, whatever was SET on this one.
+_SETTINGS = """
+SELECT max(reset_val) FILTER (WHERE name = 'maintenance_work_mem') AS memory_kb,
+       max(reset_val) FILTER (WHERE name = 'max_parallel_maintenance_workers') AS a_build,
+       max(reset_val) FILTER (WHERE name = 'max_parallel_workers') AS together
+  FROM pg_catalog.pg_settings
+"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the step. :ivar kind: ``relkind``. :ivar bytes: size of its rows, without indexes."""
+
+    kind: str
+    bytes: int
+
+
+def tables(conn: Connection, wanted: Sequence[Index]) -> dict[tuple[str, str], Table]:
+    """:return: by (schema, table) those that are there. Takes ACCESS SHARE for their size."""
+    names = list(dict.fromkeys((schema_of(index), str(index["table"])) for index in wanted))
+    rows = fetch_all(conn, _TABLES, ([schema for schema, _ in names], [table for _, table in names]))
+    return {(row["schema"], row["table"]): Table(row["kind"], int(row["bytes"])) for row in rows}
+
+
+def queues(todo: Sequence[Index], found: Mapping[tuple[str, str], Table]) -> list[list[Index]]:
+    """:return: the builds of each table, quick kinds first and GIN last; the table with the most bytes to read first, so
+    that it is not the one that everybody waits for at the end."""
+    by_table: dict[tuple[str, str], list[Index]] = {}
+    for index in todo:
+        by_table.setdefault((schema_of(index), str(index["table"])), []).append(index)
+
+    def work(name: tuple[str, str]) -> int:
+        return (found[name].bytes if name in found else 0) * len(by_table[name])
+
+    return [
+        sorted(by_table[name], key=lambda index: _RANK.get(str(index.get("method") or "btree"), 0))
+        for name in sorted(by_table, key=work, reverse=True)
+    ]
+
+
+class Memory:
+    """Shares the memory budget among the builds that run at one time, and the server's parallel workers with it."""
+
+    def __init__(self, context: StepContext) -> None:
+        self._lock = threading.Lock()
+        self._given: dict[int, int] = {}
+        row = fetch_one(context.conn, _SETTINGS)
+        assert row is not None
+        self._a_build, self._together = int(row["a_build"]), int(row["together"])
+        self.budget_kb = _budget_kb(context, int(row["memory_kb"]))
+
+    def take(self, conn: Connection, at_once: int) -> None:
+        """Set what the next build of a session may use.
+
+        :param at_once: how many builds may run at one time from now on, this one too.
+        """
+        with self._lock:
+            self._given.pop(id(conn), None)
+            share = min(self.budget_kb // at_once, self.budget_kb - sum(self._given.values()))
+            # The server's smallest is 1 MB before 18.
+            self._given[id(conn)] = share = max(1024, share)
+        # How many of them a build really uses depends on the table's size, and on 32 MB for each: the server sees to both.
+        workers = min(self._a_build, self._together // at_once)
+        execute(
+            conn,
+            sql.SQL("SET maintenance_work_mem = {}; SET max_parallel_maintenance_workers = {}").format(
+                sql.Literal(f"{share}kB"), sql.Literal(workers)
+            ),
+        )
+
+    def give_back(self, conn: Connection) -> None:
+        """The session builds no more."""
+        with self._lock:
+            self._given.pop(id(conn), None)
+
+
+def _budget_kb(context: StepContext, server_kb: int) -> int:
+    """:param server_kb: what the server gives one build by itself; less than that helps nobody."""
+    if context.builds.memory_mb is not None:
+        return context.builds.memory_mb * 1024
+    host = server_host.of(context.conn)
+    available = host.available_memory_bytes() if host else None
+    budget = MEMORY_MB * 1024
+    if available is not None:
+        budget = min(budget, available // 1024 // _SHARE_OF_HOST)
+    return max(server_kb, budget)
+
+
+def run(context: StepContext, waiting: Sequence[Sequence[Index]], work: Work) -> None:
+    """Work through the queues, each by one session, ``migrate_index_workers`` of them at one time.
+
+    The session with the runner lock stays free for the ledger, unless there is one queue only.
+
+    :param waiting: see :func:`queues`.
+    :raises PgopsError: the first failure; what the other sessions have in hand is finished before.
+    :raises Interrupted: asked to end.
+    """
+    total = sum(map(len, waiting))
+    if not total:
+        return
+    memory = Memory(context)
+    if len(waiting) == 1 or context.builds.workers == 1:
+        memory.take(context.conn, 1)
+        try:
+            for number, index in enumerate([index for queue in waiting for index in queue], 1):
+                work(context.conn, index, _place(number, total), False)
+        finally:
+            _reset(context.conn)
+        return
+    _SideBySide(context, waiting, work, memory, total).run()
+
+
+def _reset(conn: Connection) -> None:
+    if not conn.closed:
+        execute(conn, "RESET maintenance_work_mem; RESET max_parallel_maintenance_workers")
+
+
+def _place(number: int, total: int) -> str:
+    return f" ({number} of {total})" if total > 1 else ""
+
+
+class _SideBySide:
+    """Sessions that take queue after queue, until none is left or one of them has failed."""
+
+    def __init__(
+        self, context: StepContext, waiting: Sequence[Sequence[Index]], work: Work, memory: Memory, total: int
+    ) -> None:
+        self._context, self._work, self._memory, self._total = context, work, memory, total
+        self._waiting = list(waiting)
+        self._unfinished = len(waiting)
+        self._begun = 0
+        self._guard = threading.Lock()
+        self._sessions: list[Connection] = []
+        self._failures: list[BaseException] = []
+
+    def run(self) -> None:
+        count = min(self._context.builds.workers, len(self._waiting))
+        self._open(count)
+        threads = [
+            threading.Thread(target=self._work_through, args=(conn,), name=f"pgops-build-{number}")
+            for number, conn in enumerate(self._sessions or [self._context.conn])
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            self._close()
+            _reset(self._context.conn)
+        if self._failures:
+            # An interruption ends all of them; what failed by itself is the better story.
+            own = [exc for exc in self._failures if not isinstance(exc, Interrupted)]
+            raise (own or self._failures)[0]
+
+    def _open(self, count: int) -> None:
+        """Open so many sessions, fewer where the server has no more: with none of them our own builds."""
+        try:
+            for _ in range(count):
+                self._sessions.append(self._context.connect())
+        except PgopsError as error:
+            if error.sqlstate != errorcodes.TOO_MANY_CONNECTIONS:
+                self._close()
+                raise
+            told = f"{len(self._sessions) or 1} instead of {count} builds at one time"
+            self._context.tell(f"the server has no free connection slot: {told}")
+        except BaseException:
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        for conn in self._sessions:
+            conn.close()
+
+    def _work_through(self, conn: Connection) -> None:
+        try:
+            while True:
+                with self._guard:
+                    if self._failures or not self._waiting:
+                        return
+                    mine = self._waiting.pop(0)
+                for index in mine:
+                    with self._guard:
+                        if self._failures:
+                            return
+                        self._begun += 1
+                        place = _place(self._begun, self._total)
+                        at_once = min(self._context.builds.workers, self._unfinished)
+                    conn = self._work_on(conn, index, place, at_once)
+                with self._guard:
+                    self._unfinished -= 1
+        except BaseException as exc:  # noqa: BLE001 - raised again in the main thread
+            self._failures.append(exc)
+        finally:
+            self._memory.give_back(conn)
+
+    def _work_on(self, conn: Connection, index: Index, place: str, at_once: int) -> Connection:
+        """:return: the session to go on with: another one where the first was lost while the server went on."""
+        try:
+            self._memory.take(conn, at_once)
+            self._work(conn, index, place, False)
+            return conn
+        except psycopg2.Error as exc:
+            # With an SQLSTATE somebody has ended the session, or the server goes down: no reason to begin again.
+            if not conn.closed or exc.pgcode is not None:
+                raise
+            self._memory.give_back(conn)
+            self._context.control.check()
+            try:
+                conn = self._context.connect()
+            except PgopsError:
+                raise exc from None
+            with self._guard:
+                self._sessions.append(conn)
+            name = f"{schema_of(index)}.{index['name']}"
+            self._context.tell(f"the session that built index {name} was lost: another one looks what became of it")
+            self._memory.take(conn, at_once)
+            try:
+                self._work(conn, index, place, True)
+            except psycopg2.Error:
+                if not conn.closed:
+                    raise
+                raise PgopsError(
+                    f"{self._context.doing} broke off: the session that built index {name} was lost twice.",
+                    sqlstate=errorcodes.CONNECTION_FAILURE,
+                    database=self._context.database,
+                    object_name=name,
+                    hint="See in the server's log who or what ends it, then run it again: it goes on at this index.",
+                    extra={"reason": "connection_lost"},
+                ) from None
+            return conn
