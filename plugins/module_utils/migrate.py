@@ -89,6 +89,7 @@ class Way:
     :ivar lock_wait_s: seconds to wait politely for another run.
     :ivar orphans: ``stop``, ``quarantine`` or ``placeholder``: what becomes of rows without a parent when a foreign key is added.
     :ivar rewrite_limit_mb: in the place of what the versions declare.
+    :ivar throttle: what makes batches wait, see :class:`throttle.Limits`.
     """
 
     run: Run
@@ -97,6 +98,7 @@ class Way:
     lock_wait_s: float = 30.0
     orphans: str = "stop"
     rewrite_limit_mb: int | None = None
+    throttle: Mapping[str, Any] = field(default_factory=dict)
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -238,7 +240,8 @@ def _apply_one(
             skipped += _step_up(context, migration, step)
             settled += context.settled
             seconds = round(time.monotonic() - begun, 3)
-            timed.append({"step": ordinal, "kind": step["kind"], "name": step.get("name"), "duration_s": seconds})
+            told = {"step": ordinal, "kind": step["kind"], "name": step.get("name"), "duration_s": seconds}
+            timed.append({**told, **context.outcome})
         duration = round(time.monotonic() - started, 3)
         with transaction(conn, f"{_SURE_COMMIT}; {ledger.finish_text(conn, version, 'applied', duration)}"):
             if version in session.mirrored:
@@ -485,6 +488,9 @@ def _step_down(
     if kind == "backfill" and step.get("down"):
         backfill.run(context, step, step["down"])
         return []
+    if step.get("irreversible"):
+        context.save("done")
+        return [f"what {step.get('name') or 'a backfill'} changed: {step['irreversible']}"]
     context.save("done")
     return []
 
@@ -578,6 +584,7 @@ def _context(
         made=session.made,
         progress_so_far=dict(past.progress) if past else {},
         orphans=session.way.orphans,
+        throttle=session.way.throttle,
         sleep=session.way.sleep,
     )
 

@@ -25,6 +25,7 @@ DEFAULT_BUDGETS = {
     "lock_budget_s": 60,
     "statement_timeout_s": 300,
     "index_timeout_s": 3600,
+    "batch_target_ms": 100,
     "rewrite_limit_mb": label_text.DEFAULT_LIMIT_MB,
 }
 
@@ -42,13 +43,15 @@ class StepContext:
     :ivar conn: the session that works and holds the runner lock, in autocommit.
     :ivar connect: opens another session of the same run, for a build beside it.
     :ivar budgets: ``lock_timeout_ms``, ``lock_budget_s``, ``statement_timeout_s``, ``index_timeout_s``,
-        ``rewrite_limit_mb``.
+        ``batch_target_ms``, ``rewrite_limit_mb``.
     :ivar progress_so_far: what the ledger knows of this step from an earlier attempt.
     :ivar replacements: what later versions make of indexes, by schema and name; on the way down those that are applied.
     :ivar applied: on the way down the versions of which something is in the database.
     :ivar orphans: ``stop``, ``quarantine`` or ``placeholder``: what becomes of rows without a parent when a foreign key is added.
     :ivar placeholders: the parents that this step declares for them, by foreign key.
     :ivar settled: what this step has moved to quarantine or made a placeholder for; grows.
+    :ivar throttle: how much of what makes batches wait, see :class:`throttle.Limits`.
+    :ivar outcome: figures of this step for the run's result; grows.
     """
 
     conn: Connection
@@ -71,6 +74,8 @@ class StepContext:
     orphans: str = "stop"
     placeholders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settled: list[dict[str, Any]] = field(default_factory=list)
+    throttle: Mapping[str, Any] = field(default_factory=dict)
+    outcome: dict[str, Any] = field(default_factory=dict)
     sleep: Callable[[float], None] = time.sleep
 
     @property
