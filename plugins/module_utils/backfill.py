@@ -20,7 +20,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import tra
 from ansible_collections.whitecross.pgops.plugins.module_utils.sql_step import statement_error
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import DEFAULT_BATCH_SIZE
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext, is_time_limit
-from ansible_collections.whitecross.pgops.plugins.module_utils.throttle import Limits, Throttle
+from ansible_collections.whitecross.pgops.plugins.module_utils.throttle import Throttle
 from psycopg2 import errorcodes, sql
 
 # Of the rows that are behind it when it comes to its end, those are done again that its own query still counts.
@@ -101,7 +101,7 @@ def run(context: StepContext, step: Mapping[str, Any], statement: Mapping[str, A
     )
     throttle = Throttle(
         context.conn,
-        Limits.of(context.throttle),
+        context.throttle,
         tell=lambda told: context.tell(f"backfilling {walked.full} {told}"),
         check=context.control.check,
         sleep=context.sleep,
@@ -247,9 +247,7 @@ def _failed(
 ) -> PgopsError:
     error = statement_error(context, exc, statement)
     if exc.pgcode == errorcodes.DISK_FULL:
-        error.hint = (
-            f"Free room for {walked.full}, its indexes and the WAL, then run it again: it goes on behind its last batch."
-        )
+        error.hint = f"Free room for {walked.full}, its indexes and the WAL, then run it again: it goes on behind its last batch."
     return error
 
 

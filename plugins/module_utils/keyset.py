@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from psycopg2 import sql
 
@@ -86,32 +86,24 @@ class Keyset:
         # Two probes, not an aggregate over the keys: uuid has no min and max before PostgreSQL 18, and an ordered
         # array_agg of 5,000 keys costs a fifth of their UPDATE.
         parts = {
-            "keys": self._list("t.{}::text"),
+            "keys": self._list("k.{}::text"),
+            "columns": self._list("t.{}"),
             "table": self._table,
-            "order": self._list("t.{}"),
             "back": self._list("t.{} DESC"),
             "after": self._behind(after),
             "offset": sql.Literal(size - 1),
         }
-        probe = "SELECT ARRAY[{keys}] AS key FROM {table} t {after} ORDER BY {order} "
-        found = fetch_one(
-            conn,
-            sql.SQL(
-                f"SELECT ({probe} LIMIT 1) AS first, ({probe} OFFSET {{offset}} LIMIT 1) AS last"
-            ).format(**parts),
-        )
+        # Only the one row's key becomes text, not those that are passed over.
+        one = "(SELECT ARRAY[{keys}] FROM (SELECT {columns} FROM {table} t {after} ORDER BY "
+        first, last = one + "{columns} LIMIT 1) k)", one + "{columns} OFFSET {offset} LIMIT 1) k)"
+        found = fetch_one(conn, sql.SQL(f"SELECT {first} AS first, {last} AS last").format(**parts))
         if found is None or found["first"] is None:
             return None
         if found["last"] is not None:
             return Batch(tuple(found["first"]), tuple(found["last"]), size)
-        rest = fetch_all(
-            conn,
-            sql.SQL(
-                "SELECT (SELECT ARRAY[{keys}] FROM {table} t {after} ORDER BY {back} LIMIT 1) AS last, "
-                "(SELECT count(*) FROM {table} t {after}) AS rows"
-            ).format(**parts),
-        )[0]
-        if rest["last"] is None:
+        counted = "(SELECT count(*) FROM {table} t {after})"
+        rest = fetch_one(conn, sql.SQL(f"SELECT {one}{{back}} LIMIT 1) k) AS last, {counted} AS rows").format(**parts))
+        if rest is None or rest["last"] is None:
             return None
         return Batch(tuple(found["first"]), tuple(rest["last"]), int(rest["rows"]))
 

@@ -51,6 +51,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.statements import
     tables_of,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import Replacements, StepContext
+from ansible_collections.whitecross.pgops.plugins.module_utils.throttle import Limits
 from psycopg2 import errorcodes
 
 # How soon the server notices that a killed module's socket is closed, and ends its statement. 14 and later.
@@ -89,7 +90,7 @@ class Way:
     :ivar lock_wait_s: seconds to wait politely for another run.
     :ivar orphans: ``stop``, ``quarantine`` or ``placeholder``: what becomes of rows without a parent when a foreign key is added.
     :ivar rewrite_limit_mb: in the place of what the versions declare.
-    :ivar throttle: what makes batches wait, see :class:`throttle.Limits`.
+    :ivar throttle: what makes batches wait.
     """
 
     run: Run
@@ -98,7 +99,7 @@ class Way:
     lock_wait_s: float = 30.0
     orphans: str = "stop"
     rewrite_limit_mb: int | None = None
-    throttle: Mapping[str, Any] = field(default_factory=dict)
+    throttle: Limits = field(default_factory=Limits)
     sleep: Callable[[float], None] = time.sleep
 
 

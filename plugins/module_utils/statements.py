@@ -110,9 +110,9 @@ def _step_text(conn: Connection, step: Mapping[str, Any]) -> list[str]:
     if kind == "indexes":
         return [line for index in step["indexes"] for line in _index_text(conn, index)]
     if kind == "backfill":
+        size, first = step.get("batch_size") or DEFAULT_BATCH_SIZE, "" if step.get("adapt") is False else " at first"
         return [
-            f"-- in batches of {step.get('batch_size') or DEFAULT_BATCH_SIZE} rows"
-            f"{'' if step.get('adapt') is False else ' at first'} by key {', '.join(columns_of(step))}",
+            f"-- in batches of {size} rows{first} by key {', '.join(columns_of(step))}",
             _terminated(step["statement"]),
         ]
     if kind == "validate":

@@ -17,6 +17,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.existing import Explained
 from ansible_collections.whitecross.pgops.plugins.module_utils.monitor import Monitor
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
+from ansible_collections.whitecross.pgops.plugins.module_utils.throttle import Limits
 from psycopg2 import errorcodes
 
 # The same numbers as the tree's defaults, for a ledger written by hand or by an older tree.
@@ -50,7 +51,7 @@ class StepContext:
     :ivar orphans: ``stop``, ``quarantine`` or ``placeholder``: what becomes of rows without a parent when a foreign key is added.
     :ivar placeholders: the parents that this step declares for them, by foreign key.
     :ivar settled: what this step has moved to quarantine or made a placeholder for; grows.
-    :ivar throttle: how much of what makes batches wait, see :class:`throttle.Limits`.
+    :ivar throttle: how much of what makes batches wait.
     :ivar outcome: figures of this step for the run's result; grows.
     """
 
@@ -74,7 +75,7 @@ class StepContext:
     orphans: str = "stop"
     placeholders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settled: list[dict[str, Any]] = field(default_factory=list)
-    throttle: Mapping[str, Any] = field(default_factory=dict)
+    throttle: Limits = field(default_factory=Limits)
     outcome: dict[str, Any] = field(default_factory=dict)
     sleep: Callable[[float], None] = time.sleep
 

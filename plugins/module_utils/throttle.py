@@ -77,7 +77,7 @@ class Limits:
 _LOOK = """
 SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint AS wal,
        {checkpoints} AS checkpoints,
-       pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS sees_all,
+       current_user::text AS role, pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS sees_all,
        (SELECT count(*) FROM pg_stat_activity
          WHERE state = 'active' AND backend_type = 'client backend' AND pid <> pg_backend_pid()) AS active,
        (SELECT jsonb_build_object('pid', l.pid, 'name', a.application_name,
@@ -192,7 +192,7 @@ class Throttle:
     # What it sees
 
     def _due(self) -> bool:
-        return not self._looks or self._clock() - self._looks[-1][0] >= LOOK_S
+        return bool(self._pressure.pauses) or not self._looks or self._clock() - self._looks[-1][0] >= LOOK_S
 
     def _count(self, reasons: Mapping[str, str]) -> None:
         for reason in reasons:
@@ -220,7 +220,7 @@ class Throttle:
         self._looks = [*self._looks[-600:], (now, int(seen["wal"]))]
         if not seen["sees_all"]:
             # Of other roles' sessions and of standbys such a role sees no more than that they are there.
-            self._unseen = dict.fromkeys((REPLICA_LAG, SESSIONS), "GRANT pg_read_all_stats to the role that logs in")
+            self._unseen = dict.fromkeys((REPLICA_LAG, SESSIONS), f"GRANT pg_monitor TO {seen['role']}")
         for standby in seen["standbys"]:
             lag = self._lag(standby, now)
             if 0 < limits.replica_lag_s < lag and standby["name"] not in limits.except_standbys:

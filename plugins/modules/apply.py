@@ -34,6 +34,14 @@ options:
     type: str
     choices: [stop, quarantine, placeholder]
     default: stop
+  throttle:
+    description:
+      - How much of what makes batches of a backfill pause or slow down; what is not given stays as it is, and 0 switches one off.
+      - C(replica_lag_s) 10 seconds that a standby has not replayed, C(lock_wait_s) 1 second that somebody waits for a lock,
+        C(active_sessions) 50 others that run a statement, C(requested_checkpoints) 1 before its time in a second, C(wal_mb_s) MB of WAL
+        a second, off. C(except_standbys) lists standbys by C(application_name) that lag on purpose.
+    type: dict
+    default: {}
 author:
   - White Cross pgops contributors
 """
@@ -53,7 +61,8 @@ databases:
     applied:
       description:
         - Versions applied by this call, each with its duration in seconds, the seconds that it expects, the objects that were there already, the rows that were
-          moved to quarantine and the placeholders that were made.
+          moved to quarantine and the placeholders that were made. Under C(step_durations) the seconds of each step; of a backfill also its
+          rows, batches and last batch size, what was left before and after, and how long it paused or slowed down for what.
       type: list
       elements: dict
     later:
@@ -110,14 +119,17 @@ def main() -> None:
             **pgops_module.LEDGER_RUN_OPTIONS,
             "expected": {"type": "dict", "default": {}},
             "orphans": {"type": "str", "choices": ["stop", "quarantine", "placeholder"], "default": "stop"},
+            "throttle": {"type": "dict", "default": {}},
         }
     )
 
     def work() -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, plan, preview
         from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+        from ansible_collections.whitecross.pgops.plugins.module_utils.throttle import Limits
 
         given = module.params
+        limits = Limits.of(given["throttle"])
         selection = plan.Selection(given["target"], given["steps"], given["allow_out_of_order"])
         databases: dict[str, Any] = {}
         diff = []
@@ -143,6 +155,7 @@ def main() -> None:
                     control,
                     lock_wait_s=given["lock_wait"],
                     orphans=given["orphans"],
+                    throttle=limits,
                 )
                 databases[name] = migrate.apply(
                     target, given["migrations"], selection, way, expected=given["expected"].get(name)

@@ -31,9 +31,7 @@ def render(
         step["remaining"] = _remaining(migration, source["remaining"], statements, findings)
 
 
-def _batch(
-    migration: Migration, name: str, columns: int, statements: Any, findings: list[Finding]
-) -> Statement | None:
+def _batch(migration: Migration, name: str, columns: int, statements: Any, findings: list[Finding]) -> Statement | None:
     """The one statement of a backfill, bounded by both ends of the batch.
 
     :param columns: of its key.
