@@ -31,12 +31,13 @@ PASSES = 2
 _PLANNED = "SET LOCAL plan_cache_mode = force_custom_plan"
 _BY_INDEX = "; SET LOCAL enable_seqscan = off"
 
-# Of this session since it last reported to the statistics, which it does between transactions: inside of one the
-# difference is that transaction's own, whatever clients do meanwhile. NULL where nobody counts (track_counts).
+# What this session did since it last reported to the statistics, whatever clients do meanwhile. It reports between two
+# transactions, at the latest after each batch since it is told to: so this is the batch's own. 0 where nobody counts
+# (track_counts).
+_REPORT = "SELECT pg_stat_force_next_flush()"
 _REMOVED = """
-SELECT CASE WHEN current_setting('track_counts')::boolean
-            THEN (SELECT coalesce(sum(pg_stat_get_xact_tuples_deleted(part)), 0)
-                    FROM (SELECT %(oid)s::oid UNION SELECT relid FROM pg_partition_tree(%(oid)s)) AS parts(part)) END AS n
+SELECT coalesce(sum(pg_stat_get_xact_tuples_deleted(part)), 0) AS n, pg_stat_force_next_flush()
+  FROM (SELECT %(oid)s::oid UNION SELECT relid FROM pg_partition_tree(%(oid)s)) AS parts(part)
 """
 
 
@@ -184,6 +185,7 @@ def _through(
 def _prepare(context: StepContext, walked: keyset.Keyset, statement: Mapping[str, Any]) -> None:
     try:
         with context.conn.cursor() as cursor:
+            cursor.execute(_REPORT)
             cursor.execute(f"PREPARE pgops_backfill ({', '.join(walked.types * 2)}) AS {statement['sql']}")
     except psycopg2.Error as exc:
         if exc.pgcode is None:
@@ -215,16 +217,15 @@ def _batch(
 
     def attempt() -> tuple[_Walk, float, float]:
         began = time.monotonic()
-        with transaction(context.conn, limits):
-            removed = fetch_one(context.conn, _REMOVED, {"oid": walked.oid}) or {}
+        with transaction(context.conn, limits) as ending:
             executed = time.monotonic()
             rows = max(execute(context.conn, question), 0)
             worked = time.monotonic() - executed
-            _refuse_removed(context, statement, walked, batch, removed.get("n"))
+            _refuse_removed(context, statement, walked, batch)
             now = _Walk(
                 list(batch.last), walk.changed + rows, walk.seen + batch.rows, walk.total, walk.batches + 1, walk.more
             )
-            context.save("running", now.to_ledger(target_size))
+            ending.append(context.saved("running", now.to_ledger(target_size)))
         return now, time.monotonic() - began, worked
 
     try:
@@ -256,16 +257,13 @@ def _refuse_removed(
     statement: Mapping[str, Any],
     walked: keyset.Keyset,
     batch: keyset.Batch,
-    before: Any,
 ) -> None:
     """A batch changes rows; it removes none but those that a DELETE says, and these are the batch's.
 
     :raises PgopsError: it removed others, also by a trigger or a cascade; the batch is taken back.
     """
     found = fetch_one(context.conn, _REMOVED, {"oid": walked.oid})
-    if before is None or found is None or found["n"] is None:
-        return
-    removed = int(found["n"]) - int(before)
+    removed = int(found["n"]) if found else 0
     allowed = batch.rows if (statement.get("destroys") or {}).get("kind") == "rows" else 0
     if removed > allowed:
         raise PgopsError(
