@@ -31,6 +31,9 @@ PASSES = 2
 _PLANNED = "SET LOCAL plan_cache_mode = force_custom_plan"
 _BY_INDEX = "; SET LOCAL enable_seqscan = off"
 
+# A worker that is cut off between two statements of a batch leaves its rows locked; so long at most.
+IDLE_S = 5
+
 # What this session did since it last reported to the statistics, whatever clients do meanwhile. It reports between two
 # transactions, at the latest after each batch since it is told to: so this is the batch's own. 0 where nobody counts
 # (track_counts).
@@ -208,6 +211,7 @@ def _batch(
     """
     limit_s, target_size = size.limit_s, size.rows
     limits = f"{context.limits(context.budget('statement_timeout_s'))}; {_PLANNED}"
+    limits += f"; SET LOCAL idle_in_transaction_session_timeout = '{IDLE_S}s'"
     if limit_s is not None:
         limits += f"; SET LOCAL statement_timeout = '{max(1, int(limit_s * 1000))}ms'"
     if len(walked.columns) > 1:
