@@ -26,11 +26,12 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, mi
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.throttle import Limits
 from support import server as servers
 from support.cut import Network
 from support.engine import RUN, Told, do, rows, state, target_of, wait_for, way
 from support.podman import IMAGE, podman
-from support.server import EMBEDDED_MAJOR, OWNER, SUPERUSER, Containers, Server
+from support.server import EMBEDDED_MAJOR, MIGRATOR, OWNER, SUPERUSER, Containers, Server
 from support.tree import TestTree
 
 V1 = "20260101000001"
@@ -245,6 +246,40 @@ def test_after_a_failover_the_next_run_goes_on_at_the_new_primary(migrations: li
                 wait_for(lambda: clients.committed > finished_at + 10, what="clients at the new primary")
             true(target, clients)
             finished(target, migrations, clients)
+    finally:
+        servers.discard(primary)
+
+
+@pytest.mark.slow
+def test_it_waits_for_a_standby_that_falls_behind(migrations: list[dict[str, Any]]) -> None:
+    primary = servers.embedded_server()
+    try:
+        primary.create_database("x", OWNER)
+        primary.execute(f"GRANT pg_monitor TO {MIGRATOR}")
+        target = target_of(primary, "x")
+        people(target)
+        with standby_of(primary) as standby:
+            standby.execute("SELECT pg_wal_replay_pause()")
+            resumed: list[float] = []
+
+            class Resuming(Told):
+                """Lets the standby replay when the pause is told."""
+
+                def emit(self, text: str, **fields: Any) -> None:
+                    super().emit(text, **fields)
+                    if "pauses: standby walreceiver is" in text:
+                        standby.execute("SELECT pg_wal_replay_resume()")
+                        resumed.append(time.monotonic())
+
+            told = Resuming()
+            limits = Limits.of({"replica_lag_s": 0.5})
+            result = migrate.apply(target, migrations, Selection(), way(progress=told, throttle=limits))
+            assert resumed
+            assert told.said("goes on after")
+            (step,) = result["applied"][0]["step_durations"]
+            assert step["throttle"]["reasons"]["replica lag"] >= 1
+            assert "unseen" not in step["throttle"]
+        assert rows(target, "SELECT touched, count(*) AS n FROM people GROUP BY 1") == [{"touched": 1, "n": ROWS}]
     finally:
         servers.discard(primary)
 

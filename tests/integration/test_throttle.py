@@ -141,8 +141,10 @@ def test_a_stop_request_ends_a_pause(target: Any, migrations: list[dict[str, Any
     control = Control()
     with waiting_client(target), pytest.raises(Interrupted, match="a test asked for it"):
         time.sleep(0.2)
-        stop = InterruptAt(control, "pauses")
+        stop, began = InterruptAt(control, "pauses"), time.monotonic()
         apply(target, migrations, stop, control=control, throttle=Limits.of({**QUIET, "lock_wait_s": 0.1}))
+    # Not when the pause has had its end.
+    assert time.monotonic() - began < throttle.PAUSE_MOST_S
     assert filled(target) == 0
 
 
