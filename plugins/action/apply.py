@@ -29,7 +29,7 @@ class ActionModule(MigrationAction):
             "run": self.run_of(task_vars),
             "expected": self._task.args.get("expected") or self._expected(task_vars),
         }
-        for name in ("lock_wait", "orphans", *INDEX_LIMITS):
+        for name in ("lock_wait", "orphans", "throttle", *INDEX_LIMITS):
             if self._task.args.get(name) is not None:
                 arguments[name] = self._task.args[name]
         return arguments

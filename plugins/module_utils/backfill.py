@@ -5,134 +5,302 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import keyset
+from ansible_collections.whitecross.pgops.plugins.module_utils.batch_size import BatchSize
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_one
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.existing import location
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.sql_step import statement_error
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import DEFAULT_BATCH_SIZE
-from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
-from psycopg2 import sql
+from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext, is_time_limit
+from ansible_collections.whitecross.pgops.plugins.module_utils.throttle import Throttle
+from psycopg2 import errorcodes, sql
 
-_KEY = """
-SELECT format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS not_null,
-       EXISTS (SELECT FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid JOIN pg_am m ON m.oid = ic.relam
-                WHERE i.indrelid = c.oid AND i.indkey[0] = a.attnum AND i.indisvalid AND i.indpred IS NULL
-                  AND m.amname = 'btree') AS indexed,
-       c.reltuples::bigint AS rows
-  FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE n.nspname = %s AND c.relname = %s AND a.attname = %s AND a.attnum > 0 AND NOT a.attisdropped
+# Of the rows that are behind it when it comes to its end, those are done again that its own query still counts.
+PASSES = 2
+
+# Each batch is planned for its keys: a plan for any keys would take a part of the table for a batch. A row comparison
+# is estimated by its first column alone, so with a key of several columns the planner takes the whole table for near.
+_PLANNED = "SET LOCAL plan_cache_mode = force_custom_plan"
+_BY_INDEX = "; SET LOCAL enable_seqscan = off"
+
+# A worker that is cut off between two statements of a batch leaves its rows locked; so long at most.
+IDLE_S = 5
+
+# What this session did since it last reported to the statistics, whatever clients do meanwhile. It reports between two
+# transactions, at the latest after each batch since it is told to: so this is the batch's own. 0 where nobody counts
+# (track_counts).
+_REPORT = "SELECT pg_stat_force_next_flush()"
+_REMOVED = """
+SELECT coalesce(sum(pg_stat_get_xact_tuples_deleted(part)), 0) AS n, pg_stat_force_next_flush()
+  FROM (SELECT %(oid)s::oid UNION SELECT relid FROM pg_partition_tree(%(oid)s)) AS parts(part)
 """
+
+
+@dataclass
+class _Walk:
+    """How far the walk over the table is; the ledger has the same."""
+
+    last: list[str] | None = None
+    changed: int = 0
+    seen: int = 0
+    total: int = 0
+    batches: int = 0
+    more: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_ledger(cls, progress: Mapping[str, Any]) -> _Walk:
+        last = progress.get("last")
+        return cls(
+            [last] if isinstance(last, str) else last,
+            int(progress.get("rows", 0)),
+            int(progress.get("seen", 0)),
+            batches=int(progress.get("batches", 0)),
+            more={name: progress[name] for name in ("remaining_before", "pass") if name in progress},
+        )
+
+    def to_ledger(self, size: int) -> dict[str, Any]:
+        last = self.last[0] if self.last is not None and len(self.last) == 1 else self.last
+        return {
+            "last": last,
+            "rows": self.changed,
+            "seen": self.seen,
+            "total": max(self.total, self.seen),
+            "batches": self.batches,
+            "size": size,
+            **self.more,
+        }
 
 
 def run(context: StepContext, step: Mapping[str, Any], statement: Mapping[str, Any]) -> int:
     """Run the statement over the whole table, batch by batch, from where an earlier attempt stopped.
 
-    Rows that come into being behind the keys that are done are not seen: a default or a trigger must care for new rows.
-    Takes row locks of one batch at a time, under lock_timeout with retries, and none in the pause between two.
+    Rows that come into being behind the keys that are done are not seen: a default or a trigger must care for new rows,
+    and ``remaining`` counts what is left. Takes row locks of one batch at a time, under lock_timeout with retries, and
+    none between two. The size follows :class:`BatchSize`, the pauses :class:`Throttle`.
 
-    :param statement: uses ``$1`` and ``$2``, the first and the last key of a batch, both inclusive.
+    :param statement: uses ``$1`` to ``$n``, the first key of a batch, and ``$n+1`` to ``$2n``, the last one, both
+        inclusive, for a key of n columns.
     :return: rows changed, over all attempts.
-    :raises PgopsError: the key is not fit (nullable, no index), a batch failed; earlier batches stay done.
+    :raises PgopsError: the key is not fit (nullable, no index), a batch failed or removed rows, rows are left;
+        earlier batches stay done.
     """
-    schema, table, key = str(step.get("schema") or "public"), str(step["table"]), str(step["key"])
-    size = int(step.get("batch_size") or DEFAULT_BATCH_SIZE)
-    pause_s = int(step.get("pause_ms") or 0) / 1000
-    kind, total = _fit_key(context, schema, table, key)
-    last = context.progress_so_far.get("last")
-    changed = int(context.progress_so_far.get("rows", 0))
-    seen = int(context.progress_so_far.get("seen", 0))
-    _prepare(context, statement)
-    try:
-        while True:
-            context.control.check()
-            bounds = _next_batch(context, schema, table, key, kind, size, last)
-            if bounds is None:
-                break
-            progress = {"last": bounds["last"], "rows": changed, "seen": seen + int(bounds["rows"]), "total": total}
-            changed += _batch(context, statement, bounds, progress, (schema, table))
-            last, seen = bounds["last"], seen + int(bounds["rows"])
-            context.tell(f"backfilling {schema}.{table}", done=seen, total=max(total, seen), unit="rows")
-            if pause_s and int(bounds["rows"]) == size:
-                context.sleep(pause_s)
-    finally:
-        if not context.conn.closed:
-            execute(context.conn, "DEALLOCATE pgops_backfill")
-    context.save("done", {"last": last, "rows": changed, "seen": seen, "total": seen})
-    return changed
-
-
-def _fit_key(context: StepContext, schema: str, table: str, key: str) -> tuple[str, int]:
-    found = fetch_one(context.conn, _KEY, (schema, table, key))
-    fault = None
-    if found is None:
-        fault = "there is no such column"
-    elif not found["not_null"]:
-        fault = "it may be NULL, and rows without a key would be left out"
-    elif not found["indexed"]:
-        fault = "no valid btree index begins with it, and every batch would read the whole table"
-    if fault or found is None:
+    schema, table = str(step.get("schema") or "public"), str(step["table"])
+    walked = keyset.find(
+        context.conn, schema, table, keyset.columns_of(step), doing=context.doing, database=context.database
+    )
+    walk = _Walk.from_ledger(context.progress_so_far)
+    first, fixed = int(step.get("batch_size") or DEFAULT_BATCH_SIZE), step.get("adapt") is False
+    size = BatchSize(
+        first if fixed else int(context.progress_so_far.get("size") or first),
+        context.budget("batch_target_ms") / 1000,
+        fixed=fixed,
+    )
+    throttle = Throttle(
+        context.conn,
+        context.throttle,
+        tell=lambda told: context.tell(f"backfilling {walked.full} {told}"),
+        check=context.control.check,
+        sleep=context.sleep,
+    )
+    remaining = step.get("remaining") if context.direction == "up" else None
+    left = _left(context, remaining)
+    if left is not None:
+        walk.more.setdefault("remaining_before", left)
+    if left != 0:
+        walk.total = walked.count(context.conn)
+        _prepare(context, walked, statement)
+        try:
+            _through(context, step, statement, walked, walk, size, throttle)
+            left = _left(context, remaining)
+            while left and int(walk.more.get("pass", 1)) < PASSES:
+                # Rows that came behind the keys while it went through.
+                context.tell(f"backfilling {walked.full} once more, for {left} rows that came meanwhile")
+                walk.more["pass"] = int(walk.more.get("pass", 1)) + 1
+                walk.last, walk.seen = None, 0
+                context.save("running", walk.to_ledger(size.rows))
+                _through(context, step, statement, walked, walk, size, throttle)
+                left = _left(context, remaining)
+        finally:
+            if not context.conn.closed:
+                execute(context.conn, "DEALLOCATE pgops_backfill")
+    if left and remaining:
+        walk.last, walk.seen, walk.more = None, 0, {}
+        context.save("running", walk.to_ledger(size.rows))
         raise PgopsError(
-            f"{context.doing} cannot go by key {schema}.{table}.{key}: {fault}.",
+            f"{context.doing} went through {walked.full}, and the query at {location(remaining)} still counts {left} rows; "
+            "what it changed stays",
             database=context.database,
-            object_name=f"{schema}.{table}.{key}",
-            hint="Name the primary key, or another column that is NOT NULL and indexed.",
+            object_name=walked.full,
+            hint="See why the statement leaves them or who writes them anew, then run it again: it goes through the table again.",
+            extra={"remaining": left},
         )
-    rows = int(found["rows"])
-    if rows < 0:
-        # Never analyzed: without a number there is no way to say how far it is.
-        counted = fetch_one(context.conn, sql.SQL("SELECT count(*) AS n FROM {}").format(sql.Identifier(schema, table)))
-        rows = int(counted["n"]) if counted else 0
-    return str(found["type"]), rows
+    walk.total = walk.seen
+    if left is not None:
+        walk.more["remaining"] = left
+    told = throttle.summary()
+    context.outcome.update(
+        rows=walk.changed,
+        batches=walk.batches,
+        batch_size=size.rows,
+        **{name: walk.more[name] for name in ("remaining_before", "remaining") if name in walk.more},
+        **({"throttle": told} if told else {}),
+    )
+    context.save("done", {**walk.to_ledger(size.rows), **({"throttle": told} if told else {})})
+    return walk.changed
 
 
-def _prepare(context: StepContext, statement: Mapping[str, Any]) -> None:
+def _through(
+    context: StepContext,
+    step: Mapping[str, Any],
+    statement: Mapping[str, Any],
+    walked: keyset.Keyset,
+    walk: _Walk,
+    size: BatchSize,
+    throttle: Throttle,
+) -> None:
+    """Go through the table once, from where the walk is."""
+    pause_s = int(step.get("pause_ms") or 0) / 1000
+    while True:
+        context.control.check()
+        throttle.before_batch()
+        batch = walked.next_batch(context.conn, walk.last, size.rows)
+        if batch is None:
+            return
+        seconds = _batch(context, statement, walked, batch, walk, size)
+        if seconds is None:
+            context.tell(f"backfilling {walked.full} in batches of {size.rows} rows, since the last one took too long")
+            continue
+        total = max(walk.total, walk.seen)
+        context.tell(f"backfilling {walked.full}", done=walk.seen, total=total, unit="rows")
+        rest = max(throttle.rest(seconds), pause_s if batch.rows >= size.rows else 0.0)
+        if rest:
+            context.sleep(rest)
+
+
+def _prepare(context: StepContext, walked: keyset.Keyset, statement: Mapping[str, Any]) -> None:
     try:
         with context.conn.cursor() as cursor:
-            cursor.execute("PREPARE pgops_backfill AS " + str(statement["sql"]))
+            cursor.execute(_REPORT)
+            cursor.execute(f"PREPARE pgops_backfill ({', '.join(walked.types * 2)}) AS {statement['sql']}")
     except psycopg2.Error as exc:
         if exc.pgcode is None:
             raise
         raise statement_error(context, exc, statement) from None
-
-
-def _next_batch(
-    context: StepContext, schema: str, table: str, key: str, kind: str, size: int, last: str | None
-) -> dict[str, Any] | None:
-    # The first and last of the ordered batch, not min and max: uuid has neither before PostgreSQL 18.
-    after: sql.Composable = sql.SQL("")
-    if last is not None:
-        after = sql.SQL("WHERE {} > {}::{}").format(sql.Identifier(key), sql.Literal(last), sql.SQL(kind))
-    row = fetch_one(
-        context.conn,
-        sql.SQL(
-            "SELECT (array_agg(k ORDER BY k))[1]::text AS first, (array_agg(k ORDER BY k DESC))[1]::text AS last, "
-            "count(*) AS rows FROM (SELECT {key} AS k FROM {table} {after} ORDER BY {key} LIMIT {size}) AS batch"
-        ).format(key=sql.Identifier(key), table=sql.Identifier(schema, table), after=after, size=sql.Literal(size)),
-    )
-    return row if row and int(row["rows"]) else None
 
 
 def _batch(
     context: StepContext,
     statement: Mapping[str, Any],
-    bounds: Mapping[str, Any],
-    progress: Mapping[str, Any],
-    table: tuple[str, str],
-) -> int:
-    def attempt() -> int:
-        with transaction(context.conn, context.limits(context.budget("statement_timeout_s"))):
-            rows = max(execute(context.conn, "EXECUTE pgops_backfill(%s, %s)", (bounds["first"], bounds["last"])), 0)
-            context.save("running", {**progress, "rows": int(progress["rows"]) + rows})
-        return rows
+    walked: keyset.Keyset,
+    batch: keyset.Batch,
+    walk: _Walk,
+    size: BatchSize,
+) -> float | None:
+    """Change the rows of one batch, in a transaction with the ledger's row about it.
+
+    :return: seconds that its transaction took, without the waiting for locks before; None where it took too long and
+        was taken back, to be tried with fewer rows.
+    """
+    limit_s, target_size = size.limit_s, size.rows
+    limits = f"{context.limits(context.budget('statement_timeout_s'))}; {_PLANNED}"
+    limits += f"; SET LOCAL idle_in_transaction_session_timeout = '{IDLE_S}s'"
+    if limit_s is not None:
+        limits += f"; SET LOCAL statement_timeout = '{max(1, int(limit_s * 1000))}ms'"
+    if len(walked.columns) > 1:
+        limits += _BY_INDEX
+    values = sql.SQL(", ").join(map(sql.Literal, (*batch.first, *batch.last)))
+    question = sql.SQL("EXECUTE pgops_backfill({})").format(values)
+
+    def attempt() -> tuple[_Walk, float, float]:
+        began = time.monotonic()
+        with transaction(context.conn, limits) as ending:
+            executed = time.monotonic()
+            rows = max(execute(context.conn, question), 0)
+            worked = time.monotonic() - executed
+            _refuse_removed(context, statement, walked, batch)
+            now = _Walk(
+                list(batch.last), walk.changed + rows, walk.seen + batch.rows, walk.total, walk.batches + 1, walk.more
+            )
+            ending.append(context.saved("running", now.to_ledger(target_size)))
+        return now, time.monotonic() - began, worked
 
     try:
-        with context.watched(f"backfilling {table[0]}.{table[1]}"):
-            return context.patiently(attempt)  # row locks only
+        with context.watched(f"backfilling {walked.full}"):
+            now, seconds, worked = context.patiently(attempt)  # row locks only
     except psycopg2.Error as exc:
         if exc.pgcode is None:
             raise
-        raise statement_error(context, exc, statement) from None
+        if limit_s is not None and is_time_limit(exc.pgcode, str(exc)):
+            size.took_too_long()
+            return None
+        raise _failed(context, exc, statement, walked) from None
+    walk.last, walk.changed, walk.seen, walk.batches = now.last, now.changed, now.seen, now.batches
+    size.learn(batch.rows, seconds, worked)
+    return seconds
+
+
+def _failed(
+    context: StepContext, exc: psycopg2.Error, statement: Mapping[str, Any], walked: keyset.Keyset
+) -> PgopsError:
+    error = statement_error(context, exc, statement)
+    if exc.pgcode == errorcodes.DISK_FULL:
+        error.hint = f"Free room for {walked.full}, its indexes and the WAL, then run it again: it goes on behind its last batch."
+    return error
+
+
+def _refuse_removed(
+    context: StepContext,
+    statement: Mapping[str, Any],
+    walked: keyset.Keyset,
+    batch: keyset.Batch,
+) -> None:
+    """A batch changes rows; it removes none but those that a DELETE says, and these are the batch's.
+
+    :raises PgopsError: it removed others, also by a trigger or a cascade; the batch is taken back.
+    """
+    found = fetch_one(context.conn, _REMOVED, {"oid": walked.oid})
+    removed = int(found["n"]) if found else 0
+    allowed = batch.rows if (statement.get("destroys") or {}).get("kind") == "rows" else 0
+    if removed > allowed:
+        raise PgopsError(
+            f"{context.doing} failed at {location(statement)}: a batch of {batch.rows} rows removed {removed} rows of "
+            f"{walked.full}, and {'no more than its own' if allowed else 'none'} may go; that batch is taken back",
+            database=context.database,
+            object_name=walked.full,
+            hint="Look at the statement and at the triggers of the table; to remove rows in batches write a DELETE.",
+            extra={"removed": removed},
+        )
+
+
+def _left(context: StepContext, question: Mapping[str, Any] | None) -> int | None:
+    """:return: how many rows are still to be changed, by the step's own query; None where it has none."""
+    if not question:
+        return None
+    try:
+        with transaction(context.conn, context.limits(context.budget("statement_timeout_s"))):
+            row = fetch_one(context.conn, str(question["sql"])) or {}
+    except psycopg2.Error as exc:
+        if exc.pgcode is None:
+            raise
+        raise from_psycopg(
+            exc,
+            f"{context.doing} could not count what is left at {location(question)}",
+            statement=str(question["sql"]),
+            location=location(question),
+            database=context.database,
+        ) from None
+    (value,) = row.values() if len(row) == 1 else (None,)
+    if not isinstance(value, int):
+        raise PgopsError(
+            f"{context.doing}: the query at {location(question)} must return one row with one whole number, the rows that are left",
+            database=context.database,
+        )
+    return value

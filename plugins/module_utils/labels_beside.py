@@ -247,11 +247,11 @@ class _Batches(StepContext):
     removal: Removal | None = None
     kept: dict[str, Any] = field(default_factory=dict)
 
-    def save(self, state: str, progress: Mapping[str, Any] | None = None) -> None:
+    def saved(self, state: str, progress: Mapping[str, Any] | None = None) -> str:
         assert self.removal is not None
         self.kept.update(progress or {})
         self.kept["done"] = state == "done"
-        self.removal.save()
+        return self.removal.context.saved("running", self.removal.all_progress)
 
 
 def _copy(removal: Removal, table: Table) -> None:

@@ -53,6 +53,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.statements import
     tables_of,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import Replacements, StepContext
+from ansible_collections.whitecross.pgops.plugins.module_utils.throttle import Limits
 from psycopg2 import errorcodes
 
 # How soon the server notices that a killed module's socket is closed, and ends its statement. 14 and later.
@@ -92,6 +93,7 @@ class Way:
     :ivar orphans: ``stop``, ``quarantine`` or ``placeholder``: what becomes of rows without a parent when a foreign key is added.
     :ivar rewrite_limit_mb: in the place of what the versions declare.
     :ivar builds: what index builds may take.
+    :ivar throttle: what makes batches wait.
     """
 
     run: Run
@@ -101,6 +103,7 @@ class Way:
     orphans: str = "stop"
     rewrite_limit_mb: int | None = None
     builds: IndexBuilds = field(default_factory=IndexBuilds)
+    throttle: Limits = field(default_factory=Limits)
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -247,7 +250,8 @@ def _apply_one(
             built += context.built
             notes += context.notes
             seconds = round(time.monotonic() - begun, 3)
-            timed.append({"step": ordinal, "kind": step["kind"], "name": step.get("name"), "duration_s": seconds})
+            told = {"step": ordinal, "kind": step["kind"], "name": step.get("name"), "duration_s": seconds}
+            timed.append({**told, **context.outcome})
         duration = round(time.monotonic() - started, 3)
         with transaction(conn, f"{_SURE_COMMIT}; {ledger.finish_text(conn, version, 'applied', duration)}"):
             if version in session.mirrored:
@@ -483,6 +487,9 @@ def _step_down(
     if kind == "backfill" and step.get("down"):
         backfill.run(context, step, step["down"])
         return []
+    if step.get("irreversible"):
+        context.save("done")
+        return [f"what {step.get('name') or 'a backfill'} changed: {step['irreversible']}"]
     context.save("done")
     return []
 
@@ -577,6 +584,7 @@ def _context(
         progress_so_far=dict(past.progress) if past else {},
         orphans=session.way.orphans,
         builds=session.way.builds,
+        throttle=session.way.throttle,
         sleep=session.way.sleep,
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import existing, label_text, ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
+from ansible_collections.whitecross.pgops.plugins.module_utils.keyset import columns_of
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import tables_in
 from psycopg2 import sql
 
@@ -109,8 +110,9 @@ def _step_text(conn: Connection, step: Mapping[str, Any]) -> list[str]:
     if kind == "indexes":
         return [line for index in step["indexes"] for line in _index_text(conn, index)]
     if kind == "backfill":
+        size, first = step.get("batch_size") or DEFAULT_BATCH_SIZE, "" if step.get("adapt") is False else " at first"
         return [
-            f"-- in batches of {step.get('batch_size') or DEFAULT_BATCH_SIZE} rows by key {step['key']}",
+            f"-- in batches of {size} rows{first} by key {', '.join(columns_of(step))}",
             _terminated(step["statement"]),
         ]
     if kind == "validate":
@@ -205,7 +207,9 @@ def down_text(
                 if ".".join(key) in validated and key not in made:
                     lines.append(f"-- {'.'.join(key)} is marked as not validated again")
         elif step["kind"] == "backfill" and step.get("down"):
-            lines += [f"-- in batches by key {step['key']}", _terminated(step["down"])]
+            lines += [f"-- in batches by key {', '.join(columns_of(step))}", _terminated(step["down"])]
+        elif step.get("irreversible"):
+            lines.append(f"-- not taken back: {' '.join(str(step['irreversible']).split())}")
         else:
             lines.append("-- nothing to take back")
     return "\n".join(lines) + "\n"

@@ -18,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.existing import E
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_builds import IndexBuilds
 from ansible_collections.whitecross.pgops.plugins.module_utils.monitor import Monitor
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
+from ansible_collections.whitecross.pgops.plugins.module_utils.throttle import Limits
 from psycopg2 import errorcodes
 
 # The same numbers as the tree's defaults, for a ledger written by hand or by an older tree.
@@ -26,6 +27,7 @@ DEFAULT_BUDGETS = {
     "lock_budget_s": 60,
     "statement_timeout_s": 300,
     "index_timeout_s": 3600,
+    "batch_target_ms": 100,
     "rewrite_limit_mb": label_text.DEFAULT_LIMIT_MB,
 }
 
@@ -43,7 +45,7 @@ class StepContext:
     :ivar conn: the session that works and holds the runner lock, in autocommit.
     :ivar connect: opens another session of the same run, for a build beside it.
     :ivar budgets: ``lock_timeout_ms``, ``lock_budget_s``, ``statement_timeout_s``, ``index_timeout_s``,
-        ``rewrite_limit_mb``.
+        ``batch_target_ms``, ``rewrite_limit_mb``.
     :ivar progress_so_far: what the ledger knows of this step from an earlier attempt.
     :ivar replacements: what later versions make of indexes, by schema and name; on the way down those that are applied.
     :ivar applied: on the way down the versions of which something is in the database.
@@ -53,6 +55,8 @@ class StepContext:
     :ivar builds: what the index builds of the run may take.
     :ivar built: each index that this step has built, with its bytes and seconds; grows.
     :ivar notes: sentences for the result that nobody has to act on before the run goes on; grows.
+    :ivar throttle: how much of what makes batches wait.
+    :ivar outcome: figures of this step for the run's result; grows.
     """
 
     conn: Connection
@@ -78,6 +82,8 @@ class StepContext:
     builds: IndexBuilds = field(default_factory=IndexBuilds)
     built: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    throttle: Limits = field(default_factory=Limits)
+    outcome: dict[str, Any] = field(default_factory=dict)
     sleep: Callable[[float], None] = time.sleep
 
     @property

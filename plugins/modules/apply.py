@@ -53,6 +53,14 @@ options:
     description:
       - How long one index build may take, in seconds, in the place of the C(index_timeout_s) that the versions declare.
     type: int
+  throttle:
+    description:
+      - How much of what makes batches of a backfill pause or slow down; what is not given stays as it is, and 0 switches one off.
+      - C(replica_lag_s) 10 seconds that a standby has not replayed, C(lock_wait_s) 1 second that somebody waits for a lock,
+        C(active_sessions) 50 others that run a statement, C(requested_checkpoints) 1 before its time in a second, C(wal_mb_s) MB of WAL
+        a second, off. C(except_standbys) lists standbys by C(application_name) that lag on purpose.
+    type: dict
+    default: {}
 author:
   - White Cross pgops contributors
 """
@@ -74,6 +82,8 @@ databases:
         - Versions applied by this call, each with its duration in seconds, the seconds that it expects, the objects that were there already, the rows that were
           moved to quarantine and the placeholders that were made, the indexes that were built with their bytes and seconds, and notes -
           an index that is there under another name, an invalid one of somebody else.
+          Under C(step_durations) the seconds of each step; of a backfill also its
+          rows, batches and last batch size, what was left before and after, and how long it paused or slowed down for what.
       type: list
       elements: dict
     later:
@@ -136,6 +146,7 @@ def main() -> None:
             "index_memory_mb": {"type": "int"},
             "index_disk_mb": {"type": "int"},
             "index_timeout": {"type": "int"},
+            "throttle": {"type": "dict", "default": {}},
         }
     )
 
@@ -143,8 +154,10 @@ def main() -> None:
         from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, plan, preview
         from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
         from ansible_collections.whitecross.pgops.plugins.module_utils.index_builds import IndexBuilds
+        from ansible_collections.whitecross.pgops.plugins.module_utils.throttle import Limits
 
         given = module.params
+        limits = Limits.of(given["throttle"])
         selection = plan.Selection(given["target"], given["steps"], given["allow_out_of_order"])
         databases: dict[str, Any] = {}
         diff = []
@@ -174,6 +187,7 @@ def main() -> None:
                     lock_wait_s=given["lock_wait"],
                     orphans=given["orphans"],
                     builds=builds,
+                    throttle=limits,
                 )
                 databases[name] = migrate.apply(
                     target, given["migrations"], selection, way, expected=given["expected"].get(name)

@@ -13,7 +13,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 
 # Every rule by name; docs/write-a-migration.md lists the same.
 RULES = {
-    "backfill": "A backfill is one statement bounded by `$1` and `$2`.",
+    "backfill": "A backfill is one statement bounded by the first and the last key of a batch.",
     "cascade": "`CASCADE` drops what nobody named.",
     "check": "A named check is one query that reads, has one expectation, and needs versions of the tree.",
     "column-rewrite": "A new column with a value that differs by row rewrites the table.",
@@ -21,7 +21,7 @@ RULES = {
     "data-apart": "A step changes the schema or rows, not both.",
     "depends-on": "`depends_on` names versions of the tree that come before.",
     "destructive": "An up that takes data away declares `risk: high` or `critical`.",
-    "down-missing": "A sql step has a down, or `rollback` says what stays.",
+    "down-missing": "A step that changes objects or rows has a down, or `rollback` says what stays.",
     "duplicate-index": "An index name stands for one definition.",
     "empty": "A file has at least one statement.",
     "enum-value-used": "A new enum label is used in a later step than the one that adds it.",

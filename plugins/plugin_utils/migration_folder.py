@@ -36,12 +36,14 @@ SAFETIES = ("complete", "partial", "none")
 
 # lock_timeout: measured behind a reader of 6 s, clients wait 0.11 s at 100 ms and 4.5 s without. The others are
 # generous ends of what must end: a step of minutes should have been split, an index of an hour is a big one.
+# batch_target_ms: what a client does not notice when it meets a row of a batch.
 # rewrite_limit_mb: a rewrite of 15 MB with its indexes took a second, so 1 MB is over before a client notices.
 BUDGETS = {
     "lock_timeout_ms": 100,
     "lock_budget_s": 60,
     "statement_timeout_s": 300,
     "index_timeout_s": 3600,
+    "batch_target_ms": 100,
     "rewrite_limit_mb": 1,
 }
 _MAY_BE_ZERO = ("rewrite_limit_mb",)

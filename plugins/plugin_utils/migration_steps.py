@@ -42,9 +42,12 @@ _BACKFILL_KEYS: Keys = {
     "schema": (str, False, ()),
     "key": (str, True, ()),
     "batch_size": (int, False, ()),
+    "adapt": (bool, False, ()),
     "pause_ms": (int, False, ()),
     "statement": (str, True, ()),
+    "remaining": (str, False, ()),
     "down": (str, False, ()),
+    "irreversible": (str, False, ()),
 }
 _VALIDATE_KEYS: Keys = {
     "table": (str, True, ()),
@@ -248,9 +251,17 @@ def _backfill_step(
     findings: list[Finding],
 ) -> dict[str, Any] | None:
     document, file = migration.document, migration.location(METADATA)
-    if not check_keys(document, path, _BACKFILL_KEYS, file, findings):
+    given = at(document.data, path)
+    several = isinstance(given, dict) and isinstance(given.get("key"), list)
+    keys: Keys = {**_BACKFILL_KEYS, "key": (list, True, ())} if several else _BACKFILL_KEYS
+    if not check_keys(document, path, keys, file, findings):
         return None
     data = at(document.data, path)
+    for number, column in enumerate(data["key"] if several else ()):
+        if not isinstance(column, str) or sql_statements.identifier_fault(column) or column in data["key"][:number]:
+            line = document.line(*path, "key", number)
+            findings.append(Finding(file, line, "wrong-type", "'key' is a column, or a list of different columns"))
+            return None
     size = data.get("batch_size", BATCH_SIZE)
     if size < 1:
         findings.append(
@@ -262,10 +273,12 @@ def _backfill_step(
                 file, document.line(*path, "pause_ms"), "wrong-value", f"'pause_ms' is {data['pause_ms']}, at least 0"
             )
         )
-    _check_names(document, path, ("schema", "table", "key"), file, findings)
-    usable = use_file(migration, data["statement"], ".sql.j2", (*path, "statement"), contents, uses, findings)
-    if "down" in data:
-        usable = use_file(migration, data["down"], ".sql.j2", (*path, "down"), contents, uses, findings) and usable
+    _check_names(document, path, ("schema", "table", *(() if several else ("key",))), file, findings)
+    usable = True
+    for name in ("statement", "remaining", "down"):
+        if name in data:
+            usable = use_file(migration, data[name], ".sql.j2", (*path, name), contents, uses, findings) and usable
+    _check_way_back(migration, path, findings)
     if not usable:
         return None
     return {
@@ -273,12 +286,29 @@ def _backfill_step(
         "table": data["table"],
         "key": data["key"],
         "batch_size": size,
-        # Only where it is asked for: what is stored of earlier versions has no such key.
-        **({"pause_ms": data["pause_ms"]} if "pause_ms" in data else {}),
         "statement": data["statement"],
         "down": data.get("down"),
+        # Only where they are asked for: what is stored of earlier versions has no such keys.
+        **{name: data[name] for name in ("adapt", "pause_ms", "remaining", "irreversible") if name in data},
         "default_name": f"backfill {data['table']}",
     }
+
+
+def _check_way_back(migration: Migration, path: Path, findings: list[Finding]) -> None:
+    """What a backfill says of its way back agrees with itself and with the migration."""
+    document, file = migration.document, migration.location(METADATA)
+    data = at(document.data, path)
+    if "irreversible" not in data:
+        return
+    line, fault = document.line(*path, "irreversible"), None
+    if not data["irreversible"].strip():
+        fault = "'irreversible' says why the rows keep what they got; it is empty"
+    elif "down" in data:
+        fault = "a backfill has either 'down' or 'irreversible'"
+    elif migration.rollback.get("safety") == "complete":
+        fault = "the backfill is 'irreversible' although rollback.safety is 'complete'; say under 'stays' what stays"
+    if fault:
+        findings.append(Finding(file, line, "backfill", fault))
 
 
 def _validate_step(

@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import sql_statements, template_rendering
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+    backfill_steps,
+    sql_statements,
+    template_rendering,
+)
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import Finding, nearest, raise_findings
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration import METADATA, Migration
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_folder import read_folder
@@ -249,13 +253,13 @@ def _render_migration(migration: Migration, given: Mapping[str, Any], findings: 
             if "placeholders" in source:
                 step["placeholders"] = _placeholders(migration, source["placeholders"], step["up"], findings)
         elif source["kind"] == "backfill":
-            step["statement"] = _batch(migration, source["statement"], statements, findings)
-            step["down"] = _batch(migration, source["down"], statements, findings) if source["down"] else None
+            backfill_steps.render(migration, source, step, statements, findings)
         elif source["kind"] == "indexes":
             step["indexes"] = [
                 {key: value for key, value in index.items() if key != "line"} for index in source["indexes"]
             ]
         steps.append(step)
+    backfill_steps.check_way_back(migration, steps, findings)
     verify = statements(migration.verify) if migration.verify in migration.files else []
     select = sql_statements.grammar().ast.SelectStmt
     for statement in verify:
@@ -328,29 +332,6 @@ def _statements(
     if not statements and not faults:
         findings.append(Finding(file, 0, "empty", "the file renders to no statement"))
     return statements
-
-
-def _batch(migration: Migration, name: str, statements: Any, findings: list[Finding]) -> Statement | None:
-    """The one statement of a backfill, bounded by both ends of the batch."""
-    file = migration.location(name)
-    found: list[Statement] = statements(name)
-    if not found:
-        return None
-    if len(found) > 1:
-        findings.append(
-            Finding(file, found[1].line, "backfill", "a backfill is one statement; the engine loops over the batches")
-        )
-        return None
-    if sql_statements.parameters(found[0]) != {1, 2}:
-        findings.append(
-            Finding(
-                file,
-                found[0].line,
-                "backfill",
-                "a backfill must be bounded by $1 and $2, the first and the last key of a batch (both inclusive)",
-            )
-        )
-    return found[0]
 
 
 def _plain(value: Any) -> Any:

@@ -206,8 +206,10 @@ def _expression_fault(value: str, _spec: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _number_fault(value: str, _spec: Mapping[str, Any]) -> str | None:
-    return None if re.fullmatch(r"[1-9][0-9]{0,8}", value) else "it is not a whole number of 1 or more"
+def _number_fault(value: str, spec: Mapping[str, Any]) -> str | None:
+    least = int(spec.get("least", 1))
+    fits = re.fullmatch(r"0|[1-9][0-9]{0,8}", value) and int(value) >= least
+    return None if fits else f"it is not a whole number of {least} or more"
 
 
 def _boolean_fault(value: str, _spec: Mapping[str, Any]) -> str | None:

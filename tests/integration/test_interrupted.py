@@ -67,6 +67,7 @@ def migrations(tmp_path: Path, target: Any) -> list[dict[str, Any]]:
             "indexes.yml": [{"name": "people_name", "table": "people", "columns": [{"column": "name"}], "why": "a test"}],
             "fill.sql.j2": "UPDATE public.people SET done = done + 1 WHERE id BETWEEN $1 AND $2;",
         },
+        rollback={"safety": "partial", "stays": "what was counted"},
     )  # fmt: skip
     rendered = tree.render()
     migrate.apply(target, rendered, Selection(target=V1), way("20260101T000000Z-000000"))

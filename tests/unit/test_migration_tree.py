@@ -588,9 +588,13 @@ def test_indexes_yml_is_a_list(sql: Sql) -> None:
     assert "must be a list of indexes" in sql.fault()
 
 
-def backfill(sql: Sql, statement: str, **change: Any) -> None:
+def backfill(sql: Sql, statement: str, *, safety: str = "partial", files: Any = None, **change: Any) -> None:
     step = {"table": "t", "key": "id", "statement": "backfill.sql.j2"} | change
-    sql.add(steps=[*METADATA["steps"], {"backfill": step}], files={"backfill.sql.j2": statement})
+    sql.add(
+        steps=[*METADATA["steps"], {"backfill": step}],
+        files={"backfill.sql.j2": statement, **(files or {})},
+        rollback={"safety": safety, **({"stays": "a"} if safety == "partial" else {})},
+    )
 
 
 def test_a_backfill_is_one_statement_between_two_keys(sql: Sql) -> None:
@@ -616,6 +620,69 @@ def test_a_backfill_is_one_statement_between_two_keys(sql: Sql) -> None:
 def test_a_bad_backfill_is_refused(sql: Sql, statement: str, change: dict[str, Any], message: str) -> None:
     backfill(sql, statement, **change)
     assert message in sql.fault()
+
+
+ROWS = "(a, b) BETWEEN ($1, $2) AND ($3, $4)"
+
+
+def test_a_key_of_several_columns_has_its_first_values_and_then_its_last_ones(sql: Sql) -> None:
+    backfill(sql, f"UPDATE t SET c = 1 WHERE {ROWS};", key=["a", "b"], adapt=False, irreversible="nobody knows")
+    step = sql.render()[0]["steps"][1]
+    assert (step["key"], step["adapt"], step["irreversible"]) == (["a", "b"], False, "nobody knows")
+
+
+@pytest.mark.parametrize(
+    ("statement", "change", "message"),
+    [
+        ("UPDATE t SET c = 1 WHERE id BETWEEN $1 AND $2", {}, "must be bounded by ($1, $2) and ($3, $4)"),
+        (f"UPDATE t SET c = 1 WHERE {ROWS}", {"key": ["a", "b", "d"]}, "bounded by ($1, $2, $3) and ($4, $5, $6)"),
+        (f"UPDATE t SET c = 1 WHERE {ROWS}", {"key": ["a", "a"]}, "a list of different columns"),
+        (f"UPDATE t SET c = 1 WHERE {ROWS}", {"key": ["a", 5]}, "a list of different columns"),
+        (f"UPDATE t SET c = 1 WHERE {ROWS}", {"key": []}, "'key' is empty"),
+        (f"UPDATE t SET c = 1 WHERE {ROWS}", {"key": "a"}, "must be bounded by $1 and $2"),
+    ],
+)
+def test_a_bad_key_of_several_columns_is_refused(
+    sql: Sql, statement: str, change: dict[str, Any], message: str
+) -> None:
+    backfill(sql, statement, **{"key": ["a", "b"]} | change)
+    assert message in sql.fault()
+
+
+FILL = "UPDATE t SET a = 1 WHERE id BETWEEN $1 AND $2"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"safety": "complete"}, "the backfill has no 'down' although rollback.safety is 'complete', and no way down names 'a'"),
+        ({"safety": "complete", "irreversible": "why"}, "is 'irreversible' although rollback.safety is 'complete'"),
+        ({"irreversible": "why", "down": "x.sql.j2", "files": {"x.sql.j2": FILL}}, "either 'down' or 'irreversible'"),
+        ({"irreversible": " "}, "it is empty"),
+        ({"remaining": "x.sql.j2", "files": {"x.sql.j2": "DELETE FROM t"}}, "'remaining' is one SELECT"),
+        ({"remaining": "x.sql.j2", "files": {"x.sql.j2": "SELECT 1; SELECT 2"}}, "'remaining' is one SELECT"),
+        ({"remaining": "x.sql.j2", "files": {"x.sql.j2": "SELECT count(*) FROM t WHERE id > $1"}}, "'remaining' is one"),
+    ],
+)  # fmt: skip
+def test_a_backfill_says_how_its_rows_come_back_and_what_is_left(
+    sql: Sql, change: dict[str, Any], message: str
+) -> None:
+    backfill(sql, FILL, **change)
+    assert message in sql.fault()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"safety": "complete", "down": "x.sql.j2", "files": {"x.sql.j2": FILL}},
+        {"safety": "complete", "files": {"down.sql.j2": "ALTER TABLE t DROP COLUMN a;"}},
+        {"irreversible": "which rows had no value is not known afterwards"},
+        {},
+    ],
+)
+def test_a_backfill_with_a_word_on_its_way_back_is_right(sql: Sql, change: dict[str, Any]) -> None:
+    backfill(sql, FILL, **change)
+    assert sql.render()
 
 
 def test_validate_and_analyze_are_rendered(sql: Sql) -> None:
