@@ -61,11 +61,6 @@ class ActionModule(PgopsAction):
         host = str(variables["inventory_hostname"])
         if stage not in ("back", "emergency") and _failed_before(journal, stage, host):
             return {"changed": False, "skipped": True, "done": "no"}
-        by = journal.stop_asked_by() if stage == "before" else None
-        if by:
-            raise AnsibleActionFail(
-                f"{label} was not begun: {by} asked this run to stop. Then: {self.again(variables)}"
-            )
         event = {"phase": self.PHASE, "host": host, "hook": {"stage": stage, "kind": kind, "label": label, "on": on}}
         journal.append(
             {
@@ -77,10 +72,13 @@ class ActionModule(PgopsAction):
         )
         away = TakenAway(journal.state_directory, journal.environment)
         takes_away = kind in hooks.BROUGHT_BACK_BY and stage in ("before", "emergency")
-        busy = self._wait_for_another(away, host, kind, journal) if takes_away else None
+        by = journal.stop_asked_by() if stage == "before" else None
+        refused = f"{by} asked this run to stop" if by else None
+        if takes_away and not refused:
+            refused = self._wait_for_another(away, host, kind, journal)
         begun = time.monotonic()
-        if busy:
-            result = {"failed": True, "msg": busy}
+        if refused:
+            result = {"failed": True, "msg": f"it was not begun, as {refused}"}
         elif takes_away:
             # On the disk before anything is taken away: a run that is killed now is one that has taken it away.
             first = _is_first(variables, host)
@@ -109,7 +107,9 @@ class ActionModule(PgopsAction):
         if failed:
             answer.update(self._failure(label, on, str(result.get("msg") or "failed"), stage, variables))
         ended = {**event, "hook": known, "duration_s": seconds, "changed": answer["changed"]}
-        if failed and stage != "emergency":
+        # Nobody is kept from the way back because nobody could be told of it.
+        unheard = failed and stage == "emergency" and kind == "alert"
+        if failed and not unheard:
             ended.update(event="phase_failed", error={"message": answer["msg"], "next": answer["next"]})
         else:
             ended["event"] = "phase_finished"
@@ -121,8 +121,7 @@ class ActionModule(PgopsAction):
             other.append({"event": "hook", "hook": {**known, "by_run": journal.run_id}, "host": host})
         if back and given.get("last", True) and not _failed_before(journal, stage, host, kind):
             away.clear(host, back)
-        if failed and stage == "emergency" and kind == "alert":
-            # Nobody is kept from the way back because nobody could be told of it.
+        if unheard:
             return {"changed": False, "done": "no", "warnings": [answer["msg"]]}
         return answer
 
@@ -188,12 +187,18 @@ class ActionModule(PgopsAction):
 
     def _failure(self, label: str, on: str, why: str, stage: str, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the sentence: what failed, what is applied, what is away still, what to type."""
-        applied = sorted(
-            str(item["version"])
-            for found in (self.run_fact(task_vars).get("apply") or {}).values()
-            for item in (found or {}).get("applied") or []
+        applied, reverted = (
+            sorted(
+                str(item["version"])
+                for found in (self.run_fact(task_vars).get(phase) or {}).values()
+                for item in (found or {}).get(done) or []
+            )
+            for phase, done in (("apply", "applied"), ("revert", "reverted"))
         )
-        stands = f"{', '.join(applied)} applied by this run stand" if applied else "this run has applied nothing"
+        playbook = self.run_fact(task_vars).get("playbook")
+        stands = f"this run has {'reverted' if playbook == 'rollback' else 'applied'} no version"
+        if applied or reverted:
+            stands = f"{', '.join(applied or reverted)} {'applied' if applied else 'reverted'} by this run stand"
         sentence = f"The hook {label} on {on} failed: {why.rstrip('.')}; {stands}"
         again = self.again(task_vars)
         if stage == "back":
