@@ -8,7 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, seconds
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import (
+    MigrationAction,
+    model_lines,
+    seconds,
+)
 
 INDEX_LIMITS = ("index_workers", "index_memory_mb", "index_disk_mb", "index_timeout")
 
@@ -86,6 +90,8 @@ class ActionModule(MigrationAction):
             if found.get("applied"):
                 total = sum(item["duration_s"] for item in found["applied"])
                 self.say(f"{database}: {len(found['applied'])} versions applied in {seconds(total)}")
+            for line in model_lines(database, found.get("model_changes") or []):
+                self.say(line)
         if result.get("failed"):
             self.show_edited(result)
             self._tell_next(result, task_vars)

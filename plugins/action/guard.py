@@ -97,6 +97,7 @@ class ActionModule(ActionBase):
                     f"{command} -l {shlex.quote(limit or environment)} -e pgops_database=NAME",
                 )
         self._check_values(variables_of, given, limit or environment)
+        hooks = self._hooks(variables_of)
 
         try:
             who = os.environ.get("SUDO_USER") or getpass.getuser()
@@ -119,6 +120,8 @@ class ActionModule(ActionBase):
             # Names only: a value may be a password.
             "extra_variables": sorted(str(name) for name in load_extra_vars(self._loader) if name not in _NOT_EXTRA),
         }
+        # Empty where no hook is declared, and then nothing about hooks costs anything.
+        run["hooks"] = hooks
         if task_vars.get("pgops_json"):
             run["json"] = str(self._templar.template(task_vars["pgops_json"]))
         if not self._task.check_mode:
@@ -169,6 +172,21 @@ class ActionModule(ActionBase):
                     "list of the role's variables",
                     f"ansible-doc -t role whitecross.pgops.{role}",
                 )
+
+    @staticmethod
+    def _hooks(variables_of: dict[str, Any]) -> list[str]:
+        """:return: the kinds of hooks that any host declares. :raises Refusal: one that cannot be meant."""
+        if not any(name.startswith("hooks_") for variables in variables_of.values() for name in variables):
+            return []
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import application_hooks
+
+        found: set[str] = set()
+        for host, variables in variables_of.items():
+            wrong = application_hooks.refusal(variables)
+            if wrong:
+                raise environments.Refusal(f"{wrong}; correct it where it is set (for {host})")
+            found.update(application_hooks.declared(variables))
+        return [kind for kind in application_hooks.KINDS if kind in found]
 
     def _check_values(self, variables_of: dict[str, Any], given: dict[str, Any], limit: str) -> None:
         """A value that cannot be meant would quietly take the default, or fail in the middle of the run."""

@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, seconds, table
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import (
+    MigrationAction,
+    model_lines,
+    seconds,
+    table,
+)
 
 
 class ActionModule(MigrationAction):
@@ -44,6 +49,8 @@ class ActionModule(MigrationAction):
                 self.say(
                     f"{database}: {item['version']} {item['name']} reverted in {seconds(item['duration_s'])}{stays}"
                 )
+            for line in model_lines(database, found.get("model_changes") or []):
+                self.say(line)
         if result.get("failed"):
             self._tell_next(result, task_vars)
         return result

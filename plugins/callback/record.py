@@ -13,6 +13,8 @@ description:
     the report, the last event of the journal and the file of C(pgops_json), as the action P(whitecross.pgops.report#module) would have.
   - At the start of a run it puts a file that says so in the place of C(pgops_json), so that a run which is killed leaves no older result.
   - It says in one sentence what to do about a host that cannot be reached, and tells the report what failed outside a phase.
+  - What a run has taken away from the application by its hooks and can no longer bring back itself is brought back by another
+    ansible-playbook, after Ctrl-C and where a host was lost.
   - It notifies C(pgops_webhook) of such a run as the action would have.
   - It never fails a play; what it cannot do, it says in a warning.
 requirements:
@@ -25,6 +27,7 @@ import atexit
 import functools
 import os
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -168,10 +171,11 @@ class CallbackModule(CallbackBase):
 
         self._over = True
         first = failures.first()
-        if not self._ours or (self._reported and not first):
+        if not self._ours:
             return
-        if self._reported and first:
-            # The report knew of it, unless it came afterwards: a host that was lost in another one's report, say.
+        if self._reported:
+            # The report knew of a failure, unless it came afterwards: a host that was lost in another one's report, say.
+            self._bring_back(["hooks"], failure=first)
             return
         failed = first or (
             {"msg": "The run ended before it began; its output says why"}
@@ -182,6 +186,7 @@ class CallbackModule(CallbackBase):
         )
         if failed:
             self._write(failed, interrupted=False)
+            self._bring_back(["hooks"], failure=failed)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if os.getpid() != self._process:
@@ -212,7 +217,32 @@ class CallbackModule(CallbackBase):
         self._over = True
         from ansible_collections.whitecross.pgops.plugins.plugin_utils import failures
 
-        self._write(failures.first(), interrupted=failures.first() is None)
+        failure = failures.first()
+        try:
+            self._write(failure, interrupted=failure is None)
+        finally:
+            # Also where the terminal is gone, to which nothing can be written. What runs in the database ends at its next
+            # safe point; users come back after it.
+            self._bring_back(["stop", "hooks"], failure=failure, interrupted=True)
+
+    def _bring_back(self, playbooks: list[str], *, failure: dict[str, Any] | None, interrupted: bool = False) -> None:
+        """What the application's hooks took away comes back, whatever ended the run; then its report knows of it."""
+        if not self._run.get("hooks"):
+            return
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import bring_back, reporting
+
+        def say(line: str) -> None:
+            with suppress(OSError):  # the terminal is gone
+                self._display.display(line)
+                # Whoever waits for a migration's end sees why; at the interpreter's end it would come too late.
+                sys.stdout.flush()
+
+        if bring_back.bring_back(self._run, sys.argv, playbooks, interrupted=interrupted, say=say):
+            state = self._run["journal"].rsplit("/journal/", 1)[0]
+            report, page = reporting.finish(state, self._run, error=failure, interrupted=interrupted and not failure)
+            path = self._run.get("json") or self._extra("pgops_json")
+            if path:
+                reporting.write_result(path, reporting.result_document(report, str(page)))
 
     # -- what is written ----------------------------------------------------------------------------------------------
 

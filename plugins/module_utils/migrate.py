@@ -26,6 +26,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     ledger,
     legacy_mirror,
     locks,
+    model_changes,
     orphans,
     sql_step,
     way_back,
@@ -140,7 +141,8 @@ def apply(
     :param migrations: the whole tree, rendered.
     :param expected: ``ledger_head``, ``catalog_fingerprint``, ``rendered_checksum`` as they were when the backup was
         taken; compared under the lock before the first write, keys that are missing are not compared.
-    :return: ``applied`` (each with duration in seconds and what was skipped), ``tables``, ``ledger_head``, ``audit``.
+    :return: ``applied`` (each with duration in seconds and what was skipped), ``tables``, ``model_changes``, ``ledger_head``,
+        ``audit``.
     :raises PgopsError: refused, failed, interrupted or out of patience; ``extra`` says what is applied and what is not.
     """
     with _session(target, way) as session:
@@ -151,7 +153,9 @@ def apply(
         session.replacements = replacements(migrations)
         done: list[dict[str, Any]] = []
         audit = None
+        followed: list[dict[str, Any]] = []
         if plan.pending:
+            shape = model_changes.read(session.conn)
             ledger.ensure(session.conn)
             ledger.start_run(session.conn, way.run)
             session.mirrored = legacy_mirror.versions(session.conn)
@@ -161,6 +165,7 @@ def apply(
         with _told_if_lost(session, "applied", done):
             if plan.pending:
                 ledger.finish_run(session.conn, way.run.id, "applied")
+                followed = _followed(session.conn, shape)
                 head = ledger.head(session.conn)
             if found.exists or plan.pending:
                 audit = ledger.audit_head(session.conn)
@@ -168,9 +173,14 @@ def apply(
             "applied": done,
             "later": plan.later,
             "tables": tables_of(plan.pending),
+            "model_changes": followed,
             "ledger_head": head,
             "audit": audit,
         }
+
+
+def _followed(conn: Connection, before: model_changes.Shape) -> list[dict[str, Any]]:
+    return [change.as_dict() for change in model_changes.changes(before, model_changes.read(conn))]
 
 
 def refuse_moved(
@@ -349,7 +359,7 @@ def revert(
     :param expected: the database when its backup was taken: ``ledger_head``, ``catalog_fingerprint``, ``snapshot`` (``xmax``
         and ``xip``), ``path``. Refused when something moved since, or rows were written since that would go.
     :param lose_writes: let rows go that were written since the backup, of which there is no copy.
-    :return: ``reverted`` (each with duration in seconds and what stays), ``loss``, ``ledger_head``, ``audit``.
+    :return: ``reverted`` (each with duration in seconds and what stays), ``loss``, ``model_changes``, ``ledger_head``, ``audit``.
     :raises PgopsError: refused, failed, interrupted or out of patience; ``extra`` says what is reverted and what is not.
     """
     with _session(target, way) as session:
@@ -371,7 +381,9 @@ def revert(
             if not lose_writes:
                 _refuse_uncopied(target.database, loss, str(expected.get("path") or "the backup"))
         done: list[dict[str, Any]] = []
+        followed: list[dict[str, Any]] = []
         if chosen:
+            shape = model_changes.read(conn)
             ledger.ensure(conn)
             ledger.start_run(conn, way.run)
             session.mirrored = legacy_mirror.versions(conn)
@@ -385,10 +397,12 @@ def revert(
         with _told_if_lost(session, "reverted", done):
             if chosen:
                 ledger.finish_run(conn, way.run.id, "reverted")
+                followed = _followed(conn, shape)
             return {
                 "reverted": done,
                 "loss": loss,
                 "tables": tables_of(migrations),
+                "model_changes": followed,
                 "ledger_head": ledger.head(conn) if chosen else found.head,
                 "audit": ledger.audit_head(conn) if found.exists else None,
             }

@@ -97,6 +97,11 @@ databases:
     audit:
       description: Number and hash of the last audit row, to be kept outside the database.
       type: dict
+    model_changes:
+      description: What the application's models are to follow - tables, views, columns, enum values, foreign keys; C(kind), C(change), C(object),
+        C(before), C(after). Columns of a table that is new or gone are not told one by one.
+      type: list
+      elements: dict
     ledger_head:
       description: sha256 over version, checksum and state of all rows of the ledger.
       type: str

@@ -27,6 +27,9 @@ EVENTS = (
     "run_finished",
     "run_failed",
     "interrupted",
+    # Of a run that brought back what this one took away; the beginning of a watch.
+    "hook",
+    "watch_started",
 )
 
 # A key that says what it holds is never written with its value, whoever asks for it.

@@ -95,6 +95,27 @@ class MigrationAction(PgopsAction):
                 self.say(f"    {line}")
 
 
+# Of what models are to follow so many lines stand on the screen; the report has all.
+CHANGES_SHOWN = 30
+
+
+def model_lines(database: str, found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """:return: what the application's models are to follow, a line each, for its developers; none where nothing is."""
+    if not found:
+        return []
+    rows = []
+    for item in found:
+        told = item["after"] if item["change"] == "added" else item["before"] if item["change"] == "dropped" else None
+        if item["change"] in ("changed", "renamed"):
+            told = f"{item['before'] or 'nothing'} -> {item['after'] or 'nothing'}"
+        rows.append([item["kind"], item["change"], item["object"], told])
+    lines = [f"{database}: {len(found)} changes that the application's models are to follow"]
+    lines += [f"    {line}" for line in table(["KIND", "CHANGE", "OBJECT", "DEFINITION"], rows[:CHANGES_SHOWN])]
+    if len(rows) > CHANGES_SHOWN:
+        lines.append(f"    and {len(rows) - CHANGES_SHOWN} more in the report")
+    return lines
+
+
 def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     """:return: lines of a table with columns as wide as they need, for a person."""
     cells = [[str(value) if value is not None else "" for value in row] for row in [list(headings), *rows]]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import run_outcome, typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
     Journal,
     now,
@@ -49,6 +49,7 @@ _RUN_KEYS = (
     "skip_tags",
     "extra_variables",
     "check_mode",
+    "hooks",
 )
 
 
@@ -210,19 +211,22 @@ def build(
         cause = _interruption(facts, rows, hosts)
     if cause is not None and not cause["next"]:
         cause["next"] = next_commands(facts, way_back(facts, rows, hosts), confirmed_reverts(events))
+    ok = cause is None and not interrupted
     started = began.get("time") or facts.get("started")
     finished = now()
     return {
         "run_id": began.get("run_id") or facts.get("id") or began.get("id"),
-        **{key: facts.get(key) for key in _RUN_KEYS},
+        **{key: facts.get(key) for key in _RUN_KEYS if key != "hooks"},
         "started": started,
         "finished": finished,
         "duration_s": _seconds_between(started, finished),
         "result": INTERRUPTED if interrupted else FAILED if cause else SUCCEEDED,
-        "ok": cause is None and not interrupted,
+        "ok": ok,
+        "state": run_outcome.final_state(facts.get("playbook"), ok, rows, hosts),
         "steps": rows,
         "versions": _versions(hosts),
         "results": hosts,
+        "hooks": run_outcome.hooks(facts.get("playbook"), ok, facts.get("hooks") or [], events),
         "error": cause,
         "next": cause["next"] if cause else [],
     }
@@ -330,6 +334,8 @@ def result_document(report: Mapping[str, Any], report_file: str | None = None) -
         "error": error,
         "run_id": report["run_id"],
         "duration_s": report["duration_s"],
+        "state": report["state"],
+        "hooks": report["hooks"],
         "report": report_file,
     }
 
@@ -460,6 +466,11 @@ def screen(report: Mapping[str, Any], page: str | None) -> list[str]:
         f"pgops run {report['run_id']}: {report['playbook']} in {report['environment']} {report['result']} "
         f"after {seconds(report['duration_s'])}, at {report['finished']}"
     )
+    if report["state"]:
+        lines.append(f"    state: {report['state']}")
+    hooks = run_outcome.hooks_line(report["hooks"])
+    if hooks:
+        lines.append(f"    {hooks}")
     error = report["error"]
     if error:
         lines.append(f"    {error['message']}")
@@ -490,6 +501,11 @@ def as_log(report: Mapping[str, Any]) -> str:
         lines.append(f"{report['finished']} {version['version']} {done} in {version['duration_s']} s")
         if version.get("slower"):
             lines.append(f"{report['finished']} WARN {version['version']} {_slower(version)}")
+    for hook in report["hooks"]:
+        where = f"{hook['host']} on {hook['on']} " if hook.get("on") else ""
+        lines.append(f"{report['finished']} HOOK {where}{hook['label']}: {hook['done']}")
+    if report["state"]:
+        lines.append(f"{report['finished']} STATE {report['state']}")
     if report["error"]:
         lines.append(f"{report['finished']} ERROR {report['error']['message']}")
         if report["error"].get("hint"):

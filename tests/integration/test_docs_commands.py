@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from support import demo
 from support.demo import Shell
 from support.podman import ROOT
@@ -133,6 +134,18 @@ def test_each_block_with_a_shell_command_is_one_that_is_run() -> None:
         and (program.match(block["body"]) if block["language"] == "text" else program.search(block["body"]))
     ]
     assert not escaped
+
+
+def test_what_the_pipeline_types_is_typed_in_the_demo() -> None:
+    page = ROOT / "docs" / "ci.md"
+    (workflow,) = (
+        block["body"] for block in FENCE.finditer(page.read_text(encoding="utf-8")) if block["language"] == "yaml"
+    )
+    jobs = yaml.safe_load(workflow)["jobs"]
+    typed = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    run = {command.text for command in commands(page)}
+    assert [line for line in typed if line != "make demo" and line.replace("-l staging", "-l local") not in run] == []
+    assert any(line.startswith("ansible-playbook migrate.yml -l staging") for line in typed)
 
 
 def test_the_readme_is_short_enough_to_be_read() -> None:

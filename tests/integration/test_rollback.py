@@ -70,7 +70,8 @@ def test_without_a_selection_the_last_version_goes_after_a_proved_backup(
     assert "would be lost: public.pets: 1 rows" in done.stdout
     steps = re.findall(r"^local-1: (\(\d/6\) .*)$", done.stdout, re.MULTILINE)
     assert steps == [
-        "(1/6) status", "(2/6) backup", "(3/6) verify backup", "(4/6) revert", "(5/6) status", "(6/6) verification",
+        "(1/6) divert traffic: not applicable, no hook is due", "(2/6) status", "(3/6) backup", "(3/6) verify backup",
+        "(4/6) revert", "(5/6) status", "(5/6) verification", "(6/6) restore traffic: not applicable, no hook is due",
     ]  # fmt: skip
     before, _, after = done.stdout.partition("(4/6) revert")
     assert f"{database}: 3 applied" in before

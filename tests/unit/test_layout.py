@@ -98,13 +98,40 @@ def test_ansible_checks_the_arguments_of_every_entry_point() -> None:
         (play,) = load(ROOT / "playbooks" / name)
         # Ansible lists what a block holds, and not its `always`.
         for role in {*ROLES} - {"report"}:
-            called += [(role, entry) for entry in entry_points(play, f"whitecross.pgops.{role}")]
+            called += [(role, entry) for entry in entry_points(play, f"whitecross.pgops.{role}", checked=True)]
     told = subprocess.run(
         [str(Path(sys.executable).parent / "ansible-playbook"), "--list-tasks", "-l", "local,localhost", *PLAYBOOKS],
         cwd=ROOT, capture_output=True, check=True, text=True,
     ).stdout  # fmt: skip
     checked = re.findall(r"whitecross\.pgops\.(\w+) : Validating arguments against arg spec '([\w.]+)'", told)
     assert sorted(checked) == sorted(called)
+
+
+@pytest.mark.parametrize("name", PLAYBOOKS)
+def test_an_entry_point_goes_unchecked_only_where_its_arguments_were_checked_before(name: str) -> None:
+    """A check costs a process, also of a role that does nothing. Those of hooks the guard checks, before the run begins."""
+    (play,) = load(ROOT / "playbooks" / name)
+    for role in {*ROLES} - {"hooks"}:
+        checked = entry_points(play, f"whitecross.pgops.{role}", checked=True)
+        before = {option for entry in checked for option in specs(role)[entry].get("options") or {}}
+        for entry in entry_points(play, f"whitecross.pgops.{role}", checked=False):
+            assert set(specs(role)[entry].get("options") or {}) <= before, (role, entry)
+
+
+def test_the_guard_checks_what_the_spec_of_a_hook_says() -> None:
+    from ansible_collections.whitecross.pgops.plugins.plugin_utils import application_hooks as hooks
+
+    options = specs("hooks")["main"]["options"]
+    assert {name for name, option in options.items() if option["type"] == "list"} == set(
+        map(hooks.variable, hooks.KINDS)
+    )
+    assert options["hooks_run"]["choices"] == [
+        "divert_traffic", "maintenance_on", "stop", "start", "maintenance_off", "health", "smoke_test", "restore_traffic",
+        "metrics", "alert",
+    ]  # fmt: skip
+    assert set(options["hooks_run"]["choices"]) == set(hooks.KINDS)
+    for kind in hooks.KINDS:
+        assert set(options[hooks.variable(kind)]["options"]) == hooks.OPTIONS
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -132,16 +159,21 @@ def tasks_of(role: str, entry: str) -> str:
     return "\n".join(line for text in seen.values() for line in text.splitlines() if not line.lstrip().startswith("#"))
 
 
-def entry_points(node: Any, role: str) -> list[str]:
+def entry_points(node: Any, role: str, *, checked: bool | None = None) -> list[str]:
+    """:param checked: only those whose arguments Ansible checks, or only the others"""
     found = []
     if isinstance(node, dict):
         for key, value in node.items():
-            if key.endswith(("import_role", "include_role")) and value.get("name") == role:
+            if (
+                key.endswith(("import_role", "include_role"))
+                and value.get("name") == role
+                and checked in (None, value.get("rolespec_validate", True))
+            ):
                 found.append(value.get("tasks_from", "main"))
-            found += entry_points(value, role)
+            found += entry_points(value, role, checked=checked)
     elif isinstance(node, list):
         for value in node:
-            found += entry_points(value, role)
+            found += entry_points(value, role, checked=checked)
     return found
 
 

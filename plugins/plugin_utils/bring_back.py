@@ -1,0 +1,107 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Brings back what a run took away where the run itself no longer can: after Ctrl-C, a signal, or the loss of a host.
+
+Ansible runs no further task then, so another ansible-playbook does it, called as this one was: the same inventory, the
+same variables, the same vault.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import application_hooks, typed_commands
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.taken_away import Taken, TakenAway
+
+# Of the output of a run that could not bring it back.
+_LINES_SHOWN = 12
+
+
+def left_by(run: Mapping[str, Any]) -> list[Taken]:
+    """:return: what a run has taken away and not brought back; nothing of a run that has tried and failed, and said so."""
+    if not run.get("journal") or run.get("check_mode") or not run.get("hooks"):
+        return []
+    journal = _journal(run)
+    hooks = [event.get("hook") or {} for event in journal.events()]
+    if any(hook.get("stage") == "back" and hook.get("done") == "no" for hook in hooks):
+        return []
+    return [taken for taken in _away(run).all() if taken.run_id == journal.run_id]
+
+
+def bring_back(
+    run: Mapping[str, Any],
+    command_line: Sequence[str],
+    playbooks: Sequence[str],
+    *,
+    interrupted: bool,
+    say: Callable[[str], None],
+) -> bool:
+    """Run the playbooks in turn until nothing is away; say what is, and the command, where they do not help.
+
+    :param command_line: ``sys.argv`` of the run that ended
+    :param playbooks: names without .yml; ``stop`` waits for what still runs in the database, ``hooks`` reaches no database
+    :param interrupted: leave the run's workers a word that they begin nothing more
+    :return: whether anything had to be brought back
+    """
+    left = left_by(run)
+    if not left:
+        return False
+    if interrupted:
+        _journal(run).ask_to_stop("an interrupt")
+    output = ""
+    for name in playbooks:
+        say(f"Bringing back what run {run['id']} took away ({_told(left)}) by {name}.yml")
+        done = subprocess.run(
+            another(command_line, str(run["command"]), typed_commands.sibling(run, name)),
+            # In a session of its own, the next Ctrl-C does not end it half way.
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            check=False, text=True,
+        )  # fmt: skip
+        output = done.stdout
+        left = [taken for taken in _away(run).all() if taken.run_id == run["id"]]
+        if not left:
+            say("It is back.")
+            return True
+    for line in output.strip().splitlines()[-_LINES_SHOWN:]:
+        say(f"    {line}")
+    limit = str(run.get("limit") or run["environment"])
+    say(f"NOT brought back: {_told(left)}; type: {typed_commands.other(run, 'hooks', limit)}")
+    return True
+
+
+def another(command_line: Sequence[str], command: str, instead: str) -> list[str]:
+    """:return: the command line with another playbook, and without what makes a run begin in the middle or ask.
+
+    :param command: the playbook's command as it was typed, without options
+    :param instead: that of the other playbook
+    """
+    typed, other = shlex.split(command)[-1], shlex.split(instead)[-1]
+    words = []
+    skip = False
+    for word in command_line[1:]:
+        if skip:
+            skip = False
+        elif word in ("--tags", "-t", "--skip-tags", "--start-at-task"):
+            skip = True
+        elif not word.startswith(("--tags=", "--skip-tags=", "--start-at-task=")) and word != "--step":
+            words.append(other if word == typed else word)
+    return [sys.executable, "-m", "ansible", "playbook", *words]
+
+
+def _told(left: Sequence[Taken]) -> str:
+    return ", ".join(f"{application_hooks.KINDS[taken.kind]} for {taken.host}" for taken in left)
+
+
+def _journal(run: Mapping[str, Any]) -> Journal:
+    return Journal(str(run["journal"]).rsplit("/journal/", 1)[0], str(run["environment"]), str(run["id"]))
+
+
+def _away(run: Mapping[str, Any]) -> TakenAway:
+    journal = _journal(run)
+    return TakenAway(journal.state_directory, journal.environment)

@@ -1,0 +1,104 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a run comes to, read from its journal: complete, partial or failed, and what became of each of the application's hooks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import application_hooks
+
+COMPLETE = "complete"
+PARTIAL = "partial"
+FAILED = "failed"
+
+NOT_APPLICABLE = "not applicable"
+# Playbooks whose report says of every kind of hook what became of it.
+WITH_HOOKS = ("migrate", "rollback")
+# What changes a database, and where in its result the versions are that were done to their end.
+_CHANGES = {"apply": "applied", "revert": "reverted"}
+
+
+def final_state(
+    playbook: Any,
+    ok: bool,
+    rows: Iterable[Mapping[str, Any]],
+    hosts: Mapping[str, Mapping[str, Mapping[str, Any]]],
+) -> str | None:
+    """How a migration or a rollback has left its databases; None for a playbook that is neither.
+
+    ``complete``: everything was done that was asked for. ``failed``: nothing was changed. ``partial``: something was, and not
+    everything was done or found well after it; also where the run was cut off while it changed something.
+
+    :param rows: the phases, as the report has them
+    :param hosts: host -> database -> phase -> result
+    """
+    if playbook not in WITH_HOOKS:
+        return None
+    if ok:
+        return COMPLETE
+    if any(row["phase"] in (*_CHANGES, "swap") and row["result"] in ("unfinished", "changed") for row in rows):
+        return PARTIAL
+    for databases in hosts.values():
+        for phases in databases.values():
+            for phase, done in _CHANGES.items():
+                found = phases.get(phase) or {}
+                if found.get(done) or any(_in_the_middle(item) for item in found.get("stopped") or []):
+                    return PARTIAL
+    return FAILED
+
+
+def _in_the_middle(stopped: Mapping[str, Any]) -> bool:
+    step = re.search(r"at step (\d+) of", str(stopped.get("state")))
+    return bool(step) and int(step[1]) > 1
+
+
+def hooks(
+    playbook: Any, ok: bool, declared: Iterable[str], events: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """What became of the hooks, in the order of their kinds and then of the run.
+
+    :param declared: the kinds that the guard has found
+    :param events: the journal
+    :return: each with ``kind``, ``label`` and ``done``: ``yes``; ``no``, which failed, was cut off or never came; ``not
+        applicable``, where none is declared or none was due. One that was run has ``host``, ``on``, ``stage`` and its seconds.
+    """
+    begun: list[dict[str, Any]] = []
+    running: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for event in events:
+        hook = event.get("hook")
+        if not hook:
+            continue
+        key = (event.get("host"), hook["stage"], hook["label"])
+        if event["event"] == "phase_started":
+            running[key] = {"host": event.get("host"), **hook, "done": "no"}
+            begun.append(running[key])
+        elif key in running:
+            running.pop(key).update(hook)
+        else:
+            begun.append({"host": event.get("host"), **hook})
+    found = []
+    known = set(declared)
+    for kind, words in application_hooks.KINDS.items():
+        of_kind = [hook for hook in begun if hook["kind"] == kind]
+        if not of_kind and playbook in WITH_HOOKS:
+            done = "no" if kind in known and not ok and kind != "alert" else NOT_APPLICABLE
+            of_kind = [{"kind": kind, "label": words, "done": done}]
+        found += of_kind
+    return found
+
+
+def hooks_line(found: Iterable[Mapping[str, Any]]) -> str | None:
+    """One line for the screen: each kind once, with ``no`` where any of its hooks says so; None where there is none to tell."""
+    told: dict[str, str] = {}
+    for hook in found:
+        if told.get(str(hook["kind"])) != "no":
+            told[str(hook["kind"])] = str(hook["done"])
+    if not told:
+        return None
+    if set(told.values()) == {NOT_APPLICABLE}:
+        return "hooks: not applicable"
+    return "hooks: " + ", ".join(f"{application_hooks.KINDS[kind]} {done}" for kind, done in told.items())

@@ -1,0 +1,205 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which hooks are due where, which cannot be meant, and what a run has to bring back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import application_hooks as hooks
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import bring_back, run_outcome
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal, new_run_id
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.taken_away import TakenAway
+
+TRUE = {"argv": ["true"]}
+ALL = {kind: [TRUE] for kind in hooks.KINDS}
+
+
+def kinds(stage: str, declared: dict[str, Any] = ALL, **options: Any) -> list[str]:
+    given = {"first": True, "out": {}, **options}
+    return [item["kind"] for item in hooks.due(stage, declared, **given)]
+
+
+def test_what_is_taken_away_last_comes_back_first() -> None:
+    assert kinds("before") == ["metrics", "divert_traffic", "maintenance_on", "stop"]
+    out = dict.fromkeys(hooks.BROUGHT_BACK_BY, True)
+    looks = ["health", "smoke_test"]
+    assert kinds("after", out=out) == ["start", "maintenance_off", *looks, "restore_traffic", "metrics"]
+    assert kinds("back", out=out) == ["start", "maintenance_off", "restore_traffic"]
+    assert kinds("emergency") == ["maintenance_on", "alert"]
+    assert kinds("maintenance_on") == ["maintenance_on"]
+
+
+def test_only_what_is_away_comes_back() -> None:
+    assert kinds("back", out={"stop": True}) == ["start"]
+    assert kinds("after", out={"stop": True}) == ["start", "health", "smoke_test", "metrics"]
+    assert kinds("before", out={"maintenance_on": True}) == ["metrics", "divert_traffic", "stop"]
+
+
+def test_a_start_without_a_stop_is_run_after_the_change_only() -> None:
+    assert kinds("after", {"start": [TRUE]}) == ["start"]
+    assert kinds("back", {"start": [TRUE]}) == []
+
+
+def test_a_hook_runs_once_for_a_batch_unless_it_is_for_each_host() -> None:
+    declared = {
+        "divert_traffic": [TRUE, {**TRUE, "each_host": True}],
+        "restore_traffic": [TRUE, {**TRUE, "each_host": True}],
+    }
+    assert [item["number"] for item in hooks.due("before", declared, first=True, out={})] == [0, 1]
+    (other,) = hooks.due("before", declared, first=False, out={})
+    assert (other["number"], other["last"]) == (1, True)
+    # Whichever host is the first by then: it brings back what it has taken away.
+    assert len(hooks.due("back", declared, first=False, out={"divert_traffic": True})) == 2
+    assert len(hooks.due("back", declared, first=True, out={"divert_traffic": False})) == 1
+
+
+def test_a_watch_looks_at_the_probes_until_its_end() -> None:
+    assert hooks.watch_times(1, 15) == [15, 30, 45, 60]
+    assert hooks.watch_times(0.01, 15) == [0.6]
+    assert hooks.watch_times(0, 15) == []
+    found = hooks.due("after", ALL, first=True, out={}, watch=[5.0, 10.0])
+    assert [(item["kind"], item["at"]) for item in found if "at" in item] == [
+        ("health", 5.0), ("metrics", 5.0), ("health", 10.0), ("metrics", 10.0),
+    ]  # fmt: skip
+    assert "watch" not in kinds("before", watch=[5.0])
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"hooks_divert_traffic": [TRUE]}, "hooks_divert_traffic is set and hooks_restore_traffic is not"),
+        ({"hooks_maintenance_on": [TRUE]}, "hooks_maintenance_off is not, so nothing would bring it back"),
+        ({"hooks_health": "true"}, "hooks_health is no list of hooks"),
+        ({"hooks_health": [{"argv": "true --now"}]}, "hook 1 of hooks_health has an argv that is no list"),
+        (
+            {"hooks_health": [TRUE, {"argv": ["a"], "url": "http://b"}]},
+            "hook 2 of hooks_health has argv and url of argv",
+        ),
+        ({"hooks_health": [{"name": "x"}]}, "has none of argv, url and url_file"),
+        ({"hooks_health": [{**TRUE, "timout": 3}]}, "timout, which is no part of a hook (did you mean timeout?)"),
+        ({"hooks_health": [{**TRUE, "timeout": "long"}]}, "timeout that is no number of seconds"),
+        ({"hooks_health": [{**TRUE, "timeout": 0}]}, "timeout that is no number of seconds"),
+        ({"hooks_health": [{**TRUE, "limits": {"p99_ms": 3}}]}, "limits, which are for hooks_metrics"),
+        ({"hooks_health": ["true"]}, "is no mapping"),
+    ],
+)
+def test_a_hook_that_cannot_be_meant_is_refused(variables: dict[str, Any], told: str) -> None:
+    assert told in str(hooks.refusal(variables))
+
+
+def test_a_secret_of_a_vault_is_refused_where_others_would_see_it() -> None:
+    class EncryptedString(str):
+        """As Ansible's own is called."""
+
+    assert "a secret in argv or url" in str(hooks.refusal({"hooks_health": [{"argv": ["a", EncryptedString("b")]}]}))
+    assert hooks.refusal({"hooks_health": [{**TRUE, "environment": {"A": EncryptedString("b")}}]}) is None
+
+
+def test_templates_are_left_to_the_hook_itself() -> None:
+    assert hooks.refusal({"hooks_health": "{{ mine }}"}) is None
+    assert hooks.refusal({"hooks_health": [{"argv": "{{ mine }}", "timeout": "{{ long }}"}]}) is None
+    assert hooks.declared({"hooks_health": "{{ mine }}", "hooks_stop": []}) == ["health"]
+
+
+def begun(state: Path, pid: int) -> str:
+    run_id = new_run_id()
+    Journal(state, "local", run_id).append({"event": "run_started", "pid": pid})
+    return run_id
+
+
+def test_what_a_dead_run_took_away_is_the_next_ones_to_bring_back(tmp_path: Path) -> None:
+    away = TakenAway(tmp_path, "local")
+    dead, mine = begun(tmp_path, 2**22 + 1), begun(tmp_path, os.getpid())
+    away.note("db/1", "stop", dead, first=True)
+    assert away.to_bring_back("db/1", mine)["stop"].run_id == dead
+    assert away.to_bring_back("db2", mine) == {}
+    away.note("db/1", "stop", mine, first=False)
+    assert away.to_bring_back("db/1", mine)["stop"].first is True, "the first host's hooks are still to be undone"
+    away.clear("db/1", "stop")
+    assert away.all() == []
+
+
+def test_what_a_living_run_took_away_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    away = TakenAway(tmp_path, "local")
+    monkeypatch.setattr("ansible_collections.whitecross.pgops.plugins.plugin_utils.journal.is_alive", lambda _pid: True)
+    other, mine = begun(tmp_path, 1), begun(tmp_path, 1)
+    away.note("db1", "stop", other, first=True)
+    assert away.to_bring_back("db1", mine) == {}
+    away.note("db1", "stop", mine, first=True)
+    assert away.to_bring_back("db1", other)["stop"].run_id == other
+    Journal(tmp_path, "local", other).append({"event": "run_finished"})
+    assert away.to_bring_back("db1", mine)["stop"].run_id == other
+
+
+def test_a_file_that_cannot_be_read_counts_as_taken_away(tmp_path: Path) -> None:
+    away = TakenAway(tmp_path, "local")
+    away.note("db1", "stop", new_run_id(), first=True)
+    (away.folder / "db1" / "stop.json").write_text("{")
+    assert set(away.to_bring_back("db1", new_run_id())) == {"stop"}
+
+
+def test_another_playbook_is_called_as_the_first_one_was() -> None:
+    typed = [
+        "/bin/ansible-playbook",
+        "-i",
+        "here",
+        "site/migrate.yml",
+        "--tags",
+        "apply",
+        "-l",
+        "staging",
+        "--step",
+        "-e",
+        "a=b",
+    ]
+    words = bring_back.another(typed, "ansible-playbook site/migrate.yml", "ansible-playbook site/stop.yml")
+    assert words[1:] == ["-m", "ansible", "playbook", "-i", "here", "site/stop.yml", "-l", "staging", "-e", "a=b"]
+
+
+def test_each_kind_is_recorded_as_yes_no_or_not_applicable() -> None:
+    hook = {"stage": "before", "kind": "stop", "label": "stop", "on": "localhost"}
+    events: list[dict[str, Any]] = [
+        {"event": "phase_started", "phase": "hooks", "host": "db1", "hook": hook},
+        {"event": "phase_finished", "phase": "hooks", "host": "db1", "hook": {**hook, "done": "yes"}},
+        {
+            "event": "phase_started",
+            "phase": "hooks",
+            "host": "db1",
+            "hook": {**hook, "kind": "health", "label": "health"},
+        },
+    ]
+    found = run_outcome.hooks("migrate", False, ["stop", "start", "health", "alert"], events)
+    assert {item["kind"]: item["done"] for item in found} == {
+        "divert_traffic": "not applicable", "maintenance_on": "not applicable", "stop": "yes", "start": "no",
+        "maintenance_off": "not applicable", "health": "no", "smoke_test": "not applicable",
+        "restore_traffic": "not applicable", "metrics": "not applicable", "alert": "not applicable",
+    }  # fmt: skip
+    assert run_outcome.hooks_line(run_outcome.hooks("migrate", True, [], [])) == "hooks: not applicable"
+    assert run_outcome.hooks_line(run_outcome.hooks("status", True, ["stop"], [])) is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "results", "state"),
+    [
+        ([("plan", "failed")], {}, "failed"),
+        ([("apply", "failed")], {"apply": {"applied": []}}, "failed"),
+        ([("apply", "failed")], {"apply": {"stopped": [{"state": "failed at step 1 of 3"}]}}, "failed"),
+        ([("apply", "failed")], {"apply": {"stopped": [{"state": "failed at step 2 of 3"}]}}, "partial"),
+        ([("apply", "failed")], {"apply": {"applied": [{"version": "1"}]}}, "partial"),
+        ([("apply", "unfinished")], {}, "partial"),
+        ([("apply", "changed"), ("verify", "failed")], {"apply": {"applied": [{"version": "1"}]}}, "partial"),
+        ([("swap", "changed"), ("verify", "failed")], {}, "partial"),
+        ([("revert", "failed")], {"revert": {"reverted": [{"version": "1"}]}}, "partial"),
+    ],
+)
+def test_a_run_that_did_not_succeed_is_partial_where_it_changed_something(
+    rows: list[tuple[str, str]], results: dict[str, Any], state: str
+) -> None:
+    steps = [{"phase": phase, "result": result} for phase, result in rows]
+    assert run_outcome.final_state("migrate", False, steps, {"db1": {"school": results}}) == state
+    assert run_outcome.final_state("migrate", True, steps, {}) == "complete"
+    assert run_outcome.final_state("status", True, steps, {}) is None
