@@ -95,7 +95,7 @@ def lacking(db: Any) -> dict[str, set[str]]:
     return {name: columns for name, columns in found.items() if columns}
 
 
-@pytest.mark.majors(15, 16, 17, 18)
+@pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 def test_up_down_up_gives_the_columns_that_lack_and_the_fingerprint_of_before(
     target: Any, db: Any, chain: list[dict[str, Any]]
 ) -> None:

@@ -394,7 +394,7 @@ def test_R14_16_a_failing_step_leaves_the_data_as_it_was(db: Any, chain: dict[st
     assert column(db, "SELECT count(*) FROM system_configurations") == [12]
 
 
-@EVERY_MAJOR
+@pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 def test_R14_17_all_up_all_down_and_up_again(db: Any, chain: dict[str, dict[str, Any]]) -> None:
     empty = catalog.inventory(db)
     for _ in range(2):
