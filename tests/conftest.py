@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import inspect
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import kept
 from support import server as servers
 from support.server import EMBEDDED_MAJOR, OWNER, SUPERUSER, Containers, Server
 from support.site import Playbook
@@ -46,12 +48,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each of two workers gets a half: Molecule's minutes begin each half, at the end they would leave one idle."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Each worker gets an equal run of the list: Molecule's minutes begin the runs, at the end they would leave others idle."""
     long = [item for item in items if item.path.parent.name == "molecule"]
     rest = [item for item in items if item not in long]
-    half = len(items) // 2 - len(long[::2])
-    items[:] = [*long[::2], *rest[:half], *long[1::2], *rest[half:]]
+    workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        # As `--dist worksteal` deals them out.
+        end = len(ordered) + (len(items) - len(ordered)) // (workers - worker)
+        ordered += long[worker::workers]
+        taken = max(0, end - len(ordered))
+        ordered += rest[:taken]
+        del rest[:taken]
+    items[:] = ordered
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -87,10 +97,25 @@ def server(request: pytest.FixtureRequest) -> Server:
 
 
 @pytest.fixture
-def database(server: Server) -> Iterator[str]:
-    """The name of a fresh database owned by white_cross_owner; all databases with that text in their name go afterwards."""
+def begins(request: pytest.FixtureRequest, server: Server) -> str | None:
+    """The kept database that the test's own is a copy of, by the mark `begins`; without the mark it is empty."""
+    mark = request.node.get_closest_marker("begins")
+    if mark is None:
+        return None
+    # A function is named by its keyword: pytest takes a mark's only argument for what it marks.
+    begin = mark.kwargs["at"] if mark.kwargs else (*mark.args, kept.LAST)[0]
+    if isinstance(begin, str):
+        return kept.chain_through(server, begin)
+    given = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    wanted = inspect.signature(begin).parameters.keys() - {"server"}
+    return begin(server, **{name: value for name, value in given.items() if name in wanted})
+
+
+@pytest.fixture
+def database(server: Server, begins: str | None) -> Iterator[str]:
+    """The name of a database owned by white_cross_owner; all databases with that text in their name go afterwards."""
     name = f"t_{secrets.token_hex(4)}"
-    server.create_database(name, OWNER)
+    server.create_database(name, OWNER, template=begins)
     yield name
     server.drop_databases(name)
 

@@ -10,10 +10,13 @@ import pytest
 from support import engine, legacy
 from support.site import Playbook
 
+# The version that declares all types of a record, which their chain has at once.
+TYPES_OF_RECORDS = "20251010000000"
+
 
 @pytest.fixture
 def site(playbook: Playbook) -> Playbook:
-    playbook.copy_sql()
+    playbook.keep_versions((*legacy.FILES, TYPES_OF_RECORDS))
     return playbook
 
 
@@ -66,8 +69,10 @@ def test_adopt_writes_the_repair_records_and_migrate_goes_on(site: Playbook, tar
 
 @pytest.mark.slow
 def test_a_ledger_that_its_login_owns_stops_no_migration_and_is_kept_in_step(
-    site: Playbook, server: Any, target: Any
+    playbook: Playbook, server: Any, target: Any
 ) -> None:
+    site = playbook
+    site.copy_sql()
     legacy.sequelize(target, legacy.FIRST_THREE)
     for statement in (
         'ALTER TABLE public."SequelizeMeta" OWNER TO white_cross_app',

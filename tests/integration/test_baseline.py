@@ -38,6 +38,7 @@ def core() -> list[dict[str, Any]]:
 @pytest.fixture
 def site(playbook: Playbook, target: Any) -> Playbook:
     legacy.prisma(target)
+    playbook.keep_versions(CORE)
     return playbook
 
 

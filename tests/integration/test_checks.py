@@ -266,21 +266,16 @@ def test_the_shipped_checks_have_the_counts_of_the_handbook(shipped: dict[str, d
 # --- the shipped ones on the shipped chain -------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def applied(target: Any, db: Any, chain: list[dict[str, Any]]) -> Any:
-    migrate.apply(target, chain, Selection(), way())
-    return db
-
-
 def versions(chain: list[dict[str, Any]]) -> list[str]:
     return [item["version"] for item in chain]
 
 
 @EVERY_MAJOR
+@pytest.mark.begins()
 def test_every_shipped_check_passes_on_the_chain(
-    applied: Any, chain: list[dict[str, Any]], shipped: dict[str, dict[str, Any]]
+    db: Any, chain: list[dict[str, Any]], shipped: dict[str, dict[str, Any]]
 ) -> None:
-    lines, findings = named_checks.run(applied, list(shipped.values()), versions(chain), control=Control())
+    lines, findings = named_checks.run(db, list(shipped.values()), versions(chain), control=Control())
     assert [finding for finding in findings] == []
     # Left out: what waits for a version that is still to come, and plans of empty tables.
     assert {line["name"] for line in lines if line["state"] != "passed"} == {
@@ -300,13 +295,14 @@ def test_every_shipped_check_holds_from_the_version_on_that_it_names_last(
         assert findings == [], version
 
 
+@pytest.mark.begins()
 def test_the_ledger_of_the_tool_before_does_not_fail_the_check_of_keys(
-    applied: Any, shipped: dict[str, dict[str, Any]]
+    db: Any, shipped: dict[str, dict[str, Any]]
 ) -> None:
-    execute(applied, 'CREATE TABLE "SequelizeMeta" (name varchar(255) PRIMARY KEY)')
-    execute(applied, "CREATE TABLE _prisma_migrations (id varchar(36) PRIMARY KEY)")
+    execute(db, 'CREATE TABLE "SequelizeMeta" (name varchar(255) PRIMARY KEY)')
+    execute(db, "CREATE TABLE _prisma_migrations (id varchar(36) PRIMARY KEY)")
     item = shipped["key_types"]
-    assert run(applied, item, applied=item["versions"])[1] == []
+    assert run(db, item, applied=item["versions"])[1] == []
 
 
 DAMAGE = [
@@ -338,13 +334,14 @@ DAMAGE = [
 
 
 @pytest.mark.parametrize(("name", "damage", "told"), DAMAGE)
+@pytest.mark.begins()
 def test_a_shipped_check_sees_its_damage(
-    applied: Any, shipped: dict[str, dict[str, Any]], name: str, damage: str, told: str
+    db: Any, shipped: dict[str, dict[str, Any]], name: str, damage: str, told: str
 ) -> None:
     item = shipped[name]
-    assert run(applied, item, applied=item["versions"])[1] == []
-    execute(applied, damage)
-    found = run(applied, item, applied=item["versions"])[1]
+    assert run(db, item, applied=item["versions"])[1] == []
+    execute(db, damage)
+    found = run(db, item, applied=item["versions"])[1]
     assert told in {thing for _, thing, _, _ in found}
     assert {level for level, *_ in found} == {item["level"]}
 
@@ -352,15 +349,16 @@ def test_a_shipped_check_sees_its_damage(
 TABLES = ("required_tables", "platform_tables")
 
 
+@pytest.mark.begins()
 def test_the_key_of_every_table_of_the_chain_is_looked_at_and_nobody_elses(
-    applied: Any, shipped: dict[str, dict[str, Any]]
+    db: Any, shipped: dict[str, dict[str, Any]]
 ) -> None:
     for table in ('"SequelizeMeta" (name varchar(255) PRIMARY KEY)', "lunch (id bigint PRIMARY KEY)"):
-        execute(applied, f"CREATE TABLE public.{table}")
+        execute(db, f"CREATE TABLE public.{table}")
     item = shipped["key_types"]
-    assert run(applied, item, applied=item["versions"])[1] == []
+    assert run(db, item, applied=item["versions"])[1] == []
     # The same query, made to tell the keys that are uuid.
-    with applied.cursor() as cursor:
+    with db.cursor() as cursor:
         cursor.execute(item["query"].replace("<> 'uuid'::regtype", "= 'uuid'::regtype"))
         looked_at = {thing.partition(".")[0] for thing, _, _ in cursor.fetchall()}
     assert looked_at == {name for check in TABLES for name in shipped[check]["expect"]["contains"]}
@@ -389,24 +387,25 @@ MANY = """
 """
 
 
+@pytest.mark.begins()
 def test_plans_are_judged_on_a_realistic_volume(
-    applied: Any, chain: list[dict[str, Any]], shipped: dict[str, dict[str, Any]]
+    db: Any, chain: list[dict[str, Any]], shipped: dict[str, dict[str, Any]]
 ) -> None:
-    execute(applied, MANY)
+    execute(db, MANY)
     plans = [
         item for item in shipped.values() if "uses" in item["expect"] and set(item["versions"]) <= set(versions(chain))
     ]
     assert len(plans) >= 2
-    lines, findings = named_checks.run(applied, plans, versions(chain), control=Control())
+    lines, findings = named_checks.run(db, plans, versions(chain), control=Control())
     assert [(line["name"], line["state"]) for line in lines] == [(item["name"], "passed") for item in plans]
     assert [finding for finding in findings if finding.attribute == "plan"] == []
     # Without its indexes the same check says so.
     names = [name for item in plans for group in item["expect"]["uses"] for name in group]
-    with applied.cursor() as cursor:
+    with db.cursor() as cursor:
         cursor.execute("SELECT indexname FROM pg_indexes WHERE indexname = ANY (%s)", (names,))
         for (name,) in cursor.fetchall():
             cursor.execute(f'DROP INDEX "{name}"')
-    _, findings = named_checks.run(applied, plans, versions(chain), control=Control())
+    _, findings = named_checks.run(db, plans, versions(chain), control=Control())
     assert {finding.check for finding in findings if finding.attribute == "plan"} >= {
         f"check {item['name']}" for item in plans
     }
@@ -429,10 +428,8 @@ def test_the_screen_counts_the_checks_or_names_each() -> None:
     ]  # fmt: skip
 
 
-def test_verify_yml_runs_the_checks_of_the_tree(
-    playbook: Any, target: Any, chain: list[dict[str, Any]], server: Any
-) -> None:
-    migrate.apply(target, chain, Selection(), way())
+@pytest.mark.begins()
+def test_verify_yml_runs_the_checks_of_the_tree(playbook: Any, target: Any, server: Any) -> None:
     done = playbook("verify.yml")
     assert done.rc == 0, done.output
     found = done.json["hosts"]["local-1"][target.database]["verify"]
@@ -446,8 +443,9 @@ def test_verify_yml_runs_the_checks_of_the_tree(
     assert "check configuration_rows: MAINTENANCE_MODE: expected present, found missing" in done.stdout
 
 
-def test_what_only_informs_is_a_query_of_inspect(target: Any, applied: Any) -> None:
-    execute(applied, MANY)
+@pytest.mark.begins()
+def test_what_only_informs_is_a_query_of_inspect(target: Any, db: Any) -> None:
+    execute(db, MANY)
 
     def ask(name: str, **given: str) -> list[dict[str, Any]]:
         query = inspect_queries.choose(name, given)
@@ -471,7 +469,7 @@ def test_what_only_informs_is_a_query_of_inspect(target: Any, applied: Any) -> N
     assert phi["students"]["lacks"] is None
     assert phi["documents"]["certain"] is False
     assert [row["name"] for row in phi.values() if row["certain"] and row["lacks"]] == []
-    execute(applied, 'ALTER TABLE medication_logs DROP COLUMN "createdBy", DROP COLUMN "updatedBy"')
+    execute(db, 'ALTER TABLE medication_logs DROP COLUMN "createdBy", DROP COLUMN "updatedBy"')
     (logs,) = [row for row in ask("phi_tables") if row["name"] == "medication_logs"]
     assert logs["lacks"] == "createdBy, updatedBy"
     assert "PHI" in {row["name"]: row for row in ask("tables")}["students"]["comment"]

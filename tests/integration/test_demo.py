@@ -142,7 +142,9 @@ def test_two_demos_at_once_are_refused_in_one_sentence(clone):
     assert f"Another 'make demo' works in this folder (process {first.pid})" in second.stderr
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("1/5", 0.0), ("5/5", 0.3), ("5/5", 1.2)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("1/5", 0.0), ("5/5", 0.3), pytest.param("5/5", 1.2, marks=pytest.mark.slow)]
+)
 def test_ctrl_c_ends_it_without_a_traceback(clone, text, seconds):
     process = start(clone)
     wait_for(process, text)

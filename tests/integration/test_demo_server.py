@@ -179,7 +179,7 @@ def test_a_half_made_cluster_is_made_anew(server, said):
     assert ask(server, "SELECT 1") == 1
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.2, 0.5])
+@pytest.mark.parametrize("delay", [0.2, *(pytest.param(delay, marks=pytest.mark.slow) for delay in (0.0, 0.5))])
 def test_a_first_run_killed_at_any_time_is_completed_by_the_next(server, said, delay):
     program = (
         "import sys; from embedded_server import EmbeddedServer; EmbeddedServer(sys.argv[1], first_port=56000).start()"

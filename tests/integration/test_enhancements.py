@@ -16,7 +16,10 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selec
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
+from support import engine
 from support.engine import InterruptAt, Told, way
+from support.kept import chain_before, keep
+from support.tree import shipped_chain
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 ROLES, ADMINISTRATION, SETTINGS, HEALTH, LEGACY, COLUMNS, KEY = (
@@ -130,13 +133,26 @@ def up_to(target: Any, chain: list[dict[str, Any]], version: str, **more: Any) -
     return migrate.apply(target, chain, Selection(target=version), way(**more))
 
 
-def ready(target: Any, db: Any, chain: list[dict[str, Any]], version: str, more: str = "") -> None:
+def ready(server: Any, version: str) -> str:
     """A database with people in it, one version before the one to test. The rows come while the status is still text."""
     first = min(version, HEALTH)
-    up_to(target, chain, before(chain, first)[-1]["version"])
-    do(db, PEOPLE + more)
-    if before(chain, version)[-1]["version"] >= first:
-        up_to(target, chain, before(chain, version)[-1]["version"])
+    people = keep(
+        server, f"people_before_{first}", lambda target: engine.do(target, PEOPLE), begin=chain_before(server, first)
+    )
+    if version == first:
+        return people
+    return keep(
+        server,
+        f"people_before_{version}",
+        lambda target: up_to(target, shipped_chain(), before(shipped_chain(), version)[-1]["version"]),
+        begin=people,
+    )
+
+
+def enhanced(server: Any, version: str) -> str:
+    """The same people after that version."""
+    begin = ready(server, version)
+    return keep(server, f"people_after_{version}", lambda target: up_to(target, shipped_chain(), version), begin=begin)
 
 
 def do(db: Any, statements: str) -> None:
@@ -203,12 +219,12 @@ def contents(db: Any) -> dict[str, str]:
 # --- each version, up and down ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.begins(at=ready)
 @EVERY_MAJOR
 @pytest.mark.parametrize("version", VERSIONS)
 def test_up_down_up_leaves_the_fingerprint_and_the_data_of_before(
     target: Any, db: Any, chain: list[dict[str, Any]], version: str
 ) -> None:
-    ready(target, db, chain, version)
     schema, data = catalog.inventory(db), contents(db)
     after = None
     for _ in range(2):
@@ -225,11 +241,11 @@ def test_up_down_up_leaves_the_fingerprint_and_the_data_of_before(
             assert contents(db) == data
 
 
+@pytest.mark.begins(at=lambda server: chain_before(server, ROLES))
 @pytest.mark.parametrize("version", (ROLES, ADMINISTRATION, SETTINGS, HEALTH))
 def test_a_database_of_an_older_lineage_gets_what_it_lacks_and_goes_back(
     target: Any, db: Any, chain: list[dict[str, Any]], version: str
 ) -> None:
-    up_to(target, chain, before(chain, ROLES)[-1]["version"])
     do(db, OLDER)
     do(db, PEOPLE)
     up_to(target, chain, before(chain, version)[-1]["version"])
@@ -241,12 +257,12 @@ def test_a_database_of_an_older_lineage_gets_what_it_lacks_and_goes_back(
     assert contents(db) == data
 
 
+@pytest.mark.begins(at=lambda server: ready(server, HEALTH))
 def test_what_is_there_with_the_same_definition_is_taken_over_and_left_by_the_way_back(
     target: Any, db: Any, chain: list[dict[str, Any]]
 ) -> None:
     # The versions between them stand on them, and would have to go first.
     chain = [item for item in chain if item["version"] < ROLES or item["version"] in VERSIONS]
-    ready(target, db, chain, KEY)
     up_to(target, chain, KEY)
     schema, data = catalog.inventory(db), contents(db)
     versions: list[str] = []
@@ -263,12 +279,12 @@ def test_what_is_there_with_the_same_definition_is_taken_over_and_left_by_the_wa
     assert contents(db) == data
 
 
+@pytest.mark.begins(at=ready)
 @pytest.mark.slow  # test_chain_interrupted.py goes through every step of the chain
 @pytest.mark.parametrize("version", VERSIONS)
 def test_interrupted_at_each_step_and_resumed_it_is_as_if_it_never_was(
     target: Any, db: Any, chain: list[dict[str, Any]], version: str
 ) -> None:
-    ready(target, db, chain, version)
     steps = next(item for item in chain if item["version"] == version)["steps"]
     up_to(target, chain, version)
     schema, data = catalog.inventory(db), contents(db)
@@ -300,6 +316,7 @@ class InterruptAtStep(InterruptAt):
 # --- roles, administration ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.begins(at=lambda server: chain_before(server, ROLES))
 def test_the_roles_of_the_base_are_left_alone(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
     result = up_to(target, chain, ROLES)
     assert result["applied"][-1]["skipped"] == [
@@ -312,10 +329,10 @@ def test_the_roles_of_the_base_are_left_alone(target: Any, db: Any, chain: list[
     assert column(db, "SELECT DISTINCT role FROM users") == ["VIEWER"]
 
 
+@pytest.mark.begins(at=lambda server: chain_before(server, ROLES))
 def test_roles_that_this_version_added_go_unless_a_user_has_one(
     target: Any, db: Any, tree: migration_tree.Tree, chain: list[dict[str, Any]]
 ) -> None:
-    up_to(target, chain, before(chain, ROLES)[-1]["version"])
     do(db, OLDER)
     do(db, PEOPLE)
     up_to(target, chain, ROLES)
@@ -336,8 +353,8 @@ def test_roles_that_this_version_added_go_unless_a_user_has_one(
     assert sorted(column(db, "SELECT role FROM users")) == ["ADMIN", "NURSE"]
 
 
+@pytest.mark.begins(at=lambda server: chain_before(server, ADMINISTRATION))
 def test_districts_and_schools_get_what_administration_needs(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
-    up_to(target, chain, before(chain, ADMINISTRATION)[-1]["version"])
     do(db, PEOPLE)
     up_to(target, chain, ADMINISTRATION)
     assert row(db, 'SELECT status, description, superintendent, "phoneNumber" FROM districts') == (
@@ -359,10 +376,10 @@ def test_districts_and_schools_get_what_administration_needs(target: Any, db: An
 # --- settings -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.begins(SETTINGS)
 def test_settings_have_thirteen_categories_and_twelve_more_columns(
     target: Any, db: Any, chain: list[dict[str, Any]]
 ) -> None:
-    up_to(target, chain, SETTINGS)
     assert labels(db, "ConfigCategory") == ["GENERAL", "SECURITY", "NOTIFICATION", *CATEGORIES]
     assert len(labels(db, "ConfigValueType")) == 12
     assert labels(db, "ConfigScope") == ["SYSTEM", "DISTRICT", "SCHOOL", "USER"]
@@ -386,10 +403,10 @@ def test_settings_have_thirteen_categories_and_twelve_more_columns(
     assert column(db, "SELECT count(*) FROM configuration_history") == [0]
 
 
+@pytest.mark.begins(SETTINGS)
 def test_the_history_survives_a_setting_that_nobody_changed_before(
     target: Any, db: Any, chain: list[dict[str, Any]]
 ) -> None:
-    up_to(target, chain, SETTINGS)
     do(db, "UPDATE system_configurations SET description = 'other', value = value")
     assert column(db, "SELECT count(*) FROM configuration_history") == [0]
     do(db, "UPDATE system_configurations SET value = '7' WHERE key = 'MAX_LOGIN_ATTEMPTS'")
@@ -408,10 +425,10 @@ def test_the_history_survives_a_setting_that_nobody_changed_before(
     assert column(db, who) == [1]
 
 
+@pytest.mark.begins(SETTINGS)
 def test_a_role_without_rights_on_the_history_still_leaves_its_trace(
     target: Any, db: Any, superuser_connection: Any, chain: list[dict[str, Any]]
 ) -> None:
-    up_to(target, chain, SETTINGS)
     do(
         superuser_connection,
         "GRANT SELECT, UPDATE ON system_configurations TO white_cross_app; SET ROLE white_cross_app; "
@@ -420,10 +437,10 @@ def test_a_role_without_rights_on_the_history_still_leaves_its_trace(
     assert column(db, "SELECT count(*) FROM configuration_history") == [1]
 
 
+@pytest.mark.begins(SETTINGS)
 def test_a_category_in_use_stays_and_every_setting_that_uses_one_is_counted(
     target: Any, db: Any, chain: list[dict[str, Any]]
 ) -> None:
-    up_to(target, chain, SETTINGS)
     do(db, "UPDATE system_configurations SET category = 'SMS' WHERE key LIKE 'PASSWORD%'")
     with pytest.raises(PgopsError, match=r"3 row\(s\) of system_configurations.category, id "):
         migrate.revert(target, Reverts(), way())
@@ -433,11 +450,11 @@ def test_a_category_in_use_stays_and_every_setting_that_uses_one_is_counted(
     assert labels(db, "ConfigCategory") == ["GENERAL", "SECURITY", "NOTIFICATION"]
 
 
+@pytest.mark.begins(at=lambda server: chain_before(server, SETTINGS))
 @EVERY_MAJOR
 def test_the_type_gets_back_its_grants_comment_and_foreign_labels(
     target: Any, db: Any, chain: list[dict[str, Any]]
 ) -> None:
-    up_to(target, chain, before(chain, SETTINGS)[-1]["version"])
     do(
         db,
         """
@@ -463,15 +480,11 @@ def test_the_type_gets_back_its_grants_comment_and_foreign_labels(
 # --- health records -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def health(target: Any, db: Any, chain: list[dict[str, Any]]) -> Any:
-    up_to(target, chain, before(chain, HEALTH)[-1]["version"])
-    do(db, PEOPLE)
-    up_to(target, chain, HEALTH)
-    return db
+WITH_HEALTH = pytest.mark.begins(at=lambda server: enhanced(server, HEALTH))
 
 
-def test_the_eleven_enums_have_their_labels_in_order(health: Any) -> None:
+@WITH_HEALTH
+def test_the_eleven_enums_have_their_labels_in_order(db: Any) -> None:
     wanted = {
         "AllergyType": "FOOD MEDICATION ENVIRONMENTAL INSECT LATEX ANIMAL CHEMICAL SEASONAL OTHER",
         "ConditionSeverity": "MILD MODERATE SEVERE CRITICAL",
@@ -488,27 +501,29 @@ def test_the_eleven_enums_have_their_labels_in_order(health: Any) -> None:
         "FollowUpStatus": "PENDING SCHEDULED COMPLETED CANCELLED OVERDUE NOT_NEEDED",
         "ConsciousnessLevel": "ALERT VERBAL PAIN UNRESPONSIVE DROWSY CONFUSED LETHARGIC",
     }
-    assert {name: labels(health, name) for name in wanted} == {name: text.split() for name, text in wanted.items()}
-    assert labels(health, "HealthRecordType")[:10] == BASE_RECORD_TYPES
+    assert {name: labels(db, name) for name in wanted} == {name: text.split() for name, text in wanted.items()}
+    assert labels(db, "HealthRecordType")[:10] == BASE_RECORD_TYPES
     added = (
         "EXAMINATION ALLERGY_DOCUMENTATION CHRONIC_CONDITION_REVIEW GROWTH_ASSESSMENT VITAL_SIGNS_CHECK EMERGENCY_VISIT "
         "FOLLOW_UP CONSULTATION DIAGNOSTIC_TEST PROCEDURE HOSPITALIZATION SURGERY COUNSELING THERAPY NUTRITION "
         "MEDICATION_REVIEW IMMUNIZATION LAB_RESULT RADIOLOGY OTHER"
     )
-    assert labels(health, "HealthRecordType")[10:] == added.split()
+    assert labels(db, "HealthRecordType")[10:] == added.split()
 
 
-def test_columns_use_the_named_types_and_no_twins_exist(health: Any) -> None:
-    assert column(health, "SELECT typname FROM pg_type WHERE typname LIKE 'enum\\_%'") == []
+@WITH_HEALTH
+def test_columns_use_the_named_types_and_no_twins_exist(db: Any) -> None:
+    assert column(db, "SELECT typname FROM pg_type WHERE typname LIKE 'enum\\_%'") == []
     unused = column(
-        health,
+        db,
         "SELECT typname FROM pg_type AS t WHERE typtype = 'e' AND NOT EXISTS "
         "(SELECT FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid WHERE a.atttypid = t.oid)",
     )
     assert unused == []
 
 
-def test_the_four_tables_have_their_columns_keys_and_actions(health: Any) -> None:
+@WITH_HEALTH
+def test_the_four_tables_have_their_columns_keys_and_actions(db: Any) -> None:
     wanted = {
         "vaccinations": 29 + 8,
         "screenings": 20 + 8,
@@ -516,7 +531,7 @@ def test_the_four_tables_have_their_columns_keys_and_actions(health: Any) -> Non
         "vital_signs": 20 + 8,
     }
     for table, number in wanted.items():
-        found = columns(health, table)
+        found = columns(db, table)
         assert len(found) == number, table
         assert found["id"] == ("uuid", True, "gen_random_uuid()")
         assert found["studentId"] == ("uuid", True, None)
@@ -524,7 +539,7 @@ def test_the_four_tables_have_their_columns_keys_and_actions(health: Any) -> Non
         assert {"createdBy", "updatedBy", "createdAt", "updatedAt", "notes"} <= set(found)
     keys = set(
         column(
-            health,
+            db,
             "SELECT conrelid::regclass || ' ' || pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'f' "
             f"AND conrelid::regclass::text IN {tuple(wanted)}",
         )
@@ -537,16 +552,17 @@ def test_the_four_tables_have_their_columns_keys_and_actions(health: Any) -> Non
         ),
         'vital_signs FOREIGN KEY ("appointmentId") REFERENCES appointments(id) ON UPDATE CASCADE ON DELETE SET NULL',
     }
-    assert columns(health, "vaccinations")["complianceStatus"] == (
+    assert columns(db, "vaccinations")["complianceStatus"] == (
         '"VaccineComplianceStatus"',
         True,
         "'COMPLIANT'::\"VaccineComplianceStatus\"",
     )
-    assert columns(health, "screenings")["outcome"][2] == "'PASS'::\"ScreeningOutcome\""
-    assert columns(health, "vital_signs")["temperatureUnit"] == ("text", True, "'F'::text")
+    assert columns(db, "screenings")["outcome"][2] == "'PASS'::\"ScreeningOutcome\""
+    assert columns(db, "vital_signs")["temperatureUnit"] == ("text", True, "'F'::text")
 
 
-def test_the_23_indexes_are_there_and_every_foreign_key_column_leads_one(health: Any) -> None:
+@WITH_HEALTH
+def test_the_23_indexes_are_there_and_every_foreign_key_column_leads_one(db: Any) -> None:
     wanted = {
         "health_records": (
             "studentId recordDate",
@@ -573,34 +589,36 @@ def test_the_23_indexes_are_there_and_every_foreign_key_column_leads_one(health:
     }
     assert sum(len(keys) for keys in wanted.values()) == 23
     for table, keys in wanted.items():
-        found = {name: text.replace('"', "") for name, text in index_keys(health, table).items()}
+        found = {name: text.replace('"', "") for name, text in index_keys(db, table).items()}
         for key in keys:
             name = f"{table}_{key.replace(' ', '_')}_idx"
             assert found[name] == f"btree ({key.replace(' ', ', ')})"
     bare = column(
-        health,
+        db,
         "SELECT c.conname FROM pg_constraint AS c WHERE c.contype = 'f' AND c.connamespace = 'public'::regnamespace AND "
         "NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = c.conrelid AND i.indkey[0] = c.conkey[1])",
     )
     assert bare == []
 
 
-def test_existing_rows_get_a_type_and_a_severity_and_the_default_goes(health: Any) -> None:
-    assert column(health, 'SELECT DISTINCT "allergyType" FROM allergies') == ["OTHER"]
-    assert column(health, "SELECT DISTINCT severity FROM chronic_conditions") == ["MODERATE"]
-    assert columns(health, "allergies")["allergyType"] == ('"AllergyType"', False, None)
-    assert columns(health, "chronic_conditions")["severity"] == ('"ConditionSeverity"', False, None)
-    assert len(columns(health, "allergies")) == 14 + 14
-    assert len(columns(health, "chronic_conditions")) == 14 + 16 + 1
+@WITH_HEALTH
+def test_existing_rows_get_a_type_and_a_severity_and_the_default_goes(db: Any) -> None:
+    assert column(db, 'SELECT DISTINCT "allergyType" FROM allergies') == ["OTHER"]
+    assert column(db, "SELECT DISTINCT severity FROM chronic_conditions") == ["MODERATE"]
+    assert columns(db, "allergies")["allergyType"] == ('"AllergyType"', False, None)
+    assert columns(db, "chronic_conditions")["severity"] == ('"ConditionSeverity"', False, None)
+    assert len(columns(db, "allergies")) == 14 + 14
+    assert len(columns(db, "chronic_conditions")) == 14 + 16 + 1
 
 
-def test_a_known_status_is_kept_whatever_its_case(health: Any) -> None:
-    assert columns(health, "chronic_conditions")["status"] == (
+@WITH_HEALTH
+def test_a_known_status_is_kept_whatever_its_case(db: Any) -> None:
+    assert columns(db, "chronic_conditions")["status"] == (
         '"ConditionStatus"',
         True,
         "'ACTIVE'::\"ConditionStatus\"",
     )
-    with health.cursor() as cursor:
+    with db.cursor() as cursor:
         cursor.execute(
             'SELECT status::text, "legacyStatus", count(*) FROM chronic_conditions GROUP BY 1, 2 ORDER BY 1, 2'
         )
@@ -614,8 +632,8 @@ def test_a_known_status_is_kept_whatever_its_case(health: Any) -> None:
         ]
 
 
+@pytest.mark.begins(at=lambda server: chain_before(server, HEALTH))
 def test_unknown_texts_are_counted_read_active_and_come_back(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
-    up_to(target, chain, before(chain, HEALTH)[-1]["version"])
     do(db, PEOPLE + "UPDATE chronic_conditions SET status = 'Controlled' WHERE status = 'MANAGED'")
     data = contents(db)
     told = Told()
@@ -628,54 +646,58 @@ def test_unknown_texts_are_counted_read_active_and_come_back(target: Any, db: An
     assert contents(db) == data
 
 
-def test_a_status_that_was_changed_since_is_kept_on_the_way_back(target: Any, health: Any) -> None:
-    do(health, "UPDATE chronic_conditions SET status = 'RESOLVED' WHERE \"legacyStatus\" = 'inactive'")
+@WITH_HEALTH
+def test_a_status_that_was_changed_since_is_kept_on_the_way_back(target: Any, db: Any) -> None:
+    do(db, "UPDATE chronic_conditions SET status = 'RESOLVED' WHERE \"legacyStatus\" = 'inactive'")
     migrate.revert(target, Reverts(), way())
-    assert columns(health, "chronic_conditions")["status"] == (
+    assert columns(db, "chronic_conditions")["status"] == (
         "character varying(50)",
         True,
         "'ACTIVE'::character varying",
     )
-    assert column(health, "SELECT count(*) FROM chronic_conditions WHERE status = 'inactive'") == [0]
-    assert column(health, "SELECT count(*) FROM chronic_conditions WHERE status = 'RESOLVED'") == [3]
+    assert column(db, "SELECT count(*) FROM chronic_conditions WHERE status = 'inactive'") == [0]
+    assert column(db, "SELECT count(*) FROM chronic_conditions WHERE status = 'RESOLVED'") == [3]
 
 
-def test_both_flags_of_an_allergy_go_together(health: Any) -> None:
+@WITH_HEALTH
+def test_both_flags_of_an_allergy_go_together(db: Any) -> None:
     one = 'WHERE id = (SELECT min(id::text)::uuid FROM allergies WHERE "isActive")'
     flags = "SELECT active, \"isActive\" FROM allergies WHERE allergen = 'milk'"
-    do(health, f"UPDATE allergies SET allergen = 'milk' {one}")
-    do(health, "UPDATE allergies SET active = false WHERE allergen = 'milk'")
-    assert row(health, flags) == (False, False)
-    do(health, "UPDATE allergies SET \"isActive\" = true WHERE allergen = 'milk'")
-    assert row(health, flags) == (True, True)
-    do(health, "DELETE FROM allergies WHERE allergen = 'milk'")
+    do(db, f"UPDATE allergies SET allergen = 'milk' {one}")
+    do(db, "UPDATE allergies SET active = false WHERE allergen = 'milk'")
+    assert row(db, flags) == (False, False)
+    do(db, "UPDATE allergies SET \"isActive\" = true WHERE allergen = 'milk'")
+    assert row(db, flags) == (True, True)
+    do(db, "DELETE FROM allergies WHERE allergen = 'milk'")
     for flag in ("active", '"isActive"'):
         do(
-            health,
+            db,
             f"INSERT INTO allergies (\"studentId\", allergen, {flag}) SELECT id, 'milk', false FROM students LIMIT 1",
         )
-        assert row(health, flags) == (False, False)
-        do(health, "DELETE FROM allergies WHERE allergen = 'milk'")
+        assert row(db, flags) == (False, False)
+        do(db, "DELETE FROM allergies WHERE allergen = 'milk'")
 
 
-def test_a_record_with_a_new_type_stops_the_way_back(target: Any, health: Any) -> None:
-    do(health, "UPDATE health_records SET \"recordType\" = 'SURGERY' WHERE title = 't'")
+@WITH_HEALTH
+def test_a_record_with_a_new_type_stops_the_way_back(target: Any, db: Any) -> None:
+    do(db, "UPDATE health_records SET \"recordType\" = 'SURGERY' WHERE title = 't'")
     with pytest.raises(PgopsError, match=r"20 row\(s\) of health_records.\"recordType\"") as caught:
         migrate.revert(target, Reverts(), way())
     assert str(caught.value.message).count(", ") >= 9, "ten ids"
-    do(health, "UPDATE health_records SET \"recordType\" = 'CHECKUP'")
+    do(db, "UPDATE health_records SET \"recordType\" = 'CHECKUP'")
     migrate.revert(target, Reverts(), way())
-    assert labels(health, "HealthRecordType") == BASE_RECORD_TYPES
+    assert labels(db, "HealthRecordType") == BASE_RECORD_TYPES
 
 
-def test_phi_of_the_new_columns_is_marked(health: Any) -> None:
+@WITH_HEALTH
+def test_phi_of_the_new_columns_is_marked(db: Any) -> None:
     marked = column(
-        health,
+        db,
         "SELECT DISTINCT objoid::regclass::text FROM pg_description WHERE objsubid > 0 AND description LIKE 'PHI%'",
     )
     assert {"vaccinations", "screenings", "growth_measurements", "vital_signs"} <= set(marked)
     tables = column(
-        health,
+        db,
         "SELECT relname FROM pg_class WHERE relname IN ('health_records', 'allergies', 'chronic_conditions', "
         "'vaccinations', 'screenings', 'growth_measurements', 'vital_signs') AND obj_description(oid) LIKE 'PHI: %'",
     )
@@ -685,20 +707,21 @@ def test_phi_of_the_new_columns_is_marked(health: Any) -> None:
 # --- legacy data --------------------------------------------------------------------------------------------------------
 
 
-def test_what_stood_in_older_columns_is_in_the_new_ones(target: Any, health: Any, chain: list[dict[str, Any]]) -> None:
-    assert column(health, "SELECT count(*) FROM allergies WHERE NOT active") == [0]
+@WITH_HEALTH
+def test_what_stood_in_older_columns_is_in_the_new_ones(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
+    assert column(db, "SELECT count(*) FROM allergies WHERE NOT active") == [0]
     up_to(target, chain, LEGACY)
-    assert column(health, 'SELECT count(*) FROM allergies WHERE NOT active AND NOT "isActive"') == [5]
-    assert column(health, 'SELECT count(*) FROM allergies WHERE active <> "isActive"') == [0]
-    assert column(health, "SELECT count(*) FROM allergies WHERE reactions = '[\"rash\"]' AND reaction = 'rash'") == [10]
-    assert column(health, 'SELECT count(*) FROM chronic_conditions WHERE "carePlan" = "managementPlan"') == [20]
-    assert column(health, "SELECT count(*) FROM chronic_conditions WHERE status = 'INACTIVE'") == [6]
+    assert column(db, 'SELECT count(*) FROM allergies WHERE NOT active AND NOT "isActive"') == [5]
+    assert column(db, 'SELECT count(*) FROM allergies WHERE active <> "isActive"') == [0]
+    assert column(db, "SELECT count(*) FROM allergies WHERE reactions = '[\"rash\"]' AND reaction = 'rash'") == [10]
+    assert column(db, 'SELECT count(*) FROM chronic_conditions WHERE "carePlan" = "managementPlan"') == [20]
+    assert column(db, "SELECT count(*) FROM chronic_conditions WHERE status = 'INACTIVE'") == [6]
 
 
+@pytest.mark.begins(at=lambda server: chain_before(server, HEALTH))
 def test_an_unknown_status_is_listed_and_refused_until_it_is_mapped(
     target: Any, db: Any, tree: migration_tree.Tree, chain: list[dict[str, Any]]
 ) -> None:
-    up_to(target, chain, before(chain, HEALTH)[-1]["version"])
     do(
         db,
         PEOPLE
@@ -726,18 +749,15 @@ def test_an_unknown_status_is_listed_and_refused_until_it_is_mapped(
 # --- columns of 20251105000000, foreign key of 20251106000000 -----------------------------------------------------------
 
 
-@pytest.fixture
-def logs(target: Any, db: Any, chain: list[dict[str, Any]]) -> Any:
-    ready(target, db, chain, COLUMNS)
-    up_to(target, chain, COLUMNS)
-    return db
+WITH_LOGS = pytest.mark.begins(at=lambda server: enhanced(server, COLUMNS))
 
 
-def test_the_columns_have_their_types_and_defaults(logs: Any) -> None:
-    assert columns(logs, "medication_logs")["medicationId"] == ("uuid", False, None)
-    assert columns(logs, "medications")["deletedAt"] == ("timestamp with time zone", False, None)
-    assert columns(logs, "student_medications")["refillsRemaining"] == ("integer", False, "0")
-    users, conditions = columns(logs, "users"), columns(logs, "chronic_conditions")
+@WITH_LOGS
+def test_the_columns_have_their_types_and_defaults(db: Any) -> None:
+    assert columns(db, "medication_logs")["medicationId"] == ("uuid", False, None)
+    assert columns(db, "medications")["deletedAt"] == ("timestamp with time zone", False, None)
+    assert columns(db, "student_medications")["refillsRemaining"] == ("integer", False, "0")
+    users, conditions = columns(db, "users"), columns(db, "chronic_conditions")
     assert users["deletedAt"] == ("timestamp with time zone", False, None)
     assert users["mfaEnabled"] == users["isEmailVerified"] == ("boolean", True, "false")
     assert users["oauthProvider"][0] == "character varying(50)"
@@ -746,20 +766,22 @@ def test_the_columns_have_their_types_and_defaults(logs: Any) -> None:
     assert conditions["isActive"] == ("boolean", True, "true")
 
 
-def test_old_rows_are_filled_from_what_is_known(logs: Any) -> None:
+@WITH_LOGS
+def test_old_rows_are_filled_from_what_is_known(db: Any) -> None:
     wrong = (
         'SELECT count(*) FROM medication_logs AS l JOIN student_medications AS p ON p.id = l."studentMedicationId" '
         'WHERE l."medicationId" IS DISTINCT FROM p."medicationId"'
     )
-    assert column(logs, wrong) == [0]
-    assert column(logs, "SELECT count(*) FROM medication_logs") == [40]
-    assert column(logs, 'SELECT email FROM users WHERE "isEmailVerified"') == ["nurse@example.org"]
-    assert column(logs, "SELECT count(*) FROM chronic_conditions WHERE \"isActive\" = (status = 'INACTIVE')") == [0]
+    assert column(db, wrong) == [0]
+    assert column(db, "SELECT count(*) FROM medication_logs") == [40]
+    assert column(db, 'SELECT email FROM users WHERE "isEmailVerified"') == ["nurse@example.org"]
+    assert column(db, "SELECT count(*) FROM chronic_conditions WHERE \"isActive\" = (status = 'INACTIVE')") == [0]
 
 
-def test_a_log_of_code_that_does_not_know_the_column_gets_its_drug(logs: Any) -> None:
+@WITH_LOGS
+def test_a_log_of_code_that_does_not_know_the_column_gets_its_drug(db: Any) -> None:
     do(
-        logs,
+        db,
         'INSERT INTO medication_logs ("studentMedicationId", "nurseId", "timeGiven", "dosageGiven") '
         "SELECT p.id, u.id, now(), 'new' FROM student_medications AS p JOIN medications AS m ON m.id = p.\"medicationId\", "
         "users AS u WHERE m.name = 'A' LIMIT 1",
@@ -768,67 +790,70 @@ def test_a_log_of_code_that_does_not_know_the_column_gets_its_drug(logs: Any) ->
         'SELECT m.name FROM medication_logs AS l JOIN medications AS m ON m.id = l."medicationId" '
         "WHERE l.\"dosageGiven\" = 'new'"
     )
-    assert column(logs, drug) == ["A"]
+    assert column(db, drug) == ["A"]
     do(
-        logs,
+        db,
         'UPDATE medication_logs SET "studentMedicationId" = (SELECT p.id FROM student_medications AS p JOIN medications '
         "AS m ON m.id = p.\"medicationId\" WHERE m.name = 'B' LIMIT 1) WHERE \"dosageGiven\" = 'new'",
     )
-    assert column(logs, drug) == ["B"]
+    assert column(db, drug) == ["B"]
 
 
+@WITH_LOGS
 def test_a_log_of_an_unknown_drug_stops_the_foreign_key_before_anything_is_changed(
-    target: Any, logs: Any, chain: list[dict[str, Any]]
+    target: Any, db: Any, chain: list[dict[str, Any]]
 ) -> None:
-    schema = catalog.inventory(logs)
+    schema = catalog.inventory(db)
     do(
-        logs,
+        db,
         'UPDATE medication_logs SET "medicationId" = gen_random_uuid() WHERE id IN '
         "(SELECT id FROM medication_logs ORDER BY id LIMIT 12)",
     )
     with pytest.raises(PgopsError, match=r"12 row\(s\) of public.medication_logs have no parent in public.medications"):
         up_to(target, chain, KEY)
-    made = {str(item.object) for item in catalog.compare(schema, catalog.inventory(logs))}
+    made = {str(item.object) for item in catalog.compare(schema, catalog.inventory(db))}
     assert made == {'index public."medication_logs_medicationId_idx"'}
     result = up_to(target, chain, KEY, orphans="quarantine")
     assert result["applied"][-1]["quarantined"][0]["rows"] == 12
-    assert column(logs, "SELECT count(*) FROM medication_logs") == [28]
+    assert column(db, "SELECT count(*) FROM medication_logs") == [28]
     migrate.revert(target, Reverts(), way())
-    assert column(logs, "SELECT count(*) FROM medication_logs") == [40]
+    assert column(db, "SELECT count(*) FROM medication_logs") == [40]
 
 
+@WITH_LOGS
 def test_a_log_of_an_unknown_drug_gets_an_inactive_placeholder_when_asked(
-    target: Any, logs: Any, chain: list[dict[str, Any]]
+    target: Any, db: Any, chain: list[dict[str, Any]]
 ) -> None:
     do(
-        logs,
+        db,
         'UPDATE medication_logs SET "medicationId" = gen_random_uuid() WHERE id IN '
         "(SELECT id FROM medication_logs ORDER BY id LIMIT 3)",
     )
-    drugs = column(logs, "SELECT name FROM medications ORDER BY name")
+    drugs = column(db, "SELECT name FROM medications ORDER BY name")
     result = up_to(target, chain, KEY, orphans="placeholder")
     assert result["applied"][-1]["placeholders"][0]["rows"] == 3
     made = "SELECT name = 'Unknown medication ' || id AND NOT \"isActive\" FROM medications WHERE name ~ '^Unknown'"
-    assert column(logs, made) == [True] * 3
-    assert column(logs, "SELECT count(*) FROM medication_logs") == [40]
+    assert column(db, made) == [True] * 3
+    assert column(db, "SELECT count(*) FROM medication_logs") == [40]
     migrate.revert(target, Reverts(), way())
-    assert column(logs, "SELECT name FROM medications ORDER BY name") == drugs
+    assert column(db, "SELECT name FROM medications ORDER BY name") == drugs
 
 
+@WITH_LOGS
 def test_a_drug_that_was_given_cannot_be_deleted_and_takes_its_key_along(
-    target: Any, logs: Any, chain: list[dict[str, Any]]
+    target: Any, db: Any, chain: list[dict[str, Any]]
 ) -> None:
     up_to(target, chain, KEY)
     definition = (
         "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'fk_medication_logs_medication_id'"
     )
-    assert column(logs, definition) == [
+    assert column(db, definition) == [
         'FOREIGN KEY ("medicationId") REFERENCES medications(id) ON UPDATE CASCADE ON DELETE RESTRICT'
     ]
-    assert index_keys(logs, "medication_logs")["medication_logs_medicationId_idx"] == 'btree ("medicationId")'
+    assert index_keys(db, "medication_logs")["medication_logs_medicationId_idx"] == 'btree ("medicationId")'
     with pytest.raises(psycopg2.errors.IntegrityError) as caught:
-        do(logs, "DELETE FROM medications WHERE name = 'A'")
+        do(db, "DELETE FROM medications WHERE name = 'A'")
     assert caught.value.pgcode in ("23001", "23503")
-    do(logs, "UPDATE medications SET id = '00000000-0000-4000-8000-000000000001' WHERE name = 'A'")
+    do(db, "UPDATE medications SET id = '00000000-0000-4000-8000-000000000001' WHERE name = 'A'")
     moved = "SELECT count(*) FROM medication_logs WHERE \"medicationId\" = '00000000-0000-4000-8000-000000000001'"
-    assert column(logs, moved) == [20]
+    assert column(db, moved) == [20]

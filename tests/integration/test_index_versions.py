@@ -20,6 +20,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selec
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from support import engine
+from support.kept import chain_before, chain_through
 from support.server import OWNER, SUPERUSER
 from support.tree import shipped_chain
 
@@ -204,6 +205,7 @@ def test_no_index_asks_the_clock() -> None:
 # --- what the database has --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.begins(at=lambda server: chain_before(server, VERSIONS[0]))
 @EVERY_MAJOR
 def test_each_version_makes_its_indexes_and_no_other_goes_back_and_makes_them_again(
     target: Any, db: Any, chain: list[dict[str, Any]]
@@ -226,10 +228,10 @@ def test_each_version_makes_its_indexes_and_no_other_goes_back_and_makes_them_ag
     assert extensions(db) == {"pg_trgm", "unaccent"}
 
 
+@pytest.mark.begins()
 def test_no_two_indexes_have_the_same_definition_unless_both_are_asked_for(
     target: Any, db: Any, chain: list[dict[str, Any]]
 ) -> None:
-    migrate.apply(target, chain, Selection(), engine.way())
     twins: dict[tuple[str, ...], list[str]] = {}
     unique = "SELECT c.relname AS name FROM pg_index JOIN pg_class AS c ON c.oid = indexrelid WHERE indisunique"
     uniques = {row["name"] for row in fetch_all(db, unique)}
@@ -240,11 +242,11 @@ def test_no_two_indexes_have_the_same_definition_unless_both_are_asked_for(
     assert [sorted(names) for names in twins.values() if len(names) > 1] == [pair]
 
 
+@pytest.mark.begins()
 @pytest.mark.parametrize("version", VERSIONS)
 def test_each_version_goes_back_alone_and_takes_no_index_of_another(
     target: Any, db: Any, chain: list[dict[str, Any]], version: str
 ) -> None:
-    migrate.apply(target, chain, Selection(), engine.way())
     full = indexes_of(db)
     migrate.revert(target, Reverts(version=version), engine.way())
     gone = set(DECLARED[version]) - {SWAPPED}
@@ -258,6 +260,7 @@ def test_each_version_goes_back_alone_and_takes_no_index_of_another(
             assert differences(db, find(chain, other)) == []
 
 
+@pytest.mark.begins(at=chain_through)
 @pytest.mark.parametrize(
     ("version", "parts"),
     [
@@ -270,7 +273,6 @@ def test_each_version_goes_back_alone_and_takes_no_index_of_another(
 def test_interrupted_in_each_step_and_resumed_it_is_as_if_it_never_was(
     target: Any, db: Any, chain: list[dict[str, Any]], version: str, parts: list[str]
 ) -> None:
-    upto(target, chain, version)
     whole = catalog.inventory(db)
     migrate.revert(target, Reverts(version=version), engine.way())
     for part in parts:
@@ -287,10 +289,10 @@ def test_interrupted_in_each_step_and_resumed_it_is_as_if_it_never_was(
     assert differences(db, find(chain, version)) == []
 
 
+@pytest.mark.begins()
 def test_what_is_there_with_the_same_definition_is_taken_over_and_left_by_the_way_back(
     target: Any, db: Any, chain: list[dict[str, Any]]
 ) -> None:
-    migrate.apply(target, chain, Selection(), engine.way())
     full = catalog.inventory(db)
     names = indexes_of(db)
     for table in ("step", "migration"):
@@ -307,8 +309,8 @@ def test_what_is_there_with_the_same_definition_is_taken_over_and_left_by_the_wa
     assert extensions(db) == {"pg_trgm", "unaccent"}
 
 
+@pytest.mark.begins(at=lambda server: chain_before(server, PERFORMANCE))
 def test_the_eleven_tables_are_analyzed(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
-    upto(target, chain, before(chain, PERFORMANCE))
     counted = "SELECT relname, analyze_count FROM pg_stat_user_tables WHERE schemaname = 'public'"
     earlier = {row["relname"]: row["analyze_count"] for row in fetch_all(db, counted)}
     upto(target, chain, PERFORMANCE)
@@ -316,11 +318,11 @@ def test_the_eleven_tables_are_analyzed(target: Any, db: Any, chain: list[dict[s
     assert {table for table, count in now.items() if count > earlier[table]} == ANALYZED
 
 
+@pytest.mark.begins(at=chain_through)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_verification_sees_what_goes_missing_or_changes(
     target: Any, db: Any, chain: list[dict[str, Any]], version: str
 ) -> None:
-    upto(target, chain, version)
     gone, *others = DECLARED[version]
     other = next(name for name in others if name != SWAPPED)
     table = DECLARED[version][other].split()[0]
@@ -331,10 +333,10 @@ def test_the_verification_sees_what_goes_missing_or_changes(
 # --- extensions -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.begins(at=lambda server: chain_before(server, SEARCH))
 def test_an_extension_that_was_there_before_stays(
     target: Any, db: Any, chain: list[dict[str, Any]], superuser_connection: Any
 ) -> None:
-    upto(target, chain, before(chain, SEARCH))
     execute(superuser_connection, "CREATE EXTENSION pg_trgm SCHEMA public")
     was = catalog.inventory(db)
     upto(target, chain, SEARCH)
@@ -343,10 +345,10 @@ def test_an_extension_that_was_there_before_stays(
     assert catalog.compare(was, catalog.inventory(db), ignore=()) == []
 
 
+@pytest.mark.begins(SEARCH)
 def test_an_index_of_somebody_else_on_the_extension_stops_the_way_back(
     target: Any, db: Any, chain: list[dict[str, Any]]
 ) -> None:
-    upto(target, chain, SEARCH)
     execute(db, "CREATE INDEX theirs ON schools USING gin (name gin_trgm_ops)")
     with pytest.raises(PgopsError) as caught:
         migrate.revert(target, Reverts(version=SEARCH), engine.way())
@@ -383,10 +385,10 @@ def test_an_extension_that_the_server_does_not_have_is_named_before_anything_is_
     upto(target, chain, before(chain, SEARCH))
 
 
+@pytest.mark.begins(at=lambda server: chain_before(server, SEARCH))
 def test_an_extension_that_the_role_may_not_create_is_named_before_anything_is_changed(
     target: Any, db: Any, server: Any, chain: list[dict[str, Any]]
 ) -> None:
-    upto(target, chain, before(chain, SEARCH))
     was = catalog.inventory(db)
     server.execute(
         f"REVOKE CREATE ON DATABASE {target.database} FROM {target.owner}", database=target.database, user=SUPERUSER
@@ -401,10 +403,10 @@ def test_an_extension_that_the_role_may_not_create_is_named_before_anything_is_c
     upto(target, chain, SEARCH)
 
 
+@pytest.mark.begins(SEARCH)
 def test_two_indexes_say_that_queries_through_them_are_to_be_logged(
     target: Any, db: Any, chain: list[dict[str, Any]]
 ) -> None:
-    upto(target, chain, SEARCH)
     marked = fetch_all(
         db,
         "SELECT objoid::regclass::text AS name FROM pg_description JOIN pg_class ON oid = objoid "
@@ -450,12 +452,10 @@ NAMES = "to_tsvector('english', coalesce(\"firstName\", '') || ' ' || coalesce(\
 
 
 @pytest.fixture(scope="module")
-def busy(server: Any, chain: list[dict[str, Any]]) -> Iterator[Any]:
+def busy(server: Any) -> Iterator[Any]:
     """A database of realistic size, one a server: queries only read it."""
     name = f"t_busy_{secrets.token_hex(4)}"
-    server.create_database(name, OWNER)
-    target = engine.target_of(server, name)
-    migrate.apply(target, chain, Selection(), engine.way())
+    server.create_database(name, OWNER, template=chain_through(server))
     # Policies that a later version may have are not what is looked at here.
     with server.session(name, SUPERUSER) as conn:
         execute(conn, SEED)

@@ -30,6 +30,7 @@ from support.engine import (
     wait_until_told,
     way,
 )
+from support.kept import keep
 from support.tree import TestTree
 
 V1, V2 = "20260101000001", "20260101000002"
@@ -92,13 +93,15 @@ def prepare(target: Any, rows_too: bool = True) -> None:
 
 def uninterrupted(server: Any, target: Any, migrations: list[dict[str, Any]]) -> str:
     """The fingerprint of a database where nothing was cut off."""
+
+    def make(clean: Any) -> None:
+        migrate.apply(clean, migrations, Selection(target=V1), way())
+        prepare(clean, rows_too=False)
+        migrate.apply(clean, migrations, Selection(), way())
+
     name = f"{target.database}_clean"
-    server.create_database(name)
-    clean = target.with_(database=name)
-    migrate.apply(clean, migrations, Selection(target=V1), way())
-    prepare(clean, rows_too=False)
-    migrate.apply(clean, migrations, Selection(), way())
-    return fingerprint(clean)
+    server.create_database(name, template=keep(server, "uninterrupted", make))
+    return fingerprint(target.with_(database=name))
 
 
 @pytest.fixture

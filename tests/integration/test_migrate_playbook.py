@@ -251,7 +251,7 @@ def test_without_the_callback_a_run_that_broke_off_is_still_no_success(site: Pla
 
 @pytest.mark.parametrize(
     ("number", "whole_group"),
-    [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, True)],
+    [(signal.SIGINT, True), pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow), (signal.SIGHUP, True)],
     ids=["ctrl-c", "sigterm", "closed terminal"],
 )
 def test_an_interrupted_run_leaves_its_end(site: Playbook, server: Server, number: int, whole_group: bool) -> None:

@@ -109,7 +109,7 @@ def trouble(hook: Webhook, site: Playbook, what: str) -> str:
     return f"{file} may be read by others"
 
 
-@pytest.mark.parametrize("what", ["error", "hangs", "refused", "open file"])
+@pytest.mark.parametrize("what", ["error", "hangs", pytest.param("refused", marks=pytest.mark.slow), "open file"])
 def test_a_webhook_that_does_not_take_it_is_a_warning_and_the_run_succeeds(
     site: Playbook, webhook: Webhook, what: str
 ) -> None:

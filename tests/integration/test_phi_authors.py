@@ -16,7 +16,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Int
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
-from support.engine import InterruptAt, way
+from support.engine import InterruptAt, do, way
+from support.kept import chain_before, keep
 from support.tree import shipped_chain
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
@@ -60,12 +61,17 @@ def chain() -> list[dict[str, Any]]:
     return shipped_chain()
 
 
-@pytest.fixture
-def db(target: Any, chain: list[dict[str, Any]]) -> Iterator[Any]:
+def before_authors(server: Any) -> str:
     """The chain up to the version before, with rows."""
-    up_to(target, chain, [item["version"] for item in chain if item["version"] < AUTHORS][-1])
+    return keep(server, "before_authors", lambda target: do(target, PEOPLE), begin=chain_before(server, AUTHORS))
+
+
+pytestmark = pytest.mark.begins(at=before_authors)
+
+
+@pytest.fixture
+def db(target: Any) -> Iterator[Any]:
     conn = connection.connect(target, application_name="pgops test")
-    execute(conn, PEOPLE)
     yield conn
     conn.close()
 
@@ -89,7 +95,7 @@ def lacking(db: Any) -> dict[str, set[str]]:
     return {name: columns for name, columns in found.items() if columns}
 
 
-@pytest.mark.majors(15, 16, 17, 18)
+@pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 def test_up_down_up_gives_the_columns_that_lack_and_the_fingerprint_of_before(
     target: Any, db: Any, chain: list[dict[str, Any]]
 ) -> None:

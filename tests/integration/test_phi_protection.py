@@ -25,12 +25,14 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.named_checks import read_checks
 from support.backups import back_up, prove
 from support.engine import target_of, way
+from support.kept import chain_before, chain_through
 from support.server import APP, GROUPS, MIGRATOR, OWNER, Server
 from support.tree import shipped_chain
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 GRANTS, ROWS, AUDIT = "20251107000000", "20251107000001", "20251107000002"
 MAJORS = pytest.mark.majors(15, 18, slow=(15,))
+BEFORE_GRANTS = pytest.mark.begins(at=lambda server: chain_before(server, GRANTS))
 
 # Two schools in one district, one in another; an account of each role, and two pupils with records in each school.
 PEOPLE = """
@@ -79,11 +81,9 @@ def chain() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def protected_once(server: Server, chain: list[dict[str, Any]]) -> Iterator[str]:
+def protected_once(server: Server) -> Iterator[str]:
     name = f"t_phi_{secrets.token_hex(4)}"
-    server.create_database(name)
-    target = target_of(server, name)
-    migrate.apply(target, chain, Selection(), way())
+    server.create_database(name, template=chain_through(server))
     with server.session(name, MIGRATOR) as conn:
         execute(conn, f"SET ROLE {OWNER}")
         execute(conn, PEOPLE)
@@ -95,7 +95,7 @@ def protected_once(server: Server, chain: list[dict[str, Any]]) -> Iterator[str]
 @pytest.fixture
 def world(server: Server, protected_once: str) -> Iterator[World]:
     name = f"t_{secrets.token_hex(4)}"
-    server.execute(f"CREATE DATABASE {name} TEMPLATE {protected_once} OWNER {OWNER}")
+    server.create_database(name, template=protected_once)
     yield World(server, name)
     server.drop_databases(name)
 
@@ -764,6 +764,7 @@ def test_batches_of_a_later_version_reach_every_row_and_are_audited(
     assert written == [{"userId": None, "login": MIGRATOR, "columns": ["notes"]}] * 6
 
 
+@BEFORE_GRANTS
 @MAJORS
 def test_each_version_goes_back_and_comes_again_and_every_row_is_kept(
     target: Any, chain: list[dict[str, Any]], server: Server
@@ -774,7 +775,6 @@ def test_each_version_goes_back_and_comes_again_and_every_row_is_kept(
     )
     conn = connection.connect(target, application_name="test")
     try:
-        migrate.apply(target, chain, Selection(target=last_before(chain, GRANTS)), way())
         execute(conn, PEOPLE)
         stored = fetch_all(conn, files)
         for _ in range(2):
@@ -793,36 +793,25 @@ def test_each_version_goes_back_and_comes_again_and_every_row_is_kept(
         conn.close()
 
 
-def test_between_grants_and_policies_the_application_works_with_and_without_a_role(
-    before_rows: Any, server: Server
-) -> None:
+@BEFORE_GRANTS
+def test_between_grants_and_policies_the_application_works_with_and_without_a_role(target: Any, server: Server) -> None:
     """The deployment in between: what takes a role and what does not yet both see their rows."""
-    server.execute(f"GRANT SELECT ON students TO {APP}", database=before_rows.database)
-    migrate.apply(before_rows, with_prefix("white_cross"), Selection(target=GRANTS), way())
-    world = World(server, before_rows.database)
+    server.execute(f"GRANT SELECT ON students TO {APP}", database=target.database)
+    migrate.apply(target, with_prefix("white_cross"), Selection(target=GRANTS), way())
+    world = World(server, target.database)
     world.owner(PEOPLE)
     assert len(world.seen("nurse", "nurse.a", NUMBERS)) == 6
-    with server.session(before_rows.database, APP) as conn:
+    with server.session(target.database, APP) as conn:
         assert len(fetch_all(conn, NUMBERS)) == 6
-    migrate.apply(before_rows, with_prefix("white_cross"), Selection(target=ROWS), way())
+    migrate.apply(target, with_prefix("white_cross"), Selection(target=ROWS), way())
     assert len(world.seen("nurse", "nurse.a", NUMBERS)) == 2
-    with server.session(before_rows.database, APP) as conn:
+    with server.session(target.database, APP) as conn:
         assert fetch_all(conn, NUMBERS) == []
-
-
-def last_before(chain: list[dict[str, Any]], version: str) -> str:
-    return max(item["version"] for item in chain if item["version"] < version)
 
 
 def differences(conn: Any, chain: list[dict[str, Any]], version: str) -> list[dict[str, Any]]:
     migration = next(item for item in chain if item["version"] == version)
     return [row for statement in migration["verify"] for row in fetch_all(conn, statement["sql"])]
-
-
-@pytest.fixture
-def before_rows(target: Any, chain: list[dict[str, Any]]) -> Any:
-    migrate.apply(target, chain, Selection(target=last_before(chain, GRANTS)), way())
-    return target
 
 
 @contextmanager
@@ -838,11 +827,12 @@ def with_prefix(prefix: str) -> list[dict[str, Any]]:
     return migration_tree.render(migration_tree.read_tree(SQL), {"role_prefix": prefix})
 
 
-def test_roles_that_are_missing_and_may_not_be_made_are_named_before_anything_changes(before_rows: Any) -> None:
-    conn = connection.connect(before_rows, application_name="test")
+@BEFORE_GRANTS
+def test_roles_that_are_missing_and_may_not_be_made_are_named_before_anything_changes(target: Any) -> None:
+    conn = connection.connect(target, application_name="test")
     before = catalog.inventory(conn)
     with pytest.raises(PgopsError) as caught:
-        migrate.apply(before_rows, with_prefix("t_absent"), Selection(target=GRANTS), way())
+        migrate.apply(target, with_prefix("t_absent"), Selection(target=GRANTS), way())
     assert caught.value.sqlstate == "42501"
     assert "nothing was changed" in caught.value.message
     for role in ("admin", "district_admin", "school_admin", "nurse", "counselor", "viewer"):
@@ -851,15 +841,16 @@ def test_roles_that_are_missing_and_may_not_be_made_are_named_before_anything_ch
     conn.close()
 
 
+@BEFORE_GRANTS
 @MAJORS
-def test_roles_that_are_missing_are_made_by_who_may_and_stay(before_rows: Any, server: Server) -> None:
+def test_roles_that_are_missing_are_made_by_who_may_and_stay(target: Any, server: Server) -> None:
     prefix = f"t_{secrets.token_hex(3)}"
-    conn = connection.connect(before_rows, application_name="test")
+    conn = connection.connect(target, application_name="test")
     try:
         before = catalog.inventory(conn)
         with owner_as(server, "CREATEROLE"):
-            migrate.apply(before_rows, with_prefix(prefix), Selection(target=ROWS), way())
-            migrate.revert(before_rows, Reverts(steps=2), way())
+            migrate.apply(target, with_prefix(prefix), Selection(target=ROWS), way())
+            migrate.revert(target, Reverts(steps=2), way())
         assert catalog.compare(before, catalog.inventory(conn), ignore=()) == []
         made = fetch_all(conn, f"SELECT rolname, rolcanlogin FROM pg_roles WHERE rolname LIKE '{prefix}%'")
         assert [row["rolcanlogin"] for row in made] == [False] * 6
@@ -869,38 +860,41 @@ def test_roles_that_are_missing_are_made_by_who_may_and_stay(before_rows: Any, s
             server.execute(f"DROP ROLE IF EXISTS {group.replace('white_cross', prefix)}")
 
 
-def test_an_owner_whom_its_own_policies_would_bind_is_told_first(before_rows: Any, server: Server) -> None:
+@BEFORE_GRANTS
+def test_an_owner_whom_its_own_policies_would_bind_is_told_first(target: Any, server: Server) -> None:
     with owner_as(server, "NOBYPASSRLS"), pytest.raises(PgopsError) as caught:
-        migrate.apply(before_rows, with_prefix("white_cross"), Selection(target=ROWS), way())
+        migrate.apply(target, with_prefix("white_cross"), Selection(target=ROWS), way())
     assert f"ALTER ROLE {OWNER} BYPASSRLS;" in str(caught.value.hint)
 
 
-def test_without_force_the_owner_needs_nothing_and_the_application_is_bound(before_rows: Any, server: Server) -> None:
+@BEFORE_GRANTS
+def test_without_force_the_owner_needs_nothing_and_the_application_is_bound(target: Any, server: Server) -> None:
     chain = migration_tree.render(migration_tree.read_tree(SQL), {"row_security_force": False})
     with owner_as(server, "NOBYPASSRLS"):
-        migrate.apply(before_rows, chain, Selection(target=AUDIT), way())
-        conn = connection.connect(before_rows, application_name="test")
+        migrate.apply(target, chain, Selection(target=AUDIT), way())
+        conn = connection.connect(target, application_name="test")
         execute(conn, PEOPLE)
         assert fetch_all(conn, "SELECT count(*) AS n FROM students") == [{"n": 6}]
         assert differences(conn, chain, ROWS) == []
         conn.close()
-        world = World(server, before_rows.database)
+        world = World(server, target.database)
         assert world.seen("nurse", "nurse.a", NUMBERS) == ["A1", "A2"]
 
 
-def test_a_policy_that_is_there_is_taken_over_and_another_is_refused(before_rows: Any) -> None:
+@BEFORE_GRANTS
+def test_a_policy_that_is_there_is_taken_over_and_another_is_refused(target: Any) -> None:
     policy = "CREATE POLICY viewer ON students FOR SELECT TO white_cross_viewer USING (\"schoolId\" = (SELECT public.acting_school('{}')))"
-    conn = connection.connect(before_rows, application_name="test")
+    conn = connection.connect(target, application_name="test")
     chain = with_prefix("white_cross")
     functions = next(item for item in chain if item["version"] == ROWS)["steps"][0]["up"]
     for statement in functions:
         execute(conn, statement["sql"])
     execute(conn, policy.format("NURSE"))
     with pytest.raises(PgopsError, match=r"policy public.students.viewer exists already .* using: wanted"):
-        migrate.apply(before_rows, chain, Selection(target=ROWS), way())
+        migrate.apply(target, chain, Selection(target=ROWS), way())
     execute(conn, "DROP POLICY viewer ON students")
     execute(conn, policy.format("VIEWER"))
-    migrate.apply(before_rows, chain, Selection(target=ROWS), way())
+    migrate.apply(target, chain, Selection(target=ROWS), way())
     assert differences(conn, chain, ROWS) == []
     conn.close()
 

@@ -16,6 +16,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from support import engine
+from support.kept import chain_before
 from support.tree import shipped_chain
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
@@ -25,6 +26,7 @@ TABLES = {table: about for version in VERSIONS for table, about in DECLARED[vers
 ENUMS = {name: values.split() for version in VERSIONS for name, values in DECLARED[version]["enums"].items()}
 
 EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18)
+pytestmark = pytest.mark.begins(VERSIONS[-1])
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +39,6 @@ def db(target: Any) -> Iterator[Any]:
     conn = connection.connect(target, application_name="pgops test")
     yield conn
     conn.close()
-
-
-@pytest.fixture
-def applied(target: Any, db: Any, chain: list[dict[str, Any]]) -> Any:
-    migrate.apply(target, chain, Selection(target=VERSIONS[-1]), engine.way())
-    return db
 
 
 def lines(db: Any, query: str) -> list[str]:
@@ -99,22 +95,21 @@ def find(chain: list[dict[str, Any]], version: str) -> dict[str, Any]:
 
 
 @EVERY_MAJOR
-def test_each_table_has_its_columns_keys_and_indexes(applied: Any) -> None:
+def test_each_table_has_its_columns_keys_and_indexes(db: Any) -> None:
     for table in TABLES:
-        assert columns_of(applied, table) == declared(table, "columns"), table
-        assert keys_of(applied, table) == declared(table, "foreign_keys"), table
-        assert indexes_of(applied, table) == declared(table, "indexes"), table
+        assert columns_of(db, table) == declared(table, "columns"), table
+        assert keys_of(db, table) == declared(table, "foreign_keys"), table
+        assert indexes_of(db, table) == declared(table, "indexes"), table
 
 
-def test_each_enum_has_its_labels_in_order(applied: Any) -> None:
-    assert {name: labels_of(applied, name) for name in ENUMS} == ENUMS
+def test_each_enum_has_its_labels_in_order(db: Any) -> None:
+    assert {name: labels_of(db, name) for name in ENUMS} == ENUMS
 
 
+@pytest.mark.begins(at=lambda server: chain_before(server, VERSIONS[0]))
 def test_the_versions_make_these_tables_and_enums_and_no_other(
     target: Any, db: Any, chain: list[dict[str, Any]]
 ) -> None:
-    earlier = [item["version"] for item in chain if item["version"] < VERSIONS[0]][-1]
-    migrate.apply(target, chain, Selection(target=earlier), engine.way())
     of_public = "typnamespace = 'public'::regnamespace AND typtype = "
     names = {
         "tables": "SELECT tablename AS line FROM pg_tables WHERE schemaname = 'public'",
@@ -128,15 +123,15 @@ def test_the_versions_make_these_tables_and_enums_and_no_other(
     assert len(TABLES) == 42
 
 
-def test_no_recipients_or_compliance_records_are_invented(applied: Any) -> None:
+def test_no_recipients_or_compliance_records_are_invented(db: Any) -> None:
     invented = "SELECT relname AS line FROM pg_class WHERE relname IN ('message_recipients', 'compliance_records')"
-    assert lines(applied, invented) == []
+    assert lines(db, invented) == []
 
 
-def test_every_foreign_key_column_leads_an_index(applied: Any) -> None:
+def test_every_foreign_key_column_leads_an_index(db: Any) -> None:
     assert (
         lines(
-            applied,
+            db,
             "SELECT c.conname AS line FROM pg_constraint AS c WHERE c.contype = 'f' AND NOT EXISTS (SELECT "
             "FROM pg_index AS i WHERE i.indrelid = c.conrelid AND i.indkey[0] = c.conkey[1] AND i.indpred IS NULL)",
         )
@@ -144,56 +139,55 @@ def test_every_foreign_key_column_leads_an_index(applied: Any) -> None:
     )
 
 
-def test_every_table_says_what_it_is_for_and_phi_is_marked(applied: Any) -> None:
+def test_every_table_says_what_it_is_for_and_phi_is_marked(db: Any) -> None:
     for table, about in TABLES.items():
         marked = lines(
-            applied,
+            db,
             "SELECT a.attname AS line FROM pg_attribute AS a "
             f"WHERE a.attrelid = 'public.{table}'::regclass AND col_description(a.attrelid, a.attnum) LIKE 'PHI%' "
             "ORDER BY a.attnum",
         )
         assert marked == about.get("phi", "").split(), table
-        (purpose,) = lines(applied, f"SELECT obj_description('public.{table}'::regclass) AS line")
+        (purpose,) = lines(db, f"SELECT obj_description('public.{table}'::regclass) AS line")
         assert len(purpose) > 10, table
         assert purpose.startswith("PHI:") == bool(marked), table
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_verification_finds_no_difference_and_sees_what_goes_missing(
-    applied: Any, chain: list[dict[str, Any]], version: str
+    db: Any, chain: list[dict[str, Any]], version: str
 ) -> None:
     migration = find(chain, version)
-    assert differences(applied, migration) == []
+    assert differences(db, migration) == []
     keys = [
         (table, line.split()[0]) for table in DECLARED[version]["tables"] for line in declared(table, "foreign_keys")
     ]
     wanted = set()
     for table, key in keys:
-        execute(applied, f'ALTER TABLE public.{table} DROP CONSTRAINT "{key}"')
+        execute(db, f'ALTER TABLE public.{table} DROP CONSTRAINT "{key}"')
         wanted.add(f"foreign key {table}.{key}")
     for name in DECLARED[version]["enums"]:
-        execute(applied, f"ALTER TYPE public.\"{name}\" RENAME VALUE '{ENUMS[name][0]}' TO 'renamed'")
+        execute(db, f"ALTER TYPE public.\"{name}\" RENAME VALUE '{ENUMS[name][0]}' TO 'renamed'")
         wanted.add(f"enum {name} label {ENUMS[name][0]}")
     for table in DECLARED[version]["tables"]:
         column = declared(table, "columns")[1].split()[0]
-        execute(applied, f'ALTER TABLE public.{table} RENAME COLUMN "{column}" TO renamed')
+        execute(db, f'ALTER TABLE public.{table} RENAME COLUMN "{column}" TO renamed')
         wanted.add(f"column {table}.{column}")
         for line in declared(table, "indexes"):
             index = line.removeprefix("unique ").split()[0]
             if not index.endswith("_pkey"):
-                execute(applied, f'DROP INDEX public."{index}"')
+                execute(db, f'DROP INDEX public."{index}"')
                 wanted.add(f"index {index}")
-    assert wanted <= {row["object"] for row in differences(applied, migration)}
+    assert wanted <= {row["object"] for row in differences(db, migration)}
     for table in DECLARED[version]["tables"]:
-        execute(applied, f"ALTER TABLE public.{table} RENAME TO {table}_gone")
+        execute(db, f"ALTER TABLE public.{table} RENAME TO {table}_gone")
     gone = {f"table {table}" for table in DECLARED[version]["tables"]}
-    assert gone <= {row["object"] for row in differences(applied, migration)}
+    assert gone <= {row["object"] for row in differences(db, migration)}
 
 
+@pytest.mark.begins(at=chain_before)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_up_down_up_gives_the_same_schema(target: Any, db: Any, chain: list[dict[str, Any]], version: str) -> None:
-    earlier = [item["version"] for item in chain if item["version"] < version][-1]
-    migrate.apply(target, chain, Selection(target=earlier), engine.way())
     before = catalog.inventory(db)
     migrate.apply(target, chain, Selection(steps=1), engine.way())
     there = catalog.inventory(db)
@@ -204,28 +198,28 @@ def test_up_down_up_gives_the_same_schema(target: Any, db: Any, chain: list[dict
     assert catalog.fingerprint(there) != catalog.fingerprint(before)
 
 
-def test_tables_that_are_there_already_are_taken_over(target: Any, applied: Any, chain: list[dict[str, Any]]) -> None:
-    before = catalog.inventory(applied)
-    execute(applied, "INSERT INTO inventory_items (name, category) VALUES ('Gauze', 'First aid')")
-    execute(applied, f"DELETE FROM pgops.step WHERE version >= '{VERSIONS[0]}'")
-    execute(applied, f"DELETE FROM pgops.migration WHERE version >= '{VERSIONS[0]}'")
+def test_tables_that_are_there_already_are_taken_over(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
+    before = catalog.inventory(db)
+    execute(db, "INSERT INTO inventory_items (name, category) VALUES ('Gauze', 'First aid')")
+    execute(db, f"DELETE FROM pgops.step WHERE version >= '{VERSIONS[0]}'")
+    execute(db, f"DELETE FROM pgops.migration WHERE version >= '{VERSIONS[0]}'")
     again = migrate.apply(target, chain, Selection(target=VERSIONS[-1]), engine.way())
     assert [item["version"] for item in again["applied"]] == VERSIONS
-    assert catalog.compare(before, catalog.inventory(applied), ignore=()) == []
-    assert lines(applied, "SELECT name AS line FROM inventory_items") == ["Gauze"]
+    assert catalog.compare(before, catalog.inventory(db), ignore=()) == []
+    assert lines(db, "SELECT name AS line FROM inventory_items") == ["Gauze"]
 
 
 @pytest.fixture
-def people(applied: Any) -> Any:
+def people(db: Any) -> Any:
     execute(
-        applied,
+        db,
         """
         INSERT INTO users (email, password, "firstName", "lastName") VALUES ('nurse@example.org', 'x', 'A', 'B');
         INSERT INTO students ("studentNumber", "firstName", "lastName", "dateOfBirth", grade, gender)
             VALUES ('1', 'P', 'Q', '2015-01-01', '3', 'OTHER');
         """,
     )
-    return applied
+    return db
 
 
 def test_a_consent_survives_the_pupil(people: Any) -> None:
@@ -280,9 +274,9 @@ def test_a_pupil_with_documents_and_a_document_with_a_trail_cannot_be_deleted(pe
         people.cursor().execute("DELETE FROM documents")
 
 
-def test_a_backup_above_two_gigabytes_can_be_logged(applied: Any) -> None:
+def test_a_backup_above_two_gigabytes_can_be_logged(db: Any) -> None:
     execute(
-        applied,
+        db,
         "INSERT INTO backup_logs (type, status, \"fileSize\", \"startedAt\") VALUES ('MANUAL', 'COMPLETED', 5e9, now())",
     )
-    assert lines(applied, 'SELECT "fileSize" AS line FROM backup_logs') == ["5000000000"]
+    assert lines(db, 'SELECT "fileSize" AS line FROM backup_logs') == ["5000000000"]

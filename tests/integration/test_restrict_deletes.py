@@ -17,7 +17,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Int
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
-from support.engine import InterruptAt, Told, way
+from support.engine import InterruptAt, Told, do, way
+from support.kept import chain_before, keep
 from support.tree import shipped_chain
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
@@ -88,10 +89,17 @@ def up_to(target: Any, chain: list[dict[str, Any]], version: str, **more: Any) -
     return migrate.apply(target, chain, Selection(target=version), way(**more))
 
 
-def ready(target: Any, db: Any, chain: list[dict[str, Any]], version: str) -> None:
+def ready(server: Any, version: str) -> str:
     """The chain up to the version before this one, with rows."""
-    up_to(target, chain, [item["version"] for item in chain if item["version"] < version][-1])
-    execute(db, PEOPLE)
+    return keep(
+        server, f"to_delete_before_{version}", lambda target: do(target, PEOPLE), begin=chain_before(server, version)
+    )
+
+
+def restricted(server: Any) -> str:
+    """The same rows, and the version that restricts."""
+    begin = ready(server, RESTRICT)
+    return keep(server, "restricted", lambda target: up_to(target, shipped_chain(), RESTRICT), begin=begin)
 
 
 def rules(db: Any) -> dict[str, str]:
@@ -113,12 +121,12 @@ def rows(db: Any) -> dict[str, int]:
     return {table: fetch_all(db, f"SELECT count(*) AS n FROM {table}")[0]["n"] for table in tables}
 
 
+@pytest.mark.begins(at=ready)
 @EVERY_MAJOR
 @pytest.mark.parametrize("version", [RESTRICT, DELETED_AT])
 def test_up_down_up_gives_the_fingerprint_and_the_rows_of_before(
     target: Any, db: Any, chain: list[dict[str, Any]], version: str
 ) -> None:
-    ready(target, db, chain, version)
     before, data, after = catalog.inventory(db), rows(db), None
     for _ in range(2):
         up_to(target, chain, version)
@@ -132,8 +140,8 @@ def test_up_down_up_gives_the_fingerprint_and_the_rows_of_before(
         assert rows(db) == data
 
 
+@pytest.mark.begins(at=lambda server: ready(server, RESTRICT))
 def test_the_keys_are_restrict_valid_and_say_why(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
-    ready(target, db, chain, RESTRICT)
     assert rules(db) == dict.fromkeys(KEYS, "c")
     up_to(target, chain, RESTRICT)
     found = fetch_all(db, RULES, (list(KEYS),))
@@ -143,8 +151,8 @@ def test_the_keys_are_restrict_valid_and_say_why(target: Any, db: Any, chain: li
     assert differences(db, chain, *[item["version"] for item in chain if item["version"] <= RESTRICT]) == []
 
 
+@pytest.mark.begins()
 def test_every_restrict_key_of_the_chain_says_why(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
-    migrate.apply(target, chain, Selection(), way())
     silent = fetch_all(
         db,
         "SELECT conname AS name FROM pg_constraint WHERE contype = 'f' AND confdeltype IN ('r', 'a') "
@@ -153,6 +161,7 @@ def test_every_restrict_key_of_the_chain_says_why(target: Any, db: Any, chain: l
     assert [row["name"] for row in silent] == [], "say why with COMMENT ON CONSTRAINT"
 
 
+@pytest.mark.begins(at=restricted)
 @pytest.mark.parametrize(
     ("delete", "key"),
     [
@@ -167,8 +176,6 @@ def test_every_restrict_key_of_the_chain_says_why(target: Any, db: Any, chain: l
 def test_a_delete_that_would_take_records_along_is_refused(
     target: Any, db: Any, chain: list[dict[str, Any]], delete: str, key: str
 ) -> None:
-    ready(target, db, chain, RESTRICT)
-    up_to(target, chain, RESTRICT)
     data = rows(db)
     with pytest.raises(psycopg2.IntegrityError, match=key):
         execute(db, delete)
@@ -201,8 +208,8 @@ PUPIL = """
 """
 
 
+@pytest.mark.begins(at=lambda server: ready(server, RESTRICT))
 def test_a_pupil_with_one_record_of_any_kind_stays(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
-    ready(target, db, chain, RESTRICT)
     assert {f"{table}_studentId_fkey" for table in ROW_OF_A_PUPIL} == {name for name in KEYS if "_studentId_" in name}
     delete = "DELETE FROM students WHERE \"studentNumber\" = 'only'"
     for applied in (False, True):
@@ -223,8 +230,8 @@ def test_a_pupil_with_one_record_of_any_kind_stays(target: Any, db: Any, chain: 
             execute(db, delete)
 
 
+@pytest.mark.begins()
 def test_no_key_of_the_chain_takes_phi_along(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
-    migrate.apply(target, chain, Selection(), way())
     along = fetch_all(
         db,
         "SELECT k.conname AS name FROM pg_constraint AS k WHERE k.contype = 'f' AND k.confdeltype = 'c' AND EXISTS ("
@@ -234,10 +241,10 @@ def test_no_key_of_the_chain_takes_phi_along(target: Any, db: Any, chain: list[d
     assert [row["name"] for row in along] == []
 
 
+@pytest.mark.begins(at=lambda server: ready(server, RESTRICT))
 def test_before_it_the_same_delete_took_the_records_along_and_after_it_the_others_still_go(
     target: Any, db: Any, chain: list[dict[str, Any]]
 ) -> None:
-    ready(target, db, chain, RESTRICT)
     execute(db, "BEGIN; DELETE FROM users WHERE email ~ 'nurse'")
     assert rows(db)["medication_logs"] == rows(db)["incident_reports"] == 0
     execute(db, "ROLLBACK")
@@ -246,10 +253,10 @@ def test_before_it_the_same_delete_took_the_records_along_and_after_it_the_other
     assert (rows(db)["users"], rows(db)["medications"]) == (1, 1)
 
 
+@pytest.mark.begins(at=lambda server: ready(server, RESTRICT))
 def test_a_key_that_was_restrict_before_stays_so_on_the_way_back(
     target: Any, db: Any, chain: list[dict[str, Any]]
 ) -> None:
-    ready(target, db, chain, RESTRICT)
     execute(
         db,
         'ALTER TABLE appointments DROP CONSTRAINT "appointments_nurseId_fkey", ADD CONSTRAINT "appointments_nurseId_fkey" '
@@ -278,11 +285,11 @@ class AfterStatements(InterruptAt):
             asking.join()
 
 
+@pytest.mark.begins(at=lambda server: ready(server, RESTRICT))
 @pytest.mark.parametrize("number", [2, 4, 9, 26, 33, 60, 90])
 def test_broken_off_anywhere_it_goes_on_and_it_goes_back(
     target: Any, db: Any, chain: list[dict[str, Any]], number: int
 ) -> None:
-    ready(target, db, chain, RESTRICT)
     before = catalog.inventory(db)
     for go_on in (False, True):
         control = Control()
@@ -298,8 +305,8 @@ def test_broken_off_anywhere_it_goes_on_and_it_goes_back(
     assert catalog.compare(before, catalog.inventory(db), ignore=()) == []
 
 
+@pytest.mark.begins(at=lambda server: ready(server, RESTRICT))
 def test_a_reader_holds_up_one_table_and_the_step_gives_way(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
-    ready(target, db, chain, RESTRICT)
     with connection.connect(target, application_name="reader") as reader:
         execute(reader, "BEGIN; SELECT count(*) FROM document_signatures")
         hurried = [
@@ -315,8 +322,8 @@ def test_a_reader_holds_up_one_table_and_the_step_gives_way(target: Any, db: Any
     assert rules(db) == dict.fromkeys(KEYS, "r")
 
 
+@pytest.mark.begins(at=lambda server: ready(server, DELETED_AT))
 def test_every_table_that_certainly_holds_phi_has_deleted_at(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
-    ready(target, db, chain, DELETED_AT)
     lacking = (
         "SELECT c.relname AS name FROM pg_class AS c WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace "
         "AND obj_description(c.oid) LIKE 'PHI:%%' AND obj_description(c.oid) NOT LIKE 'PHI: possible%%' AND NOT EXISTS "

@@ -16,7 +16,6 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import connection
 from support.tree import TestTree
 
 ROOT = Path(__file__).resolve().parents[2]
-EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18)
 
 
 def load() -> Any:
@@ -39,7 +38,7 @@ def db(target: Any) -> Iterator[Any]:
     conn.close()
 
 
-@EVERY_MAJOR
+@pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 def test_the_pages_are_current(db: Any) -> None:
     for name, text in schema_pages.pages(schema_pages.apply(db)).items():
         page = schema_pages.PAGES[name]

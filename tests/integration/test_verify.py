@@ -710,7 +710,7 @@ def test_a_version_that_somebody_else_took_back_meanwhile_fails(applied: Any, se
     assert expected in told(result)
 
 
-@pytest.mark.majors(*MAJORS)
+@pytest.mark.majors(*MAJORS, slow=(15,))
 def test_the_shipped_chain_passes(server: Server, target: Any) -> None:
     sql = Path(__file__).resolve().parents[2] / "sql"
     apply_tree(target, sql)

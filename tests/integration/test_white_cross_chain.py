@@ -28,6 +28,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import R
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from psycopg2 import sql
 from support import engine
+from support.kept import keep
 from support.tree import shipped_chain
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
@@ -193,11 +194,20 @@ def seed_incidents(db: Any) -> None:
         """)
 
 
-@pytest.fixture
-def applied(db: Any, chain: dict[str, dict[str, Any]]) -> Any:
-    for version in SHIPPED:
-        up(db, chain[version])
-    return db
+def by_plain_sql(server: Any) -> str:
+    """The versions of SHIPPED without the engine and its ledger."""
+
+    def make(target: Any) -> None:
+        conn = connection.connect(target, application_name="pgops test")
+        for migration in shipped_chain():
+            if migration["version"] in SHIPPED:
+                up(conn, migration)
+        conn.close()
+
+    return keep(server, "by_plain_sql", make)
+
+
+BY_PLAIN_SQL = pytest.mark.begins(at=by_plain_sql)
 
 
 def test_R14_1_every_migration_has_an_up(chain: dict[str, dict[str, Any]]) -> None:
@@ -257,9 +267,10 @@ def test_R14_5_6_19_after_each_down_the_schema_is_what_it_was(
         assert catalog.compare(before, catalog.inventory(db), ignore=()) == []
 
 
-def test_R14_11_foreign_keys_point_where_they_should_with_their_rules(applied: Any) -> None:
+@BY_PLAIN_SQL
+def test_R14_11_foreign_keys_point_where_they_should_with_their_rules(db: Any) -> None:
     definitions = column(
-        applied,
+        db,
         "SELECT conrelid::regclass || ' ' || pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'f'",
     )
     assert len(definitions) == 19
@@ -276,13 +287,15 @@ def test_R14_11_foreign_keys_point_where_they_should_with_their_rules(applied: A
         assert wanted in definitions
 
 
-def test_R14_21_a_foreign_key_refuses_an_orphan(applied: Any) -> None:
-    with applied.cursor() as cursor, pytest.raises(psycopg2.errors.ForeignKeyViolation):
+@BY_PLAIN_SQL
+def test_R14_21_a_foreign_key_refuses_an_orphan(db: Any) -> None:
+    with db.cursor() as cursor, pytest.raises(psycopg2.errors.ForeignKeyViolation):
         cursor.execute("INSERT INTO schools (name, code, \"districtId\") VALUES ('x', 'x', gen_random_uuid())")
 
 
-def test_R14_12_the_indexes_of_the_requirements_are_there_under_their_names(applied: Any) -> None:
-    found = set(column(applied, "SELECT indexname FROM pg_indexes WHERE schemaname = 'public'"))
+@BY_PLAIN_SQL
+def test_R14_12_the_indexes_of_the_requirements_are_there_under_their_names(db: Any) -> None:
+    found = set(column(db, "SELECT indexname FROM pg_indexes WHERE schemaname = 'public'"))
     unique = {f"{t}_{c}_unique" for t, c in (("districts", "code"), ("schools", "code"), ("users", "email"))}
     plain = {
         "districts": ("isActive",),
@@ -307,11 +320,12 @@ def test_R14_12_the_indexes_of_the_requirements_are_there_under_their_names(appl
     assert len(wanted) == 22 + 10 + 15 + 4 + 2
 
 
-def test_no_two_unique_indexes_say_the_same(applied: Any) -> None:
+@BY_PLAIN_SQL
+def test_no_two_unique_indexes_say_the_same(db: Any) -> None:
     # Sequelize made a constraint and an index for each unique column; each write then pays twice.
     assert (
         column(
-            applied,
+            db,
             "SELECT min(indexrelid::regclass::text) FROM pg_index WHERE indisunique AND indrelid >= 16384 "
             "GROUP BY indrelid, indkey::text HAVING count(*) > 1",
         )
@@ -319,38 +333,42 @@ def test_no_two_unique_indexes_say_the_same(applied: Any) -> None:
     )
 
 
-def test_every_foreign_key_column_leads_an_index(applied: Any) -> None:
+@BY_PLAIN_SQL
+def test_every_foreign_key_column_leads_an_index(db: Any) -> None:
     query = (
         "SELECT c.conname FROM pg_constraint AS c WHERE c.contype = 'f' AND NOT EXISTS ("
         "SELECT FROM pg_index AS i WHERE i.indrelid = c.conrelid AND i.indkey[0] = c.conkey[1] AND i.indpred IS NULL)"
     )
-    assert column(applied, query) == []
-    with applied.cursor() as cursor:
+    assert column(db, query) == []
+    with db.cursor() as cursor:
         cursor.execute('DROP INDEX "incident_reports_reportedById_idx"')
-    assert column(applied, query) == ["incident_reports_reportedById_fkey"]
+    assert column(db, query) == ["incident_reports_reportedById_fkey"]
 
 
-def test_R14_13_indexes_are_removed_by_down(applied: Any, chain: dict[str, dict[str, Any]]) -> None:
-    down(applied, chain[INCIDENTS])
-    left = column(applied, "SELECT indexname FROM pg_indexes WHERE indexname ~ '^incident_reports_.*status'")
+@BY_PLAIN_SQL
+def test_R14_13_indexes_are_removed_by_down(db: Any, chain: dict[str, dict[str, Any]]) -> None:
+    down(db, chain[INCIDENTS])
+    left = column(db, "SELECT indexname FROM pg_indexes WHERE indexname ~ '^incident_reports_.*status'")
     assert left == []
 
 
-def test_R14_14_15_enums_have_their_labels_and_go_with_the_down(applied: Any, chain: dict[str, dict[str, Any]]) -> None:
-    assert labels(applied, "UserRole") == ["ADMIN", "NURSE", "SCHOOL_ADMIN", "DISTRICT_ADMIN", "VIEWER", "COUNSELOR"]
-    assert labels(applied, "IncidentType")[-2:] == ["OTHER", "SAFETY"]
-    assert len(labels(applied, "HealthRecordType")) == 10
+@BY_PLAIN_SQL
+def test_R14_14_15_enums_have_their_labels_and_go_with_the_down(db: Any, chain: dict[str, dict[str, Any]]) -> None:
+    assert labels(db, "UserRole") == ["ADMIN", "NURSE", "SCHOOL_ADMIN", "DISTRICT_ADMIN", "VIEWER", "COUNSELOR"]
+    assert labels(db, "IncidentType")[-2:] == ["OTHER", "SAFETY"]
+    assert len(labels(db, "HealthRecordType")) == 10
     with pytest.raises(psycopg2.errors.DuplicateObject):
-        in_one_transaction(applied, chain[BASE]["steps"][0]["up"])
+        in_one_transaction(db, chain[BASE]["steps"][0]["up"])
     for version in reversed(SHIPPED):
-        down(applied, chain[version])
-    assert column(applied, "SELECT typname FROM pg_type WHERE typtype = 'e'") == []
+        down(db, chain[version])
+    assert column(db, "SELECT typname FROM pg_type WHERE typtype = 'e'") == []
 
 
-def test_columns_use_the_named_enums_and_no_twins_exist(applied: Any) -> None:
-    assert column(applied, "SELECT typname FROM pg_type WHERE typname LIKE 'enum\\_%'") == []
+@BY_PLAIN_SQL
+def test_columns_use_the_named_enums_and_no_twins_exist(db: Any) -> None:
+    assert column(db, "SELECT typname FROM pg_type WHERE typname LIKE 'enum\\_%'") == []
     used = column(
-        applied,
+        db,
         "SELECT DISTINCT t.typname FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid "
         "JOIN pg_class AS c ON c.oid = a.attrelid WHERE t.typtype = 'e' AND c.relkind = 'r'",
     )
@@ -367,16 +385,17 @@ def test_columns_use_the_named_enums_and_no_twins_exist(applied: Any) -> None:
     }
 
 
-def test_R14_16_a_failing_step_leaves_the_data_as_it_was(applied: Any, chain: dict[str, dict[str, Any]]) -> None:
-    seed_incidents(applied)
+@BY_PLAIN_SQL
+def test_R14_16_a_failing_step_leaves_the_data_as_it_was(db: Any, chain: dict[str, dict[str, Any]]) -> None:
+    seed_incidents(db)
     statements = chain[SETTINGS]["steps"][1]["down"] + [{"sql": "DELETE FROM students"}, {"sql": "SELECT 1/0"}]
     with pytest.raises(psycopg2.errors.DivisionByZero):
-        in_one_transaction(applied, statements)
-    assert column(applied, "SELECT count(*) FROM students") == [20]
-    assert column(applied, "SELECT count(*) FROM system_configurations") == [12]
+        in_one_transaction(db, statements)
+    assert column(db, "SELECT count(*) FROM students") == [20]
+    assert column(db, "SELECT count(*) FROM system_configurations") == [12]
 
 
-@EVERY_MAJOR
+@pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 def test_R14_17_all_up_all_down_and_up_again(db: Any, chain: dict[str, dict[str, Any]]) -> None:
     empty = catalog.inventory(db)
     for _ in range(2):
@@ -389,18 +408,19 @@ def test_R14_17_all_up_all_down_and_up_again(db: Any, chain: dict[str, dict[str,
         assert catalog.compare(empty, catalog.inventory(db), ignore=()) == []
 
 
+@BY_PLAIN_SQL
 def test_the_twelve_settings_are_seeded_and_an_operators_value_survives_seed_and_its_down(
-    applied: Any, chain: dict[str, dict[str, Any]]
+    db: Any, chain: dict[str, dict[str, Any]]
 ) -> None:
     seed = chain[SETTINGS]["steps"][1]
-    assert column(applied, "SELECT count(*) FROM system_configurations") == [12]
-    with applied.cursor() as cursor:
+    assert column(db, "SELECT count(*) FROM system_configurations") == [12]
+    with db.cursor() as cursor:
         cursor.execute("UPDATE system_configurations SET value = '7' WHERE key = 'MAX_LOGIN_ATTEMPTS'")
         cursor.execute("UPDATE system_configurations SET \"isActive\" = false WHERE key = 'MAINTENANCE_MODE'")
-    in_one_transaction(applied, seed["up"])
-    assert column(applied, "SELECT value FROM system_configurations WHERE key = 'MAX_LOGIN_ATTEMPTS'") == ["7"]
-    in_one_transaction(applied, seed["down"])
-    assert column(applied, "SELECT key FROM system_configurations ORDER BY key") == [
+    in_one_transaction(db, seed["up"])
+    assert column(db, "SELECT value FROM system_configurations WHERE key = 'MAX_LOGIN_ATTEMPTS'") == ["7"]
+    in_one_transaction(db, seed["down"])
+    assert column(db, "SELECT key FROM system_configurations ORDER BY key") == [
         "MAINTENANCE_MODE",
         "MAX_LOGIN_ATTEMPTS",
     ]
@@ -436,27 +456,29 @@ def test_incidents_keep_their_data_through_up_and_down(db: Any, chain: dict[str,
     assert column(db, rows) == before
 
 
-def test_the_status_is_limited_by_the_database(applied: Any) -> None:
-    seed_incidents(applied)
-    with applied.cursor() as cursor, pytest.raises(psycopg2.errors.CheckViolation):
+@BY_PLAIN_SQL
+def test_the_status_is_limited_by_the_database(db: Any) -> None:
+    seed_incidents(db)
+    with db.cursor() as cursor, pytest.raises(psycopg2.errors.CheckViolation):
         cursor.execute("UPDATE incident_reports SET status = 'LOST'")
 
 
-def test_safety_stays_while_an_incident_uses_it(applied: Any, chain: dict[str, dict[str, Any]]) -> None:
-    seed_incidents(applied)
-    with applied.cursor() as cursor:
+@BY_PLAIN_SQL
+def test_safety_stays_while_an_incident_uses_it(db: Any, chain: dict[str, dict[str, Any]]) -> None:
+    seed_incidents(db)
+    with db.cursor() as cursor:
         cursor.execute("UPDATE incident_reports SET type = 'SAFETY' WHERE type = 'OTHER'")
         count = cursor.rowcount
     with pytest.raises(PgopsError) as caught:
-        down(applied, chain[INCIDENTS])
+        down(db, chain[INCIDENTS])
     assert caught.value.sqlstate == "55006"
     assert f"{count} row(s) of incident_reports.type" in str(caught.value)
     assert "another value" in str(caught.value.hint)
-    assert "SAFETY" in labels(applied, "IncidentType")
-    with applied.cursor() as cursor:
+    assert "SAFETY" in labels(db, "IncidentType")
+    with db.cursor() as cursor:
         cursor.execute("UPDATE incident_reports SET type = 'OTHER' WHERE type = 'SAFETY'")
-    engine.take_back_labels(applied, chain[INCIDENTS]["steps"][0], [])
-    assert "SAFETY" not in labels(applied, "IncidentType")
+    engine.take_back_labels(db, chain[INCIDENTS]["steps"][0], [])
+    assert "SAFETY" not in labels(db, "IncidentType")
 
 
 @EVERY_MAJOR
@@ -480,12 +502,11 @@ def test_the_type_gets_back_its_grants_comment_owner_and_foreign_labels(
     assert labels(db, "IncidentType")[-2:] == ["LOCAL", "OTHER"]
 
 
-def test_the_down_of_safety_says_when_there_is_nothing_to_remove(
-    applied: Any, chain: dict[str, dict[str, Any]]
-) -> None:
+@BY_PLAIN_SQL
+def test_the_down_of_safety_says_when_there_is_nothing_to_remove(db: Any, chain: dict[str, dict[str, Any]]) -> None:
     step = chain[INCIDENTS]["steps"][0]
-    engine.take_back_labels(applied, step, [])
-    assert engine.take_back_labels(applied, step, []).said("no label of this version: nothing to remove")
+    engine.take_back_labels(db, step, [])
+    assert engine.take_back_labels(db, step, []).said("no label of this version: nothing to remove")
 
 
 @pytest.mark.parametrize(
@@ -525,19 +546,21 @@ def test_the_down_of_safety_says_when_there_is_nothing_to_remove(
         ),
     ],
 )
+@BY_PLAIN_SQL
 def test_the_verification_sees_each_kind_of_damage(
-    applied: Any, chain: dict[str, dict[str, Any]], version: str, damage: str, expected: str
+    db: Any, chain: dict[str, dict[str, Any]], version: str, damage: str, expected: str
 ) -> None:
-    with applied.cursor() as cursor:
+    with db.cursor() as cursor:
         cursor.execute(damage)
-    found = differences(applied, chain[version])
+    found = differences(db, chain[version])
     assert any(str(row[0]).startswith(expected) for row in found), found
     assert all(len(row) == 3 for row in found)
 
 
-def test_phi_is_marked_in_the_database(applied: Any) -> None:
+@BY_PLAIN_SQL
+def test_phi_is_marked_in_the_database(db: Any) -> None:
     marked = column(
-        applied,
+        db,
         "SELECT DISTINCT objoid::regclass::text FROM pg_description WHERE objsubid > 0 AND description LIKE 'PHI%'",
     )
     assert set(marked) == {
@@ -557,7 +580,7 @@ def test_phi_is_marked_in_the_database(applied: Any) -> None:
 # --- through the engine -----------------------------------------------------------------------------------------------
 
 
-@EVERY_MAJOR
+@pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 def test_R14_7_17_the_engine_applies_all_reverts_all_and_applies_again(
     target: Any, db: Any, chain: dict[str, dict[str, Any]]
 ) -> None:
@@ -576,10 +599,10 @@ def test_R14_7_17_the_engine_applies_all_reverts_all_and_applies_again(
     assert time.monotonic() - started < ALL_UP_AND_DOWN_S
 
 
+@pytest.mark.begins()
 def test_the_engine_makes_what_the_plain_sql_makes(
     target: Any, db: Any, chain: dict[str, dict[str, Any]], server: Any, database: str
 ) -> None:
-    migrate.apply(target, list(chain.values()), Selection(), engine.way())
     by_engine = catalog.inventory(db)
     plain = f"{database}_plain"
     server.create_database(plain)
@@ -592,15 +615,16 @@ def test_the_engine_makes_what_the_plain_sql_makes(
         other.close()
 
 
+@BY_PLAIN_SQL
 def test_R3_4_what_is_there_already_with_the_same_definition_is_taken_over(
-    target: Any, applied: Any, chain: dict[str, dict[str, Any]]
+    target: Any, db: Any, chain: dict[str, dict[str, Any]]
 ) -> None:
-    seed_incidents(applied)
-    before = catalog.inventory(applied)
+    seed_incidents(db)
+    before = catalog.inventory(db)
     result = migrate.apply(target, [chain[version] for version in SHIPPED], Selection(), engine.way())
     assert len(result["applied"]) == len(SHIPPED)
-    assert catalog.compare(before, catalog.inventory(applied), ignore=()) == []
-    assert column(applied, "SELECT count(*) FROM incident_reports") == [20]
+    assert catalog.compare(before, catalog.inventory(db), ignore=()) == []
+    assert column(db, "SELECT count(*) FROM incident_reports") == [20]
 
 
 def test_the_engine_refuses_a_table_of_that_name_with_another_definition(
@@ -614,8 +638,8 @@ def test_the_engine_refuses_a_table_of_that_name_with_another_definition(
     assert column(db, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == ["districts"]
 
 
+@pytest.mark.begins(INCIDENTS)
 def test_the_engine_tells_why_safety_cannot_go_yet(target: Any, db: Any, chain: dict[str, dict[str, Any]]) -> None:
-    migrate.apply(target, list(chain.values()), Selection(target=INCIDENTS), engine.way())
     seed_incidents(db)
     with db.cursor() as cursor:
         cursor.execute("UPDATE incident_reports SET type = 'SAFETY' WHERE type = 'OTHER'")
@@ -626,13 +650,13 @@ def test_the_engine_tells_why_safety_cannot_go_yet(target: Any, db: Any, chain: 
     assert engine.state(target, INCIDENTS)["state"] == "applied"
 
 
+@pytest.mark.begins()
 def test_the_example_of_the_documentation_applies_and_goes_back_with_data(
     target: Any, db: Any, chain: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     shutil.copytree(SQL / "migrations", tmp_path / "migrations")
     example = SQL.parent / "docs" / "examples" / "add_student_nickname"
     shutil.copytree(example, tmp_path / "migrations" / "20260101000000_add_student_nickname")
-    migrate.apply(target, list(chain.values()), Selection(), engine.way())
     seed_people(db)
     before = catalog.inventory(db)
     migrations = migration_tree.render(migration_tree.read_tree(tmp_path), {"shortest": 3})

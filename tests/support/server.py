@@ -106,8 +106,12 @@ class Server:
             cursor.execute(statement)
             return cursor.fetchall() if cursor.description else []
 
-    def create_database(self, name: str, owner: str = OWNER) -> None:
-        self.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(owner)))
+    def create_database(self, name: str, owner: str = OWNER, *, template: str | None = None) -> None:
+        """Make an empty database, or a copy of another one that nobody is connected to."""
+        # With fsync off a copy of the files takes half the time of one that goes through the WAL.
+        statement = "CREATE DATABASE {} STRATEGY file_copy TEMPLATE {} OWNER {}"
+        names = map(sql.Identifier, (name, template or "template1", owner))
+        self.execute(sql.SQL(statement).format(*names))
 
     def drop_databases(self, containing: str) -> None:
         """Drop every database whose name contains the text (a swap renames them), ending its sessions."""

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,12 @@ class Playbook:
         tree = self.folder / "sql"
         self.variables["pgops_sql"] = str(tree)
         return tree
+
+    def keep_versions(self, versions: Sequence[str]) -> None:
+        """Leave these in the tree of this test's own: a short one is compared sooner."""
+        for folder in (self.copy_sql() / "migrations").iterdir():
+            if folder.name.partition("_")[0] not in versions:
+                shutil.rmtree(folder)
 
     def write_inventory(self) -> None:
         for environment, hosts in self.hosts.items():

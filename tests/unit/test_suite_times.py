@@ -35,8 +35,10 @@ def pytest_of(folder: Path, *arguments: str) -> tuple[int, str]:
     environment.pop("PYTEST_ADDOPTS", None)
     # A worker of the suite that runs this test is not to be taken for one of the suite that it starts.
     environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST_XDIST")}
+    # Of the plugins that are installed only the one that is asked for: each start would load them all.
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments], cwd=folder, env=environment,
+        [sys.executable, "-m", "pytest", "-p", "xdist.plugin", "-p", "no:cacheprovider", *arguments], cwd=folder, env=environment,
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout
