@@ -9,12 +9,11 @@ It is only good to say that nothing differs. Where anything does, the migrations
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,13 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import catalog
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.private_store import PrivateStore
 
-# The code that makes and reads the empty database.
-_CODE = ("catalog", "catalog_queries", "connection", "declared", "existing", "scratch", "statements")
+# The code that makes and reads the empty database. Read at import: a job that goes on by itself outlives the archive that a module
+# was sent in.
+_CODE = b"".join(
+    # Not __package__: Python 3.9 gives a module in an archive none.
+    resources.files(__name__.rpartition(".")[0]).joinpath(f"{name}.py").read_bytes()
+    for name in ("catalog", "catalog_queries", "connection", "declared", "existing", "scratch", "statements")
+)
 
 # All of the server that a definition can depend on: its build, what can be installed, who is there, how values are read.
 # What the session itself sets for its run is left out.
@@ -54,8 +58,7 @@ def key(conn: Connection, migrations: Sequence[Mapping[str, Any]], encoding: str
     """
     server = fetch_one(conn, _SERVER) or {}
     digest = hashlib.sha256(json.dumps([encoding, server], sort_keys=True, default=str).encode())
-    for name in _CODE:
-        digest.update(inspect.getsource(sys.modules[f"{__package__}.{name}"]).encode())
+    digest.update(_CODE)
     for migration in migrations:
         digest.update(json.dumps(migration, sort_keys=True, default=str).encode())
     return digest.hexdigest()

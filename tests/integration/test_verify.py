@@ -5,10 +5,14 @@
 from __future__ import annotations
 
 import secrets
+import subprocess
+import sys
 import textwrap
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -558,6 +562,31 @@ def test_where_nothing_can_be_kept_they_are_run_again(
         assert verify(applied)["passed"]
     assert len(scratches) == 2
     assert [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "cache"] == []
+
+
+def test_a_job_that_outlives_the_archive_it_was_sent_in_still_knows_its_code(applied: Any, tmp_path: Path) -> None:
+    archive = tmp_path / "module.zip"
+    package = Path("ansible_collections/whitecross/pgops/plugins/module_utils")
+    with zipfile.ZipFile(archive, "w") as made:
+        for folder in (package, *package.parents[:-1]):
+            made.writestr(f"{folder}/__init__.py", "")
+        for file in Path(remembered_schema.__file__).parent.glob("*.py"):
+            made.write(file, package / file.name)
+    text = f"""
+import os, sys
+sys.path.insert(0, {str(archive)!r})
+from {".".join(package.parts)} import connection, remembered_schema
+assert remembered_schema.__file__.startswith({str(archive)!r})
+os.unlink({str(archive)!r})
+conn = connection.connect(connection.Target(**{asdict(applied)!r}), application_name="test")
+print(remembered_schema.key(conn, [], "UTF8"))
+"""
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+    conn = connection.connect(applied, application_name="test")
+    try:
+        assert (done.stdout.strip(), done.stderr) == (remembered_schema.key(conn, [], "UTF8"), "")
+    finally:
+        conn.close()
 
 
 def test_another_server_or_tree_is_not_taken_for_the_same(
