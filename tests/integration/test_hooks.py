@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.taken_away import TakenAway
 from support.application import Application
+from support.podman import ROOT
 from support.server import Server
 from support.site import Playbook, Result
 from support.tree import TestTree
@@ -383,3 +384,31 @@ def test_without_hooks_a_run_has_no_more_tasks_and_says_so(site: Playbook) -> No
     assert set(recorded(result).values()) == {"not applicable"}
     # Each costs a process: those of the hooks, and checks of arguments that were dropped for them.
     assert result.stdout.count("\nTASK [") == 24
+
+
+@pytest.mark.slow
+def test_the_example_of_the_page_switches_the_platforms_setting(
+    site: Playbook, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in site.variables if name.startswith("hooks_")]:
+        site.variables.pop(name)
+    shutil.copy(ROOT / "docs" / "examples" / "hooks.yml", site.folder / "inventories" / "group_vars" / "local")
+    monkeypatch.setenv("PATH", f"{server.bindir}{os.pathsep}{os.environ['PATH']}")
+    server.execute(
+        "CREATE TABLE users (); CREATE TABLE system_configurations (key text, value text);"
+        "INSERT INTO system_configurations VALUES ('MAINTENANCE_MODE', 'false');"
+        "ALTER TABLE users OWNER TO white_cross_owner; ALTER TABLE system_configurations OWNER TO white_cross_owner",
+        database=site.database,
+    )
+
+    def setting() -> Any:
+        return server.execute("SELECT value FROM system_configurations", database=site.database)
+
+    for kind, value in (("maintenance_on", "true"), ("maintenance_off", "false"), ("health", "false")):
+        done = site("hooks.yml", hooks_run=kind)
+        assert done.rc == 0, done.output
+        assert setting() == [(value,)]
+    metrics = site("hooks.yml", hooks_run="metrics")
+    assert metrics.rc == 0, metrics.output
+    (told,) = metrics.json["hooks"]
+    assert set(told["metrics"]) == {"error_rate", "throughput"}
