@@ -222,10 +222,12 @@ def _batch(
     def attempt() -> tuple[_Walk, float, float]:
         began = time.monotonic()
         with transaction(context.conn, limits) as ending:
+            # What an attempt that had to give way removed and put back is counted too.
+            before = _removed(context, walked) if _deletes(statement) else 0
             executed = time.monotonic()
             rows = max(execute(context.conn, question), 0)
             worked = time.monotonic() - executed
-            _refuse_removed(context, statement, walked, batch)
+            _refuse_removed(context, statement, walked, batch, before)
             now = _Walk(
                 list(batch.last), walk.changed + rows, walk.seen + batch.rows, walk.total, walk.batches + 1, walk.more
             )
@@ -261,14 +263,14 @@ def _refuse_removed(
     statement: Mapping[str, Any],
     walked: keyset.Keyset,
     batch: keyset.Batch,
+    before: int,
 ) -> None:
     """A batch changes rows; it removes none but those that a DELETE says, and these are the batch's.
 
     :raises PgopsError: it removed others, also by a trigger or a cascade; the batch is taken back.
     """
-    found = fetch_one(context.conn, _REMOVED, {"oid": walked.oid})
-    removed = int(found["n"]) if found else 0
-    allowed = batch.rows if (statement.get("destroys") or {}).get("kind") == "rows" else 0
+    removed = _removed(context, walked) - before
+    allowed = batch.rows if _deletes(statement) else 0
     if removed > allowed:
         raise PgopsError(
             f"{context.doing} failed at {location(statement)}: a batch of {batch.rows} rows removed {removed} rows of "
@@ -278,6 +280,15 @@ def _refuse_removed(
             hint="Look at the statement and at the triggers of the table; to remove rows in batches write a DELETE.",
             extra={"removed": removed},
         )
+
+
+def _deletes(statement: Mapping[str, Any]) -> bool:
+    return (statement.get("destroys") or {}).get("kind") == "rows"
+
+
+def _removed(context: StepContext, walked: keyset.Keyset) -> int:
+    found = fetch_one(context.conn, _REMOVED, {"oid": walked.oid})
+    return int(found["n"]) if found else 0
 
 
 def _left(context: StepContext, question: Mapping[str, Any] | None) -> int | None:

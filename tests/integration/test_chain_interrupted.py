@@ -49,7 +49,7 @@ def chain() -> list[dict[str, Any]]:
     for migration in chain:
         for step in migration["steps"]:
             if step["kind"] == "backfill":
-                step["batch_size"] = BATCH
+                step |= {"batch_size": BATCH, "adapt": False}
     return chain
 
 

@@ -239,3 +239,26 @@ def test_the_lag_of_a_standby_that_replays_nothing_grows_with_the_time(target: A
     assert judged(3000, 2500) == {}
     assert judged(3000, 3000) == {}
     conn.close()
+
+
+@pytest.mark.slow
+def test_the_limits_of_an_environment_reach_the_batches(
+    playbook: Any, target: Any, migrations: list[dict[str, Any]]
+) -> None:
+    sql = playbook.folder / "own sql"
+    step = {"table": "people", "key": "id", "batch_size": 10, "adapt": False, "statement": "fill.sql.j2"}
+    TestTree(sql).add(
+        V1, "fill", [{"backfill": step}],
+        {"fill.sql.j2": "UPDATE public.people SET upper_name = upper(name) WHERE id BETWEEN $1 AND $2;",
+         "verify.sql.j2": "SELECT 'people' AS object, 'filled' AS expected, 'not' AS found FROM public.people WHERE upper_name IS NULL;"},
+        rollback={"safety": "partial", "stays": "what was filled"},
+    )  # fmt: skip
+    playbook.variables |= {"pgops_sql": str(sql), "pgops_phases": ["plan", "apply", "report"]}
+    rc, stdout, _ = playbook("migrate.yml", migrate_throttle={"replica_lag": 5})
+    assert rc != 0
+    assert "migrate_throttle has no 'replica_lag'; it has active_sessions, except_standbys" in stdout
+    rc, stdout, document = playbook("migrate.yml", migrate_throttle={**QUIET, "wal_mb_s": 0.001})
+    assert rc == 0, stdout
+    (database,) = document["hosts"]["local-1"].values()
+    (told,) = database["apply"]["applied"][0]["step_durations"]
+    assert (told["rows"], told["batches"]) == (1000, 100)
