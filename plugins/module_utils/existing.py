@@ -31,7 +31,7 @@ _CLASS = "pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
 _OF_TABLE = f"JOIN {_CLASS} ON c.oid = {{}} WHERE c.relname = ANY(%(tables)s)"
 # By kind: schema, table (or type) and name of those that have one of the names asked for. Only the kinds that a step has
 # are put together to one query: planning costs more than looking.
-_PRESENT = {
+PRESENT = {
     "table": f"n.nspname, NULL, c.relname FROM {_CLASS} WHERE c.relname = ANY(%(names)s) AND c.relkind IN ('r', 'p')",
     "index": f"n.nspname, NULL, c.relname FROM {_CLASS} WHERE c.relname = ANY(%(names)s) AND c.relkind IN ('i', 'I')",
     "type": "n.nspname, NULL, t.typname FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace "
@@ -144,11 +144,11 @@ def explained_by(migrations: Sequence[Mapping[str, Any]]) -> Explained:
 def present(conn: Connection, objects: Sequence[Mapping[str, Any] | None]) -> set[int]:
     """:param objects: ``creates`` or ``destroys`` of statements, None where a statement has none.
     :return: the positions of those that exist. One query, no lock."""
-    given = {number: _key(made) for number, made in enumerate(objects) if made and made["kind"] in _PRESENT}
+    given = {number: _key(made) for number, made in enumerate(objects) if made and made["kind"] in PRESENT}
     if not given:
         return set()
     kinds = sorted({key[0] for key in given.values()})
-    query = " UNION ALL ".join(f"SELECT '{kind}', {_PRESENT[kind]}" for kind in kinds)
+    query = " UNION ALL ".join(f"SELECT '{kind}', {PRESENT[kind]}" for kind in kinds)
     names = {
         "names": sorted({key[3] for key in given.values()}),
         "tables": sorted({key[2] for key in given.values() if key[2] is not None}),

@@ -97,7 +97,7 @@ class Monitor:
         with self._lock:
             self._tasks.pop(pid, None)
 
-    # locks.Watch
+    # lock_wait.Watch
 
     def begin(self, pid: int) -> None:
         """Start to note who blocks this session."""
