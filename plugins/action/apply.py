@@ -27,7 +27,7 @@ class ActionModule(MigrationAction):
             "run": self.run_of(task_vars),
             "expected": self._task.args.get("expected") or self._expected(task_vars),
         }
-        for name in ("lock_wait", "orphans"):
+        for name in ("lock_wait", "orphans", "terminate_idle_after"):
             if self._task.args.get(name) is not None:
                 arguments[name] = self._task.args[name]
         return arguments
@@ -69,6 +69,11 @@ class ActionModule(MigrationAction):
                 if item["skipped"]:
                     told += f", was there already: {', '.join(item['skipped'])}"
                 self.say(told)
+                for ended in item.get("terminated") or []:
+                    self.say(
+                        f"{database}: pid {ended['pid']} ({ended['application_name'] or 'no application_name'}, role {ended['user']}) "
+                        f"idled in a transaction that was in the way of {item['version']} and was ended; the audit names it"
+                    )
                 for moved in item.get("quarantined") or []:
                     self.say(
                         f"{database}: {moved['rows']} row(s) of {moved['table']} had no parent for {moved['constraint']} "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Container, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -22,6 +23,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.lock_forecast import TableLock
+from ansible_collections.whitecross.pgops.plugins.module_utils.lock_modes import ACCESS_SHARE
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import (
     StepContext,
     is_time_limit,
@@ -132,6 +134,26 @@ def _forecast(
     return lock_forecast.forecast(context.conn, told, made)
 
 
+def _orphans(
+    context: StepContext, statements: Sequence[Mapping[str, Any]], wanted: Mapping[int, Sequence[TableLock]]
+) -> dict[int, dict[str, Any]]:
+    """See :func:`orphans.refuse`. It only reads, yet somebody may hold both tables in ACCESS EXCLUSIVE."""
+    adding = [
+        number
+        for number, statement in enumerate(statements)
+        if (statement.get("creates") or {}).get("type") == "foreign_key"
+    ]
+    if not adding:
+        return {}
+
+    def attempt() -> dict[int, dict[str, Any]]:
+        with transaction(context.conn, context.limits(context.budget("index_timeout_s"))):
+            return orphans.refuse(context, statements)
+
+    read = [replace(lock, mode=ACCESS_SHARE) for number in adding for lock in wanted.get(number, [])]
+    return context.patiently(attempt, wanted=lock_forecast.strongest(read))
+
+
 def _there(context: StepContext, undone: Sequence[Mapping[str, Any] | None]) -> list[str]:
     return [existing.describe(undone[number] or {}) for number in sorted(existing.present(context.conn, undone))]
 
@@ -161,7 +183,7 @@ def _patiently(
         words = sql.Literal(json.dumps(sorted(kept))).as_string(context.conn)
         limits += f"; SET LOCAL {THERE_BEFORE} = {words}"
     up = context.direction == "up"
-    keys = orphans.refuse(context, statements) if up else {}
+    keys = _orphans(context, statements, wanted) if up else {}
 
     def whole(runs: Sequence[Sequence[int]]) -> list[str]:
         with transaction(context.conn, limits) as ending:

@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import label_text, ledger, lock_forecast
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import idle_blockers, label_text, ledger, lock_forecast
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.existing import Explained
 from ansible_collections.whitecross.pgops.plugins.module_utils.lock_forecast import TableLock
 from ansible_collections.whitecross.pgops.plugins.module_utils.lock_modes import ACCESS_EXCLUSIVE
 from ansible_collections.whitecross.pgops.plugins.module_utils.lock_wait import LockWait
+from ansible_collections.whitecross.pgops.plugins.module_utils.locks import Session
 from ansible_collections.whitecross.pgops.plugins.module_utils.monitor import Monitor
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 from psycopg2 import errorcodes
@@ -51,6 +53,9 @@ class StepContext:
     :ivar applied: on the way down the versions of which something is in the database.
     :ivar orphans: ``stop``, ``quarantine`` or ``placeholder``: what becomes of rows without a parent when a foreign key is added.
     :ivar placeholders: the parents that this step declares for them, by foreign key.
+    :ivar terminate_idle_after_s: seconds after which a session that idles in a transaction and is in our way is ended; None
+        ends nobody.
+    :ivar terminated: the sessions that were ended; grows.
     :ivar settled: what this step has moved to quarantine or made a placeholder for; grows.
     """
 
@@ -74,6 +79,9 @@ class StepContext:
     orphans: str = "stop"
     placeholders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settled: list[dict[str, Any]] = field(default_factory=list)
+    run_id: str | None = None
+    terminate_idle_after_s: float | None = None
+    terminated: list[dict[str, Any]] = field(default_factory=list)
     sleep: Callable[[float], None] = time.sleep
     _wait: LockWait | None = None
 
@@ -147,9 +155,30 @@ class StepContext:
             self.tell,
             self.database,
             takes_ahead=wanted is not None,
+            end_idle=self._end_idle,
             sleep=self.sleep,
         )
         return self._wait.run(attempt)
+
+    def _end_idle(self, sessions: Sequence[Session]) -> None:
+        after_s = self.terminate_idle_after_s
+        if after_s is None:
+            return
+        for session in sessions:
+            try:
+                ended = idle_blockers.terminate(self.conn, session, after_s, run_id=self.run_id, version=self.version)
+            except psycopg2.Error as exc:
+                told = idle_blockers.refusal(session, exc)
+                if told is None:
+                    raise
+                self.tell(f"{self.doing}: {told}")
+                self.terminate_idle_after_s = None
+                return
+            if ended:
+                self.terminated.append(session.as_dict())
+                self.tell(
+                    f"{self.doing}: ended {session.sentence()}, idle in its transaction for more than {after_s:g} s"
+                )
 
     def ask(self, wanted: Sequence[TableLock]) -> None:
         """Take the locks of the next statement in the open transaction without waiting, unless it may stand in line.

@@ -34,6 +34,13 @@ options:
     type: str
     choices: [stop, quarantine, placeholder]
     default: stop
+  terminate_idle_after:
+    description:
+      - End a session that idles in a transaction for so many seconds and holds a lock that a version needs. Nobody is ended without it,
+        and never anybody who works, a backup of this collection or C(pg_dump).
+      - Each session that is ended has a row of its own in the audit (C(blocker_terminated)). Needs membership in its role, or
+        C(pg_signal_backend).
+    type: float
 author:
   - White Cross pgops contributors
 """
@@ -53,7 +60,7 @@ databases:
     applied:
       description:
         - Versions applied by this call, each with its duration in seconds, the seconds that it expects, the objects that were there already, the rows that were
-          moved to quarantine and the placeholders that were made.
+          moved to quarantine, the placeholders that were made and the idle sessions that were ended.
       type: list
       elements: dict
     later:
@@ -85,7 +92,7 @@ reason:
   returned: on failure
   type: str
 blockers:
-  description: Sessions that held the locks - pid, application_name, role, since.
+  description: Sessions that held the locks - pid, application_name, role, since, digest of the query without its literals.
   returned: when the budget for lock waits was used up
   type: list
   elements: dict
@@ -110,6 +117,7 @@ def main() -> None:
             **pgops_module.LEDGER_RUN_OPTIONS,
             "expected": {"type": "dict", "default": {}},
             "orphans": {"type": "str", "choices": ["stop", "quarantine", "placeholder"], "default": "stop"},
+            "terminate_idle_after": {"type": "float"},
         }
     )
 
@@ -143,6 +151,7 @@ def main() -> None:
                     control,
                     lock_wait_s=given["lock_wait"],
                     orphans=given["orphans"],
+                    terminate_idle_after_s=given["terminate_idle_after"],
                 )
                 databases[name] = migrate.apply(
                     target, given["migrations"], selection, way, expected=given["expected"].get(name)
