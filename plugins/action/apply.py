@@ -33,7 +33,7 @@ class ActionModule(MigrationAction):
             "run": self.run_of(task_vars),
             "expected": self._task.args.get("expected") or self._expected(task_vars),
         }
-        for name in ("lock_wait", "orphans", "throttle", *INDEX_LIMITS):
+        for name in ("lock_wait", "orphans", "throttle", "terminate_idle_after", *INDEX_LIMITS):
             if self._task.args.get(name) is not None:
                 arguments[name] = self._task.args[name]
         return arguments
@@ -77,6 +77,11 @@ class ActionModule(MigrationAction):
                 self.say(told)
                 for note in item.get("notes") or []:
                     self.say(f"{database}: {note}")
+                for ended in item.get("terminated") or []:
+                    self.say(
+                        f"{database}: pid {ended['pid']} ({ended['application_name'] or 'no application_name'}, role {ended['user']}) "
+                        f"idled in a transaction that was in the way of {item['version']} and was ended; the audit names it"
+                    )
                 for moved in item.get("quarantined") or []:
                     self.say(
                         f"{database}: {moved['rows']} row(s) of {moved['table']} had no parent for {moved['constraint']} "

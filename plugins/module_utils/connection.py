@@ -21,6 +21,11 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from psycopg2 import sql
 
 OLDEST_MAJOR = 15
+# A peer that is not there any more is noticed after half a minute, by either side.
+KEEPALIVES_IDLE_S = 10
+KEEPALIVES_INTERVAL_S = 5
+KEEPALIVES_COUNT = 4
+TCP_USER_TIMEOUT_MS = 30_000
 APPLICATION_NAME_LIMIT = 63  # NAMEDATALEN - 1
 
 # Everything that a content hash, a definition's text or a lock depends on. row_security = off makes a role that a
@@ -107,9 +112,12 @@ class Target:
             "sslrootcert": self.sslrootcert,
             "passfile": self.passfile,
             "connect_timeout": self.connect_timeout,
-            "keepalives_idle": 30,
-            "keepalives_interval": 10,
-            "keepalives_count": 3,
+            "keepalives_idle": KEEPALIVES_IDLE_S,
+            "keepalives_interval": KEEPALIVES_INTERVAL_S,
+            "keepalives_count": KEEPALIVES_COUNT,
+            # Keepalives are sent when nothing is under way; what was sent and never acknowledged has a limit of its own,
+            # without which the kernel tries for a quarter of an hour.
+            "tcp_user_timeout": TCP_USER_TIMEOUT_MS,
             "client_encoding": "UTF8",
         }
         if "," in self.host:

@@ -9,16 +9,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import broken_rows, orphans
+from ansible_collections.whitecross.pgops.plugins.module_utils import broken_rows, lock_forecast, orphans
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
+from ansible_collections.whitecross.pgops.plugins.module_utils.lock_modes import (
+    ACCESS_EXCLUSIVE,
+    ROW_SHARE,
+    SHARE_UPDATE_EXCLUSIVE,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import schema_of, validate_constraint
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext, is_time_limit
 from psycopg2 import errorcodes, sql
 
 _CONSTRAINT = """
-SELECT k.convalidated AS validated, k.contype::text AS type, pg_get_constraintdef(k.oid) AS definition
+SELECT k.convalidated AS validated, k.contype::text AS type, pg_get_constraintdef(k.oid) AS definition,
+       c.reltuples::bigint AS rows, pg_size_pretty(pg_table_size(c.oid)) AS size
   FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = %s AND c.relname = %s AND k.conname = %s
 """
@@ -34,7 +40,7 @@ def up(context: StepContext, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     valid: list[str] = []
     made: list[str] = list(context.progress_so_far.get("validated", []))
-    for constraint in wanted:
+    for number, constraint in enumerate(wanted, 1):
         name = _full(constraint)
         found = _find(context, constraint)
         if found is None:
@@ -50,12 +56,17 @@ def up(context: StepContext, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
                 valid.append(f"constraint {name}")
             continue
 
-        def validate(constraint: Mapping[str, Any] = constraint, name: str = name) -> None:
-            with context.watched(f"validating {name}", cancel=True):
+        # The server does not tell how far a validation is: how many are done, and how much this one has to read.
+        what = (
+            f"validating {name} ({number} of {len(wanted)}, about {max(int(found['rows']), 0)} rows, {found['size']})"
+        )
+
+        def validate(constraint: Mapping[str, Any] = constraint, name: str = name, what: str = what) -> None:
+            with context.watched(what, cancel=True):
                 execute(context.conn, validate_constraint(constraint))
             context.save("running", {"validated": [*made, name], "valid_before": valid})
 
-        _patiently(context, constraint, validate, validate_constraint(constraint))
+        _patiently(context, constraint, validate, validate_constraint(constraint), (SHARE_UPDATE_EXCLUSIVE, ROW_SHARE))
         made.append(name)
     context.save("done", {"validated": made, "valid_before": valid})
     return valid
@@ -89,7 +100,7 @@ def down(
             with context.watched(f"marking {name} as not validated"):
                 execute(context.conn, statement)
 
-        _patiently(context, constraint, invalidate, statement)
+        _patiently(context, constraint, invalidate, statement, (ACCESS_EXCLUSIVE, ACCESS_EXCLUSIVE))
     context.save("done")
     return left
 
@@ -103,15 +114,28 @@ def invalidate_constraint(constraint: Mapping[str, Any], definition: str) -> sql
 
 
 def _patiently(
-    context: StepContext, constraint: Mapping[str, Any], work: Callable[[], None], statement: sql.Composed
+    context: StepContext,
+    constraint: Mapping[str, Any],
+    work: Callable[[], None],
+    statement: sql.Composed,
+    modes: tuple[str, str],
 ) -> None:
+    """:param modes: of the locks on the table, and on one that the constraint refers to."""
+    table = {"schema": schema_of(constraint), "name": str(constraint["table"])}
+    told = [
+        {**table, "mode": modes[0], "follow": ["children"]},
+        {**table, "mode": modes[1], "follow": ["referenced", "children"], "part": str(constraint["constraint"])},
+    ]
+    wanted = lock_forecast.strongest(lock_forecast.forecast(context.conn, {0: told}).get(0, []))
+
     def attempt() -> None:
         # The scan may be long, the lock that it is asked for is not: the budget of builds.
         with transaction(context.conn, context.limits(context.budget("index_timeout_s"))):
+            context.ask(wanted)
             work()
 
     try:
-        context.patiently(attempt)
+        context.patiently(attempt, wanted=wanted)
     except psycopg2.Error as exc:
         if exc.pgcode is None:
             raise

@@ -36,7 +36,7 @@ _CLASS = "pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
 _OF_TABLE = f"JOIN {_CLASS} ON c.oid = {{}} WHERE c.relname = ANY(%(tables)s)"
 # By kind: schema, table (or type) and name of those that have one of the names asked for. Only the kinds that a step has
 # are put together to one query: planning costs more than looking.
-_PRESENT = {
+PRESENT = {
     "table": f"n.nspname, NULL, c.relname FROM {_CLASS} WHERE c.relname = ANY(%(names)s) AND c.relkind IN ('r', 'p')",
     "index": f"n.nspname, NULL, c.relname FROM {_CLASS} WHERE c.relname = ANY(%(names)s) AND c.relkind IN ('i', 'I')",
     "type": "n.nspname, NULL, t.typname FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace "
@@ -130,11 +130,11 @@ def explained_by(migrations: Sequence[Mapping[str, Any]]) -> Explained:
 def present(conn: Connection, objects: Sequence[Mapping[str, Any] | None]) -> set[int]:
     """:param objects: ``creates`` or ``destroys`` of statements, None where a statement has none.
     :return: the positions of those that exist. One query, no lock."""
-    given = {number: _key(made) for number, made in enumerate(objects) if made and made["kind"] in _PRESENT}
+    given = {number: _key(made) for number, made in enumerate(objects) if made and made["kind"] in PRESENT}
     if not given:
         return set()
     kinds = sorted({key[0] for key in given.values()})
-    query = " UNION ALL ".join(f"SELECT '{kind}', {_PRESENT[kind]}" for kind in kinds)
+    query = " UNION ALL ".join(f"SELECT '{kind}', {PRESENT[kind]}" for kind in kinds)
     names = {
         "names": sorted({key[3] for key in given.values()}),
         "tables": sorted({key[2] for key in given.values() if key[2] is not None}),
@@ -158,8 +158,8 @@ def _key(made: Mapping[str, Any]) -> tuple[str, str | None, str | None, str]:
 def compare(conn: Connection, statement: Mapping[str, Any], explained: Explained = frozenset()) -> list[str]:
     """Compare the object that ``statement`` creates with the one that exists. Call inside a transaction.
 
-    Takes ACCESS SHARE on the table for columns, checks and indexes; a foreign key is compared under the lock that it
-    takes itself (SHARE ROW EXCLUSIVE on the other table), given back at once.
+    Takes ACCESS SHARE on the table, and on one that a foreign key refers to: that is made to refer to an empty twin, since
+    ADD FOREIGN KEY would keep writers of the real one out.
 
     :return: differences, ``"column a: wanted integer, found text"``; empty when they are equal.
     :raises Unequal: the wanted object cannot be built for comparison.
@@ -170,7 +170,7 @@ def compare(conn: Connection, statement: Mapping[str, Any], explained: Explained
         return []
     with _shadow(conn) as shadow:
         try:
-            wanted_table = _build(conn, shadow, statement, made)
+            wanted_table, twins = _build(conn, shadow, statement, made)
         except psycopg2.Error as exc:
             told = from_psycopg(
                 exc, f"{describe(made)} exists already, and the wanted one cannot be built to compare them"
@@ -183,7 +183,7 @@ def compare(conn: Connection, statement: Mapping[str, Any], explained: Explained
                 object_name=describe(made),
             ) from None
         execute(conn, "SET LOCAL search_path = pg_catalog")
-        return _differences(conn, made, shadow, wanted_table, explained)
+        return _differences(conn, made, shadow, wanted_table, explained, twins)
 
 
 def describe(made: Mapping[str, Any]) -> str:
@@ -239,7 +239,10 @@ def shadow(conn: Connection) -> Iterator[str]:
         yield name
 
 
-def _build(conn: Connection, shadow: str, statement: Mapping[str, Any], made: Mapping[str, Any]) -> str | None:
+def _build(
+    conn: Connection, shadow: str, statement: Mapping[str, Any], made: Mapping[str, Any]
+) -> tuple[str | None, dict[str, str]]:
+    """:return: the table that was made, and by the name of each twin the table for which it stands, as the server prints it."""
     kind, schema = made["kind"], _schema(made)
     table = str(made["name"]) if kind == "table" else _table(made)
     if kind in ("column", "constraint", "index", "trigger", "policy"):
@@ -263,13 +266,40 @@ def _build(conn: Connection, shadow: str, statement: Mapping[str, Any], made: Ma
         "type": (r"CREATE\s+(?:TYPE|DOMAIN)", made["name"]),
         "function": (r"CREATE\s+(?:OR\s+REPLACE\s+)?(?:FUNCTION|PROCEDURE)", made["name"]),
     }[kind]
-    text = _moved(str(statement["sql"]), anchor, schema, str(name), shadow)
+    text, twins = _with_twins(conn, shadow, str(statement["sql"]), made)
+    text = _moved(text, anchor, schema, str(name), shadow)
     with conn.cursor() as cursor:
         cursor.execute(re.sub(r"(?i)\bINDEX\s+CONCURRENTLY\b", "INDEX", text) if kind == "index" else text)
-    return table
+    return table, twins
 
 
-def _moved(text: str, anchor: str, schema: str, name: str, shadow: str) -> str:
+def _with_twins(conn: Connection, shadow: str, text: str, made: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """:return: the statement with its foreign keys to empty twins, and the twins as :func:`_build` returns them."""
+    twins: dict[str, str] = {}
+    parts = [made, *(made.get("constraints") or [])]
+    parents = [part["references"] for part in parts if part.get("type") == "foreign_key" and part.get("references")]
+    for schema, table in dict.fromkeys((_schema(parent), str(parent["table"])) for parent in parents):
+        real = fetch_one(
+            conn,
+            "SELECT format('%%I.%%I', n.nspname, c.relname) AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE n.nspname = %s AND c.relname = %s AND has_table_privilege(c.oid, 'SELECT')",
+            (schema, table),
+        )
+        if real is None:
+            continue
+        twin = f"pgops_twin_{len(twins) + 1}"
+        execute(
+            conn,
+            sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING INDEXES)").format(
+                sql.Identifier(shadow, twin), sql.Identifier(schema, table)
+            ),
+        )
+        text = _moved(text, "REFERENCES", schema, table, shadow, twin)
+        twins[twin] = real["name"]
+    return text, twins
+
+
+def _moved(text: str, anchor: str, schema: str, name: str, shadow: str, new_name: str | None = None) -> str:
     def spelled(identifier: str) -> str:
         quoted = re.escape('"' + identifier.replace('"', '""') + '"')
         return (
@@ -279,18 +309,25 @@ def _moved(text: str, anchor: str, schema: str, name: str, shadow: str) -> str:
         )
 
     pattern = rf"(?P<before>(?i:{anchor})\s+(?:(?i:IF\s+(?:NOT\s+)?EXISTS)\s+)?(?:(?i:ONLY)\s+)?)(?:{spelled(schema)}\s*\.\s*)?{spelled(name)}"
-    replacement = f'"{shadow}"."' + name.replace('"', '""') + '"'
+    replacement = f'"{shadow}"."' + (new_name or name).replace('"', '""') + '"'
     return re.sub(pattern, lambda match: match.group("before") + replacement, text)
 
 
 def _differences(
-    conn: Connection, made: Mapping[str, Any], shadow: str, table: str | None, explained: Explained
+    conn: Connection,
+    made: Mapping[str, Any],
+    shadow: str,
+    table: str | None,
+    explained: Explained,
+    twins: Mapping[str, str],
 ) -> list[str]:
     kind, schema, name = made["kind"], _schema(made), str(made["name"])
 
     def plain(value: Any) -> Any:
         # What the server prints of the shadow's own sequences and types, as if they were in the real schema.
         if isinstance(value, str):
+            for twin, real in twins.items():
+                value = value.replace(f"{shadow}.{twin}(", f"{real}(")
             return value.replace(f"{shadow}.", f"{schema}.").replace(" NOT VALID", "")
         return value
 

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 White Cross pgops contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
-"""One runner a database, and locks asked for in a way that nobody else has to wait for long."""
+"""One runner a database; other sessions of the server, as they are named; the tables that a statement names."""
 
 from __future__ import annotations
 
-import random
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
@@ -23,6 +22,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
+from ansible_collections.whitecross.pgops.plugins.module_utils.query_digest import query_digest
 from psycopg2 import errorcodes
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
@@ -34,17 +34,11 @@ RUNNER_KEY = 0x70676F7073000001
 WORKER_KEY = 0x70676F7073000002
 
 RUNNER_POLL_S = 0.5
-BLOCKER_POLL_S = 0.1
-# A transaction younger than this ends by itself in the next attempts; on a busy table there is always one of those.
-YOUNG_S = 1.0
-BACKOFF_FIRST_S = 0.1
-BACKOFF_LAST_S = 2.0
 
 RETRY_SQLSTATES = frozenset(
     {errorcodes.LOCK_NOT_AVAILABLE, errorcodes.DEADLOCK_DETECTED, errorcodes.SERIALIZATION_FAILURE}
 )
 
-T = TypeVar("T")
 Sleep = Callable[[float], None]
 Clock = Callable[[], float]
 
@@ -59,7 +53,13 @@ class RunnerBusy(PgopsError):
 
 @dataclass(frozen=True)
 class Session:
-    """Another session of the server, told without the text of its query, which may hold patient data."""
+    """Another session of the server, told without the text of its query, which may hold patient data.
+
+    :ivar query_digest: tells its query, or the last one: the server's ``query_id`` where it computes one (the queryid of
+        pg_stat_statements), or a hash of ours over the text without literals.
+    :ivar age_s: seconds since its transaction began.
+    :ivar idle_s: seconds since its last statement ended, where it idles in a transaction.
+    """
 
     pid: int
     application_name: str
@@ -68,7 +68,10 @@ class Session:
     backend_type: str | None = None
     state: str | None = None
     client: str | None = None
+    query_digest: str | None = None
     transaction: str | None = None
+    age_s: float | None = None
+    idle_s: float | None = None
 
     def sentence(self) -> str:
         """:return: what a person needs to find it."""
@@ -78,13 +81,15 @@ class Session:
             told += f", role {self.user}"
         if self.state:
             told += f", {self.state}"
+        if self.query_digest:
+            told += f", query {self.query_digest}"
         if self.since is None and self.pid:
             return told + ", since when is hidden without pg_read_all_stats)"
         return told + (f", since {self.since})" if self.since else ")")
 
     def as_dict(self) -> dict[str, Any]:
         """:return: plain data for a result."""
-        return {name: value for name, value in asdict(self).items() if name != "transaction"}
+        return {name: value for name, value in asdict(self).items() if name not in ("transaction", "age_s", "idle_s")}
 
 
 # application_name and usename of every session are visible to all; the rest needs the same role or pg_read_all_stats.
@@ -92,7 +97,10 @@ class Session:
 _SESSION = """
 SELECT a.pid, coalesce(a.application_name, '') AS application_name, a.usename::text AS "user",
        to_char(coalesce(a.xact_start, a.backend_start) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS since,
-       a.backend_type, a.state, coalesce(a.client_hostname, host(a.client_addr)) AS client,
+       a.backend_type, a.state, coalesce(a.client_hostname, host(a.client_addr)) AS client, a.query_id, a.query,
+       extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age_s,
+       CASE WHEN a.state LIKE 'idle in transaction%%'
+            THEN extract(epoch FROM clock_timestamp() - a.state_change)::float8 END AS idle_s,
        (SELECT l.virtualtransaction FROM pg_catalog.pg_locks l
          WHERE l.pid = a.pid AND l.locktype = 'virtualxid' AND l.granted LIMIT 1) AS transaction
   FROM pg_catalog.pg_stat_activity a
@@ -123,7 +131,22 @@ def as_login_role(conn: Connection) -> Iterator[None]:
 
 def _sessions(conn: Connection, condition: str, params: tuple[Any, ...]) -> list[Session]:
     with as_login_role(conn):
-        return [Session(**row) for row in fetch_all(conn, _SESSION + condition, params)]
+        rows = fetch_all(conn, _SESSION + condition, params)
+    found = []
+    for row in rows:
+        known, text = row.pop("query_id"), row.pop("query")
+        digest = f"query_id {known}" if known else query_digest(text)
+        found.append(Session(**row, query_digest=digest))
+    return found
+
+
+def sessions_of(conn: Connection, pids: Sequence[int]) -> list[Session]:
+    """:param pids: of server processes; 0 for prepared transactions, which have none.
+    :return: those that are still there, the oldest transaction first."""
+    found = _sessions(conn, " WHERE a.pid = ANY(%s) ORDER BY a.xact_start", (list(pids),)) if any(pids) else []
+    if 0 in pids:
+        found.append(Session(0, "a prepared transaction", None, None, "prepared transaction"))
+    return found
 
 
 def _halves(key: int) -> tuple[int, int]:
@@ -302,8 +325,7 @@ def is_running(conn: Connection) -> bool:
 def blockers_of(conn: Connection, pid: int) -> list[Session]:
     """:return: the sessions that server process ``pid`` waits for at this moment."""
     row = fetch_one(conn, "SELECT pg_catalog.pg_blocking_pids(%s) AS pids", (pid,))
-    pids = row["pids"] if row else []
-    return _sessions(conn, " WHERE a.pid = ANY(%s) ORDER BY a.xact_start", (pids,)) if pids else []
+    return sessions_of(conn, row["pids"] if row else [])
 
 
 def still_open(conn: Connection, sessions: Sequence[Session]) -> list[Session]:
@@ -318,42 +340,6 @@ def still_open(conn: Connection, sessions: Sequence[Session]) -> list[Session]:
     )
     there = {(int(row["pid"]), row["virtualtransaction"]) for row in rows}
     return [session for session in sessions if (session.pid, session.transaction) in there]
-
-
-def holders_of(conn: Connection, tables: Sequence[tuple[str, str]], pid: int) -> list[Session]:
-    """Look, before asking for a lock, at who holds one on these tables and will not be gone in a moment.
-
-    :param tables: (schema, table); names that do not exist yet are passed over.
-    :param pid: our own server process, not counted.
-    :return: sessions whose transaction is older than a second; prepared transactions have no session and show as pid 0.
-    """
-    if not tables:
-        return []
-    rows = fetch_all(
-        conn,
-        """
-        WITH wanted AS (
-            SELECT c.oid FROM unnest(%s::text[], %s::text[]) AS given(s, t)
-              JOIN pg_catalog.pg_namespace n ON n.nspname = given.s
-              JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = given.t)
-        SELECT DISTINCT coalesce(l.pid, 0) AS pid FROM pg_catalog.pg_locks l JOIN wanted w ON w.oid = l.relation
-         WHERE l.granted AND l.locktype = 'relation' AND l.pid IS DISTINCT FROM %s
-           AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-        """,
-        ([s for s, _ in tables], [t for _, t in tables], pid),
-    )
-    pids = [int(row["pid"]) for row in rows]
-    if not pids:
-        return []
-    found = _sessions(
-        conn,
-        # Of a session that is hidden nobody knows how old its transaction is: it is met when we ask and give way.
-        " WHERE a.pid = ANY(%s) AND a.xact_start < clock_timestamp() - %s * interval '1 s'",
-        (pids, YOUNG_S),
-    )
-    if 0 in pids:
-        found.append(Session(0, "a prepared transaction", None, None, "prepared transaction"))
-    return found
 
 
 _NAME = r'(?:"(?:[^"]|"")+"|[A-Za-z_][A-Za-z0-9_$]*)'
@@ -390,120 +376,3 @@ def tables_in(statement: str) -> tuple[tuple[str, str], ...]:
         if name not in found and not (second is None and name[1] in ("set", "on")):
             found.append(name)
     return tuple(found)
-
-
-class Watch(Protocol):
-    """What the lock discipline needs of the monitor: look at a session from another one."""
-
-    def begin(self, pid: int) -> None:
-        """Start to note who blocks this session."""
-
-    def end(self) -> list[Session]:
-        """:return: who was seen to block it."""
-
-    def still_there(self, sessions: Sequence[Session]) -> list[Session]:
-        """:return: those whose transaction has not ended."""
-
-
-def with_patience(
-    attempt: Callable[[], T],
-    *,
-    conn: Connection,
-    watch: Watch,
-    tables: Sequence[tuple[str, str]],
-    lock_timeout_ms: int,
-    budget_s: float,
-    doing: str,
-    control: Control,
-    tell: Callable[[str], None],
-    database: str | None = None,
-    sleep: Sleep = time.sleep,
-    clock: Clock = time.monotonic,
-    jitter: Callable[[], float] = random.random,
-) -> T:
-    """Run a whole transaction under a short lock_timeout, again and again until it gets its locks or the budget ends.
-
-    First it looks who holds locks on the tables and waits for them, naming them; then it asks. An ALTER that waits in
-    the queue makes everybody behind it wait too: with a lock_timeout of 100 ms and retries the worst client waits
-    0.11 s behind a 6 s reader, without it 4.5 s (measured). Every attempt has the timeout, the last one too.
-
-    :param attempt: the transaction from BEGIN to COMMIT; it sets lock_timeout itself and lets psycopg2's error out.
-    :param conn: the session that runs it, idle between two attempts.
-    :param lock_timeout_ms: milliseconds, as ``attempt`` sets it; only told.
-    :param budget_s: seconds that may be spent on waiting, over all attempts.
-    :param doing: names the work in the error.
-    :raises LockWaitExhausted: the budget is used up; names pid, application_name and since when of who held on.
-    :raises psycopg2.Error: anything that a retry does not mend.
-    """
-    deadline = clock() + budget_s
-    pid = conn.info.backend_pid
-    backoff = BACKOFF_FIRST_S
-    blockers: list[Session] = []
-    # Half of the budget for looking: what holds a lock on the table need not conflict with the one that we ask for.
-    _wait_until_gone(
-        lambda: holders_of(conn, tables, pid),
-        deadline - budget_s / 2,
-        f"{doing}: waiting for",
-        control,
-        tell,
-        sleep,
-        clock,
-    )
-    while True:
-        control.check()
-        watch.begin(pid)
-        try:
-            return attempt()
-        except psycopg2.Error as exc:
-            seen = watch.end()
-            if exc.pgcode not in RETRY_SQLSTATES:
-                raise
-            blockers = seen or blockers
-            state = exc.pgcode
-        finally:
-            watch.end()
-        if clock() >= deadline:
-            named = "; ".join(session.sentence() for session in blockers) or "sessions that were gone when looked for"
-            raise LockWaitExhausted(
-                f"{doing} did not get its locks in {budget_s:g} s ({lock_timeout_ms} ms at a time) and gave way; "
-                f"nothing of it was done. It was blocked by {named}.",
-                sqlstate=state,
-                database=database,
-                hint="End or wait for the sessions named, then run it again; or raise budgets.lock_budget_s.",
-                extra={"reason": "lock_wait", "blockers": [session.as_dict() for session in blockers]},
-            )
-        if blockers:
-            tell(f"{doing}: gave way to {'; '.join(session.sentence() for session in blockers)}")
-        sleep(min(backoff * (0.5 + jitter()), max(0.0, deadline - clock())))
-        backoff = min(backoff * 2, BACKOFF_LAST_S)
-        _wait_until_gone(
-            partial(watch.still_there, blockers),
-            deadline,
-            f"{doing}: waiting for",
-            control,
-            tell,
-            sleep,
-            clock,
-        )
-
-
-def _wait_until_gone(
-    look: Callable[[], list[Session]],
-    deadline: float,
-    doing: str,
-    control: Control,
-    tell: Callable[[str], None],
-    sleep: Sleep,
-    clock: Clock,
-) -> None:
-    told: set[int] = set()
-    while clock() < deadline:
-        there = look()
-        if not there:
-            return
-        new = [session for session in there if session.pid not in told]
-        if new:
-            told.update(session.pid for session in new)
-            tell(f"{doing} {'; '.join(session.sentence() for session in new)}")
-        control.check()
-        sleep(BLOCKER_POLL_S)

@@ -34,6 +34,10 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
 from ansible_collections.whitecross.pgops.plugins.module_utils import plan as planning
 from ansible_collections.whitecross.pgops.plugins.module_utils.analyze_step import analyze_tables
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    KEEPALIVES_COUNT,
+    KEEPALIVES_IDLE_S,
+    KEEPALIVES_INTERVAL_S,
+    TCP_USER_TIMEOUT_MS,
     Connection,
     Target,
     connect,
@@ -59,6 +63,12 @@ from psycopg2 import errorcodes
 
 # How soon the server notices that a killed module's socket is closed, and ends its statement. 14 and later.
 _NOTICE_DEATH = "SET client_connection_check_interval = '1s'"
+# A module that hangs between two statements, or whose network is gone, holds no lock for longer than this: the server ends it.
+_NOTICE_SILENCE = "SET idle_in_transaction_session_timeout = '60s'"
+_NOTICE_LOST_NETWORK = (
+    f"SET tcp_keepalives_idle = {KEEPALIVES_IDLE_S}; SET tcp_keepalives_interval = {KEEPALIVES_INTERVAL_S}; "
+    f"SET tcp_keepalives_count = {KEEPALIVES_COUNT}; SET tcp_user_timeout = {TCP_USER_TIMEOUT_MS}"
+)
 # The end of a version is on the disk before it is told; what comes before need not wait for the disk, commit by commit:
 # a step and the ledger's row about it are one transaction, so a crash loses both or none, and the next run does it again.
 _LAZY_COMMITS = "SET synchronous_commit = off"
@@ -95,6 +105,8 @@ class Way:
     :ivar rewrite_limit_mb: in the place of what the versions declare.
     :ivar builds: what index builds may take.
     :ivar throttle: what makes batches wait.
+    :ivar terminate_idle_after_s: seconds after which a session that idles in a transaction and holds a lock that is needed is
+        ended; None ends nobody.
     """
 
     run: Run
@@ -105,6 +117,7 @@ class Way:
     rewrite_limit_mb: int | None = None
     builds: IndexBuilds = field(default_factory=IndexBuilds)
     throttle: Limits = field(default_factory=Limits)
+    terminate_idle_after_s: float | None = None
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -121,6 +134,7 @@ class _Session:
     applied: frozenset[str] = frozenset()
     mirrored: frozenset[str] = frozenset()
     made: set[tuple[str, str]] = field(default_factory=set)
+    terminated: list[dict[str, Any]] = field(default_factory=list)
 
 
 # ---------------------------------------------------------------------------------------------------------------- apply
@@ -230,6 +244,7 @@ def _apply_one(
     notes: list[str] = []
     timed: list[dict[str, Any]] = []
     expected_s, _ = duration_forecast.forecast(conn, migration)
+    ended_before = len(session.terminated)
     ordinal = next((n for n in range(1, len(steps) + 1) if n not in known or known[n].state != "done"), len(steps))
     try:
         session.way.control.check()
@@ -298,6 +313,7 @@ def _apply_one(
         **orphans.kinds(settled),
         "indexes": built,
         "notes": notes,
+        "terminated": session.terminated[ended_before:],
         "resumed": resume,
     }
 
@@ -518,7 +534,7 @@ def _session(target: Target, way: Way) -> Iterator[_Session]:
 
     def open_session() -> Connection:
         conn = connect(target, application_name=name)
-        execute(conn, _LAZY_COMMITS)
+        execute(conn, f"{_LAZY_COMMITS}; {_NOTICE_SILENCE}; {_NOTICE_LOST_NETWORK}")
         # A server on a system that cannot look at its sockets refuses it; there an orphan's statement runs to its end.
         with suppress(psycopg2.DataError):
             execute(conn, _NOTICE_DEATH)
@@ -599,6 +615,9 @@ def _context(
         orphans=session.way.orphans,
         builds=session.way.builds,
         throttle=session.way.throttle,
+        run_id=session.way.run.id,
+        terminate_idle_after_s=session.way.terminate_idle_after_s,
+        terminated=session.terminated,
         sleep=session.way.sleep,
     )
 

@@ -93,7 +93,7 @@ class Monitor:
         with self._lock:
             return self._held_up.get(pid)
 
-    # locks.Watch
+    # lock_wait.Watch
 
     def begin(self, pid: int) -> None:
         """Start to note who blocks this session."""

@@ -126,6 +126,7 @@ class Control:
 
     def _watch(self) -> None:
         path = self._lease_path
+        renewed, clock_then = 0.0, 0.0
         while path and not self._ended.wait(self._interval):
             stop_path = path + ".stop"
             try:
@@ -137,10 +138,15 @@ class Control:
                 self.request(f"{by} asked it to stop" if by else "the controller was interrupted (Ctrl-C)")
                 return
             try:
-                age = time.time() - os.stat(path).st_mtime
+                renewal = os.stat(path).st_mtime
             except OSError:
                 self.request("the job's folder is gone")
                 return
+            # The file has the time of the wall clock; by how much that was set meanwhile, the other clock tells.
+            clock = time.time() - time.monotonic()
+            if renewal != renewed:
+                renewed, clock_then = renewal, clock
+            age = time.time() - renewal - (clock - clock_then)
             if age > self._lease_seconds:
                 self.request(f"the controller has not been heard of for {int(age)} s (pgops_lease)")
                 return

@@ -7,13 +7,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Container, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import broken_rows, existing, locks, orphans
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    broken_rows,
+    existing,
+    lock_forecast,
+    locks,
+    orphans,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
+from ansible_collections.whitecross.pgops.plugins.module_utils.lock_forecast import TableLock
+from ansible_collections.whitecross.pgops.plugins.module_utils.lock_modes import ACCESS_SHARE
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import (
     StepContext,
     is_time_limit,
@@ -88,6 +98,62 @@ def _undone(
     return [None if made and existing.describe(made) in gone else made for made in undone]
 
 
+def _objects(statements: Sequence[Mapping[str, Any]], up: bool) -> list[Mapping[str, Any] | None]:
+    """:return: by statement the object of which it is asked whether it is there already, or on the way down gone already."""
+    if not up:
+        return [existing.dropped(statement) for statement in statements]
+    # CREATE OR REPLACE says itself what is to become of the old one.
+    made = [statement.get("creates") for statement in statements]
+    return [item if item and not item.get("replace") else None for item in made]
+
+
+def _forecast(
+    context: StepContext,
+    statements: Sequence[Mapping[str, Any]],
+    kept: Collection[str],
+    own: Collection[tuple[str, str]],
+) -> dict[int, list[TableLock]]:
+    """The locks of each statement on tables that others use; none of a statement for which the catalog shows nothing to do,
+    since PostgreSQL takes its lock even then (ADD COLUMN IF NOT EXISTS: ACCESS EXCLUSIVE)."""
+    told = {number: lock_forecast.told_locks(statement) for number, statement in enumerate(statements)}
+    made = {*own, *context.made}
+    if all((lock["schema"], lock["name"]) in made for of_statement in told.values() for lock in of_statement):
+        return {}
+    up = context.direction == "up"
+    objects = _objects(statements, up)
+    there = existing.present(context.conn, objects)
+    gone: set[str] = set()
+    for number, statement in enumerate(statements):
+        item = objects[number]
+        if item is not None:
+            word = existing.describe(item)
+            idle = (number in there and word not in gone) if up else (word in kept or number not in there)
+            if idle and item["kind"] in existing.PRESENT:
+                del told[number]
+        gone |= existing.dropped_by([statement])
+    return lock_forecast.forecast(context.conn, told, made)
+
+
+def _orphans(
+    context: StepContext, statements: Sequence[Mapping[str, Any]], wanted: Mapping[int, Sequence[TableLock]]
+) -> dict[int, dict[str, Any]]:
+    """See :func:`orphans.refuse`. It only reads, yet somebody may hold both tables in ACCESS EXCLUSIVE."""
+    adding = [
+        number
+        for number, statement in enumerate(statements)
+        if (statement.get("creates") or {}).get("type") == "foreign_key"
+    ]
+    if not adding:
+        return {}
+
+    def attempt() -> dict[int, dict[str, Any]]:
+        with transaction(context.conn, context.limits(context.budget("index_timeout_s"))):
+            return orphans.refuse(context, statements)
+
+    read = [replace(lock, mode=ACCESS_SHARE) for number in adding for lock in wanted.get(number, [])]
+    return context.patiently(attempt, wanted=lock_forecast.strongest(read))
+
+
 def _there(context: StepContext, undone: Sequence[Mapping[str, Any] | None]) -> list[str]:
     return [existing.describe(undone[number] or {}) for number in sorted(existing.present(context.conn, undone))]
 
@@ -104,30 +170,25 @@ def _patiently(
     remembered: dict[str, Any],
     made: Mapping[str, Any] | None,
 ) -> list[str]:
-    tables: list[tuple[str, str]] = []
     own: set[tuple[str, str]] = set()
     for statement in statements:
         created = statement.get("creates")
         if created and created["kind"] == "table":
             # Nobody else holds a lock on what this step makes.
             own.add((str(created.get("schema") or "public"), str(created["name"])))
-        tables += [
-            name
-            for name in locks.tables_in(str(statement["sql"]))
-            if name not in tables and name not in own and name not in context.made
-        ]
+    wanted = _forecast(context, statements, kept, own)
 
     limits = context.limits(context.budget("statement_timeout_s"))
     if kept:
         words = sql.Literal(json.dumps(sorted(kept))).as_string(context.conn)
         limits += f"; SET LOCAL {THERE_BEFORE} = {words}"
     up = context.direction == "up"
-    keys = orphans.refuse(context, statements) if up else {}
+    keys = _orphans(context, statements, wanted) if up else {}
 
     def whole(runs: Sequence[Sequence[int]]) -> list[str]:
         with transaction(context.conn, limits) as ending:
             settled: list[dict[str, Any]] = []
-            now, there = _statements(context, statements, runs, down, kept, keys, settled)
+            now, there = _statements(context, statements, runs, down, kept, keys, settled, wanted)
             if made is not None:
                 orphans.take_back(context, made)
             progress = {**remembered, "statements": before + len(statements), "skipped": [*skipped, *now]}
@@ -152,7 +213,7 @@ def _patiently(
             return whole([])
 
     try:
-        return context.patiently(attempt, tables)
+        return context.patiently(attempt, wanted=lock_forecast.strongest(chain.from_iterable(wanted.values())))
     except PgopsError as error:
         if error.sqlstate == errorcodes.DEPENDENT_OBJECTS_STILL_EXIST:
             # The server's own hint is CASCADE, which drops what nobody named.
@@ -229,16 +290,12 @@ def _statements(
     kept: Collection[str],
     keys: Mapping[int, Mapping[str, Any]],
     settled: list[dict[str, Any]],
+    wanted: Mapping[int, Sequence[TableLock]],
 ) -> tuple[list[str], list[str]]:
     sent: set[int] = set()
     run_from = {run[0]: run for run in runs}
     up = context.direction == "up"
-    objects = [statement.get("creates" if up else "destroys") for statement in statements]
-    if up:
-        # CREATE OR REPLACE says itself what is to become of the old one.
-        objects = [made if made and not made.get("replace") else None for made in objects]
-    else:
-        objects = [existing.dropped(statement) for statement in statements]
+    objects = _objects(statements, up)
     undone = _undone(statements, down)
     found = existing.present(context.conn, [*objects, *undone])
     there = {number for number in found if number < len(objects)}
@@ -253,6 +310,7 @@ def _statements(
         context.control.check()
         run = run_from.get(number, [])
         if run and not there.intersection(run):
+            context.ask(lock_forecast.strongest(chain.from_iterable(wanted.get(position, []) for position in run)))
             _execute_run(context, [statements[position] for position in run], f"[{number + 1}/{len(statements)}]")
             sent.update(run)
             continue
@@ -270,6 +328,7 @@ def _statements(
             skipped.append(existing.describe(made))
             context.tell(f"{existing.describe(made)} is gone already: skipped")
             continue
+        context.ask(wanted.get(number, []))
         with context.watched(f"[{number + 1}/{len(statements)}] {one_line(str(statement['sql']))}"):
             _execute(context, statement)
         gone |= existing.dropped_by([statement])

@@ -12,10 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import label_text, ledger, locks
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import idle_blockers, label_text, ledger, lock_forecast
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.existing import Explained
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_builds import IndexBuilds
+from ansible_collections.whitecross.pgops.plugins.module_utils.lock_forecast import TableLock
+from ansible_collections.whitecross.pgops.plugins.module_utils.lock_modes import ACCESS_EXCLUSIVE
+from ansible_collections.whitecross.pgops.plugins.module_utils.lock_wait import LockWait
+from ansible_collections.whitecross.pgops.plugins.module_utils.locks import Session
 from ansible_collections.whitecross.pgops.plugins.module_utils.monitor import Monitor
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 from ansible_collections.whitecross.pgops.plugins.module_utils.throttle import Limits
@@ -51,6 +56,9 @@ class StepContext:
     :ivar applied: on the way down the versions of which something is in the database.
     :ivar orphans: ``stop``, ``quarantine`` or ``placeholder``: what becomes of rows without a parent when a foreign key is added.
     :ivar placeholders: the parents that this step declares for them, by foreign key.
+    :ivar terminate_idle_after_s: seconds after which a session that idles in a transaction and is in our way is ended; None
+        ends nobody.
+    :ivar terminated: the sessions that were ended; grows.
     :ivar settled: what this step has moved to quarantine or made a placeholder for; grows.
     :ivar builds: what the index builds of the run may take.
     :ivar built: each index that this step has built, with its bytes and seconds; grows.
@@ -84,7 +92,11 @@ class StepContext:
     notes: list[str] = field(default_factory=list)
     throttle: Limits = field(default_factory=Limits)
     outcome: dict[str, Any] = field(default_factory=dict)
+    run_id: str | None = None
+    terminate_idle_after_s: float | None = None
+    terminated: list[dict[str, Any]] = field(default_factory=list)
     sleep: Callable[[float], None] = time.sleep
+    _wait: LockWait | None = None
 
     @property
     def doing(self) -> str:
@@ -144,24 +156,66 @@ class StepContext:
                 forget()
             self.monitor.ended(pid)
 
-    def patiently(self, attempt: Callable[[], T], tables: Sequence[tuple[str, str]] = ()) -> T:
-        """Run a whole transaction of this step, again and again until it gets its locks; see :func:`locks.with_patience`.
+    def patiently(
+        self,
+        attempt: Callable[[], T],
+        tables: Sequence[tuple[str, str]] = (),
+        *,
+        wanted: Sequence[TableLock] | None = None,
+    ) -> T:
+        """Run a whole transaction of this step, again and again until it gets its locks; see :meth:`lock_wait.LockWait.run`.
 
-        :param tables: looked at before it asks; without them who holds a lock is found out when it has to give way.
+        :param tables: (schema, table) that it locks in ACCESS EXCLUSIVE; looked at before it asks.
+        :param wanted: in the place of that, the locks that it takes by :meth:`ask` before each of its statements. Of others
+            who holds one is found out when it has to give way.
         """
-        return locks.with_patience(
-            attempt,
-            conn=self.conn,
-            watch=self.monitor,
-            tables=tables,
-            lock_timeout_ms=self.budget("lock_timeout_ms"),
-            budget_s=self.budget("lock_budget_s"),
-            doing=self.doing,
-            control=self.control,
-            tell=self.tell,
-            database=self.database,
+        taken = wanted
+        if taken is None:
+            told = [{"schema": schema, "name": name, "mode": ACCESS_EXCLUSIVE} for schema, name in tables]
+            taken = lock_forecast.forecast(self.conn, {0: told}).get(0, [])
+        self._wait = LockWait(
+            self.conn,
+            self.monitor,
+            taken,
+            self.budget("lock_timeout_ms"),
+            self.budget("lock_budget_s"),
+            self.doing,
+            self.control,
+            self.tell,
+            self.database,
+            takes_ahead=wanted is not None,
+            end_idle=self._end_idle,
             sleep=self.sleep,
         )
+        return self._wait.run(attempt)
+
+    def _end_idle(self, sessions: Sequence[Session]) -> None:
+        after_s = self.terminate_idle_after_s
+        if after_s is None:
+            return
+        for session in sessions:
+            try:
+                ended = idle_blockers.terminate(self.conn, session, after_s, run_id=self.run_id, version=self.version)
+            except psycopg2.Error as exc:
+                told = idle_blockers.refusal(session, exc)
+                if told is None:
+                    raise
+                self.tell(f"{self.doing}: {told}")
+                self.terminate_idle_after_s = None
+                return
+            if ended:
+                self.terminated.append(session.as_dict())
+                self.tell(
+                    f"{self.doing}: ended {session.sentence()}, idle in its transaction for more than {after_s:g} s"
+                )
+
+    def ask(self, wanted: Sequence[TableLock]) -> None:
+        """Take the locks of the next statement in the open transaction without waiting, unless it may stand in line.
+
+        :raises psycopg2.Error: 55P03, somebody came between the look and the question.
+        """
+        if wanted and not (self._wait is not None and self._wait.in_line):
+            lock_forecast.ask(self.conn, wanted)
 
     def save(self, state: str, progress: Mapping[str, Any] | None = None) -> None:
         """Record this step's state in the ledger, in the transaction that is open, or at once."""

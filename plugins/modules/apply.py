@@ -61,6 +61,13 @@ options:
         a second, off. C(except_standbys) lists standbys by C(application_name) that lag on purpose.
     type: dict
     default: {}
+  terminate_idle_after:
+    description:
+      - End a session that idles in a transaction for so many seconds and holds a lock that a version needs. Nobody is ended without it,
+        and never anybody who works, a backup of this collection or C(pg_dump).
+      - Each session that is ended has a row of its own in the audit (C(blocker_terminated)). Needs membership in its role, or
+        C(pg_signal_backend).
+    type: float
 author:
   - White Cross pgops contributors
 """
@@ -82,8 +89,8 @@ databases:
         - Versions applied by this call, each with its duration in seconds, the seconds that it expects, the objects that were there already, the rows that were
           moved to quarantine and the placeholders that were made, the indexes that were built with their bytes and seconds, and notes -
           an index that is there under another name, an invalid one of somebody else.
-          Under C(step_durations) the seconds of each step; of a backfill also its
-          rows, batches and last batch size, what was left before and after, and how long it paused or slowed down for what.
+          Under C(step_durations) the seconds of each step; of a backfill also its rows, batches and last batch size, what was left before
+          and after, and how long it paused or slowed down for what. Under C(terminated) the idle sessions that were ended.
       type: list
       elements: dict
     later:
@@ -122,7 +129,7 @@ reason:
   returned: on failure
   type: str
 blockers:
-  description: Sessions that held the locks - pid, application_name, role, since.
+  description: Sessions that held the locks - pid, application_name, role, since, digest of the query without its literals.
   returned: when the budget for lock waits was used up
   type: list
   elements: dict
@@ -152,6 +159,7 @@ def main() -> None:
             "index_disk_mb": {"type": "int"},
             "index_timeout": {"type": "int"},
             "throttle": {"type": "dict", "default": {}},
+            "terminate_idle_after": {"type": "float"},
         }
     )
 
@@ -193,6 +201,7 @@ def main() -> None:
                     orphans=given["orphans"],
                     builds=builds,
                     throttle=limits,
+                    terminate_idle_after_s=given["terminate_idle_after"],
                 )
                 databases[name] = migrate.apply(
                     target, given["migrations"], selection, way, expected=given["expected"].get(name)

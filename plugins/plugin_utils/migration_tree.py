@@ -26,6 +26,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import F
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration import METADATA, Migration
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_folder import read_folder
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import DEFAULT_SCHEMA, Statement
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.statement_locks import locks_of
 
 _INDEX_DEFINITION = ("name", "schema", "table", "method", "unique", "columns", "include", "where")
 
@@ -336,7 +337,7 @@ def _statements(
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Statement):
-        return value.as_dict()
+        return {**value.as_dict(), "locks": locks_of(value.node, value.sql)}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, locks, migrate, stopping
+from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, lock_forecast, locks, migrate, stopping
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect, execute, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
@@ -129,6 +129,13 @@ def test_ddl_gives_way_and_names_who_holds_on(target: Any, tree: TestTree) -> No
     assert migrate.apply(target, tree.render(), Selection(), way())["applied"][0]["resumed"] is True
 
 
+@pytest.fixture
+def blind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is forecast, so nobody looks before asking: what is left is the short lock_timeout."""
+    monkeypatch.setattr(lock_forecast, "forecast", lambda *given: {})
+
+
+@pytest.mark.usefixtures("blind")
 def test_others_wait_no_longer_than_the_lock_timeout(target: Any, tree: TestTree) -> None:
     """Behind a waiting ALTER every later reader queues; with 100 ms and a pause the worst of them waits about that."""
     tree.add_sql(
@@ -163,6 +170,7 @@ def test_others_wait_no_longer_than_the_lock_timeout(target: Any, tree: TestTree
     assert worst[0] < 0.6
 
 
+@pytest.mark.usefixtures("blind")
 def test_without_the_short_timeout_the_clients_would_wait(target: Any, tree: TestTree) -> None:
     """The test above sees what it is about: a patient lock_timeout makes a client wait as long as the reader reads."""
     tree.add_sql(

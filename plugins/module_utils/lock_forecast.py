@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Which tables a statement will lock, found in the catalog before it runs, and who is in the way of that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import lock_modes, locks
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute, fetch_all
+from ansible_collections.whitecross.pgops.plugins.module_utils.lock_modes import ACCESS_EXCLUSIVE, ROW_EXCLUSIVE
+from ansible_collections.whitecross.pgops.plugins.module_utils.locks import Session
+from psycopg2 import sql
+
+
+@dataclass(frozen=True)
+class TableLock:
+    """A lock that will be asked for.
+
+    :ivar mode: as SQL writes it.
+    :ivar lockable: whether this role may ask for it by LOCK TABLE.
+    :ivar guessed: the statement was only read by its words; it may ask for less.
+    """
+
+    oid: int
+    schema: str
+    name: str
+    mode: str
+    lockable: bool = True
+    guessed: bool = False
+
+
+# LOCK TABLE needs a right to write for whatever is stronger than ROW EXCLUSIVE.
+_RESOLVE = """
+WITH RECURSIVE given AS MATERIALIZED (
+    SELECT number, schema, name, mode, coalesce(follow, '[]') AS follow, part
+      FROM jsonb_to_recordset(%s) AS entry(number int, schema text, name text, mode text, follow jsonb, part text)),
+named AS (
+    SELECT g.number, g.mode, g.follow, g.part, c.oid FROM given g
+      JOIN pg_namespace n ON n.nspname = g.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = g.name
+     WHERE NOT g.follow ?| '{table,domain}' AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+    UNION ALL
+    SELECT g.number, g.mode, g.follow, g.part, i.indrelid FROM given g
+      JOIN pg_namespace n ON n.nspname = g.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = g.name
+      JOIN pg_index i ON i.indexrelid = c.oid WHERE g.follow ? 'table'
+    UNION ALL
+    SELECT g.number, g.mode, g.follow, g.part, a.attrelid FROM given g
+      JOIN pg_namespace n ON n.nspname = g.schema JOIN pg_type t ON t.typnamespace = n.oid AND t.typname = g.name
+      JOIN pg_attribute a ON a.atttypid = t.oid AND NOT a.attisdropped
+      JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'm') WHERE g.follow ? 'domain'),
+tree AS (
+    SELECT * FROM named
+    UNION
+    SELECT t.number, t.mode, t.follow, t.part, i.inhrelid FROM tree t
+      JOIN pg_inherits i ON i.inhparent = t.oid WHERE t.follow ? 'children'),
+ends AS (
+    SELECT number, mode, follow, oid FROM tree WHERE NOT follow ?| '{referenced,referencing,parent,default}'
+    UNION
+    SELECT t.number, t.mode, t.follow, k.confrelid FROM tree t JOIN pg_constraint k ON k.conrelid = t.oid AND k.contype = 'f'
+     WHERE t.follow ? 'referenced' AND (t.part IS NULL OR k.conname = t.part OR EXISTS (
+           SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attname = t.part AND a.attnum = ANY (k.conkey)))
+    UNION
+    SELECT t.number, t.mode, t.follow, k.conrelid FROM tree t JOIN pg_constraint k ON k.confrelid = t.oid AND k.contype = 'f'
+     WHERE t.follow ? 'referencing' AND (t.part IS NULL
+           OR EXISTS (SELECT FROM pg_class i WHERE i.oid = k.conindid AND i.relname = t.part)
+           OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attname = t.part AND a.attnum = ANY (k.confkey)))
+    UNION
+    SELECT t.number, t.mode, t.follow, p.oid FROM tree t JOIN pg_class c ON c.oid = t.oid AND c.relispartition
+      JOIN pg_inherits i ON i.inhrelid = t.oid JOIN pg_partitioned_table d ON d.partrelid = i.inhparent,
+           unnest(ARRAY[i.inhparent, d.partdefid]) AS p(oid) WHERE t.follow ? 'parent' AND p.oid <> 0
+    UNION
+    SELECT t.number, t.mode, t.follow, d.partdefid FROM tree t JOIN pg_partitioned_table d ON d.partrelid = t.oid
+     WHERE t.follow ? 'default' AND d.partdefid <> 0),
+reached AS (
+    SELECT * FROM ends
+    UNION
+    SELECT r.number, r.mode, r.follow, next.oid FROM reached r
+     CROSS JOIN LATERAL (SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = r.oid
+                          UNION ALL
+                         SELECT k.conrelid FROM pg_constraint k
+                          WHERE k.confrelid = r.oid AND k.contype = 'f' AND r.follow ? 'cascade') AS next(oid)
+     WHERE r.follow ?| '{referenced,referencing}')
+SELECT DISTINCT r.number, r.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name, r.mode,
+       c.relkind IN ('r', 'p') AND has_table_privilege(c.oid, 'UPDATE, DELETE, TRUNCATE') AS lockable,
+       r.follow ? 'guessed' AS guessed
+  FROM reached r JOIN pg_class c ON c.oid = r.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+ ORDER BY 1, 2
+"""
+
+# Who waits for a lock counts too: whoever asks for less is queued behind it.
+_IN_THE_WAY = """
+SELECT DISTINCT coalesce(l.pid, 0) AS pid FROM pg_catalog.pg_locks l
+  JOIN unnest(%s::oid[], %s::text[]) AS wanted(oid, mode) ON wanted.oid = l.relation AND wanted.mode = l.mode
+ WHERE l.locktype = 'relation' AND l.pid IS DISTINCT FROM pg_backend_pid()
+   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+"""
+
+
+def told_locks(statement: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """:return: what the controller read out of the statement; of one that a ledger kept from before, what its words tell."""
+    known = statement.get("locks")
+    if known is not None:
+        return list(known)
+    text = str(statement["sql"])
+    mode = ROW_EXCLUSIVE if text.lstrip()[:6].upper() in ("INSERT", "UPDATE", "DELETE") else ACCESS_EXCLUSIVE
+    return [
+        {"schema": schema, "name": name, "mode": mode, "follow": ["guessed", "children"]}
+        for schema, name in locks.tables_in(text)
+    ]
+
+
+def forecast(
+    conn: Connection,
+    told: Mapping[int, Sequence[Mapping[str, Any]]],
+    made: Iterable[tuple[str, str]] = (),
+) -> dict[int, list[TableLock]]:
+    """Find the tables in the catalog, as it is now. One query, no lock.
+
+    :param told: what the controller told of each statement, by its number.
+    :param made: (schema, table) that nobody else can have locked, since this run makes them.
+    :return: the locks of each statement on tables that are there, one a table, the strongest, ordered by oid.
+    """
+    passed_over = set(made)
+    entries = [
+        {"number": number, **entry}
+        for number, locks_told in told.items()
+        for entry in locks_told
+        if (entry["schema"], entry["name"]) not in passed_over
+    ]
+    if not entries:
+        return {}
+    found: dict[int, dict[int, TableLock]] = {}
+    for row in fetch_all(conn, _RESOLVE, (json.dumps(entries),)):
+        if (row["schema"], row["name"]) in passed_over:
+            continue
+        number = int(row.pop("number"))
+        lock, of_statement = TableLock(**row), found.setdefault(number, {})
+        of_statement[lock.oid] = stronger(of_statement.get(lock.oid), lock)
+    return {number: list(of_statement.values()) for number, of_statement in found.items()}
+
+
+def stronger(first: TableLock | None, second: TableLock) -> TableLock:
+    """:return: that of two locks on one table which excludes more; what is known counts more than what is guessed."""
+    if first is None:
+        return second
+    return max(first, second, key=lambda lock: (not lock.guessed, lock_modes.strength(lock.mode)))
+
+
+def strongest(found: Iterable[TableLock]) -> list[TableLock]:
+    """:return: of several statements together one lock a table, ordered by oid."""
+    tables: dict[int, TableLock] = {}
+    for lock in found:
+        tables[lock.oid] = stronger(tables.get(lock.oid), lock)
+    return [tables[oid] for oid in sorted(tables)]
+
+
+def in_the_way(conn: Connection, wanted: Sequence[TableLock]) -> list[Session]:
+    """Look who holds, or waits for, what excludes one of these locks. Takes no lock.
+
+    :return: the sessions, the oldest transaction first; a prepared transaction has no session and shows as pid 0.
+    """
+    pairs = [(lock.oid, lock_modes.in_pg_locks(mode)) for lock in wanted for mode in lock_modes.conflicts(lock.mode)]
+    if not pairs:
+        return []
+    rows = fetch_all(conn, _IN_THE_WAY, ([oid for oid, _ in pairs], [mode for _, mode in pairs]))
+    return locks.sessions_of(conn, [int(row["pid"]) for row in rows])
+
+
+def ask(conn: Connection, wanted: Sequence[TableLock]) -> None:
+    """Take these locks in the open transaction, or none: nobody is ever made to wait behind this.
+
+    What is weaker than SHARE UPDATE EXCLUSIVE is left to the statement itself, since no reader or writer waits behind
+    that; so are tables on which this role may not ask by LOCK TABLE.
+
+    :raises psycopg2.Error: 55P03, somebody holds a lock that excludes one of them.
+    """
+    by_mode: dict[str, list[TableLock]] = {}
+    for lock in wanted:
+        if lock.lockable and not lock.guessed and lock_modes.strength(lock.mode) > lock_modes.strength(ROW_EXCLUSIVE):
+            by_mode.setdefault(lock.mode, []).append(lock)
+    statements = [
+        sql.SQL("LOCK TABLE {} IN {} MODE NOWAIT").format(
+            sql.SQL(", ").join(sql.SQL("ONLY {}").format(sql.Identifier(lock.schema, lock.name)) for lock in of_mode),
+            sql.SQL(mode),
+        )
+        for mode, of_mode in by_mode.items()
+    ]
+    if statements:
+        execute(conn, sql.SQL("; ").join(statements))

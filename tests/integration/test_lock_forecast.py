@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+"""What a statement is forecast to lock is what it locks: each kind is run, and pg_locks says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils import lock_forecast, lock_modes
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect, execute, fetch_all
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.statement_locks import locks_of
+
+ZOO = """
+CREATE TABLE parent (id integer PRIMARY KEY, code text UNIQUE, note text);
+CREATE TABLE child (id integer PRIMARY KEY, parent_id integer CONSTRAINT child_parent REFERENCES parent, n integer,
+    CONSTRAINT positive CHECK (n > 0) NOT VALID);
+CREATE INDEX child_n ON child (n);
+CREATE TABLE loose (id integer PRIMARY KEY, parent_id integer);
+ALTER TABLE loose ADD CONSTRAINT loose_parent FOREIGN KEY (parent_id) REFERENCES parent NOT VALID;
+CREATE TABLE many (id integer, year integer, parent_id integer CONSTRAINT many_parent REFERENCES parent,
+    PRIMARY KEY (id, year)) PARTITION BY LIST (year);
+CREATE TABLE many_2025 PARTITION OF many FOR VALUES IN (2025);
+CREATE TABLE many_2026 PARTITION OF many FOR VALUES IN (2026);
+CREATE TABLE many_rest PARTITION OF many DEFAULT;
+CREATE TABLE many_2027 (LIKE many INCLUDING ALL);
+CREATE INDEX many_year ON many (year);
+CREATE TABLE of_many (id integer, year integer, CONSTRAINT of_many_many FOREIGN KEY (id, year) REFERENCES many);
+CREATE TABLE other (id integer) PARTITION BY LIST (id);
+CREATE TABLE other_1 PARTITION OF other FOR VALUES IN (1);
+CREATE TABLE other_rest PARTITION OF other DEFAULT;
+CREATE TABLE base (id integer, name text);
+CREATE TABLE heir (more text) INHERITS (base);
+CREATE TABLE alone (id integer, name text);
+CREATE DOMAIN short AS text CHECK (length(value) < 9);
+CREATE TABLE shorts (id integer, s short);
+CREATE VIEW children AS SELECT id FROM child;
+CREATE MATERIALIZED VIEW stored AS SELECT id FROM child;
+CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER old_trigger AFTER INSERT ON child FOR EACH ROW EXECUTE FUNCTION nothing();
+CREATE TRIGGER many_trigger AFTER INSERT ON many FOR EACH ROW EXECUTE FUNCTION nothing();
+CREATE POLICY old_policy ON child USING (true);
+CREATE SCHEMA elsewhere;
+"""
+
+STATEMENTS = [
+    "ALTER TABLE child ADD COLUMN a integer",
+    "ALTER TABLE child ADD COLUMN a integer REFERENCES alone2",
+    "ALTER TABLE child ADD COLUMN IF NOT EXISTS n integer",
+    "ALTER TABLE loose ADD CONSTRAINT f FOREIGN KEY (id) REFERENCES parent NOT VALID",
+    "ALTER TABLE many ADD CONSTRAINT f FOREIGN KEY (id) REFERENCES child",
+    "ALTER TABLE loose ADD CONSTRAINT f FOREIGN KEY (id, parent_id) REFERENCES many",
+    "ALTER TABLE child ADD CONSTRAINT c CHECK (id > 0) NOT VALID",
+    "ALTER TABLE base ADD CONSTRAINT c CHECK (id > 0)",
+    "ALTER TABLE ONLY base ALTER COLUMN name SET DEFAULT 'x'",
+    "ALTER TABLE child ADD CONSTRAINT u UNIQUE (n)",
+    "ALTER TABLE child VALIDATE CONSTRAINT positive",
+    "ALTER TABLE loose VALIDATE CONSTRAINT loose_parent",
+    "ALTER TABLE child DROP CONSTRAINT child_parent",
+    "ALTER TABLE many DROP CONSTRAINT many_parent",
+    "ALTER TABLE of_many DROP CONSTRAINT of_many_many",
+    "ALTER TABLE child DROP CONSTRAINT positive",
+    "ALTER TABLE child DROP COLUMN parent_id",
+    "ALTER TABLE parent DROP COLUMN id CASCADE",
+    "ALTER TABLE parent DROP CONSTRAINT parent_pkey CASCADE",
+    "ALTER TABLE child ALTER COLUMN n SET NOT NULL",
+    "ALTER TABLE child ALTER COLUMN n SET DEFAULT 1",
+    "ALTER TABLE child ALTER COLUMN n SET STATISTICS 200",
+    "ALTER TABLE child ALTER COLUMN n TYPE bigint",
+    "ALTER TABLE child ALTER COLUMN parent_id TYPE bigint",
+    "ALTER TABLE parent ALTER COLUMN id TYPE bigint",
+    "ALTER TABLE child ALTER CONSTRAINT child_parent DEFERRABLE",
+    "ALTER TABLE child SET (fillfactor = 90)",
+    "ALTER TABLE child SET (autovacuum_vacuum_scale_factor = 0.1)",
+    "ALTER TABLE child ENABLE ROW LEVEL SECURITY",
+    "ALTER TABLE child DISABLE TRIGGER old_trigger",
+    "ALTER TABLE child ADD COLUMN b integer, ALTER COLUMN n SET STATISTICS 100",
+    "ALTER TABLE child CLUSTER ON child_n",
+    "ALTER TABLE child REPLICA IDENTITY FULL",
+    "ALTER TABLE child RENAME TO kid",
+    "ALTER TABLE child RENAME COLUMN n TO m",
+    "ALTER TABLE base RENAME COLUMN name TO label",
+    "ALTER TABLE child RENAME CONSTRAINT positive TO above_zero",
+    "ALTER INDEX child_n RENAME TO child_m",
+    "ALTER TABLE child SET SCHEMA elsewhere",
+    "ALTER TABLE alone INHERIT base",
+    "ALTER TABLE heir NO INHERIT base",
+    "ALTER TABLE many ATTACH PARTITION many_2027 FOR VALUES IN (2027)",
+    "ALTER TABLE many DETACH PARTITION many_2026",
+    "CREATE TABLE fresh (id integer PRIMARY KEY, child integer REFERENCES child)",
+    "CREATE TABLE many_2028 PARTITION OF many FOR VALUES IN (2028)",
+    "CREATE TABLE fresh () INHERITS (base)",
+    "CREATE INDEX i ON child (id)",
+    "CREATE INDEX i ON many (parent_id)",
+    "CREATE STATISTICS both_columns ON id, n FROM child",
+    "CREATE TRIGGER t AFTER UPDATE ON child FOR EACH ROW EXECUTE FUNCTION nothing()",
+    "CREATE TRIGGER t AFTER UPDATE ON many FOR EACH ROW EXECUTE FUNCTION nothing()",
+    "CREATE TRIGGER t AFTER UPDATE ON many FOR EACH STATEMENT EXECUTE FUNCTION nothing()",
+    "ALTER TRIGGER old_trigger ON child RENAME TO new_trigger",
+    "CREATE POLICY p ON child USING (true)",
+    "ALTER POLICY old_policy ON child USING (false)",
+    "CREATE RULE r AS ON DELETE TO alone DO INSTEAD NOTHING",
+    "DROP TRIGGER old_trigger ON child",
+    "DROP TRIGGER many_trigger ON many",
+    "DROP POLICY old_policy ON child",
+    "DROP INDEX child_n",
+    "DROP INDEX many_year",
+    "DROP TABLE loose",
+    "DROP TABLE other_1",
+    "DROP TABLE of_many",
+    "DROP TABLE parent CASCADE",
+    "DROP TABLE many CASCADE",
+    "DROP VIEW children",
+    "TRUNCATE loose",
+    "TRUNCATE parent CASCADE",
+    "TRUNCATE base",
+    "COMMENT ON TABLE child IS 'x'",
+    "COMMENT ON COLUMN child.n IS 'x'",
+    "COMMENT ON CONSTRAINT positive ON child IS 'x'",
+    "COMMENT ON TRIGGER old_trigger ON child IS 'x'",
+    "ALTER DOMAIN short ADD CONSTRAINT not_empty CHECK (value <> '')",
+    "ALTER DOMAIN short SET NOT NULL",
+    "REFRESH MATERIALIZED VIEW stored",
+    "LOCK TABLE child IN SHARE MODE",
+    "INSERT INTO child SELECT id, id, 1 FROM alone",
+    "UPDATE child SET n = 2 FROM alone WHERE alone.id = child.id",
+    "DELETE FROM base",
+    "GRANT SELECT ON child TO PUBLIC",
+    "CREATE TYPE mood AS ENUM ('a')",
+    "CREATE VIEW v AS SELECT * FROM child",
+]
+
+_THERE = """
+SELECT oid::bigint AS oid, relname::text AS name FROM pg_class
+ WHERE oid >= 16384 AND relkind IN ('r', 'p', 'v', 'm') AND relnamespace = 'public'::regnamespace
+"""
+_HELD = """
+SELECT relation::bigint AS oid, mode FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted
+"""
+
+
+@pytest.fixture(scope="module")
+def zoo(server: Any) -> Iterator[Any]:
+    server.create_database("t_forecast")
+    from support.engine import target_of
+
+    with closing(connect(target_of(server, "t_forecast"), application_name="test")) as conn:
+        execute(conn, ZOO)
+        execute(conn, "CREATE TABLE alone2 (id integer PRIMARY KEY)")
+        yield conn
+    server.drop_databases("t_forecast")
+
+
+def told(statement: str) -> list[dict[str, Any]]:
+    (raw,) = grammar().parser.parse_sql(statement)
+    return locks_of(raw.stmt, statement)
+
+
+def held(conn: Any, there: dict[int, str]) -> dict[str, str]:
+    """The strongest lock of the session on each of these tables, but for that of a plain reader."""
+    modes = {lock_modes.in_pg_locks(mode): mode for mode in lock_modes.MODES}
+    found: dict[str, str] = {}
+    for row in fetch_all(conn, _HELD):
+        name, mode = there.get(row["oid"]), modes[row["mode"]]
+        if name and lock_modes.strength(mode) > lock_modes.strength(found.get(name, lock_modes.ACCESS_SHARE)):
+            found[name] = mode
+    return found
+
+
+@pytest.mark.majors(15, 16, 17, 18)
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_the_forecast_of_a_statement_is_what_it_locks(zoo: Any, statement: str) -> None:
+    there = {row["oid"]: row["name"] for row in fetch_all(zoo, _THERE)}
+    found = lock_forecast.forecast(zoo, {0: told(statement)}).get(0, [])
+    forecast = {lock.name: lock.mode for lock in found if lock_modes.strength(lock.mode) > 1}
+    execute(zoo, "BEGIN")
+    try:
+        lock_forecast.ask(zoo, found)
+        # What is asked for ahead is no more than what the statement takes, and nothing is left to wait for.
+        assert held(zoo, there).items() <= forecast.items()
+        execute(zoo, "ROLLBACK; BEGIN")
+        execute(zoo, statement)
+        taken = held(zoo, there)
+    finally:
+        execute(zoo, "ROLLBACK")
+    assert forecast == taken
