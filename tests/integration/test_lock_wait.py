@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
@@ -15,7 +17,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import lock_forec
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect, execute, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.query_digest import query_digest
-from support.engine import RUN, Told, do, holding, rows, way
+from support.engine import RUN, Told, do, holding, rows, wait_for, way
 from support.server import MIGRATOR
 from support.tree import TestTree
 
@@ -412,3 +414,28 @@ def test_the_session_that_works_has_its_name_and_every_time_limit(target: Any, t
         target, second(tree, f"DO $$ BEGIN RAISE NOTICE '%', {shown}; END $$;"), Selection(), way(progress=told)
     )
     assert told.said(f"pgops {RUN} 100ms 5min 1min 10 30000"), told.texts
+
+
+def test_a_running_pg_dump_is_named_and_waited_for(target: Any, tree: TestTree) -> None:
+    do(target, "INSERT INTO public.people SELECT n, repeat('x', 100) FROM generate_series(1, 5000) n")
+    told = Told()
+    backup = target.as_backup()
+    # It stops at its full pipe, with its locks in hand, until somebody reads.
+    dump = subprocess.Popen(
+        [Path(backup.bindir) / "pg_dump", *backup.client_arguments(), backup.database],
+        env=backup.client_environment(),
+        stdout=subprocess.PIPE,
+    )
+    wait_for(
+        lambda: rows(target, "SELECT 1 AS one FROM pg_stat_activity WHERE application_name = 'pg_dump'"),
+        what="pg_dump",
+    )
+    time.sleep(0.5)
+    reading = threading.Timer(1.5, dump.communicate)
+    reading.start()
+    with Line(target) as line:
+        migrate.apply(target, second(tree, COLUMN), Selection(), way(progress=told, terminate_idle_after_s=0.1))
+    reading.join()
+    assert dump.returncode == 0
+    assert line.waited == set()
+    assert told.said("(pg_dump, role white_cross_backup")
