@@ -72,10 +72,11 @@ class Limits:
         return cls(**values)
 
 
+# The WAL that is made, not what is written of it: batches commit lazily, and a moment later it is written.
 # waitstart is there for all to see; of a row lock's wait the database is not told, so it is the whole server's.
 # A wait for a virtual transaction is a concurrent index build's, and may last for hours without any harm.
 _LOOK = """
-SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint AS wal,
+SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint AS wal,
        {checkpoints} AS checkpoints,
        current_user::text AS role, pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS sees_all,
        (SELECT count(*) FROM pg_stat_activity
