@@ -145,7 +145,7 @@ def main() -> None:
                 repeats.append({"psql_s": psql, "engine_s": ours, "ratio": ours / psql, "indexes": built})
                 print(f"psql in turn {psql:.2f} s, engine {ours:.2f} s: {ours / psql:.2f}")
         for index in repeats[-1]["indexes"]:
-            print(f"  {index['index']} {index['bytes'] / 1e6:.0f} MB in {index['duration_s']:.2f} s")
+            print(f"  {index['name']} {index['bytes'] / 1e6:.0f} MB in {index['duration_s']:.2f} s")
         with_them = worth(server, rows)
         take_away(server, made)
         without = worth(server, rows)

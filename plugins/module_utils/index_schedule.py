@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +90,7 @@ class Memory:
     def __init__(self, context: StepContext) -> None:
         self._lock = threading.Lock()
         self._given: dict[int, int] = {}
+        self._set: dict[int, tuple[int, int]] = {}
         row = fetch_one(context.conn, _SETTINGS)
         assert row is not None
         self._a_build, self._together = int(row["a_build"]), int(row["together"])
@@ -106,6 +108,9 @@ class Memory:
             self._given[id(conn)] = share = max(1024, share)
         # How many of them a build really uses depends on the table's size, and on 32 MB for each: the server sees to both.
         workers = min(self._a_build, self._together // at_once)
+        if self._set.get(id(conn)) == (share, workers):
+            return
+        self._set[id(conn)] = (share, workers)
         execute(
             conn,
             sql.SQL("SET maintenance_work_mem = {}; SET max_parallel_maintenance_workers = {}").format(
@@ -117,6 +122,7 @@ class Memory:
         """The session builds no more."""
         with self._lock:
             self._given.pop(id(conn), None)
+            self._set.pop(id(conn), None)
 
 
 def _budget_kb(context: StepContext, server_kb: int) -> int:
@@ -131,32 +137,35 @@ def _budget_kb(context: StepContext, server_kb: int) -> int:
     return max(server_kb, budget)
 
 
-def run(context: StepContext, waiting: Sequence[Sequence[Index]], work: Work) -> None:
+def run(context: StepContext, waiting: Sequence[Sequence[Index]], work: Work, *, empty: bool = False) -> None:
     """Work through the queues, each by one session, ``migrate_index_workers`` of them at one time.
 
     The session with the runner lock stays free for the ledger, unless there is one queue only.
 
     :param waiting: see :func:`queues`.
+    :param empty: no table has a row: another session costs more than it saves, and memory is no question.
     :raises PgopsError: the first failure; what the other sessions have in hand is finished before.
     :raises Interrupted: asked to end.
     """
     total = sum(map(len, waiting))
     if not total:
         return
-    memory = Memory(context)
-    if len(waiting) == 1 or context.builds.workers == 1:
-        memory.take(context.conn, 1)
+    if empty or len(waiting) == 1 or context.builds.workers == 1:
+        if not empty:
+            Memory(context).take(context.conn, 1)
         try:
             for number, index in enumerate([index for queue in waiting for index in queue], 1):
                 work(context.conn, index, _place(number, total), False)
         finally:
-            _reset(context.conn)
+            if not empty:
+                _reset(context.conn)
         return
-    _SideBySide(context, waiting, work, memory, total).run()
+    _SideBySide(context, waiting, work, Memory(context), total).run()
 
 
 def _reset(conn: Connection) -> None:
-    if not conn.closed:
+    # A session that is lost says so at its next statement; here it would stand for what went wrong before.
+    with suppress(psycopg2.Error):
         execute(conn, "RESET maintenance_work_mem; RESET max_parallel_maintenance_workers")
 
 
@@ -174,6 +183,7 @@ class _SideBySide:
         self._waiting = list(waiting)
         self._unfinished = len(waiting)
         self._begun = 0
+        self._workers = 1
         self._guard = threading.Lock()
         self._sessions: list[Connection] = []
         self._failures: list[BaseException] = []
@@ -181,6 +191,7 @@ class _SideBySide:
     def run(self) -> None:
         count = min(self._context.builds.workers, len(self._waiting))
         self._open(count)
+        self._workers = len(self._sessions)
         threads = [
             threading.Thread(target=self._work_through, args=(conn,), name=f"pgops-build-{number}")
             for number, conn in enumerate(self._sessions or [self._context.conn])
@@ -230,7 +241,7 @@ class _SideBySide:
                             return
                         self._begun += 1
                         place = _place(self._begun, self._total)
-                        at_once = min(self._context.builds.workers, self._unfinished)
+                        at_once = min(self._workers or 1, self._unfinished)
                     conn = self._work_on(conn, index, place, at_once)
                 with self._guard:
                     self._unfinished -= 1

@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import index_schedule, index_space
 from ansible_collections.whitecross.pgops.plugins.module_utils.analyze_step import analyze_tables
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_build import build, drop, full_name
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_definition import indexes_of
@@ -65,9 +65,12 @@ def up(context: StepContext, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
         if index in replacing:
             _replace(context, state, conn, index, index["replaces"], place)
         elif not again or state.is_missing(index, conn):
-            _build(context, state, conn, index, place)
+            table = tables.get((schema_of(index), str(index["table"])))
+            _build(context, state, conn, index, place=place, empty=table is not None and not table.bytes)
 
-    index_schedule.run(context, index_schedule.queues(todo, tables), work)
+    empty = not any(table.bytes for table in tables.values())
+    index_schedule.run(context, index_schedule.queues(todo, tables), work, empty=empty)
+    _note_sizes(context)
     _analyze_expressions(
         context, [index for index in wanted if {full_name(index), full_name(aside(index))} & set(state.built)]
     )
@@ -115,19 +118,42 @@ def down(context: StepContext, wanted: Sequence[Mapping[str, Any]], made: Mappin
 
 
 def _build(
-    context: StepContext, state: IndexState, conn: Connection, index: Mapping[str, Any], place: str = ""
+    context: StepContext,
+    state: IndexState,
+    conn: Connection,
+    index: Mapping[str, Any],
+    *,
+    place: str = "",
+    empty: bool = False,
+    named: Mapping[str, Any] | None = None,
 ) -> None:
-    index_space.check(context, conn, index)
+    """:param empty: its table has no row, so no disk is looked at.
+    :param named: what it is called in the end, where it is built beside one of its name."""
+    if not empty:
+        index_space.check(context, conn, index)
     begun = time.monotonic()
     build(context, state, conn, index, place)
-    size = fetch_one(
+    made = {"schema": schema_of(index), "name": str((named or index)["name"]), "bytes": 0}
+    context.built.append({**made, "duration_s": round(time.monotonic() - begun, 3)})
+    if context.builds.disk_mb is not None:
+        context.builds.took(_sizes(conn, [(schema_of(index), str(index["name"]))])[0])
+
+
+def _sizes(conn: Connection, names: Sequence[tuple[str, str]]) -> list[int]:
+    rows = fetch_all(
         conn,
-        "SELECT pg_catalog.pg_relation_size(to_regclass(%s)) AS bytes",
-        (_quoted(conn, schema_of(index), index["name"]),),
+        "SELECT coalesce(pg_catalog.pg_relation_size(to_regclass(name)), 0) AS bytes FROM unnest(%s::text[]) "
+        "WITH ORDINALITY AS given(name, place) ORDER BY place",
+        ([sql.Identifier(*name).as_string(conn) for name in names],),
     )
-    found = int((size or {}).get("bytes") or 0)
-    context.builds.took(found)
-    context.built.append({"index": full_name(index), "bytes": found, "duration_s": round(time.monotonic() - begun, 3)})
+    return [int(row["bytes"]) for row in rows]
+
+
+def _note_sizes(context: StepContext) -> None:
+    """How large each index is that was built, in one query."""
+    names = [(item["schema"], item["name"]) for item in context.built]
+    for item, size in zip(context.built, _sizes(context.conn, names) if names else []):
+        item["bytes"] = size
 
 
 def _replace(
@@ -138,7 +164,10 @@ def _replace(
     other: Mapping[str, Any],
     place: str = "",
 ) -> None:
-    replace(context, state, conn, wanted, other, lambda index: _build(context, state, conn, index, place))
+    def beside(index: Mapping[str, Any]) -> None:
+        _build(context, state, conn, index, place=place, named=wanted)
+
+    replace(context, state, conn, wanted, other, beside)
 
 
 def _refuse_partitioned(
@@ -211,16 +240,32 @@ def _note_duplicates(context: StepContext, state: IndexState, missing: Sequence[
 
 
 def _may_equal(index: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether it is worth to have the server compare them: by what needs no parsing."""
+    """Whether it is worth to have the server compare them, which makes a table and an index: all that needs no parsing is
+    equal."""
     keys = [column for column in other["columns"] if column["key"]]
+    included = [column["column"] for column in other["columns"] if not column["key"]]
     return (
         (other["schema"], other["table"]) == (schema_of(index), index["table"])
         and other["method"] == (index.get("method") or "btree")
         and other["unique"] == bool(index.get("unique"))
         and (other["where"] is None) == (not index.get("where"))
+        and [_bare(text) for text in included] == list(index.get("include") or [])
         and len(keys) == len(index["columns"])
-        and len(other["columns"]) - len(keys) == len(index.get("include") or [])
+        and all(_may_be(column, found) for column, found in zip(index["columns"], keys))
     )
+
+
+def _may_be(column: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    if bool(found["descending"]) != (str(column.get("order") or "").lower() == "desc"):
+        return False
+    # An expression is printed in parentheses or as a call.
+    return bool(column.get("expression")) == ("(" in found["column"]) and (
+        bool(column.get("expression")) or _bare(found["column"]) == column["column"]
+    )
+
+
+def _bare(text: str) -> str:
+    return text[1:-1].replace('""', '"') if text.startswith('"') else text
 
 
 def _analyze_expressions(context: StepContext, ours: Sequence[Mapping[str, Any]]) -> None:
@@ -238,7 +283,3 @@ def _analyze_expressions(context: StepContext, ours: Sequence[Mapping[str, Any]]
     )
     rows = fetch_all(context.conn, _WITHOUT_STATISTICS, names)
     analyze_tables(context, [(row["schema"], row["table"]) for row in rows])
-
-
-def _quoted(conn: Connection, schema: str, name: str) -> str:
-    return sql.Identifier(schema, name).as_string(conn)
