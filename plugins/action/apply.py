@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, seconds
 
 
@@ -30,7 +31,18 @@ class ActionModule(MigrationAction):
         for name in ("lock_wait", "orphans"):
             if self._task.args.get(name) is not None:
                 arguments[name] = self._task.args[name]
-        return arguments
+        return {**arguments, **self._batches(task_vars)}
+
+    def _batches(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """The databases of this host, canaries first, and what a batch may cost; nothing for a run that is not in batches."""
+        canary, sizes = self.run_fact(task_vars).get("canary") or [], self._task.args.get("batches")
+        if not canary and not sizes:
+            return {}
+        databases = [str(name) for name in self.pgops(task_vars, "databases")]
+        return {
+            "batches": batches.split(databases, canary, sizes),
+            "health": self._task.args.get("health") or {"pause": 5},
+        }
 
     def _refuse_unproved(self, task_vars: dict[str, Any]) -> None:
         """Tags choose what a run shows, not whether its backup is proved."""
@@ -82,6 +94,8 @@ class ActionModule(MigrationAction):
             if found.get("applied"):
                 total = sum(item["duration_s"] for item in found["applied"])
                 self.say(f"{database}: {len(found['applied'])} versions applied in {seconds(total)}")
+            if found.get("health"):
+                self.say(f"{database}: {_told_health(found['health'])}")
         if result.get("failed"):
             self.show_edited(result)
             self._tell_next(result, task_vars)
@@ -99,6 +113,9 @@ class ActionModule(MigrationAction):
             self.tell_next(result, [on, ("To end the other run", self.command(task_vars, "stop.yml"))])
         elif reason == "reverting":
             self.tell_next(result, [("To finish it", self.command(task_vars, "rollback.yml"))])
+        elif reason == "unwell":
+            back = self.command(task_vars, "rollback.yml", {"rollback_through": str(result["applied"][0])})
+            self.tell_next(result, [("To go on all the same", self.again(task_vars, more)), ("to go back", back)])
         elif result.get("not_applied"):
             first = [*result.get("applied", []), *result["not_applied"]][0]
             self.tell_next(
@@ -107,3 +124,13 @@ class ActionModule(MigrationAction):
             )
         else:
             self.tell_next(result, [("Then", self.again(task_vars, more))])
+
+
+def _told_health(health: dict[str, Any]) -> str:
+    told = f"{health['transactions']} transactions of clients after it"
+    if health["error_rate"] is not None:
+        told += f", {health['error_rate']:.1f} % rolled back"
+    if health["probe_ms"] is not None:
+        told += f"; probe {health['probe_ms']:.1f} ms"
+    told += f"; standbys {health['replication_lag_s']:.0f} s behind"
+    return f"not well: {'; '.join(health['findings'])} ({told})" if health["findings"] else f"well: {told}"

@@ -34,6 +34,39 @@ options:
     type: str
     choices: [stop, quarantine, placeholder]
     default: stop
+  batches:
+    description:
+      - The databases in batches, in their order; one batch of all O(databases) where it is not given. Filled by the action plugin from
+        C(migrate_canary) and C(migrate_batches).
+    type: list
+    elements: list
+    default: []
+  health:
+    description:
+      - What a batch may cost the clients. Given, they are looked at after each batch, and the next one is begun only where they are well.
+      - Besides, no index may have become invalid, and the applied versions' own verification must pass.
+      - Filled by the action plugin for a run in batches.
+    type: dict
+    suboptions:
+      pause:
+        description: For how long clients are watched after a batch, in seconds.
+        type: float
+        default: 5
+      error_rate:
+        description: How many of a database's transactions may roll back meanwhile, in percent; twice its usual share where that is more.
+        type: float
+        default: 5
+      probe:
+        description: A query of the application, which is run read-only and must not fail.
+        type: str
+      probe_limit:
+        description: How long the probe may take, in milliseconds, in the median of three.
+        type: float
+        default: 1000
+      replication_lag:
+        description: How far a standby may be behind, in seconds; it gets a minute to catch up.
+        type: float
+        default: 30
 author:
   - White Cross pgops contributors
 """
@@ -64,6 +97,10 @@ databases:
       description: Tables that the applied versions name.
       type: list
       elements: str
+    health:
+      description: How the clients were after the batch - V(error_rate), V(transactions), V(probe_ms), V(replication_lag_s), V(findings).
+      returned: with O(health), where something was applied
+      type: dict
     audit:
       description: Number and hash of the last audit row, to be kept outside the database.
       type: dict
@@ -81,9 +118,18 @@ not_applied:
   type: list
   elements: str
 reason:
-  description: V(failed), V(lock_wait), V(time_limit), V(interrupted), V(connection_lost), V(busy), V(moved), V(orphans), V(broken_rows) or why the plan was refused.
+  description: V(failed), V(lock_wait), V(time_limit), V(interrupted), V(connection_lost), V(busy), V(moved), V(orphans), V(broken_rows), V(unwell) or why the plan was refused.
   returned: on failure
   type: str
+untouched:
+  description: Databases of this call that were not begun.
+  returned: on failure
+  type: list
+  elements: str
+unwell:
+  description: By database what was found after its batch.
+  returned: when O(health) ended the call
+  type: dict
 blockers:
   description: Sessions that held the locks - pid, application_name, role, since.
   returned: when the budget for lock waits was used up
@@ -110,12 +156,28 @@ def main() -> None:
             **pgops_module.LEDGER_RUN_OPTIONS,
             "expected": {"type": "dict", "default": {}},
             "orphans": {"type": "str", "choices": ["stop", "quarantine", "placeholder"], "default": "stop"},
+            "batches": {"type": "list", "elements": "list", "default": []},
+            "health": {
+                "type": "dict",
+                "options": {
+                    "pause": {"type": "float", "default": 5},
+                    "error_rate": {"type": "float", "default": 5},
+                    "probe": {"type": "str"},
+                    "probe_limit": {"type": "float", "default": 1000},
+                    "replication_lag": {"type": "float", "default": 30},
+                },
+            },
         }
     )
 
     def work() -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, plan, preview
-        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+        from ansible_collections.whitecross.pgops.plugins.module_utils import (
+            batch_health,
+            fleet,
+            migrate,
+            plan,
+            preview,
+        )
 
         given = module.params
         selection = plan.Selection(given["target"], given["steps"], given["allow_out_of_order"])
@@ -135,24 +197,27 @@ def main() -> None:
                 }
             return {"changed": bool(diff), "databases": databases, "diff": diff}
         progress, control = pgops_module.job(module)
+
+        def way_of(name: str) -> migrate.Way:
+            return migrate.Way(
+                migrate.run_of(given["run_id"], given["run"], name),
+                progress,
+                control,
+                lock_wait_s=given["lock_wait"],
+                orphans=given["orphans"],
+            )
+
+        health = given["health"]
         try:
-            for name, target in pgops_module.targets(module).items():
-                way = migrate.Way(
-                    migrate.run_of(given["run_id"], given["run"], name),
-                    progress,
-                    control,
-                    lock_wait_s=given["lock_wait"],
-                    orphans=given["orphans"],
-                )
-                databases[name] = migrate.apply(
-                    target, given["migrations"], selection, way, expected=given["expected"].get(name)
-                )
-        except PgopsError as error:
-            partial = error.extra.pop("partial", None)
-            if partial and error.database:
-                databases[error.database] = partial
-            error.extra["databases"] = databases
-            raise
+            databases = fleet.apply(
+                pgops_module.targets(module),
+                given["migrations"],
+                selection,
+                way_of,
+                batches=given["batches"] or [given["databases"]],
+                expected=given["expected"],
+                limits=batch_health.Limits(**health) if health else None,
+            )
         finally:
             control.stop()
         return {"changed": any(found["applied"] for found in databases.values()), "databases": databases}

@@ -105,6 +105,9 @@ class PgopsAction(ActionBase):
             value = self._templar.template(value)
         if value is None or value == "":
             value = SHARED_VARIABLES[variable].default
+        asked = self.run_fact(task_vars).get("databases") if name == "databases" else None
+        if asked:
+            return list(asked)
         if name == "databases" and not value:
             database = self.pgops(task_vars, "database")
             value = [database] if database else None
@@ -227,6 +230,8 @@ class PgopsAction(ActionBase):
                 "next",
                 "applied",
                 "not_applied",
+                "untouched",
+                "unwell",
             )
             if result.get(name) is not None
         }

@@ -28,7 +28,17 @@ STRATEGY_OF = {
     "rollback_swap_to": "swap",
 }
 # Where nothing given means a choice of its own: the last version, all versions, the newest backup.
-NEVER_EMPTY = frozenset({*STRATEGY_OF, "rollback_strategy", "migrate_target", "migrate_steps", "backup_path"})
+NEVER_EMPTY = frozenset(
+    {
+        *STRATEGY_OF,
+        "rollback_strategy",
+        "migrate_target",
+        "migrate_steps",
+        "migrate_canary",
+        "migrate_batches",
+        "backup_path",
+    }
+)
 # Numbers of versions.
 _COUNTS = frozenset({"rollback_steps", "migrate_steps"})
 

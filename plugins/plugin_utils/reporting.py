@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import fleet_summary, typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
     Journal,
     now,
@@ -212,6 +212,10 @@ def build(
         cause["next"] = next_commands(facts, way_back(facts, rows, hosts), confirmed_reverts(events))
     started = began.get("time") or facts.get("started")
     finished = now()
+    fleet = fleet_summary.members(events, facts.get("hosts") or [], hosts)
+    if cause is not None and facts.get("playbook") == "migrate" and facts.get("environment"):
+        again = fleet_summary.only_failed(facts, fleet)
+        cause["next"] = list(dict.fromkeys([*cause["next"], *([again] if again else [])]))
     return {
         "run_id": began.get("run_id") or facts.get("id") or began.get("id"),
         **{key: facts.get(key) for key in _RUN_KEYS},
@@ -223,6 +227,7 @@ def build(
         "steps": rows,
         "versions": _versions(hosts),
         "results": hosts,
+        "fleet": fleet if facts.get("playbook") == "migrate" else [],
         "error": cause,
         "next": cause["next"] if cause else [],
     }
@@ -460,6 +465,7 @@ def screen(report: Mapping[str, Any], page: str | None) -> list[str]:
         f"pgops run {report['run_id']}: {report['playbook']} in {report['environment']} {report['result']} "
         f"after {seconds(report['duration_s'])}, at {report['finished']}"
     )
+    lines += fleet_summary.lines(report["fleet"])
     error = report["error"]
     if error:
         lines.append(f"    {error['message']}")
