@@ -45,7 +45,7 @@ SELECT coalesce(max(extract(epoch FROM replay_lag)), 0)::float8 AS lag_s FROM pg
 _OWN = """
 SELECT 1 FROM pg_catalog.pg_stat_activity
 WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid()
-  AND application_name LIKE 'pgops %' AND usename = current_user
+  AND application_name LIKE 'pgops %' AND usename = session_user
 """
 
 
