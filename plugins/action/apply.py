@@ -28,7 +28,7 @@ class ActionModule(MigrationAction):
             "run": self.run_of(task_vars),
             "expected": self._task.args.get("expected") or self._expected(task_vars),
         }
-        for name in ("lock_wait", "orphans"):
+        for name in ("lock_wait", "orphans", "waive"):
             if self._task.args.get(name) is not None:
                 arguments[name] = self._task.args[name]
         return {**arguments, **self._batches(task_vars)}
@@ -48,7 +48,14 @@ class ActionModule(MigrationAction):
         """Tags choose what a run shows, not whether its backup is proved."""
         run = self.run_fact(task_vars)
         owed = [name for name in ("backup", "prove") if name in (run.get("phases") or [])]
-        if self._task.check_mode or not owed:
+        if self._task.check_mode:
+            return
+        if "plan" not in run and run.get("environment") in self.pgops(task_vars, "production_environments"):
+            raise AnsibleActionFail(
+                f"Nothing was applied in {run['environment']}: this run has no plan (left out by --tags or --skip-tags?), which "
+                f"looks for the evidence of the environment before. Then: {self.again(task_vars)}"
+            )
+        if not owed:
             return
         pending = [name for name, found in (run.get("plan") or {}).items() if found.get("pending")]
         for database in pending if "plan" in run else self.pgops(task_vars, "databases") or []:
@@ -127,10 +134,15 @@ class ActionModule(MigrationAction):
 
 
 def _told_health(health: dict[str, Any]) -> str:
-    told = f"{health['transactions']} transactions of clients after it"
+    told = f"{health['transactions']} transactions after it"
     if health["error_rate"] is not None:
         told += f", {health['error_rate']:.1f} % rolled back"
     if health["probe_ms"] is not None:
         told += f"; probe {health['probe_ms']:.1f} ms"
-    told += f"; standbys {health['replication_lag_s']:.0f} s behind"
+    lag = health["replication_lag_s"]
+    told += (
+        "; standbys unseen (GRANT pg_read_all_stats TO the migrator)"
+        if lag is None
+        else f"; standbys {lag:.0f} s behind"
+    )
     return f"not well: {'; '.join(health['findings'])} ({told})" if health["findings"] else f"well: {told}"

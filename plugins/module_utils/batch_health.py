@@ -40,7 +40,9 @@ SELECT xact_commit AS commits, xact_rollback AS rollbacks FROM pg_catalog.pg_sta
 WHERE datname = pg_catalog.current_database()
 """
 _LAG = """
-SELECT coalesce(max(extract(epoch FROM replay_lag)), 0)::float8 AS lag_s FROM pg_catalog.pg_stat_replication
+SELECT CASE WHEN count(*) = 0 OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')
+            THEN coalesce(max(extract(epoch FROM replay_lag)), 0)::float8 END AS lag_s
+FROM pg_catalog.pg_stat_replication
 """
 _OWN = """
 SELECT 1 FROM pg_catalog.pg_stat_activity
@@ -99,8 +101,8 @@ def look_after(
     Takes ACCESS SHARE on what the probe and the versions' own verification read.
 
     :param applied: by database the rendered migrations that the batch has applied there.
-    :return: by database ``error_rate`` (percent; None for too few transactions), ``transactions``, ``probe_ms``, ``replication_lag_s``,
-        ``findings`` (sentences; none where it is well).
+    :return: by database ``error_rate`` (percent; None for too few transactions), ``transactions``, ``probe_ms``, ``replication_lag_s``
+        (None where it may not be seen), ``findings`` (sentences; none where it is well).
     :raises Interrupted: the run was asked to stop meanwhile.
     """
     begun = {}
@@ -146,18 +148,18 @@ def _judge(
     for migration in applied:
         differences = declared.check_statements(conn, migration, control, limit=3)
         findings += [f"verification of {migration['version']}: {_difference(item)}" for item in differences]
-    lag = _lag(conn, limits, control, sleep)
-    if lag > limits.replication_lag:
-        findings.append(f"a standby is {lag:.0f} s behind, and {limits.replication_lag:g} s are let pass")
     probe_ms = None
     if limits.probe:
         probe_ms, fault = _probe(conn, limits.probe, limits.probe_limit)
         findings += [fault] if fault else []
+    lag = _lag(conn, limits, control, sleep)
+    if lag is not None and lag > limits.replication_lag:
+        findings.append(f"a standby is {lag:.0f} s behind, and {limits.replication_lag:g} s are let pass")
     return {
         "error_rate": None if rate is None else round(rate, 2),
         "transactions": transactions,
         "probe_ms": probe_ms,
-        "replication_lag_s": round(lag, 1),
+        "replication_lag_s": None if lag is None else round(lag, 1),
         "findings": findings,
     }
 
@@ -182,12 +184,15 @@ def _wait_for_own_sessions(conn: Connection, sleep: Callable[[float], None]) -> 
         sleep(POLL_S)
 
 
-def _lag(conn: Connection, limits: Limits, control: Control, sleep: Callable[[float], None]) -> float:
+def _lag(conn: Connection, limits: Limits, control: Control, sleep: Callable[[float], None]) -> float | None:
+    """:return: seconds; None where there are standbys and the role may not see how they are."""
+    # The right is the login role's, and the owner that it acts as need not have it.
+    execute(conn, "RESET ROLE")
     deadline = time.monotonic() + LAG_PATIENCE_S
     while True:
         row = fetch_one(conn, _LAG)
-        lag = float(row["lag_s"]) if row else 0.0
-        if lag <= limits.replication_lag or time.monotonic() > deadline:
+        lag = None if row is None or row["lag_s"] is None else float(row["lag_s"])
+        if lag is None or lag <= limits.replication_lag or time.monotonic() > deadline:
             return lag
         control.check()
         sleep(1.0)

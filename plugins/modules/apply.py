@@ -34,6 +34,22 @@ options:
     type: str
     choices: [stop, quarantine, placeholder]
     default: stop
+  waive:
+    description:
+      - Versions that are let off a check, each with the reason, which is recorded.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      check:
+        description: V(contract), whose time has not come; others are for the plan.
+        type: str
+      version:
+        description: The version.
+        type: str
+      reason:
+        description: Why.
+        type: str
   batches:
     description:
       - The databases in batches, in their order; one batch of all O(databases) where it is not given. Filled by the action plugin from
@@ -90,9 +106,13 @@ databases:
       type: list
       elements: dict
     later:
-      description: Pending versions that O(target) or O(steps) leave for another run.
+      description: Pending versions that O(target), O(steps) or a contract that waits leave for another run.
       type: list
       elements: str
+    waiting:
+      description: The contract whose time has not come, with V(version), V(name) and V(why); what sorts behind it is in RV(databases.later).
+      type: list
+      elements: dict
     tables:
       description: Tables that the applied versions name.
       type: list
@@ -154,6 +174,7 @@ def main() -> None:
             **pgops_module.TREE_OPTIONS,
             **pgops_module.SELECTION_OPTIONS,
             **pgops_module.LEDGER_RUN_OPTIONS,
+            **pgops_module.WAIVER_OPTIONS,
             "expected": {"type": "dict", "default": {}},
             "orphans": {"type": "str", "choices": ["stop", "quarantine", "placeholder"], "default": "stop"},
             "batches": {"type": "list", "elements": "list", "default": []},
@@ -180,7 +201,8 @@ def main() -> None:
         )
 
         given = module.params
-        selection = plan.Selection(given["target"], given["steps"], given["allow_out_of_order"])
+        waived = {item["version"]: item["reason"] for item in given["waive"] if item["check"] == "contract"}
+        selection = plan.Selection(given["target"], given["steps"], given["allow_out_of_order"], waived)
         databases: dict[str, Any] = {}
         diff = []
         if module.check_mode:
@@ -193,6 +215,7 @@ def main() -> None:
                     "applied": [],
                     "pending": found["pending"],
                     "later": found["later"],
+                    "waiting": found["waiting"],
                     "tables": found["tables"],
                 }
             return {"changed": bool(diff), "databases": databases, "diff": diff}

@@ -68,6 +68,7 @@ class RenderedMigration:
             "phase": source.phase,
             "rollback": source.rollback,
             "depends_on": source.depends_on,
+            "contract": source.contract,
             "budgets": source.budgets,
             "expected_seconds": source.expected_seconds,
             "transaction": source.transaction,

@@ -147,7 +147,8 @@ def typed_variables(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def without(run: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """:return: the run as if these variables had not been given with -e."""
-    variables = {name: value for name, value in typed_variables(run).items() if name not in set(names)}
+    gone = set(names)
+    variables = {name: value for name, value in typed_variables(run).items() if name not in gone}
     return {**run, GIVEN: {**(run.get(GIVEN) or {}), "variables": variables}}
 
 

@@ -249,7 +249,7 @@ def test_a_standby_that_stays_behind_stops_the_next_batch(
     server: Server, pair: dict[str, Target], tree: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = next(iter(pair))
-    server.execute("GRANT pg_monitor TO white_cross_migrator, white_cross_owner")
+    server.execute("GRANT pg_monitor TO white_cross_migrator")
     monkeypatch.setattr(batch_health, "LAG_PATIENCE_S", 1.0)
 
     def write() -> None:
