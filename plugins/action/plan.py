@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import promotion,
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import of_versions
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, table
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.rendered_tree import lint_findings
+
+# So many databases with the same plan are named; the others are counted.
+NAMED = 5
 
 
 class ActionModule(MigrationAction):
@@ -46,7 +50,14 @@ class ActionModule(MigrationAction):
         return result
 
     def _show(self, result: dict[str, Any]) -> None:
+        """Databases with the same plan, as a fleet's mostly have, are told at once."""
+        alike: dict[str, list[str]] = {}
         for database, found in result["databases"].items():
+            told = {name: found[name] for name in ("pending", "later", "waiting", "risk")}
+            alike.setdefault(json.dumps([told, len(found["applied"])], sort_keys=True), []).append(database)
+        for names in alike.values():
+            found = result["databases"][names[0]]
+            database = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
             for item in found["waiting"]:
                 self.say(f"{database}: {item['version']}_{item['name']} waits: {item['why']}")
             if not found["pending"]:

@@ -30,6 +30,9 @@ def named_by(target: Target, query: str) -> list[str]:
         try:
             rows = fetch_all(conn, query)
         except psycopg2.Error as exc:
+            if exc.pgcode is None and not conn.closed:
+                # The driver's own word for a statement that is no query.
+                raise PgopsError(f"{asked}, gives no rows; give it a query.", database=target.database) from None
             raise from_psycopg(exc, f"{asked}, failed", database=target.database) from None
         there = {str(row["name"]) for row in fetch_all(conn, _THERE)}
     if any(len(row) != 1 for row in rows):

@@ -194,6 +194,9 @@ class PgopsAction(ActionBase):
         duration = round(time.monotonic() - started, 3)
         if result.get("failed") or result.get("unreachable"):
             self._record_failure(journal, host, started, result)
+            if len(result.get("databases") or ()) > 1:
+                # The journal has them; Ansible would print all of a fleet behind the one sentence.
+                result.pop("databases")
             return result
         databases = result.get("databases", {})
         if journal:

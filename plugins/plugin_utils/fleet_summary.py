@@ -14,6 +14,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions
 MIGRATED = "migrated"
 NOTHING_PENDING = "nothing pending"
 FAILED = "failed"
+UNWELL = "not well"
 UNTOUCHED = "untouched"
 NOT_BEGUN = "not begun"
 
@@ -31,6 +32,11 @@ def members(events: Iterable[Mapping[str, Any]], hosts: Sequence[str], results: 
     """
     events = list(events)
     errors = _errors(events)
+    unwell = {
+        str(event.get("host")): (event.get("error") or {}).get("unwell") or ()
+        for event in events
+        if event.get("event") == "phase_failed"
+    }
     found = []
     for host in hosts:
         named = [str(name) for event in events if event.get("host") == host for name in event.get("databases") or []]
@@ -45,7 +51,9 @@ def members(events: Iterable[Mapping[str, Any]], hosts: Sequence[str], results: 
         for database in databases:
             why = errors.get((host, database)) or errors.get((host, None))
             phases = (results.get(host) or {}).get(database) or {}
-            found.append(_member(host, database, _version(phases), FAILED if why else _state(phases), why))
+            # All of it is applied there; to take it again would find nothing to do.
+            state = UNWELL if database in unwell.get(host, ()) else FAILED if why else _state(phases)
+            found.append(_member(host, database, _version(phases), state, why))
     return found
 
 

@@ -336,6 +336,7 @@ def result_document(report: Mapping[str, Any], report_file: str | None = None) -
         "run_id": report["run_id"],
         "duration_s": report["duration_s"],
         "report": report_file,
+        **({"fleet": report["fleet"]} if report["fleet"] else {}),
     }
 
 

@@ -15,7 +15,7 @@ from support.server import OWNER
 from support.site import Playbook, Result
 from support.tree import TestTree
 
-V1, V2 = "20260101000000", "20260101000001"
+V1 = "20260101000000"
 # A whole run of a host takes seconds; what it shows of batches needs no backup.
 QUICK = ["plan", "apply", "report"]
 
@@ -90,6 +90,7 @@ def test_hosts_go_in_batches_behind_the_canary_as_one_run_and_the_first_failure_
     again = next(command for command in result.json["error"]["next"] if " -l s2" in command)
     assert "migrate_canary" not in again
     assert "migrate_batches" not in again
+    assert "<h2>Who is where</h2>" in Path(result.json["report"]).read_text()
     # Mended, the command that was printed takes that host and nobody else; the first one then takes the rest.
     fleet.server.execute("DROP TABLE public.rooms", database=b)
     assert fleet("migrate.yml", limit="s2").rc == 0
@@ -114,6 +115,12 @@ def test_databases_go_in_batches_behind_the_canary_and_the_first_failure_leaves_
     assert states(result) == {fleet.database: "migrated", b: "migrated", c: "migrated", d: "failed", e: "untouched"}
     assert f"Not begun: {e}." in result.json["error"]["message"]
     assert result.json["hosts"]["local-1"][c]["apply"]["health"]["findings"] == []
+    assert {item["database"]: item["version"] for item in result.json["fleet"]} == {
+        fleet.database: V1, b: V1, c: V1, d: None, e: None
+    }  # fmt: skip
+    assert f"{fleet.database}, {b}, {c}, {d}, {e}: 1 pending, highest risk low" in result.stdout, (
+        "told once, not five times"
+    )
     again = result.json["error"]["next"][-1]
     assert again == f'ansible-playbook migrate.yml -l local-1 -e \'{{"pgops_databases": ["{d}"]}}\''
     spoilt = fleet("migrate.yml", limit="local-1", pgops_databases=[d])

@@ -66,6 +66,18 @@ def test_a_phase_that_names_no_database_failed_for_its_whole_host() -> None:
     ]  # fmt: skip
 
 
+def test_one_whose_clients_are_not_well_is_migrated_and_not_taken_again() -> None:
+    done = {"applied": [{"version": "2"}], "health": {"findings": ["slow"]}}
+    events = [phase("h1", "apply", "a", done, message="a is not well", unwell={"a": ["slow"]})]
+    plan = {"applied": ["1"], "pending": [{"version": "2"}]}
+    results = {"h1": {"a": {"plan": plan, "apply": done}, "b": {"plan": plan}}}
+    found = fleet_summary.members(events, ["h1"], results)
+    assert [(item["database"], item["version"], item["state"]) for item in found] == [
+        ("a", "2", "not well"), ("b", "1", "untouched")
+    ]  # fmt: skip
+    assert fleet_summary.only_failed({}, found) is None
+
+
 def test_the_command_for_the_failed_ones_names_them_and_no_canary() -> None:
     run = {
         "command": "ansible-playbook migrate.yml",

@@ -26,6 +26,7 @@ CHAPTERS = {
     13: range(1, 11),
     14: [*range(1, 26), 30, 32],
     16: [*range(1, 10), *range(13, 17), *range(18, 24)],
+    17: [11],
 }
 OWED = [f"R{chapter}.{number}" for chapter, numbers in CHAPTERS.items() for number in numbers]
 NOT_YET = re.compile(r"\bnot yet: (?P<missing>.*)")
