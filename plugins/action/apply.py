@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import (
     MigrationAction,
     model_lines,
@@ -33,16 +34,34 @@ class ActionModule(MigrationAction):
             "run": self.run_of(task_vars),
             "expected": self._task.args.get("expected") or self._expected(task_vars),
         }
-        for name in ("lock_wait", "orphans", "throttle", "terminate_idle_after", *INDEX_LIMITS):
+        for name in ("lock_wait", "orphans", "waive", "throttle", "terminate_idle_after", *INDEX_LIMITS):
             if self._task.args.get(name) is not None:
                 arguments[name] = self._task.args[name]
-        return arguments
+        return {**arguments, **self._batches(task_vars)}
+
+    def _batches(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """The databases of this host, canaries first, and what a batch may cost; nothing for a run that is not in batches."""
+        canary, sizes = self.run_fact(task_vars).get("canary") or [], self._task.args.get("batches")
+        if not canary and not sizes:
+            return {}
+        databases = [str(name) for name in self.pgops(task_vars, "databases")]
+        return {
+            "batches": batches.split(databases, canary, sizes),
+            "health": self._task.args.get("health") or {"pause": 5},
+        }
 
     def _refuse_unproved(self, task_vars: dict[str, Any]) -> None:
         """Tags choose what a run shows, not whether its backup is proved."""
         run = self.run_fact(task_vars)
         owed = [name for name in ("backup", "prove") if name in (run.get("phases") or [])]
-        if self._task.check_mode or not owed:
+        if self._task.check_mode:
+            return
+        if "plan" not in run and run.get("environment") in self.pgops(task_vars, "production_environments"):
+            raise AnsibleActionFail(
+                f"Nothing was applied in {run['environment']}: this run has no plan (left out by --tags or --skip-tags?), which "
+                f"looks for the evidence of the environment before. Then: {self.again(task_vars)}"
+            )
+        if not owed:
             return
         pending = [name for name, found in (run.get("plan") or {}).items() if found.get("pending")]
         for database in pending if "plan" in run else self.pgops(task_vars, "databases") or []:
@@ -97,6 +116,8 @@ class ActionModule(MigrationAction):
                 self.say(f"{database}: {len(found['applied'])} versions applied in {seconds(total)}")
             for line in model_lines(database, found.get("model_changes") or []):
                 self.say(line)
+            if found.get("health"):
+                self.say(f"{database}: {_told_health(found['health'])}")
         if result.get("failed"):
             self.show_edited(result)
             self._tell_next(result, task_vars)
@@ -114,6 +135,9 @@ class ActionModule(MigrationAction):
             self.tell_next(result, [on, ("To end the other run", self.command(task_vars, "stop.yml"))])
         elif reason == "reverting":
             self.tell_next(result, [("To finish it", self.command(task_vars, "rollback.yml"))])
+        elif reason == "unwell":
+            back = self.command(task_vars, "rollback.yml", {"rollback_through": str(result["applied"][0])})
+            self.tell_next(result, [("To go on all the same", self.again(task_vars, more)), ("to go back", back)])
         elif result.get("not_applied"):
             first = [*result.get("applied", []), *result["not_applied"]][0]
             self.tell_next(
@@ -122,3 +146,18 @@ class ActionModule(MigrationAction):
             )
         else:
             self.tell_next(result, [("Then", self.again(task_vars, more))])
+
+
+def _told_health(health: dict[str, Any]) -> str:
+    told = f"{health['transactions']} transactions after it"
+    if health["error_rate"] is not None:
+        told += f", {health['error_rate']:.1f} % rolled back"
+    if health["probe_ms"] is not None:
+        told += f"; probe {health['probe_ms']:.1f} ms"
+    lag = health["replication_lag_s"]
+    told += (
+        "; standbys unseen (GRANT pg_read_all_stats TO the migrator)"
+        if lag is None
+        else f"; standbys {lag:.0f} s behind"
+    )
+    return f"not well: {'; '.join(health['findings'])} ({told})" if health["findings"] else f"well: {told}"

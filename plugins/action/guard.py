@@ -42,10 +42,26 @@ class ActionModule(ActionBase):
         super().run(tmp, variables)
         try:
             environments.check_versions(ansible_version, sys.version_info)
+            going_on = self._next_batch(variables)
+            if going_on:
+                return going_on
             self._mark_begun(variables)
             return self._start(variables)
         except environments.Refusal as refusal:
             return {"failed": True, "refused": True, "msg": str(refusal), "next": refusal.next}
+
+    def _next_batch(self, task_vars: dict[str, Any]) -> dict[str, Any] | None:
+        """:return: the run of the play's earlier batches, which this one belongs to; None in the first one."""
+        hosts = list(task_vars["ansible_play_hosts_all"])
+        if hosts[0] in task_vars["ansible_play_batch"]:
+            return None
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils.typed_commands import GIVEN
+
+        facts = self._variables_of(hosts[0], task_vars)["ansible_facts"]["__pgops_run"]
+        # Without what the phases of the earlier batch found.
+        run = {name: value for name, value in facts.items() if name == GIVEN or not isinstance(value, dict)}
+        display.display(f"pgops run {run['id']} goes on with {', '.join(task_vars['ansible_play_batch'])}")
+        return {"changed": False, "run": run, "ansible_facts": {"__pgops_run": run}}
 
     def _value(self, task_vars: dict[str, Any], variable: str) -> Any:
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
@@ -67,7 +83,7 @@ class ActionModule(ActionBase):
                 )
 
     def _start(self, task_vars: dict[str, Any]) -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, typed_commands
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal, new_run_id, now
 
         hosts = list(task_vars["ansible_play_hosts_all"])
@@ -91,13 +107,14 @@ class ActionModule(ActionBase):
         phases = environments.choose_phases(task_vars.get("pgops_phases") and self._value(task_vars, "pgops_phases"))
         environments.refuse_unproved_production(phases, environment, production)
         for host in hosts:
-            if not variables_of[host].get("pgops_database") and not variables_of[host].get("pgops_databases"):
+            if not any(variables_of[host].get(name) for name in environments.DATABASE_VARIABLES):
                 raise environments.Refusal(
                     f"pgops_database is not set for {host}; name it in inventories/group_vars/{environment}/ or here",
                     f"{command} -l {shlex.quote(limit or environment)} -e pgops_database=NAME",
                 )
         self._check_values(variables_of, given, limit or environment)
         hooks = self._hooks(variables_of)
+        self._check_batches(variables_of, given, limit or environment)
 
         try:
             who = os.environ.get("SUDO_USER") or getpass.getuser()
@@ -114,6 +131,7 @@ class ActionModule(ActionBase):
             "started": now(),
             "check_mode": bool(self._task.check_mode),
             "hosts": [str(host) for host in hosts],
+            "canary": batches.names(load_extra_vars(self._loader).get("migrate_canary")),
             "phases": phases,
             "tags": [str(tag) for tag in task_vars.get("ansible_run_tags") or []],
             "skip_tags": [str(tag) for tag in task_vars.get("ansible_skip_tags") or []],
@@ -227,3 +245,47 @@ class ActionModule(ActionBase):
                 raise environments.Refusal(
                     f"{sentence}; leave it out, or for {needed}", typed_commands.again(run, limit, choice)
                 )
+
+    def _check_batches(self, variables_of: dict[str, Any], given: dict[str, Any], limit: str) -> None:
+        """A canary that is not in reach would leave its place to whichever host comes first."""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, typed_commands
+
+        extra = load_extra_vars(self._loader)
+        run = {typed_commands.GIVEN: given, "command": environments.typed_command()}
+        for host, variables in variables_of.items():
+            for name in environments.BATCH_VARIABLES:
+                if variables.get(name) and name not in extra:
+                    raise environments.Refusal(
+                        f"{name} is set for {host}, and batches are made before any host's variables are read; take it out "
+                        "there and give it with -e",
+                        typed_commands.again(run, limit, {name: variables[name]}),
+                    )
+        wrong = batches.wrong_size(extra.get("migrate_batches"))
+        if wrong:
+            raise environments.Refusal(
+                f"migrate_batches has {wrong}, and it takes numbers from 1 on and percentages, the last for all that is left",
+                typed_commands.again(run, limit, {"migrate_batches": "1,10%,30%,100%"}),
+            )
+        canary = batches.names(extra.get("migrate_canary"))
+        hosts = [name for name in canary if name in variables_of]
+        if canary and not hosts and len(variables_of) > 1:
+            raise environments.Refusal(
+                f"migrate_canary names {', '.join(canary)}, which is none of the {len(variables_of)} hosts of this run; name the "
+                "host that goes first, and a database of it after a comma",
+                typed_commands.again(run, limit, {"migrate_canary": ",".join([next(iter(variables_of)), *canary])}),
+            )
+        if any(one.get("pgops_databases_query") and not one.get("pgops_databases") for one in variables_of.values()):
+            return  # What there is on the server is asked later.
+        there = {
+            name
+            for variables in variables_of.values()
+            for name in batches.names(
+                self._templar.template(variables.get("pgops_databases") or variables.get("pgops_database"))
+            )
+        }
+        unknown = [name for name in canary if name not in hosts and name not in there]
+        if unknown:
+            raise environments.Refusal(
+                f"migrate_canary names {', '.join(unknown)}, which is no host and no database of this run; name one of them",
+                typed_commands.again(run, limit, {"migrate_canary": min(there)}) if there else None,
+            )

@@ -5,11 +5,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+from ansible.errors import AnsibleActionFail
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import promotion, typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import of_versions
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, table
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.rendered_tree import lint_findings
+
+# So many databases with the same plan are named; the others are counted.
+NAMED = 5
 
 
 class ActionModule(MigrationAction):
@@ -20,7 +28,8 @@ class ActionModule(MigrationAction):
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the rendered tree and what of it is asked for."""
-        return {"migrations": self.rendered_tree(task_vars), **self.selection(task_vars)}
+        waivers = self._waivers()
+        return {"migrations": self.rendered_tree(task_vars), **self.selection(task_vars), "waive": waivers}
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Show the plan, or how an applied file was edited."""
@@ -36,7 +45,21 @@ class ActionModule(MigrationAction):
         self._refuse_faults(result, task_vars)
         if result.get("failed"):
             return result
+        self._show(result)
+        self._refuse_unpromoted(result, task_vars)
+        return result
+
+    def _show(self, result: dict[str, Any]) -> None:
+        """Databases with the same plan, as a fleet's mostly have, are told at once."""
+        alike: dict[str, list[str]] = {}
         for database, found in result["databases"].items():
+            told = {name: found[name] for name in ("pending", "later", "waiting", "risk")}
+            alike.setdefault(json.dumps([told, len(found["applied"])], sort_keys=True), []).append(database)
+        for names in alike.values():
+            found = result["databases"][names[0]]
+            database = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+            for item in found["waiting"]:
+                self.say(f"{database}: {item['version']}_{item['name']} waits: {item['why']}")
             if not found["pending"]:
                 self.say(f"{database}: nothing pending, {len(found['applied'])} versions applied")
                 continue
@@ -63,7 +86,66 @@ class ActionModule(MigrationAction):
             self._tell_expected(found["pending"])
             if found["later"]:
                 self.say(f"    left for another run: {', '.join(found['later'])}")
-        return result
+
+    def _waivers(self) -> list[dict[str, Any]]:
+        """:return: what this run is let off. :raises AnsibleActionFail: an entry that does not say of what, and why."""
+        waivers = self._task.args.get("waive") or []
+        wrong = promotion.wrong_waiver(waivers)
+        if wrong:
+            raise AnsibleActionFail(
+                f'migrate_waive {wrong}; give it as -e \'{{"migrate_waive": [{{"check": "evidence", "version": '
+                '"VERSION", "reason": "WHY"}]}\'.'
+            )
+        return list(waivers)
+
+    def _refuse_unpromoted(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
+        """Production takes what the environment before it has applied and verified, with the same files."""
+        environment = str(self.run_fact(task_vars).get("environment") or "")
+        order, production = self.pgops(task_vars, "environments"), self.pgops(task_vars, "production_environments")
+        before = promotion.previous(environment, order, production)
+        pending = {item["version"]: item for found in result["databases"].values() for item in found["pending"]}
+        if before is None or not pending:
+            return
+        given = self._task.args.get("evidence")
+        path = (
+            Path(str(given)).expanduser()
+            if given
+            else promotion.path_of(self.pgops(task_vars, "state_directory"), before)
+        )
+        try:
+            evidence = promotion.read(path) if given or path.exists() else None
+        except PgopsError as fault:
+            raise AnsibleActionFail(f"Nothing was applied: {fault.message}.") from None
+        if evidence and evidence.get("environment") != before:
+            raise AnsibleActionFail(
+                f"Nothing was applied: {path} is the evidence of {evidence.get('environment')}, not of {before}."
+            )
+        waived = promotion.waived(self._waivers(), "evidence")
+        for version, reason in waived.items():
+            if version in pending:
+                self.say(f"    waived: evidence of {version} from {before}, because {reason}")
+                for found in result["databases"].values():
+                    found["waived"] = [
+                        *found.get("waived", []),
+                        {"check": "evidence", "version": version, "reason": reason},
+                    ]
+        lacking = promotion.lacking(pending.values(), evidence, before, waived)
+        for lack in lacking:
+            self.say(f"    no evidence: {lack.version}_{lack.name} {lack.why}")
+        # Without a write there is nothing to refuse, and the SQL may be looked at before staging has it.
+        if not lacking or self._task.check_mode:
+            return
+        first, more = lacking[0], f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
+        result.update(
+            failed=True,
+            reason="evidence",
+            msg=f"Nothing was applied: {first.version}_{first.name} {first.why}{more}, by {path}.",
+        )
+        place = self.typed(task_vars)
+        # What was typed says where production is, and would take the other environment's command there.
+        bare = typed_commands.without(place, typed_commands.typed_variables(place))
+        first_there = typed_commands.other(bare, "migrate", before)
+        self.tell_next(result, [("First", first_there), ("then", self.again(task_vars))])
 
     def _tell_expected(self, pending: list[dict[str, Any]]) -> None:
         """What the authors' estimates come to, and which version clients would wait for (an estimate is no promise)."""

@@ -36,11 +36,17 @@ class ActionModule(ActionBase):
         run = self._run(variables)
         failure = failures.first() or (guard if guard.get("failed") else None)
         page: Path | None = None
+        if run and not failure and self._next_batch(variables):
+            # The run's last batch reports on all of them; a failure that a phase recorded ends the run with this one.
+            told = reporting.build(self._recorded(variables, run), run=run)
+            if told["ok"]:
+                display.display(f"pgops run {run['id']}: {', '.join(variables['ansible_play_batch'])} done")
+                return {"changed": False, "batch": True, "ok": True}
         if not run:
             # A tag that leaves out the guard, or a failure before it: there is no run to report on.
             report = reporting.build([], run={"playbook": environments.playbook_name()}, error=failure)
         elif self._task.check_mode:
-            report = reporting.build(self._events(variables, run), run=run, error=failure)
+            report = reporting.build(self._recorded(variables, run), run=run, error=failure)
         else:
             try:
                 report, page = reporting.finish(self._state(variables), run, error=failure)
@@ -112,6 +118,18 @@ class ActionModule(ActionBase):
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
 
         return self._text(task_vars, "pgops_state_directory") or str(SHARED_VARIABLES["pgops_state_directory"].default)
+
+    @staticmethod
+    def _next_batch(task_vars: dict[str, Any]) -> bool:
+        return bool(task_vars["ansible_play_hosts_all"][-1] not in task_vars["ansible_play_batch"])
+
+    def _recorded(self, task_vars: dict[str, Any], run: dict[str, Any]) -> list[dict[str, Any]]:
+        """:return: the run's journal, or what stands for it."""
+        if self._task.check_mode:
+            return self._events(task_vars, run)
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
+
+        return Journal(self._state(task_vars), str(run["environment"]), str(run["id"])).events()
 
     def _events(self, task_vars: dict[str, Any], run: dict[str, Any]) -> list[dict[str, Any]]:
         """In check mode there is no journal: what the phases left in the hosts' facts stands for it."""

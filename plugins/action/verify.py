@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.utils.display import Display
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import rendered_tree, verification
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import promotion, rendered_tree, verification
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction
+
+display = Display()
 
 
 class ActionModule(MigrationAction):
@@ -31,7 +35,8 @@ class ActionModule(MigrationAction):
             checks = rendered_tree.checks(self.sql_directory(task_vars))
         except PgopsError as error:
             raise AnsibleActionFail(error.message, result={"msg": error.message, **error.as_dict()}) from None
-        return {**self._task.args, "checks": checks, **({"applied": applied} if applied else {})}
+        own = {name: value for name, value in self._task.args.items() if name != "evidence"}
+        return {**own, "checks": checks, **({"applied": applied} if applied else {})}
 
     def _applied(self, task_vars: dict[str, Any]) -> dict[str, list[str]]:
         done = self.run_fact(task_vars).get("apply") or {}
@@ -46,6 +51,8 @@ class ActionModule(MigrationAction):
         for database, found in (result.get("databases") or {}).items():
             for line in verification.screen(database, found, verbose=verbose):
                 self.say(line)
+        if not self._task.check_mode:
+            self._leave_evidence(result, task_vars)
         if result.get("failed") and result.get("databases"):
             commands = [self.command(task_vars, "verify.yml")]
             applied = sorted(version for versions in self._applied(task_vars).values() for version in versions)
@@ -54,3 +61,27 @@ class ActionModule(MigrationAction):
                 commands.append(self.command(task_vars, "rollback.yml", {"rollback_through": applied[0]}))
             result.setdefault("next", commands)
         return result
+
+    def _leave_evidence(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
+        """What the next environment asks for: the versions that are applied here and verified, with their checksums."""
+        run = self.run_fact(task_vars)
+        environment, host = str(run.get("environment") or ""), str(task_vars.get("inventory_hostname"))
+        # A run that named no environment is nobody's evidence, nor is one of production: it is the last.
+        if not environment or environment in self.pgops(task_vars, "production_environments"):
+            return
+        given = self._task.args.get("evidence")
+        path = (
+            Path(str(given)).expanduser()
+            if given
+            else promotion.path_of(self.pgops(task_vars, "state_directory"), environment)
+        )
+        try:
+            for database, found in (result.get("databases") or {}).items():
+                ledger = found.get("ledger") if found.get("passed") else None
+                promotion.record(path, environment, host, database, str(run.get("id")), ledger)
+        except (OSError, PgopsError) as fault:
+            told = fault.message if isinstance(fault, PgopsError) else f"{fault.filename}: {fault.strerror}"
+            display.warning(f"The verification left no evidence for the next environment: {told}")
+            return
+        if result.get("databases"):
+            self.say(f"evidence of {environment}: {path}")

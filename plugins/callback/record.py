@@ -111,8 +111,11 @@ class CallbackModule(CallbackBase):
         """A new play is a new run, should it be one of ours."""
         from ansible_collections.whitecross.pgops.plugins.plugin_utils import failures
 
-        failures.forget()
-        self._play, self._run, self._ours, self._reported = play, {}, False, False
+        if self._play is None or self._play._uuid != play._uuid:
+            failures.forget()
+            self._run, self._ours, self._reported = {}, False, False
+        # A batch of the same play belongs to the same run.
+        self._play = play
         if not self._previous_handlers:
             atexit.register(self._at_exit)
             # Ansible's own handler ends the process on the spot, so that nothing runs at its exit.
@@ -134,7 +137,7 @@ class CallbackModule(CallbackBase):
         if self._is(result._task, _GUARD):
             self._run = dict(result._result.get("run") or {})
         elif self._is(result._task, _REPORT):
-            self._reported = True
+            self._reported = not result._result.get("batch")
 
     @_never_in_the_way
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:

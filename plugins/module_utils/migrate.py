@@ -186,6 +186,7 @@ def apply(
         return {
             "applied": done,
             "later": plan.later,
+            "waiting": plan.waiting,
             "tables": tables_of(plan.pending),
             "model_changes": followed,
             "ledger_head": head,
@@ -201,9 +202,21 @@ def refuse_moved(
     conn: Connection, found: ledger.Ledger, plan: planning.Plan, expected: Mapping[str, str] | None
 ) -> None:
     """:raises PgopsError: something is not as it was when the backup was taken; names what moved."""
+    _refuse_waiting(conn, plan, expected or {})
     if not expected or not plan.pending:
         return
     _refuse_moved(conn, found, planning.state(conn, found, plan), expected, "applied to")
+
+
+def _refuse_waiting(conn: Connection, plan: planning.Plan, expected: Mapping[str, str]) -> None:
+    """A client of the old shape came between the plan and the apply."""
+    if plan.waiting and expected.get("rendered_checksum") not in (None, plan.rendered_checksum()):
+        raise PgopsError(
+            f"Nothing was applied to {conn.info.dbname}: {plan.waiting[0]['version']} was planned and has to wait by now, for "
+            f"{plan.waiting[0]['why']}.",
+            database=conn.info.dbname,
+            extra={"reason": "waiting"},
+        )
 
 
 def _refuse_moved(

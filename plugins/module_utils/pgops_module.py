@@ -63,6 +63,15 @@ SELECTION_OPTIONS: dict[str, dict[str, Any]] = {
     "steps": {"type": "int"},
     "allow_out_of_order": {"type": "bool", "default": False},
 }
+# Documented in the modules plan and apply.
+WAIVER_OPTIONS: dict[str, dict[str, Any]] = {
+    "waive": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {"check": {"type": "str"}, "version": {"type": "str"}, "reason": {"type": "str"}},
+    },
+}
 # Documented in the fragment whitecross.pgops.ledger_run.
 LEDGER_RUN_OPTIONS: dict[str, dict[str, Any]] = {
     "run": {"type": "dict", "default": {}},

@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, locks
@@ -27,19 +27,22 @@ class Selection:
     :ivar target: the last version to apply; later ones stay pending.
     :ivar steps: at most so many versions.
     :ivar allow_out_of_order: take a new version that sorts before an applied one.
+    :ivar contracts: versions that do not wait for their time, with the reason; None where no version waits.
     """
 
     target: str | None = None
     steps: int | None = None
     allow_out_of_order: bool = False
+    contracts: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Versions to apply now, in order, and those that stay for later."""
+    """Versions to apply now, in order, those that stay for later, and which of these waits for its time, and why."""
 
     pending: list[Mapping[str, Any]]
     later: list[str]
+    waiting: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def versions(self) -> list[str]:

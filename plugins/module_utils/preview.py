@@ -9,7 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import duration_forecast, extension_needs, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    contract,
+    duration_forecast,
+    extension_needs,
+    ledger,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils import plan as planning
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
@@ -25,7 +30,7 @@ def preview(
 ) -> dict[str, Any]:
     """Tell what :func:`apply` would do, and write nothing, not even the ledger.
 
-    :return: ``pending`` (what and how risky), ``later``, ``risk``, ``state`` (see plan.state; empty with nothing pending), ``prepared`` (the SQL).
+    :return: ``pending`` (what and how risky), ``later``, ``waiting``, ``risk``, ``state`` (see plan.state; empty with nothing pending), ``prepared`` (the SQL).
     :raises PgopsError: whatever would refuse the apply before its first write.
     """
     conn = connect(target, application_name=application_name(run_id))
@@ -36,6 +41,7 @@ def preview(
         return {
             "pending": [_summary(conn, migration, found) for migration in plan.pending],
             "later": plan.later,
+            "waiting": plan.waiting,
             "applied": [row.version for row in found.in_state("applied")],
             "risk": plan.risk,
             "state": planning.state(conn, found, plan) if plan.pending else {},
@@ -72,6 +78,7 @@ def planned(
         stored=lambda version: ledger.stored(conn, version),
         database=str(conn.info.dbname),
     )
+    plan = contract.hold_back(conn, found, plan, selection.contracts)
     extension_needs.refuse(conn, plan.pending)
     return plan
 
@@ -86,7 +93,7 @@ def _summary(conn: Connection, migration: Mapping[str, Any], found: ledger.Ledge
     return {
         **{
             name: migration.get(name)
-            for name in ("version", "name", "title", "why", "risk", "phi", "phase", "rollback")
+            for name in ("version", "name", "checksum", "title", "why", "risk", "phi", "phase", "rollback")
         },
         "expected_seconds": seconds,
         "expected_for_rows": rows,

@@ -36,7 +36,7 @@ def verify(
         only the database itself is looked at.
     :param applied: by database the versions that this run has applied; one that is applied no longer is a failure.
     :param checks: the named checks of the tree.
-    :return: by database: ``passed``, ``versions``, ``baseline``, ``lines`` (one an object), ``checks``, ``findings``, ``foreign_keys``,
+    :return: by database: ``passed``, ``versions``, ``ledger``, ``baseline``, ``lines`` (one an object), ``checks``, ``findings``, ``foreign_keys``,
         ``rows``, ``extensions``, ``definitions`` (every table, index and constraint).
     :raises PgopsError: a database cannot be verified, or one did not pass; then ``extra["databases"]`` has all results.
 
@@ -142,6 +142,10 @@ def verify_database(
     return {
         "passed": not any(finding.level == FAIL for finding in findings),
         "versions": [migration["version"] for migration in applied],
+        "ledger": {
+            row.version: {"checksum": row.checksum, "applied_at": row.finished_at, "duration_s": row.duration_s}
+            for row in book.in_state("applied")
+        },
         "baseline": book.baseline.name if book.baseline else None,
         "lines": lines,
         "checks": checked,

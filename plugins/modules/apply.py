@@ -68,6 +68,55 @@ options:
       - Each session that is ended has a row of its own in the audit (C(blocker_terminated)). Needs membership in its role, or
         C(pg_signal_backend).
     type: float
+  waive:
+    description:
+      - Versions that are let off a check, each with the reason, which is recorded.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      check:
+        description: V(contract), whose time has not come; others are for the plan.
+        type: str
+      version:
+        description: The version.
+        type: str
+      reason:
+        description: Why.
+        type: str
+  batches:
+    description:
+      - The databases in batches, in their order; one batch of all O(databases) where it is not given. Filled by the action plugin from
+        C(migrate_canary) and C(migrate_batches).
+    type: list
+    elements: list
+    default: []
+  health:
+    description:
+      - What a batch may cost the clients. Given, they are looked at after each batch, and the next one is begun only where they are well.
+      - Besides, no index may have become invalid, and the applied versions' own verification must pass.
+      - Filled by the action plugin for a run in batches.
+    type: dict
+    suboptions:
+      pause:
+        description: For how long clients are watched after a batch, in seconds.
+        type: float
+        default: 5
+      error_rate:
+        description: How many of a database's transactions may roll back meanwhile, in percent; twice its usual share where that is more.
+        type: float
+        default: 5
+      probe:
+        description: A query of the application, which is run read-only and must not fail.
+        type: str
+      probe_limit:
+        description: How long the probe may take, in milliseconds, in the median of three.
+        type: float
+        default: 1000
+      replication_lag:
+        description: How far a standby may be behind, in seconds; it gets a minute to catch up.
+        type: float
+        default: 30
 author:
   - White Cross pgops contributors
 """
@@ -94,13 +143,21 @@ databases:
       type: list
       elements: dict
     later:
-      description: Pending versions that O(target) or O(steps) leave for another run.
+      description: Pending versions that O(target), O(steps) or a contract that waits leave for another run.
       type: list
       elements: str
+    waiting:
+      description: The contract whose time has not come, with V(version), V(name) and V(why); what sorts behind it is in RV(databases.later).
+      type: list
+      elements: dict
     tables:
       description: Tables that the applied versions name.
       type: list
       elements: str
+    health:
+      description: How the clients were after the batch - V(error_rate), V(transactions), V(probe_ms), V(replication_lag_s), V(findings).
+      returned: with O(health), where something was applied
+      type: dict
     audit:
       description: Number and hash of the last audit row, to be kept outside the database.
       type: dict
@@ -125,9 +182,18 @@ not_applied:
 reason:
   description: >-
     V(failed), V(lock_wait), V(time_limit), V(interrupted), V(connection_lost), V(busy), V(moved), V(orphans), V(broken_rows), V(disk),
-    V(duplicates), V(deadlock), V(partitioned) or why the plan was refused.
+    V(duplicates), V(deadlock), V(partitioned), V(unwell) or why the plan was refused.
   returned: on failure
   type: str
+untouched:
+  description: Databases of this call that were not begun.
+  returned: on failure
+  type: list
+  elements: str
+unwell:
+  description: By database what was found after its batch.
+  returned: when O(health) ended the call
+  type: dict
 blockers:
   description: Sessions that held the locks - pid, application_name, role, since, digest of the query without its literals.
   returned: when the budget for lock waits was used up
@@ -152,6 +218,7 @@ def main() -> None:
             **pgops_module.TREE_OPTIONS,
             **pgops_module.SELECTION_OPTIONS,
             **pgops_module.LEDGER_RUN_OPTIONS,
+            **pgops_module.WAIVER_OPTIONS,
             "expected": {"type": "dict", "default": {}},
             "orphans": {"type": "str", "choices": ["stop", "quarantine", "placeholder"], "default": "stop"},
             "index_workers": {"type": "int", "default": 2},
@@ -160,18 +227,35 @@ def main() -> None:
             "index_timeout": {"type": "int"},
             "throttle": {"type": "dict", "default": {}},
             "terminate_idle_after": {"type": "float"},
+            "batches": {"type": "list", "elements": "list", "default": []},
+            "health": {
+                "type": "dict",
+                "options": {
+                    "pause": {"type": "float", "default": 5},
+                    "error_rate": {"type": "float", "default": 5},
+                    "probe": {"type": "str"},
+                    "probe_limit": {"type": "float", "default": 1000},
+                    "replication_lag": {"type": "float", "default": 30},
+                },
+            },
         }
     )
 
     def work() -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, plan, preview
-        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+        from ansible_collections.whitecross.pgops.plugins.module_utils import (
+            batch_health,
+            fleet,
+            migrate,
+            plan,
+            preview,
+        )
         from ansible_collections.whitecross.pgops.plugins.module_utils.index_builds import IndexBuilds
         from ansible_collections.whitecross.pgops.plugins.module_utils.throttle import Limits
 
         given = module.params
         limits = Limits.of(given["throttle"])
-        selection = plan.Selection(given["target"], given["steps"], given["allow_out_of_order"])
+        waived = {item["version"]: item["reason"] for item in given["waive"] if item["check"] == "contract"}
+        selection = plan.Selection(given["target"], given["steps"], given["allow_out_of_order"], waived)
         databases: dict[str, Any] = {}
         diff = []
         if module.check_mode:
@@ -184,6 +268,7 @@ def main() -> None:
                     "applied": [],
                     "pending": found["pending"],
                     "later": found["later"],
+                    "waiting": found["waiting"],
                     "tables": found["tables"],
                 }
             return {"changed": bool(diff), "databases": databases, "diff": diff}
@@ -191,27 +276,30 @@ def main() -> None:
             given["index_workers"], given["index_memory_mb"], given["index_disk_mb"], given["index_timeout"]
         )
         progress, control = pgops_module.job(module)
+
+        def way_of(name: str) -> migrate.Way:
+            return migrate.Way(
+                migrate.run_of(given["run_id"], given["run"], name),
+                progress,
+                control,
+                lock_wait_s=given["lock_wait"],
+                orphans=given["orphans"],
+                builds=builds,
+                throttle=limits,
+                terminate_idle_after_s=given["terminate_idle_after"],
+            )
+
+        health = given["health"]
         try:
-            for name, target in pgops_module.targets(module).items():
-                way = migrate.Way(
-                    migrate.run_of(given["run_id"], given["run"], name),
-                    progress,
-                    control,
-                    lock_wait_s=given["lock_wait"],
-                    orphans=given["orphans"],
-                    builds=builds,
-                    throttle=limits,
-                    terminate_idle_after_s=given["terminate_idle_after"],
-                )
-                databases[name] = migrate.apply(
-                    target, given["migrations"], selection, way, expected=given["expected"].get(name)
-                )
-        except PgopsError as error:
-            partial = error.extra.pop("partial", None)
-            if partial and error.database:
-                databases[error.database] = partial
-            error.extra["databases"] = databases
-            raise
+            databases = fleet.apply(
+                pgops_module.targets(module),
+                given["migrations"],
+                selection,
+                way_of,
+                batches=given["batches"] or [given["databases"]],
+                expected=given["expected"],
+                limits=batch_health.Limits(**health) if health else None,
+            )
         finally:
             control.stop()
         return {"changed": any(found["applied"] for found in databases.values()), "databases": databases}

@@ -16,6 +16,29 @@ extends_documentation_fragment:
   - whitecross.pgops.pgops
   - whitecross.pgops.tree
   - whitecross.pgops.tree.selection
+options:
+  evidence:
+    description:
+      - The file on the ops host in which the environment before told what it has applied and verified. In an environment of
+        C(pgops_production_environments), a pending version that is not in it with the same files ends the run.
+      - Read by the action plugin; C(evidence/<environment>.json) below C(pgops_state_directory) where it is not given.
+    type: path
+  waive:
+    description:
+      - Versions that are let off a check, each with the reason, which is recorded.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      check:
+        description: V(evidence) of the environment before, or V(contract), whose time has not come.
+        type: str
+      version:
+        description: The version.
+        type: str
+      reason:
+        description: Why.
+        type: str
 author:
   - White Cross pgops contributors
 """
@@ -34,14 +57,18 @@ databases:
   type: dict
   contains:
     pending:
-      description: Versions to apply, in order, each with title, why, risk, phi, rollback, expected seconds (and the rows they are for), whether it is to be split, steps and the step to
+      description: Versions to apply, in order, each with the checksum of its files, title, why, risk, phi, rollback, expected seconds (and the rows they are for), whether it is to be split, steps and the step to
         resume at.
       type: list
       elements: dict
     later:
-      description: Pending versions that O(target) or O(steps) leave for another run.
+      description: Pending versions that O(target), O(steps) or a contract that waits leave for another run.
       type: list
       elements: str
+    waiting:
+      description: The contract whose time has not come, with V(version), V(name) and V(why); what sorts behind it is in RV(databases.later).
+      type: list
+      elements: dict
     applied:
       description: Versions that are applied.
       type: list
@@ -49,6 +76,11 @@ databases:
     risk:
       description: The highest risk of the pending versions.
       type: str
+    waived:
+      description: What the run was let off, with version and reason.
+      returned: where O(waive) names a pending version
+      type: list
+      elements: dict
     state:
       description: Ledger head, catalog fingerprint and checksum of the rendered SQL.
       type: dict
@@ -65,13 +97,21 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_modu
 
 def main() -> None:
     """Compare and leave with the plan of each database."""
-    module = pgops_module.create_module({**pgops_module.TREE_OPTIONS, **pgops_module.SELECTION_OPTIONS})
+    module = pgops_module.create_module(
+        {
+            **pgops_module.TREE_OPTIONS,
+            **pgops_module.SELECTION_OPTIONS,
+            **pgops_module.WAIVER_OPTIONS,
+            "evidence": {"type": "path"},
+        }
+    )
 
     def work() -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.module_utils import plan, preview
 
         given = module.params
-        selection = plan.Selection(given["target"], given["steps"], given["allow_out_of_order"])
+        waived = {item["version"]: item["reason"] for item in given["waive"] if item["check"] == "contract"}
+        selection = plan.Selection(given["target"], given["steps"], given["allow_out_of_order"], waived)
         databases = {}
         diff = []
         for name, target in pgops_module.targets(module).items():

@@ -34,6 +34,11 @@ options:
       - Whether the screen has a line for each object that passed as well. The result is the same.
     type: bool
     default: false
+  evidence:
+    description:
+      - The file on the ops host that tells the next environment what is applied and verified in this one. Written by the action plugin,
+        outside production; C(evidence/<environment>.json) below C(pgops_state_directory) where it is not given.
+    type: path
   applied:
     description:
       - The versions that this run has applied, by database; one that is applied no longer fails. Filled by the action plugin.
@@ -73,6 +78,9 @@ databases:
       description: The applied versions whose schema was expected.
       type: list
       elements: str
+    ledger:
+      description: Each of them with the checksum of its files, when it was applied and for how many seconds; the next environment's evidence.
+      type: dict
     baseline:
       description: The baseline whose schema was expected, where the database is on one.
       type: str
@@ -136,6 +144,7 @@ def main() -> None:
         {
             "compare_schema": {"type": "bool", "default": True},
             "verbose": {"type": "bool", "default": False},
+            "evidence": {"type": "path"},
             "applied": {"type": "dict", "default": {}},
             "checks": {"type": "list", "elements": "dict", "default": []},
         }

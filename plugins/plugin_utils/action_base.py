@@ -105,6 +105,9 @@ class PgopsAction(ActionBase):
             value = self._templar.template(value)
         if value is None or value == "":
             value = SHARED_VARIABLES[variable].default
+        asked = self.run_fact(task_vars).get("databases") if name == "databases" else None
+        if asked:
+            return list(asked)
         if name == "databases" and not value:
             database = self.pgops(task_vars, "database")
             value = [database] if database else None
@@ -191,6 +194,9 @@ class PgopsAction(ActionBase):
         duration = round(time.monotonic() - started, 3)
         if result.get("failed") or result.get("unreachable"):
             self._record_failure(journal, host, started, result)
+            if len(result.get("databases") or ()) > 1:
+                # The journal has them; Ansible would print all of a fleet behind the one sentence.
+                result.pop("databases")
             return result
         databases = result.get("databases", {})
         if journal:
@@ -227,6 +233,8 @@ class PgopsAction(ActionBase):
                 "next",
                 "applied",
                 "not_applied",
+                "untouched",
+                "unwell",
             )
             if result.get(name) is not None
         }

@@ -21,6 +21,11 @@ OLDEST_PYTHON = (3, 11)
 # The phases that exist, in their order, with the number and name of the platform's steps that they hold (R6.5).
 PHASES = ("preflight", "plan", "backup", "prove", "apply", "analyze", "verify", "report")
 
+# Any of these says which databases a host has.
+DATABASE_VARIABLES = ("pgops_database", "pgops_databases", "pgops_databases_query")
+# Ansible cuts a play into batches before it reads the variables of a host.
+BATCH_VARIABLES = ("migrate_canary", "migrate_batches")
+
 # A part of --limit that says more than a plain name: an exclusion, an intersection, a file, a regex, a glob or a slice.
 _PATTERN_SIGNS = re.compile(r"^[!&@~]|[*?\[\]]")
 

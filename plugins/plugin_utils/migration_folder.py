@@ -56,6 +56,7 @@ _METADATA_KEYS: Keys = {
     "phi": (bool, True, ()),
     "phase": (str, False, PHASES),
     "depends_on": (list, False, ()),
+    "contract": (dict, False, ()),
     "rollback": (dict, True, ()),
     "variables": (dict, False, ()),
     "budgets": (dict, False, ()),
@@ -68,6 +69,15 @@ _METADATA_KEYS: Keys = {
 _ROLLBACK_KEYS: Keys = {
     "safety": (str, True, SAFETIES),
     "stays": (str, False, ()),
+}
+# Ages as people write them, in seconds.
+_AGES = {"min": 60, "h": 3600, "d": 86400}
+_AGE = re.compile(r"(?P<number>[1-9]\d*) ?(?P<unit>min|h|d)")
+_CONTRACT_KEYS: Keys = {
+    # A version without quotes is a number.
+    "after": (object, True, ()),
+    "min_age": (str, True, ()),
+    "no_sessions_of": (list, False, ()),
 }
 
 
@@ -176,6 +186,7 @@ def _fill(migration: Migration, contents: dict[str, dict[str, str]], findings: l
                 )
             )
     migration.depends_on = [document.written.get(("depends_on", i), "") for i in range(len(data.get("depends_on", [])))]
+    migration.contract = _contract(migration, findings)
     migration.variables = _variables(migration, findings)
     migration.budgets = _budgets(migration, findings)
     migration.expected_seconds = data.get("expected_seconds")
@@ -218,6 +229,28 @@ def _expected_by_rows(migration: Migration, findings: list[Finding]) -> dict[str
         else:
             result[rows] = seconds
     return result
+
+
+def _contract(migration: Migration, findings: list[Finding]) -> dict[str, Any]:
+    document, file = migration.document, migration.location(METADATA)
+    given = document.data.get("contract")
+    if given is None or not check_keys(document, ("contract",), _CONTRACT_KEYS, file, findings):
+        return {}
+    age = _AGE.fullmatch(given["min_age"])
+    names = given.get("no_sessions_of", [])
+    if not age:
+        text = f"'min_age' is '{given['min_age']}'; give a number and min, h or d, such as 7 d"
+        findings.append(Finding(file, document.line("contract", "min_age"), "wrong-value", text))
+        return {}
+    if not all(isinstance(name, str) and name.strip("* ") for name in names):
+        text = "'no_sessions_of' names the application_name of the old code, each a text that is more than *"
+        findings.append(Finding(file, document.line("contract", "no_sessions_of"), "wrong-value", text))
+        return {}
+    after = document.written.get(("contract", "after"), "")
+    if after not in migration.depends_on:
+        migration.depends_on.append(after)
+    seconds = int(age["number"]) * _AGES[age["unit"]]
+    return {"after": after, "min_age_s": seconds, "no_sessions_of": list(names)}
 
 
 def _variables(migration: Migration, findings: list[Finding]) -> dict[str, Any]:

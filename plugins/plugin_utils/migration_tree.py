@@ -73,6 +73,7 @@ class RenderedMigration:
             "phase": source.phase,
             "rollback": source.rollback,
             "depends_on": source.depends_on,
+            "contract": source.contract,
             "budgets": source.budgets,
             "expected_seconds": source.expected_seconds,
             "expected_by_rows": source.expected_by_rows,

@@ -26,6 +26,9 @@ SHARED_VARIABLES: dict[str, SharedVariable] = {
     "pgops_port": SharedVariable("port of the server", None, "port"),
     "pgops_database": SharedVariable("the database", None),
     "pgops_databases": SharedVariable("the databases, where there is more than one", None, "databases"),
+    "pgops_databases_query": SharedVariable(
+        "query of one column that names them, asked of the maintenance database at the beginning of each run", None
+    ),
     "pgops_user": SharedVariable("role that migrates, no superuser", None, "user"),
     "pgops_owner": SharedVariable("role that owns the objects (SET ROLE)", None, "owner"),
     "pgops_backup_user": SharedVariable("role that reads backups", None, "backup_user"),

@@ -28,7 +28,17 @@ STRATEGY_OF = {
     "rollback_swap_to": "swap",
 }
 # Where nothing given means a choice of its own: the last version, all versions, the newest backup.
-NEVER_EMPTY = frozenset({*STRATEGY_OF, "rollback_strategy", "migrate_target", "migrate_steps", "backup_path"})
+NEVER_EMPTY = frozenset(
+    {
+        *STRATEGY_OF,
+        "rollback_strategy",
+        "migrate_target",
+        "migrate_steps",
+        "migrate_canary",
+        "migrate_batches",
+        "backup_path",
+    }
+)
 # Of none of these 0 means anything.
 _COUNTS = frozenset(
     {

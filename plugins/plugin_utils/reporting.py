@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import run_outcome, typed_commands
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import fleet_summary, run_outcome, typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
     Journal,
     now,
@@ -214,6 +214,10 @@ def build(
     ok = cause is None and not interrupted
     started = began.get("time") or facts.get("started")
     finished = now()
+    fleet = fleet_summary.members(events, facts.get("hosts") or [], hosts)
+    if cause is not None and facts.get("playbook") == "migrate" and facts.get("environment"):
+        again = fleet_summary.only_failed(facts, fleet)
+        cause["next"] = list(dict.fromkeys([*cause["next"], *([again] if again else [])]))
     return {
         "run_id": began.get("run_id") or facts.get("id") or began.get("id"),
         **{key: facts.get(key) for key in _RUN_KEYS if key != "hooks"},
@@ -227,6 +231,7 @@ def build(
         "versions": _versions(hosts),
         "results": hosts,
         "hooks": run_outcome.hooks(facts.get("playbook"), ok, facts.get("hooks") or [], events),
+        "fleet": fleet if facts.get("playbook") == "migrate" else [],
         "error": cause,
         "next": cause["next"] if cause else [],
     }
@@ -337,6 +342,7 @@ def result_document(report: Mapping[str, Any], report_file: str | None = None) -
         "state": report["state"],
         "hooks": report["hooks"],
         "report": report_file,
+        **({"fleet": report["fleet"]} if report["fleet"] else {}),
     }
 
 
@@ -471,6 +477,7 @@ def screen(report: Mapping[str, Any], page: str | None) -> list[str]:
     hooks = run_outcome.hooks_line(report["hooks"])
     if hooks:
         lines.append(f"    {hooks}")
+    lines += fleet_summary.lines(report["fleet"])
     error = report["error"]
     if error:
         lines.append(f"    {error['message']}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ _DEFAULT = "ansible-playbook migrate.yml"
 _NEVER = frozenset({"pgops_json"})
 # What says which versions, backup or rows, of one playbook; another playbook, or another choice, must not inherit it.
 _SELECTION = re.compile(
-    r"^(rollback_\w+|migrate_(target|steps|allow_out_of_order)|backup_path|(inspect|test_migration|new_migration)_\w+)$"
+    r"^(rollback_\w+|migrate_(target|steps|allow_out_of_order|canary|batches|\w*waive)|backup_path|(inspect|test_migration|new_migration)_\w+)$"
 )
 # A value that holds a secret under a harmless name: a URL with a password, a connection string, a whole-file vault's text.
 _SECRET_VALUE = re.compile(r"://[^/\s]*:[^/\s]*@|passw\w*\s*=|\$ANSIBLE_VAULT")
@@ -143,6 +143,13 @@ def before_limit(run: Mapping[str, Any], command: str) -> str:
 def typed_variables(run: Mapping[str, Any]) -> dict[str, Any]:
     """The variables that were given with -e, without secrets."""
     return dict((run.get(GIVEN) or {}).get("variables") or {})
+
+
+def without(run: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """:return: the run as if these variables had not been given with -e."""
+    gone = set(names)
+    variables = {name: value for name, value in typed_variables(run).items() if name not in gone}
+    return {**run, GIVEN: {**(run.get(GIVEN) or {}), "variables": variables}}
 
 
 def _inventory(run: Mapping[str, Any]) -> list[str]:

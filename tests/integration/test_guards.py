@@ -359,3 +359,26 @@ def test_two_hosts_of_one_environment_are_one_run(guarded: Playbook) -> None:
     assert result.rc == 0, result.output
     assert sorted(result.json["hosts"]) == ["local-1", "local-2"]
     assert len(list((guarded.state / "journal" / "local").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"migrate_canary": "tenant_9"}, "migrate_canary names tenant_9, which is no host and no database of this run"),
+        ({"migrate_batches": "1,ten"}, "migrate_batches has ten, and it takes numbers from 1 on and percentages"),
+        ({"migrate_canary": ""}, "migrate_canary was given without a value"),
+    ],
+    ids=["an unknown canary", "no size", "an empty canary"],
+)
+def test_batches_that_cannot_be_meant(guarded: Playbook, variables: dict[str, str], sentence: str) -> None:
+    refused(guarded, guarded("guarded.yml", **variables), sentence)
+
+
+def test_a_canary_outside_the_run_leaves_its_place_to_nobody(guarded: Playbook) -> None:
+    guarded.hosts["local"] = {"local-1": {}, "local-2": {}}
+    refused(guarded, guarded("guarded.yml", migrate_canary="staging-1"), "which is none of the 2 hosts of this run")
+
+
+def test_batches_in_the_inventory_would_be_passed_over(guarded: Playbook) -> None:
+    guarded.variables["migrate_canary"] = "local-1"
+    refused(guarded, guarded("guarded.yml"), "batches are made before any host's variables are read")

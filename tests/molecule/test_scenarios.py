@@ -17,6 +17,10 @@ SCENARIOS = sorted(p.parent.name for p in (ROOT / "molecule").glob("*/molecule.y
 SLOW = {"concurrent_indexes"}
 
 
+# Three hosts, which take their turns, are more than a minute.
+SLOW = ("staged_apply",)
+
+
 @pytest.mark.container
 @pytest.mark.parametrize(
     "scenario", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in SCENARIOS]

@@ -1,0 +1,43 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Starts the module databases; documented in the module of the same name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+
+
+class ActionModule(PgopsAction):
+    """Once a host, before its first phase."""
+
+    PHASE = "databases"
+    MODULE = "databases"
+
+    def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """:return: the query, and the database in which it runs."""
+        return {"query": self._task.args["query"], "databases": [self.pgops(task_vars, "maintenance_database")]}
+
+    def connection_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """:return: those of every module; which databases there are is yet to be asked."""
+        self._task.args.setdefault("databases", [self.pgops(task_vars, "maintenance_database")])
+        return super().connection_arguments(task_vars)
+
+    def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Say how many there are. :raises AnsibleActionFail: the canary is none of them, nor a host."""
+        names = list(result.get("databases") or {})
+        if result.get("failed") or not names:
+            return result
+        run, host = self.run_fact(task_vars), task_vars["inventory_hostname"]
+        unknown = [
+            name for name in run.get("canary") or [] if name not in names and name not in (run.get("hosts") or [])
+        ]
+        if unknown and len(run.get("hosts") or []) == 1:
+            raise AnsibleActionFail(
+                f"migrate_canary names {', '.join(unknown)}, which pgops_databases_query does not give on {host}; nothing was done."
+            )
+        self.say(f"{host}: {len(names)} databases by pgops_databases_query")
+        return result

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Whether the clients of a database are as well after a batch as before it: what lets the next batch begin."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import declared, integrity
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    Target,
+    connect,
+    execute,
+    fetch_all,
+    fetch_one,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
+
+# Fewer transactions say nothing of a rate: one of ten that rolls back is 10 %.
+FEWEST_TRANSACTIONS = 20
+# A query that needs ten times what it may is not waited for any longer.
+PROBE_PATIENCE = 10
+PROBE_TIMES = 3
+# A standby that is busy with the batch's own WAL gets this long to catch up.
+LAG_PATIENCE_S = 60.0
+# A session tells its counters when it ends, and is gone from pg_stat_activity after that (backend exit order).
+OWN_SESSIONS_S = 2.0
+POLL_S = 0.1
+
+_COUNTERS = """
+SELECT xact_commit AS commits, xact_rollback AS rollbacks FROM pg_catalog.pg_stat_database
+WHERE datname = pg_catalog.current_database()
+"""
+_LAG = """
+SELECT CASE WHEN count(*) = 0 OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')
+            THEN coalesce(max(extract(epoch FROM replay_lag)), 0)::float8 END AS lag_s
+FROM pg_catalog.pg_stat_replication
+"""
+_OWN = """
+SELECT 1 FROM pg_catalog.pg_stat_activity
+WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid()
+  AND application_name LIKE 'pgops %' AND usename = session_user
+"""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a batch may cost the clients.
+
+    :ivar pause: seconds for which they are watched after a batch.
+    :ivar error_rate: percent of a database's transactions that may roll back meanwhile; twice its usual share, where that is more.
+    :ivar probe: a query of the application, run read-only; None asks nothing.
+    :ivar probe_limit: milliseconds that it may take, in the median of three.
+    :ivar replication_lag: seconds that a standby may be behind.
+    """
+
+    pause: float = 5.0
+    error_rate: float = 5.0
+    probe: str | None = None
+    probe_limit: float = 1000.0
+    replication_lag: float = 30.0
+
+
+@dataclass(frozen=True)
+class Before:
+    """A database before its batch: the share of transactions that roll back, in percent, and its invalid indexes."""
+
+    error_rate: float
+    invalid: frozenset[str]
+
+
+def look_before(target: Target) -> Before:
+    """:return: what is usual for this database. Reads statistics and catalogs, no lock on tables."""
+    with _session(target) as conn:
+        commits, rollbacks = _counters(conn)
+        return Before(
+            100.0 * rollbacks / max(commits + rollbacks, 1),
+            frozenset(str(index["name"]) for index in integrity.invalid_indexes(conn)),
+        )
+
+
+def look_after(
+    targets: Mapping[str, Target],
+    before: Mapping[str, Before],
+    applied: Mapping[str, Sequence[Mapping[str, Any]]],
+    limits: Limits,
+    *,
+    control: Control,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, dict[str, Any]]:
+    """Watch the databases of a batch for ``limits.pause`` seconds and judge.
+
+    Takes ACCESS SHARE on what the probe and the versions' own verification read.
+
+    :param applied: by database the rendered migrations that the batch has applied there.
+    :return: by database ``error_rate`` (percent; None for too few transactions), ``transactions``, ``probe_ms``, ``replication_lag_s``
+        (None where it may not be seen), ``findings`` (sentences; none where it is well).
+    :raises Interrupted: the run was asked to stop meanwhile.
+    """
+    begun = {}
+    for name, target in targets.items():
+        with _session(target) as conn:
+            _wait_for_own_sessions(conn, sleep)
+            begun[name] = _counters(conn)
+    left = limits.pause
+    while left > 0:
+        control.check()
+        sleep(min(left, 1.0))
+        left -= 1.0
+    control.check()
+    told = {}
+    for name, target in targets.items():
+        with _session(target) as conn:
+            told[name] = _judge(conn, before[name], begun[name], applied.get(name, ()), limits, control, sleep)
+    return told
+
+
+def _judge(
+    conn: Connection,
+    before: Before,
+    begun: tuple[int, int],
+    applied: Sequence[Mapping[str, Any]],
+    limits: Limits,
+    control: Control,
+    sleep: Callable[[float], None],
+) -> dict[str, Any]:
+    findings = []
+    commits, rollbacks = (now - then for now, then in zip(_counters(conn), begun))
+    transactions = commits + rollbacks
+    rate = 100.0 * rollbacks / transactions if transactions >= FEWEST_TRANSACTIONS else None
+    allowed = max(limits.error_rate, 2 * before.error_rate)
+    if rate is not None and rate > allowed:
+        findings.append(
+            f"{rollbacks} of {transactions} transactions rolled back within {limits.pause:g} s, {rate:.1f} %, and "
+            f"{allowed:.1f} % are let pass"
+        )
+    new = sorted({str(index["name"]) for index in integrity.invalid_indexes(conn)} - before.invalid)
+    if new:
+        findings.append(f"invalid since the batch: {', '.join(new)}")
+    for migration in applied:
+        differences = declared.check_statements(conn, migration, control, limit=3)
+        findings += [f"verification of {migration['version']}: {_difference(item)}" for item in differences]
+    probe_ms = None
+    if limits.probe:
+        probe_ms, fault = _probe(conn, limits.probe, limits.probe_limit)
+        findings += [fault] if fault else []
+    lag = _lag(conn, limits, control, sleep)
+    if lag is not None and lag > limits.replication_lag:
+        findings.append(f"a standby is {lag:.0f} s behind, and {limits.replication_lag:g} s are let pass")
+    return {
+        "error_rate": None if rate is None else round(rate, 2),
+        "transactions": transactions,
+        "probe_ms": probe_ms,
+        "replication_lag_s": None if lag is None else round(lag, 1),
+        "findings": findings,
+    }
+
+
+def _difference(finding: declared.Finding) -> str:
+    return f"{finding.object}: expected {finding.expected}, found {finding.found}"
+
+
+def _session(target: Target) -> closing[Connection]:
+    return closing(connect(target, application_name="pgops health"))
+
+
+def _counters(conn: Connection) -> tuple[int, int]:
+    row = fetch_one(conn, _COUNTERS)
+    return (int(row["commits"]), int(row["rollbacks"])) if row else (0, 0)
+
+
+def _wait_for_own_sessions(conn: Connection, sleep: Callable[[float], None]) -> None:
+    """What our own retries for locks have rolled back is no error of a client."""
+    deadline = time.monotonic() + OWN_SESSIONS_S
+    while fetch_all(conn, _OWN) and time.monotonic() < deadline:
+        sleep(POLL_S)
+
+
+def _lag(conn: Connection, limits: Limits, control: Control, sleep: Callable[[float], None]) -> float | None:
+    """:return: seconds; None where there are standbys and the role may not see how they are."""
+    # The right is the login role's, and the owner that it acts as need not have it.
+    execute(conn, "RESET ROLE")
+    deadline = time.monotonic() + LAG_PATIENCE_S
+    while True:
+        row = fetch_one(conn, _LAG)
+        lag = None if row is None or row["lag_s"] is None else float(row["lag_s"])
+        if lag is None or lag <= limits.replication_lag or time.monotonic() > deadline:
+            return lag
+        control.check()
+        sleep(1.0)
+
+
+def _probe(conn: Connection, query: str, limit_ms: float) -> tuple[float | None, str | None]:
+    """:return: the median in milliseconds, and what is wrong with it."""
+    took = []
+    try:
+        execute(conn, f"SET statement_timeout = {int(limit_ms * PROBE_PATIENCE)}")
+        execute(conn, "SET default_transaction_read_only = on")
+        for _ in range(PROBE_TIMES):
+            begun = time.monotonic()
+            execute(conn, query)
+            took.append(1000 * (time.monotonic() - begun))
+    except psycopg2.Error as exc:
+        return None, from_psycopg(exc, "the probe failed").message
+    finally:
+        execute(conn, "RESET statement_timeout")
+    median = round(sorted(took)[PROBE_TIMES // 2], 1)
+    if median > limit_ms:
+        return median, f"the probe takes {median:.0f} ms, and {limit_ms:g} ms are let pass"
+    return median, None

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Who of a fleet is at which version when a run ends, and the command for those that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import table
+
+MIGRATED = "migrated"
+NOTHING_PENDING = "nothing pending"
+FAILED = "failed"
+UNWELL = "not well"
+UNTOUCHED = "untouched"
+NOT_BEGUN = "not begun"
+
+Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+def members(events: Iterable[Mapping[str, Any]], hosts: Sequence[str], results: Results) -> list[dict[str, Any]]:
+    """Every database of the run with the version that it is at.
+
+    :param events: the run's journal
+    :param hosts: all hosts of the play, those whose batch was never reached too
+    :param results: host -> database -> phase -> result
+    :returns: ``host``, ``database`` (None where no phase asked for it), ``version`` (None where nobody looked or nothing is applied),
+        ``state``, and ``why`` of one that failed
+    """
+    events = list(events)
+    errors = _errors(events)
+    unwell = {
+        str(event.get("host")): (event.get("error") or {}).get("unwell") or ()
+        for event in events
+        if event.get("event") == "phase_failed"
+    }
+    found = []
+    for host in hosts:
+        named = [str(name) for event in events if event.get("host") == host for name in event.get("databases") or []]
+        databases = list(dict.fromkeys([*(results.get(host) or {}), *named]))
+        if "databases" in {event.get("phase") for event in events if event.get("host") == host}:
+            # That phase names the maintenance database, in which it asks.
+            databases = list(results.get(host) or {})
+        if not databases:
+            why = errors.get((host, None))
+            found.append(_member(host, None, None, FAILED if why else NOT_BEGUN, why))
+            continue
+        for database in databases:
+            why = errors.get((host, database)) or errors.get((host, None))
+            phases = (results.get(host) or {}).get(database) or {}
+            # All of it is applied there; to take it again would find nothing to do.
+            state = UNWELL if database in unwell.get(host, ()) else FAILED if why else _state(phases)
+            found.append(_member(host, database, _version(phases), state, why))
+    return found
+
+
+def _member(host: str, database: str | None, version: str | None, state: str, why: str | None) -> dict[str, Any]:
+    return {"host": host, "database": database, "version": version, "state": state, "why": why}
+
+
+def _errors(events: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str | None], str]:
+    """(host, database) -> in which phase it failed; a phase that names no database failed for all of its host."""
+    errors: dict[tuple[str, str | None], str] = {}
+    for event in events:
+        if event.get("event") != "phase_failed":
+            continue
+        error = event.get("error") or {}
+        place = str(event.get("phase"))
+        if error.get("not_applied"):
+            place += f" at {error['not_applied'][0]}"
+        for database in error.get("unwell") or [error.get("database")]:
+            errors.setdefault((str(event.get("host")), database), place)
+    return errors
+
+
+def _version(phases: Mapping[str, Any]) -> str | None:
+    plan, done = phases.get("plan") or {}, phases.get("apply") or {}
+    versions = [str(version) for version in plan.get("applied") or []]
+    versions += [str(item["version"]) for item in done.get("applied") or [] if isinstance(item, Mapping)]
+    return max(versions, default=None)
+
+
+def _state(phases: Mapping[str, Any]) -> str:
+    if (phases.get("apply") or {}).get("applied"):
+        return MIGRATED
+    if "plan" in phases and not (phases["plan"] or {}).get("pending"):
+        return NOTHING_PENDING
+    return UNTOUCHED
+
+
+def lines(fleet: Sequence[Mapping[str, Any]]) -> list[str]:
+    """:returns: the table for a person, nothing for a run of one database."""
+    if len(fleet) < 2:
+        return []
+    rows = [
+        [
+            item["host"],
+            item["database"],
+            item["version"] or "-",
+            item["state"] + (f" in {item['why']}" if item["why"] else ""),
+        ]
+        for item in fleet
+    ]
+    counts: dict[str, int] = {}
+    for item in fleet:
+        counts[item["state"]] = counts.get(item["state"], 0) + 1
+    told = ", ".join(f"{number} {state}" for state, number in counts.items())
+    return [*(f"    {line}" for line in table(["HOST", "DATABASE", "VERSION", "STATE"], rows)), f"    {told}"]
+
+
+def only_failed(run: Mapping[str, Any], fleet: Sequence[Mapping[str, Any]]) -> str | None:
+    """The command that takes the failed ones again and nobody else, or None where all or none of the run failed."""
+    failed = [item for item in fleet if item["state"] == FAILED]
+    if not failed or len(failed) == len(fleet):
+        return None
+    hosts = list(dict.fromkeys(str(item["host"]) for item in failed))
+    choice: dict[str, Any] = {}
+    if any(item["state"] != FAILED and item["host"] in hosts for item in fleet):
+        choice["pgops_databases"] = list(dict.fromkeys(str(item["database"]) for item in failed if item["database"]))
+    kept = typed_commands.without(run, ("migrate_canary", "migrate_batches"))
+    return typed_commands.again(kept, ",".join(hosts), choice)

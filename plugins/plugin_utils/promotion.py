@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The order of environments: what was not applied and verified in one is refused in the next, unless somebody says why not.
+
+The evidence is a file on the ops host, one an environment. What binds is the checksum of a version's files: the SQL that they
+render to may differ between environments.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
+    make_private_folder,
+    now,
+    write_private_file,
+)
+
+FORMAT = 1
+# What a waiver may name, besides the version and the reason.
+WAIVED_CHECKS = ("evidence", "contract")
+
+
+@dataclass(frozen=True)
+class Lack:
+    """A version that has no evidence, and why as the end of a sentence."""
+
+    version: str
+    name: str
+    why: str
+
+
+def path_of(state_directory: str | Path, environment: str) -> Path:
+    """:return: where the evidence of an environment lies on the ops host."""
+    return Path(state_directory).expanduser() / "evidence" / f"{environment}.json"
+
+
+def previous(environment: str, environments: Sequence[str], production: Sequence[str]) -> str | None:
+    """:return: the environment that a production one takes its evidence from: the last before it that is none; None for others."""
+    if environment not in production or environment not in environments:
+        return None
+    before = [name for name in environments[: environments.index(environment)] if name not in production]
+    return before[-1] if before else None
+
+
+def record(
+    path: Path, environment: str, host: str, database: str, run_id: str, ledger: Mapping[str, Mapping[str, Any]] | None
+) -> None:
+    """Write down what a database of the environment has applied and verified; what it had before and has no longer goes.
+
+    :param ledger: version -> ``checksum``, ``applied_at``, ``duration_s``; None where the verification failed
+    :raises OSError: the file cannot be written
+    :raises PgopsError: there is a file that is none of this tool's
+    """
+    with _locked(path):
+        known = read(path)["versions"] if path.exists() else {}
+        place = {"host": host, "database": database}
+        kept = {
+            version: entry for version, entry in known.items() if {name: entry.get(name) for name in place} != place
+        }
+        for version, row in (ledger or {}).items():
+            kept[version] = {**row, "verified_at": now(), "run_id": run_id, **place}
+        document = {"format": FORMAT, "environment": environment, "versions": dict(sorted(kept.items()))}
+        write_private_file(path, json.dumps(document, indent=2) + "\n")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """The hosts of a batch end side by side, and each reads the file before it writes it."""
+    make_private_folder(path.parent)
+    descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """:return: the evidence: ``environment``, ``versions``. :raises PgopsError: it cannot be read, or is something else."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise PgopsError(f"The evidence {path} cannot be read: {exc.strerror}") from None
+    except ValueError:
+        raise PgopsError(f"The evidence {path} is no JSON") from None
+    if (
+        not isinstance(document, dict)
+        or document.get("format") != FORMAT
+        or not isinstance(document.get("versions"), dict)
+    ):
+        raise PgopsError(f"{path} is no evidence of an environment, of format {FORMAT}, as a verification leaves it")
+    return document
+
+
+def lacking(
+    pending: Iterable[Mapping[str, Any]], evidence: Mapping[str, Any] | None, environment: str, waived: Iterable[str]
+) -> list[Lack]:
+    """The pending versions that may not be applied for want of evidence.
+
+    :param pending: ``version``, ``name`` and ``checksum`` of each
+    :param evidence: what :func:`read` gave; None where there is none
+    :param environment: the one that should have had them before
+    :param waived: versions that go without
+    """
+    found = []
+    known = (evidence or {}).get("versions") or {}
+    for item in pending:
+        version, entry = str(item["version"]), known.get(str(item["version"]))
+        if version in set(waived):
+            continue
+        if entry is None:
+            found.append(Lack(version, str(item["name"]), f"was not applied and verified in {environment}"))
+        elif entry.get("checksum") != item["checksum"]:
+            when = str(entry.get("verified_at"))[:10]
+            found.append(
+                Lack(version, str(item["name"]), f"was verified in {environment} on {when} with other files than these")
+            )
+    return found
+
+
+def wrong_waiver(waivers: Any) -> str | None:
+    """:return: what is wrong with ``migrate_waive``, as the end of a sentence; None where each names check, version and reason."""
+    if not isinstance(waivers, list) or not all(isinstance(item, Mapping) for item in waivers):
+        return "is no list of check, version and reason"
+    for item in waivers:
+        if str(item.get("check")) not in WAIVED_CHECKS:
+            return f"has the check {item.get('check')}, and it takes {' and '.join(WAIVED_CHECKS)}"
+        missing = [name for name in ("version", "reason") if not str(item.get(name) or "").strip()]
+        if missing:
+            return f"has an entry without {' and '.join(missing)}"
+    return None
+
+
+def waived(waivers: Iterable[Mapping[str, Any]], check: str) -> dict[str, str]:
+    """:return: version -> reason, of one check."""
+    return {str(item["version"]): str(item["reason"]) for item in waivers if item["check"] == check}

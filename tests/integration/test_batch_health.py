@@ -1,0 +1,267 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Between two batches the clients are looked at: what makes the next batch not begin, each seen on a real server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils import batch_health, fleet
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
+from support.engine import target_of, wait_for, way
+from support.server import SUPERUSER, Server, free_port
+from support.tree import TestTree
+
+V1 = "20260101000000"
+
+
+@pytest.fixture
+def pair(server: Server, database: str) -> Iterator[dict[str, Target]]:
+    """Two databases of a server, each a batch of its own."""
+    server.create_database(f"{database}_b")
+    yield {name: target_of(server, name) for name in (database, f"{database}_b")}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> list[dict[str, Any]]:
+    made = TestTree(tmp_path / "sql")
+    made.add_sql(V1, "rooms", "CREATE TABLE public.rooms (id integer PRIMARY KEY);\n", "DROP TABLE public.rooms;\n")
+    return made.render()
+
+
+def migrate(
+    pair: dict[str, Target],
+    tree: list[dict[str, Any]],
+    limits: batch_health.Limits,
+    meanwhile: Callable[[], None],
+    **more: Any,
+) -> dict[str, dict[str, Any]]:
+    """Both databases; `meanwhile` is what happens while the clients of a batch are watched."""
+    ways = {name: way(sleep=lambda _seconds: meanwhile(), **more) for name in pair}
+    return fleet.apply(
+        pair, tree, Selection(), ways.__getitem__, batches=[[name] for name in pair], expected={}, limits=limits
+    )
+
+
+def unwell(
+    pair: dict[str, Target], tree: list[dict[str, Any]], limits: batch_health.Limits, meanwhile: Callable[[], None]
+) -> str:
+    """What is found after the first batch; the second one was not begun."""
+    first, second = pair
+    with pytest.raises(PgopsError) as stopped:
+        migrate(pair, tree, limits, meanwhile)
+    assert stopped.value.extra["reason"] == "unwell"
+    assert stopped.value.extra["untouched"] == [second]
+    assert f"What the batch applied stays: {V1}. Not begun: {second}." in stopped.value.message
+    assert stopped.value.extra["databases"][first]["applied"][0]["version"] == V1
+    conn = connect(pair[second], application_name="test")
+    with conn.cursor() as cursor:
+        cursor.execute("SELECT to_regnamespace('pgops') IS NULL")
+        assert cursor.fetchone() == (True,)
+    conn.close()
+    (finding,) = stopped.value.extra["unwell"][first]
+    return str(finding)
+
+
+def clients(server: Server, database: str, *, well: int, failing: int) -> Callable[[], None]:
+    """So many transactions of an application, told to the statistics by the end of its session."""
+
+    def work() -> None:
+        conn = server.connect(database)
+        with conn.cursor() as cursor:
+            for _ in range(well):
+                cursor.execute("SELECT 1")
+            for _ in range(failing):
+                with suppress(psycopg2.Error):
+                    cursor.execute("SELECT gone FROM public.rooms")
+        conn.close()
+        time.sleep(0.2)  # the server's end of the session is not waited for by close()
+
+    return work
+
+
+LIMITS = batch_health.Limits(pause=1)
+
+
+def test_transactions_that_roll_back_stop_the_next_batch(
+    server: Server, pair: dict[str, Target], tree: list[dict[str, Any]]
+) -> None:
+    first = next(iter(pair))
+    finding = unwell(pair, tree, LIMITS, clients(server, first, well=20, failing=10))
+    assert "10 of 3" in finding
+    assert "transactions rolled back within 1 s" in finding
+
+
+def test_a_database_that_always_rolls_back_a_part_is_as_well_as_before(
+    server: Server, pair: dict[str, Target], tree: list[dict[str, Any]]
+) -> None:
+    first = next(iter(pair))
+    server.execute("CREATE TABLE public.before (id integer)", database=first)
+    clients(server, first, well=200, failing=100)()
+    done = migrate(pair, tree, LIMITS, clients(server, first, well=20, failing=10))
+    assert list(done) == list(pair)
+    assert done[first]["health"]["error_rate"] > 20
+
+
+def test_what_our_own_retries_roll_back_is_no_error_of_a_client(
+    server: Server, pair: dict[str, Target], tree: list[dict[str, Any]]
+) -> None:
+    """A session tells its counters when it ends: the look waits for those of the run."""
+    first = next(iter(pair))
+    own = connect(pair[first], application_name="pgops 20260101T000000Z-000001")
+    with own.cursor() as cursor:
+        for _ in range(40):
+            with suppress(psycopg2.Error):
+                cursor.execute("SELECT 1 / 0")
+    ending = threading.Timer(1.0, own.close)
+    ending.start()
+    before = {first: batch_health.look_before(pair[first])}
+    calls = []
+
+    def sleep(seconds: float) -> None:
+        time.sleep(seconds)
+        calls.append(seconds)
+        if seconds == 1.0:
+            clients(server, first, well=30, failing=0)()
+
+    found = batch_health.look_after(
+        {first: pair[first]}, before, {}, batch_health.Limits(pause=1, error_rate=1), control=Control(), sleep=sleep
+    )
+    ending.join()
+    assert calls[0] == batch_health.POLL_S, "there was a session to wait for"
+    assert found[first]["findings"] == []
+
+
+def test_a_probe_that_fails_stops_the_next_batch(pair: dict[str, Target], tree: list[dict[str, Any]]) -> None:
+    broken = batch_health.Limits(pause=0, probe="SELECT name FROM public.rooms")
+    assert 'the probe failed: column "name" does not exist' in unwell(pair, tree, broken, lambda: None)
+
+
+def test_a_probe_that_takes_too_long_stops_the_next_batch(pair: dict[str, Target], tree: list[dict[str, Any]]) -> None:
+    slow = batch_health.Limits(pause=0, probe="SELECT pg_sleep(0.1)", probe_limit=20)
+    assert "and 20 ms are let pass" in unwell(pair, tree, slow, lambda: None)
+
+
+def test_a_probe_writes_nothing(pair: dict[str, Target], tree: list[dict[str, Any]]) -> None:
+    writing = batch_health.Limits(pause=0, probe="INSERT INTO public.rooms VALUES (1)")
+    assert "read-only transaction" in unwell(pair, tree, writing, lambda: None)
+
+
+def test_an_index_that_became_invalid_stops_the_next_batch_and_an_older_one_does_not(
+    server: Server, pair: dict[str, Target], tree: list[dict[str, Any]]
+) -> None:
+    first = next(iter(pair))
+
+    def invalid(name: str) -> None:
+        statement = f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'public.{name}'::regclass"
+        server.execute(f"SET allow_system_table_mods = on; {statement}", database=first)
+
+    server.execute("CREATE TABLE public.other (id integer); CREATE INDEX other_id ON public.other (id)", database=first)
+    invalid("other_id")
+    finding = unwell(pair, tree, LIMITS, lambda: invalid("rooms_pkey"))
+    assert finding.startswith("invalid since the batch: ")
+    assert "rooms_pkey" in finding
+    assert "other_id" not in finding
+
+
+def test_a_version_that_its_own_verification_rejects_stops_the_next_batch(
+    pair: dict[str, Target], tmp_path: Path
+) -> None:
+    made = TestTree(tmp_path / "sql")
+    folder = made.add_sql(V1, "rooms", "CREATE TABLE public.rooms (id integer);\n", "DROP TABLE public.rooms;\n")
+    (folder / "verify.sql.j2").write_text("SELECT 'room 7' AS object, 'a door' AS expected, 'none' AS found;\n")
+    finding = unwell(pair, made.render(), batch_health.Limits(pause=0), lambda: None)
+    assert finding == f"verification of {V1}: room 7: expected a door, found none"
+
+
+def test_a_request_to_stop_while_the_clients_are_watched_leaves_the_rest(
+    pair: dict[str, Target], tree: list[dict[str, Any]]
+) -> None:
+    first, second = pair
+    control = Control()
+    with pytest.raises(Interrupted) as stopped:
+        migrate(pair, tree, LIMITS, lambda: control.request("somebody asked it to stop"), control=control)
+    assert stopped.value.extra["untouched"] == [second]
+    assert stopped.value.extra["databases"][first]["applied"]
+
+
+def test_a_second_run_looks_at_nobody(pair: dict[str, Target], tree: list[dict[str, Any]]) -> None:
+    nobody = batch_health.Limits(pause=0)
+    migrate(pair, tree, nobody, lambda: None)
+    again = migrate(pair, tree, LIMITS, lambda: pytest.fail("there was nothing to watch"))
+    assert [found["applied"] for found in again.values()] == [[], []]
+
+
+@pytest.fixture
+def late_standby(server: Server, tmp_path: Path) -> Iterator[None]:
+    """A standby of the embedded server that applies what it gets two seconds late."""
+    folder = Path(tempfile.mkdtemp(prefix="pgops-standby-"))
+    shutil.chown(folder, server.owner_uid, server.owner_uid)
+    values = {"PGPASSFILE": str(server.passfile), "PATH": os.environ["PATH"]}
+    replicating = {"user": server.owner_uid, "group": server.owner_uid, "extra_groups": []} if server.owner_uid else {}
+    passfile = folder / "passfile"
+    shutil.copy(server.passfile, passfile)
+    shutil.chown(passfile, server.owner_uid, server.owner_uid)
+    values["PGPASSFILE"] = str(passfile)
+    subprocess.run(
+        [server.bindir / "pg_basebackup", "-D", folder / "data", "-R", "-X", "stream", "-c", "fast", "-h", server.host,
+         "-p", str(server.port), "-U", SUPERUSER], check=True, cwd=folder, env=values, **replicating,
+    )  # fmt: skip
+    own = {
+        "port": str(free_port()),
+        "recovery_min_apply_delay": "2s",
+        "unix_socket_directories": str(folder),
+        "listen_addresses": "",
+    }
+    process = subprocess.Popen(
+        # The primary's settings, which a standby must not be below, and its own after them.
+        [server.bindir / "postgres", "-D", folder / "data", *server.postgres[3:],
+         *(word for name, value in own.items() for word in ("-c", f"{name}={value}"))],
+        cwd=folder, env=values, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **replicating,
+    )  # fmt: skip
+    try:
+        wait_for(lambda: server.execute("SELECT 1 FROM pg_stat_replication WHERE state = 'streaming'"), seconds=30)
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("late_standby")
+def test_a_standby_that_stays_behind_stops_the_next_batch(
+    server: Server, pair: dict[str, Target], tree: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = next(iter(pair))
+    server.execute("GRANT pg_monitor TO white_cross_migrator")
+    monkeypatch.setattr(batch_health, "LAG_PATIENCE_S", 1.0)
+
+    def write() -> None:
+        for number in range(40):
+            server.execute(f"CREATE TABLE public.n{time.monotonic_ns()} AS SELECT {number} AS id", database=first)
+            time.sleep(0.1)  # the standby tells how far it is at each commit that it applies
+
+    late = batch_health.Limits(pause=1, replication_lag=0.5)
+    assert "a standby is 2 s behind" in unwell(pair, tree, late, write)
+    monkeypatch.setattr(batch_health, "LAG_PATIENCE_S", 60.0)
+    patient = {name: way(sleep=time.sleep) for name in pair}
+    fleet.apply(
+        pair, tree, Selection(), patient.__getitem__, batches=[[name] for name in pair], expected={},
+        limits=batch_health.Limits(pause=0, replication_lag=5),
+    )  # fmt: skip

@@ -1,0 +1,155 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The order of environments: production takes what staging has applied and verified with the same files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import promotion
+from support.server import Server
+from support.site import Playbook, Result
+from support.tree import TestTree
+
+V1, V2 = "20260101000000", "20260101000001"
+ORDER, PRODUCTION = ["local", "staging", "production"], ["production"]
+
+
+@pytest.fixture
+def site(playbook: Playbook, server: Server) -> Playbook:
+    """Staging and production with a database each, on one ops host."""
+    shutil.rmtree(playbook.copy_sql() / "migrations")
+    add(playbook, V1, "rooms")
+    server.create_database(f"{playbook.database}_staging")
+    playbook.hosts["staging"] = {"staging-1": {"pgops_database": f"{playbook.database}_staging"}}
+    playbook.variables["backup_scratch_reason"] = "a test has one server"
+    return playbook
+
+
+def add(site: Playbook, version: str, table: str) -> Path:
+    up = f"CREATE TABLE public.{table} (\n    id integer PRIMARY KEY\n);\n"
+    return TestTree(site.folder / "sql").add_sql(version, table, up, f"DROP TABLE public.{table};\n")
+
+
+def refused(result: Result, why: str) -> list[str]:
+    """The run was ended by its plan; returns what it says to type."""
+    assert result.rc == 2, result.output
+    assert why in result.json["error"]["message"]
+    assert result.json["error"]["phase"] == "plan"
+    assert "Traceback" not in result.output
+    return result.json["error"]["next"]
+
+
+def evidence(site: Playbook) -> Path:
+    return site.state / "evidence" / "staging.json"
+
+
+def test_production_takes_what_staging_has_verified_with_the_same_files_and_nothing_else(site: Playbook) -> None:
+    commands = refused(
+        site("migrate.yml", "--tags", "plan", limit="production"), "was not applied and verified in staging"
+    )
+    assert commands == [
+        "ansible-playbook migrate.yml -l staging", "ansible-playbook migrate.yml -l production"
+    ]  # fmt: skip
+    assert site("migrate.yml", limit="staging").rc == 0
+    assert stat.S_IMODE(evidence(site).stat().st_mode) == 0o600
+    assert json.loads(evidence(site).read_text())["versions"][V1]["database"] == f"{site.database}_staging"
+    applied = site("migrate.yml", limit="production")
+    assert applied.rc == 0, applied.output
+    assert site.server.execute("SELECT version FROM pgops.migration", database=site.database) == [(V1,)]
+
+
+@pytest.mark.slow
+def test_other_files_are_another_version_and_a_waiver_names_it_with_its_reason(site: Playbook) -> None:
+    assert site("migrate.yml", limit="staging").rc == 0
+    folder = add(site, V1, "rooms")
+    (folder / "up.sql.j2").write_text("CREATE TABLE public.rooms (\n    id bigint PRIMARY KEY\n);\n")
+    why = "with other files than these"
+    refused(site("migrate.yml", "--tags", "plan", limit="production"), why)
+    shown = site("migrate.yml", "--check", "--diff", limit="production")
+    assert shown.rc == 0, shown.output
+    assert why in shown.stdout, "the SQL may be looked at, and what is lacking is told"
+    waiver = {"check": "evidence", "version": V1, "reason": "the outage needs it now"}
+    for wrong in ({**waiver, "reason": ""}, {**waiver, "check": "evidense"}):
+        refused(site("migrate.yml", "--tags", "plan", limit="production", migrate_waive=[wrong]), "migrate_waive has")
+    let = site("migrate.yml", limit="production", migrate_waive=[waiver])
+    assert let.rc == 0, let.output
+    assert let.json["hosts"]["production-1"][site.database]["plan"]["waived"] == [waiver]
+
+
+@pytest.mark.slow
+def test_the_file_of_another_ops_host_is_taken_and_that_of_another_environment_is_not(site: Playbook) -> None:
+    file = site.folder / "from staging.json"
+    assert site("migrate.yml", limit="staging").rc == 0
+    assert site("verify.yml", limit="staging", verify_evidence=str(file)).rc == 0
+    evidence(site).unlink()
+    taken = site("migrate.yml", "--tags", "plan", limit="production", migrate_evidence=str(file))
+    assert taken.rc == 0, taken.output
+    document = json.loads(file.read_text())
+    file.write_text(json.dumps({**document, "environment": "local"}))
+    other = site("migrate.yml", "--tags", "plan", limit="production", migrate_evidence=str(file))
+    refused(other, "is the evidence of local, not of staging")
+
+
+@pytest.mark.slow
+def test_a_database_that_fails_its_verification_is_no_evidence_any_longer(site: Playbook) -> None:
+    assert site("migrate.yml", limit="staging").rc == 0
+    site.server.execute("ALTER TABLE public.rooms ADD COLUMN odd integer", database=f"{site.database}_staging")
+    site.server.execute("DROP TABLE public.rooms", database=f"{site.database}_staging")
+    assert site("verify.yml", limit="staging").rc == 2
+    refused(site("migrate.yml", "--tags", "plan", limit="production"), "was not applied and verified in staging")
+
+
+@pytest.mark.slow
+def test_tags_do_not_lead_past_the_plan(site: Playbook) -> None:
+    past = site("migrate.yml", "--tags", "backup,prove,apply", limit="production")
+    assert past.rc == 2, past.output
+    assert "this run has no plan" in past.json["error"]["message"]
+    assert site.server.execute("SELECT to_regnamespace('pgops') IS NULL", database=site.database) == [(True,)]
+
+
+def test_each_database_answers_for_what_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "evidence" / "staging.json"
+    row = {"checksum": "a", "applied_at": None, "duration_s": 1.0}
+    promotion.record(path, "staging", "s1", "a", "run", {V1: row, V2: row})
+    promotion.record(path, "staging", "s1", "b", "run", {V2: {**row, "checksum": "b"}})
+    assert {version: entry["database"] for version, entry in promotion.read(path)["versions"].items()} == {
+        V1: "a",
+        V2: "b",
+    }
+    promotion.record(path, "staging", "s1", "a", "run", None)
+    assert list(promotion.read(path)["versions"]) == [V2]
+
+
+def test_what_lacks_evidence_is_told_by_version() -> None:
+    def item(version: str, checksum: str) -> dict[str, Any]:
+        return {"version": version, "name": "x", "checksum": checksum}
+
+    known = {"versions": {V1: {"checksum": "a", "verified_at": "2026-01-02T00:00:00Z"}}}
+    assert promotion.lacking([item(V1, "a")], known, "staging", []) == []
+    assert [lack.why for lack in promotion.lacking([item(V1, "b"), item(V2, "a")], known, "staging", [])] == [
+        "was verified in staging on 2026-01-02 with other files than these",
+        "was not applied and verified in staging",
+    ]
+    assert promotion.lacking([item(V1, "a")], None, "staging", [V1]) == []
+
+
+def test_the_environment_before_is_the_last_that_holds_no_production_data() -> None:
+    assert promotion.previous("production", ORDER, PRODUCTION) == "staging"
+    assert promotion.previous("staging", ORDER, PRODUCTION) is None
+    assert promotion.previous("eu", ["local", "test", "us", "eu"], ["us", "eu"]) == "test"
+    assert promotion.previous("production", ["production"], PRODUCTION) is None
+
+
+@pytest.mark.parametrize("text", ["no json", "[]", '{"format": 2, "versions": {}}'])
+def test_a_file_that_is_no_evidence_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(PgopsError, match="is no"):
+        promotion.read(path)
