@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+from ansible.utils.vars import load_extra_vars
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     migration_lint,
@@ -16,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     named_checks,
     quality,
 )
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_lint import files, reports, rules
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_lint.reading import Problem
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_lint.script import Script
@@ -26,14 +29,14 @@ class ActionModule(TreeAction):
     """Reads files on the controller; asks a database only where one is named."""
 
     PLAYBOOK = "lint"
-    VARIABLES = ("lint_paths", "lint_report", "lint_levels", "lint_together")
-    _VALID_ARGS = frozenset({"sql", "variables", "paths", "report", "levels", "together"})
+    VARIABLES = ("lint_paths", "lint_report", "lint_levels", "lint_together", "lint_catalog")
+    _VALID_ARGS = frozenset({"sql", "variables", "paths", "report", "levels", "together", "catalog"})
 
     def work(self, directory: Path, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: every finding; failed if one of them is an error."""
         paths = _listed(self._task.args.get("paths"))
         try:
-            levels = rules.levels_of(self._task.args.get("levels") or {})
+            levels = rules.levels_of(_mapping(self._task.args.get("levels")))
         except ValueError as error:
             raise PgopsError(f"lint_levels: {error}") from None
         if paths:
@@ -79,7 +82,27 @@ class ActionModule(TreeAction):
 
     def _facts(self, scripts: Sequence[Script], task_vars: dict[str, Any]) -> dict[str, Any] | None:
         """:return: what the catalog says of the tables that the files name; None where no database is named."""
-        return None
+        wanted = self._task.args.get("catalog")
+        typed = load_extra_vars(self._loader)
+        named = any(name in typed for name in ("pgops_host", "pgops_port", "pgops_database"))
+        if wanted in (None, "") and not named or str(wanted).lower() in ("false", "no", "off", "0"):
+            return None
+        relations, functions = files.names_in(scripts)
+        arguments: dict[str, Any] = {"relations": relations, "functions": functions}
+        for name, variable in SHARED_VARIABLES.items():
+            value = self._value(task_vars, name)
+            if variable.option is not None and value not in (None, ""):
+                arguments[variable.option] = value
+        database = self._value(task_vars, "pgops_database")
+        arguments["databases"] = arguments.get("databases") or ([database] if database else [])
+        if not arguments["databases"]:
+            raise PgopsError("pgops_database is not set; give -e pgops_database=NAME, or leave lint_catalog out")
+        module = "whitecross.pgops.lint_facts"
+        answer = self._execute_module(module_name=module, module_args=arguments, task_vars=task_vars)
+        if answer.get("failed"):
+            raise PgopsError(f"{str(answer.get('msg')).rstrip('.')}; -e lint_catalog=false reads the files alone")
+        # Of several databases the first: they are tenants with one schema.
+        return dict(next(iter(answer["databases"].values())))
 
     def _write_reports(self, problems: Sequence[Problem], names: Sequence[str]) -> None:
         for report in _listed(self._task.args.get("report")):
@@ -92,7 +115,9 @@ class ActionModule(TreeAction):
 
     def _given(self) -> dict[str, Any]:
         """:return: the choices of this run, to type them again."""
-        given = {f"lint_{name}": self._task.args.get(name) for name in ("paths", "report", "levels", "together")}
+        given = {
+            f"lint_{name}": self._task.args.get(name) for name in ("paths", "report", "levels", "together", "catalog")
+        }
         return {name: value for name, value in given.items() if value}
 
     # --- a tree of this collection -------------------------------------------------------------------------------------
@@ -147,3 +172,13 @@ def _listed(given: Any) -> list[str]:
     if Path(str(given)).expanduser().exists():
         return [str(given)]
     return [part.strip() for part in str(given).split(",") if part.strip()]
+
+
+def _mapping(given: Any) -> Mapping[str, Any]:
+    """:return: a mapping, also of its text, as ``-e lint_levels='{R05: note}'`` gives it.
+
+    :raises ValueError: it is none."""
+    found = yaml.safe_load(given) if isinstance(given, str) else given
+    if found and not isinstance(found, Mapping):
+        raise ValueError("it maps rules to levels, for example {R05: note}")
+    return found or {}

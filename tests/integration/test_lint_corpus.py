@@ -11,7 +11,9 @@ from typing import Any
 
 import psycopg2
 import pytest
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_lint import script
+from ansible_collections.whitecross.pgops.plugins.module_utils import lint_facts
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_lint import files, reading, rules, script
 from support.lint_corpus import FOLDER, Piece, pieces
 from support.server import SUPERUSER, Server
 
@@ -287,3 +289,41 @@ def test_what_is_called_safe_hurts_nobody(embedded_server: Server, base: str, pi
         assert rows == [(3000, True)]
         if not own:
             run(conn, "ROLLBACK")
+
+
+@pytest.fixture(scope="module")
+def facts(embedded_server: Server, base: str) -> dict[str, Any]:
+    """What the catalog says of all that the corpus names."""
+    read = [script.read(piece.text, piece.id) for name in ("dangerous", "safe") for piece in pieces(name)]
+    relations, functions = files.names_in(read)
+    return lint_facts.read_facts(target(embedded_server, base), relations, functions)
+
+
+def target(server: Server, database: str) -> Target:
+    return Target(
+        database=database, host=server.host, port=str(server.port), user=SUPERUSER, passfile=str(server.passfile)
+    )
+
+
+def with_catalog(piece: Piece, facts: dict[str, Any]) -> dict[str, str]:
+    found, _ = reading.lint_script(script.read(piece.text, piece.id), rules.levels_of({}), facts)
+    return {problem.rule: problem.level for problem in found if problem.level != rules.NOTE}
+
+
+@pytest.mark.parametrize("piece", pieces("dangerous"), ids=lambda p: p.id)
+def test_with_the_catalog_at_hand_everything_is_found(facts: dict[str, Any], piece: Piece) -> None:
+    assert piece.rule in with_catalog(piece, facts)
+
+
+@pytest.mark.parametrize("piece", pieces("safe"), ids=lambda p: p.id)
+def test_with_the_catalog_at_hand_there_is_no_false_alarm(facts: dict[str, Any], piece: Piece) -> None:
+    assert with_catalog(piece, facts) == {}
+
+
+def test_a_small_table_lowers_the_level_and_an_empty_one_does_not(embedded_server: Server, base: str) -> None:
+    made = "CREATE TABLE tiny AS SELECT g AS id FROM generate_series(1, 50) g; CREATE TABLE nobody (id int); ANALYZE tiny, nobody;"
+    embedded_server.execute(made, database=base, user=SUPERUSER)
+    known = lint_facts.read_facts(target(embedded_server, base), ["public.tiny", "public.nobody"], [])
+    for table, level in (("tiny", rules.WARNING), ("nobody", rules.ERROR)):
+        piece = Piece(table, f"SET lock_timeout = '1s';\nALTER TABLE {table} ALTER COLUMN id TYPE bigint;\n")
+        assert with_catalog(piece, known) == {"R24": level}

@@ -89,8 +89,8 @@ class _Reader:
         if rule_id in allowed or rule_id in self.script.allowed or (self.session.engine and not entry.engine):
             return
         level = found.level if found.level and self.levels[rule_id] == entry.level else self.levels[rule_id]
-        if entry.large and found.table is not None and self.session.small(found.table) and level != rules.OFF:
-            level = rules.NOTE
+        if entry.large and level == rules.ERROR and found.table is not None and self.session.small(found.table):
+            level = rules.WARNING
         if level != rules.OFF:
             text = f"{found.message}; instead: {entry.instead}" if entry.instead not in found.message else found.message
             self.problems.append(Problem(self.script.file, line, rule_id, level, text, found.table))

@@ -66,9 +66,7 @@ def blocking_build(seen: Seen) -> Iterator[Found]:
     node = seen.node
     table = relation_name(node.relation)
     if not node.concurrent and node.relation.inh and seen.session.existing(table):
-        facts = seen.session.table_facts(table)
-        if facts is None or not facts.get("partitioned"):
-            yield Found(f"CREATE INDEX on {table[1]} stops every write while it builds", table=table)
+        yield Found(f"CREATE INDEX on {table[1]} stops every write while it builds", table=table)
 
 
 @rule("R06", "*")
@@ -118,8 +116,7 @@ def blocking_drop(seen: Seen) -> Iterator[Found]:
         return
     for target in node.objects:
         index = qualified(target)
-        table = seen.session.objects.index_tables.get(index)
-        if table is None or seen.session.existing(table):
+        if seen.session.existing(seen.session.table_of(index)):
             yield Found(f"DROP INDEX {index[1]} waits for, and stops, every query of its table")
 
 
@@ -133,7 +130,7 @@ def blocking_reindex(seen: Seen) -> Iterator[Found]:
     table: Relation | None = None
     if node.relation is not None:
         table = relation_name(node.relation)
-        table = seen.session.objects.index_tables.get(table, table)
+        table = seen.session.table_of(table)
         if seen.session.made(table):
             return
     yield Found(f"REINDEX of {name} stops the writes, and the queries that use it", table=table)
@@ -209,7 +206,7 @@ def moved(seen: Seen) -> Iterator[Found]:
     words = {"AT_SetTableSpace": "SET TABLESPACE", "AT_SetLogged": "SET LOGGED", "AT_SetUnLogged": "SET UNLOGGED",
              "AT_SetAccessMethod": "SET ACCESS METHOD"}  # fmt: skip
     table = relation_name(node.relation)
-    table = seen.session.objects.index_tables.get(table, table)
+    table = seen.session.table_of(table)
     for command in node.cmds or ():
         word = words.get(command.subtype.name)
         if word and seen.session.existing(table):
