@@ -120,7 +120,7 @@ def test_lint_asks_the_database_that_is_named(playbook: Playbook, tmp_path: Path
             {"lint_paths": "lint.yml", "lint_report": "x.pdf"},
             "lint_report: x.pdf ends with none of .json, .sarif, .xml",
         ),
-        ({"lint_path": "x"}, "lint_path (did you mean lint_paths?)"),
+        ({"lint_pathss": "x"}, "lint_pathss (did you mean lint_paths?)"),
     ],
 )
 def test_lint_of_files_refuses_what_it_cannot_use_in_one_sentence(

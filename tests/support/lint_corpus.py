@@ -30,7 +30,7 @@ def pieces(name: str) -> list[Piece]:
     """:param name: dangerous or safe."""
     found = []
     for number, entry in enumerate(yaml.safe_load((FOLDER / f"{name}.yml").read_text())):
-        text = (TIMEOUT if entry.get("timeout") else "") + entry["sql"] + "\n"
+        text = (TIMEOUT if entry.get("timeout") else "") + entry["sql"]
         found.append(
             Piece(
                 id=f"{number:03}-{entry.get('rule', 'safe')}",

@@ -5,15 +5,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_lint import command, files, reading, reports, rules
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_lint.script import read
 from support.lint_corpus import Piece, pieces
 
+ROOT = Path(__file__).resolve().parents[2]
 FOUND_AT_LEAST = 0.92
 ALARMS_AT_MOST = 0.04
 
@@ -187,3 +193,32 @@ def test_the_command_ends_with_1_for_an_error_and_2_where_it_cannot_begin(
     assert command.main([str(bad), "--level", "R05=off", "--level", "R01=note"]) == 0
     assert command.main([str(tmp_path / "nowhere")]) == 2
     assert re.search("there is no .*nowhere", capsys.readouterr().err)
+
+
+def test_one_missing_lock_timeout_is_told_once_a_file() -> None:
+    text = "ALTER TABLE users ADD COLUMN a int;\nALTER TABLE users ADD COLUMN b int;\n"
+    assert [(p.rule, p.line) for p in lint(text)] == [("R01", 1)]
+
+
+def test_the_page_has_the_table_of_the_rules() -> None:
+    page = (ROOT / "docs" / "lint.md").read_text()
+    for name, rule in rules.table().items():
+        assert f"| `{name}` | {rule.level} | {rule.title}. | {rule.instead} |\n" in page
+    assert page.count("\n| `") == len(rules.table()) + 5
+
+
+def test_the_hook_runs_what_the_package_installs_without_ansible_and_psycopg2(tmp_path: Path) -> None:
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    module, _, function = project["scripts"][hook["entry"]].partition(":")
+    (pinned,) = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("pglast==")]
+    assert pinned in project["dependencies"]
+    file = tmp_path / "a.sql"
+    file.write_text(BLOCKING)
+    start = f"import sys; sys.modules['ansible'] = sys.modules['psycopg2'] = None; from {module} import {function}; sys.exit({function}())"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "collections")}
+    done = subprocess.run(
+        [sys.executable, "-c", start, str(file)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"{file}:1" in done.stdout

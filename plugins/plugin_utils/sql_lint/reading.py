@@ -75,7 +75,10 @@ def lint_script(
         session.parts = script.parts[number + 1 :]
         reader.statement(part.node, part.line, part)
     reader.end()
-    return sorted(set(reader.problems), key=lambda p: (p.line, p.rule, p.message)), session.objects
+    found = sorted(set(reader.problems), key=lambda p: (p.line, p.rule, p.message))
+    # One SET at the beginning mends them all.
+    first = next((p for p in found if p.rule == "R01"), None)
+    return [p for p in found if p.rule != "R01" or p is first], session.objects
 
 
 class _Reader:
@@ -92,7 +95,8 @@ class _Reader:
         if entry.large and level == rules.ERROR and found.table is not None and self.session.small(found.table):
             level = rules.WARNING
         if level != rules.OFF:
-            text = f"{found.message}; instead: {entry.instead}" if entry.instead not in found.message else found.message
+            instead = (entry.step if self.session.engine else None) or entry.instead
+            text = f"{found.message}; instead: {instead}"
             self.problems.append(Problem(self.script.file, line, rule_id, level, text, found.table))
 
     def statement(self, node: Any, line: int, part: Part, depth: int = 0, **how: bool) -> None:

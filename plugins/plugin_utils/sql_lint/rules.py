@@ -48,6 +48,7 @@ class Rule:
     large: bool = False
     engine: bool = True
     tree: str | None = None
+    step: str | None = None
 
 
 @dataclass

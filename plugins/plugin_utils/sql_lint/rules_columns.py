@@ -166,7 +166,9 @@ def _default(seen: Seen, table: Relation, column: str, expression: Any) -> Itera
         name = node.funcname[-1].sval
         answer = _is_volatile(seen, name)
         if answer:
-            yield Found(f"the default {name}() of {column} writes every row of {table[1]} anew", table=table)
+            yield Found(
+                f"the default {name}() of {column} is volatile and writes every row of {table[1]} anew", table=table
+            )
         elif answer is None:
             yield Found(
                 f"if {name}() is volatile, the default of {column} writes every row of {table[1]} anew", WARNING, table

@@ -228,6 +228,17 @@ def _tokens(text: str) -> list[Any]:
         return []
 
 
+def allowance(comment: str) -> tuple[frozenset[str], bool, str | None]:
+    """:return: the rules that a comment allows, whether in the whole file, and what is wrong with it; without a reason none."""
+    match = _ALLOW.search(comment)
+    reason = re.sub(r"[*/#}\s.-]+$", "", (match.group("reason") or "") if match else "")
+    if match is None or len(reason) < 3:
+        return frozenset(), False, "it has no reason: -- pgops: allow R05 because ..."
+    names = frozenset(name.strip() for name in match.group("rules").split(","))
+    unknown = ", ".join(sorted(names - set(table())))
+    return names, bool(match.group("file")), f"there is no rule {unknown}" if unknown else None
+
+
 def _allows(
     comments: list[tuple[int, str]], statements: list[tuple[int, int]], lines: _Lines, script: Script
 ) -> dict[int, set[str]]:
@@ -237,16 +248,12 @@ def _allows(
     for place, comment in sorted(comments):
         if not _ALLOW_AT_ALL.search(comment):
             continue
-        match = _ALLOW.search(comment)
-        reason = re.sub(r"[*/#}\s.]+$", "", (match.group("reason") or "") if match else "")
-        if match is None or len(reason) < 3:
-            script.faults.append((lines.of(place), "allow", "it has no reason: -- pgops: allow R05 because ..."))
+        names, whole_file, fault = allowance(comment)
+        if fault:
+            script.faults.append((lines.of(place), "allow", fault))
+        if not names:
             continue
-        names = {name.strip() for name in match.group("rules").split(",")}
-        unknown = sorted(name for name in names if name not in table())
-        if unknown:
-            script.faults.append((lines.of(place), "allow", f"there is no rule {', '.join(unknown)}"))
-        if match.group("file"):
+        if whole_file:
             script.allowed |= names
             continue
         inside = [n for n, (begin, end) in enumerate(statements) if begin <= place < end]

@@ -1,0 +1,5 @@
+SET lock_timeout = '1s';
+ALTER TABLE students ADD COLUMN card uuid;
+ALTER TABLE students ALTER COLUMN card SET DEFAULT gen_random_uuid();
+SET lock_timeout = 0;
+CREATE INDEX CONCURRENTLY students_card_idx ON students (card);
