@@ -222,3 +222,14 @@ def test_the_hook_runs_what_the_package_installs_without_ansible_and_psycopg2(tm
     )
     assert (done.returncode, done.stderr) == (1, "")
     assert f"{file}:1" in done.stdout
+
+
+def test_a_foreign_key_of_a_new_column_wants_its_index_in_the_file() -> None:
+    made = "CREATE TABLE b (id bigint PRIMARY KEY, a_id bigint REFERENCES a);\n"
+    assert [(p.rule, p.level) for p in lint(made)] == [("R16", "note")]
+    assert lint(f"{made}CREATE INDEX ON b (a_id);\n") == []
+
+
+def test_what_is_put_together_from_rows_cannot_be_read() -> None:
+    text = "DO $$ DECLARE r record; BEGIN FOR r IN SELECT ddl FROM queue LOOP EXECUTE r.ddl; END LOOP; END $$;"
+    assert errors(text) == {"R53"}

@@ -33,7 +33,7 @@ def apply(seen: Seen) -> None:
     if isinstance(node, (ast.SelectStmt, ast.CallStmt)):
         _calls(seen)
     transaction = session.transaction
-    if transaction is not None and not seen.handler:
+    if transaction is not None and not seen.handler and not session.only_makes(node):
         for table, mode in strong_locks(node):
             if session.existing(table):
                 transaction.locked.setdefault(table, (mode, seen.line))
@@ -186,9 +186,9 @@ def _create_table(seen: Seen) -> None:
         if isinstance(element, ast.ColumnDef):
             columns[element.colname] = column_of(element)
             for constraint in element.constraints or ():
-                _constraint(session, table, constraint, element.colname)
+                _constraint(session, table, constraint, element.colname, seen.line)
         elif isinstance(element, ast.Constraint):
-            _constraint(session, table, element, None)
+            _constraint(session, table, element, None, seen.line)
             if element.contype == kinds.CONSTR_PRIMARY:
                 for key in element.keys or ():
                     if key.sval in columns:
@@ -209,11 +209,13 @@ def column_of(element: Any) -> Column:
     return Column(name, not_null, kinds.CONSTR_DEFAULT in found)
 
 
-def _constraint(session: Session, table: Relation, node: Any, column: str | None) -> None:
+def _constraint(session: Session, table: Relation, node: Any, column: str | None, line: int = 0) -> None:
     kinds = grammar().enums.ConstrType
     keys = tuple(key.sval for key in node.keys or ()) or ((column,) if column else ())
     if node.contype == kinds.CONSTR_FOREIGN:
         keys = tuple(key.sval for key in node.fk_attrs or ()) or ((column,) if column else ())
+        if line:
+            session.objects.foreign_keys[table, keys] = line
     not_null: frozenset[str] = frozenset()
     if node.contype == kinds.CONSTR_CHECK:
         not_null = frozenset(checked_not_null(node.raw_expr))
@@ -283,7 +285,7 @@ def _alter(seen: Seen) -> None:
             column = command.def_
             objects.columns[table] = {**objects.columns.get(table, {}), column.colname: column_of(column)}
             for constraint in column.constraints or ():
-                _constraint(session, table, constraint, column.colname)
+                _constraint(session, table, constraint, column.colname, seen.line)
         elif name == "AT_DropColumn":
             objects.columns[table] = {k: v for k, v in objects.columns.get(table, {}).items() if k != command.name}
         elif name == "AT_AddConstraint":

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,15 +22,12 @@ from . import (  # noqa: F401 -- each registers its functions
     rules_locks,
     rules_rows,
     rules_server,
+    rules_types,
 )
 from .locks import Relation
 from .script import Part, Script
 from .session import Function, Objects, Seen, Session, Transaction
 
-# Of DDL that cannot be read before it runs.
-_CHANGES = re.compile(
-    r"\b(alter|create|drop|truncate|update|delete|insert|reindex|vacuum|cluster|grant|revoke|lock)\b", re.IGNORECASE
-)
 _DEEPEST = 4
 
 
@@ -173,8 +169,7 @@ class _Reader:
             raws = None
         if raws is None or (procedural.UNKNOWN in text and text.strip() == procedural.UNKNOWN):
             if how.get("dynamic"):
-                level = rules.ERROR if _CHANGES.search(text.replace(procedural.UNKNOWN, "")) else None
-                self.add("R53", line, rules.Found("EXECUTE runs what is put together only then", level), part.allowed)
+                self.add("R53", line, rules.Found("EXECUTE runs what is put together only then"), part.allowed)
             return
         for raw in raws:
             place = line
@@ -190,6 +185,18 @@ class _Reader:
         if open_now is not None and not open_now.implicit and not self.session.engine:
             message = f"the transaction of line {open_now.line} has no COMMIT: all of it is rolled back, without a word"
             self.add("R55", open_now.line, rules.Found(message), ())
+        self._unindexed_keys()
+
+    def _unindexed_keys(self) -> None:
+        """R16, which only the end of the file can tell: a new column has no index that the file does not make."""
+        objects = self.session.objects
+        for (table, columns), line in objects.foreign_keys.items():
+            led = any(
+                on == table and set(keys[: len(columns)]) == set(columns) for on, keys in objects.indexes.values()
+            )
+            if not led:
+                message = f"no index of {table[1]} leads with {', '.join(columns)}"
+                self.add("R16", line, rules.Found(message), ())
 
 
 def _called(node: Any) -> Iterator[str]:

@@ -78,6 +78,15 @@ def in_a_transaction(seen: Seen) -> Iterator[Found]:
         yield Found(f"{word} cannot run in {place}")
 
 
+@rule("R06", "DropStmt")
+def several_at_once(seen: Seen) -> Iterator[Found]:
+    """DROP INDEX CONCURRENTLY is for one index, and knows no CASCADE."""
+    node = seen.node
+    cascade = node.behavior == grammar().enums.DropBehavior.DROP_CASCADE
+    if node.concurrent and (len(node.objects) > 1 or cascade):
+        yield Found("DROP INDEX CONCURRENTLY of several indexes, or with CASCADE, is refused (0A000)")
+
+
 @rule("R07", "IndexStmt")
 def if_not_exists(seen: Seen) -> Iterator[Found]:
     """An invalid index is taken for done, unless the name was dropped just before."""

@@ -21,6 +21,8 @@ LONGEST_MS = 5000
 
 def _asked(seen: Seen) -> list[tuple[Relation, str]]:
     """:return: the strong locks on tables that were there and that the transaction does not hold yet."""
+    if seen.session.only_makes(seen.node):
+        return []
     transaction = seen.transaction
     held = {table for table in transaction.nowait} if transaction else set()
     return [(t, mode) for t, mode in strong_locks(seen.node) if seen.session.existing(t) and t not in held]
@@ -100,7 +102,7 @@ def foreign_keys_together(seen: Seen) -> Iterator[Found]:
 def tables_together(seen: Seen) -> Iterator[Found]:
     """Strong locks on several tables in one transaction."""
     transaction = seen.transaction
-    if seen.handler:
+    if seen.handler or seen.session.only_makes(seen.node):
         return
     asked = [table for table, _ in strong_locks(seen.node) if seen.session.existing(table)]
     if seen.dynamic and seen.loop and any(UNKNOWN in part for table in asked for part in table):

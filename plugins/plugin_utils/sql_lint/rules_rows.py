@@ -84,7 +84,7 @@ def rows_under_a_lock(seen: Seen) -> Iterator[Found]:
             yield Found(f"rows are copied while {mode} on {table[1]} of line {line} is held", table=table)
 
 
-@rule("R43", "SelectStmt", "IndexStmt", "CreateTableAsStmt", "CopyStmt", "RefreshMatViewStmt")
+@rule("R43", "VacuumStmt", "SelectStmt", "IndexStmt", "CreateTableAsStmt", "CopyStmt", "RefreshMatViewStmt")
 def slow_under_a_lock(seen: Seen) -> Iterator[Found]:
     """Something that takes its time runs in the transaction that has locked a table."""
     held = _held(seen)
@@ -101,6 +101,8 @@ def slow_under_a_lock(seen: Seen) -> Iterator[Found]:
     elif isinstance(node, ast.IndexStmt):
         if seen.session.existing(relation_name(node.relation)) and not node.concurrent:
             slow = "an index build"
+    elif isinstance(node, ast.VacuumStmt):
+        slow = None if node.is_vacuumcmd else "ANALYZE"
     elif isinstance(node, ast.CreateTableAsStmt):
         if _reads_existing(seen, node.query):
             slow = "a copy of a table"

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import relation_name
+
 from .locks import Relation
 from .script import Part
 
@@ -59,8 +61,8 @@ class Objects:
     # Of them those that the file itself had made.
     dropped_own: set[Relation] = field(default_factory=set)
     attached: set[Relation] = field(default_factory=set)
-    # Foreign keys by table and columns, with the line, whether the table was there, and whether a new column has it.
-    foreign_keys: dict[tuple[Relation, tuple[str, ...]], tuple[int, bool]] = field(default_factory=dict)
+    # Foreign keys of new columns by table and columns, with the line.
+    foreign_keys: dict[tuple[Relation, tuple[str, ...]], int] = field(default_factory=dict)
     index_tables: dict[Relation, Relation] = field(default_factory=dict)
     indexes: dict[Relation, tuple[Relation, tuple[str, ...]]] = field(default_factory=dict)
     columns: dict[Relation, dict[str, Column]] = field(default_factory=dict)
@@ -127,6 +129,11 @@ class Session:
     def existing(self, relation: Relation) -> bool:
         """:return: whether the relation was there before."""
         return not self.made(relation)
+
+    def only_makes(self, node: Any) -> bool:
+        """:return: whether a statement alters a table that the file made: other tables it locks for a moment at most."""
+        relation = getattr(node, "relation", None)
+        return type(node).__name__ == "AlterTableStmt" and self.made(relation_name(relation))
 
     def table_facts(self, relation: Relation) -> Mapping[str, Any] | None:
         """:return: what the catalog says of a table; None without a database, or where it has no such table."""
