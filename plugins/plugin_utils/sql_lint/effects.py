@@ -333,6 +333,8 @@ def _drop(seen: Seen) -> None:
 
 def _rename(seen: Seen) -> None:
     node, objects = seen.node, seen.session.objects
+    if node.relation is not None and seen.session.transaction is not None:
+        seen.session.transaction.freed.add((relation_name(node.relation), node.subname or ""))
     if node.relation is not None and node.renameType.name in (
         "OBJECT_TABLE",
         "OBJECT_VIEW",

@@ -162,11 +162,7 @@ class _Reader:
     def _text(
         self, text: str, line: int, part: Part, depth: int, how: Mapping[str, bool], first: int | None = None
     ) -> None:
-        g = grammar()
-        try:
-            raws = g.parser.parse_sql(text)
-        except g.parser.ParseError:
-            raws = None
+        raws = _parsed(text)
         if raws is None or (procedural.UNKNOWN in text and text.strip() == procedural.UNKNOWN):
             if how.get("dynamic"):
                 self.add("R53", line, rules.Found("EXECUTE runs what is put together only then"), part.allowed)
@@ -197,6 +193,18 @@ class _Reader:
             if not led:
                 message = f"no index of {table[1]} leads with {', '.join(columns)}"
                 self.add("R16", line, rules.Found(message), ())
+
+
+def _parsed(text: str) -> Any:
+    """:return: the statements of a text, also where what is not known stands in the place of a literal or number; None if it is none."""
+    parser = grammar().parser
+    for stands_for in (procedural.UNKNOWN, f"'{procedural.UNKNOWN}'", "1"):
+        try:
+            return parser.parse_sql(text.replace(procedural.UNKNOWN, stands_for))
+        except parser.ParseError:
+            if procedural.UNKNOWN not in text:
+                return None
+    return None
 
 
 def _called(node: Any) -> Iterator[str]:

@@ -139,6 +139,8 @@ def renamed(seen: Seen) -> Iterator[Found]:
             return
         if kind == "OBJECT_COLUMN" and node.subname in seen.session.objects.columns.get(relation, {}):
             return
+        if isinstance(node, ast.RenameStmt) and _is_swap(seen, relation):
+            return
         if kind != "OBJECT_COLUMN" and relation in _borne_again(seen):
             return
         name = f"{node.subname} of {relation[1]}" if getattr(node, "subname", None) else relation[1]
@@ -159,6 +161,26 @@ def _named(target: Any) -> str:
         if getattr(target, part, None):
             return str(getattr(target, part)[-1].sval)
     return str(getattr(target, "sval", target))
+
+
+def _is_swap(seen: Seen, relation: Relation) -> bool:
+    """:return: whether another column, or table, takes the name in the same transaction, or this one takes that of another."""
+    node, transaction, ast = seen.node, seen.transaction, grammar().ast
+    if transaction is None:
+        return False
+    column = node.subname or ""
+    taken = (relation, node.newname) if column else ((relation[0], node.newname), "")
+    if taken in transaction.freed:
+        return True
+    for part in seen.session.parts:
+        later = part.node
+        if isinstance(later, ast.TransactionStmt):
+            break
+        if not isinstance(later, ast.RenameStmt) or later.relation is None or bool(later.subname) != bool(column):
+            continue
+        if later.newname == (column or relation[1]) and (not column or relation_name(later.relation) == relation):
+            return True
+    return False
 
 
 def _borne_again(seen: Seen) -> set[Relation]:

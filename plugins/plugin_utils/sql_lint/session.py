@@ -95,6 +95,8 @@ class Transaction:
     not_valid: set[tuple[Relation, str]] = field(default_factory=set)
     labels: dict[str, str] = field(default_factory=dict)
     foreign_keys: int = 0
+    # Names that are free again in it: a table, or a column of one.
+    freed: set[tuple[Relation, str]] = field(default_factory=set)
     local: dict[str, Any] = field(default_factory=dict)
     savepoints: dict[str, Objects] = field(default_factory=dict)
     reported: set[str] = field(default_factory=set)

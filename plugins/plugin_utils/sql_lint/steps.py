@@ -30,18 +30,33 @@ def lint_steps(rendered: Iterable[RenderedMigration], together: Collection[str] 
     """:param together: versions that run in one run on every database: what an earlier one makes is new for the later.
     :return: what the ups of sql steps would do to tables that are in use."""
     levels = rules.levels_of(None)
-    carried = Objects()
+    carried, proved = Objects(), Objects()
     for item in rendered:
         joined = item.migration.version in together
-        objects = carried if joined else Objects()
+        objects = (carried if joined else Objects()).copy()
+        # A constraint of an earlier version is known, and a 'validate' step proves it.
+        objects.constraints = {**proved.constraints, **objects.constraints}
+        objects.not_null |= proved.not_null
         for source, step in zip(item.migration.steps, item.steps, strict=True):
+            if step["kind"] == "validate":
+                _validate(step, objects)
             if step["kind"] != "sql":
                 continue
             script = _script(item, source, step["up"])
             problems, objects = reading.lint_script(script, levels, objects=objects, engine=True)
             yield from (_finding(problem) for problem in problems if _matters(problem, item))
+        proved.constraints, proved.not_null = objects.constraints, objects.not_null
         if joined:
             carried = objects
+
+
+def _validate(step: Any, objects: Objects) -> None:
+    for named in step.get("constraints", []):
+        table = (named["schema"], named["table"])
+        known = objects.constraints.get((table, named["constraint"]))
+        if known is not None:
+            objects.constraints[table, named["constraint"]] = replace(known, valid=True)
+            objects.not_null |= {(table, column) for column in known.not_null}
 
 
 def lint_statement(statement: Statement) -> list[Finding]:
