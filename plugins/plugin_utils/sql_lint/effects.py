@@ -37,6 +37,9 @@ def apply(seen: Seen) -> None:
         for table, mode in strong_locks(node):
             if session.existing(table):
                 transaction.locked.setdefault(table, (mode, seen.line))
+        for new, old in transaction.renamed.items():
+            if old in transaction.locked:
+                transaction.locked[new] = transaction.locked.pop(old)
 
 
 def milliseconds(value: Any) -> float | None:
@@ -343,6 +346,8 @@ def _rename(seen: Seen) -> None:
     ):
         old = relation_name(node.relation)
         new = (old[0], node.newname)
+        if seen.session.transaction is not None and not node.subname:
+            seen.session.transaction.renamed[new] = old
         registers: tuple[dict[Relation, Any], ...] = (
             objects.relations,
             objects.columns,

@@ -123,8 +123,8 @@ def _altered(node: Any) -> Iterator[tuple[Relation, str]]:
         elif name == "AT_DetachPartitionFinalize":
             yield table, SHARE_UPDATE_EXCLUSIVE
         elif name == "AT_AttachPartition":
+            # What becomes a partition is locked too, but nobody works on it by its own name yet.
             yield table, SHARE_UPDATE_EXCLUSIVE
-            yield relation_name(command.def_.name), ACCESS_EXCLUSIVE
         else:
             yield table, _WEAKER.get(name, ACCESS_EXCLUSIVE)
 

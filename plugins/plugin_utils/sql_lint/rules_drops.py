@@ -141,7 +141,8 @@ def renamed(seen: Seen) -> Iterator[Found]:
             return
         if isinstance(node, ast.RenameStmt) and _is_swap(seen, relation):
             return
-        if kind != "OBJECT_COLUMN" and relation in _borne_again(seen):
+        before = seen.transaction.renamed.get(relation) if seen.transaction is not None else None
+        if (before if kind == "OBJECT_COLUMN" else relation) in _borne_again(seen):
             return
         name = f"{node.subname} of {relation[1]}" if getattr(node, "subname", None) else relation[1]
     else:

@@ -97,6 +97,8 @@ class Transaction:
     foreign_keys: int = 0
     # Names that are free again in it: a table, or a column of one.
     freed: set[tuple[Relation, str]] = field(default_factory=set)
+    # A table's name in it, and the one before.
+    renamed: dict[Relation, Relation] = field(default_factory=dict)
     local: dict[str, Any] = field(default_factory=dict)
     savepoints: dict[str, Objects] = field(default_factory=dict)
     reported: set[str] = field(default_factory=set)
