@@ -233,3 +233,14 @@ def test_a_foreign_key_of_a_new_column_wants_its_index_in_the_file() -> None:
 def test_what_is_put_together_from_rows_cannot_be_read() -> None:
     text = "DO $$ DECLARE r record; BEGIN FOR r IN SELECT ddl FROM queue LOOP EXECUTE r.ddl; END LOOP; END $$;"
     assert errors(text) == {"R53"}
+
+
+@pytest.mark.parametrize(
+    "name", sorted({p.rule for p in pieces("dangerous") if not p.catalog} - {"R53", "R57", "syntax"})
+)
+def test_without_its_function_a_rule_finds_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {kind: [one for one in checks if one[0] != name] for kind, checks in rules._REGISTRY.checks.items()}
+    monkeypatch.setattr(rules._REGISTRY, "checks", kept)
+    left = [p for p in pieces("dangerous") if p.rule == name and not p.catalog and name in errors(p.text)]
+    # What the end of the file tells is no function of a statement.
+    assert [p.does for p in left] == (["loses_change"] if name == "R55" else [])
