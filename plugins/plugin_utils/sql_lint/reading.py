@@ -102,6 +102,9 @@ class _Reader:
             if any(option.defname == "analyze" for option in node.options or ()):
                 self.statement(node.query, line, part, depth, **how)
             return
+        if isinstance(node, ast.PrepareStmt):
+            self.statement(node.query, line, part, depth, **how)
+            return
         seen = Seen(node, line, self.session, part, **how)
         for rule_id, check in rules.checks_of(type(node).__name__):
             for found in check(seen):

@@ -38,6 +38,8 @@ def bound_of(node: Any, session: Session, *, procedural: bool = False) -> str:
     ast = grammar().ast
     reader = _Bounds(session, procedural, [node.withClause] if node.withClause else [])
     if isinstance(node, ast.MergeStmt):
+        if isinstance(node.joinCondition, ast.A_Const):
+            return UNBOUNDED
         return BOUNDED if reader.source(node.sourceRelation) else DOUBTFUL
     sources = node.fromClause if isinstance(node, ast.UpdateStmt) else node.usingClause
     if any(reader.source(source) for source in sources or ()):
