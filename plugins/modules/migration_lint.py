@@ -40,7 +40,7 @@ options:
     default: []
   levels:
     description:
-      - Another level for a rule of SQL files, for example C({R05: warning}); V(error), V(warning), V(note) or V(off).
+      - Another level for a rule of SQL files by its id - V(error), V(warning), V(note) or V(off).
     type: dict
     default: {}
   together:
