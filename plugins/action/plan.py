@@ -169,7 +169,11 @@ class ActionModule(MigrationAction):
         pending = {item["version"] for found in result["databases"].values() for item in found["pending"]}
         if not pending:
             return
-        found = lint_findings(self.sql_directory(task_vars), self._task.args.get("variables") or {})
+        # What one version makes is new for the next only where every database runs both.
+        together = set.intersection(
+            *({item["version"] for item in found["pending"]} for found in result["databases"].values())
+        )
+        found = lint_findings(self.sql_directory(task_vars), self._task.args.get("variables") or {}, together)
         findings = of_versions(found, pending)
         for finding in findings:
             self.say(f"    {finding.severity}: {finding}")

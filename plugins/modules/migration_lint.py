@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: migration_lint
-short_description: Check a tree of migrations without a database
+short_description: Check migrations, and SQL files of any tool, before they run
 version_added: 0.1.0
 description:
   - Reads every migration of a tree, renders its templates, parses the SQL with PostgreSQL's own grammar, and lists every fault with
@@ -13,7 +13,8 @@ description:
   - It finds what is wrong with the files (unknown keys, missing files, two folders with one version, an undeclared template
     variable, a syntax error) and what would hurt a running database (an index that is not built concurrently, a constraint that is
     validated under its lock, a column whose default rewrites the table, a foreign key without an index).
-  - The page write-a-migration of the documentation lists the rules by name.
+  - With O(paths) it reads SQL files of any other tool instead, a statement at a time as a session would run them.
+  - The pages write-a-migration and lint of the documentation list the rules by name.
 options:
   sql:
     description:
@@ -25,6 +26,33 @@ options:
       - Values for variables that migrations declare, instead of their defaults.
     type: dict
     default: {}
+  paths:
+    description:
+      - SQL files, and folders that hold C(*.sql) at any depth, in the place of the tree.
+    type: list
+    elements: path
+    default: []
+  report:
+    description:
+      - Files to write besides. C(.sarif) is SARIF 2.1.0, C(.xml) JUnit, C(.json) JSON.
+    type: list
+    elements: path
+    default: []
+  levels:
+    description:
+      - Another level for a rule of SQL files by its id - V(error), V(warning), V(note) or V(off).
+    type: dict
+    default: {}
+  together:
+    description:
+      - The files of O(paths) run one after the other on one database, so that a table of one is new for the next.
+    type: bool
+    default: false
+  catalog:
+    description:
+      - Whether the database is asked that C(pgops_host) and C(pgops_database) name. Without it, where one of them is given on the command
+        line; V(false) reads the files alone.
+    type: bool
 attributes:
   check_mode:
     description: It reads only.
@@ -33,7 +61,7 @@ attributes:
     description: There is nothing to show.
     support: none
 notes:
-  - This is an action plugin; nothing is sent to a host and no database is asked.
+  - This is an action plugin. A database is asked only with O(catalog), by M(whitecross.pgops.lint_facts), in one read-only transaction.
 seealso:
   - module: whitecross.pgops.new_migration
 author:
@@ -44,16 +72,21 @@ EXAMPLES = r"""
 - name: Check the migrations of this repository
   whitecross.pgops.migration_lint:
     sql: sql
+
+- name: Check the files of another tool, and leave a report for the code review
+  whitecross.pgops.migration_lint:
+    paths: [db/migrations]
+    report: [lint.sarif]
 """
 
 RETURN = r"""
 directory:
   description: The folder that was read.
-  returned: always
+  returned: without O(paths)
   type: str
 versions:
   description: The versions found, in the order in which they run.
-  returned: always
+  returned: without O(paths)
   type: list
   elements: str
 errors:
@@ -63,6 +96,14 @@ errors:
 warnings:
   description: How many findings are warnings.
   returned: always
+  type: int
+notes:
+  description: How many findings are notes.
+  returned: with O(paths)
+  type: int
+files:
+  description: How many files were read.
+  returned: with O(paths)
   type: int
 findings:
   description: What was found, sorted by place.
@@ -79,19 +120,22 @@ findings:
     rule:
       description: The name of the rule.
       type: str
+    level:
+      description: V(error), V(warning) or V(note).
+      type: str
     severity:
-      description: V(error) or V(warning).
+      description: The same, for a tree.
       type: str
     message:
       description: What is wrong and what to do about it.
       type: str
 score:
   description: How many of the ten criteria of quality are met.
-  returned: always
+  returned: without O(paths)
   type: int
 criteria:
   description: The ten criteria.
-  returned: always
+  returned: without O(paths)
   type: list
   elements: dict
   contains:

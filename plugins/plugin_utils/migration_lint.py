@@ -8,8 +8,7 @@ Each rule is a function from the rendered tree to findings; docs/write-a-migrati
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -23,45 +22,11 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree im
     Tree,
     scan_render,
 )
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_lint import steps
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import Statement
 
 Relation = tuple[str, str]
 
-# Measured on 2 M rows: a volatile default rewrites the table under ACCESS EXCLUSIVE (6.2 s), a stable one such as now()
-# is stored in the catalog (0.6 ms). These are the server's own; a function that is not known here may be either.
-VOLATILE = {
-    "clock_timestamp",
-    "gen_random_uuid",
-    "nextval",
-    "random",
-    "random_normal",
-    "setseed",
-    "timeofday",
-    "txid_current",
-    "uuid_generate_v1",
-    "uuid_generate_v1mc",
-    "uuid_generate_v4",
-    "uuidv4",
-    "uuidv7",
-}
-NOT_VOLATILE = {
-    "age",
-    "array",
-    "coalesce",
-    "concat",
-    "current_setting",
-    "current_database",
-    "date_trunc",
-    "jsonb_build_object",
-    "jsonb_build_array",
-    "lower",
-    "make_interval",
-    "now",
-    "statement_timestamp",
-    "timezone",
-    "transaction_timestamp",
-    "upper",
-}
 # How PostgreSQL 18 ends the name of a NOT NULL constraint, after table and column.
 NOT_NULL_NAME = "_not_null"
 COLUMN_OF_SERIAL = {
@@ -72,20 +37,21 @@ COLUMN_OF_SERIAL = {
     "smallserial": "smallint",
     "serial2": "smallint",
 }
-SERIAL = set(COLUMN_OF_SERIAL)
 
 
-def lint(tree: Tree, variables: Mapping[str, Any] | None = None) -> list[Finding]:
+def lint(tree: Tree, variables: Mapping[str, Any] | None = None, together: Collection[str] = ()) -> list[Finding]:
     """Check a whole tree.
 
     :param tree: as ``migration_tree.scan_tree`` or ``read_tree`` gives it.
     :param variables: ``migrate_variables``.
+    :param together: versions that are applied in one run: what an earlier one makes nobody uses yet in the later ones.
     :return: the tree's own faults, those of its SQL, and what the rules find, sorted by place.
     """
     rendered, faults = scan_render(tree, variables)
     found = [*tree.findings, *faults]
     for rule in RULES:
         found.extend(rule(rendered))
+    found.extend(steps.lint_steps(rendered, together))
     return sorted(set(found))
 
 
@@ -95,8 +61,8 @@ def lint_statement(statement: Statement) -> list[Finding]:
     :return: what the rules find that is more than a warning.
     """
     alone: Any = SimpleNamespace(steps=[{"kind": "sql", "up": [statement], "down": []}])
-    rules = (validated_constraints, not_null_names, rewriting_columns)
-    return [finding for rule in rules for finding in rule([alone]) if finding.severity == "error"]
+    named = [finding for finding in not_null_names([alone]) if finding.severity == "error"]
+    return [*named, *steps.lint_statement(statement)]
 
 
 # --- completeness -----------------------------------------------------------------------------------------------------
@@ -354,64 +320,7 @@ def index_clock(rendered: list[RenderedMigration]) -> Iterator[Finding]:
                 yield _at(statement, "index-clock", f"the index uses {clock}: {CLOCK_ADVICE}")
 
 
-def concurrent_indexes(rendered: list[RenderedMigration]) -> Iterator[Finding]:
-    """``index-blocking``: CREATE INDEX holds SHARE on the table for the whole build, and every write waits."""
-    for item, step, statement in _ups(rendered):
-        made = statement.creates
-        if made and made["kind"] == "index" and (made["schema"], made["table"]) not in _own_tables(item):
-            yield _at(
-                statement,
-                "index-blocking",
-                f"CREATE INDEX on {made['table']}, which this migration did not create, stops every write while it "
-                f"builds: declare {made['name']} in an 'indexes' step",
-            )
-
-
 # --- constraints and columns ------------------------------------------------------------------------------------------
-
-
-def validated_constraints(rendered: list[RenderedMigration]) -> Iterator[Finding]:
-    """``constraint-blocking``: a validated constraint reads the whole table while it holds its lock."""
-    for item, _, statement in _ups(rendered):
-        for table, command in _alterations(item, statement):
-            kinds, subtype = _enums().ConstrType, _enums().AlterTableType
-            if command.subtype == subtype.AT_AddConstraint:
-                node = command.def_
-                if node.contype in (kinds.CONSTR_FOREIGN, kinds.CONSTR_CHECK) and not node.skip_validation:
-                    word = "FOREIGN KEY" if node.contype == kinds.CONSTR_FOREIGN else "CHECK"
-                    yield _at(
-                        statement,
-                        "constraint-blocking",
-                        f"ADD {word} on {table[1]} reads every row under its lock: write NOT VALID here and name the "
-                        "constraint in a 'validate' step",
-                    )
-                elif node.contype in (kinds.CONSTR_UNIQUE, kinds.CONSTR_PRIMARY) and not node.indexname:
-                    yield _at(
-                        statement,
-                        "constraint-blocking",
-                        f"ADD UNIQUE or PRIMARY KEY on {table[1]} builds its index under ACCESS EXCLUSIVE: build a "
-                        "unique index in an 'indexes' step, then ADD CONSTRAINT ... USING INDEX",
-                    )
-                elif node.contype == kinds.CONSTR_EXCLUSION:
-                    yield _at(
-                        statement,
-                        "constraint-blocking",
-                        f"ADD EXCLUDE on {table[1]} builds its index under ACCESS EXCLUSIVE and has no online way",
-                        "warning",
-                    )
-            elif command.subtype == subtype.AT_AddColumn:
-                constraints = command.def_.constraints or ()
-                default = any(c.contype == kinds.CONSTR_DEFAULT for c in constraints)
-                for constraint in constraints:
-                    # REFERENCES without a default scans nothing: every row has NULL (measured).
-                    foreign = constraint.contype == kinds.CONSTR_FOREIGN and default
-                    if foreign or constraint.contype == kinds.CONSTR_CHECK:
-                        yield _at(
-                            statement,
-                            "constraint-blocking",
-                            f"a constraint written with the new column {command.def_.colname} of {table[1]} reads "
-                            "every row under ACCESS EXCLUSIVE: add it NOT VALID after the column, then 'validate'",
-                        )
 
 
 def not_null_names(rendered: list[RenderedMigration]) -> Iterator[Finding]:
@@ -430,80 +339,6 @@ def not_null_names(rendered: list[RenderedMigration]) -> Iterator[Finding]:
                     f"{name} is what PostgreSQL 18 calls the NOT NULL of a column of {table}, and taken where the column has "
                     f"one: call it {name.removesuffix(NOT_NULL_NAME)}_required",
                 )
-
-
-def rewriting_columns(rendered: list[RenderedMigration]) -> Iterator[Finding]:
-    """``column-rewrite``: a value that differs by row is written into every row under ACCESS EXCLUSIVE."""
-    kinds, subtype = _enums().ConstrType, _enums().AlterTableType
-    for item, _, statement in _ups(rendered):
-        for table, command in _alterations(item, statement):
-            if command.subtype != subtype.AT_AddColumn:
-                continue
-            column = command.def_
-            where = f"{table[1]}.{column.colname}"
-            way_out = "add the column without it, set the default, then fill old rows in a 'backfill' step"
-            if column.typeName.names[-1].sval in SERIAL:
-                yield _at(statement, "column-rewrite", f"a serial column rewrites {table[1]}: {way_out}")
-            for constraint in column.constraints or ():
-                if constraint.contype in (kinds.CONSTR_IDENTITY, kinds.CONSTR_GENERATED):
-                    stored = getattr(constraint, "generated_kind", "s") != "v"
-                    if constraint.contype == kinds.CONSTR_IDENTITY or stored:
-                        yield _at(statement, "column-rewrite", f"{where} is computed for every row: {way_out}")
-                elif constraint.contype == kinds.CONSTR_DEFAULT:
-                    yield from _default(statement, where, constraint.raw_expr, way_out)
-
-
-def _default(statement: Statement, where: str, expression: Any, way_out: str) -> Iterator[Finding]:
-    for node in sql_statements.walk(expression):
-        if not isinstance(node, _ast().FuncCall):
-            continue
-        name = node.funcname[-1].sval
-        if name in VOLATILE:
-            yield _at(
-                statement,
-                "column-rewrite",
-                f"the default {name}() of {where} is volatile and rewrites the table: {way_out}",
-            )
-        elif name not in NOT_VOLATILE:
-            yield _at(
-                statement,
-                "column-rewrite",
-                f"if {name}() is volatile, the default of {where} rewrites the table; then {way_out}",
-                "warning",
-            )
-
-
-def enum_values_used(rendered: list[RenderedMigration]) -> Iterator[Finding]:
-    """``enum-value-used``: PostgreSQL refuses a new label in the transaction that adds it (55P04)."""
-    for item in rendered:
-        for step in item.steps:
-            if step["kind"] != "sql":
-                continue
-            added: dict[str, str] = {}
-            own_types = {_named(s.creates) for s in step["up"] if s.creates and s.creates["kind"] == "type"}
-            for statement in step["up"]:
-                for label, enum in added.items():
-                    if label in _words(statement):
-                        yield _at(
-                            statement,
-                            "enum-value-used",
-                            f"the label '{label}' is added to {enum} in the same step and cannot be used before its "
-                            "commit: move one of the two into a step of its own",
-                        )
-                made = statement.creates
-                if made and made["kind"] == "enum_value" and (made["schema"], made["type"]) not in own_types:
-                    added[made["name"]] = made["type"]
-
-
-def _words(statement: Statement) -> set[str]:
-    """:return: the string constants of a statement, those inside a DO block or function body too."""
-    words = set()
-    for node in sql_statements.walk(statement.node):
-        text = getattr(node, "sval", None)
-        if isinstance(text, str):
-            words.add(text)
-            words.update(re.findall(r"'((?:[^']|'')*)'", text))
-    return words
 
 
 # --- care -------------------------------------------------------------------------------------------------------------
@@ -669,28 +504,13 @@ def _own_tables(item: RenderedMigration) -> set[Relation]:
     return made
 
 
-def _alterations(item: RenderedMigration, statement: Statement) -> Iterator[tuple[Relation, Any]]:
-    """:return: the commands of an ALTER TABLE on a table that this migration did not create."""
-    node = statement.node
-    if not isinstance(node, _ast().AlterTableStmt) or node.objtype != _enums().ObjectType.OBJECT_TABLE:
-        return
-    table = sql_statements.relation_name(node.relation)
-    if table not in _own_tables(item):
-        for command in node.cmds or ():
-            yield table, command
-
-
 RULES: tuple[Callable[[list[RenderedMigration]], Iterator[Finding]], ...] = (
     verification_present,
     verification_columns,
     foreign_key_indexes,
     foreign_key_rules,
     index_clock,
-    concurrent_indexes,
-    validated_constraints,
     not_null_names,
-    rewriting_columns,
-    enum_values_used,
     destructive_ups,
     one_object_a_drop,
     if_not_exists,

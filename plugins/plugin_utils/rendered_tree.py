@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -41,8 +41,9 @@ def rendered_tree(directory: Path, variables: Mapping[str, Any]) -> list[dict[st
     return found
 
 
-def lint_findings(directory: Path, variables: Mapping[str, Any]) -> list[Finding]:
-    """:return: what lint finds in the whole tree.
+def lint_findings(directory: Path, variables: Mapping[str, Any], together: Collection[str] = ()) -> list[Finding]:
+    """:param together: versions that are applied in one run.
+    :return: what lint finds in the whole tree.
 
     :raises PgopsError: the tree cannot be read."""
 
@@ -50,9 +51,10 @@ def lint_findings(directory: Path, variables: Mapping[str, Any]) -> list[Finding
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_lint import lint
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import read_tree
 
-        return [finding.as_dict() for finding in lint(read_tree(directory), variables)]
+        return [finding.as_dict() for finding in lint(read_tree(directory), variables, together)]
 
-    return [Finding(**finding) for finding in _remembered("lint", directory / "migrations", variables, make)]
+    what = f"lint-{hashlib.sha256(repr(sorted(together)).encode()).hexdigest()[:8]}" if together else "lint"
+    return [Finding(**finding) for finding in _remembered(what, directory / "migrations", variables, make)]
 
 
 def checks(directory: Path) -> list[dict[str, Any]]:
@@ -122,7 +124,8 @@ def _key(seen: Mapping[str, str]) -> str:
     :raises OSError: something cannot be read."""
     digest = hashlib.sha256(repr([(name, version(name)) for name in _LIBRARIES]).encode())
     for folder in ("plugin_utils", "module_utils"):
-        for path in sorted((_CODE / folder).glob("*.py")):
-            digest.update(path.read_bytes())
+        for path in sorted((_CODE / folder).rglob("*")):
+            if path.suffix in (".py", ".yml"):
+                digest.update(path.read_bytes())
     digest.update(json.dumps(dict(seen)).encode())
     return digest.hexdigest()

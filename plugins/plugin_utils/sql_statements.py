@@ -16,7 +16,6 @@ from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import Finding
 
 # NAMEDATALEN - 1: the server cuts a longer name without an error, so that two long names may become one.
@@ -84,6 +83,9 @@ def grammar() -> SimpleNamespace:
     try:
         from pglast import ast, enums, parser, stream
     except ImportError as exc:
+        # Only here: the linter alone, as a hook before a commit, has no psycopg2, which the engine's errors know.
+        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+
         raise PgopsError(
             f"The SQL of migrations is read with pglast, which {sys.executable} does not have: "
             f"{sys.executable} -m pip install 'pglast>=7,<9'",

@@ -64,6 +64,74 @@ def test_lint_refuses_what_it_does_not_know_in_one_sentence(
     assert "Traceback" not in result.output
 
 
+def test_lint_reads_files_of_any_tool_and_leaves_reports(playbook: Playbook, tmp_path: Path) -> None:
+    folder = tmp_path / "other tool"
+    folder.mkdir()
+    (folder / "V1__users.sql").write_text("CREATE TABLE users (id bigint PRIMARY KEY);\n")
+    bad = folder / "V2__email.sql"
+    bad.write_text("SET lock_timeout = '1s';\n\nALTER TABLE users ALTER COLUMN email SET NOT NULL;\n")
+    sarif, junit = tmp_path / "lint.sarif", tmp_path / "lint.xml"
+    result = playbook("lint.yml", limit=None, lint_paths=str(folder), lint_report=[str(sarif), str(junit)])
+    assert result.rc == 2
+    assert f"error    {bad}:3  SET NOT NULL reads every row of users" in result.stdout
+    assert result.json is not None
+    (found,) = result.json["findings"]
+    assert found.pop("message").startswith("SET NOT NULL reads every row of users")
+    assert found == {"file": str(bad), "line": 3, "rule": "R20", "level": "error"}
+    assert (result.json["errors"], result.json["ok"]) == (1, False)
+    assert json.loads(sarif.read_text())["runs"][0]["results"][0]["ruleId"] == "R20"
+    assert 'failures="1"' in junit.read_text()
+    assert f'"lint_paths": "{folder}"' in result.json["error"]["next"][0]
+    safe = playbook("lint.yml", limit=None, lint_paths=str(folder), lint_levels={"R20": "warning"})
+    assert (safe.rc, safe.json["ok"], safe.json["warnings"]) == (0, True, 1)
+
+
+def test_lint_asks_the_database_that_is_named(playbook: Playbook, tmp_path: Path) -> None:
+    file = tmp_path / "a.sql"
+    file.write_text("SET lock_timeout = '1s';\nALTER TABLE users ALTER COLUMN name TYPE varchar(200);\n")
+    server = playbook.server
+    server.execute("CREATE TABLE users (name varchar(20)); INSERT INTO users VALUES ('x')", database=playbook.database)
+    alone = playbook("lint.yml", limit=None, lint_paths=str(file))
+    assert alone.json is not None
+    assert [(f["rule"], f["level"]) for f in alone.json["findings"]] == [("R25", "warning")]
+    at_hand = {
+        "pgops_host": server.host,
+        "pgops_port": server.port,
+        "pgops_database": playbook.database,
+        "pgops_user": "postgres",
+        "pgops_passfile": str(server.passfile),
+    }
+    asked = playbook("lint.yml", limit=None, lint_paths=str(file), **at_hand)
+    assert (asked.rc, asked.json["findings"]) == (0, [])
+    lost = playbook("lint.yml", limit=None, lint_paths=str(file), **{**at_hand, "pgops_port": 1})
+    assert lost.rc == 2
+    assert "-e lint_catalog=false reads the files alone" in lost.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"lint_paths": "/nowhere"}, "There is no file or folder /nowhere; correct lint_paths"),
+        (
+            {"lint_paths": "lint.yml", "lint_levels": {"R5": "off"}},
+            "lint_levels: there is no rule 'R5'; did you mean 'R5",
+        ),
+        (
+            {"lint_paths": "lint.yml", "lint_report": "x.pdf"},
+            "lint_report: x.pdf ends with none of .json, .sarif, .xml",
+        ),
+        ({"lint_pathss": "x"}, "lint_pathss (did you mean lint_paths?)"),
+    ],
+)
+def test_lint_of_files_refuses_what_it_cannot_use_in_one_sentence(
+    playbook: Playbook, extra: dict[str, object], message: str
+) -> None:
+    result = playbook("lint.yml", limit=None, **extra)
+    assert result.rc == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
 def test_the_command_for_a_safe_name_is_for_the_same_tree(playbook: Playbook, sql: Path) -> None:
     result = playbook("new_migration.yml", limit=None, new_migration_name="../../x", pgops_sql=str(sql))
     assert result.rc == 2

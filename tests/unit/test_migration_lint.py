@@ -181,6 +181,36 @@ def test_a_rule_sees_its_fault_and_not_its_neighbour(tmp_path: Path, rule: str, 
     assert rule not in rules(check(tmp_path, OLD, f"SELECT 1;\n{good}"))
 
 
+@pytest.mark.parametrize(
+    ("rule", "up"),
+    [
+        ("R20", "ALTER TABLE old ALTER COLUMN a SET NOT NULL;"),
+        ("R24", "ALTER TABLE old ALTER COLUMN a TYPE bigint;"),
+        ("R37", "ALTER TABLE old RENAME COLUMN a TO b;"),
+        ("R50", "ALTER TABLE old ENABLE ROW LEVEL SECURITY;"),
+        ("R52", "ALTER TABLE old DISABLE TRIGGER ALL;"),
+        ("column-rewrite", "DO $$ BEGIN EXECUTE 'ALTER TABLE old ADD COLUMN b bigserial'; END $$;"),
+    ],
+)
+def test_the_rules_for_sql_are_asked_of_a_tree(tmp_path: Path, rule: str, up: str) -> None:
+    assert rule in rules(check(tmp_path, OLD, up))
+    assert rule not in rules(check(tmp_path, OLD, f"-- pgops: allow {number(rule)} because it has ten rows\n{up}"))
+    assert rule not in rules(check(tmp_path, OLD, f"{{# pgops: allow {number(rule)} because it has ten rows #}}\n{up}"))
+    assert "allow" in rules(check(tmp_path, OLD, f"-- pgops: allow {number(rule)}\n{up}"))
+
+
+def number(rule: str) -> str:
+    return {"column-rewrite": "R29"}.get(rule, rule)
+
+
+def test_a_table_of_an_earlier_version_of_the_same_run_is_new(tmp_path: Path) -> None:
+    check(tmp_path, OLD, "ALTER TABLE old ALTER COLUMN a TYPE bigint;")
+    tree = migration_tree.scan_tree(tmp_path)
+    assert rules(lint(tree)) == ["R24"]
+    assert lint(tree, together=["20250101000000", "20250101000001"]) == []
+    assert rules(lint(tree, together=["20250101000001"])) == ["R24"]
+
+
 def test_an_unknown_function_as_default_is_a_warning(tmp_path: Path) -> None:
     (found,) = check(tmp_path, OLD, "ALTER TABLE old ADD COLUMN b int DEFAULT my_number();")
     assert (found.rule, found.severity) == ("column-rewrite", "warning")

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Which files are read, and in what order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from . import reading, rules
+from .reading import Problem
+from .script import Script, read
+from .session import Objects
+
+# The way down of golang-migrate and others, and Flyway's undo: they drop what the up made.
+_DOWN = re.compile(r"(?:[._-]down\.sql|^U\d[\w.]*__.*\.sql|^down\.sql|[._-]rollback\.sql)$", re.IGNORECASE)
+
+
+def files_of(paths: Iterable[str | Path]) -> list[Path]:
+    """:param paths: files, and folders that hold ``*.sql`` at any depth.
+    :return: the files, those of a folder by their names; without the ways down, which are files of their own in some tools.
+    :raises FileNotFoundError: there is no such path."""
+    found: list[Path] = []
+    for given in paths:
+        path = Path(given).expanduser()
+        if path.is_dir():
+            inside = (p for p in path.rglob("*.sql") if p.is_file() and not _DOWN.search(p.name))
+            hidden = (p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts))
+            found += sorted(hidden, key=lambda p: [_natural(part) for part in p.relative_to(path).parts])
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise FileNotFoundError(str(given))
+    return list(dict.fromkeys(found))
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """V2 runs before V10."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", name)]
+
+
+def scripts_of(files: Iterable[Path]) -> list[Script]:
+    """:return: each file as statements."""
+    found = []
+    for path in files:
+        try:
+            found.append(read(path.read_text(encoding="utf-8-sig"), str(path)))
+        except UnicodeDecodeError:
+            found.append(Script(str(path), faults=[(1, "syntax", "the file is not UTF-8")]))
+    return found
+
+
+def lint_scripts(
+    scripts: Iterable[Script],
+    levels: Mapping[str, str] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    *,
+    together: bool = False,
+) -> list[Problem]:
+    """:param together: the files run one after the other on one database: what one makes is new for the next.
+    :return: what is wrong in all of them."""
+    known = levels if levels is not None else rules.levels_of(None)
+    found: list[Problem] = []
+    objects: Objects | None = None
+    for script in scripts:
+        problems, made = reading.lint_script(script, known, facts, objects=objects)
+        found += problems
+        if together:
+            objects = made
+            # A setting ends with the session of its file.
+            objects.settings.clear()
+    return found
+
+
+def names_in(scripts: Iterable[Script]) -> tuple[list[str], list[str]]:
+    """:return: the relations and the functions that files name, for a question to the catalog."""
+    from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar, relation_name, walk
+
+    from .effects import do_block
+    from .locks import strong_locks
+    from .procedural import steps_of
+
+    ast, parser = grammar().ast, grammar().parser
+    relations: set[str] = set()
+    functions: set[str] = set()
+
+    def look(node: Any, depth: int) -> None:
+        relations.update(".".join(table) for table, _ in strong_locks(node))
+        for item in walk(node):
+            if isinstance(item, ast.RangeVar):
+                relations.add(".".join(relation_name(item)))
+            elif isinstance(item, ast.FuncCall):
+                functions.add(item.funcname[-1].sval)
+
+    for script in scripts:
+        for part in script.parts:
+            look(part.node, 0)
+            if isinstance(part.node, ast.DoStmt) and (body := do_block(part.node, part)) is not None:
+                try:
+                    for step in steps_of(body.text):
+                        for raw in parser.parse_sql(step.text):
+                            look(raw.stmt, 1)
+                except (ValueError, parser.ParseError):
+                    continue
+    return sorted(relations), sorted(functions)

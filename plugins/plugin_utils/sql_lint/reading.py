@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Goes through a file as a session would: asks the rules about each statement, then remembers what the statement has done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar, walk
+
+from . import (  # noqa: F401 -- each registers its functions
+    effects,
+    procedural,
+    rules,
+    rules_columns,
+    rules_constraints,
+    rules_drops,
+    rules_indexes,
+    rules_locks,
+    rules_rows,
+    rules_server,
+    rules_types,
+)
+from .locks import Relation
+from .script import Part, Script
+from .session import Function, Objects, Seen, Session, Transaction
+
+_DEEPEST = 4
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a rule found, where, and how much it matters there."""
+
+    file: str
+    line: int
+    rule: str
+    level: str
+    message: str
+    # The table that it is about, for whoever knows more of it.
+    table: Relation | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """:return: the problem as plain data."""
+        return {"file": self.file, "line": self.line, "rule": self.rule, "level": self.level, "message": self.message}
+
+
+def lint_script(
+    script: Script,
+    levels: Mapping[str, str],
+    facts: Mapping[str, Any] | None = None,
+    *,
+    objects: Objects | None = None,
+    engine: bool = False,
+) -> tuple[list[Problem], Objects]:
+    """:param levels: the level of each rule, as ``rules.levels_of`` gives them.
+    :param facts: what the module ``lint_facts`` found of the tables in a database.
+    :param objects: what files before this one have made in the same run.
+    :param engine: the engine of this collection runs it, which looks after timeouts and retries.
+    :return: what is wrong, by line, and the objects with those of this file."""
+    session = Session(objects=objects.copy() if objects else Objects(), engine=engine, facts=facts, parts=script.parts)
+    reader = _Reader(script, session, levels)
+    for line, rule_id, message in script.faults:
+        reader.add(rule_id, line, rules.Found(message), frozenset())
+    if script.transaction:
+        session.transaction = Transaction(1, session.objects.copy(), implicit=True)
+    for number, part in enumerate(script.parts):
+        session.parts = script.parts[number + 1 :]
+        reader.statement(part.node, part.line, part)
+    reader.end()
+    found = sorted(set(reader.problems), key=lambda p: (p.line, p.rule, p.message))
+    # One SET at the beginning mends them all.
+    first = next((p for p in found if p.rule == "R01"), None)
+    return [p for p in found if p.rule != "R01" or p is first], session.objects
+
+
+class _Reader:
+    def __init__(self, script: Script, session: Session, levels: Mapping[str, str]) -> None:
+        self.script, self.session, self.levels = script, session, levels
+        self.problems: list[Problem] = []
+
+    def add(self, rule_id: str, line: int, found: rules.Found, allowed: Iterable[str]) -> None:
+        """Take what a rule found, unless a comment allows it or it does not matter here."""
+        entry = rules.table()[rule_id]
+        if rule_id in allowed or rule_id in self.script.allowed or (self.session.engine and not entry.engine):
+            return
+        level = found.level if found.level and self.levels[rule_id] == entry.level else self.levels[rule_id]
+        if entry.large and level == rules.ERROR and found.table is not None and self.session.small(found.table):
+            level = rules.WARNING
+        if level != rules.OFF:
+            instead = (entry.step if self.session.engine else None) or entry.instead
+            text = f"{found.message}; instead: {instead}"
+            self.problems.append(Problem(self.script.file, line, rule_id, level, text, found.table))
+
+    def statement(self, node: Any, line: int, part: Part, depth: int = 0, **how: bool) -> None:
+        """Ask the rules about one statement, look into what it runs, remember what it did."""
+        ast = grammar().ast
+        if isinstance(node, ast.ExplainStmt):
+            if any(option.defname == "analyze" for option in node.options or ()):
+                self.statement(node.query, line, part, depth, **how)
+            return
+        if isinstance(node, ast.PrepareStmt):
+            self.statement(node.query, line, part, depth, **how)
+            return
+        seen = Seen(node, line, self.session, part, **how)
+        for rule_id, check in rules.checks_of(type(node).__name__):
+            for found in check(seen):
+                self.add(rule_id, line, found, part.allowed)
+        if depth < _DEEPEST:
+            self._inside(node, line, part, depth, how)
+        effects.apply(seen)
+
+    def _inside(self, node: Any, line: int, part: Part, depth: int, how: Mapping[str, bool]) -> None:
+        ast = grammar().ast
+        if isinstance(node, ast.DoStmt):
+            function = effects.do_block(node, part)
+            if function is not None:
+                self._body(function, line, part, depth, how, inside=False)
+        elif part.run_result and isinstance(node, ast.SelectStmt) and depth == 0:
+            for target in node.targetList or ():
+                text = procedural.value_of(target.val, {})
+                self._text(text, line, part, depth, dict(how) | {"dynamic": True, "loop": True})
+        for name in _called(node):
+            known = self.session.objects.functions.get(name)
+            if known is None:
+                known = _from_catalog(self.session.facts, name)
+            if known is not None:
+                self._body(known, line, part, depth, how, inside=True)
+
+    def _body(
+        self, function: Function, line: int, part: Part, depth: int, how: Mapping[str, bool], *, inside: bool
+    ) -> None:
+        """What a block or function runs; ``inside``: it is called, so that its own lines are elsewhere."""
+        session = self.session
+        own = session.transaction is None
+        if own:
+            session.transaction = Transaction(line, session.objects.copy(), implicit=True)
+        first = None if inside else line + part.text.count("\n", 0, max(0, function.offset))
+        if function.language == "sql":
+            self._text(function.text, line, part, depth, {**how, "procedural": True}, first=first)
+        else:
+            try:
+                steps = procedural.steps_of(function.text)
+            except ValueError as exc:
+                self.add("syntax", line, rules.Found(f"in the body: {exc}"), part.allowed)
+                steps = []
+            for step in steps:
+                place = line if first is None else first + step.line - 1
+                state = {**how, "procedural": True, "loop": step.loop and not step.commits, "handler": step.handler}
+                if step.kind == "commit":
+                    if not own:
+                        message = "COMMIT in a block that runs inside a transaction is refused (2D000)"
+                        self.add("R55", place, rules.Found(message), part.allowed)
+                    session.transaction = Transaction(place, session.objects.copy(), implicit=True)
+                elif step.kind == "sql":
+                    self._text(step.text, place, part, depth, state)
+                elif step.kind == "dynamic":
+                    self._text(step.text, place, part, depth, {**state, "dynamic": True})
+        if own:
+            session.transaction = None
+
+    def _text(
+        self, text: str, line: int, part: Part, depth: int, how: Mapping[str, bool], first: int | None = None
+    ) -> None:
+        raws = _parsed(text)
+        if raws is None or (procedural.UNKNOWN in text and text.strip() == procedural.UNKNOWN):
+            if how.get("dynamic"):
+                self.add("R53", line, rules.Found("EXECUTE runs what is put together only then"), part.allowed)
+            return
+        for raw in raws:
+            place = line
+            if first is not None:
+                begin = raw.stmt_location or 0
+                lead = text[begin:]
+                place = first + text.count("\n", 0, begin + len(lead) - len(lead.lstrip()))
+            self.statement(raw.stmt, place, part, depth + 1, **how)
+
+    def end(self) -> None:
+        """The session ends."""
+        open_now = self.session.transaction
+        if open_now is not None and not open_now.implicit and not self.session.engine:
+            message = f"the transaction of line {open_now.line} has no COMMIT: all of it is rolled back, without a word"
+            self.add("R55", open_now.line, rules.Found(message), ())
+        self._unindexed_keys()
+
+    def _unindexed_keys(self) -> None:
+        """R16, which only the end of the file can tell: a new column has no index that the file does not make."""
+        objects = self.session.objects
+        for (table, columns), line in objects.foreign_keys.items():
+            led = any(
+                on == table and set(keys[: len(columns)]) == set(columns) for on, keys in objects.indexes.values()
+            )
+            if not led:
+                message = f"no index of {table[1]} leads with {', '.join(columns)}"
+                self.add("R16", line, rules.Found(message), ())
+
+
+def _parsed(text: str) -> Any:
+    """:return: the statements of a text, also where what is not known stands in the place of a literal or number; None if it is none."""
+    parser = grammar().parser
+    for stands_for in (procedural.UNKNOWN, f"'{procedural.UNKNOWN}'", "1"):
+        try:
+            return parser.parse_sql(text.replace(procedural.UNKNOWN, stands_for))
+        except parser.ParseError:
+            if procedural.UNKNOWN not in text:
+                return None
+    return None
+
+
+def _called(node: Any) -> Iterator[str]:
+    """:return: the functions that a statement calls, by their names."""
+    ast = grammar().ast
+    if isinstance(node, (ast.SelectStmt, ast.CallStmt, ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt)):
+        for item in walk(node):
+            if isinstance(item, ast.FuncCall):
+                yield item.funcname[-1].sval
+
+
+def _from_catalog(facts: Mapping[str, Any] | None, name: str) -> Function | None:
+    found = (facts or {}).get("functions", {}).get(name)
+    if not found:
+        return None
+    if found["language"] == "sql":
+        return Function(None, found["source"], 0, 0, "sql", bool(found["volatile"]))
+    if found["language"] == "plpgsql":
+        return Function(None, found["definition"], 0, 0, "plpgsql", bool(found["volatile"]))
+    return None

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Rules for constraints that read a table under the lock that adds them (R14, R16 to R23, R46)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar, relation_name
+
+from .locks import Relation
+from .rules import ERROR, NOTE, Found, rule
+from .session import Seen
+
+_SERIAL = {"serial": "integer", "bigserial": "bigint", "smallserial": "smallint"}
+_SERIAL |= {"serial4": "integer", "serial8": "bigint", "serial2": "smallint"}
+
+
+def alterations(seen: Seen) -> Iterator[tuple[Relation, Any]]:
+    """:return: the commands of an ALTER TABLE on a table that was there before."""
+    node = seen.node
+    if node.objtype == grammar().enums.ObjectType.OBJECT_TABLE:
+        table = relation_name(node.relation)
+        if seen.session.existing(table):
+            for command in node.cmds or ():
+                yield table, command
+
+
+def added(seen: Seen) -> Iterator[tuple[Relation, Any, Any]]:
+    """:return: each constraint that is added to a table that was there, with the new column that it is written at, or None."""
+    for table, command in alterations(seen):
+        if command.subtype.name == "AT_AddConstraint":
+            yield table, command.def_, None
+        elif command.subtype.name == "AT_AddColumn":
+            for constraint in command.def_.constraints or ():
+                yield table, constraint, command.def_
+
+
+def _kind(constraint: Any) -> str:
+    return str(constraint.contype.name)
+
+
+@rule("R14", "AlterTableStmt")
+def foreign_key(seen: Seen) -> Iterator[Found]:
+    """A foreign key that is validated at once. At a new column without a default every row has NULL: nothing is read (measured)."""
+    for table, constraint, column in added(seen):
+        if _kind(constraint) != "CONSTR_FOREIGN" or constraint.skip_validation:
+            continue
+        filled = column is None or any(
+            _kind(c) in ("CONSTR_DEFAULT", "CONSTR_GENERATED") for c in column.constraints or ()
+        )
+        fresh = column is None and _all_fresh(seen, table, [key.sval for key in constraint.fk_attrs or ()])
+        if filled and not fresh:
+            yield Found(f"FOREIGN KEY reads every row of {table[1]} while the writes of both tables wait", table=table)
+
+
+def _all_fresh(seen: Seen, table: Relation, keys: list[str]) -> bool:
+    """:return: whether a column of the key was added in this very statement, so that every row has NULL there."""
+    new = {
+        command.def_.colname
+        for _, command in alterations(seen)
+        if command.subtype.name == "AT_AddColumn"
+        and not any(
+            _kind(c) in ("CONSTR_DEFAULT", "CONSTR_GENERATED", "CONSTR_IDENTITY")
+            for c in command.def_.constraints or ()
+        )
+    }
+    return bool(new & set(keys))
+
+
+@rule("R17", "AlterTableStmt", "CreateStmt")
+def key_types(seen: Seen) -> Iterator[Found]:
+    """Both columns are known to the file, or to the catalog, and differ."""
+    node = seen.node
+    table = relation_name(node.relation)
+    own: dict[str, str] = {}
+    keys: list[tuple[Any, str | None]] = []
+    ast = grammar().ast
+    elements = node.tableElts if isinstance(node, ast.CreateStmt) else [command.def_ for command in node.cmds or ()]
+    for element in elements or ():
+        if isinstance(element, ast.ColumnDef) and element.typeName is not None and element.colname:
+            own[element.colname] = _type(element)
+            keys += [(c, element.colname) for c in element.constraints or () if _kind(c) == "CONSTR_FOREIGN"]
+        elif isinstance(element, ast.Constraint) and _kind(element) == "CONSTR_FOREIGN":
+            keys.append((element, None))
+    for constraint, column in keys:
+        parent = relation_name(constraint.pktable)
+        mine = [column] if column else [key.sval for key in constraint.fk_attrs or ()]
+        theirs = [key.sval for key in constraint.pk_attrs or ()] or _primary_key(seen, parent)
+        for here, there in zip(mine, theirs, strict=False):
+            left = own.get(str(here)) or _known_type(seen, table, str(here))
+            right = own.get(there) if parent == table else _known_type(seen, parent, there)
+            if left and right and left != right:
+                yield Found(f"{table[1]}.{here} is {left}, and {parent[1]}.{there} is {right}")
+
+
+def _type(element: Any) -> str:
+    from .effects import column_of
+
+    name = column_of(element).type
+    return _SERIAL.get(name, name)
+
+
+def _known_type(seen: Seen, table: Relation, column: str) -> str | None:
+    known = seen.session.objects.columns.get(table, {}).get(column)
+    if known is not None:
+        return _SERIAL.get(known.type, known.type)
+    facts = seen.session.table_facts(table)
+    return str(facts["columns"][column]["type"]) if facts and column in facts.get("columns", {}) else None
+
+
+def _primary_key(seen: Seen, table: Relation) -> list[str]:
+    for (relation, _), constraint in seen.session.objects.constraints.items():
+        if relation == table and constraint.kind == "CONSTR_PRIMARY":
+            return list(constraint.columns)
+    index = seen.session.objects.indexes.get((table[0], f"{table[1]}_pkey"))
+    if index is not None and index[0] == table:
+        return list(index[1])
+    facts = seen.session.table_facts(table)
+    return list(facts.get("primary_key") or []) if facts else []
+
+
+@rule("R18", "AlterTableStmt")
+def check(seen: Seen) -> Iterator[Found]:
+    """A CHECK that is validated at once, also one written at a new column."""
+    for table, constraint, _ in added(seen):
+        if _kind(constraint) == "CONSTR_CHECK" and not constraint.skip_validation:
+            yield Found(f"CHECK reads every row of {table[1]} while nobody can use the table", table=table)
+
+
+@rule("R19", "AlterTableStmt")
+def validated_at_once(seen: Seen) -> Iterator[Found]:
+    """VALIDATE CONSTRAINT under the lock of another command."""
+    transaction = seen.transaction
+    commands = list(alterations(seen))
+    others = [c for _, c in commands if c.subtype.name != "AT_ValidateConstraint"]
+    for table, command in commands:
+        if command.subtype.name != "AT_ValidateConstraint":
+            continue
+        held = transaction.locked.get(table) if transaction is not None and not seen.handler else None
+        if held:
+            message = f"VALIDATE reads every row of {table[1]} while {held[0]} of line {held[1]} is held"
+            yield Found(message, table=table)
+        elif others:
+            yield Found(f"VALIDATE reads every row of {table[1]} under the lock of the other commands", table=table)
+
+
+@rule("R20", "AlterTableStmt")
+def set_not_null(seen: Seen) -> Iterator[Found]:
+    """SET NOT NULL without anything that proves it, and ADD CONSTRAINT ... NOT NULL (18) that is validated at once."""
+    for table, command in alterations(seen):
+        if command.subtype.name == "AT_SetNotNull":
+            column = command.name
+            if seen.session.column_is_not_null(table, column) or _proved_elsewhere(seen, table, column):
+                continue
+            yield Found(f"SET NOT NULL reads every row of {table[1]} while nobody can use the table", table=table)
+    for table, constraint, column in added(seen):
+        if _kind(constraint) == "CONSTR_NOTNULL" and column is None and not constraint.skip_validation:
+            names = [key.sval for key in constraint.keys or ()]
+            if not all(seen.session.column_is_not_null(table, name) for name in names):
+                yield Found(f"NOT NULL reads every row of {table[1]} while nobody can use the table", table=table)
+
+
+def _proved_elsewhere(seen: Seen, table: Relation, column: str) -> bool:
+    """A constraint of an earlier file was validated in this one, or goes in this one once it has done its duty."""
+    objects = seen.session.objects
+    if seen.session.table_facts(table) is not None:
+        return False
+    if any(key[0] == table and key not in objects.constraints for key in objects.validated):
+        return True
+    for node in (seen.node, *(part.node for part in seen.session.parts)):
+        if type(node).__name__ != "AlterTableStmt" or relation_name(node.relation) != table:
+            continue
+        for command in node.cmds or ():
+            name = command.name or ""
+            if command.subtype.name == "AT_DropConstraint" and (
+                column in name or "null" in name or name.endswith("_nn")
+            ):
+                return True
+    return False
+
+
+@rule("R21", "AlterTableStmt")
+def unique(seen: Seen) -> Iterator[Found]:
+    """UNIQUE and PRIMARY KEY that build their index, also at a new column."""
+    for table, constraint, _ in added(seen):
+        if _kind(constraint) in ("CONSTR_UNIQUE", "CONSTR_PRIMARY") and not constraint.indexname:
+            word = "UNIQUE" if _kind(constraint) == "CONSTR_UNIQUE" else "PRIMARY KEY"
+            yield Found(f"{word} builds an index of {table[1]} while nobody can use the table", table=table)
+
+
+@rule("R22", "AlterTableStmt")
+def nullable_primary_key(seen: Seen) -> Iterator[Found]:
+    """PRIMARY KEY USING INDEX over a column that may be NULL."""
+    for table, constraint, _ in added(seen):
+        if _kind(constraint) != "CONSTR_PRIMARY" or not constraint.indexname:
+            continue
+        known = seen.session.objects.indexes.get((table[0], constraint.indexname))
+        facts = seen.session.table_facts(table)
+        columns = list(known[1]) if known else list(((facts or {}).get("indexes") or {}).get(constraint.indexname, []))
+        unproved = [name for name in columns if not seen.session.column_is_not_null(table, name)]
+        if columns and not unproved:
+            continue
+        nullable = facts is not None or any(name in seen.session.objects.columns.get(table, {}) for name in unproved)
+        if not columns and facts is None:
+            yield Found(
+                f"a primary key of {table[1]} reads every row where one of its columns may be NULL", NOTE, table
+            )
+        elif unproved:
+            message = f"{', '.join(unproved)} of {table[1]} may be NULL: the primary key reads every row for it"
+            yield Found(message, ERROR if nullable else NOTE, table)
+
+
+@rule("R23", "AlterTableStmt")
+def exclude(seen: Seen) -> Iterator[Found]:
+    """EXCLUDE on a table in use."""
+    for table, constraint, _ in added(seen):
+        if _kind(constraint) == "CONSTR_EXCLUSION":
+            yield Found(f"EXCLUDE builds an index of {table[1]} while nobody can use the table", table=table)
+
+
+@rule("R46", "AlterTableStmt")
+def attached(seen: Seen) -> Iterator[Found]:
+    """ATTACH PARTITION of a table with rows, without a valid CHECK that proves its bounds."""
+    node = seen.node
+    if node.objtype != grammar().enums.ObjectType.OBJECT_TABLE:
+        return
+    for command in node.cmds or ():
+        if command.subtype.name != "AT_AttachPartition":
+            continue
+        child = relation_name(command.def_.name)
+        objects = seen.session.objects
+        proved = any(
+            table == child and constraint.valid and constraint.kind == "CONSTR_CHECK"
+            for (table, _), constraint in objects.constraints.items()
+        ) or any(table == child for table, _ in objects.validated)
+        facts = seen.session.table_facts(child)
+        if seen.session.made(child) or proved or (facts is not None and facts.get("checks")):
+            continue
+        if not command.def_.bound.is_default or not seen.session.facts:
+            yield Found(f"ATTACH PARTITION reads every row of {child[1]} while it is locked", table=child)

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Reads a file of SQL into statements with their lines: what psql, dbmate, goose and others write around them is put aside.
+
+Everything that is put aside becomes spaces of the same length, so that each place in the text stays where it was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import IDENTIFIER_BYTES, grammar
+
+from .rules import table
+
+# A tool's word for "what follows goes up", "... comes down", and "the file runs in no transaction".
+_UP = re.compile(r"^\s*--+\s*(?:migrate:up|\+goose\s+up|\+migrate\s+up|!ups)", re.IGNORECASE | re.MULTILINE)
+_DOWN = re.compile(r"^\s*--+\s*(?:migrate:down|\+goose\s+down|\+migrate\s+down|!downs)", re.IGNORECASE | re.MULTILINE)
+# A plain word counts where both are there: alone it may be a remark.
+_PLAIN_UP = re.compile(r"^\s*--+\s*up:?[ \t]*$", re.IGNORECASE | re.MULTILINE)
+_PLAIN_DOWN = re.compile(r"^\s*--+\s*(?:down|rollback):?[ \t]*$", re.IGNORECASE | re.MULTILINE)
+_TRANSACTIONAL = re.compile(r"^\s*--+\s*(?:migrate:up|\+goose\s+up|\+migrate\s+up)", re.IGNORECASE | re.MULTILINE)
+_NO_TRANSACTION = re.compile(
+    r"^\s*--+\s*(?:migrate:up\b.*transaction\s*:\s*false|\+goose\s+no\s+transaction|\+migrate\s+up\b.*notransaction)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_COPIED_ROWS = re.compile(
+    r"^(\s*copy\b[^;]*\bfrom\s+stdin\b[^;]*;)(.*?)^\\\.[ \t]*$", re.IGNORECASE | re.MULTILINE | re.DOTALL
+)
+_META_COMMAND = re.compile(r"^[ \t]*\\[a-z!?][^\n]*$", re.IGNORECASE | re.MULTILINE)
+_GEXEC = re.compile(r"\\(?:gexec|gset|gx?|crosstabview)\b[^\n;]*;?", re.IGNORECASE)
+_VARIABLE = re.compile(r"(?<![:\w]):(?:'(\w+)'|\"(\w+)\"|(\w+))")
+_JINJA_COMMENT = re.compile(r"\{#(.*?)#\}", re.DOTALL)
+_ALLOW = re.compile(
+    r"pgops:\s*allow(?P<file>-file)?\s+(?P<rules>[A-Za-z]\w*(?:\s*,\s*[A-Za-z]\w*)*)(?:\s+because\b[:\s]*(?P<reason>[^\n]*))?",
+    re.IGNORECASE,
+)
+_ALLOW_AT_ALL = re.compile(r"pgops:\s*allow", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One statement of a file."""
+
+    node: Any
+    text: str
+    line: int
+    end_line: int
+    # Where its text begins in the file, for a body inside it.
+    offset: int
+    allowed: frozenset[str] = frozenset()
+    # Written for \\gexec: what the query returns is run.
+    run_result: bool = False
+
+
+@dataclass
+class Script:
+    """A file as statements, and what can be said of it without them."""
+
+    file: str
+    parts: list[Part] = field(default_factory=list)
+    # (line, rule id, message)
+    faults: list[tuple[int, str, str]] = field(default_factory=list)
+    allowed: frozenset[str] = frozenset()
+    # The tool that reads this file opens a transaction around it.
+    transaction: bool = False
+
+
+def read(text: str, file: str) -> Script:
+    """:param text: the whole file.
+    :param file: its name, for messages.
+    :return: its statements in their order, with the line of each one's first word."""
+    script = Script(file, transaction=bool(_TRANSACTIONAL.search(text)) and not _NO_TRANSACTION.search(text))
+    text = _without_the_way_down(text)
+    jinja = [(match.start(), match.group(1)) for match in _JINJA_COMMENT.finditer(text)]
+    text = _JINJA_COMMENT.sub(_blank, text)
+    results: set[int] = set()
+    raws = _parse(text)
+    if raws is None:
+        text, results = _without_psql(text)
+        raws = _parse(text)
+    pieces = raws if raws is not None else _parse_each(text, script)
+    tokens = _tokens(text)
+    comments = jinja + [(t.start, text[t.start : t.end + 1]) for t in tokens if t.name in ("SQL_COMMENT", "C_COMMENT")]
+    words = [t for t in tokens if t.name not in ("SQL_COMMENT", "C_COMMENT")]
+    lines = _Lines(text)
+    script.faults += [
+        (
+            lines.of(t.start),
+            "R57",
+            f"the name {name[:20]}... has {len(name.encode())} bytes and is cut at {IDENTIFIER_BYTES}",
+        )
+        for t in words
+        if t.name in ("IDENT", "UIDENT")
+        and len((name := text[t.start : t.end + 1].strip('"')).encode()) > IDENTIFIER_BYTES
+    ]
+    starts = [t.start for t in words]
+    places = []
+    for node, begin, end in pieces:
+        first = next((s for s in starts if begin <= s < end), begin)
+        places.append((node, first, end))
+    allows = _allows(comments, [(first, end) for _, first, end in places], lines, script)
+    for number, (node, first, end) in enumerate(places):
+        script.parts.append(
+            Part(
+                node=node,
+                text=text[first:end],
+                line=lines.of(first),
+                end_line=lines.of(max(first, end - 1)),
+                offset=first,
+                allowed=frozenset(allows.get(number, ())),
+                run_result=any(first <= place <= end + 1 for place in results),
+            )
+        )
+    return script
+
+
+class _Lines:
+    def __init__(self, text: str) -> None:
+        self._ends = [match.start() for match in re.finditer("\n", text)]
+
+    def of(self, offset: int) -> int:
+        """:return: the 1-based line of a place."""
+        low, high = 0, len(self._ends)
+        while low < high:
+            middle = (low + high) // 2
+            if self._ends[middle] < offset:
+                low = middle + 1
+            else:
+                high = middle
+        return low + 1
+
+
+def _blank(match: re.Match[str]) -> str:
+    return re.sub(r"[^\n]", " ", match.group(0))
+
+
+def _without_the_way_down(text: str) -> str:
+    """What takes a migration back is not asked: it drops what the up made."""
+    up_marks, down_marks = [*_UP.finditer(text)], [*_DOWN.finditer(text)]
+    plain_up, plain_down = [*_PLAIN_UP.finditer(text)], [*_PLAIN_DOWN.finditer(text)]
+    if plain_up and plain_down:
+        up_marks, down_marks = up_marks + plain_up, down_marks + plain_down
+    marks = sorted([(m.start(), True) for m in up_marks] + [(m.start(), False) for m in down_marks])
+    if not marks:
+        return text
+    kept, position, up = [], 0, True
+    for place, goes_up in [*marks, (len(text), True)]:
+        piece = text[position:place]
+        kept.append(piece if up else re.sub(r"[^\n]", " ", piece))
+        position, up = place, goes_up
+    return "".join(kept)
+
+
+def _without_psql(text: str) -> tuple[str, set[int]]:
+    """:return: the text without psql's own commands and variables, and the places of each ``\\gexec``."""
+    results: set[int] = set()
+
+    def command(match: re.Match[str]) -> str:
+        if match.group(0).lower().startswith("\\gexec"):
+            results.add(match.start())
+        return ";" + " " * (len(match.group(0)) - 1)
+
+    def variable(match: re.Match[str]) -> str:
+        quoted, name, plain = match.groups()
+        if quoted:
+            return f" '{quoted}'"
+        return f' "{name}"' if name else f" {plain}"
+
+    text = _COPIED_ROWS.sub(lambda m: m.group(1) + re.sub(r"[^\n]", " ", m.group(0)[len(m.group(1)) :]), text)
+    text = _GEXEC.sub(command, text)
+    text = _META_COMMAND.sub(_blank, text)
+    return _VARIABLE.sub(variable, text), results
+
+
+def _parse(text: str) -> list[tuple[Any, int, int]] | None:
+    """:return: each statement with its place; None if the text is not SQL as a whole."""
+    g = grammar()
+    try:
+        raws = g.parser.parse_sql(text)
+    except g.parser.ParseError:
+        return None
+    found = []
+    for raw in raws:
+        begin = raw.stmt_location or 0
+        found.append((raw.stmt, begin, begin + raw.stmt_len if raw.stmt_len else len(text)))
+    return found
+
+
+def _parse_each(text: str, script: Script) -> list[tuple[Any, int, int]]:
+    """One wrong statement must not hide the others. :return: those that can be read; a fault for each other one."""
+    g = grammar()
+    found: list[tuple[Any, int, int]] = []
+    lines = _Lines(text)
+    for begin, end in _pieces(text):
+        piece = text[begin:end]
+        try:
+            raws = g.parser.parse_sql(piece)
+        except g.parser.ParseError as exc:
+            place = exc.args[1] if len(exc.args) > 1 and isinstance(exc.args[1], int) else 0
+            script.faults.append((lines.of(begin + min(place, len(piece) - 1)), "syntax", str(exc.args[0])))
+            continue
+        found += [(raw.stmt, begin, end) for raw in raws]
+    return found
+
+
+def _pieces(text: str) -> Iterator[tuple[int, int]]:
+    """Cut at semicolons outside of quotes, brackets and comments, as the server's scanner sees them."""
+    begin, depth = 0, 0
+    for token in _tokens(text):
+        depth += {"ASCII_40": 1, "ASCII_41": -1}.get(token.name, 0)
+        if token.name == "ASCII_59" and depth <= 0:
+            yield begin, token.start
+            begin, depth = token.end + 1, 0
+    if text[begin:].strip():
+        yield begin, len(text)
+
+
+def _tokens(text: str) -> list[Any]:
+    g = grammar()
+    try:
+        return list(g.parser.scan(text))
+    except g.parser.ParseError:
+        return []
+
+
+def allowance(comment: str) -> tuple[frozenset[str], bool, str | None]:
+    """:return: the rules that a comment allows, whether in the whole file, and what is wrong with it; without a reason none."""
+    match = _ALLOW.search(comment)
+    reason = re.sub(r"[*/#}\s.-]+$", "", (match.group("reason") or "") if match else "")
+    if match is None or len(reason) < 3:
+        return frozenset(), False, "it has no reason: -- pgops: allow R05 because ..."
+    names = frozenset(name.strip() for name in match.group("rules").split(","))
+    unknown = ", ".join(sorted(names - set(table())))
+    return names, bool(match.group("file")), f"there is no rule {unknown}" if unknown else None
+
+
+def _allows(
+    comments: list[tuple[int, str]], statements: list[tuple[int, int]], lines: _Lines, script: Script
+) -> dict[int, set[str]]:
+    """:return: the rules that a comment allows, by the number of the statement: the one that it stands in, on whose last line it
+    stands, or before which it stands."""
+    found: dict[int, set[str]] = {}
+    for place, comment in sorted(comments):
+        if not _ALLOW_AT_ALL.search(comment):
+            continue
+        names, whole_file, fault = allowance(comment)
+        if fault:
+            script.faults.append((lines.of(place), "allow", fault))
+        if not names:
+            continue
+        if whole_file:
+            script.allowed |= names
+            continue
+        inside = [n for n, (begin, end) in enumerate(statements) if begin <= place < end]
+        same_line = [
+            n for n, (begin, end) in enumerate(statements) if end <= place and lines.of(end) == lines.of(place)
+        ]
+        after = [n for n, (begin, _) in enumerate(statements) if begin > place]
+        for number in inside or same_line[-1:] or after[:1]:
+            found.setdefault(number, set()).update(names)
+    return found

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a session knows at each statement of a file: its transaction, its settings, and the objects that the file has made."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import relation_name
+
+from .locks import Relation
+from .script import Part
+
+# Some hundred rows, their indexes included: read or written anew in a millisecond.
+SMALL_BYTES = 128 * 1024
+TIMEOUTS = ("lock_timeout", "statement_timeout", "transaction_timeout", "idle_in_transaction_session_timeout")
+
+
+@dataclass
+class Column:
+    """A column that the file made."""
+
+    type: str
+    not_null: bool = False
+    has_default: bool = False
+
+
+@dataclass
+class Constraint:
+    """A constraint that the file made."""
+
+    kind: str
+    columns: tuple[str, ...] = ()
+    # Columns that it keeps from being NULL.
+    not_null: frozenset[str] = frozenset()
+    valid: bool = True
+
+
+@dataclass
+class Function:
+    """A function that the file made: it does what its body does, once it is called."""
+
+    node: Any
+    text: str
+    line: int
+    offset: int
+    language: str
+    volatile: bool
+
+
+@dataclass
+class Objects:
+    """What the file has made, dropped and proved so far."""
+
+    relations: dict[Relation, str] = field(default_factory=dict)
+    dropped: dict[Relation, int] = field(default_factory=dict)
+    # Of them those that the file itself had made.
+    dropped_own: set[Relation] = field(default_factory=set)
+    attached: set[Relation] = field(default_factory=set)
+    # Foreign keys of new columns by table and columns, with the line.
+    foreign_keys: dict[tuple[Relation, tuple[str, ...]], int] = field(default_factory=dict)
+    index_tables: dict[Relation, Relation] = field(default_factory=dict)
+    indexes: dict[Relation, tuple[Relation, tuple[str, ...]]] = field(default_factory=dict)
+    columns: dict[Relation, dict[str, Column]] = field(default_factory=dict)
+    constraints: dict[tuple[Relation, str], Constraint] = field(default_factory=dict)
+    # Constraints that were validated here and made elsewhere.
+    validated: set[tuple[Relation, str]] = field(default_factory=set)
+    not_null: set[tuple[Relation, str]] = field(default_factory=set)
+    partitioned: set[Relation] = field(default_factory=set)
+    types: dict[Relation, str] = field(default_factory=dict)
+    functions: dict[str, Function] = field(default_factory=dict)
+    policies: set[Relation] = field(default_factory=set)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def copy(self) -> Objects:
+        """:return: the same, to come back to after ROLLBACK."""
+        # No statement is changed in place, only the collections around it.
+        return Objects(**{name: copy.copy(value) for name, value in vars(self).items()})
+
+
+@dataclass
+class Transaction:
+    """A transaction and what it holds."""
+
+    line: int
+    before: Objects
+    # A DO block or a file of a tool brings its own; nobody wrote BEGIN.
+    implicit: bool = False
+    locked: dict[Relation, tuple[str, int]] = field(default_factory=dict)
+    nowait: set[Relation] = field(default_factory=set)
+    not_valid: set[tuple[Relation, str]] = field(default_factory=set)
+    labels: dict[str, str] = field(default_factory=dict)
+    foreign_keys: int = 0
+    # Names that are free again in it: a table, or a column of one.
+    freed: set[tuple[Relation, str]] = field(default_factory=set)
+    # A table's name in it, and the one before.
+    renamed: dict[Relation, Relation] = field(default_factory=dict)
+    local: dict[str, Any] = field(default_factory=dict)
+    savepoints: dict[str, Objects] = field(default_factory=dict)
+    reported: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Session:
+    """The state between two statements."""
+
+    objects: Objects = field(default_factory=Objects)
+    transaction: Transaction | None = None
+    # The engine runs it: it takes care of timeouts and retries.
+    engine: bool = False
+    # Blocking advisory locks asked for, by line.
+    advisory: int = 0
+    # A lock_timeout that was set once and holds no more: why.
+    lost_timeout: str = ""
+    # What comes later in the file, by kind, for rules that look ahead.
+    parts: list[Part] = field(default_factory=list)
+    facts: Mapping[str, Any] | None = None
+
+    def setting(self, name: str) -> Any:
+        """:return: a setting that the file made, as it holds now; None where the file made none."""
+        if self.transaction and name in self.transaction.local:
+            return self.transaction.local[name]
+        return self.objects.settings.get(name)
+
+    def made(self, relation: Relation) -> bool:
+        """:return: whether the file itself made the relation: nobody uses it yet."""
+        return relation in self.objects.relations or relation[0] == "pg_temp"
+
+    def existing(self, relation: Relation) -> bool:
+        """:return: whether the relation was there before."""
+        return not self.made(relation)
+
+    def only_makes(self, node: Any) -> bool:
+        """:return: whether a statement alters a table that the file made: other tables it locks for a moment at most."""
+        relation = getattr(node, "relation", None)
+        return type(node).__name__ == "AlterTableStmt" and self.made(relation_name(relation))
+
+    def table_facts(self, relation: Relation) -> Mapping[str, Any] | None:
+        """:return: what the catalog says of a table; None without a database, or where it has no such table."""
+        found = (self.facts or {}).get("tables", {}).get(".".join(relation))
+        return found if isinstance(found, Mapping) else None
+
+    def table_of(self, index: Relation) -> Relation:
+        """:return: the table of an index, or the relation itself where it is none that anybody knows."""
+        known = self.objects.index_tables.get(index)
+        if known is None:
+            schema, _, name = str((self.facts or {}).get("indexes", {}).get(".".join(index), "")).partition(".")
+            known = (schema, name) if name else index
+        return known
+
+    def small(self, relation: Relation) -> bool:
+        """:return: whether the catalog says that the table is small, its indexes and partitions with it.
+
+        An empty one says nothing: it may be the schema of a larger database."""
+        facts = self.table_facts(relation)
+        return facts is not None and 0 < int(facts["rows"]) and int(facts["bytes"]) <= SMALL_BYTES
+
+    def column_is_not_null(self, relation: Relation, column: str) -> bool:
+        """:return: whether no row can have NULL there, as far as the file or the catalog tells."""
+        if (relation, column) in self.objects.not_null:
+            return True
+        known = self.objects.columns.get(relation, {}).get(column)
+        if known is not None and known.not_null:
+            return True
+        facts = self.table_facts(relation)
+        if facts is not None and column in facts.get("columns", {}):
+            entry = facts["columns"][column]
+            return bool(entry.get("not_null") or entry.get("checked_not_null"))
+        return False
+
+
+@dataclass
+class Seen:
+    """A statement in its session, as a rule gets it."""
+
+    node: Any
+    line: int
+    session: Session
+    part: Part
+    # It stands in the body of a DO block or function.
+    procedural: bool = False
+    # It runs once for each turn of a loop, all in one transaction.
+    loop: bool = False
+    # It runs only after an error has rolled back what came before in its block.
+    handler: bool = False
+    # Its text was put together while it ran: names in it are guessed.
+    dynamic: bool = False
+
+    @property
+    def transaction(self) -> Transaction | None:
+        """:return: the transaction in which it runs, None where it is one of its own."""
+        return self.session.transaction

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+"""The rules for SQL: the rates over the corpus, each rule's table entry, comments that allow, files of other tools, reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_lint import command, files, reading, reports, rules
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_lint.script import read
+from support.lint_corpus import Piece, pieces
+
+ROOT = Path(__file__).resolve().parents[2]
+FOUND_AT_LEAST = 0.92
+ALARMS_AT_MOST = 0.04
+
+
+def lint(text: str, **how: object) -> list[reading.Problem]:
+    return reading.lint_script(read(text, "f.sql"), rules.levels_of({}), **how)[0]  # type: ignore[arg-type]
+
+
+def errors(text: str) -> set[str]:
+    return {problem.rule for problem in lint(text) if problem.level == rules.ERROR}
+
+
+@pytest.mark.parametrize("piece", [p for p in pieces("dangerous") if not p.catalog], ids=lambda p: p.id)
+def test_what_hurts_is_found_under_its_rule(piece: Piece) -> None:
+    assert piece.rule in errors(piece.text)
+
+
+@pytest.mark.parametrize("piece", [p for p in pieces("safe") if not p.catalog], ids=lambda p: p.id)
+def test_what_hurts_nobody_is_left_alone(piece: Piece) -> None:
+    assert lint(piece.text) == []
+
+
+def test_the_rates_over_the_corpus() -> None:
+    dangerous = [p for p in pieces("dangerous") if not p.catalog]
+    safe = [p for p in pieces("safe") if not p.catalog]
+    found = sum(bool(errors(p.text)) for p in dangerous)
+    alarms = sum(any(problem.level in (rules.ERROR, rules.WARNING) for problem in lint(p.text)) for p in safe)
+    assert found / len(dangerous) > FOUND_AT_LEAST
+    assert alarms / len(safe) < ALARMS_AT_MOST
+
+
+def test_the_corpus_has_every_rule_that_is_an_error_by_itself() -> None:
+    tried = {p.rule for p in pieces("dangerous")}
+    by_itself = {name for name, rule in rules.table().items() if rule.level == rules.ERROR}
+    # R68 would end the sessions of the test's own server.
+    assert by_itself - tried == {"allow", "R68"}
+
+
+def test_every_rule_is_told_whole_and_has_a_function() -> None:
+    registered = {name for kind in rules._REGISTRY.checks.values() for name, _ in kind}
+    for rule in rules.table().values():
+        assert rule.level in rules.LEVELS
+        assert rule.title
+        assert rule.why.endswith(".")
+        assert rule.instead
+        assert rule.source
+    assert registered | {"R16", "R53", "R57", "syntax", "allow"} == set(rules.table())
+
+
+BLOCKING = "CREATE INDEX i ON users (a);"
+TIMEOUT = "SET lock_timeout = '2s';\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{TIMEOUT}-- pgops: allow R05 because it is a table of ten rows\n{BLOCKING}",
+        f"{TIMEOUT}{BLOCKING} -- pgops: allow R05 because it is a table of ten rows",
+        f"{TIMEOUT}/* pgops: allow R05, R11 because it is a table of ten rows */ {BLOCKING}",
+        f"{TIMEOUT}{{# pgops: allow R05 because it is a table of ten rows #}}\n{BLOCKING}",
+        f"-- pgops: allow-file R05 because it is a table of ten rows\n{TIMEOUT}SELECT 1;\n{BLOCKING}",
+    ],
+)
+def test_a_comment_with_a_reason_allows_a_rule(text: str) -> None:
+    assert lint(text) == []
+
+
+@pytest.mark.parametrize("comment", ["pgops: allow R05", "pgops: allow R05 because", "pgops: allow R05 because ."])
+def test_without_a_reason_it_allows_nothing_and_is_a_fault_itself(comment: str) -> None:
+    assert errors(f"{TIMEOUT}-- {comment}\n{BLOCKING}") == {"allow", "R05"}
+
+
+def test_it_allows_the_next_statement_only_and_no_other_rule() -> None:
+    text = f"{TIMEOUT}-- pgops: allow R11 because it is small\n{BLOCKING}\n{BLOCKING}"
+    assert [p.line for p in lint(text) if p.rule == "R05"] == [3, 4]
+    assert errors(f"{TIMEOUT}-- pgops: allow R99 because it is small\n{BLOCKING}") == {"allow", "R05"}
+
+
+def test_the_line_is_that_of_the_statement_and_inside_a_block_that_of_its_own() -> None:
+    text = f"-- a remark\n{TIMEOUT}\n\n  -- another\n  {BLOCKING}\nDO $$\nBEGIN\n\n  UPDATE users SET a = 1;\nEND $$;\n"
+    assert [(p.rule, p.line) for p in lint(text)] == [("R05", 6), ("R41", 10)]
+
+
+def test_one_wrong_statement_does_not_hide_the_others() -> None:
+    found = lint(f"{TIMEOUT}SELEC 1;\n{BLOCKING}")
+    assert [(p.rule, p.line) for p in found] == [("syntax", 2), ("R05", 3)]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (f"-- migrate:up\n{TIMEOUT}CREATE INDEX CONCURRENTLY i ON users (a);\n-- migrate:down\nDROP TABLE users;", {"R06"}),
+        ("-- migrate:up transaction:false\nCREATE INDEX CONCURRENTLY i ON users (a);\n-- migrate:down\nDROP TABLE users;", set()),
+        ("-- +goose Up\n-- +goose StatementBegin\nDROP TABLE users;\n-- +goose StatementEnd\n-- +goose Down\nSELECT 1;", {"R01", "R34"}),
+        ("-- +goose NO TRANSACTION\n-- +goose Up\nCREATE INDEX CONCURRENTLY i ON users (a);\n-- +goose Down\nDROP INDEX i;", set()),
+        ("-- Up\nSELECT 1;\n-- Down\nDROP TABLE users;", set()),
+    ],
+)  # fmt: skip
+def test_the_sections_of_other_tools_are_known(text: str, wanted: set[str]) -> None:
+    assert errors(text) == wanted
+
+
+def test_psql_around_the_sql_is_put_aside() -> None:
+    text = f"\\set ON_ERROR_STOP on\n{TIMEOUT}\\echo 'x'\nCOPY t (a) FROM stdin;\n1\tx;y\n\\.\nALTER TABLE :t ADD COLUMN a int;\n"
+    assert lint(text) == []
+    assert errors("SELECT 'DROP TABLE ' || quote_ident(relname) FROM pg_class \\gexec") == {"R01", "R34", "R44"}
+
+
+def test_a_folder_is_read_by_name_without_the_ways_down(tmp_path: Path) -> None:
+    for name in ("V10__b.sql", "V2__a.sql", "U2__a.sql", "3.up.sql", "3.down.sql", ".hidden/x.sql", "x.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("SELECT 1;")
+    assert [path.name for path in files.files_of([tmp_path])] == ["3.up.sql", "V2__a.sql", "V10__b.sql"]
+    with pytest.raises(FileNotFoundError):
+        files.files_of([tmp_path / "nowhere"])
+
+
+def test_files_stand_alone_unless_they_run_together(tmp_path: Path) -> None:
+    (tmp_path / "1.sql").write_text("CREATE TABLE rooms (id bigint PRIMARY KEY);")
+    (tmp_path / "2.sql").write_text("CREATE INDEX i ON rooms (id);")
+    scripts = files.scripts_of(files.files_of([tmp_path]))
+    assert {p.rule for p in files.lint_scripts(scripts)} == {"R01", "R05"}
+    assert files.lint_scripts(scripts, together=True) == []
+
+
+def test_a_level_is_a_choice_and_a_wrong_one_is_refused() -> None:
+    script = read(f"{TIMEOUT}{BLOCKING}", "f.sql")
+    assert reading.lint_script(script, rules.levels_of({"R05": "off"}))[0] == []
+    assert [p.level for p in reading.lint_script(script, rules.levels_of({"R05": "note"}))[0]] == ["note"]
+    assert {p.rule for p in reading.lint_script(script, rules.levels_of({"R05": False, "R03": "warning"}))[0]} == {
+        "R03"
+    }
+    with pytest.raises(ValueError, match="R5"):
+        rules.levels_of({"R5": "off"})
+    with pytest.raises(ValueError, match="fatal"):
+        rules.levels_of({"R05": "fatal"})
+
+
+def test_the_reports_say_file_line_rule_and_level(tmp_path: Path) -> None:
+    file = tmp_path / "a.sql"
+    file.write_text(f"{TIMEOUT}{BLOCKING}\nCREATE TABLE t (id int PRIMARY KEY);\n")
+    names = [str(file)]
+    problems = files.lint_scripts(files.scripts_of([file]))
+    assert json.loads(reports.as_json(problems, names))["findings"][0]["line"] == 2
+    sarif = json.loads(reports.as_sarif(problems, names))
+    assert sarif["version"] == "2.1.0"
+    (run,) = sarif["runs"]
+    assert [(r["ruleId"], r["level"]) for r in run["results"]] == [("R05", "error"), ("R56", "note")]
+    assert [run["tool"]["driver"]["rules"][r["ruleIndex"]]["id"] for r in run["results"]] == ["R05", "R56"]
+    place = run["results"][0]["locations"][0]["physicalLocation"]
+    assert (place["artifactLocation"]["uri"], place["region"]) == (file.as_uri(), {"startLine": 2})
+    suite = ElementTree.fromstring(reports.as_junit(problems, names))
+    assert (suite.get("tests"), suite.get("failures")) == ("1", "1")
+    failure = suite.find("testcase/failure")
+    assert failure is not None
+    assert failure.get("type") == "R05"
+    with pytest.raises(ValueError, match=r"\.sarif"):
+        reports.write(tmp_path / "x.pdf", problems, names)
+
+
+def test_the_command_ends_with_1_for_an_error_and_2_where_it_cannot_begin(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = tmp_path / "good.sql", tmp_path / "bad.sql"
+    good.write_text("SELECT 1;")
+    bad.write_text(BLOCKING)
+    assert command.main([str(good)]) == 0
+    assert command.main([str(bad), "--report", str(tmp_path / "r.sarif")]) == 1
+    assert f"{bad}:1" in capsys.readouterr().out
+    assert (tmp_path / "r.sarif").is_file()
+    assert command.main([str(bad), "--level", "R05=off", "--level", "R01=note"]) == 0
+    assert command.main([str(tmp_path / "nowhere")]) == 2
+    assert re.search("there is no .*nowhere", capsys.readouterr().err)
+
+
+def test_one_missing_lock_timeout_is_told_once_a_file() -> None:
+    text = "ALTER TABLE users ADD COLUMN a int;\nALTER TABLE users ADD COLUMN b int;\n"
+    assert [(p.rule, p.line) for p in lint(text)] == [("R01", 1)]
+
+
+def test_the_page_has_the_table_of_the_rules() -> None:
+    page = (ROOT / "docs" / "lint.md").read_text()
+    for name, rule in rules.table().items():
+        assert f"| `{name}` | {rule.level} | {rule.title}. | {rule.instead} |\n" in page
+    assert page.count("\n| `") == len(rules.table()) + 5
+
+
+def test_the_hook_runs_what_the_package_installs_without_ansible_and_psycopg2(tmp_path: Path) -> None:
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    module, _, function = project["scripts"][hook["entry"]].partition(":")
+    (pinned,) = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line.startswith("pglast==")]
+    assert pinned in project["dependencies"]
+    file = tmp_path / "a.sql"
+    file.write_text(BLOCKING)
+    start = f"import sys; sys.modules['ansible'] = sys.modules['psycopg2'] = None; from {module} import {function}; sys.exit({function}())"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "collections")}
+    done = subprocess.run(
+        [sys.executable, "-c", start, str(file)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"{file}:1" in done.stdout
+
+
+def test_a_foreign_key_of_a_new_column_wants_its_index_in_the_file() -> None:
+    made = "CREATE TABLE b (id bigint PRIMARY KEY, a_id bigint REFERENCES a);\n"
+    assert [(p.rule, p.level) for p in lint(made)] == [("R16", "note")]
+    assert lint(f"{made}CREATE INDEX ON b (a_id);\n") == []
+
+
+def test_what_is_put_together_from_rows_cannot_be_read() -> None:
+    text = "DO $$ DECLARE r record; BEGIN FOR r IN SELECT ddl FROM queue LOOP EXECUTE r.ddl; END LOOP; END $$;"
+    assert errors(text) == {"R53"}
+
+
+@pytest.mark.parametrize(
+    "name", sorted({p.rule for p in pieces("dangerous") if not p.catalog} - {"R53", "R57", "syntax"})
+)
+def test_without_its_function_a_rule_finds_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {kind: [one for one in checks if one[0] != name] for kind, checks in rules._REGISTRY.checks.items()}
+    monkeypatch.setattr(rules._REGISTRY, "checks", kept)
+    left = [p for p in pieces("dangerous") if p.rule == name and not p.catalog and name in errors(p.text)]
+    # What the end of the file tells is no function of a statement.
+    assert [p.does for p in left] == (["loses_change"] if name == "R55" else [])
