@@ -78,6 +78,11 @@ def test_a_column_that_was_copied_beside_and_swapped_is_one_change_or_none(targe
     assert told(target, *(line.format(type="integer") for line in swapped)) == []
     changed = told(target, *(line.format(type="bigint") for line in swapped))
     assert changed == [("column", "changed", "public.students.age", "integer", "bigint")]
+    names = (("age", "aside"), ("name", "age"), ("aside", "name"))
+    assert told(target, *(f"ALTER TABLE public.students RENAME COLUMN {old} TO {new}" for old, new in names)) == [
+        ("column", "changed", "public.students.age", "bigint", "text"),
+        ("column", "changed", "public.students.name", "text", "bigint"),
+    ]
     assert told(target, "CREATE INDEX ON public.students (name)", "ANALYZE public.students") == []
 
 
