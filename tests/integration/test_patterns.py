@@ -213,7 +213,8 @@ CASES = {
     "remove_enum_value": Case(
         {**CHILDREN, "enum": "Kind", "value": "TWO", "to_value": "THREE", "neighbour": "ONE", "column": "kind"},
         (
-            Part((plain("kind", lambda n: ("ONE", "TWO")[n % 2], exact=False), plain("kind", lambda n: ("ONE", "THREE")[n % 2]))),
+            # The way back cannot tell a THREE that new code wrote into a replaced row from the one that took the place of TWO.
+            Part((plain("kind", lambda n: ("ONE", "TWO")[n % 2], exact=False), plain("kind", lambda n: "ONE"))),
             Part((plain("kind", lambda n: ("ONE", "THREE")[n % 2]), ROOM)),
         ),
         holds={

@@ -14,11 +14,7 @@ from support.podman import ROOT, environment
 
 SCENARIOS = sorted(p.parent.name for p in (ROOT / "molecule").glob("*/molecule.yml"))
 # More than a minute on a quiet machine: only in make test-all.
-SLOW = {"concurrent_indexes"}
-
-
-# Three hosts, which take their turns, are more than a minute.
-SLOW = ("staged_apply",)
+SLOW = ("concurrent_indexes", "staged_apply")
 
 
 @pytest.mark.container
