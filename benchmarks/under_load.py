@@ -52,10 +52,12 @@ TEMPLATE = "bench_template"
 EXPERT, ENGINE, COMMAND = "expert's hand", "engine", "migrate.yml"
 REACHED = "benchmark: the foreign key is asked for"
 
-FILL = """
+TABLES = """
 CREATE TABLE students (id bigserial PRIMARY KEY, school integer NOT NULL, last_name text NOT NULL, email text NOT NULL, seen timestamptz);
 CREATE TABLE visits (id bigserial PRIMARY KEY, student_id bigint NOT NULL, at timestamptz NOT NULL, reason text, minutes integer);
 CREATE TABLE doses (id bigserial PRIMARY KEY, visit_id bigint NOT NULL, given_at timestamptz NOT NULL, amount numeric(8, 2), note text);
+"""
+FILL = """
 INSERT INTO students (school, last_name, email) SELECT g % 500, md5((g % 50000)::text), md5(g::text) || '@example.org'
     FROM generate_series(1, {rows}) g;
 INSERT INTO visits (student_id, at, reason, minutes) SELECT 1 + (g * 7919) % {rows}, timestamptz '2026-01-01Z' + g * interval '7 s', 'checkup', g % 60
@@ -95,6 +97,7 @@ COLUMN = "ALTER TABLE students ADD COLUMN nickname text"
 CHECK = "ALTER TABLE visits ADD CONSTRAINT visits_reason_check CHECK (reason IS NOT NULL) NOT VALID"
 DROP_CHECK = "ALTER TABLE visits DROP CONSTRAINT visits_reason_check"
 
+BASE = "20260101000000"
 AS_PEERS_WRITE_IT = peers.Version(
     "20260101000001",
     "speed_up_visits",
@@ -150,8 +153,9 @@ class ExpertsHand:
 
 
 def tree(folder: Path) -> TestTree:
-    """:return: the same change as a migration of ours."""
+    """:return: the same change as a migration of ours, after the one that made the tables."""
     made = TestTree(folder)
+    made.add_sql(BASE, "make_tables", TABLES, "DROP TABLE doses;\nDROP TABLE visits;\nDROP TABLE students;\n")
     made.add(
         AS_PEERS_WRITE_IT.number,
         AS_PEERS_WRITE_IT.name,
@@ -255,6 +259,17 @@ def whole_command(server: servers.Server, folder: Path, sql: Path) -> Callable[[
         return seconds
 
     return run
+
+
+def fill(server: servers.Server, migrations: list[dict[str, Any]]) -> None:
+    """Make the database that each side gets a copy of: its tables by our first version, their rows, the clients' rights."""
+    engine(server, migrations[:1])(TEMPLATE)
+    for statement in FILL.format(rows=ROWS).split(";\n"):
+        server.execute(statement, database=TEMPLATE, user=servers.MIGRATOR)
+    for statement in ("VACUUM (FREEZE, ANALYZE)", MARK):
+        server.execute(statement, database=TEMPLATE)
+    let_in(server, TEMPLATE)
+    server.execute(f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {servers.APP}", database=TEMPLATE)
 
 
 def refuse_incomplete(server: servers.Server, database: str) -> None:
@@ -374,17 +389,12 @@ def main() -> None:
         server.create_database(TEMPLATE)
         begun = time.monotonic()
         peers.act_as_owner(server)
-        for statement in FILL.format(rows=ROWS).split(";\n"):
-            server.execute(statement, database=TEMPLATE, user=servers.MIGRATOR)
-        for statement in ("VACUUM (FREEZE, ANALYZE)", MARK):
-            server.execute(statement, database=TEMPLATE)
-        let_in(server, TEMPLATE)
-        server.execute(f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {servers.APP}", database=TEMPLATE)
-        print(f"three tables of {ROWS:,} rows loaded in {time.monotonic() - begun:.0f} s", flush=True)
         with tempfile.TemporaryDirectory() as text:
             folder = Path(text)
-            ready, missing = peers.had(folder / "peers", server, [AS_PEERS_WRITE_IT])
             migrations = tree(folder / "sql").render()
+            fill(server, migrations)
+            print(f"three tables of {ROWS:,} rows loaded in {time.monotonic() - begun:.0f} s", flush=True)
+            ready, missing = peers.had(folder / "peers", server, [AS_PEERS_WRITE_IT])
             sides: dict[str, Callable[[str], float]] = {peer.name: peer.run for peer in ready}
             sides |= {EXPERT: ExpertsHand(server).run, ENGINE: engine(server, migrations)}
             sides = {name: run for name, run in sides.items() if not ONLY or name in ONLY}

@@ -84,15 +84,15 @@ def test_a_client_that_loses_its_patience_has_failed(benchmarks: None, server: S
 
 
 def test_the_engine_and_an_experts_hand_make_the_same_change_behind_a_reader(
-    benchmarks: None, server: Server, database: str, tmp_path: Path
+    benchmarks: None, monkeypatch: pytest.MonkeyPatch, server: Server, database: str, tmp_path: Path
 ) -> None:
     import under_load
 
-    server.execute(f"SET ROLE {OWNER}; {under_load.FILL.format(rows=under_load.ROWS)}", database=database)
-    server.execute(under_load.MARK, database=database)
     another = f"{database}_engine"
-    server.execute(f"CREATE DATABASE {another} TEMPLATE {database} OWNER {OWNER}")
+    monkeypatch.setattr(under_load, "TEMPLATE", database)
     migrations = under_load.tree(tmp_path / "sql").render()
+    under_load.fill(server, migrations)
+    server.execute(f"CREATE DATABASE {another} TEMPLATE {database} OWNER {OWNER}")
     for name, run in (
         (database, under_load.ExpertsHand(server).run),
         (another, under_load.engine(server, migrations)),
