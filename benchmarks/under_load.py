@@ -295,6 +295,8 @@ def measured(server: servers.Server, database: str, run: Callable[[str], float],
         CLIENT_WORK, ROWS, period_s=PERIOD_MS / 1000, timeout_s=CLIENT_TIMEOUT_S,
     )  # fmt: skip
     arrival = Reader(server, database) if reader else None
+    log = server.directory / "log"
+    logged = log.stat().st_size
     try:
         with Timetable(work) as clients:
             time.sleep(CALM_S)
@@ -314,7 +316,11 @@ def measured(server: servers.Server, database: str, run: Callable[[str], float],
     # The first second is for plans and caches.
     calm = seen(clients.transactions, begun - CALM_S + 1, begun)
     meanwhile = seen(clients.transactions, begun, ended + AFTER_S)
-    return {"seconds": seconds, "calm": calm, "meanwhile": meanwhile}
+    with log.open("rb") as told:
+        told.seek(logged)
+        # Of a second or more, deadlock_timeout. Late without one was late for want of a processor or a disk.
+        stuck = sum(b"still waiting for" in one and b" on relation " in one for one in told)
+    return {"seconds": seconds, "calm": calm, "meanwhile": meanwhile, "lock_waits": stuck}
 
 
 def line(name: str, reader: bool, found: dict[str, Any]) -> str:
@@ -323,7 +329,8 @@ def line(name: str, reader: bool, found: dict[str, Any]) -> str:
     return (
         f"{name}{', with the reader' if reader else ''}: {found['seconds']:.1f} s; {meanwhile.transactions} transactions, "
         f"{meanwhile.failed} failed, {meanwhile.late} late, worst {meanwhile.worst_ms:.0f} ms, p99 {meanwhile.p99_ms:.1f} ms "
-        f"(calm {calm.p99_ms:.1f})" + "".join(f"; {fault}" for fault in meanwhile.faults)
+        f"(calm {calm.p99_ms:.1f}), {found['lock_waits']} waits of a second for a lock"
+        + "".join(f"; {fault}" for fault in meanwhile.faults)
     )
 
 
@@ -383,7 +390,12 @@ def main() -> None:
     server = servers.embedded_server()
     try:
         # As in production: the tests' server does without.
-        for setting, value in (("fsync", "on"), ("full_page_writes", "on"), ("max_wal_size", "'4GB'")):
+        for setting, value in (
+            ("fsync", "on"),
+            ("full_page_writes", "on"),
+            ("max_wal_size", "'4GB'"),
+            ("log_lock_waits", "on"),
+        ):
             server.execute(f"ALTER SYSTEM SET {setting} = {value}")
         server.execute("SELECT pg_reload_conf()")
         server.create_database(TEMPLATE)
