@@ -10,6 +10,7 @@ application wanted in that time (coordinated omission). What was due and never c
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import threading
 import time
@@ -127,7 +128,11 @@ def _all(work: Work, ready: Any, ended: Any, answer: Any) -> None:
     for thread in threads:
         thread.start()
     ready.set()
-    ended.wait()
+    parent = multiprocessing.parent_process()
+    while not ended.wait(0.05):
+        if parent is not None and not parent.is_alive():
+            # Killed: nobody is left who would end the clients.
+            os._exit(1)
     until.append(time.monotonic())
     for thread in threads:
         thread.join()
