@@ -38,6 +38,14 @@ REPLACED = {
     # The suite would start itself.
     "make test": "make --dry-run test",
     "make test-all": "make --dry-run test-all",
+    # Smaller; a machine that runs tests is no quiet one, which ends it with 1 (and a crash shows a traceback, which fails).
+    "PYTHONPATH=collections:tests .venv/bin/python benchmarks/under_load.py": (
+        'ROWS=2000 REPEATS=1 ONLY="expert\'s hand,engine" PYTHONPATH=collections:tests .venv/bin/python benchmarks/under_load.py '
+        "|| [ $? -eq 1 ]"
+    ),
+    "PYTHONPATH=collections:tests .venv/bin/python benchmarks/schema.py": (
+        "REPEATS=1 PYTHONPATH=collections:tests .venv/bin/python benchmarks/schema.py"
+    ),
 }
 
 FENCE = re.compile(
