@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +17,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import applicatio
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal, now
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.taken_away import TakenAway
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.time_limit import alarm
 
 # The module keeps the time limit itself; so much later its host is taken for one that does not answer.
 GRACE_S = 15.0
@@ -155,7 +153,7 @@ class ActionModule(PgopsAction):
         seen = {**task_vars, "ansible_python_interpreter": delegated.get("ansible_python_interpreter")}
         local = self._connection.transport == "local" and seen["ansible_python_interpreter"]
         try:
-            with _alarm(limit + GRACE_S):
+            with alarm(limit + GRACE_S, _NoAnswer):
                 result = self._call(
                     "whitecross.pgops.hook", {**arguments, "metrics": kind == "metrics"}, seen if local else task_vars
                 )
@@ -246,20 +244,6 @@ class ActionModule(PgopsAction):
 
 class _NoAnswer(Exception):
     pass
-
-
-@contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    def ring(_number: int, _frame: Any) -> None:
-        raise _NoAnswer
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _failed_before(journal: Journal, stage: str, host: str, kind: str | None = None) -> bool:

@@ -343,7 +343,8 @@ class Workshop:
         if wider:
             # Longer varchar, or text: no rewrite (the catalog changes, the rows do not).
             guard = self._only_while(wanted, found["type"], f"{alter} TYPE {wanted['type']}")
-            return Fix("types", key, "made longer", guard, there)
+            allowed = f"-- pgops: allow R25 because {found['type']} only becomes longer: the catalog changes, the rows do not\n"
+            return Fix("types", key, "made longer", allowed + guard, there)
         return None
 
     def _to_uuid(self, key: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Fix | Unsure:
@@ -367,11 +368,12 @@ class Workshop:
             f"            ALTER COLUMN {name} TYPE uuid USING {name}::uuid"
         )
         guard = self._only_while(wanted, found["type"], text)
+        allowed = f"-- pgops: allow R24 because no more than {REWRITE_ROWS} rows are converted in one moment\n"
         return Fix(
             "types",
             key,
             f"converted from {found['type']}, {values.rows} rows",
-            guard,
+            allowed + guard,
             self._column_is_there(wanted, "uuid"),
         )
 

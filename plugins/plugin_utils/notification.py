@@ -12,18 +12,17 @@ import json
 import os
 import re
 import shlex
-import signal
 import stat
 import threading
 import urllib.error
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ansible.module_utils.urls import open_url
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.time_limit import alarm
 
 NOTIFIED = ("migrate", "rollback")
 # A chat that is down may cost a run so much and no more.
@@ -121,29 +120,13 @@ def send(url: str, text: str, *, timeout: float = TIMEOUT_S) -> None:
     try:
         worker.start()
     except RuntimeError:  # the interpreter ends, and takes no new thread
-        with _alarm(timeout):
+        with alarm(timeout):
             post()
     else:
         worker.join(timeout)
     fault = outcome[0] if outcome else f"the webhook has not answered for {timeout:g} s"
     if fault:
         raise NotNotified(fault)
-
-
-@contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    """A time limit for the main thread, where no other can be had: a TimeoutError wherever it is by then."""
-
-    def ring(_number: int, _frame: Any) -> None:
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _post(url: str, text: str, timeout: float) -> str | None:
