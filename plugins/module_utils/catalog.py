@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -68,6 +69,7 @@ KINDS = (
     "view",
 )
 _LONGEST_FIRST = sorted(KINDS, key=len, reverse=True)
+_KIND = re.compile(f"({'|'.join(_LONGEST_FIRST)}) ")
 
 # Attributes that say where an object sits; they are for the reader of an inventory and never differ on their own.
 _PLACE = frozenset({"schema", "table", "column"})
@@ -160,7 +162,8 @@ def inventory(
 
 def kind_of(key: str) -> str:
     """The kind of the object that a key of an inventory names, ``table`` for ``table public.students``."""
-    return next((kind for kind in _LONGEST_FIRST if key.startswith(kind + " ")), "")
+    found = _KIND.match(key)
+    return found[1] if found else ""
 
 
 def name_of(key: str) -> str:

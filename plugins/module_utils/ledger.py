@@ -373,10 +373,21 @@ def _baseline(conn: Connection) -> Baseline | None:
 
 def stored(conn: Connection, version: str) -> dict[str, Any]:
     """:return: the rendered migration as it was applied, so that a way back exists without its files."""
-    row = fetch_one(conn, "SELECT rendered FROM pgops.migration WHERE version = %s", (version,))
-    if row is None:
-        raise PgopsError(f"Version {version} is not in the ledger of {conn.info.dbname}.", database=conn.info.dbname)
-    return dict(row["rendered"])
+    return all_stored(conn, [version])[0]
+
+
+def all_stored(conn: Connection, versions: Sequence[str]) -> list[dict[str, Any]]:
+    """:return: the same of several, in their order."""
+    if not versions:
+        return []  # there may be no ledger yet
+    rows = fetch_all(conn, "SELECT version, rendered FROM pgops.migration WHERE version = ANY(%s)", (list(versions),))
+    found = {str(row["version"]): dict(row["rendered"]) for row in rows}
+    for version in versions:
+        if version not in found:
+            raise PgopsError(
+                f"Version {version} is not in the ledger of {conn.info.dbname}.", database=conn.info.dbname
+            )
+    return [found[version] for version in versions]
 
 
 def ensure(conn: Connection) -> bool:

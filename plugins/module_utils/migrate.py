@@ -402,7 +402,7 @@ def revert(
                 database=target.database,
                 extra={"reason": "moved", "versions": [row.version for row in chosen]},
             )
-        migrations = [ledger.stored(conn, row.version) for row in chosen]
+        migrations = ledger.all_stored(conn, [row.version for row in chosen])
         loss = way_back.data_loss(conn, list(zip(chosen, migrations)), (expected or {}).get("snapshot"))
         if chosen and expected:
             now = {"ledger_head": found.head, "catalog_fingerprint": catalog.fingerprint(catalog.inventory(conn))}

@@ -107,7 +107,7 @@ def verify_database(
             if row is None or row.state != "applied":
                 now = f"{row.state} by run {row.run_id}" if row else "not in the ledger"
                 findings.append(Finding("ledger", FAIL, f"version {version}", "state", "applied, as by this run", now))
-        applied = [ledger.stored(conn, row.version) for row in book.in_state("applied")]
+        applied = ledger.all_stored(conn, [row.version for row in book.in_state("applied")])
         if book.baseline is not None:
             progress.emit(f"schema against baseline {book.baseline.name}", database=name)
             comparison = declared.compare_recorded(conn, ledger.baseline_objects(conn, book.baseline.name))

@@ -58,7 +58,7 @@ def preview_revert(
     try:
         found = ledger.read(conn)
         chosen = select_reverts(conn, found, selection)
-        migrations = [ledger.stored(conn, row.version) for row in chosen]
+        migrations = ledger.all_stored(conn, [row.version for row in chosen])
         if chosen:
             # The older ones are looked at when the newer ones, which may have changed their objects, are gone.
             adopted.refuse_revert(conn, chosen[0])
@@ -86,7 +86,8 @@ def begun(found: ledger.Ledger) -> list[ledger.Migration]:
 
 def standing(conn: Connection, found: ledger.Ledger) -> dict[str, dict[str, Any]]:
     """:return: those versions as they were rendered when they were applied."""
-    return {row.version: ledger.stored(conn, row.version) for row in begun(found)}
+    versions = [row.version for row in begun(found)]
+    return dict(zip(versions, ledger.all_stored(conn, versions)))
 
 
 def select_reverts(conn: Connection, found: ledger.Ledger, selection: Reverts) -> list[ledger.Migration]:
