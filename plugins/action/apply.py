@@ -114,7 +114,7 @@ class ActionModule(MigrationAction):
             if found.get("applied"):
                 total = sum(item["duration_s"] for item in found["applied"])
                 self.say(f"{database}: {len(found['applied'])} versions applied in {seconds(total)}")
-            for line in model_lines(database, found.get("model_changes") or []):
+            for line in model_lines(database, found.get("model_changes", [])):
                 self.say(line)
             if found.get("health"):
                 self.say(f"{database}: {_told_health(found['health'])}")

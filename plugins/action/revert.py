@@ -49,7 +49,7 @@ class ActionModule(MigrationAction):
                 self.say(
                     f"{database}: {item['version']} {item['name']} reverted in {seconds(item['duration_s'])}{stays}"
                 )
-            for line in model_lines(database, found.get("model_changes") or []):
+            for line in model_lines(database, found.get("model_changes", [])):
                 self.say(line)
         if result.get("failed"):
             self._tell_next(result, task_vars)

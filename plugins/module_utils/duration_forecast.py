@@ -16,19 +16,23 @@ LONGEST_PIECE_S = 60
 # A batch is a transaction of its own; the others take SHARE UPDATE EXCLUSIVE at most: clients read and write all the while.
 IN_PIECES = frozenset({"backfill", "indexes", "validate", "analyze"})
 
-# The planner's number where the table was analyzed; before that pages by the width that the planner would assume.
+# The planner's number where the table was analyzed, before that what the statistics system has counted; of a partitioned table
+# that of its partitions together. No lock: pg_relation_size would wait behind who holds the table.
 _ROWS = """
-SELECT coalesce(max(CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint
-                         ELSE pg_catalog.pg_relation_size(c.oid) / current_setting('block_size')::int * 50 END), 0) AS rows
+SELECT coalesce(max(of_table.rows), 0) AS rows
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   JOIN unnest(%s::text[], %s::text[]) AS wanted (schema, name) ON wanted.schema = n.nspname AND wanted.name = c.relname
+ CROSS JOIN LATERAL (
+       SELECT sum(CASE WHEN p.reltuples >= 0 THEN p.reltuples ELSE pg_catalog.pg_stat_get_live_tuples(p.oid) END)::bigint AS rows
+         FROM pg_catalog.pg_class p
+        WHERE p.oid = c.oid OR p.oid IN (SELECT t.relid FROM pg_catalog.pg_partition_tree(c.oid) t WHERE t.isleaf)) AS of_table
 """
 
 
 def largest(conn: Connection, migration: Mapping[str, Any]) -> int:
     """:return: about how many rows the largest table has that a version touches; 0 where none of them is there yet.
 
-    Takes no lock: only the catalog is read, and the size of a table that was never analyzed."""
+    Takes no lock on them."""
     names = table_names([migration])
     if not names:
         return 0

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import batch_health, migrate
 from ansible_collections.whitecross.pgops.plugins.module_utils import plan as planning
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 
 # A sentence names so many databases, and counts the others.
 NAMED = 5
@@ -50,7 +51,8 @@ def apply(
                 if limits:
                     before[name] = batch_health.look_before(targets[name])
                 done[name] = migrate.apply(targets[name], migrations, selection, way, expected=expected.get(name))
-            except PgopsError as error:
+            except (PgopsError, psycopg2.Error) as exc:
+                error = exc if isinstance(exc, PgopsError) else from_psycopg(exc, f"{name} could not be migrated")
                 partial = error.extra.pop("partial", None)
                 if partial and error.database:
                     done[error.database] = partial
@@ -67,7 +69,12 @@ def apply(
             seen = batch_health.look_after(
                 {name: targets[name] for name in changed}, before, changed, limits, control=way.control, sleep=way.sleep
             )
-        except PgopsError as error:
+        except (PgopsError, psycopg2.Error) as exc:
+            error = (
+                exc
+                if isinstance(exc, PgopsError)
+                else from_psycopg(exc, f"The clients of {batch[0]} could not be watched")
+            )
             raise _stopped(error, done, rest) from None
         for name, health in seen.items():
             done[name]["health"] = health

@@ -167,7 +167,7 @@ def apply(
         session.replacements = replacements(migrations)
         done: list[dict[str, Any]] = []
         audit = None
-        followed: list[dict[str, Any]] = []
+        followed: list[dict[str, Any]] | None = []
         if plan.pending:
             shape = model_changes.read(session.conn)
             ledger.ensure(session.conn)
@@ -194,8 +194,11 @@ def apply(
         }
 
 
-def _followed(conn: Connection, before: model_changes.Shape) -> list[dict[str, Any]]:
-    return [change.as_dict() for change in model_changes.changes(before, model_changes.read(conn))]
+def _followed(conn: Connection, before: model_changes.Shape | None) -> list[dict[str, Any]] | None:
+    after = model_changes.read(conn) if before is not None else None
+    if before is None or after is None:
+        return None
+    return [change.as_dict() for change in model_changes.changes(before, after)]
 
 
 def refuse_moved(
@@ -256,11 +259,12 @@ def _apply_one(
     built: list[dict[str, Any]] = []
     notes: list[str] = []
     timed: list[dict[str, Any]] = []
-    expected_s, _ = duration_forecast.forecast(conn, migration)
+    expected_s: int | None = None
     ended_before = len(session.terminated)
     ordinal = next((n for n in range(1, len(steps) + 1) if n not in known or known[n].state != "done"), len(steps))
     try:
         session.way.control.check()
+        expected_s, _ = duration_forecast.forecast(conn, migration)
         beginning = ledger.begin_text(
             conn, migration, run, applied_by=session.who, resume=resume, again=row is not None and not resume
         )
@@ -410,7 +414,7 @@ def revert(
             if not lose_writes:
                 _refuse_uncopied(target.database, loss, str(expected.get("path") or "the backup"))
         done: list[dict[str, Any]] = []
-        followed: list[dict[str, Any]] = []
+        followed: list[dict[str, Any]] | None = []
         if chosen:
             shape = model_changes.read(conn)
             ledger.ensure(conn)
@@ -675,6 +679,7 @@ def _stopped(
             extra={"reason": "connection_lost"},
         )
     reason = str(error.extra.setdefault("reason", "failed"))
+    ended = [item for one in done for item in one.get("terminated") or []]
     done_name, rest_name = ("applied", "not_applied") if way == "up" else ("reverted", "not_reverted")
     rest = [version, *(str(item["version"]) for item in after)]
     finished = [str(item["version"]) for item in done]
@@ -695,6 +700,7 @@ def _stopped(
                         "name": migration["name"],
                         "duration_s": round(time.monotonic() - started, 3),
                         "state": f"{reason} at step {ordinal} of {steps}",
+                        "terminated": [item for item in session.terminated if item not in ended],
                     }
                 ],
             },

@@ -12,7 +12,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all
+from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
+
+# Nobody waits longer for a list than a client would notice.
+LOCK_TIMEOUT_MS = 1000
 
 # kind -> by oid -> name and definition. A name may move to another oid (a column that is copied beside and swapped), and
 # an oid may get another name (a rename); both are read, to tell the one from the other.
@@ -69,9 +74,14 @@ class Change:
         return asdict(self)
 
 
-def read(conn: Connection) -> Shape:
-    """:return: the shape of the database; ACCESS SHARE on system catalogs only. :raises psycopg2.Error: as the server gives it."""
-    return {(row["kind"], row["id"]): (row["name"], row["definition"]) for row in fetch_all(conn, _SHAPE)}
+def read(conn: Connection) -> Shape | None:
+    """:return: the shape of the database; None where somebody holds a table that has a default for longer than a moment, since
+    printing the default takes ACCESS SHARE on it. :raises psycopg2.Error: anything else that the server gives."""
+    try:
+        with transaction(conn, f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"):
+            return {(row["kind"], row["id"]): (row["name"], row["definition"]) for row in fetch_all(conn, _SHAPE)}
+    except psycopg2.errors.LockNotAvailable:
+        return None
 
 
 def changes(

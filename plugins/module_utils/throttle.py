@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -61,13 +62,15 @@ class Limits:
             if name not in known:
                 raise PgopsError(f"migrate_throttle has no '{name}'; it has {', '.join(sorted(known))}.")
             if name == "except_standbys":
+                if not isinstance(value, (list, tuple)):
+                    raise PgopsError(f"migrate_throttle.{name} must be a list of application_name, not {value!r}.")
                 values[name] = tuple(str(item) for item in value)
                 continue
             try:
                 values[name] = float(value)
             except (TypeError, ValueError):
                 values[name] = -1.0
-            if values[name] < 0:
+            if not (0 <= values[name] < math.inf):
                 raise PgopsError(f"migrate_throttle.{name} must be a number, 0 or more.")
         return cls(**values)
 

@@ -163,7 +163,7 @@ databases:
       type: dict
     model_changes:
       description: What the application's models are to follow - tables, views, columns, enum values, foreign keys; C(kind), C(change), C(object),
-        C(before), C(after). Columns of a table that is new or gone are not told one by one.
+        C(before), C(after). Columns of a table that is new or gone are not told one by one. Null where somebody held a table for longer than a second.
       type: list
       elements: dict
     ledger_head:
@@ -249,11 +249,14 @@ def main() -> None:
             plan,
             preview,
         )
+        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
         from ansible_collections.whitecross.pgops.plugins.module_utils.index_builds import IndexBuilds
         from ansible_collections.whitecross.pgops.plugins.module_utils.throttle import Limits
 
         given = module.params
         limits = Limits.of(given["throttle"])
+        if given["terminate_idle_after"] is not None and not given["terminate_idle_after"] > 0:
+            raise PgopsError("migrate_terminate_idle_after must be more than 0 seconds; leave it out to end nobody.")
         waived = {item["version"]: item["reason"] for item in given["waive"] if item["check"] == "contract"}
         selection = plan.Selection(given["target"], given["steps"], given["allow_out_of_order"], waived)
         databases: dict[str, Any] = {}

@@ -110,7 +110,7 @@ databases:
       type: dict
     model_changes:
       description: What the application's models are to follow - tables, views, columns, enum values, foreign keys; C(kind), C(change), C(object),
-        C(before), C(after). Columns of a table that is new or gone are not told one by one.
+        C(before), C(after). Columns of a table that is new or gone are not told one by one. Null where somebody held a table for longer than a second.
       type: list
       elements: dict
     ledger_head:

@@ -99,8 +99,10 @@ class MigrationAction(PgopsAction):
 CHANGES_SHOWN = 30
 
 
-def model_lines(database: str, found: Sequence[Mapping[str, Any]]) -> list[str]:
+def model_lines(database: str, found: Sequence[Mapping[str, Any]] | None) -> list[str]:
     """:return: what the application's models are to follow, a line each, for its developers; none where nothing is."""
+    if found is None:
+        return [f"{database}: what the application's models are to follow could not be told, somebody held a table"]
     if not found:
         return []
     rows = []

@@ -23,7 +23,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
-from support.engine import target_of, wait_for, way
+from support.engine import Told, target_of, wait_for, way
 from support.server import SUPERUSER, Server, free_port
 from support.tree import TestTree
 
@@ -265,3 +265,39 @@ def test_a_standby_that_stays_behind_stops_the_next_batch(
         pair, tree, Selection(), patient.__getitem__, batches=[[name] for name in pair], expected={},
         limits=batch_health.Limits(pause=0, replication_lag=5),
     )  # fmt: skip
+
+
+class CutAfter(Told):
+    """Ends the run's own sessions as soon as a version is applied in this database."""
+
+    def __init__(self, server: Server, database: str) -> None:
+        super().__init__()
+        self.server, self.database = server, database
+
+    def emit(self, text: str, **fields: Any) -> None:
+        super().emit(text, **fields)
+        if ": applied in" in text and fields.get("database") == self.database:
+            self.server.execute(
+                f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{self.database}'"
+            )
+
+
+def test_a_connection_lost_between_two_versions_keeps_what_the_others_did(
+    server: Server, pair: dict[str, Target], tmp_path: Path
+) -> None:
+    first, second = pair
+    made = TestTree(tmp_path / "sql")
+    made.add_sql(V1, "rooms", "CREATE TABLE public.rooms (id integer PRIMARY KEY);\n", "DROP TABLE public.rooms;\n")
+    later = "20260101000001"
+    made.add_sql(
+        later, "beds", "ALTER TABLE public.rooms ADD beds integer;\n", "ALTER TABLE public.rooms DROP beds;\n",
+        expected_by_rows={10: 1},
+    )  # fmt: skip
+    ways = {first: way(), second: way(progress=CutAfter(server, second))}
+    with pytest.raises(PgopsError) as stopped:
+        fleet.apply(pair, made.render(), Selection(), ways.__getitem__, batches=[[first, second]], expected={})
+    error = stopped.value
+    assert (error.database, error.extra["reason"]) == (second, "connection_lost")
+    assert (error.extra["applied"], error.extra["not_applied"]) == ([V1], [later])
+    assert [item["version"] for item in error.extra["databases"][first]["applied"]] == [V1, later]
+    assert [item["version"] for item in error.extra["databases"][second]["applied"]] == [V1]

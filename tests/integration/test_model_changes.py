@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -95,6 +96,23 @@ def test_an_apply_and_its_way_back_tell_them(target: Any, tmp_path: Any, server:
     assert migrate.apply(target, tree.render(), Selection(), way())["model_changes"] == []
     (change,) = migrate.revert(target, Reverts(), way("20260101T000000Z-000001"))["model_changes"]
     assert (change["change"], change["object"]) == ("dropped", "public.rooms")
+
+
+def test_nobody_waits_long_for_the_list(target: Any, tmp_path: Any, server: Server, database: str) -> None:
+    do(target, *BEFORE, "CREATE TABLE public.held (id integer DEFAULT 1)")
+    tree = TestTree(tmp_path / "sql")
+    tree.add_sql("20260101000001", "add", "CREATE TABLE public.added (id integer);", "DROP TABLE public.added;")
+    with server.session(database, autocommit=False) as held, held.cursor() as cursor:
+        cursor.execute("LOCK TABLE public.held IN ACCESS EXCLUSIVE MODE")
+        begun = time.monotonic()
+        with connect(target, application_name="test") as conn:
+            assert model_changes.read(conn) is None
+        assert time.monotonic() - begun < 5
+        result = migrate.apply(target, tree.render(), Selection(), way())
+    assert [item["version"] for item in result["applied"]] == ["20260101000001"]
+    assert result["model_changes"] is None
+    (line,) = model_lines("clinic", result["model_changes"])
+    assert "could not be told" in line
 
 
 def test_the_screen_has_a_table_of_them_and_is_not_flooded() -> None:

@@ -229,6 +229,24 @@ def test_what_is_expected_goes_by_the_rows_that_are_there(target: Any, tmp_path:
     assert applied["expected_s"] == 61
 
 
+def test_what_is_expected_of_a_partitioned_table_goes_by_all_its_partitions(target: Any, tmp_path: Path) -> None:
+    do(
+        target,
+        "CREATE TABLE public.people (id integer) PARTITION BY RANGE (id)",
+        "CREATE TABLE public.people_1 PARTITION OF public.people FOR VALUES FROM (0) TO (100)",
+        "CREATE TABLE public.people_2 PARTITION OF public.people FOR VALUES FROM (100) TO (1000)",
+        "INSERT INTO public.people SELECT generate_series(1, 199)",
+        "ANALYZE public.people_1, public.people_2",
+    )
+    tree = TestTree(tmp_path / "sql")
+    tree.add_sql(
+        V2, "names", "ALTER TABLE public.people ADD name text;", "ALTER TABLE public.people DROP name;",
+        expected_by_rows={150: 2, 1000: 61},
+    )  # fmt: skip
+    (found,) = preview.preview(target, tree.render(), Selection())["pending"]
+    assert (found["expected_seconds"], found["expected_for_rows"]) == (61, 199)
+
+
 def test_migrate_yml_shows_how_an_applied_file_was_edited(site: Any) -> None:
     assert site("migrate.yml", migrate_target=V1).rc == 0
     (site.tree.folder / "migrations" / f"{V1}_people" / "up.sql.j2").write_text("SELECT 1;\n")

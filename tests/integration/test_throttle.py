@@ -218,6 +218,20 @@ def test_a_limit_that_does_not_exist_is_refused() -> None:
         Limits.of({"replica_lag_s": "much"})
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"active_sessions": float("nan")}, "active_sessions must be a number"),
+        ({"wal_mb_s": float("inf")}, "wal_mb_s must be a number"),
+        ({"except_standbys": "replica1"}, "except_standbys must be a list of application_name, not 'replica1'"),
+        ({"except_standbys": 5}, "except_standbys must be a list of application_name, not 5"),
+    ],
+)
+def test_a_limit_that_means_nothing_is_refused(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(PgopsError, match=told):
+        Limits.of(given)
+
+
 def test_the_lag_of_a_standby_that_replays_nothing_grows_with_the_time(target: Any) -> None:
     """The server's own replay_lag stands still then; a standby with nothing to replay has none."""
     conn = connect(target, application_name="test")
