@@ -56,7 +56,8 @@ class Limits:
     """What a batch may cost the clients.
 
     :ivar pause: seconds for which they are watched after a batch.
-    :ivar error_rate: percent of a database's transactions that may roll back meanwhile; twice its usual share, where that is more.
+    :ivar error_rate: percent of a database's transactions that may roll back meanwhile; twice its usual share, where that is more, and no more than so many
+        beyond it.
     :ivar probe: a query of the application, run read-only; None asks nothing.
     :ivar probe_limit: milliseconds that it may take, in the median of three.
     :ivar replication_lag: seconds that a standby may be behind.
@@ -71,10 +72,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class Before:
-    """A database before its batch: the share of transactions that roll back, in percent, and its invalid indexes."""
+    """A database before its batch.
+
+    :ivar error_rate: the share of transactions that roll back, in percent.
+    :ivar invalid: its invalid indexes.
+    :ivar standbys: those of the server by application_name, each as often as it is connected.
+    """
 
     error_rate: float
     invalid: frozenset[str]
+    standbys: tuple[str, ...] = ()
 
 
 def look_before(target: Target) -> Before:
@@ -84,6 +91,7 @@ def look_before(target: Target) -> Before:
         return Before(
             100.0 * rollbacks / max(commits + rollbacks, 1),
             frozenset(str(index["name"]) for index in integrity.invalid_indexes(conn)),
+            _standbys(conn),
         )
 
 
@@ -136,7 +144,7 @@ def _judge(
     commits, rollbacks = (now - then for now, then in zip(_counters(conn), begun))
     transactions = commits + rollbacks
     rate = 100.0 * rollbacks / transactions if transactions >= FEWEST_TRANSACTIONS else None
-    allowed = max(limits.error_rate, 2 * before.error_rate)
+    allowed = max(limits.error_rate, min(2 * before.error_rate, before.error_rate + limits.error_rate))
     if rate is not None and rate > allowed:
         findings.append(
             f"{rollbacks} of {transactions} transactions rolled back within {limits.pause:g} s, {rate:.1f} %, and "
@@ -152,6 +160,12 @@ def _judge(
     if limits.probe:
         probe_ms, fault = _probe(conn, limits.probe, limits.probe_limit)
         findings += [fault] if fault else []
+    gone = list(before.standbys)
+    for name in _standbys(conn):
+        if name in gone:
+            gone.remove(name)
+    if gone:
+        findings.append(f"no longer connected since the batch: standby {', '.join(gone)}")
     lag = _lag(conn, limits, control, sleep)
     if lag is not None and lag > limits.replication_lag:
         findings.append(f"a standby is {lag:.0f} s behind, and {limits.replication_lag:g} s are let pass")
@@ -166,6 +180,11 @@ def _judge(
 
 def _difference(finding: declared.Finding) -> str:
     return f"{finding.object}: expected {finding.expected}, found {finding.found}"
+
+
+def _standbys(conn: Connection) -> tuple[str, ...]:
+    rows = fetch_all(conn, "SELECT application_name AS name FROM pg_catalog.pg_stat_replication ORDER BY 1")
+    return tuple(str(row["name"]) for row in rows)
 
 
 def _session(target: Target) -> closing[Connection]:
@@ -209,9 +228,13 @@ def _probe(conn: Connection, query: str, limit_ms: float) -> tuple[float | None,
             execute(conn, query)
             took.append(1000 * (time.monotonic() - begun))
     except psycopg2.Error as exc:
-        return None, from_psycopg(exc, "the probe failed").message
+        if conn.closed:
+            raise
+        # With its statement, so that values of rows which the server quotes are masked.
+        return None, from_psycopg(exc, "the probe failed", statement=query).message
     finally:
-        execute(conn, "RESET statement_timeout")
+        if not conn.closed:
+            execute(conn, "RESET statement_timeout")
     median = round(sorted(took)[PROBE_TIMES // 2], 1)
     if median > limit_ms:
         return median, f"the probe takes {median:.0f} ms, and {limit_ms:g} ms are let pass"

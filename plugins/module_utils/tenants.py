@@ -33,7 +33,7 @@ def named_by(target: Target, query: str) -> list[str]:
             if exc.pgcode is None and not conn.closed:
                 # The driver's own word for a statement that is no query.
                 raise PgopsError(f"{asked}, gives no rows; give it a query.", database=target.database) from None
-            raise from_psycopg(exc, f"{asked}, failed", database=target.database) from None
+            raise from_psycopg(exc, f"{asked}, failed", database=target.database, statement=query) from None
         there = {str(row["name"]) for row in fetch_all(conn, _THERE)}
     if any(len(row) != 1 for row in rows):
         raise PgopsError(f"{asked}, gives {len(rows[0])} columns; give it one, the names.", database=target.database)

@@ -103,7 +103,7 @@ options:
         type: float
         default: 5
       error_rate:
-        description: How many of a database's transactions may roll back meanwhile, in percent; twice its usual share where that is more.
+        description: How many of a database's transactions may roll back meanwhile, in percent; twice its usual share where that is more, but no more than so many beyond it.
         type: float
         default: 5
       probe:

@@ -152,6 +152,46 @@ def test_a_probe_that_fails_stops_the_next_batch(pair: dict[str, Target], tree: 
     assert 'the probe failed: column "name" does not exist' in unwell(pair, tree, broken, lambda: None)
 
 
+def test_a_probe_tells_no_value_of_a_row(pair: dict[str, Target], tree: list[dict[str, Any]]) -> None:
+    number = batch_health.Limits(pause=0, probe="SELECT ('9999999' || '1234567')::integer")
+    told = unwell(pair, tree, number, lambda: None)
+    assert "the probe failed" in told
+    assert "1234567" not in told
+
+
+def test_a_session_lost_in_the_probe_keeps_what_the_batch_did(
+    pair: dict[str, Target], tree: list[dict[str, Any]]
+) -> None:
+    first, second = pair
+    with pytest.raises(PgopsError) as stopped:
+        migrate(
+            pair,
+            tree,
+            batch_health.Limits(pause=0, probe="SELECT pg_terminate_backend(pg_backend_pid())"),
+            lambda: None,
+        )
+    assert stopped.value.extra["untouched"] == [second]
+    assert stopped.value.extra["databases"][first]["applied"][0]["version"] == V1
+
+
+def test_a_standby_that_is_gone_stops_the_next_batch(target: Target, tree: list[dict[str, Any]]) -> None:
+    before = {target.database: batch_health.Before(0.0, frozenset(), ("replica_1",))}
+    seen = batch_health.look_after(
+        {target.database: target}, before, {}, batch_health.Limits(pause=0), control=Control(), sleep=lambda _s: None
+    )
+    assert seen[target.database]["findings"] == ["no longer connected since the batch: standby replica_1"]
+
+
+def test_where_nearly_all_rolls_back_not_everything_is_let_pass(target: Target, server: Server) -> None:
+    before = {target.database: batch_health.Before(60.0, frozenset())}
+    failing = clients(server, target.database, well=2, failing=100)
+    seen = batch_health.look_after(
+        {target.database: target}, before, {}, LIMITS, control=Control(), sleep=lambda _s: failing()
+    )
+    (finding,) = seen[target.database]["findings"]
+    assert "and 65.0 % are let pass" in finding
+
+
 def test_a_probe_that_takes_too_long_stops_the_next_batch(pair: dict[str, Target], tree: list[dict[str, Any]]) -> None:
     slow = batch_health.Limits(pause=0, probe="SELECT pg_sleep(0.1)", probe_limit=20)
     assert "and 20 ms are let pass" in unwell(pair, tree, slow, lambda: None)
