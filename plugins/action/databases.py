@@ -32,10 +32,11 @@ class ActionModule(PgopsAction):
         if result.get("failed") or not names:
             return result
         run, host = self.run_fact(task_vars), task_vars["inventory_hostname"]
-        unknown = [
-            name for name in run.get("canary") or [] if name not in names and name not in (run.get("hosts") or [])
-        ]
-        if unknown and len(run.get("hosts") or []) == 1:
+        hosts, canary = run.get("hosts") or [], run.get("canary") or []
+        unknown = [name for name in canary if name not in names and name not in hosts]
+        # The host that goes first is the one whose databases are meant; of two that do, either may have it.
+        first = [name for name in canary if name in hosts] or list(hosts)
+        if unknown and first == [host]:
             raise AnsibleActionFail(
                 f"migrate_canary names {', '.join(unknown)}, which pgops_databases_query does not give on {host}; nothing was done."
             )

@@ -9,6 +9,7 @@ import getpass
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -114,7 +115,7 @@ class ActionModule(ActionBase):
                 )
         self._check_values(variables_of, given, limit or environment)
         hooks = self._hooks(variables_of)
-        self._check_batches(variables_of, given, limit or environment)
+        self._check_batches(variables_of, given, limit or environment, groups["all"])
 
         try:
             who = os.environ.get("SUDO_USER") or getpass.getuser()
@@ -246,7 +247,9 @@ class ActionModule(ActionBase):
                     f"{sentence}; leave it out, or for {needed}", typed_commands.again(run, limit, choice)
                 )
 
-    def _check_batches(self, variables_of: dict[str, Any], given: dict[str, Any], limit: str) -> None:
+    def _check_batches(
+        self, variables_of: dict[str, Any], given: dict[str, Any], limit: str, inventory: Sequence[str]
+    ) -> None:
         """A canary that is not in reach would leave its place to whichever host comes first."""
         from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, typed_commands
 
@@ -273,6 +276,13 @@ class ActionModule(ActionBase):
                 f"migrate_canary names {', '.join(canary)}, which is none of the {len(variables_of)} hosts of this run; name the "
                 "host that goes first, and a database of it after a comma",
                 typed_commands.again(run, limit, {"migrate_canary": ",".join([next(iter(variables_of)), *canary])}),
+            )
+        elsewhere = [name for name in canary if name in inventory and name not in hosts]
+        if hosts and elsewhere:
+            # 'serial' counts it among the canaries all the same, and another host would go with the first.
+            raise environments.Refusal(
+                f"migrate_canary names {', '.join(elsewhere)}, which is a host outside this run; leave it out",
+                typed_commands.again(run, limit, {"migrate_canary": ",".join(n for n in canary if n not in elsewhere)}),
             )
         if any(one.get("pgops_databases_query") and not one.get("pgops_databases") for one in variables_of.values()):
             return  # What there is on the server is asked later.

@@ -377,6 +377,11 @@ def test_batches_that_cannot_be_meant(guarded: Playbook, variables: dict[str, st
 def test_a_canary_outside_the_run_leaves_its_place_to_nobody(guarded: Playbook) -> None:
     guarded.hosts["local"] = {"local-1": {}, "local-2": {}}
     refused(guarded, guarded("guarded.yml", migrate_canary="staging-1"), "which is none of the 2 hosts of this run")
+    refused(
+        guarded,
+        guarded("guarded.yml", migrate_canary="local-1,staging-1"),
+        "staging-1, which is a host outside this run",
+    )
 
 
 def test_batches_in_the_inventory_would_be_passed_over(guarded: Playbook) -> None:
