@@ -58,7 +58,7 @@ class LockWait:
     :ivar lock_timeout_ms: milliseconds, as the transaction sets it; only told.
     :ivar budget_s: seconds that may be spent on waiting, over all attempts.
     :ivar doing: names the work in the error.
-    :ivar takes_ahead: the transaction takes ``wanted`` without waiting (:func:`lock_forecast.ask`) unless :attr:`in_line`.
+    :ivar takes_ahead: the transaction takes ``wanted`` by :meth:`ask`.
     :ivar end_idle: is shown who is in the way, and ends what it may end.
     :ivar in_line: whether the attempt that runs may wait in line for its locks.
     """
@@ -78,7 +78,19 @@ class LockWait:
     clock: Callable[[], float] = time.monotonic
     jitter: Callable[[], float] = random.random
     in_line: bool = False
+    _refused: bool = False
     _told: set[tuple[int, str | None]] = field(default_factory=set)
+
+    def ask(self, wanted: Sequence[TableLock]) -> None:
+        """Take these locks in the open transaction without waiting, unless this attempt may stand in line for them.
+
+        :raises psycopg2.Error: 55P03, somebody came between the look and the question.
+        """
+        if self.in_line:
+            return
+        self._refused = True
+        lock_forecast.ask(self.conn, wanted)
+        self._refused = False
 
     def run(self, attempt: Callable[[], T]) -> T:
         """Run a whole transaction, again and again until it gets its locks or the budget ends.
@@ -104,7 +116,7 @@ class LockWait:
             # What was only guessed need not be asked for at all: then the question decides, at half of the budget.
             if there and self.clock() >= deadline and not all(lock.guessed for lock in self.wanted):
                 raise self._exhausted(there, state)
-            self.in_line = bool(there) or not self.takes_ahead
+            self.in_line, self._refused = bool(there) or not self.takes_ahead, False
             self.watch.begin(pid)
             try:
                 return attempt()
@@ -118,7 +130,8 @@ class LockWait:
             blockers = blockers or lock_forecast.in_the_way(self.conn, self.wanted)
             if self.clock() >= deadline:
                 raise self._exhausted(blockers, state)
-            if not self.in_line:
+            if self._refused:
+                # Nobody was made to wait, and the look names who came between.
                 self.sleep(QUICK_LOOK_S * (0.5 + self.jitter()))
                 continue
             if blockers:
