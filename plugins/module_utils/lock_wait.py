@@ -127,7 +127,7 @@ class LockWait:
                 state = exc.pgcode
             finally:
                 self.watch.end()
-            blockers = blockers or lock_forecast.in_the_way(self.conn, self.wanted)
+            blockers = blockers or self._look_at_known()
             if self.clock() >= deadline:
                 raise self._exhausted(blockers, state)
             if self._refused:
@@ -164,11 +164,21 @@ class LockWait:
             if stays:
                 busy_since = now
                 self._name(stays)
-                self.end_idle(stays)
+                self.end_idle(self._surely_in_the_way(stays))
             elif now - busy_since >= BUSY_S:
                 return there
             self.control.check()
             self.sleep((LOOK_S if stays else QUICK_LOOK_S) * (0.5 + self.jitter()))
+
+    def _surely_in_the_way(self, sessions: Sequence[Session]) -> Sequence[Session]:
+        """:return: without those who hold only what was guessed: one of them is in nobody's way as long as none was refused."""
+        if not any(lock.guessed for lock in self.wanted):
+            return sessions
+        known = {(session.pid, session.transaction) for session in self._look_at_known()}
+        return [session for session in sessions if (session.pid, session.transaction) in known]
+
+    def _look_at_known(self) -> list[Session]:
+        return lock_forecast.in_the_way(self.conn, [lock for lock in self.wanted if not lock.guessed])
 
     def _until_gone(self, look: Callable[[], list[Session]], deadline: float) -> None:
         while self.clock() < deadline:

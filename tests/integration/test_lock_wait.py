@@ -461,3 +461,17 @@ def test_a_row_that_somebody_holds_is_waited_for_without_the_tables_lock_in_hand
     assert len(attempts) <= 3, told.texts
     assert told.said(f"gave way to pid {pid} (the reporting job")
     assert told.said(f"waiting for pid {pid} (the reporting job")
+
+
+@pytest.mark.parametrize("also", ["", COLUMN.replace("people", "pets")], ids=["alone", "with a lock that is known"])
+def test_nobody_is_ended_for_a_lock_that_is_only_guessed(target: Any, tree: TestTree, also: str) -> None:
+    """A reader is in nobody's way when a DO block inserts."""
+    block = "DO $$ BEGIN INSERT INTO public.people VALUES (1, 'x'); END $$;"
+    with holding(target, READER) as conn:
+        time.sleep(1.1)
+        leaves = threading.Timer(0.7, execute, (conn, "COMMIT"))
+        leaves.start()
+        migrate.apply(target, second(tree, block + also, lock_budget_s=4), Selection(), way(terminate_idle_after_s=0.3))
+        leaves.join()
+        assert fetch_all(conn, "SELECT 1 AS one") == [{"one": 1}]
+    assert audited(target) == []
