@@ -475,3 +475,14 @@ def test_nobody_is_ended_for_a_lock_that_is_only_guessed(target: Any, tree: Test
         leaves.join()
         assert fetch_all(conn, "SELECT 1 AS one") == [{"one": 1}]
     assert audited(target) == []
+
+
+@pytest.mark.usefixtures("a_row")
+def test_who_idles_past_the_limit_with_a_row_in_hand_is_ended(target: Any, tree: TestTree) -> None:
+    """It was seen before it had idled that long."""
+    with holding(target, ROW, name="a forgotten psql") as conn:
+        pid = conn.info.backend_pid
+        migrations = second(tree, ALTER_AND_UPDATE, lock_budget_s=4)
+        result = migrate.apply(target, migrations, Selection(), way(terminate_idle_after_s=1.0))
+    assert [session["pid"] for session in result["applied"][0]["terminated"]] == [pid]
+    assert [entry["pid"] for entry in audited(target)] == [str(pid)]
