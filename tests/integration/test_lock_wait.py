@@ -486,3 +486,30 @@ def test_who_idles_past_the_limit_with_a_row_in_hand_is_ended(target: Any, tree:
         result = migrate.apply(target, migrations, Selection(), way(terminate_idle_after_s=1.0))
     assert [session["pid"] for session in result["applied"][0]["terminated"]] == [pid]
     assert [entry["pid"] for entry in audited(target)] == [str(pid)]
+
+
+def test_a_table_that_an_earlier_version_of_the_run_made_is_looked_at(target: Any, tree: TestTree) -> None:
+    """Since its commit clients use it as any other."""
+    clients: list[Any] = []
+
+    class ClientComes(Told):
+        def emit(self, text: str, **fields: Any) -> None:
+            super().emit(text, **fields)
+            if "SELECT 4711" in text and not clients:
+                clients.append(connect(target, application_name="an early client"))
+                execute(clients[0], "BEGIN; SELECT count(*) FROM public.toys")
+                threading.Timer(1.5, clients[0].close).start()
+
+    tree.add_sql("20260101000003", "between", "SELECT 4711;", "SELECT 1;")
+    tree.add_sql("20260101000004", "alters", "ALTER TABLE public.toys ADD COLUMN age integer;", "SELECT 1;")
+    told = ClientComes()
+    with Line(target) as line:
+        migrate.apply(
+            target,
+            second(tree, "CREATE TABLE public.toys (id integer PRIMARY KEY);", "DROP TABLE public.toys;"),
+            Selection(),
+            way(progress=told),
+        )
+    assert clients
+    assert "toys" not in line.waited
+    assert told.said("(an early client")
