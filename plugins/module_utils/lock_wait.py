@@ -110,6 +110,7 @@ class LockWait:
         pid = self.conn.info.backend_pid
         backoff = BACKOFF_FIRST_S
         state: str = errorcodes.LOCK_NOT_AVAILABLE
+        blockers: list[Session] = []
         while True:
             self.control.check()
             there = self._until_nobody(deadline)
@@ -121,13 +122,15 @@ class LockWait:
             try:
                 return attempt()
             except psycopg2.Error as exc:
-                blockers = self.watch.end()
+                seen = self.watch.end()
                 if exc.pgcode not in RETRY_SQLSTATES:
                     raise
                 state = exc.pgcode
             finally:
                 self.watch.end()
-            blockers = blockers or self._look_at_known()
+            seen = seen or self._look_at_known()
+            # A look may come too late for one attempt: whom an earlier one saw may hold on.
+            blockers = seen or self.watch.still_there(blockers)
             if self.clock() >= deadline:
                 raise self._exhausted(blockers, state)
             if self._refused:

@@ -513,3 +513,23 @@ def test_a_table_that_an_earlier_version_of_the_run_made_is_looked_at(target: An
     assert clients
     assert "toys" not in line.waited
     assert told.said("(an early client")
+
+
+@pytest.mark.usefixtures("a_row")
+def test_the_error_names_who_holds_on_though_the_last_attempt_did_not_see_it(
+    target: Any, tree: TestTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The monitor looks every 50 ms, and on a loaded machine too late for one attempt."""
+    look, seen = locks.blockers_of, []
+
+    def once(conn: Any, pid: int) -> list[locks.Session]:
+        found = [] if seen else look(conn, pid)
+        seen.extend(found)
+        return found
+
+    monkeypatch.setattr(locks, "blockers_of", once)
+    with holding(target, ROW) as conn:
+        pid = conn.info.backend_pid
+        with pytest.raises(locks.LockWaitExhausted) as caught:
+            migrate.apply(target, second(tree, ALTER_AND_UPDATE, lock_budget_s=1), Selection(), way())
+    assert [blocker["pid"] for blocker in caught.value.extra["blockers"]] == [pid]
