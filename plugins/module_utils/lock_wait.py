@@ -58,7 +58,7 @@ class LockWait:
     :ivar lock_timeout_ms: milliseconds, as the transaction sets it; only told.
     :ivar budget_s: seconds that may be spent on waiting, over all attempts.
     :ivar doing: names the work in the error.
-    :ivar takes_ahead: the transaction takes ``wanted`` without waiting (:func:`lock_forecast.ask`) unless :attr:`in_line`.
+    :ivar takes_ahead: the transaction takes ``wanted`` by :meth:`ask`.
     :ivar end_idle: is shown who is in the way, and ends what it may end.
     :ivar in_line: whether the attempt that runs may wait in line for its locks.
     """
@@ -78,7 +78,19 @@ class LockWait:
     clock: Callable[[], float] = time.monotonic
     jitter: Callable[[], float] = random.random
     in_line: bool = False
+    _refused: bool = False
     _told: set[tuple[int, str | None]] = field(default_factory=set)
+
+    def ask(self, wanted: Sequence[TableLock]) -> None:
+        """Take these locks in the open transaction without waiting, unless this attempt may stand in line for them.
+
+        :raises psycopg2.Error: 55P03, somebody came between the look and the question.
+        """
+        if self.in_line:
+            return
+        self._refused = True
+        lock_forecast.ask(self.conn, wanted)
+        self._refused = False
 
     def run(self, attempt: Callable[[], T]) -> T:
         """Run a whole transaction, again and again until it gets its locks or the budget ends.
@@ -98,27 +110,31 @@ class LockWait:
         pid = self.conn.info.backend_pid
         backoff = BACKOFF_FIRST_S
         state: str = errorcodes.LOCK_NOT_AVAILABLE
+        blockers: list[Session] = []
         while True:
             self.control.check()
             there = self._until_nobody(deadline)
             # What was only guessed need not be asked for at all: then the question decides, at half of the budget.
             if there and self.clock() >= deadline and not all(lock.guessed for lock in self.wanted):
                 raise self._exhausted(there, state)
-            self.in_line = bool(there) or not self.takes_ahead
+            self.in_line, self._refused = bool(there) or not self.takes_ahead, False
             self.watch.begin(pid)
             try:
                 return attempt()
             except psycopg2.Error as exc:
-                blockers = self.watch.end()
+                seen = self.watch.end()
                 if exc.pgcode not in RETRY_SQLSTATES:
                     raise
                 state = exc.pgcode
             finally:
                 self.watch.end()
-            blockers = blockers or lock_forecast.in_the_way(self.conn, self.wanted)
+            seen = seen or self._look_at_known()
+            # A look may come too late for one attempt: whom an earlier one saw may hold on.
+            blockers = seen or self.watch.still_there(blockers)
             if self.clock() >= deadline:
                 raise self._exhausted(blockers, state)
-            if not self.in_line:
+            if self._refused:
+                # Nobody was made to wait, and the look names who came between.
                 self.sleep(QUICK_LOOK_S * (0.5 + self.jitter()))
                 continue
             if blockers:
@@ -151,11 +167,21 @@ class LockWait:
             if stays:
                 busy_since = now
                 self._name(stays)
-                self.end_idle(stays)
+                self.end_idle(self._surely_in_the_way(stays))
             elif now - busy_since >= BUSY_S:
                 return there
             self.control.check()
             self.sleep((LOOK_S if stays else QUICK_LOOK_S) * (0.5 + self.jitter()))
+
+    def _surely_in_the_way(self, sessions: Sequence[Session]) -> Sequence[Session]:
+        """:return: without those who hold only what was guessed: one of them is in nobody's way as long as none was refused."""
+        if not any(lock.guessed for lock in self.wanted):
+            return sessions
+        known = {(session.pid, session.transaction) for session in self._look_at_known()}
+        return [session for session in sessions if (session.pid, session.transaction) in known]
+
+    def _look_at_known(self) -> list[Session]:
+        return lock_forecast.in_the_way(self.conn, [lock for lock in self.wanted if not lock.guessed])
 
     def _until_gone(self, look: Callable[[], list[Session]], deadline: float) -> None:
         while self.clock() < deadline:

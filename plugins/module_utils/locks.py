@@ -329,17 +329,10 @@ def blockers_of(conn: Connection, pid: int) -> list[Session]:
 
 
 def still_open(conn: Connection, sessions: Sequence[Session]) -> list[Session]:
-    """:return: those of the sessions that are in the same transaction as when they were seen."""
-    if not sessions:
-        return []
-    rows = fetch_all(
-        conn,
-        "SELECT pid, virtualtransaction FROM pg_catalog.pg_locks "
-        "WHERE locktype = 'virtualxid' AND granted AND pid = ANY(%s)",
-        ([session.pid for session in sessions],),
-    )
-    there = {(int(row["pid"]), row["virtualtransaction"]) for row in rows}
-    return [session for session in sessions if (session.pid, session.transaction) in there]
+    """:return: those of the sessions that are in the same transaction as when they were seen, as they are now."""
+    seen = {(session.pid, session.transaction) for session in sessions if session.pid and session.transaction}
+    found = sessions_of(conn, [pid for pid, _ in seen])
+    return [session for session in found if (session.pid, session.transaction) in seen]
 
 
 _NAME = r'(?:"(?:[^"]|"")+"|[A-Za-z_][A-Za-z0-9_$]*)'

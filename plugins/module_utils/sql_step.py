@@ -116,8 +116,7 @@ def _forecast(
     """The locks of each statement on tables that others use; none of a statement for which the catalog shows nothing to do,
     since PostgreSQL takes its lock even then (ADD COLUMN IF NOT EXISTS: ACCESS EXCLUSIVE)."""
     told = {number: lock_forecast.told_locks(statement) for number, statement in enumerate(statements)}
-    made = {*own, *context.made}
-    if all((lock["schema"], lock["name"]) in made for of_statement in told.values() for lock in of_statement):
+    if all((lock["schema"], lock["name"]) in own for of_statement in told.values() for lock in of_statement):
         return {}
     up = context.direction == "up"
     objects = _objects(statements, up)
@@ -131,7 +130,7 @@ def _forecast(
             if idle and item["kind"] in existing.PRESENT:
                 del told[number]
         gone |= existing.dropped_by([statement])
-    return lock_forecast.forecast(context.conn, told, made)
+    return lock_forecast.forecast(context.conn, told, own)
 
 
 def _orphans(
@@ -198,8 +197,6 @@ def _patiently(
             for word, entries in parts.items():
                 progress[word] = [*remembered.get(word, []), *entries]
             ending.append(context.saved("done" if last else "running", progress))
-        if up:
-            context.made.update(name for name in own if "table " + ".".join(name) not in now)
         remembered.update({word: progress[word] for word in parts})
         context.settled.extend(settled)
         return now

@@ -214,8 +214,8 @@ class StepContext:
 
         :raises psycopg2.Error: 55P03, somebody came between the look and the question.
         """
-        if wanted and not (self._wait is not None and self._wait.in_line):
-            lock_forecast.ask(self.conn, wanted)
+        if wanted and self._wait is not None:
+            self._wait.ask(wanted)
 
     def save(self, state: str, progress: Mapping[str, Any] | None = None) -> None:
         """Record this step's state in the ledger, in the transaction that is open, or at once."""

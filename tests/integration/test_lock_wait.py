@@ -55,7 +55,7 @@ class Line:
     QUERY = (
         "SELECT l.relation::regclass::text AS name, l.mode, l.granted FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
         "WHERE a.application_name LIKE 'pgops %%' AND l.locktype = 'relation' AND l.relation >= 16384 "
-        "AND l.relation::regclass::text IN ('people', 'pets') AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')"
+        "AND l.relation::regclass::text IN ('people', 'pets', 'toys') AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')"
     )
 
     def __init__(self, target: Any) -> None:
@@ -439,3 +439,97 @@ def test_a_running_pg_dump_is_named_and_waited_for(target: Any, tree: TestTree) 
     assert dump.returncode == 0
     assert line.waited == set()
     assert told.said("(pg_dump, role white_cross_backup")
+
+
+ROW = "UPDATE public.pets SET name = 'held' WHERE id = 5"
+ALTER_AND_UPDATE = COLUMN + "\nUPDATE public.pets SET name = 'new' WHERE id < 100;"
+
+
+@pytest.fixture
+def a_row(target: Any, tree: TestTree) -> None:
+    do(target, "INSERT INTO public.pets SELECT n, n, 'old' FROM generate_series(1, 9) n")
+
+
+@pytest.mark.usefixtures("a_row")
+def test_a_row_that_somebody_holds_is_waited_for_without_the_tables_lock_in_hand(target: Any, tree: TestTree) -> None:
+    """No forecast knows a row's lock: each attempt keeps the clients of the altered table out for a lock_timeout."""
+    told = Told()
+    with leaving(target, ROW, 1.5) as conn:
+        pid = conn.info.backend_pid
+        migrate.apply(target, second(tree, ALTER_AND_UPDATE), Selection(), way(progress=told))
+    attempts = [text for text in told.texts if text.startswith("[1/2] ALTER TABLE")]
+    assert len(attempts) <= 3, told.texts
+    assert told.said(f"gave way to pid {pid} (the reporting job")
+    assert told.said(f"waiting for pid {pid} (the reporting job")
+
+
+@pytest.mark.parametrize("also", ["", COLUMN.replace("people", "pets")], ids=["alone", "with a lock that is known"])
+def test_nobody_is_ended_for_a_lock_that_is_only_guessed(target: Any, tree: TestTree, also: str) -> None:
+    """A reader is in nobody's way when a DO block inserts."""
+    block = "DO $$ BEGIN INSERT INTO public.people VALUES (1, 'x'); END $$;"
+    with holding(target, READER) as conn:
+        time.sleep(1.1)
+        leaves = threading.Timer(0.7, execute, (conn, "COMMIT"))
+        leaves.start()
+        migrate.apply(target, second(tree, block + also, lock_budget_s=4), Selection(), way(terminate_idle_after_s=0.3))
+        leaves.join()
+        assert fetch_all(conn, "SELECT 1 AS one") == [{"one": 1}]
+    assert audited(target) == []
+
+
+@pytest.mark.usefixtures("a_row")
+def test_who_idles_past_the_limit_with_a_row_in_hand_is_ended(target: Any, tree: TestTree) -> None:
+    """It was seen before it had idled that long."""
+    with holding(target, ROW, name="a forgotten psql") as conn:
+        pid = conn.info.backend_pid
+        migrations = second(tree, ALTER_AND_UPDATE, lock_budget_s=4)
+        result = migrate.apply(target, migrations, Selection(), way(terminate_idle_after_s=1.0))
+    assert [session["pid"] for session in result["applied"][0]["terminated"]] == [pid]
+    assert [entry["pid"] for entry in audited(target)] == [str(pid)]
+
+
+def test_a_table_that_an_earlier_version_of_the_run_made_is_looked_at(target: Any, tree: TestTree) -> None:
+    """Since its commit clients use it as any other."""
+    clients: list[Any] = []
+
+    class ClientComes(Told):
+        def emit(self, text: str, **fields: Any) -> None:
+            super().emit(text, **fields)
+            if "SELECT 4711" in text and not clients:
+                clients.append(connect(target, application_name="an early client"))
+                execute(clients[0], "BEGIN; SELECT count(*) FROM public.toys")
+                threading.Timer(1.5, clients[0].close).start()
+
+    tree.add_sql("20260101000003", "between", "SELECT 4711;", "SELECT 1;")
+    tree.add_sql("20260101000004", "alters", "ALTER TABLE public.toys ADD COLUMN age integer;", "SELECT 1;")
+    told = ClientComes()
+    with Line(target) as line:
+        migrate.apply(
+            target,
+            second(tree, "CREATE TABLE public.toys (id integer PRIMARY KEY);", "DROP TABLE public.toys;"),
+            Selection(),
+            way(progress=told),
+        )
+    assert clients
+    assert "toys" not in line.waited
+    assert told.said("(an early client")
+
+
+@pytest.mark.usefixtures("a_row")
+def test_the_error_names_who_holds_on_though_the_last_attempt_did_not_see_it(
+    target: Any, tree: TestTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The monitor looks every 50 ms, and on a loaded machine too late for one attempt."""
+    look, seen = locks.blockers_of, []
+
+    def once(conn: Any, pid: int) -> list[locks.Session]:
+        found = [] if seen else look(conn, pid)
+        seen.extend(found)
+        return found
+
+    monkeypatch.setattr(locks, "blockers_of", once)
+    with holding(target, ROW) as conn:
+        pid = conn.info.backend_pid
+        with pytest.raises(locks.LockWaitExhausted) as caught:
+            migrate.apply(target, second(tree, ALTER_AND_UPDATE, lock_budget_s=1), Selection(), way())
+    assert [blocker["pid"] for blocker in caught.value.extra["blockers"]] == [pid]
