@@ -244,3 +244,34 @@ def test_without_its_function_a_rule_finds_nothing(name: str, monkeypatch: pytes
     left = [p for p in pieces("dangerous") if p.rule == name and not p.catalog and name in errors(p.text)]
     # What the end of the file tells is no function of a statement.
     assert [p.does for p in left] == (["loses_change"] if name == "R55" else [])
+
+
+BRANCH = "DO $$ BEGIN IF to_regclass('students') IS NULL THEN {} END IF; END $$;"
+HANDLED = "DO $$ BEGIN CREATE TABLE students (id bigint PRIMARY KEY, ssn text); EXCEPTION WHEN duplicate_table THEN NULL; END $$;"
+MADE = "CREATE TABLE students (id bigint PRIMARY KEY, ssn text);"
+MAYBE = "CREATE TABLE IF NOT EXISTS students (id bigint PRIMARY KEY, ssn text);"
+
+
+@pytest.mark.parametrize("maker", [MAYBE, BRANCH.format(MADE), HANDLED], ids=["if-not-exists", "branch", "handled"])
+def test_a_table_that_may_have_been_there_is_not_taken_for_new(maker: str) -> None:
+    loss = "ALTER TABLE students DROP COLUMN ssn; TRUNCATE students; UPDATE students SET ssn = ''; DROP TABLE students;"
+    assert errors(f"{TIMEOUT}{maker}{loss}") == {"R33", "R34", "R35", "R41"}
+    assert errors(f"{TIMEOUT}{maker}ALTER TABLE students ALTER COLUMN id TYPE numeric;") == {"R24"}
+    assert errors(f"{TIMEOUT}{maker}DROP TABLE students; CREATE TABLE students (id int);") == {"R34", "R58"}
+
+
+def test_a_file_that_makes_what_is_missing_is_no_error() -> None:
+    indexed = "CREATE INDEX IF NOT EXISTS students_ssn_idx ON students (ssn);"
+    bootstrap = f"{MAYBE}{indexed}ALTER TABLE students ADD COLUMN IF NOT EXISTS ssn text;INSERT INTO students VALUES (1) ON CONFLICT DO NOTHING;"
+    assert {(p.rule, p.level) for p in lint(TIMEOUT + bootstrap)} == {("R05", "warning")}
+    assert {(p.rule, p.level) for p in lint(bootstrap)} == {("R01", "warning"), ("R05", "warning")}
+    assert lint(BRANCH.format(f"{MADE} {indexed} TRUNCATE students;")) == []
+    assert (
+        lint(f"DROP TABLE IF EXISTS pg_temp.s; CREATE TEMP TABLE IF NOT EXISTS s (id int); {MADE}{MAYBE}{indexed}")
+        == []
+    )
+    assert "R01" in errors(f"{bootstrap}ALTER TABLE users ADD COLUMN a int;")
+
+
+def test_a_catalog_without_the_table_says_that_it_is_new() -> None:
+    assert lint(f"{MAYBE}TRUNCATE students;", facts={"tables": {}}) == []

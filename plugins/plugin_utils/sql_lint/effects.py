@@ -171,8 +171,14 @@ def _lock(seen: Seen) -> None:
 # --- objects -----------------------------------------------------------------------------------------------------------
 
 
-def _make(session: Session, relation: Relation, kind: str) -> None:
-    session.objects.relations[relation] = kind
+def _make(session: Session, relation: Relation, kind: str, *, perhaps: bool = False) -> None:
+    objects = session.objects
+    known = relation in objects.relations and relation not in objects.perhaps
+    objects.relations[relation] = kind
+    if perhaps and not known and relation not in objects.dropped and session.facts is None:
+        objects.perhaps.add(relation)
+    elif not perhaps:
+        objects.perhaps.discard(relation)
 
 
 def _create_table(seen: Seen) -> None:
@@ -181,7 +187,7 @@ def _create_table(seen: Seen) -> None:
     table = relation_name(node.relation)
     if node.if_not_exists and table not in session.objects.dropped and _facts_have(session, table):
         return
-    _make(session, table, "table")
+    _make(session, table, "table", perhaps=node.if_not_exists and node.relation.relpersistence != "t")
     if node.partspec is not None:
         session.objects.partitioned.add(table)
     columns: dict[str, Column] = {}
@@ -253,7 +259,7 @@ def checked_not_null(expression: Any) -> list[str]:
 
 def _create_as(seen: Seen) -> None:
     kind = "matview" if seen.node.objtype == grammar().enums.ObjectType.OBJECT_MATVIEW else "table"
-    _make(seen.session, relation_name(seen.node.into.rel), kind)
+    _make(seen.session, relation_name(seen.node.into.rel), kind, perhaps=seen.node.if_not_exists)
 
 
 def _select_into(seen: Seen) -> None:
@@ -323,8 +329,9 @@ def _drop(seen: Seen) -> None:
     ):
         for target in node.objects:
             relation = qualified(target)
-            if objects.relations.pop(relation, None) is not None:
+            if objects.relations.pop(relation, None) is not None and relation not in objects.perhaps:
                 objects.dropped_own.add(relation)
+            objects.perhaps.discard(relation)
             objects.columns.pop(relation, None)
             objects.index_tables.pop(relation, None)
             objects.indexes.pop(relation, None)
@@ -357,6 +364,8 @@ def _rename(seen: Seen) -> None:
         for known in registers:
             if old in known:
                 known[new] = known.pop(old)
+        if old in objects.perhaps:
+            objects.perhaps ^= {old, new}
 
 
 def _enum(seen: Seen) -> None:

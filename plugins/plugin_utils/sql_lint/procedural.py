@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar
@@ -17,6 +17,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements im
 UNKNOWN = "pgops_unknown"
 _LOOPS = ("PLpgSQL_stmt_loop", "PLpgSQL_stmt_while", "PLpgSQL_stmt_fori", "PLpgSQL_stmt_fors", "PLpgSQL_stmt_forc",
           "PLpgSQL_stmt_dynfors", "PLpgSQL_stmt_foreach_a")  # fmt: skip
+_BRANCHES = ("then_body", "else_body", "stmts", "else_stmts")
 _FORMAT = re.compile(r"%(?:(\d+)\$)?-?\d*([sIL%])")
 
 
@@ -33,6 +34,8 @@ class Step:
     handler: bool = False
     # The loop around it commits each turn.
     commits: bool = False
+    # The branches of IF, CASE and EXCEPTION in which it stands, from the outermost.
+    branches: tuple[int, ...] = ()
 
 
 def steps_of(statement: str) -> list[Step]:
@@ -57,6 +60,11 @@ class _Around:
     handler: bool = False
     commits: bool = False
     line: int = 1
+    branches: tuple[int, ...] = ()
+
+    def step(self, kind: str, text: str, line: int) -> Step:
+        """:return: a statement that stands here."""
+        return Step(kind, text, line, self.loop, self.handler, self.commits, self.branches)
 
 
 def _constants(datums: list[Any]) -> dict[str, str]:
@@ -82,30 +90,31 @@ def _walk(node: Any, constants: dict[str, str], around: _Around) -> Iterator[Ste
     for name, value in node.items():
         here = around
         if isinstance(value, dict) and value.get("lineno"):
-            here = _Around(here.loop, here.handler, here.commits, value["lineno"])
+            here = replace(here, line=value["lineno"])
         if name in _LOOPS:
-            here = _Around(True, here.handler, _has_commit(value), here.line)
+            here = replace(here, loop=True, commits=_has_commit(value))
         if name == "PLpgSQL_exception_block":
-            here = _Around(here.loop, True, here.commits, here.line)
+            here = replace(here, handler=True)
+        # What an error takes back may not have happened either.
+        if name in _BRANCHES or name == "PLpgSQL_exception_block" or (name == "body" and "exceptions" in node):
+            here = replace(here, branches=(*here.branches, id(value)))
         if name == "PLpgSQL_stmt_commit":
-            yield Step("commit", "", here.line, here.loop, here.handler, here.commits)
+            yield here.step("commit", "", here.line)
         elif name == "PLpgSQL_stmt_rollback":
-            yield Step("rollback", "", here.line, here.loop, here.handler, here.commits)
+            yield here.step("rollback", "", here.line)
         elif name == "PLpgSQL_stmt_assign":
             yield from _assigned(value, constants, here)
         elif name in ("PLpgSQL_stmt_dynexecute", "PLpgSQL_stmt_dynfors"):
             query = value.get("query", {}).get("PLpgSQL_expr", {}).get("query", "")
             text = text_of(query, constants)
-            yield Step(
-                "dynamic", text if text is not None else UNKNOWN, here.line, here.loop, here.handler, here.commits
-            )
+            yield here.step("dynamic", text if text is not None else UNKNOWN, here.line)
             yield from _walk(value.get("body"), constants, here)
         elif name == "PLpgSQL_expr":
             query = str(value.get("query", ""))
             # parseMode 0 is a statement, 2 an expression, 3 and more an assignment.
             text = query if value.get("parseMode", 0) == 0 else f"SELECT {query}"
             if value.get("parseMode", 0) in (0, 2):
-                yield Step("sql", text, around.line, here.loop, here.handler, here.commits)
+                yield here.step("sql", text, around.line)
         else:
             yield from _walk(value, constants, here)
 
@@ -120,7 +129,7 @@ def _assigned(value: Mapping[str, Any], constants: dict[str, str], around: _Arou
     if text is not None and text != UNKNOWN:
         constants[name.strip()] = text
     if rest.strip():
-        yield Step("sql", f"SELECT {rest}", around.line, around.loop, around.handler, around.commits)
+        yield around.step("sql", f"SELECT {rest}", around.line)
 
 
 def _has_commit(node: Any) -> bool:

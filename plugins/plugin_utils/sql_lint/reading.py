@@ -29,6 +29,8 @@ from .script import Part, Script
 from .session import Function, Objects, Seen, Session, Transaction
 
 _DEEPEST = 4
+# What takes rows or names away, or writes a table anew: an error also where nobody knows whether the table was there.
+_WORST = frozenset({"R13", "R24", "R27", "R29", "R30", "R33", "R34", "R35", "R37", "R41", "R51", "R58"})
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def lint_script(
     reader.end()
     found = sorted(set(reader.problems), key=lambda p: (p.line, p.rule, p.message))
     # One SET at the beginning mends them all.
-    first = next((p for p in found if p.rule == "R01"), None)
+    asked = [p for p in found if p.rule == "R01"]
+    first = next((p for p in asked if p.level == rules.ERROR), asked[0] if asked else None)
     return [p for p in found if p.rule != "R01" or p is first], session.objects
 
 
@@ -107,11 +110,21 @@ class _Reader:
             return
         seen = Seen(node, line, self.session, part, **how)
         for rule_id, check in rules.checks_of(type(node).__name__):
-            for found in check(seen):
+            for found in self._asked(rule_id, check, seen):
                 self.add(rule_id, line, found, part.allowed)
         if depth < _DEEPEST:
             self._inside(node, line, part, depth, how)
         effects.apply(seen)
+
+    def _asked(self, rule_id: str, check: rules.Check, seen: Seen) -> list[rules.Found]:
+        """:return: what a rule finds; what holds only where a table was there before this file says so, and is a warning unless rows go."""
+        certain = list(check(seen))
+        if not self.session.objects.perhaps:
+            return certain
+        self.session.doubt = True
+        possible = list(check(seen))
+        self.session.doubt = False
+        return [found if found in certain else _in_doubt(rule_id, found) for found in possible]
 
     def _inside(self, node: Any, line: int, part: Part, depth: int, how: Mapping[str, bool]) -> None:
         ast = grammar().ast
@@ -147,7 +160,10 @@ class _Reader:
             except ValueError as exc:
                 self.add("syntax", line, rules.Found(f"in the body: {exc}"), part.allowed)
                 steps = []
+            branched: dict[Relation, tuple[int, ...]] = {}
             for step in steps:
+                self._leave(branched, step.branches)
+                known = set(session.objects.relations)
                 place = line if first is None else first + step.line - 1
                 state = {**how, "procedural": True, "loop": step.loop and not step.commits, "handler": step.handler}
                 if step.kind == "commit":
@@ -159,8 +175,21 @@ class _Reader:
                     self._text(step.text, place, part, depth, state)
                 elif step.kind == "dynamic":
                     self._text(step.text, place, part, depth, {**state, "dynamic": True})
+                if step.branches:
+                    branched |= dict.fromkeys(set(session.objects.relations) - known, step.branches)
+            self._leave(branched, ())
         if own:
             session.transaction = None
+
+    def _leave(self, branched: dict[Relation, tuple[int, ...]], now: tuple[int, ...]) -> None:
+        """Behind its branch nobody knows whether a table was made, or was there."""
+        objects = self.session.objects
+        for table, branches in list(branched.items()):
+            if now[: len(branches)] != branches:
+                del branched[table]
+                unsure = self.session.facts is None or self.session.table_facts(table) is not None
+                if unsure and table in objects.relations and table not in objects.dropped:
+                    objects.perhaps.add(table)
 
     def _text(
         self, text: str, line: int, part: Part, depth: int, how: Mapping[str, bool], first: int | None = None
@@ -196,6 +225,13 @@ class _Reader:
             if not led:
                 message = f"no index of {table[1]} leads with {', '.join(columns)}"
                 self.add("R16", line, rules.Found(message), ())
+
+
+def _in_doubt(rule_id: str, found: rules.Found) -> rules.Found:
+    level = found.level or rules.table()[rule_id].level
+    if level == rules.ERROR:
+        level = rules.ERROR if rule_id in _WORST else rules.WARNING
+    return rules.Found(f"{found.message}, if it was there before this file", level, found.table)
 
 
 def _parsed(text: str) -> Any:

@@ -248,5 +248,5 @@ def added_again(seen: Seen) -> Iterator[Found]:
         if command.subtype.name == "AT_AddColumn" and command.missing_ok:
             facts = seen.session.table_facts(table) or {}
             name = command.def_.colname
-            if name in seen.session.objects.columns.get(table, {}) or name in facts.get("columns", {}):
+            if seen.session.made_column(table, name) or name in facts.get("columns", {}):
                 yield Found(f"{table[1]} has {name} already, and ACCESS EXCLUSIVE is taken for nothing")

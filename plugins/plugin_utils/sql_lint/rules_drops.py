@@ -32,9 +32,7 @@ def dropped_column(seen: Seen) -> Iterator[Found]:
     table = relation_name(node.relation)
     if seen.session.existing(table) and table not in seen.session.objects.types:
         for command in node.cmds or ():
-            if command.subtype.name == "AT_DropColumn" and command.name not in seen.session.objects.columns.get(
-                table, {}
-            ):
+            if command.subtype.name == "AT_DropColumn" and not seen.session.made_column(table, command.name):
                 yield Found(f"{table[1]} loses {command.name}, and code that names it fails")
 
 
@@ -102,7 +100,7 @@ def dropped_constraint(seen: Seen) -> Iterator[Found]:
     for table, command in commands:
         name = command.subtype.name
         if name == "AT_DropNotNull":
-            if command.name not in seen.session.objects.columns.get(table, {}):
+            if not seen.session.made_column(table, command.name):
                 yield Found(f"{command.name} of {table[1]} may be NULL from now on, and code reads it")
         elif name == "AT_DropConstraint" and not _has_done_its_duty(seen, table, command.name, commands):
             yield Found(f"nothing keeps {command.name} of {table[1]} from now on")
@@ -137,7 +135,7 @@ def renamed(seen: Seen) -> Iterator[Found]:
         relation = relation_name(node.relation)
         if seen.session.made(relation) or relation in seen.session.objects.types:
             return
-        if kind == "OBJECT_COLUMN" and node.subname in seen.session.objects.columns.get(relation, {}):
+        if kind == "OBJECT_COLUMN" and seen.session.made_column(relation, node.subname):
             return
         if isinstance(node, ast.RenameStmt) and _is_swap(seen, relation):
             return

@@ -57,6 +57,8 @@ class Objects:
     """What the file has made, dropped and proved so far."""
 
     relations: dict[Relation, str] = field(default_factory=dict)
+    # Of them those that may have been there before: made IF NOT EXISTS, or in a branch, and no catalog tells.
+    perhaps: set[Relation] = field(default_factory=set)
     dropped: dict[Relation, int] = field(default_factory=dict)
     # Of them those that the file itself had made.
     dropped_own: set[Relation] = field(default_factory=set)
@@ -119,6 +121,8 @@ class Session:
     # What comes later in the file, by kind, for rules that look ahead.
     parts: list[Part] = field(default_factory=list)
     facts: Mapping[str, Any] | None = None
+    # While it is true, what may have been there counts as there.
+    doubt: bool = False
 
     def setting(self, name: str) -> Any:
         """:return: a setting that the file made, as it holds now; None where the file made none."""
@@ -128,7 +132,14 @@ class Session:
 
     def made(self, relation: Relation) -> bool:
         """:return: whether the file itself made the relation: nobody uses it yet."""
+        if self.doubt and relation in self.objects.perhaps:
+            return False
         return relation in self.objects.relations or relation[0] == "pg_temp"
+
+    def made_column(self, relation: Relation, column: str) -> bool:
+        """:return: whether the file itself made the column."""
+        known = column in self.objects.columns.get(relation, {})
+        return known and not (self.doubt and relation in self.objects.perhaps)
 
     def existing(self, relation: Relation) -> bool:
         """:return: whether the relation was there before."""
