@@ -9,6 +9,7 @@ import http.client
 import json
 import math
 import os
+import re
 import signal
 import ssl
 import stat
@@ -34,6 +35,17 @@ _SHORTEST_SECRET = 4
 # Of what a command says last before it fails, so much is told.
 _TOLD_CHARACTERS = 200
 _SECRET_BYTES = 65536
+# How PostgreSQL's clients begin a server's error; libpq has two spaces, and a driver's traceback the class.
+_SERVER_ERROR = re.compile(r"\b(?:ERROR|FATAL|PANIC):\s|\bpsycopg\d?\.errors\.\w+[:)]")
+_WHOLE_SERVER_ERROR = re.compile(r"\b(?:ERROR|FATAL|PANIC): {2}|\bpsycopg\d?\.errors\.\w+[:)]")
+# A field of it that may repeat a row over several lines, and one that has a line of its own.
+_ROW_FIELD = re.compile(r"\b(?:DETAIL|CONTEXT|QUERY|STATEMENT):\s|^\W*(?i:detail|context|query|statement|where)\W*:")
+_OTHER_FIELD = re.compile(r"\b(?:HINT|LOCATION|LINE \d+):\s|^\W*(?i:hint|location)\W*:|^[\s^~]*$")
+# What a server's message quotes is an object's name after one of these words, and may come from a row elsewhere.
+_QUOTED = re.compile(
+    r"(\b(?:column|constraint|database|encoding|extension|function|host|index|key|parameter|policy|publication|relation|role|"
+    r"schema|sequence|server at|subscription|table|tablespace|trigger|type|user|view) )?\"(?:[^\"]|\"\")*(?:\"|$)"
+)
 
 
 class HookFailed(Exception):
@@ -54,6 +66,7 @@ class Call:
     :ivar retries: tries after the first
     :ivar delay: seconds between two tries
     :ivar limits: metric -> its limit; a throughput below it, any other metric above it, fails the hook
+    :ivar secrets: what is taken out of a command's words before they are told
     """
 
     argv: list[str] = field(default_factory=list)
@@ -72,6 +85,7 @@ class Call:
     delay: float = 1.0
     metrics: bool = False
     limits: dict[str, float] = field(default_factory=dict)
+    secrets: list[str] = field(default_factory=list)
 
 
 def secret_of(path: str, what: str) -> str:
@@ -96,11 +110,36 @@ def secret_of(path: str, what: str) -> str:
 
 
 def without(text: str, secrets: Iterable[str]) -> str:
-    """``text`` in which no secret stands that a command may have repeated."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= _SHORTEST_SECRET:
-            text = text.replace(secret, "***")
+    """``text`` in which no secret stands that a command may have repeated, and no line of one."""
+    parts = {part.strip() for secret in secrets for part in (secret, *secret.splitlines())}
+    for part in sorted(parts, key=len, reverse=True):
+        if len(part) >= _SHORTEST_SECRET:
+            text = text.replace(part, "***")
     return text
+
+
+def last_words(errors: str) -> str:
+    """The last line of a command's errors that repeats no row of a database.
+
+    :param errors: what it wrote to stderr, without secrets
+    :return: at most 200 characters; of a PostgreSQL error its message without DETAIL, CONTEXT and quoted values; empty
+        where no line can be told
+    """
+    last = ""
+    telling = True
+    for line in errors.splitlines():
+        error = _SERVER_ERROR.search(line)
+        row = _ROW_FIELD.search(line, error.end() if error else 0)
+        if error:
+            message = line[: row.start()] if row else line
+            last = _QUOTED.sub(lambda quoted: quoted[0] if quoted[1] else '"…"', message)
+            # A value may hold a line's end, so whatever follows may belong to it.
+            telling = not row and not _WHOLE_SERVER_ERROR.search(line)
+        elif row:
+            telling = False
+        elif telling and not _OTHER_FIELD.search(line):
+            last = line
+    return last.strip()[:_TOLD_CHARACTERS]
 
 
 def run(
@@ -153,9 +192,11 @@ def _command(call: Call, left: float) -> bytes:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         if code != 0:
-            errors.seek(max(0, errors.seek(0, os.SEEK_END) - _READ_BYTES))
-            lines = errors.read().decode("utf-8", "replace").strip().splitlines()
-            said = f" and said: {lines[-1].strip()[:_TOLD_CHARACTERS]}" if lines else ""
+            begin = errors.seek(max(0, errors.seek(0, os.SEEK_END) - _READ_BYTES))
+            if begin:
+                errors.readline()  # half a line may hold half a secret
+            last = last_words(without(errors.read().decode("utf-8", "replace"), call.secrets))
+            said = f" and said: {last}" if last else ""
             ended = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
             raise HookFailed(f"{call.argv[0]} {ended}{said}")
         output.seek(0)

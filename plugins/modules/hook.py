@@ -9,7 +9,7 @@ short_description: Run one hook of the application
 version_added: 0.1.0
 description:
   - Runs a command without a shell, or makes a request, within a time limit. Nothing of what comes back is kept but the numbers of a
-    metrics hook, and of a command that fails the last line of its errors.
+    metrics hook, and of a command that fails the last line of its errors, without secrets and without what PostgreSQL repeats of a row.
   - As a task of a play it is called with O(stage), O(kind) and O(number) only, by the role P(whitecross.pgops.hooks#role); the hook itself
     is the entry O(number) of the variable C(hooks_<kind>). What it takes away, traffic, say, is written down on the ops host first, so that
     it comes back after every end of the run.
@@ -203,6 +203,7 @@ def main() -> None:
             called="the address in url_file" if given["url_file"] else None,
             headers={**_texts(given["headers"]), **read["header_files"]},
             limits={name: float(value) for name, value in given["limits"].items()},
+            secrets=secrets,
             **{name: given[name] for name in _AS_GIVEN},
         )
         found = hook.run(call)

@@ -9,7 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils.hook import Call, HookFailed, run, secret_of, without
+from ansible_collections.whitecross.pgops.plugins.module_utils.hook import (
+    Call,
+    HookFailed,
+    last_words,
+    run,
+    secret_of,
+    without,
+)
 from support.application import Application, certificate
 
 
@@ -125,6 +132,55 @@ def test_a_secret_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
 
 def test_a_secret_that_a_command_repeats_is_taken_out() -> None:
     assert without("login ada:hunter2 failed", ["hunter2", "a"]) == "login ada:*** failed"
+
+
+def test_each_line_of_a_secret_is_taken_out() -> None:
+    key = "-----BEGIN KEY-----\nhunter2first\nhunter2last\n"
+    assert without("cannot use hunter2last", [key]) == "cannot use ***"
+    program = "import os, sys; print(os.environ['KEY'], file=sys.stderr); sys.exit(1)"
+    assert why(python(program, environment={"KEY": key}, secrets=[key])).endswith("and said: ***")
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 20), (190, 20), (0, 65536 - 20)])
+def test_of_a_secret_no_half_is_left_where_errors_are_cut(before: int, after: int) -> None:
+    program = "import sys; b, a = map(int, sys.argv[1:]); sys.exit('x' * b + 'hunter2' * 4 + 'y' * a)"
+    assert "unter2" not in why(python(program, str(before), str(after), secrets=["hunter2" * 4]))
+
+
+@pytest.mark.parametrize(
+    ("errors", "told"),
+    [
+        (
+            ('psql:fill.sql:3: ERROR:  duplicate key value violates unique constraint "students_mrn_key"\n'
+            "DETAIL:  Key (mrn, name)=(4711, Jane Doe) already exists.\n"),
+            'psql:fill.sql:3: ERROR:  duplicate key value violates unique constraint "students_mrn_key"',
+        ),
+        (
+            "ERROR:  new row violates a check\nDETAIL:  Failing row contains (4711, Jane\nDoe).\nCONTEXT:  COPY s, line 1",
+            "ERROR:  new row violates a check",
+        ),
+        (
+            'ERROR:  invalid input syntax for type integer: "Jane Doe"\nLINE 1: SELECT \'Jane Doe\'::int\n               ^\n',
+            'ERROR:  invalid input syntax for type integer: "…"',
+        ),
+        ('ERROR:  invalid input syntax for type integer: "Jane\nDoe"', 'ERROR:  invalid input syntax for type integer: "…"'),
+        (
+            "org.postgresql.util.PSQLException: ERROR: duplicate key\n  Detail: Key (mrn)=(4711) already exists.",
+            "org.postgresql.util.PSQLException: ERROR: duplicate key",
+        ),
+        ("ERROR: duplicate key; DETAIL: Key (mrn)=(4711) already exists.", "ERROR: duplicate key;"),
+        (
+            ("sqlalchemy.exc.IntegrityError: (psycopg2.errors.NotNullViolation) null value\n"
+            "DETAIL:  Failing row contains (Jane).\n\n[parameters: {'name': 'Jane'}]"),
+            "sqlalchemy.exc.IntegrityError: (psycopg2.errors.NotNullViolation) null value",
+        ),
+        ("DETAIL:  Key (mrn)=(4711) already exists.", ""),
+        ("ERROR: first\npool is busy\nHINT:  try later\n\n", "pool is busy"),
+        ('No such container "web"\n', 'No such container "web"'),
+    ],
+)  # fmt: skip
+def test_what_postgresql_repeats_of_a_row_is_not_told(errors: str, told: str) -> None:
+    assert last_words(errors) == told
 
 
 def test_a_hook_is_tried_again_within_its_time() -> None:
