@@ -133,7 +133,6 @@ class _Session:
     replacements: Replacements = field(default_factory=dict)
     applied: frozenset[str] = frozenset()
     mirrored: frozenset[str] = frozenset()
-    made: set[tuple[str, str]] = field(default_factory=set)
     terminated: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -627,7 +626,6 @@ def _context(
         explained=session.explained,
         replacements=session.replacements,
         applied=session.applied,
-        made=session.made,
         progress_so_far=dict(past.progress) if past else {},
         orphans=session.way.orphans,
         builds=session.way.builds,

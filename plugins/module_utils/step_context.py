@@ -83,7 +83,6 @@ class StepContext:
     progress_so_far: dict[str, Any] = field(default_factory=dict)
     replacements: Replacements = field(default_factory=dict)
     applied: frozenset[str] = frozenset()
-    made: set[tuple[str, str]] = field(default_factory=set)
     orphans: str = "stop"
     placeholders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settled: list[dict[str, Any]] = field(default_factory=list)
