@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import keyset
@@ -42,6 +42,8 @@ _REMOVED = """
 SELECT coalesce(sum(pg_stat_get_xact_tuples_deleted(part)), 0) AS n, pg_stat_force_next_flush()
   FROM (SELECT %(oid)s::oid UNION SELECT relid FROM pg_partition_tree(%(oid)s)) AS parts(part)
 """
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -291,13 +293,36 @@ def _removed(context: StepContext, walked: keyset.Keyset) -> int:
     return int(found["n"]) if found else 0
 
 
+def _asked(context: StepContext, question: Callable[[], T], statement_timeout_s: int = 0) -> T:
+    """Ask something beside the batches, in a transaction of its own that waits for its locks as a batch does.
+
+    :param statement_timeout_s: seconds; 0 for no limit.
+    :raises LockWaitExhausted: somebody held the table until the budget was used up.
+    :raises Interrupted: the run was stopped; the statement in hand is cancelled.
+    :raises psycopg2.Error: anything else.
+    """
+
+    def attempt() -> T:
+        with transaction(context.conn, context.limits(statement_timeout_s)):
+            return question()
+
+    try:
+        with context.stoppable(context.conn):
+            return context.patiently(attempt)
+    except psycopg2.Error as exc:
+        if exc.pgcode == errorcodes.QUERY_CANCELED:
+            context.control.check()
+        raise
+
+
 def _left(context: StepContext, question: Mapping[str, Any] | None) -> int | None:
     """:return: how many rows are still to be changed, by the step's own query; None where it has none."""
     if not question:
         return None
     try:
-        with transaction(context.conn, context.limits(context.budget("statement_timeout_s"))):
-            row = fetch_one(context.conn, str(question["sql"])) or {}
+        row = _asked(
+            context, lambda: fetch_one(context.conn, str(question["sql"])) or {}, context.budget("statement_timeout_s")
+        )
     except psycopg2.Error as exc:
         if exc.pgcode is None:
             raise

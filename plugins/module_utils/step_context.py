@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -145,16 +145,25 @@ class StepContext:
         pid = session.info.backend_pid
         self.tell(what)
         self.monitor.started(pid, what, self.tell)
-        forget = self.control.on_interrupt(session.cancel) if cancel else None
         try:
-            if cancel:
-                # An interrupt that came just before the callback was registered.
-                self.control.check()
+            with self.stoppable(session) if cancel else nullcontext():
+                yield
+        finally:
+            self.monitor.ended(pid)
+
+    @contextmanager
+    def stoppable(self, conn: Connection) -> Iterator[None]:
+        """An interrupt ends the statement that the session runs in this block.
+
+        :raises Interrupted: one came before it.
+        """
+        forget = self.control.on_interrupt(conn.cancel)
+        try:
+            # An interrupt that came just before the callback was registered.
+            self.control.check()
             yield
         finally:
-            if forget is not None:
-                forget()
-            self.monitor.ended(pid)
+            forget()
 
     def patiently(
         self,

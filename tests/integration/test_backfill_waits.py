@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+"""What a backfill asks beside its batches: it waits for a table that somebody holds, for so long as its budget says."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils import migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted
+from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
+from support.engine import Told, do, holding, rows, way
+from support.tree import TestTree
+
+V1 = "20260101000001"
+FILL = "UPDATE public.people SET upper_name = upper(name) WHERE id BETWEEN $1 AND $2 AND upper_name IS NULL;"
+LEFT = "SELECT count(*) FROM public.people WHERE upper_name IS NULL;"
+HELD = "LOCK TABLE people IN ACCESS EXCLUSIVE MODE"
+
+
+def migrations(tmp_path: Any, *, remaining: str | None = None, **budgets: int) -> list[dict[str, Any]]:
+    tree = TestTree(tmp_path / "sql")
+    step = {"table": "people", "key": "id", "batch_size": 100, "adapt": False, "statement": "fill.sql.j2"}
+    files = {"fill.sql.j2": FILL}
+    if remaining:
+        step["remaining"], files["left.sql.j2"] = "left.sql.j2", remaining
+    rollback = {"safety": "partial", "stays": "what was filled"}
+    tree.add(V1, "fill", [{"backfill": step}], files, rollback=rollback, budgets=budgets)
+    return tree.render()
+
+
+def people(target: Any, *, analyzed: bool = True) -> None:
+    do(
+        target,
+        "CREATE TABLE people (id integer PRIMARY KEY, name text, upper_name text)",
+        "INSERT INTO people (id, name) SELECT n, 'p' || n FROM generate_series(1, 300) n",
+        *(["ANALYZE people"] if analyzed else []),
+    )
+
+
+def test_counting_what_is_left_waits_for_its_table(target: Any, tmp_path: Any) -> None:
+    people(target)
+    told = Told()
+    with holding(target, HELD) as other:
+        threading.Timer(0.5, other.close).start()
+        migrate.apply(target, migrations(tmp_path, remaining=LEFT), Selection(), way(progress=told))
+    assert told.said("gave way to pid")
+    assert rows(target, LEFT) == [{"count": 0}]
+
+
+def test_a_stop_ends_the_counting_of_what_is_left(target: Any, tmp_path: Any) -> None:
+    people(target)
+    control = Control()
+    slow = "SELECT count(*) FROM public.people, pg_sleep(8) WHERE upper_name IS NULL;"
+    stopping = threading.Timer(0.5, control.request, args=("a test asked for it",))
+    began = time.monotonic()
+    stopping.start()
+    with pytest.raises(Interrupted):
+        migrate.apply(target, migrations(tmp_path, remaining=slow), Selection(), way(control=control))
+    assert time.monotonic() - began < 6
