@@ -117,7 +117,7 @@ def run(context: StepContext, step: Mapping[str, Any], statement: Mapping[str, A
     if left is not None:
         walk.more.setdefault("remaining_before", left)
     if left != 0:
-        walk.total = walked.count(context.conn)
+        walk.total = _asked(context, lambda: walked.count(context.conn))
         _prepare(context, walked, statement)
         try:
             _through(context, step, statement, walked, walk, size, throttle)
@@ -173,7 +173,7 @@ def _through(
     while True:
         context.control.check()
         throttle.before_batch()
-        batch = walked.next_batch(context.conn, walk.last, size.rows)
+        batch = _next(context, walked, walk, size)
         if batch is None:
             return
         seconds = _batch(context, statement, walked, batch, walk, size)
@@ -187,11 +187,18 @@ def _through(
             context.sleep(rest)
 
 
+def _next(context: StepContext, walked: keyset.Keyset, walk: _Walk, size: BatchSize) -> keyset.Batch | None:
+    return _asked(context, lambda: walked.next_batch(context.conn, walk.last, size.rows))
+
+
 def _prepare(context: StepContext, walked: keyset.Keyset, statement: Mapping[str, Any]) -> None:
-    try:
+    def prepare() -> None:
         with context.conn.cursor() as cursor:
             cursor.execute(_REPORT)
             cursor.execute(f"PREPARE pgops_backfill ({', '.join(walked.types * 2)}) AS {statement['sql']}")
+
+    try:
+        _asked(context, prepare)
     except psycopg2.Error as exc:
         if exc.pgcode is None:
             raise
