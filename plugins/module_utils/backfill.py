@@ -19,7 +19,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.existing import l
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.sql_step import statement_error
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import DEFAULT_BATCH_SIZE
-from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext, is_time_limit
+from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
 from ansible_collections.whitecross.pgops.plugins.module_utils.throttle import Throttle
 from psycopg2 import errorcodes, sql
 
@@ -227,15 +227,17 @@ def _batch(
         limits += _BY_INDEX
     values = sql.SQL(", ").join(map(sql.Literal, (*batch.first, *batch.last)))
     question = sql.SQL("EXECUTE pgops_backfill({})").format(values)
+    since = 0.0
 
     def attempt() -> tuple[_Walk, float, float]:
+        nonlocal since
         began = time.monotonic()
         with transaction(context.conn, limits) as ending:
             # What an attempt that had to give way removed and put back is counted too.
             before = _removed(context, walked) if _deletes(statement) else 0
-            executed = time.monotonic()
+            since = time.monotonic()
             rows = max(execute(context.conn, question), 0)
-            worked = time.monotonic() - executed
+            worked = time.monotonic() - since
             _refuse_removed(context, statement, walked, batch, before)
             now = _Walk(
                 list(batch.last), walk.changed + rows, walk.seen + batch.rows, walk.total, walk.batches + 1, walk.more
@@ -249,7 +251,9 @@ def _batch(
     except psycopg2.Error as exc:
         if exc.pgcode is None:
             raise
-        if limit_s is not None and is_time_limit(exc.pgcode, str(exc)):
+        if exc.pgcode == errorcodes.QUERY_CANCELED:
+            context.control.check()
+        if limit_s is not None and context.timed_out(exc, since, limit_s):
             size.took_too_long()
             return None
         raise _failed(context, exc, statement, walked) from None

@@ -36,6 +36,9 @@ DEFAULT_BUDGETS = {
     "rewrite_limit_mb": label_text.DEFAULT_LIMIT_MB,
 }
 
+# The server's clock and ours need not go equally fast.
+CLOCKS = 0.99
+
 T = TypeVar("T")
 
 
@@ -164,6 +167,17 @@ class StepContext:
             yield
         finally:
             forget()
+
+    def timed_out(self, exc: psycopg2.Error, since: float, limit_s: float) -> bool:
+        """:return: whether statement_timeout ended a statement, not a person.
+
+        By the time that it ran: the SQLSTATE is the same for both, and the text is in the server's language.
+
+        :param since: ``time.monotonic()`` when it was sent.
+        :param limit_s: seconds of its statement_timeout.
+        """
+        ran_s = time.monotonic() - since
+        return exc.pgcode == errorcodes.QUERY_CANCELED and ran_s >= CLOCKS * limit_s
 
     def patiently(
         self,
