@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import keyset
@@ -19,7 +19,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.existing import l
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.sql_step import statement_error
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import DEFAULT_BATCH_SIZE
-from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext, is_time_limit
+from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
 from ansible_collections.whitecross.pgops.plugins.module_utils.throttle import Throttle
 from psycopg2 import errorcodes, sql
 
@@ -42,6 +42,8 @@ _REMOVED = """
 SELECT coalesce(sum(pg_stat_get_xact_tuples_deleted(part)), 0) AS n, pg_stat_force_next_flush()
   FROM (SELECT %(oid)s::oid UNION SELECT relid FROM pg_partition_tree(%(oid)s)) AS parts(part)
 """
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -115,7 +117,7 @@ def run(context: StepContext, step: Mapping[str, Any], statement: Mapping[str, A
     if left is not None:
         walk.more.setdefault("remaining_before", left)
     if left != 0:
-        walk.total = walked.count(context.conn)
+        walk.total = _asked(context, lambda: walked.count(context.conn))
         _prepare(context, walked, statement)
         try:
             _through(context, step, statement, walked, walk, size, throttle)
@@ -171,7 +173,7 @@ def _through(
     while True:
         context.control.check()
         throttle.before_batch()
-        batch = walked.next_batch(context.conn, walk.last, size.rows)
+        batch = _next(context, walked, walk, size)
         if batch is None:
             return
         seconds = _batch(context, statement, walked, batch, walk, size)
@@ -185,11 +187,18 @@ def _through(
             context.sleep(rest)
 
 
+def _next(context: StepContext, walked: keyset.Keyset, walk: _Walk, size: BatchSize) -> keyset.Batch | None:
+    return _asked(context, lambda: walked.next_batch(context.conn, walk.last, size.rows))
+
+
 def _prepare(context: StepContext, walked: keyset.Keyset, statement: Mapping[str, Any]) -> None:
-    try:
+    def prepare() -> None:
         with context.conn.cursor() as cursor:
             cursor.execute(_REPORT)
             cursor.execute(f"PREPARE pgops_backfill ({', '.join(walked.types * 2)}) AS {statement['sql']}")
+
+    try:
+        _asked(context, prepare)
     except psycopg2.Error as exc:
         if exc.pgcode is None:
             raise
@@ -218,15 +227,17 @@ def _batch(
         limits += _BY_INDEX
     values = sql.SQL(", ").join(map(sql.Literal, (*batch.first, *batch.last)))
     question = sql.SQL("EXECUTE pgops_backfill({})").format(values)
+    since = 0.0
 
     def attempt() -> tuple[_Walk, float, float]:
+        nonlocal since
         began = time.monotonic()
         with transaction(context.conn, limits) as ending:
             # What an attempt that had to give way removed and put back is counted too.
             before = _removed(context, walked) if _deletes(statement) else 0
-            executed = time.monotonic()
+            since = time.monotonic()
             rows = max(execute(context.conn, question), 0)
-            worked = time.monotonic() - executed
+            worked = time.monotonic() - since
             _refuse_removed(context, statement, walked, batch, before)
             now = _Walk(
                 list(batch.last), walk.changed + rows, walk.seen + batch.rows, walk.total, walk.batches + 1, walk.more
@@ -240,7 +251,9 @@ def _batch(
     except psycopg2.Error as exc:
         if exc.pgcode is None:
             raise
-        if limit_s is not None and is_time_limit(exc.pgcode, str(exc)):
+        if exc.pgcode == errorcodes.QUERY_CANCELED:
+            context.control.check()
+        if limit_s is not None and context.timed_out(exc, since, limit_s):
             size.took_too_long()
             return None
         raise _failed(context, exc, statement, walked) from None
@@ -291,13 +304,36 @@ def _removed(context: StepContext, walked: keyset.Keyset) -> int:
     return int(found["n"]) if found else 0
 
 
+def _asked(context: StepContext, question: Callable[[], T], statement_timeout_s: int = 0) -> T:
+    """Ask something beside the batches, in a transaction of its own that waits for its locks as a batch does.
+
+    :param statement_timeout_s: seconds; 0 for no limit.
+    :raises LockWaitExhausted: somebody held the table until the budget was used up.
+    :raises Interrupted: the run was stopped; the statement in hand is cancelled.
+    :raises psycopg2.Error: anything else.
+    """
+
+    def attempt() -> T:
+        with transaction(context.conn, context.limits(statement_timeout_s)):
+            return question()
+
+    try:
+        with context.stoppable(context.conn):
+            return context.patiently(attempt)
+    except psycopg2.Error as exc:
+        if exc.pgcode == errorcodes.QUERY_CANCELED:
+            context.control.check()
+        raise
+
+
 def _left(context: StepContext, question: Mapping[str, Any] | None) -> int | None:
     """:return: how many rows are still to be changed, by the step's own query; None where it has none."""
     if not question:
         return None
     try:
-        with transaction(context.conn, context.limits(context.budget("statement_timeout_s"))):
-            row = fetch_one(context.conn, str(question["sql"])) or {}
+        row = _asked(
+            context, lambda: fetch_one(context.conn, str(question["sql"])) or {}, context.budget("statement_timeout_s")
+        )
     except psycopg2.Error as exc:
         if exc.pgcode is None:
             raise

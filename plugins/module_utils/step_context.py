@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -35,6 +35,9 @@ DEFAULT_BUDGETS = {
     "batch_target_ms": 100,
     "rewrite_limit_mb": label_text.DEFAULT_LIMIT_MB,
 }
+
+# The server's clock and ours need not go equally fast.
+CLOCKS = 0.99
 
 T = TypeVar("T")
 
@@ -144,16 +147,36 @@ class StepContext:
         pid = session.info.backend_pid
         self.tell(what)
         self.monitor.started(pid, what, self.tell)
-        forget = self.control.on_interrupt(session.cancel) if cancel else None
         try:
-            if cancel:
-                # An interrupt that came just before the callback was registered.
-                self.control.check()
+            with self.stoppable(session) if cancel else nullcontext():
+                yield
+        finally:
+            self.monitor.ended(pid)
+
+    @contextmanager
+    def stoppable(self, conn: Connection) -> Iterator[None]:
+        """An interrupt ends the statement that the session runs in this block.
+
+        :raises Interrupted: one came before it.
+        """
+        forget = self.control.on_interrupt(conn.cancel)
+        try:
+            # An interrupt that came just before the callback was registered.
+            self.control.check()
             yield
         finally:
-            if forget is not None:
-                forget()
-            self.monitor.ended(pid)
+            forget()
+
+    def timed_out(self, exc: psycopg2.Error, since: float, limit_s: float) -> bool:
+        """:return: whether statement_timeout ended a statement, not a person.
+
+        By the time that it ran: the SQLSTATE is the same for both, and the text is in the server's language.
+
+        :param since: ``time.monotonic()`` when it was sent.
+        :param limit_s: seconds of its statement_timeout.
+        """
+        ran_s = time.monotonic() - since
+        return exc.pgcode == errorcodes.QUERY_CANCELED and ran_s >= CLOCKS * limit_s
 
     def patiently(
         self,

@@ -161,6 +161,36 @@ def test_a_batch_that_takes_far_too_long_is_taken_back_and_tried_with_fewer_rows
     assert rows(target, LEFT) == [{"count": 0}]
 
 
+def test_that_a_batch_took_too_long_is_known_in_any_language_of_the_server(target: Any, tmp_path: Any) -> None:
+    people(target, 60)
+    do(
+        target,
+        "CREATE FUNCTION slowly(given text) RETURNS text LANGUAGE plpgsql AS "
+        "'BEGIN PERFORM pg_sleep(0.02); RETURN upper(given); EXCEPTION WHEN query_canceled THEN "
+        "RAISE EXCEPTION $$storniere Anfrage wegen Zeitüberschreitung der Anfrage$$ USING ERRCODE = $$57014$$; END'",
+    )
+    told = Told()
+    given = migrations(tmp_path, FILL.replace("upper(name)", "public.slowly(name)"), batch_size=40)
+    migrate.apply(target, given, Selection(), way(progress=told))
+    assert told.said("in batches of 4 rows, since the last one took too long")
+    assert rows(target, LEFT) == [{"count": 0}]
+
+
+def test_a_batch_that_somebody_cancels_is_not_taken_for_a_slow_one(target: Any, tmp_path: Any) -> None:
+    people(target, 60)
+    do(
+        target,
+        "CREATE FUNCTION cancelled() RETURNS text LANGUAGE plpgsql AS "
+        "'BEGIN RAISE EXCEPTION $$canceling statement due to user request$$ USING ERRCODE = $$57014$$; END'",
+    )
+    told = Told()
+    given = migrations(tmp_path, FILL.replace("upper(name)", "public.cancelled()"))
+    with pytest.raises(PgopsError) as caught:
+        migrate.apply(target, given, Selection(), way(progress=told))
+    assert caught.value.sqlstate == "57014"
+    assert not told.said("took too long")
+
+
 def test_a_batch_that_may_not_adapt_fails_at_the_time_limit(target: Any, tmp_path: Any) -> None:
     people(target, 200)
     slow = FILL.replace("upper(name)", "upper(name) || pg_sleep(0.01)::text")
