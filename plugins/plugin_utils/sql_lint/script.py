@@ -9,6 +9,7 @@ Everything that is put aside becomes spaces of the same length, so that each pla
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,7 +75,15 @@ def read(text: str, file: str) -> Script:
     """:param text: the whole file.
     :param file: its name, for messages.
     :return: its statements in their order, with the line of each one's first word."""
-    script = Script(file, transaction=bool(_TRANSACTIONAL.search(text)) and not _NO_TRANSACTION.search(text))
+    nul = text.find("\0")
+    faults = []
+    if nul >= 0:
+        # The parser takes it for the end, and reads nothing behind it.
+        faults.append((text.count("\n", 0, nul) + 1, "syntax", "a NUL byte, which PostgreSQL's text cannot have"))
+        text = text.replace("\0", " ")
+    script = Script(
+        file, faults=faults, transaction=bool(_TRANSACTIONAL.search(text)) and not _NO_TRANSACTION.search(text)
+    )
     text = _without_the_way_down(text)
     jinja = [(match.start(), match.group(1)) for match in _JINJA_COMMENT.finditer(text)]
     text = _JINJA_COMMENT.sub(_blank, text)
@@ -101,7 +110,8 @@ def read(text: str, file: str) -> Script:
     starts = [t.start for t in words]
     places = []
     for node, begin, end in pieces:
-        first = next((s for s in starts if begin <= s < end), begin)
+        number = bisect_left(starts, begin)
+        first = starts[number] if number < len(starts) and starts[number] < end else begin
         places.append((node, first, end))
     allows = _allows(comments, [(first, end) for _, first, end in places], lines, script)
     for number, (node, first, end) in enumerate(places):

@@ -120,6 +120,8 @@ class Session:
     lost_timeout: str = ""
     # What comes later in the file, by kind, for rules that look ahead.
     parts: list[Part] = field(default_factory=list)
+    # Whether lock_timeout is set further down.
+    sets_timeout_later: bool = False
     facts: Mapping[str, Any] | None = None
     # While it is true, what may have been there counts as there.
     doubt: bool = False
