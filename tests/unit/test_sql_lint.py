@@ -301,3 +301,24 @@ def test_the_time_for_a_file_grows_as_the_file_does() -> None:
 
     seconds(10)
     assert seconds(3200) < 8 * seconds(800)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (f"{TIMEOUT}DISCARD ALL;\nALTER TABLE users ADD COLUMN a int;", {"R01"}),
+        ("BEGIN; SAVEPOINT a; SET LOCAL lock_timeout = '1s'; ROLLBACK TO a; ALTER TABLE users ADD COLUMN a int; COMMIT;", {"R04"}),
+        ("BEGIN; SET LOCAL lock_timeout = '1s'; SAVEPOINT a; ROLLBACK TO a; ALTER TABLE users ADD COLUMN a int; COMMIT;", set()),
+        (f"{TIMEOUT}SET search_path = archive; CREATE TABLE visits (id bigint); SET search_path = public; CREATE INDEX ON visits (id);", {"R05"}),
+        ("SET search_path = archive, public; CREATE TABLE visits (id bigint); CREATE INDEX ON visits (id);", set()),
+        ("SET search_path = archive; CREATE TABLE visits (id bigint); RESET search_path; CREATE INDEX ON archive.visits (id);", set()),
+        ("CREATE FUNCTION f() RETURNS void LANGUAGE sql BEGIN ATOMIC SELECT 1; DELETE FROM visits; END; SELECT f();", {"R41"}),
+        ("CREATE FUNCTION f() RETURNS int LANGUAGE sql RETURN 1; SELECT f();", set()),
+    ],
+)  # fmt: skip
+def test_what_a_session_loses_or_leaves_is_followed(text: str, wanted: set[str]) -> None:
+    assert errors(text) == wanted
+
+
+def test_a_file_that_another_one_runs_is_a_note() -> None:
+    assert [(p.rule, p.level, p.line) for p in lint("SELECT 1;\n\\i other.sql\n")] == [("R53", "note", 2)]

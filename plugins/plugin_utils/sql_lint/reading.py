@@ -67,6 +67,8 @@ def lint_script(
     reader = _Reader(script, session, levels)
     for line, rule_id, message in script.faults:
         reader.add(rule_id, line, rules.Found(message), frozenset())
+    for line, rule_id, message in script.notes:
+        reader.add(rule_id, line, rules.Found(message, rules.NOTE), frozenset())
     if script.transaction:
         session.transaction = Transaction(1, session.objects.copy(), implicit=True)
     last_timeout = max((number for number, part in enumerate(script.parts) if _sets_timeout(part.node)), default=-1)

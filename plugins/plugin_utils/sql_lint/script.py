@@ -33,6 +33,7 @@ _COPIED_ROWS = re.compile(
     r"^(\s*copy\b[^;]*\bfrom\s+stdin\b[^;]*;)(.*?)^\\\.[ \t]*$", re.IGNORECASE | re.MULTILINE | re.DOTALL
 )
 _META_COMMAND = re.compile(r"^[ \t]*\\[a-z!?][^\n]*$", re.IGNORECASE | re.MULTILINE)
+_INCLUDE = re.compile(r"^[ \t]*\\(?:ir?|include(?:_relative)?)[ \t]+([^\s;]+)", re.MULTILINE)
 _GEXEC = re.compile(r"\\(?:gexec|gset|gx?|crosstabview)\b[^\n;]*;?", re.IGNORECASE)
 _VARIABLE = re.compile(r"(?<![:\w]):(?:'(\w+)'|\"(\w+)\"|(\w+))")
 _JINJA_COMMENT = re.compile(r"\{#(.*?)#\}", re.DOTALL)
@@ -66,6 +67,8 @@ class Script:
     parts: list[Part] = field(default_factory=list)
     # (line, rule id, message)
     faults: list[tuple[int, str, str]] = field(default_factory=list)
+    # As they, but no more than a note.
+    notes: list[tuple[int, str, str]] = field(default_factory=list)
     allowed: frozenset[str] = frozenset()
     # The tool that reads this file opens a transaction around it.
     transaction: bool = False
@@ -90,6 +93,9 @@ def read(text: str, file: str) -> Script:
     results: set[int] = set()
     raws = _parse(text)
     if raws is None:
+        for match in _INCLUDE.finditer(text):
+            line = text.count("\n", 0, match.start(1)) + 1
+            script.notes.append((line, "R53", f"{match.group(1)} is run here and not read with this file"))
         text, results = _without_psql(text)
         raws = _parse(text)
     pieces = raws if raws is not None else _parse_each(text, script)
