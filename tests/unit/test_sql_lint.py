@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from xml.etree import ElementTree
@@ -275,3 +276,49 @@ def test_a_file_that_makes_what_is_missing_is_no_error() -> None:
 
 def test_a_catalog_without_the_table_says_that_it_is_new() -> None:
     assert lint(f"{MAYBE}TRUNCATE students;", facts={"tables": {}}) == []
+
+
+@pytest.mark.parametrize(
+    "deep", ["SELECT " + "||".join(["'a'"] * 1000), "SELECT 1" + " UNION ALL SELECT 1" * 6000], ids=["sum", "union"]
+)
+def test_what_is_nested_too_deep_is_a_finding_and_hides_nothing(deep: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.sql"
+    file.write_text(f"{TIMEOUT}{deep};\n{BLOCKING}")
+    assert [(p.rule, p.line) for p in files.lint_scripts(files.scripts_of([file]))] == [("syntax", 2), ("R05", 3)]
+    assert command.main([str(file)]) == 1
+    assert files.names_in(files.scripts_of([file]))[0] == ["public.users"]
+
+
+def test_what_follows_a_nul_byte_is_read() -> None:
+    assert [(p.rule, p.line) for p in lint(f"{TIMEOUT}SELECT 1;\n\0 DROP TABLE users;")] == [("R34", 3), ("syntax", 3)]
+
+
+def test_the_time_for_a_file_grows_as_the_file_does() -> None:
+    def seconds(number: int) -> float:
+        begin = time.process_time()
+        lint("INSERT INTO users VALUES (1);\n" * number)
+        return time.process_time() - begin
+
+    seconds(10)
+    assert seconds(3200) < 8 * seconds(800)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (f"{TIMEOUT}DISCARD ALL;\nALTER TABLE users ADD COLUMN a int;", {"R01"}),
+        ("BEGIN; SAVEPOINT a; SET LOCAL lock_timeout = '1s'; ROLLBACK TO a; ALTER TABLE users ADD COLUMN a int; COMMIT;", {"R04"}),
+        ("BEGIN; SET LOCAL lock_timeout = '1s'; SAVEPOINT a; ROLLBACK TO a; ALTER TABLE users ADD COLUMN a int; COMMIT;", set()),
+        (f"{TIMEOUT}SET search_path = archive; CREATE TABLE visits (id bigint); SET search_path = public; CREATE INDEX ON visits (id);", {"R05"}),
+        ("SET search_path = archive, public; CREATE TABLE visits (id bigint); CREATE INDEX ON visits (id);", set()),
+        ("SET search_path = archive; CREATE TABLE visits (id bigint); RESET search_path; CREATE INDEX ON archive.visits (id);", set()),
+        ("CREATE FUNCTION f() RETURNS void LANGUAGE sql BEGIN ATOMIC SELECT 1; DELETE FROM visits; END; SELECT f();", {"R41"}),
+        ("CREATE FUNCTION f() RETURNS int LANGUAGE sql RETURN 1; SELECT f();", set()),
+    ],
+)  # fmt: skip
+def test_what_a_session_loses_or_leaves_is_followed(text: str, wanted: set[str]) -> None:
+    assert errors(text) == wanted
+
+
+def test_a_file_that_another_one_runs_is_a_note() -> None:
+    assert [(p.rule, p.level, p.line) for p in lint("SELECT 1;\n\\i other.sql\n")] == [("R53", "note", 2)]

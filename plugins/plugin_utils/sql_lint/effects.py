@@ -101,13 +101,14 @@ def _transaction(seen: Seen) -> None:
         session.objects = current.before.copy()
         session.transaction = None
     elif kind == "SAVEPOINT" and current is not None:
-        current.savepoints[seen.node.savepoint_name] = session.objects.copy()
+        current.savepoints[seen.node.savepoint_name] = (session.objects.copy(), dict(current.local))
     elif kind == "ROLLBACK_TO" and current is not None:
         before = current.savepoints.get(seen.node.savepoint_name)
         if before is not None:
-            if before.settings.get("lock_timeout") != session.objects.settings.get("lock_timeout"):
+            held = session.setting("lock_timeout")
+            session.objects, current.local = before[0].copy(), dict(before[1])
+            if session.setting("lock_timeout") != held:
                 session.lost_timeout = f"the SET lock_timeout is taken back by the ROLLBACK TO in line {seen.line}"
-            session.objects = before.copy()
     if session.transaction is None and current is not None and getattr(seen.node, "chain", False):
         session.transaction = Transaction(seen.line, session.objects.copy())
 
@@ -117,6 +118,7 @@ def _set(seen: Seen) -> None:
     kind = node.kind.name
     if kind in ("VAR_RESET_ALL",):
         session.objects.settings.clear()
+        session.enter_schema("public")
         return
     name = (node.name or "").lower()
     value: Any = None
@@ -129,6 +131,13 @@ def _set(seen: Seen) -> None:
     set_setting(session, name, value, bool(node.is_local))
 
 
+def _discard(seen: Seen) -> None:
+    if seen.node.target.name == "DISCARD_ALL":
+        seen.session.objects.settings.clear()
+        seen.session.enter_schema("public")
+        seen.session.advisory = 0
+
+
 def set_setting(session: Session, name: str, value: Any, local: bool) -> None:
     """Remember a setting; outside of a transaction a local one has no effect."""
     known = milliseconds(value) if name in TIMEOUTS and value is not None else value
@@ -139,6 +148,8 @@ def set_setting(session: Session, name: str, value: Any, local: bool) -> None:
             return
         session.transaction.local[name] = known
         return
+    if name == "search_path":
+        session.enter_schema(str(value).partition(",")[0].strip(' "') if value else "public")
     if session.transaction is not None:
         session.transaction.local.pop(name, None)
     session.objects.settings[name] = known
@@ -387,6 +398,16 @@ def _domain(seen: Seen) -> None:
     seen.session.objects.types[qualified(seen.node.domainname)] = "checked domain" if checked else "domain"
 
 
+def _statements(found: Any) -> list[Any]:
+    """:return: the statements of a body that the parser has read, which it nests in lists."""
+    if isinstance(found, (tuple, list)):
+        return [statement for item in found for statement in _statements(item)]
+    ast = grammar().ast
+    if isinstance(found, ast.ReturnStmt):
+        return []
+    return [found]
+
+
 def _function(seen: Seen) -> None:
     node = seen.node
     language, body, volatile = "sql", None, True
@@ -398,6 +419,11 @@ def _function(seen: Seen) -> None:
         elif option.defname == "volatility":
             volatile = option.arg.sval == "volatile"
     name = node.funcname[-1].sval
+    if node.sql_body is not None:
+        # BEGIN ATOMIC ... END, or RETURN: parsed already.
+        found = node.sql_body if isinstance(node.sql_body, tuple) else (node.sql_body,)
+        body = ";\n".join(grammar().print(item) for item in _statements(found))
+        language = "sql"
     if body is not None:
         text = seen.part.text if language == "plpgsql" and not seen.procedural else body
         function = Function(node, text, seen.line, _body_offset(seen.part.text), language, volatile)
@@ -411,6 +437,7 @@ def _policy(seen: Seen) -> None:
 _HANDLERS = {
     "TransactionStmt": _transaction,
     "VariableSetStmt": _set,
+    "DiscardStmt": _discard,
     "LockStmt": _lock,
     "CreateStmt": _create_table,
     "CreateTableAsStmt": _create_as,

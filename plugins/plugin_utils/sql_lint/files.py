@@ -97,12 +97,16 @@ def names_in(scripts: Iterable[Script]) -> tuple[list[str], list[str]]:
 
     for script in scripts:
         for part in script.parts:
-            look(part.node, 0)
+            try:
+                look(part.node, 0)
+            except RecursionError:
+                # The rules say so of it.
+                continue
             if isinstance(part.node, ast.DoStmt) and (body := do_block(part.node, part)) is not None:
                 try:
                     for step in steps_of(body.text):
                         for raw in parser.parse_sql(step.text):
                             look(raw.stmt, 1)
-                except (ValueError, parser.ParseError):
+                except (ValueError, RecursionError, parser.ParseError):
                     continue
     return sorted(relations), sorted(functions)

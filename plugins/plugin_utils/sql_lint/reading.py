@@ -67,11 +67,15 @@ def lint_script(
     reader = _Reader(script, session, levels)
     for line, rule_id, message in script.faults:
         reader.add(rule_id, line, rules.Found(message), frozenset())
+    for line, rule_id, message in script.notes:
+        reader.add(rule_id, line, rules.Found(message, rules.NOTE), frozenset())
     if script.transaction:
         session.transaction = Transaction(1, session.objects.copy(), implicit=True)
+    last_timeout = max((number for number, part in enumerate(script.parts) if _sets_timeout(part.node)), default=-1)
     for number, part in enumerate(script.parts):
         session.parts = script.parts[number + 1 :]
-        reader.statement(part.node, part.line, part)
+        session.sets_timeout_later = number < last_timeout
+        reader.part(part)
     reader.end()
     found = sorted(set(reader.problems), key=lambda p: (p.line, p.rule, p.message))
     # One SET at the beginning mends them all.
@@ -97,6 +101,15 @@ class _Reader:
             instead = (entry.step if self.session.engine else None) or entry.instead
             text = f"{found.message}; instead: {instead}"
             self.problems.append(Problem(self.script.file, line, rule_id, level, text, found.table))
+
+    def part(self, part: Part) -> None:
+        """Read one statement of the file, unless its own depth is more than Python's."""
+        before = self.session.transaction
+        try:
+            self.statement(part.node, part.line, part)
+        except RecursionError:
+            self.session.doubt, self.session.transaction = False, before
+            self.add("syntax", part.line, rules.Found("it is nested too deep to be read"), part.allowed)
 
     def statement(self, node: Any, line: int, part: Part, depth: int = 0, **how: bool) -> None:
         """Ask the rules about one statement, look into what it runs, remember what it did."""
@@ -225,6 +238,10 @@ class _Reader:
             if not led:
                 message = f"no index of {table[1]} leads with {', '.join(columns)}"
                 self.add("R16", line, rules.Found(message), ())
+
+
+def _sets_timeout(node: Any) -> bool:
+    return isinstance(node, grammar().ast.VariableSetStmt) and node.name == "lock_timeout" and bool(node.args)
 
 
 def _in_doubt(rule_id: str, found: rules.Found) -> rules.Found:

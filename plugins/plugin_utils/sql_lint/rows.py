@@ -40,7 +40,14 @@ def bound_of(node: Any, session: Session, *, procedural: bool = False) -> str:
     if isinstance(node, ast.MergeStmt):
         if isinstance(node.joinCondition, ast.A_Const):
             return UNBOUNDED
-        return BOUNDED if reader.source(node.sourceRelation) else DOUBTFUL
+        if reader.source(node.sourceRelation):
+            return BOUNDED
+        # Like DELETE ... USING: a source that nothing bounds matches every row, and no row comes back.
+        takes = any(
+            when.commandType == grammar().enums.CmdType.CMD_DELETE and when.condition is None
+            for when in node.mergeWhenClauses
+        )
+        return UNBOUNDED if takes else DOUBTFUL
     sources = node.fromClause if isinstance(node, ast.UpdateStmt) else node.usingClause
     if any(reader.source(source) for source in sources or ()):
         return BOUNDED

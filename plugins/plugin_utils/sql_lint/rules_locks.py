@@ -39,7 +39,13 @@ def _limit(seen: Seen) -> tuple[float | None, float | None]:
 def no_lock_timeout(seen: Seen) -> Iterator[Found]:
     """A strong lock without any limit to the wait."""
     own, limit = _limit(seen)
-    if own is None and limit is None and not seen.session.lost_timeout and not _is_lock(seen) and not _set_later(seen):
+    if (
+        own is None
+        and limit is None
+        and not seen.session.lost_timeout
+        and not _is_lock(seen)
+        and not seen.session.sets_timeout_later
+    ):
         for table, mode in _asked(seen)[:1]:
             yield Found(f"{mode} on {table[1]} is asked for without a lock_timeout")
 
@@ -71,16 +77,8 @@ def ineffective_lock_timeout(seen: Seen) -> Iterator[Found]:
     for table, mode in _asked(seen)[:1]:
         if seen.session.lost_timeout:
             yield Found(f"{mode} on {table[1]} is asked for without a lock_timeout: {seen.session.lost_timeout}")
-        elif _set_later(seen):
+        elif seen.session.sets_timeout_later:
             yield Found(f"{mode} on {table[1]} is asked for before the lock_timeout is set")
-
-
-def _set_later(seen: Seen) -> bool:
-    ast = grammar().ast
-    return any(
-        isinstance(p.node, ast.VariableSetStmt) and p.node.name == "lock_timeout" and p.node.args
-        for p in seen.session.parts
-    )
 
 
 def _is_lock(seen: Seen) -> bool:

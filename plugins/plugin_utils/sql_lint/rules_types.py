@@ -70,7 +70,7 @@ def _verdict(seen: Seen, table: Relation, command: Any) -> tuple[str | None, str
     if base in _STRINGS and not size:
         # From varchar nothing is written; a number would be, and its text does not tell.
         return None, ""
-    if _is_length(command):
+    if _is_length(command) and base != "numeric":
         return (
             WARNING,
             f"where {column} of {table[1]} is longer than {new} or has no length now, every row is read or written",

@@ -9,6 +9,7 @@ Everything that is put aside becomes spaces of the same length, so that each pla
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,7 @@ _COPIED_ROWS = re.compile(
     r"^(\s*copy\b[^;]*\bfrom\s+stdin\b[^;]*;)(.*?)^\\\.[ \t]*$", re.IGNORECASE | re.MULTILINE | re.DOTALL
 )
 _META_COMMAND = re.compile(r"^[ \t]*\\[a-z!?][^\n]*$", re.IGNORECASE | re.MULTILINE)
+_INCLUDE = re.compile(r"^[ \t]*\\(?:ir?|include(?:_relative)?)[ \t]+([^\s;]+)", re.MULTILINE)
 _GEXEC = re.compile(r"\\(?:gexec|gset|gx?|crosstabview)\b[^\n;]*;?", re.IGNORECASE)
 _VARIABLE = re.compile(r"(?<![:\w]):(?:'(\w+)'|\"(\w+)\"|(\w+))")
 _JINJA_COMMENT = re.compile(r"\{#(.*?)#\}", re.DOTALL)
@@ -65,6 +67,8 @@ class Script:
     parts: list[Part] = field(default_factory=list)
     # (line, rule id, message)
     faults: list[tuple[int, str, str]] = field(default_factory=list)
+    # As they, but no more than a note.
+    notes: list[tuple[int, str, str]] = field(default_factory=list)
     allowed: frozenset[str] = frozenset()
     # The tool that reads this file opens a transaction around it.
     transaction: bool = False
@@ -74,13 +78,24 @@ def read(text: str, file: str) -> Script:
     """:param text: the whole file.
     :param file: its name, for messages.
     :return: its statements in their order, with the line of each one's first word."""
-    script = Script(file, transaction=bool(_TRANSACTIONAL.search(text)) and not _NO_TRANSACTION.search(text))
+    nul = text.find("\0")
+    faults = []
+    if nul >= 0:
+        # The parser takes it for the end, and reads nothing behind it.
+        faults.append((text.count("\n", 0, nul) + 1, "syntax", "a NUL byte, which PostgreSQL's text cannot have"))
+        text = text.replace("\0", " ")
+    script = Script(
+        file, faults=faults, transaction=bool(_TRANSACTIONAL.search(text)) and not _NO_TRANSACTION.search(text)
+    )
     text = _without_the_way_down(text)
     jinja = [(match.start(), match.group(1)) for match in _JINJA_COMMENT.finditer(text)]
     text = _JINJA_COMMENT.sub(_blank, text)
     results: set[int] = set()
     raws = _parse(text)
     if raws is None:
+        for match in _INCLUDE.finditer(text):
+            line = text.count("\n", 0, match.start(1)) + 1
+            script.notes.append((line, "R53", f"{match.group(1)} is run here and not read with this file"))
         text, results = _without_psql(text)
         raws = _parse(text)
     pieces = raws if raws is not None else _parse_each(text, script)
@@ -101,7 +116,8 @@ def read(text: str, file: str) -> Script:
     starts = [t.start for t in words]
     places = []
     for node, begin, end in pieces:
-        first = next((s for s in starts if begin <= s < end), begin)
+        number = bisect_left(starts, begin)
+        first = starts[number] if number < len(starts) and starts[number] < end else begin
         places.append((node, first, end))
     allows = _allows(comments, [(first, end) for _, first, end in places], lines, script)
     for number, (node, first, end) in enumerate(places):

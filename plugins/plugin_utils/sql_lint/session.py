@@ -77,6 +77,8 @@ class Objects:
     functions: dict[str, Function] = field(default_factory=dict)
     policies: set[Relation] = field(default_factory=set)
     settings: dict[str, Any] = field(default_factory=dict)
+    # The first schema of search_path: where a name without a schema is made, which is told as public.
+    schema: str = "public"
 
     def copy(self) -> Objects:
         """:return: the same, to come back to after ROLLBACK."""
@@ -102,7 +104,7 @@ class Transaction:
     # A table's name in it, and the one before.
     renamed: dict[Relation, Relation] = field(default_factory=dict)
     local: dict[str, Any] = field(default_factory=dict)
-    savepoints: dict[str, Objects] = field(default_factory=dict)
+    savepoints: dict[str, tuple[Objects, dict[str, Any]]] = field(default_factory=dict)
     reported: set[str] = field(default_factory=set)
 
 
@@ -120,6 +122,8 @@ class Session:
     lost_timeout: str = ""
     # What comes later in the file, by kind, for rules that look ahead.
     parts: list[Part] = field(default_factory=list)
+    # Whether lock_timeout is set further down.
+    sets_timeout_later: bool = False
     facts: Mapping[str, Any] | None = None
     # While it is true, what may have been there counts as there.
     doubt: bool = False
@@ -149,6 +153,25 @@ class Session:
         """:return: whether a statement alters a table that the file made: other tables it locks for a moment at most."""
         relation = getattr(node, "relation", None)
         return type(node).__name__ == "AlterTableStmt" and self.made(relation_name(relation))
+
+    def enter_schema(self, schema: str) -> None:
+        """Another schema leads search_path: what was made without a schema is in the one before, and no longer meant."""
+        objects = self.objects
+        before, objects.schema = objects.schema, schema
+        if schema == before:
+            return
+        # While another leads, public itself has a name that no schema can have.
+        left, entered = ("" if name == "public" else name for name in (before, schema))
+        moved = {"public": left, entered: "public"}
+        for own in (objects.perhaps, objects.dropped_own):
+            names = {(moved.get(place, place), name) for place, name in own}
+            own.clear()
+            own.update(names)
+        registers: tuple[dict[Relation, Any], ...] = (objects.relations, objects.columns, objects.dropped)
+        for known in registers:
+            entries = {(moved.get(place, place), name): value for (place, name), value in known.items()}
+            known.clear()
+            known.update(entries)
 
     def table_facts(self, relation: Relation) -> Mapping[str, Any] | None:
         """:return: what the catalog says of a table; None without a database, or where it has no such table."""
