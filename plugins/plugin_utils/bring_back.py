@@ -9,6 +9,7 @@ same variables, the same vault.
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -21,6 +22,12 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.taken_away import
 
 # Of the output of a run that could not bring it back.
 _LINES_SHOWN = 12
+# What makes a run begin in the middle or ask; of a long option any beginning is enough for ansible-playbook.
+_LEFT_OUT = ("--tags", "--skip-tags", "--start-at-task", "--step")
+# The short options that take no value, so that another one may follow in the same word.
+_FLAGS = "bChDJkKv"
+# Before the tags of ansible.cfg, too.
+_ALL_TAGS = {"ANSIBLE_RUN_TAGS": "all", "ANSIBLE_SKIP_TAGS": ""}
 
 
 def left_by(run: Mapping[str, Any]) -> list[Taken]:
@@ -61,7 +68,7 @@ def bring_back(
             another(command_line, str(run["command"]), typed_commands.sibling(run, name)),
             # In a session of its own, the next Ctrl-C does not end it half way.
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-            check=False, text=True,
+            env={**os.environ, **_ALL_TAGS}, check=False, text=True,
         )  # fmt: skip
         output = done.stdout
         left = [taken for taken in _away(run).all() if taken.run_id == run["id"]]
@@ -83,15 +90,31 @@ def another(command_line: Sequence[str], command: str, instead: str) -> list[str
     """
     typed, other = shlex.split(command)[-1], shlex.split(instead)[-1]
     words = []
-    skip = False
-    for word in command_line[1:]:
-        if skip:
-            skip = False
-        elif word in ("--tags", "-t", "--skip-tags", "--start-at-task"):
-            skip = True
-        elif not word.startswith(("--tags=", "--skip-tags=", "--start-at-task=")) and word != "--step":
-            words.append(other if word == typed else word)
+    rest = iter(command_line[1:])
+    for word in rest:
+        name, _, value = word.partition("=")
+        if len(name) > len("--") and any(option.startswith(name) for option in _LEFT_OUT):
+            if not value and not "--step".startswith(name):
+                next(rest, None)
+            continue
+        flags, letter, value = _short(word)
+        if letter == "t":
+            words += [f"-{flags}"] if flags else []
+            if not value:
+                next(rest, None)
+            continue
+        words.append(other if word == typed else word)
+        if letter and not value:
+            words += [value for value in [next(rest, None)] if value is not None]
     return [sys.executable, "-m", "ansible", "playbook", *words]
+
+
+def _short(word: str) -> tuple[str, str, str]:
+    """:return: of a word such as -vvtapply the flags, the letter of the option that takes a value, and that value."""
+    if not word.startswith("-") or word.startswith("--"):
+        return "", "", ""
+    rest = word[1:].lstrip(_FLAGS)
+    return word[1 : len(word) - len(rest)], rest[:1], rest[1:]
 
 
 def _told(left: Sequence[Taken]) -> str:

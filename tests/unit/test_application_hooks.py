@@ -5,14 +5,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import application_hooks as hooks
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import bring_back, run_outcome
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal, new_run_id
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.taken_away import TakenAway
+from support.podman import ROOT
 
 TRUE = {"argv": ["true"]}
 ALL = {kind: [TRUE] for kind in hooks.KINDS}
@@ -158,6 +161,49 @@ def test_another_playbook_is_called_as_the_first_one_was() -> None:
     ]
     words = bring_back.another(typed, "ansible-playbook site/migrate.yml", "ansible-playbook site/stop.yml")
     assert words[1:] == ["-m", "ansible", "playbook", "-i", "here", "site/stop.yml", "-l", "staging", "-e", "a=b"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "left"),
+    [
+        (["-tapply"], []),
+        (["-t", "apply"], []),
+        (["-vvtapply"], ["-vv"]),
+        (["-Dt", "apply"], ["-D"]),
+        (["--tag", "apply"], []),
+        (["--ta=apply"], []),
+        (["--skip", "hooks"], []),
+        (["--skip-tags=hooks"], []),
+        (["--start", "Apply"], []),
+        (["--ste"], []),
+        (["-T", "30", "--timeout", "30", "-vv"], ["-T", "30", "--timeout", "30", "-vv"]),
+        (["-istaging", "-bett=1"], ["-istaging", "-bett=1"]),
+        (["-be", "-t=1"], ["-be", "-t=1"]),
+    ],
+)
+def test_no_spelling_of_a_tag_reaches_the_playbook_that_brings_back(typed: list[str], left: list[str]) -> None:
+    words = bring_back.another(
+        ["ansible-playbook", *typed, "migrate.yml", "-l", "a"], "ansible-playbook migrate.yml", "ansible-playbook x.yml"
+    )
+    assert words[4:] == [*left, "x.yml", "-l", "a"]
+
+
+def test_the_tags_of_the_environment_do_not_keep_users_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANSIBLE_RUN_TAGS", "apply")
+    monkeypatch.setenv("ANSIBLE_SKIP_TAGS", "hooks")
+    run_id = begun(tmp_path, os.getpid())
+    TakenAway(tmp_path, "local").note("db1", "stop", run_id, first=True)
+    run = {
+        "id": run_id, "journal": str(Journal(tmp_path, "local", run_id).path), "environment": "local",
+        "command": "ansible-playbook migrate.yml", "hooks": ["stop"], "playbook": "migrate",
+    }  # fmt: skip
+    shown = "import os; print([os.environ.get(f'ANSIBLE_{name}_TAGS') for name in ('RUN', 'SKIP')])"
+    monkeypatch.setattr(bring_back, "another", lambda *_: [sys.executable, "-c", shown])
+    said: list[str] = []
+    assert bring_back.bring_back(run, [], ["hooks"], interrupted=False, say=said.append)
+    assert "    ['all', '']" in said
+    (play,) = yaml.safe_load((ROOT / "playbooks" / "hooks.yml").read_text(encoding="utf-8"))
+    assert all("always" in task["tags"] for task in [*play["tasks"][0]["block"], *play["tasks"][0]["always"]])
 
 
 def test_each_kind_is_recorded_as_yes_no_or_not_applicable() -> None:
