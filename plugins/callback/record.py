@@ -217,6 +217,9 @@ class CallbackModule(CallbackBase):
         """Ctrl-C, SIGTERM, SIGHUP and errors of the play itself end ansible-playbook without any further event."""
         if os.getpid() != self._process or self._over or self._reported or not self._ours:
             return
+        # After the first Ctrl-C Ansible lets the second one kill this process. No SIG_IGN: what a hook starts would inherit it.
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, lambda _number, _frame: None)
         self._over = True
         from ansible_collections.whitecross.pgops.plugins.plugin_utils import failures
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,31 @@ def test_the_tags_of_the_environment_do_not_keep_users_out(tmp_path: Path, monke
     assert "    ['all', '']" in said
     (play,) = yaml.safe_load((ROOT / "playbooks" / "hooks.yml").read_text(encoding="utf-8"))
     assert all("always" in task["tags"] for task in [*play["tasks"][0]["block"], *play["tasks"][0]["always"]])
+
+
+SECOND_CTRL_C = """
+import os, signal, subprocess, sys
+from ansible_collections.whitecross.pgops.plugins.callback.record import CallbackModule
+record = CallbackModule()
+record._ours = True
+def again(*_arguments, **_options):
+    os.kill(os.getpid(), signal.SIGINT)
+    print("written" if _arguments else "brought back", flush=True)
+record._write = again
+record._bring_back = lambda *_arguments, **_options: again()
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # as Ansible does at the first
+record._at_exit()
+shown = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+subprocess.run([sys.executable, "-c", shown], check=True)
+"""
+
+
+def test_a_second_ctrl_c_changes_nothing_and_what_a_hook_starts_still_heeds_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SECOND_CTRL_C], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "collections")},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.split("\n")) == (0, ["written", "brought back", "True", ""]), done.stderr
 
 
 def test_each_kind_is_recorded_as_yes_no_or_not_applicable() -> None:
