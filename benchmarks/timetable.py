@@ -118,7 +118,7 @@ class Timetable:
 def _all(work: Work, ready: Any, ended: Any, answer: Any) -> None:
     """The clients' process."""
     done: list[tuple[float, float, str | None]] = []
-    connections = [_connect(work) for _client in range(work.count)]
+    connections = [_connect(work) for _ in range(work.count)]
     begin = time.monotonic() + 0.05
     until: list[float] = []
     threads = [
