@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Int
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
-from support.engine import InterruptAt, Told, do, holding, rows, state, way
+from support.engine import InterruptAt, Told, When, do, holding, rows, state, way
 from support.server import OWNER, Server
 from support.tree import TestTree
 
@@ -101,9 +100,8 @@ def test_the_ledger_moves_with_the_batch_or_not_at_all(target: Any, tmp_path: An
 
 def test_a_locked_row_is_waited_for_without_holding_others_up(target: Any, tmp_path: Any) -> None:
     people(target)
-    told = Told()
     with holding(target, "UPDATE people SET name = 'x' WHERE id = 600") as other:
-        threading.Timer(1.0, other.close).start()
+        told = When("gave way to pid", other.close)
         migrate.apply(target, migrations(tmp_path), Selection(), way(progress=told))
     assert touched(target) == [{"touched": 1, "n": 1050}]
     assert told.said("gave way to pid")

@@ -13,7 +13,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Int
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
-from support.engine import InterruptAt, Told, do, holding, rows, state, way
+from support.engine import InterruptAt, Told, When, do, holding, rows, state, way
 from support.tree import TestTree
 
 V1 = "20260101000001"
@@ -250,10 +250,9 @@ def test_a_delete_in_batches_takes_what_it_says(target: Any, tmp_path: Any) -> N
 def test_a_delete_that_had_to_give_way_is_counted_once(target: Any, tmp_path: Any) -> None:
     people(target, 300)
     purge = "DELETE FROM public.people WHERE id BETWEEN $1 AND $2"
-    told = Told()
+    given = migrations(tmp_path, purge, batch_size=100, adapt=False)
     with holding(target, "UPDATE people SET name = 'x' WHERE id = 190") as other:
-        threading.Timer(0.5, other.close).start()
-        given = migrations(tmp_path, purge, batch_size=100, adapt=False)
+        told = When("gave way to pid", other.close)
         migrate.apply(target, given, Selection(), way(progress=told))
     assert told.said("gave way to pid")
     assert rows(target, "SELECT count(*) AS n FROM people") == [{"n": 0}]

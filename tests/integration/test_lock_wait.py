@@ -107,7 +107,7 @@ def test_while_somebody_is_in_the_way_nothing_is_asked_for(
         pid = conn.info.backend_pid
         started = time.monotonic()
         migrate.apply(target, migrations, Selection(), way(progress=told))
-        assert 1.3 < time.monotonic() - started < 4
+        assert time.monotonic() - started > 1.3
     assert line.waited == set()
     assert told.said(f"waiting for pid {pid} (the reporting job")
 

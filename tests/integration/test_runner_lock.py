@@ -14,7 +14,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
-from support.engine import RUN, Told, do, holding, rows, state, way
+from support.engine import RUN, Told, When, do, holding, rows, state, way
 from support.tree import TestTree
 
 V1, V2 = "20260101000001", "20260101000002"
@@ -53,8 +53,7 @@ def test_the_second_run_is_told_who_since_when_and_from_where(target: Any, tree:
 def test_the_second_run_waits_politely_and_goes_on(target: Any, tree: TestTree) -> None:
     conn, lock = lock_of(target)
     lock.acquire()
-    threading.Timer(0.8, conn.close).start()
-    told = Told()
+    told = When(f"waiting for run {RUN}", conn.close)
     result = migrate.apply(target, tree.render(), Selection(target=V1), way(progress=told, lock_wait_s=10))
     assert [item["version"] for item in result["applied"]] == [V1]
     assert told.said(f"waiting for run {RUN}")
@@ -212,8 +211,7 @@ def test_the_whole_transaction_of_a_step_starts_again(target: Any, tree: TestTre
     )  # fmt: skip
     migrate.apply(target, tree.render(), Selection(target=V1), way())
     with holding(target, "SELECT count(*) FROM public.people") as reader:
-        threading.Timer(1.0, reader.close).start()
-        migrate.apply(target, tree.render(), Selection(), way())
+        migrate.apply(target, tree.render(), Selection(), way(progress=When("waiting for pid", reader.close)))
     assert rows(target, "SELECT count(*) AS n FROM public.people") == [{"n": 1}]
 
 

@@ -69,6 +69,20 @@ class Told(Progress):
         return any(part in text for text in self.texts)
 
 
+class When(Told):
+    """Does something once, as soon as something is told: a test that waits for a word does not depend on the machine's pace."""
+
+    def __init__(self, part: str, do: Callable[[], object]) -> None:
+        super().__init__()
+        self.part, self.do = part, do
+
+    def emit(self, text: str, **fields: Any) -> None:
+        first = self.part in text and not self.said(self.part)
+        super().emit(text, **fields)
+        if first:
+            self.do()
+
+
 class InterruptAt(Told):
     """Asks the job to end as soon as something is told, where `field` is given together with that field."""
 
