@@ -70,7 +70,7 @@ class Told(Progress):
 
 
 class When(Told):
-    """Does something once, as soon as something is told: a test that waits for a word does not depend on the machine's pace."""
+    """Does something once, as soon as something is told: a test that waits for a word depends on no pace."""
 
     def __init__(self, part: str, do: Callable[[], object]) -> None:
         super().__init__()
