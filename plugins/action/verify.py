@@ -24,6 +24,7 @@ class ActionModule(MigrationAction):
     PHASE = "verify"
     MODULE = "verify"
     LIVE = True
+    REMEMBERED = False
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the task's own, the checks of the tree, and what this run has applied: it must be applied still.

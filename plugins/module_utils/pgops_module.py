@@ -172,6 +172,9 @@ def _result(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> dict[s
 
 
 def _leave(module: AnsibleModule, result: dict[str, Any]) -> NoReturn:
+    # Ansible tells with what a module was called; a whole tree of migrations would take longer back than its plan takes to make.
+    told = {name: value for name, value in module.params.items() if name not in TREE_OPTIONS}
+    result.setdefault("invocation", {"module_args": told})
     if result.pop("failed", False):
         module.fail_json(**result)
     module.exit_json(**result)

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
@@ -108,37 +110,37 @@ def verify_database(
                 now = f"{row.state} by run {row.run_id}" if row else "not in the ledger"
                 findings.append(Finding("ledger", FAIL, f"version {version}", "state", "applied, as by this run", now))
         applied = ledger.all_stored(conn, [row.version for row in book.in_state("applied")])
-        if book.baseline is not None:
-            progress.emit(f"schema against baseline {book.baseline.name}", database=name)
-            comparison = declared.compare_recorded(conn, ledger.baseline_objects(conn, book.baseline.name))
-            findings += comparison.findings
-            lines = comparison.lines
-            wanted = comparison.declared
-        elif not applied:
-            findings.append(Finding("schema", NOTICE, f"database {name}", None, "applied versions", "none"))
-        elif not compare_schema:
-            findings.append(Finding("schema", NOTICE, f"database {name}", None, "schema compared", "left out"))
-        else:
-            progress.emit("schema against the applied migrations", database=name)
-            comparison = declared.compare(target, conn, applied, control=control, run_id=run_id)
-            findings += comparison.findings
-            lines = comparison.lines
-            wanted = comparison.declared
-        for migration in applied:
-            progress.emit(f"verification of version {migration['version']}", database=name)
-            findings += declared.check_statements(conn, migration, control)
-    # The role that reads backups sees every row, also where a policy hides some from the owner.
-    with _session(target.as_backup(), control) as conn:
-        keys = integrity.foreign_keys(conn, control=control, progress=progress, database=name)
-        findings += _of_foreign_keys(keys, WARN if book.baseline else FAIL)
-        findings += _of_objects(conn, wanted, {(finding.object, finding.attribute) for finding in findings})
         versions = {str(migration["version"]) for migration in applied}
-        checked, differing = named_checks.run(conn, checks, versions, control=control)
-        findings += differing
-        findings += _of_phi(integrity.phi_tables(conn))
-        rows = integrity.row_counts(conn)
-        installed = integrity.extensions(conn)
-        definitions = integrity.definitions(conn)
+        # The role that reads backups sees every row, also where a policy hides some from the owner.
+        with _beside(
+            target.as_backup(),
+            control,
+            lambda beside: _look(beside, checks, versions, control=control, progress=progress),
+        ) as looked:
+            if book.baseline is not None:
+                progress.emit(f"schema against baseline {book.baseline.name}", database=name)
+                comparison = declared.compare_recorded(conn, ledger.baseline_objects(conn, book.baseline.name))
+                findings += comparison.findings
+                lines = comparison.lines
+                wanted = comparison.declared
+            elif not applied:
+                findings.append(Finding("schema", NOTICE, f"database {name}", None, "applied versions", "none"))
+            elif not compare_schema:
+                findings.append(Finding("schema", NOTICE, f"database {name}", None, "schema compared", "left out"))
+            else:
+                progress.emit("schema against the applied migrations", database=name)
+                comparison = declared.compare(target, conn, applied, control=control, run_id=run_id)
+                findings += comparison.findings
+                lines = comparison.lines
+                wanted = comparison.declared
+            for migration in applied:
+                progress.emit(f"verification of version {migration['version']}", database=name)
+                findings += declared.check_statements(conn, migration, control)
+            sound = looked.result()
+        findings += _of_foreign_keys(sound.keys, WARN if book.baseline else FAIL)
+        findings += _of_objects(sound, wanted, {(finding.object, finding.attribute) for finding in findings})
+        findings += sound.differing
+        findings += _of_phi(sound.phi_tables)
     return {
         "passed": not any(finding.level == FAIL for finding in findings),
         "versions": [migration["version"] for migration in applied],
@@ -148,13 +150,66 @@ def verify_database(
         },
         "baseline": book.baseline.name if book.baseline else None,
         "lines": lines,
-        "checks": checked,
+        "checks": sound.checks,
         "findings": [finding.as_dict() for finding in findings],
-        "foreign_keys": [key.as_dict() for key in keys],
-        "rows": rows,
-        "extensions": installed,
-        "definitions": definitions,
+        "foreign_keys": [key.as_dict() for key in sound.keys],
+        "rows": sound.rows,
+        "extensions": sound.extensions,
+        "definitions": sound.definitions,
     }
+
+
+@dataclass(frozen=True)
+class _Soundness:
+    """What a database is in itself, whatever its migrations say."""
+
+    keys: list[integrity.ForeignKey]
+    invalid_indexes: list[dict[str, Any]]
+    not_in_force: list[dict[str, Any]]
+    disabled_triggers: list[str]
+    checks: list[dict[str, Any]]
+    differing: list[Finding]
+    phi_tables: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
+    extensions: list[dict[str, Any]]
+    definitions: list[dict[str, Any]]
+
+
+def _look(
+    conn: Connection,
+    checks: Sequence[Mapping[str, Any]],
+    versions: Collection[str],
+    *,
+    control: Control,
+    progress: Progress,
+) -> _Soundness:
+    keys = integrity.foreign_keys(conn, control=control, progress=progress, database=str(conn.info.dbname))
+    checked, differing = named_checks.run(conn, checks, versions, control=control)
+    return _Soundness(
+        keys,
+        integrity.invalid_indexes(conn),
+        integrity.not_in_force(conn),
+        integrity.disabled_triggers(conn),
+        checked,
+        differing,
+        integrity.phi_tables(conn),
+        integrity.row_counts(conn),
+        integrity.extensions(conn),
+        integrity.definitions(conn),
+    )
+
+
+@contextmanager
+def _beside(target: Target, control: Control, look: Callable[[Connection], _Soundness]) -> Iterator[Future[_Soundness]]:
+    """Look in a session of its own while the body works in another: neither needs what the other finds."""
+    with _session(target, control) as conn, ThreadPoolExecutor(1, "pgops-soundness") as pool:
+        looked = pool.submit(look, conn)
+        try:
+            yield looked
+        except BaseException:
+            if not looked.done():
+                conn.cancel()  # nobody will hear what it finds
+            raise
 
 
 @contextmanager
@@ -200,21 +255,21 @@ def _of_foreign_keys(keys: Sequence[integrity.ForeignKey], unindexed: str) -> li
     return findings
 
 
-def _of_objects(conn: Connection, wanted: Inventory | None, told: set[tuple[str, str | None]]) -> list[Finding]:
+def _of_objects(sound: _Soundness, wanted: Inventory | None, told: set[tuple[str, str | None]]) -> list[Finding]:
     """Invalid indexes, constraints not in force, disabled triggers; those that a migration declares so are notices."""
     findings = []
-    for index in integrity.invalid_indexes(conn):
+    for index in sound.invalid_indexes:
         key = f"index {index['name']}"
         if (key, "valid") not in told:
             findings.append(
                 _finding("invalid index", key, "valid", "valid", "invalid", _is(wanted, key, "valid", False))
             )
-    for constraint in integrity.not_in_force(conn):
+    for constraint in sound.not_in_force:
         key, attribute = constraint["name"], constraint["attribute"]
         if (key, attribute) not in told:
             meant = _is(wanted, key, attribute, False) or _is(wanted, key, "not_null", "not valid")
             findings.append(_finding("constraint", key, attribute, attribute, f"not {attribute}", meant))
-    for key in integrity.disabled_triggers(conn):
+    for key in sound.disabled_triggers:
         attribute = "triggers" if key.startswith("constraint ") else "enabled"
         if (key, attribute) not in told:
             meant = _is(wanted, key, "enabled", "disabled")

@@ -75,6 +75,8 @@ class PgopsAction(ActionBase):
     LIVE = False
     # Phases that write nothing anywhere keep quiet about themselves in check mode as well.
     JOURNALLED = True
+    # Whether a later phase reads what it found: each fact is carried into every task that follows.
+    REMEMBERED = True
     # Whether it is left out when the run was asked to stop.
     STOPPABLE = True
 
@@ -211,9 +213,10 @@ class PgopsAction(ActionBase):
                     "result": databases,
                 }
             )
-        fact = self.run_fact(variables)
-        fact[self.PHASE] = databases
-        result.setdefault("ansible_facts", {})[RUN_FACT] = fact
+        if self.REMEMBERED:
+            fact = self.run_fact(variables)
+            fact[self.PHASE] = databases
+            result.setdefault("ansible_facts", {})[RUN_FACT] = fact
         return result
 
     def _record_failure(
