@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ class Version:
         return "".join(f"{statement};\n" for statement in self.statements)
 
 
-class Peer:
+class Peer(ABC):
     """The command line of a tool, on a folder of versions that it was given."""
 
     name = ""
@@ -74,13 +75,13 @@ class Peer:
         self.folder.mkdir(parents=True)
         self.lay_out(versions)
 
+    @abstractmethod
     def lay_out(self, versions: Sequence[Version]) -> None:
         """Write the folder."""
-        raise NotImplementedError
 
+    @abstractmethod
     def commands(self, database: str) -> list[list[str]]:
         """:return: what a person types, in turn, to bring the database to the last version."""
-        raise NotImplementedError
 
     def environment(self, database: str) -> dict[str, str]:
         """:return: how the tool finds the database; the password is in the pass file."""

@@ -99,8 +99,8 @@ class Clients:
                         self.uncertain -= 1
                         self.committed += 1
                         self.slowest = max(self.slowest, time.monotonic() - began)
-                    time.sleep(0.005)
-            time.sleep(0.05)
+                    time.sleep(0.005)  # a client thinks between two transactions
+            time.sleep(0.05)  # and before it connects again
 
 
 class Middle(Told):
@@ -153,7 +153,7 @@ def test_a_stop_request_ends_it_after_the_batch(server: Server, target: Any, mig
         assert (state(target, V1)["state"], state(target, V1)["reason"]) == ("failed", "interrupted")
         done = rows(target, "SELECT count(*) AS n FROM people WHERE touched > 0")[0]["n"]
         assert 0 < done < ROWS and done % BATCH == 0
-        time.sleep(0.2)
+        time.sleep(0.2)  # the clients work on after the run has ended
     true(target, clients)
     finished(target, migrations, clients)
 
@@ -173,7 +173,7 @@ def test_after_the_end_of_the_server_the_next_run_goes_on(
             server.start()
         assert caught.value.extra["reason"] == "connection_lost"
         assert caught.value.extra["not_applied"] == [V1]
-        time.sleep(0.5)
+        time.sleep(0.5)  # the clients find the server again
     true(target, clients)
     finished(target, migrations, clients)
 
@@ -389,7 +389,7 @@ def test_on_a_full_disk_it_says_what_to_free_and_the_next_run_goes_on(migrations
         # Something else that fills the disk: the table has 5 MB, and its new versions need as much.
         podman("exec", "--user", "postgres", machine.name, "fallocate", "-l", "16M", "/small/something_else")
         with Clients(lambda: server.connect("x", SUPERUSER)) as clients:
-            time.sleep(0.2)
+            time.sleep(0.2)  # some commits before the disk is full
         with pytest.raises(PgopsError) as caught:
             migrate.apply(target, migrations, Selection(), way())
         assert caught.value.sqlstate == "53100"

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 import threading
 from collections.abc import Iterator
@@ -18,30 +17,18 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_builds import IndexBuilds
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from support.engine import Told, do, holding, rows, state, wait_for, way
+from support.index_steps import PEOPLE_NAME as NAME
+from support.index_steps import PETS_NAME as PETS
+from support.index_steps import VERSION as V1
+from support.index_steps import people_and_pets, wanted
 from support.tree import TestTree
 
-V1 = "20260101000001"
-NAME = {"name": "people_name", "table": "people", "columns": [{"column": "name"}], "why": "a test"}
 LOWER = {**NAME, "name": "people_lower", "columns": [{"expression": "lower(name)"}]}
-PETS = {"name": "pets_name", "table": "pets", "columns": [{"column": "name"}], "why": "a test"}
 
 
 @pytest.fixture
 def tree(tmp_path: Any, target: Any) -> TestTree:
-    do(
-        target,
-        "CREATE TABLE people (id integer PRIMARY KEY, name text, gone boolean)",
-        "CREATE TABLE pets (id integer PRIMARY KEY, name text)",
-        "INSERT INTO people SELECT n, 'p' || n, false FROM generate_series(1, 2000) n",
-    )
-    return TestTree(tmp_path / "sql")
-
-
-def wanted(tree: TestTree, *given: dict[str, Any]) -> list[dict[str, Any]]:
-    tree.add(
-        V1, "add_indexes", [{"indexes": "indexes.yml"}], {"indexes.yml": [copy.deepcopy(index) for index in given]}
-    )
-    return tree.render()
+    return people_and_pets(target, tmp_path)
 
 
 def valid(target: Any) -> list[str]:

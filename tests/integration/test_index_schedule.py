@@ -18,10 +18,11 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_builds import IndexBuilds
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from support.engine import Told, do, holding, rows, wait_for, way
+from support.index_steps import VERSION as V1
+from support.index_steps import wanted
 from support.server import MIGRATOR
 from support.tree import TestTree
 
-V1 = "20260101000001"
 TABLES = ("small", "large", "middle")
 
 
@@ -34,11 +35,6 @@ def tree(tmp_path: Any, target: Any) -> TestTree:
             f"""INSERT INTO "{table}" SELECT n, 'n' || n, to_tsvector('simple', 'w' || n) FROM generate_series(1, {count}) n""",
         )
     return TestTree(tmp_path / "sql")
-
-
-def wanted(tree: TestTree, *given: dict[str, Any]) -> list[dict[str, Any]]:
-    tree.add(V1, "add_indexes", [{"indexes": "indexes.yml"}], {"indexes.yml": list(given)})
-    return tree.render()
 
 
 def index(table: str, column: str = "name", **more: Any) -> dict[str, Any]:

@@ -17,28 +17,14 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selec
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from support.engine import InterruptAt, Told, do, holding, rows, state, wait_for, way
+from support.index_steps import PEOPLE_NAME, PETS_NAME, people_and_pets, wanted
+from support.index_steps import VERSION as V1
 from support.tree import TestTree
-
-V1 = "20260101000001"
-
-PEOPLE_NAME = {"name": "people_name", "table": "people", "columns": [{"column": "name"}], "why": "a test"}
-PETS_NAME = {"name": "pets_name", "table": "pets", "columns": [{"column": "name"}], "why": "a test"}
 
 
 @pytest.fixture
 def tree(tmp_path: Any, target: Any) -> TestTree:
-    do(
-        target,
-        "CREATE TABLE people (id integer PRIMARY KEY, name text, gone boolean)",
-        "CREATE TABLE pets (id integer PRIMARY KEY, name text)",
-        "INSERT INTO people SELECT n, 'p' || n, false FROM generate_series(1, 2000) n",
-    )
-    return TestTree(tmp_path / "sql")
-
-
-def wanted(tree: TestTree, *given: dict[str, Any], **keys: Any) -> list[dict[str, Any]]:
-    tree.add(V1, "add_indexes", [{"indexes": "indexes.yml"}], {"indexes.yml": list(given)}, **keys)
-    return tree.render()
+    return people_and_pets(target, tmp_path)
 
 
 def built(target: Any, name: str) -> dict[str, Any] | None:

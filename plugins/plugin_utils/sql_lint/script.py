@@ -141,14 +141,7 @@ class _Lines:
 
     def of(self, offset: int) -> int:
         """:return: the 1-based line of a place."""
-        low, high = 0, len(self._ends)
-        while low < high:
-            middle = (low + high) // 2
-            if self._ends[middle] < offset:
-                low = middle + 1
-            else:
-                high = middle
-        return low + 1
+        return bisect_left(self._ends, offset) + 1
 
 
 def _blank(match: re.Match[str]) -> str:
