@@ -26,6 +26,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.progress import C
 
 # Fewer transactions say nothing of a rate: one of ten that rolls back is 10 %.
 FEWEST_TRANSACTIONS = 20
+# One that left may be somebody's psql.
+FEWEST_CLIENTS = 2
 # A query that needs ten times what it may is not waited for any longer.
 PROBE_PATIENCE = 10
 PROBE_TIMES = 3
@@ -48,6 +50,12 @@ _OWN = """
 SELECT 1 FROM pg_catalog.pg_stat_activity
 WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid()
   AND application_name LIKE 'pgops %' AND usename = session_user
+"""
+# Whose sessions these are everybody may see, not what they do. Ours tell their name.
+_CLIENTS = """
+SELECT count(*) AS sessions FROM pg_catalog.pg_stat_activity
+WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid()
+  AND application_name NOT LIKE 'pgops%' AND usename <> session_user
 """
 
 
@@ -77,11 +85,13 @@ class Before:
     :ivar error_rate: the share of transactions that roll back, in percent.
     :ivar invalid: its invalid indexes.
     :ivar standbys: those of the server by application_name, each as often as it is connected.
+    :ivar clients: the sessions of others in it.
     """
 
     error_rate: float
     invalid: frozenset[str]
     standbys: tuple[str, ...] = ()
+    clients: int = 0
 
 
 def look_before(target: Target) -> Before:
@@ -92,6 +102,7 @@ def look_before(target: Target) -> Before:
             100.0 * rollbacks / max(commits + rollbacks, 1),
             frozenset(str(index["name"]) for index in integrity.invalid_indexes(conn)),
             _standbys(conn),
+            _clients(conn),
         )
 
 
@@ -150,6 +161,8 @@ def _judge(
             f"{rollbacks} of {transactions} transactions rolled back within {limits.pause:g} s, {rate:.1f} %, and "
             f"{allowed:.1f} % are let pass"
         )
+    if before.clients >= FEWEST_CLIENTS and rate is None and not _clients(conn):
+        findings.append(f"no client is connected any longer, and {before.clients} sessions were before the batch")
     new = sorted({str(index["name"]) for index in integrity.invalid_indexes(conn)} - before.invalid)
     if new:
         findings.append(f"invalid since the batch: {', '.join(new)}")
@@ -185,6 +198,11 @@ def _difference(finding: declared.Finding) -> str:
 def _standbys(conn: Connection) -> tuple[str, ...]:
     rows = fetch_all(conn, "SELECT application_name AS name FROM pg_catalog.pg_stat_replication ORDER BY 1")
     return tuple(str(row["name"]) for row in rows)
+
+
+def _clients(conn: Connection) -> int:
+    row = fetch_one(conn, _CLIENTS)
+    return int(row["sessions"]) if row else 0
 
 
 def _session(target: Target) -> closing[Connection]:

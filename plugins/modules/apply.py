@@ -94,7 +94,7 @@ options:
   health:
     description:
       - What a batch may cost the clients. Given, they are looked at after each batch, and the next one is begun only where they are well.
-      - Besides, no index may have become invalid, and the applied versions' own verification must pass.
+      - Besides, no index may have become invalid, the clients may not all be gone, and the applied versions' own verification must pass.
       - Filled by the action plugin for a run in batches.
     type: dict
     suboptions:

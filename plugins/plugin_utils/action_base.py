@@ -75,7 +75,8 @@ class PgopsAction(ActionBase):
     LIVE = False
     # Phases that write nothing anywhere keep quiet about themselves in check mode as well.
     JOURNALLED = True
-    # Whether a later phase reads what it found: each fact is carried into every task that follows.
+    # Whether a later phase reads what it found: each fact is carried into every task that follows. In check mode the report
+    # does, since there is no journal.
     REMEMBERED = True
     # Whether it is left out when the run was asked to stop.
     STOPPABLE = True
@@ -213,7 +214,7 @@ class PgopsAction(ActionBase):
                     "result": databases,
                 }
             )
-        if self.REMEMBERED:
+        if self.REMEMBERED or self._task.check_mode:
             fact = self.run_fact(variables)
             fact[self.PHASE] = databases
             result.setdefault("ansible_facts", {})[RUN_FACT] = fact

@@ -118,6 +118,40 @@ def test_a_database_that_always_rolls_back_a_part_is_as_well_as_before(
     assert done[first]["health"]["error_rate"] > 20
 
 
+def connected(server: Server, *databases: str) -> list[Any]:
+    """A session of an application in each."""
+    pool = [server.connect(database, SUPERUSER) for database in databases]
+    for conn in pool:
+        with conn.cursor() as cursor:
+            cursor.execute("SET application_name = 'the application'")
+    return pool
+
+
+def leave(*pool: Any) -> None:
+    for conn in pool:
+        conn.close()
+    time.sleep(0.2)  # the server's end of a session is not waited for by close()
+
+
+def test_clients_that_are_all_gone_after_the_batch_are_missed(
+    server: Server, pair: dict[str, Target], tree: list[dict[str, Any]]
+) -> None:
+    first = next(iter(pair))
+    pool = connected(server, *[first] * batch_health.FEWEST_CLIENTS)
+    told = unwell(pair, tree, batch_health.Limits(pause=1), lambda: leave(*pool))
+    assert "no client is connected any longer, and 2 sessions were before the batch" in told
+
+
+def test_one_client_that_leaves_or_one_that_stays_is_no_finding(
+    server: Server, pair: dict[str, Target], tree: list[dict[str, Any]]
+) -> None:
+    first, second = pair
+    pool = connected(server, first, second, second)
+    done = migrate(pair, tree, batch_health.Limits(pause=1), lambda: leave(*pool[:2]))
+    assert [found["health"]["findings"] for found in done.values()] == [[], []]
+    leave(pool[2])
+
+
 def test_what_our_own_retries_roll_back_is_no_error_of_a_client(
     server: Server, pair: dict[str, Target], tree: list[dict[str, Any]]
 ) -> None:

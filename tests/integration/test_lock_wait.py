@@ -531,5 +531,5 @@ def test_the_error_names_who_holds_on_though_the_last_attempt_did_not_see_it(
     with holding(target, ROW) as conn:
         pid = conn.info.backend_pid
         with pytest.raises(locks.LockWaitExhausted) as caught:
-            migrate.apply(target, second(tree, ALTER_AND_UPDATE, lock_budget_s=1), Selection(), way())
+            migrate.apply(target, second(tree, ALTER_AND_UPDATE, lock_budget_s=4), Selection(), way())
     assert [blocker["pid"] for blocker in caught.value.extra["blockers"]] == [pid]
