@@ -281,26 +281,32 @@ def no_comment(target: Any, server: Any) -> None:
     [
         (drop_index, {"index public.students_name_idx": "built concurrently"}),
         (invalidate_index, {"index public.students_name_idx": "dropped and built again, it is INVALID"}),
-        (drop_label, {'type public."UserRole"': "2 values added"}),
+        pytest.param(drop_label, {'type public."UserRole"': "2 values added"}, marks=pytest.mark.slow),
         (drop_table, {"table public.emergency_contacts": "created"}),
-        (drop_column, {'column public.users."mustChangePassword"': "added"}),
-        (drop_foreign_key, {'constraint public.students."students_nurseId_fkey"': "added; validated"}),
+        pytest.param(drop_column, {'column public.users."mustChangePassword"': "added"}, marks=pytest.mark.slow),
+        pytest.param(
+            drop_foreign_key,
+            {'constraint public.students."students_nurseId_fkey"': "added; validated"},
+            marks=pytest.mark.slow,
+        ),
         (not_validated, {'constraint public.students."students_nurseId_fkey"': "validated"}),
-        (other_default, {"column public.users.role": "default set"}),
-        (shorter_text, {"column public.students.photo": "made longer"}),
+        pytest.param(other_default, {"column public.users.role": "default set"}, marks=pytest.mark.slow),
+        pytest.param(shorter_text, {"column public.students.photo": "made longer"}, marks=pytest.mark.slow),
         (missing_rows, {"setting MAX_LOGIN_ATTEMPTS": "its rows are inserted"}),
-        (
+        pytest.param(
             text_key,
             {
                 'column public.system_configurations."lastModifiedBy"': "converted from text, 12 rows",
                 'constraint public.system_configurations."system_configurations_lastModifiedBy_fkey"': "added; validated",
             },
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             drop_partial_index,
             {"index public.system_configurations_category_active_idx": "built concurrently"},
+            marks=pytest.mark.slow,
         ),
-        (no_comment, {"1 comment": "added"}),
+        pytest.param(no_comment, {"1 comment": "added"}, marks=pytest.mark.slow),
     ],
 )
 def test_what_is_certain_is_repaired_and_equals_the_tree(

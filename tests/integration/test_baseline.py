@@ -310,6 +310,7 @@ def test_the_refusal_names_the_command_that_takes_it_as_it_is(site: Playbook, ta
     assert written(target) == []
 
 
+@pytest.mark.slow
 @EVERY_MAJOR
 def test_everything_but_the_tree_works_on_it(site: Playbook, target: Any, database: str) -> None:
     folders = sorted(path.name for path in (site.folder / "sql" / "migrations").iterdir())

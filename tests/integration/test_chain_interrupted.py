@@ -148,6 +148,7 @@ def interrupted_everywhere(server: Server, target: Any, chain: list[dict[str, An
     ) == []  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_apply_that_is_interrupted_at_every_step_ends_as_an_uninterrupted_one(
     server: Server, target: Any, chain: list[dict[str, Any]]
 ) -> None:

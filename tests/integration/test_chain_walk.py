@@ -197,6 +197,7 @@ def walker(server: Server, target: Any, chain: list[dict[str, Any]]) -> Walker:
     return walker
 
 
+@pytest.mark.slow
 def test_a_set_of_versions_is_one_schema_and_rows_stay(walker: Walker) -> None:
     @settings(max_examples=4, derandomize=True, **COMMON)
     @given(moves=st.lists(MOVES, min_size=2, max_size=2))

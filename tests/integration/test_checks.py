@@ -285,6 +285,7 @@ def test_every_shipped_check_passes_on_the_chain(
     }
 
 
+@pytest.mark.slow
 def test_every_shipped_check_holds_from_the_version_on_that_it_names_last(
     target: Any, db: Any, chain: list[dict[str, Any]], shipped: dict[str, dict[str, Any]]
 ) -> None:
@@ -387,6 +388,7 @@ MANY = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.begins()
 def test_plans_are_judged_on_a_realistic_volume(
     db: Any, chain: list[dict[str, Any]], shipped: dict[str, dict[str, Any]]
@@ -443,6 +445,7 @@ def test_verify_yml_runs_the_checks_of_the_tree(playbook: Any, target: Any, serv
     assert "check configuration_rows: MAINTENANCE_MODE: expected present, found missing" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.begins()
 def test_what_only_informs_is_a_query_of_inspect(target: Any, db: Any) -> None:
     execute(db, MANY)

@@ -219,6 +219,7 @@ def contents(db: Any) -> dict[str, str]:
 # --- each version, up and down ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.begins(at=ready)
 @EVERY_MAJOR
 @pytest.mark.parametrize("version", VERSIONS)

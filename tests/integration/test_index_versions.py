@@ -491,6 +491,7 @@ def leading(conn: Any, table: str, *columns: str) -> set[str]:
     return {row["name"] for row in rows if (row["columns"] or [])[: len(columns)] == list(columns)}
 
 
+@pytest.mark.slow
 @EVERY_MAJOR
 def test_R8_18_the_pupils_of_a_school_with_their_records_are_found_by_their_school(busy: Any) -> None:
     (school,) = fetch_all(busy, "SELECT id FROM schools WHERE code = 'S7'")

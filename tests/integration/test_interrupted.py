@@ -123,6 +123,11 @@ def finished(server: Any, target: Any, migrations: list[dict[str, Any]]) -> Any:
     return check
 
 
+def one_quick(first: str, *others: str) -> list[Any]:
+    """Parameters of which `make test` takes the first."""
+    return [first, *(pytest.param(other, marks=pytest.mark.slow) for other in others)]
+
+
 def at_work(target: Any, kind: str, migrations: list[dict[str, Any]], stack: ExitStack) -> None:
     """Do the steps before that one, and have somebody in its way, so that it stays at work."""
     told, statement = STEPS[kind][1:]
@@ -133,7 +138,7 @@ def at_work(target: Any, kind: str, migrations: list[dict[str, Any]], stack: Exi
         stack.enter_context(holding(target, statement))
 
 
-@pytest.mark.parametrize("kind", ["sql", "validate", "indexes", "backfill"])
+@pytest.mark.parametrize("kind", one_quick("sql", "validate", "indexes", "backfill"))
 def test_after_kill_9_of_the_module_the_next_run_goes_on(
     target: Any, migrations: list[dict[str, Any]], finished: Any, tmp_path: Path, kind: str
 ) -> None:
@@ -157,7 +162,7 @@ def test_after_kill_9_of_the_module_the_next_run_goes_on(
     finished()
 
 
-@pytest.mark.parametrize("kind", ["sql", "indexes", "backfill"])
+@pytest.mark.parametrize("kind", one_quick("sql", "indexes", "backfill"))
 def test_after_kill_9_of_the_server_the_next_run_goes_on(
     server: Any, target: Any, migrations: list[dict[str, Any]], finished: Any, kind: str, tmp_path: Path
 ) -> None:
@@ -189,7 +194,7 @@ def test_after_kill_9_of_the_server_the_next_run_goes_on(
     finished()
 
 
-@pytest.mark.parametrize("kind", ["sql", "validate", "indexes", "backfill"])
+@pytest.mark.parametrize("kind", one_quick("sql", "validate", "indexes", "backfill"))
 def test_without_its_controller_the_job_ends_by_itself(
     target: Any, migrations: list[dict[str, Any]], finished: Any, tmp_path: Path, kind: str
 ) -> None:

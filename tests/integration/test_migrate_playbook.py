@@ -364,12 +364,13 @@ def test_on_this_machine_a_module_runs_from_where_it_lies(site: Playbook) -> Non
     assert not re.search(r"EXEC .*(passfile|pgops_|ANSIBLE_MODULE_ARGS)", result.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("broken", "seconds"),
     [
         ("/lease", 2),
-        pytest.param("AnsiballZ_apply", 2, marks=pytest.mark.slow),
-        pytest.param("AnsiballZ_apply", 0, marks=pytest.mark.slow),
+        ("AnsiballZ_apply", 2),
+        ("AnsiballZ_apply", 0),
     ],
 )
 def test_a_connection_that_breaks_once_does_not_end_the_run(site: Playbook, broken: str, seconds: int) -> None:
@@ -412,6 +413,7 @@ def test_a_module_that_a_broken_connection_kept_from_beginning_does_not_begin_la
     assert "public.rooms" not in relations(site)
 
 
+@pytest.mark.slow
 def test_stop_reaches_a_run_that_is_still_in_its_backup(site: Playbook) -> None:
     assert site("migrate.yml", migrate_steps=1).rc == 0
     holder = site.server.connect(site.database)

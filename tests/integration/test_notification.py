@@ -78,7 +78,9 @@ def test_a_host_that_cannot_be_reached_is_told_by_the_callback(site: Playbook, w
 
 
 @pytest.mark.parametrize(
-    ("number", "whole_group"), [(signal.SIGINT, True), (signal.SIGTERM, False)], ids=["ctrl-c", "sigterm"]
+    ("number", "whole_group"),
+    [(signal.SIGINT, True), pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow)],
+    ids=["ctrl-c", "sigterm"],
 )
 def test_an_interrupted_run_is_told_too(
     site: Playbook, webhook: Webhook, server: Server, number: int, whole_group: bool
@@ -109,7 +111,9 @@ def trouble(hook: Webhook, site: Playbook, what: str) -> str:
     return f"{file} may be read by others"
 
 
-@pytest.mark.parametrize("what", ["error", "hangs", pytest.param("refused", marks=pytest.mark.slow), "open file"])
+@pytest.mark.parametrize(
+    "what", ["error", *(pytest.param(what, marks=pytest.mark.slow) for what in ("hangs", "refused", "open file"))]
+)
 def test_a_webhook_that_does_not_take_it_is_a_warning_and_the_run_succeeds(
     site: Playbook, webhook: Webhook, what: str
 ) -> None:

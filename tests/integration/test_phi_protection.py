@@ -764,6 +764,7 @@ def test_batches_of_a_later_version_reach_every_row_and_are_audited(
     assert written == [{"userId": None, "login": MIGRATOR, "columns": ["notes"]}] * 6
 
 
+@pytest.mark.slow
 @BEFORE_GRANTS
 @MAJORS
 def test_each_version_goes_back_and_comes_again_and_every_row_is_kept(

@@ -178,6 +178,7 @@ def test_status_yml_prints_a_table_and_leaves_json(site: Any) -> None:
     assert found["status"]["counts"] == {"applied": 1, "pending": 1}
 
 
+@pytest.mark.slow
 def test_what_takes_longer_than_its_version_expects_is_a_warning(site: Any) -> None:
     site.tree.add_sql(
         V3, "slow", "CREATE TABLE public.slow (id integer); DO $$ BEGIN PERFORM pg_sleep(1.2); END $$;", "DROP TABLE public.slow;",
@@ -247,6 +248,7 @@ def test_what_is_expected_of_a_partitioned_table_goes_by_all_its_partitions(targ
     assert (found["expected_seconds"], found["expected_for_rows"]) == (61, 199)
 
 
+@pytest.mark.slow
 def test_migrate_yml_shows_how_an_applied_file_was_edited(site: Any) -> None:
     assert site("migrate.yml", migrate_target=V1).rc == 0
     (site.tree.folder / "migrations" / f"{V1}_people" / "up.sql.j2").write_text("SELECT 1;\n")

@@ -52,7 +52,7 @@ def is_open(server: Any, database: str) -> bool:
 # -- the staged restore -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.majors(15, 16, 17, 18)
+@pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 def test_back_and_forth_on_every_major(server: Any, target: Any, database: str, tmp_path: Path) -> None:
     fill(server, database, 100)
     backup = proved(target, tmp_path)

@@ -23,7 +23,7 @@ from support.tree import shipped_chain
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 RESTRICT, DELETED_AT = "20251104000000", "20251104000001"
-EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18)
+EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 
 # The six in which the histories differ come first; the others are CASCADE in both.
 KEYS = {
@@ -286,7 +286,7 @@ class AfterStatements(InterruptAt):
 
 
 @pytest.mark.begins(at=lambda server: ready(server, RESTRICT))
-@pytest.mark.parametrize("number", [2, 4, 9, 26, 33, 60, 90])
+@pytest.mark.parametrize("number", [2, 33, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 9, 26, 60, 90))])
 def test_broken_off_anywhere_it_goes_on_and_it_goes_back(
     target: Any, db: Any, chain: list[dict[str, Any]], number: int
 ) -> None:

@@ -78,6 +78,7 @@ def test_without_a_selection_the_last_version_goes_after_a_proved_backup(
     assert f"{database}: 2 applied, 1 pending" in after
 
 
+@pytest.mark.slow
 def test_what_is_said_of_versions_reaches_the_engine(applied: Any, server: Any, database: str) -> None:
     applied.variables["pgops_phases"] = ["apply"]
     done = applied("rollback.yml", rollback_confirm=database, rollback_version=V2)
@@ -149,6 +150,7 @@ def test_check_mode_shows_the_same_and_writes_nothing(applied: Any, server: Any,
     assert len(list((applied.backups / database).glob("*_*"))) == 1
 
 
+@pytest.mark.slow
 def test_at_a_terminal_it_asks(applied: Any, server: Any, database: str) -> None:
     applied.variables["pgops_phases"] = ["apply"]
     assert typed(applied, "no") != 0
@@ -215,6 +217,7 @@ def test_restore_goes_back_to_before_the_last_apply_and_the_printed_command_come
     assert versions(server, database) == [V1, V2, V3]
 
 
+@pytest.mark.slow
 def test_a_named_backup_is_taken_and_an_unproved_one_refused(
     applied: Any, server: Any, target: Any, database: str
 ) -> None:
@@ -286,6 +289,7 @@ def test_a_playbook_killed_under_the_fence_is_finished_by_the_next(
     assert versions(server, database) == [V1, V2, V3]
 
 
+@pytest.mark.slow
 def test_after_ctrl_c_the_printed_command_goes_no_further_back(
     applied: Any, server: Any, target: Any, database: str, tmp_path: Path
 ) -> None:
@@ -323,6 +327,7 @@ def test_rows_written_after_the_backup_stop_the_way_down(applied: Any, server: A
     assert versions(server, database) == [V1, V2]
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_it_restores_leaves_the_live_database_alone(
     applied: Any, server: Any, target: Any, database: str
 ) -> None:

@@ -71,6 +71,7 @@ def states(result: Result) -> dict[str, str]:
     return {item["database"] or item["host"]: item["state"] for item in report_of(result)["fleet"]}
 
 
+@pytest.mark.slow
 def test_hosts_go_in_batches_behind_the_canary_as_one_run_and_the_first_failure_leaves_the_rest(
     fleet: Playbook,
 ) -> None:

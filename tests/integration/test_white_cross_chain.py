@@ -580,6 +580,7 @@ def test_phi_is_marked_in_the_database(db: Any) -> None:
 # --- through the engine -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 def test_R14_7_17_the_engine_applies_all_reverts_all_and_applies_again(
     target: Any, db: Any, chain: dict[str, dict[str, Any]]

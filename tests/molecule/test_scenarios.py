@@ -4,32 +4,63 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from support.podman import ROOT, environment
 
 SCENARIOS = sorted(p.parent.name for p in (ROOT / "molecule").glob("*/molecule.yml"))
-# More than a minute on a quiet machine: only in make test-all.
-SLOW = ("concurrent_indexes", "staged_apply")
+# What `make test` takes, on one major each; the other major, and the other scenarios, are for `make test-all`.
+QUICK = {"default": "18", "backup": "15", "rollback": "18"}
+
+
+def platforms(scenario: str) -> list[str]:
+    """:return: the names of its hosts."""
+    return [str(item["name"]) for item in yaml.safe_load(path(scenario).read_text())["platforms"]]
+
+
+def path(scenario: str) -> Path:
+    return ROOT / "molecule" / scenario / "molecule.yml"
+
+
+def runs() -> Iterator[object]:
+    """A scenario with several majors goes one at a time where `make test` takes one of them, else with all together."""
+    for scenario in SCENARIOS:
+        if scenario not in QUICK:
+            yield pytest.param(scenario, None, id=scenario, marks=pytest.mark.slow)
+            continue
+        for host in platforms(scenario):
+            quick = host.endswith(QUICK[scenario])
+            yield pytest.param(scenario, host, id=host.removeprefix("pgops-"), marks=[] if quick else pytest.mark.slow)
 
 
 @pytest.mark.container
-@pytest.mark.parametrize(
-    "scenario", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in SCENARIOS]
-)
-def test_scenario(scenario: str) -> None:
+@pytest.mark.parametrize(("scenario", "host"), runs())
+def test_scenario(scenario: str, host: str | None) -> None:
     values = {k: v for k, v in environment().items() if not k.startswith(("ANSIBLE_", "MOLECULE_", "PG", "PYTEST"))}
     values["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{values.get('PATH', os.defpath)}"
     values["NO_COLOR"] = "1"
-    done = subprocess.run(
-        ["molecule", "test", "--scenario-name", scenario], cwd=ROOT, env=values, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900, check=False,
-    )  # fmt: skip
+    command = ["molecule", "test", "--scenario-name", scenario]
+    if host is not None:
+        command += ["--platform-name", host]
+        values["MOLECULE_TESTED_HOSTS"] = f"podman://{host}"
+    # Molecule keeps the state of a scenario in one folder of the user, whatever its host.
+    with (Path(tempfile.gettempdir()) / f"pgops-molecule-{os.getuid()}-{scenario}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            command, cwd=ROOT, env=values, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900, check=False,
+        )  # fmt: skip
     assert done.returncode == 0, done.stdout[-20000:]
     # Molecule passes a scenario that does nothing: all of these are warnings only.
     for nothing in ("no hosts matched", "no tests found", "missing playbook"):
         assert nothing not in done.stdout.lower(), done.stdout[-20000:]
+    if host is not None:
+        assert host in done.stdout
