@@ -15,7 +15,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions
     seconds,
 )
 
-INDEX_LIMITS = ("index_workers", "index_memory_mb", "index_disk_mb", "index_timeout")
+INDEX_LIMITS = ("index_workers", "index_workers_busy", "index_memory_mb", "index_disk_mb", "index_timeout")
 
 
 class ActionModule(MigrationAction):

@@ -12,6 +12,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 
 # Two tables side by side take 0.76 of one after the other on two processors; each build has parallel workers of its own.
 WORKERS = 2
+# While clients work: two builds on two processors leave them none, and their slowest transaction took 19 ms instead of 11
+# (benchmarks/under_load.py).
+WORKERS_BUSY = 1
 # What two tables side by side were measured with: 0.76 of one after the other, 0.80 without.
 MEMORY_MB = 512
 
@@ -20,7 +23,8 @@ MEMORY_MB = 512
 class IndexBuilds:
     """The limits of all index builds of a run together, and how much of one of them is used up.
 
-    :ivar workers: how many tables are built on side by side, each in a session of its own.
+    :ivar workers: how many tables are built on side by side, each in a session of its own, while no clients work.
+    :ivar workers_busy: the same while they do.
     :ivar memory_mb: maintenance_work_mem of all builds that run at one time; None is the larger of :data:`MEMORY_MB`
         and what the server gives one build.
     :ivar disk_mb: what they may take of the server's disk, for a server whose disk the module cannot see.
@@ -32,11 +36,12 @@ class IndexBuilds:
     memory_mb: int | None = None
     disk_mb: int | None = None
     timeout_s: int | None = None
+    workers_busy: int = WORKERS_BUSY
     took_bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        smallest = {"workers": 1, "memory_mb": 1, "disk_mb": 0, "timeout_s": 1}
+        smallest = {"workers": 1, "workers_busy": 1, "memory_mb": 1, "disk_mb": 0, "timeout_s": 1}
         for name, least in smallest.items():
             value = getattr(self, name)
             if value is not None and value < least:

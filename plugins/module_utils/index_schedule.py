@@ -24,6 +24,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_builds import MEMORY_MB
+from ansible_collections.whitecross.pgops.plugins.module_utils.locks import as_login_role
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import schema_of
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
 from psycopg2 import errorcodes, sql
@@ -44,6 +45,15 @@ SELECT n.nspname::text AS schema, c.relname::text AS "table", c.relkind::text AS
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE (n.nspname, c.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
 """
+# Whose statement is at most a second old; of a session that may not be seen, nobody knows. A monitor, a report or a dump alone is no
+# reason to take longer.
+_CLIENTS = """
+SELECT count(*) AS n FROM pg_catalog.pg_stat_activity
+ WHERE datid IS NOT NULL AND usesysid IS NOT NULL AND usename <> session_user AND application_name NOT LIKE 'pgops%'
+   AND (state IS NULL
+        OR backend_type = 'client backend' AND (state = 'active' OR state_change > clock_timestamp() - interval '1 second'))
+"""
+FEWEST_CLIENTS = 2
 # What a session begins with, whatever was SET on this one.
 _SETTINGS = """
 SELECT max(reset_val) FILTER (WHERE name = 'maintenance_work_mem') AS memory_kb,
@@ -107,7 +117,8 @@ class Memory:
             # The server's smallest is 1 MB before 18.
             self._given[id(conn)] = share = max(1024, share)
         # How many of them a build really uses depends on the table's size, and on 32 MB for each: the server sees to both.
-        workers = min(self._a_build, self._together // at_once)
+        # Side by side they have together as many as one build would have: more only take each other's processors.
+        workers = min(self._a_build, self._together) // at_once
         if self._set.get(id(conn)) == (share, workers):
             return
         self._set[id(conn)] = (share, workers)
@@ -138,7 +149,8 @@ def _budget_kb(context: StepContext, server_kb: int) -> int:
 
 
 def run(context: StepContext, waiting: Sequence[Sequence[Index]], work: Work, *, empty: bool = False) -> None:
-    """Work through the queues, each by one session, ``migrate_index_workers`` of them at one time.
+    """Work through the queues, each by one session, ``migrate_index_workers`` of them at one time, and
+    ``migrate_index_workers_busy`` while clients work.
 
     The session with the runner lock stays free for the ledger, unless there is one queue only.
 
@@ -174,7 +186,10 @@ def _place(number: int, total: int) -> str:
 
 
 class _SideBySide:
-    """Sessions that take queue after queue, until none is left or one of them has failed."""
+    """Sessions that take queue after queue, until none is left or one of them has failed.
+
+    The first one always builds. Before each of its indexes it looks whether clients work, and how many of the others may.
+    """
 
     def __init__(
         self, context: StepContext, waiting: Sequence[Sequence[Index]], work: Work, memory: Memory, total: int
@@ -183,17 +198,18 @@ class _SideBySide:
         self._waiting = list(waiting)
         self._unfinished = len(waiting)
         self._begun = 0
-        self._workers = 1
-        self._guard = threading.Lock()
+        self._allowed = 1
+        self._leads = True
+        self._busy: bool | None = None
+        self._guard = threading.Condition()
         self._sessions: list[Connection] = []
         self._failures: list[BaseException] = []
 
     def run(self) -> None:
         count = min(self._context.builds.workers, len(self._waiting))
         self._open(count)
-        self._workers = len(self._sessions)
         threads = [
-            threading.Thread(target=self._work_through, args=(conn,), name=f"pgops-build-{number}")
+            threading.Thread(target=self._work_through, args=(conn, number), name=f"pgops-build-{number}")
             for number, conn in enumerate(self._sessions or [self._context.conn])
         ]
         try:
@@ -228,27 +244,54 @@ class _SideBySide:
         for conn in self._sessions:
             conn.close()
 
-    def _work_through(self, conn: Connection) -> None:
+    def _work_through(self, conn: Connection, number: int) -> None:
         try:
             while True:
                 with self._guard:
+                    self._guard.wait_for(lambda: self._may_build(number) or self._failures)
                     if self._failures or not self._waiting:
                         return
-                    mine = self._waiting.pop(0)
-                for index in mine:
+                    mine = list(self._waiting.pop(0))
+                while mine:
+                    if number == 0:
+                        self._decide(conn)
                     with self._guard:
                         if self._failures:
                             return
+                        if not self._may_build(number):
+                            self._waiting.insert(0, mine)
+                            break
                         self._begun += 1
                         place = _place(self._begun, self._total)
-                        at_once = min(self._workers or 1, self._unfinished)
-                    conn = self._work_on(conn, index, place, at_once)
-                with self._guard:
-                    self._unfinished -= 1
+                        at_once = min(self._allowed, self._unfinished)
+                    conn = self._work_on(conn, mine.pop(0), place, at_once)
+                else:
+                    with self._guard:
+                        self._unfinished -= 1
+                self._memory.give_back(conn)
         except BaseException as exc:  # noqa: BLE001 - raised again in the main thread
             self._failures.append(exc)
         finally:
             self._memory.give_back(conn)
+            with self._guard:
+                self._leads = self._leads and number != 0
+                self._guard.notify_all()
+
+    def _may_build(self, number: int) -> bool:
+        return number < self._allowed or not self._leads
+
+    def _decide(self, conn: Connection) -> None:
+        with as_login_role(conn):
+            row = fetch_one(conn, _CLIENTS)
+        busy = row is not None and int(row["n"]) >= FEWEST_CLIENTS
+        allowed = self._context.builds.workers_busy if busy else self._context.builds.workers
+        with self._guard:
+            self._allowed = min(allowed, len(self._sessions) or 1)
+            self._guard.notify_all()
+        if busy != self._busy and (busy or self._busy is not None):
+            how = f"{self._allowed} at one time" if self._allowed > 1 else "one after the other"
+            self._context.tell(f"{'clients' if busy else 'no clients'} are at work: indexes are built {how}")
+        self._busy = busy
 
     def _work_on(self, conn: Connection, index: Index, place: str, at_once: int) -> Connection:
         """:return: the session to go on with: another one where the first was lost while the server went on."""

@@ -39,6 +39,12 @@ options:
       - On how many tables indexes are built side by side. Never two on one table.
     type: int
     default: 2
+  index_workers_busy:
+    description:
+      - The same while clients work - two sessions of others or more with a statement in the last second, or that may not be seen. It is
+        looked at before each index.
+    type: int
+    default: 1
   index_memory_mb:
     description:
       - C(maintenance_work_mem) of all index builds that run at one time, in MB. Where it is not given, 512 (but no more than a quarter of
@@ -222,6 +228,7 @@ def main() -> None:
             "expected": {"type": "dict", "default": {}},
             "orphans": {"type": "str", "choices": ["stop", "quarantine", "placeholder"], "default": "stop"},
             "index_workers": {"type": "int", "default": 2},
+            "index_workers_busy": {"type": "int", "default": 1},
             "index_memory_mb": {"type": "int"},
             "index_disk_mb": {"type": "int"},
             "index_timeout": {"type": "int"},
@@ -276,7 +283,11 @@ def main() -> None:
                 }
             return {"changed": bool(diff), "databases": databases, "diff": diff}
         builds = IndexBuilds(
-            given["index_workers"], given["index_memory_mb"], given["index_disk_mb"], given["index_timeout"]
+            given["index_workers"],
+            given["index_memory_mb"],
+            given["index_disk_mb"],
+            given["index_timeout"],
+            given["index_workers_busy"],
         )
         progress, control = pgops_module.job(module)
 

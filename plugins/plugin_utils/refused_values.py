@@ -45,6 +45,7 @@ _COUNTS = frozenset(
         "rollback_steps",
         "migrate_steps",
         "migrate_index_workers",
+        "migrate_index_workers_busy",
         "migrate_index_memory_mb",
         "migrate_index_timeout",
     }

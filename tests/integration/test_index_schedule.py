@@ -8,7 +8,8 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.build_progress im
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_builds import IndexBuilds
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from support.engine import Told, do, holding, rows, wait_for, way
 from support.index_steps import VERSION as V1
 from support.index_steps import wanted
@@ -94,6 +96,96 @@ def test_so_many_tables_are_built_on_at_one_time(
     migrate.apply(target, migrations, Selection(), way(builds=IndexBuilds(workers=workers)))
     assert len(sessions) == workers
     assert sorted(table for tables in sessions.values() for table in tables) == sorted(TABLES)
+
+
+@contextmanager
+def at_work(server: Any, target: Any, count: int) -> Iterator[threading.Event]:
+    """So many clients with a short statement every few milliseconds, until the event is set."""
+    ended = threading.Event()
+
+    def client() -> None:
+        with server.session(target.database) as conn, conn.cursor() as cursor:
+            cursor.execute("SET application_name = 'the application'")
+            while not ended.wait(0.01):
+                cursor.execute("SELECT 1")
+
+    clients = [threading.Thread(target=client) for _ in range(count)]
+    for thread in clients:
+        thread.start()
+    try:
+        wait_for(
+            lambda: rows(target, "SELECT count(*) AS n FROM pg_stat_activity WHERE application_name = 'the application'")[0]["n"] == count,
+            what="the clients",
+        )  # fmt: skip
+        yield ended
+    finally:
+        ended.set()
+        for thread in clients:
+            thread.join()
+
+
+def side_by_side(monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], object] = lambda: None) -> list[int]:
+    """:return: filled with how many builds there were, at the beginning of each."""
+    seen: list[int] = []
+    at_one_time = [0]
+    real = indexes.build
+
+    def build(context: Any, conn: Any, *given: Any) -> Any:
+        at_one_time[0] += 1
+        seen.append(at_one_time[0])
+        time.sleep(0.2)  # so that another one would begin meanwhile
+        meanwhile()
+        try:
+            return real(context, conn, *given)
+        finally:
+            at_one_time[0] -= 1
+
+    monkeypatch.setattr(indexes, "build", build)
+    return seen
+
+
+def test_while_clients_work_one_index_is_built_after_the_other(
+    server: Any, target: Any, tree: TestTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = side_by_side(monkeypatch)
+    told = Told()
+    migrations = wanted(tree, *(index(table) for table in TABLES))
+    with at_work(server, target, index_schedule.FEWEST_CLIENTS):
+        migrate.apply(target, migrations, Selection(), way(progress=told))
+    assert seen == [1, 1, 1]
+    assert told.texts.count("clients are at work: indexes are built one after the other") == 1
+
+
+def test_one_client_alone_is_no_reason_and_more_may_be_said_to_be_none(
+    server: Any, target: Any, tree: TestTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = side_by_side(monkeypatch)
+    with at_work(server, target, 1):
+        migrate.apply(target, wanted(tree, *(index(table) for table in TABLES)), Selection(), way())
+    assert max(seen) == 2
+    migrate.revert(target, Reverts(), way())
+    seen.clear()
+    with at_work(server, target, 3):
+        migrate.apply(target, tree.render(), Selection(), way(builds=IndexBuilds(workers_busy=2)))
+    assert max(seen) == 2
+
+
+def test_when_the_clients_are_gone_the_others_join_in(
+    server: Any, target: Any, tree: TestTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told()
+    with at_work(server, target, 3) as ended:
+
+        def meanwhile() -> None:
+            if len(seen) == 1:
+                ended.set()
+                time.sleep(1.2)  # their last statements are older than a second then
+
+        seen = side_by_side(monkeypatch, meanwhile)
+        migrations = wanted(tree, index("large"), index("large", "id"), index("middle"), index("small"))
+        migrate.apply(target, migrations, Selection(), way(progress=told))
+    assert seen[0] == 1 and max(seen) == 2
+    assert told.said("no clients are at work: indexes are built 2 at one time")
 
 
 def builders() -> int:
