@@ -38,7 +38,8 @@ IDLE_S = 5
 # transactions, at the latest after each batch since it is told to: so this is the batch's own. 0 where nobody counts
 # (track_counts).
 _REPORT = "SELECT pg_stat_force_next_flush()"
-_REMOVED = """
+_REMOVED = "SELECT pg_stat_get_xact_tuples_deleted(%(oid)s) AS n, pg_stat_force_next_flush()"
+_REMOVED_OF_PARTITIONS = """
 SELECT coalesce(sum(pg_stat_get_xact_tuples_deleted(part)), 0) AS n, pg_stat_force_next_flush()
   FROM (SELECT %(oid)s::oid UNION SELECT relid FROM pg_partition_tree(%(oid)s)) AS parts(part)
 """
@@ -188,7 +189,8 @@ def _through(
 
 
 def _next(context: StepContext, walked: keyset.Keyset, walk: _Walk, size: BatchSize) -> keyset.Batch | None:
-    return _asked(context, lambda: walked.next_batch(context.conn, walk.last, size.rows))
+    limits = context.limits(0)
+    return _waited_for(context, lambda: walked.next_batch(context.conn, walk.last, size.rows, limits))
 
 
 def _prepare(context: StepContext, walked: keyset.Keyset, statement: Mapping[str, Any]) -> None:
@@ -300,7 +302,7 @@ def _deletes(statement: Mapping[str, Any]) -> bool:
 
 
 def _removed(context: StepContext, walked: keyset.Keyset) -> int:
-    found = fetch_one(context.conn, _REMOVED, {"oid": walked.oid})
+    found = fetch_one(context.conn, _REMOVED_OF_PARTITIONS if walked.partitioned else _REMOVED, {"oid": walked.oid})
     return int(found["n"]) if found else 0
 
 
@@ -317,6 +319,11 @@ def _asked(context: StepContext, question: Callable[[], T], statement_timeout_s:
         with transaction(context.conn, context.limits(statement_timeout_s)):
             return question()
 
+    return _waited_for(context, attempt)
+
+
+def _waited_for(context: StepContext, attempt: Callable[[], T]) -> T:
+    """As :func:`_asked`, of a question that brings its own transaction and limits."""
     try:
         with context.stoppable(context.conn):
             return context.patiently(attempt)

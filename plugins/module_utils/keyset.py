@@ -22,7 +22,7 @@ WITH wanted AS (
      CROSS JOIN unnest(%(columns)s::text[]) WITH ORDINALITY AS w(name, n)
       LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = w.name AND a.attnum > 0 AND NOT a.attisdropped
      WHERE s.nspname = %(schema)s AND c.relname = %(table)s)
-SELECT c.oid, c.reltuples::bigint AS rows,
+SELECT c.oid, c.reltuples::bigint AS rows, c.relkind = 'p' AS partitioned,
        (SELECT array_agg(type ORDER BY n) FROM wanted) AS types,
        (SELECT array_agg(name ORDER BY n) FROM wanted WHERE attnum IS NULL) AS missing,
        (SELECT array_agg(name ORDER BY n) FROM wanted WHERE NOT attnotnull) AS nullable,
@@ -55,6 +55,7 @@ class Keyset:
 
     :ivar types: of the key's columns, as ``format_type`` writes them.
     :ivar rows: how many rows it has, by the last ANALYZE; -1 where there was none.
+    :ivar partitioned: the rows are in its partitions.
     """
 
     schema: str
@@ -63,6 +64,7 @@ class Keyset:
     columns: tuple[str, ...]
     types: tuple[str, ...]
     rows: int
+    partitioned: bool
 
     @property
     def full(self) -> str:
@@ -76,11 +78,12 @@ class Keyset:
         row = fetch_one(conn, sql.SQL("SELECT count(*) AS n FROM {}").format(self._table))
         return int(row["n"]) if row else 0
 
-    def next_batch(self, conn: Connection, after: Sequence[str] | None, size: int) -> Batch | None:
+    def next_batch(self, conn: Connection, after: Sequence[str] | None, size: int, limits: str = "") -> Batch | None:
         """Find the next batch in the order of the key. Takes no lock but that of a reader.
 
         :param after: the last key that is done, None at the beginning.
         :param size: rows.
+        :param limits: statements with SET LOCAL, sent together with each of the questions, as one transaction; for a session in autocommit.
         :return: None where there is none behind ``after``.
         """
         # Two probes, not an aggregate over the keys: uuid has no min and max before PostgreSQL 18, and an ordered
@@ -93,16 +96,19 @@ class Keyset:
             "after": self._behind(after),
             "offset": sql.Literal(size - 1),
         }
+        begin = f"{limits}; " if limits else ""
         # Only the one row's key becomes text, not those that are passed over.
         one = "(SELECT ARRAY[{keys}] FROM (SELECT {columns} FROM {table} t {after} ORDER BY "
         first, last = one + "{columns} LIMIT 1) k)", one + "{columns} OFFSET {offset} LIMIT 1) k)"
-        found = fetch_one(conn, sql.SQL(f"SELECT {first} AS first, {last} AS last").format(**parts))
+        found = fetch_one(conn, sql.SQL(f"{begin}SELECT {first} AS first, {last} AS last").format(**parts))
         if found is None or found["first"] is None:
             return None
         if found["last"] is not None:
             return Batch(tuple(found["first"]), tuple(found["last"]), size)
         counted = "(SELECT count(*) FROM {table} t {after})"
-        rest = fetch_one(conn, sql.SQL(f"SELECT {one}{{back}} LIMIT 1) k) AS last, {counted} AS rows").format(**parts))
+        rest = fetch_one(
+            conn, sql.SQL(f"{begin}SELECT {one}{{back}} LIMIT 1) k) AS last, {counted} AS rows").format(**parts)
+        )
         if rest is None or rest["last"] is None:
             return None
         return Batch(tuple(found["first"]), tuple(rest["last"]), int(rest["rows"]))
@@ -154,4 +160,6 @@ def find(conn: Connection, schema: str, table: str, columns: Sequence[str], *, d
             object_name=f"{schema}.{table}.{told}",
             hint="Name the primary key, all its columns in their order, or others that are NOT NULL and indexed so.",
         )
-    return Keyset(schema, table, int(row["oid"]), tuple(columns), tuple(row["types"]), int(row["rows"]))
+    return Keyset(
+        schema, table, int(row["oid"]), tuple(columns), tuple(row["types"]), int(row["rows"]), bool(row["partitioned"])
+    )
