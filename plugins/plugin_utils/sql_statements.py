@@ -319,6 +319,10 @@ def _refusal(node: Any) -> str | None:
         return f"SET {node.name or 'ALL'} would outlive the step: use budgets in migration.yml, or SET LOCAL"
     if isinstance(node, ast.VariableSetStmt) and node.name in ("role", "session_authorization", "search_path"):
         return f"SET LOCAL {node.name} changes who acts or where: name the schema in the statement instead"
+    if isinstance(node, ast.ExplainStmt):
+        return "EXPLAIN changes nothing that stays, and with ANALYZE it runs a statement that no plan tells of: remove the EXPLAIN"
+    if isinstance(node, (ast.PrepareStmt, ast.ExecuteStmt, ast.DeallocateStmt)):
+        return "a prepared statement outlives the step, and no plan tells what its EXECUTE does: write the statement itself"
     if isinstance(node, ast.DiscardStmt):
         return "DISCARD drops the engine's session state, the lock of the run among it; remove the statement"
     if isinstance(node, ast.AlterTableStmt):

@@ -77,6 +77,10 @@ def test_a_syntax_error_gives_the_line_of_the_template() -> None:
         ("SET LOCAL search_path = x", "name the schema"),
         ("SET LOCAL ROLE x", "name the schema"),
         ("DISCARD ALL", "session state"),
+        ("EXPLAIN ANALYZE DELETE FROM t", "remove the EXPLAIN"),
+        ("PREPARE gone AS DELETE FROM t", "outlives the step"),
+        ("EXECUTE gone", "write the statement itself"),
+        ("DEALLOCATE gone", "outlives the step"),
         ("ALTER TABLE t VALIDATE CONSTRAINT c", "'validate' step"),
     ],
 )
