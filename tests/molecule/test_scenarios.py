@@ -31,7 +31,7 @@ def path(scenario: str) -> Path:
 
 
 def runs() -> Iterator[object]:
-    """A scenario with several majors goes one at a time where `make test` takes one of them, else with all together."""
+    """A scenario of which `make test` takes one major goes by one host at a time, any other with all together."""
     for scenario in SCENARIOS:
         if scenario not in QUICK:
             yield pytest.param(scenario, None, id=scenario, marks=pytest.mark.slow)
@@ -42,7 +42,7 @@ def runs() -> Iterator[object]:
 
 
 @pytest.mark.container
-@pytest.mark.parametrize(("scenario", "host"), runs())
+@pytest.mark.parametrize(("scenario", "host"), list(runs()))
 def test_scenario(scenario: str, host: str | None) -> None:
     values = {k: v for k, v in environment().items() if not k.startswith(("ANSIBLE_", "MOLECULE_", "PG", "PYTEST"))}
     values["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{values.get('PATH', os.defpath)}"
