@@ -14,6 +14,7 @@ from typing import Any
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     broken_rows,
+    catalog_states,
     existing,
     lock_forecast,
     locks,
@@ -44,7 +45,8 @@ def run(
     down: Sequence[Mapping[str, Any]] = (),
     made: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Run the statements; what they would create and is there already with the same definition is skipped and told.
+    """Run the statements; what they would create and is there already with the same definition is skipped and told, and so is
+    what would change nothing (:mod:`catalog_states`).
 
     Takes the locks of the statements themselves, under lock_timeout, and retries the whole transaction when it does
     not get them.
@@ -121,16 +123,46 @@ def _forecast(
     up = context.direction == "up"
     objects = _objects(statements, up)
     there = existing.present(context.conn, objects)
+    settled = _settled(context, statements)
     gone: set[str] = set()
+    changed: set[tuple[str, str]] = set()
     for number, statement in enumerate(statements):
         item = objects[number]
         if item is not None:
             word = existing.describe(item)
-            idle = (number in there and word not in gone) if up else (word in kept or number not in there)
+            idle = (
+                (number in there and word not in gone)
+                if up
+                else (word in kept or (number not in there and not _several(statement)))
+            )
             if idle and item["kind"] in existing.PRESENT:
                 del told[number]
+        tables = {(str(lock["schema"]), str(lock["name"])) for lock in told.get(number, [])}
+        # What an earlier statement does to the table, only the look right before this one can see.
+        if number in settled and not tables & changed:
+            told.pop(number, None)
+        else:
+            changed |= tables
         gone |= existing.dropped_by([statement])
     return lock_forecast.forecast(context.conn, told, own)
+
+
+def _several(statement: Mapping[str, Any]) -> bool:
+    """:return: whether it has parts of which one may be done while another is not: what it drops is the first of them only."""
+    return len(statement.get("states") or []) > 1
+
+
+def _settled(context: StepContext, statements: Sequence[Mapping[str, Any]]) -> set[int]:
+    """:return: the positions of statements that would have nothing to do now; none where somebody keeps even that look waiting."""
+    if not any(statement.get("states") for statement in statements):
+        return set()
+    try:
+        with transaction(context.conn, context.limits(context.budget("statement_timeout_s"))):
+            return catalog_states.holding(context.conn, statements)
+    except psycopg2.Error as exc:
+        if exc.pgcode not in locks.RETRY_SQLSTATES:
+            raise
+        return set()
 
 
 def _orphans(
@@ -321,9 +353,15 @@ def _statements(
             skipped.append(existing.describe(made))
             context.tell(f"{existing.describe(made)} was there before this version: it stays")
             continue
-        if made is not None and not up and number not in there and not existing.present(context.conn, [made]):
+        missing = made is not None and number not in there and not _several(statement)
+        if not up and made is not None and missing and not existing.present(context.conn, [made]):
             skipped.append(existing.describe(made))
             context.tell(f"{existing.describe(made)} is gone already: skipped")
+            continue
+        if catalog_states.holding(context.conn, [statement]):
+            words = catalog_states.describe(statement)
+            skipped += words
+            context.tell(f"nothing to do, {', '.join(words)}: skipped")
             continue
         context.ask(wanted.get(number, []))
         with context.watched(f"[{number + 1}/{len(statements)}] {one_line(str(statement['sql']))}"):

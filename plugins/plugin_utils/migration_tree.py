@@ -27,6 +27,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration import 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_folder import read_folder
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import DEFAULT_SCHEMA, Statement
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.statement_locks import locks_of
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.statement_states import states_of
 
 _INDEX_DEFINITION = ("name", "schema", "table", "method", "unique", "columns", "include", "where")
 
@@ -338,7 +339,13 @@ def _statements(
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Statement):
-        return {**value.as_dict(), "locks": locks_of(value.node, value.sql)}
+        states = states_of(value.node)
+        # Only where there are any: the ledger keeps it with the statement.
+        return {
+            **value.as_dict(),
+            "locks": locks_of(value.node, value.sql),
+            **({"states": states} if states else {}),
+        }
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
