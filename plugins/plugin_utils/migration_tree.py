@@ -29,6 +29,8 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements im
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.statement_locks import locks_of
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.statement_states import states_of
 
+# For who reads the tree: what would run is the same without it.
+_OF_THE_SOURCE = ("line", "file", "default_name", "together")
 _INDEX_DEFINITION = ("name", "schema", "table", "method", "unique", "columns", "include", "where")
 
 
@@ -247,7 +249,7 @@ def _render_migration(migration: Migration, given: Mapping[str, Any], findings: 
 
     steps = []
     for source in migration.steps:
-        step = {key: value for key, value in source.items() if key not in ("line", "file", "default_name")}
+        step = {key: value for key, value in source.items() if key not in _OF_THE_SOURCE}
         if source["kind"] == "sql":
             step["up"] = statements(source["up"])
             step["down"] = statements(source["down"]) if source["down"] else []
