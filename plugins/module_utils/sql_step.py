@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -27,7 +28,6 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.lock_forecast imp
 from ansible_collections.whitecross.pgops.plugins.module_utils.lock_modes import ACCESS_SHARE
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import (
     StepContext,
-    is_time_limit,
     one_line,
     without_values,
 )
@@ -387,6 +387,7 @@ def _execute_run(context: StepContext, statements: Sequence[Mapping[str, Any]], 
 
 def _execute(context: StepContext, statement: Mapping[str, Any]) -> None:
     context.conn.notices.clear()
+    since = time.monotonic()
     try:
         with context.conn.cursor() as cursor:
             # Without parameters psycopg2 leaves every % alone.
@@ -397,11 +398,14 @@ def _execute(context: StepContext, statement: Mapping[str, Any]) -> None:
     except psycopg2.Error as exc:
         if exc.pgcode in locks.RETRY_SQLSTATES or exc.pgcode is None:
             raise
-        raise statement_error(context, exc, statement) from None
+        raise statement_error(context, exc, statement, since) from None
 
 
-def statement_error(context: StepContext, exc: psycopg2.Error, statement: Mapping[str, Any]) -> PgopsError:
-    """:return: the error of a statement with its place in the template; a time limit told apart from a failure."""
+def statement_error(
+    context: StepContext, exc: psycopg2.Error, statement: Mapping[str, Any], since: float | None = None
+) -> PgopsError:
+    """:param since: ``time.monotonic()`` when it was sent, where it had ``statement_timeout_s`` to run.
+    :return: the error of a statement with its place in the template; a time limit told apart from a failure."""
     error = from_psycopg(
         exc,
         f"{context.doing} failed at {existing.location(statement)}",
@@ -409,8 +413,8 @@ def statement_error(context: StepContext, exc: psycopg2.Error, statement: Mappin
         location=existing.location(statement),
         database=context.database,
     )
-    if is_time_limit(exc.pgcode, str(exc)):
-        seconds = context.budget("statement_timeout_s")
+    seconds = context.budget("statement_timeout_s")
+    if since is not None and context.timed_out(exc, since, seconds):
         error.message = f"{context.doing} hit its time limit of {seconds} s at {existing.location(statement)} (SQLSTATE {exc.pgcode})"
         error.args = (error.message,)
         error.hint = "Split the step, or raise budgets.statement_timeout_s in its migration.yml."
