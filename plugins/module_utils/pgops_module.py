@@ -105,7 +105,8 @@ def targets(module: AnsibleModule) -> dict[str, Any]:
         for name in CONNECTION_OPTIONS
         if name not in ("databases", "run_id", "job_directory", "lease")
     }
-    return {database: Target(database=database, **shared) for database in module.params["databases"]}
+    run_id = module.params["run_id"]
+    return {database: Target(database=database, run_id=run_id, **shared) for database in module.params["databases"]}
 
 
 def job(module: AnsibleModule) -> tuple[Any, Any]:
