@@ -44,7 +44,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     execute,
     fetch_one,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError, as_pgops_error
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_builds import IndexBuilds
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Run, transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import RunnerLock
@@ -659,10 +659,7 @@ def _stopped(
     way = "up" if state == "failed" else "down"
     where = f"Step {ordinal} of {steps} of version {version}{'' if way == 'up' else ' on the way down'} in {database}"
     lost = bool(session.conn.closed)
-    if isinstance(exc, PgopsError):
-        error = exc
-    else:
-        error = from_psycopg(exc, f"{where} failed", database=database)
+    error = as_pgops_error(exc, f"{where} failed", database=database)
     control = session.way.control
     if control.reason is not None and (isinstance(exc, Interrupted) or error.sqlstate == errorcodes.QUERY_CANCELED):
         error = Interrupted(f"{where} was interrupted: {control.reason}.", database=database)
