@@ -164,21 +164,36 @@ def alter(
     """
     limit = min(limit_s or context.budget("index_timeout_s"), context.budget("index_timeout_s"))
     execute(conn, sql.SQL("SET lock_timeout = 0; SET statement_timeout = {}").format(sql.Literal(f"{limit}s")))
+    since = time.monotonic()
     try:
         with context.watched(telling, conn=conn):
             execute(conn, statement)
     except psycopg2.Error as exc:
         if exc.pgcode is None:
             raise
-        raise from_psycopg(
+        error = from_psycopg(
             exc,
             f"{context.doing} failed when it {failing}",
             statement=statement.as_string(conn),
             database=context.database,
-        ) from None
+        )
+        if context.timed_out(exc, since, limit):
+            _time_limit(context, error, f"{limit} s when it {failing}")
+        raise error from None
     finally:
         if not conn.closed:
             execute(conn, "SET statement_timeout = 0")
+
+
+def _time_limit(context: StepContext, error: PgopsError, told: str) -> None:
+    error.message = f"{context.doing} hit its time limit of {told} (SQLSTATE {error.sqlstate})"
+    error.args = (error.message,)
+    # The way down goes by what was stored when the version was applied.
+    of_the_version = ", or budgets.index_timeout_s in its migration.yml" if context.direction == "up" else ""
+    error.hint = (
+        f"Run it again in a quiet period, or with a larger limit: -e migrate_index_timeout=SECONDS{of_the_version}."
+    )
+    error.extra["reason"] = "time_limit"
 
 
 def _build_error(
@@ -197,17 +212,9 @@ def _build_error(
     )
     error.object_name = name
     if timed_out:
-        error.message = (
-            f"{context.doing} hit its time limit of {context.budget('index_timeout_s')} s when it built index {name}"
-            + (f", held up by {held_up_by}" if held_up_by else "")
-            + f"; its remains were dropped (SQLSTATE {exc.pgcode})"
-        )
-        error.args = (error.message,)
-        error.hint = (
-            "Run it again in a quiet period, or with a larger limit: -e migrate_index_timeout=SECONDS, or "
-            "budgets.index_timeout_s in its migration.yml."
-        )
-        error.extra["reason"] = "time_limit"
+        held_up = f", held up by {held_up_by}" if held_up_by else ""
+        seconds = context.budget("index_timeout_s")
+        _time_limit(context, error, f"{seconds} s when it built index {name}{held_up}; its remains were dropped")
     elif exc.pgcode == errorcodes.DISK_FULL:
         index_space.explain(context, conn, index, error)
     elif exc.pgcode == errorcodes.UNIQUE_VIOLATION and "statement" not in index:

@@ -486,6 +486,7 @@ def _revert_one(
     started = time.monotonic()
     ordinal = len(steps)
     left: list[str] = []
+    ended_before = len(session.terminated)
     try:
         session.way.control.check()
         with transaction(conn, ledger.begin_down_text(conn, version, steps, run)):
@@ -510,7 +511,13 @@ def _revert_one(
     except (PgopsError, psycopg2.Error) as exc:
         raise _stopped(session, migration, "reverting", ordinal, len(steps), exc, started, done, after) from None
     session.way.progress.emit(f"{version} {row.name}: reverted in {duration:.2f} s", database=session.target.database)
-    return {**way_back.summary(row, migration), "state": "reverted", "duration_s": duration, "left": left}
+    return {
+        **way_back.summary(row, migration),
+        "state": "reverted",
+        "duration_s": duration,
+        "left": left,
+        "terminated": session.terminated[ended_before:],
+    }
 
 
 def _step_down(

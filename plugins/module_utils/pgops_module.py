@@ -63,7 +63,7 @@ SELECTION_OPTIONS: dict[str, dict[str, Any]] = {
     "steps": {"type": "int"},
     "allow_out_of_order": {"type": "bool", "default": False},
 }
-# Documented in the modules plan and apply.
+# Documented in the fragment whitecross.pgops.tree.waiver.
 WAIVER_OPTIONS: dict[str, dict[str, Any]] = {
     "waive": {
         "type": "list",
@@ -76,6 +76,15 @@ WAIVER_OPTIONS: dict[str, dict[str, Any]] = {
 LEDGER_RUN_OPTIONS: dict[str, dict[str, Any]] = {
     "run": {"type": "dict", "default": {}},
     "lock_wait": {"type": "float", "default": 30},
+}
+# Documented in the fragment whitecross.pgops.limits.
+LIMIT_OPTIONS: dict[str, dict[str, Any]] = {
+    "index_workers": {"type": "int", "default": 2},
+    "index_memory_mb": {"type": "int"},
+    "index_disk_mb": {"type": "int"},
+    "index_timeout": {"type": "int"},
+    "throttle": {"type": "dict", "default": {}},
+    "terminate_idle_after": {"type": "float"},
 }
 
 
