@@ -96,11 +96,7 @@ class ActionModule(MigrationAction):
                 self.say(told)
                 for note in item.get("notes") or []:
                     self.say(f"{database}: {note}")
-                for ended in item.get("terminated") or []:
-                    self.say(
-                        f"{database}: pid {ended['pid']} ({ended['application_name'] or 'no application_name'}, role {ended['user']}) "
-                        f"idled in a transaction that was in the way of {item['version']} and was ended; the audit names it"
-                    )
+                self.say_ended(database, item)
                 for moved in item.get("quarantined") or []:
                     self.say(
                         f"{database}: {moved['rows']} row(s) of {moved['table']} had no parent for {moved['constraint']} "

@@ -49,6 +49,7 @@ class ActionModule(MigrationAction):
                 self.say(
                     f"{database}: {item['version']} {item['name']} reverted in {seconds(item['duration_s'])}{stays}"
                 )
+                self.say_ended(database, item)
             for line in model_lines(database, found.get("model_changes", [])):
                 self.say(line)
         if result.get("failed"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """The rendered tree; with ``.selection``, how much of what is pending is asked for."""
+    """The rendered tree; with ``.selection``, how much of what is pending is asked for; with ``.waiver``, what it is let off."""
 
     DOCUMENTATION = r"""
 options:
@@ -39,4 +39,25 @@ options:
       - Take a new version that sorts before an applied one. The action plugin refuses it outside the environment C(local).
     type: bool
     default: false
+"""
+
+    WAIVER = r"""
+options:
+  waive:
+    description:
+      - Versions that are let off a check, each with the reason, which is recorded.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      check:
+        description:
+          - V(evidence) of the environment before, which only the plan asks for, or V(contract), whose time has not come.
+        type: str
+      version:
+        description: The version.
+        type: str
+      reason:
+        description: Why.
+        type: str
 """

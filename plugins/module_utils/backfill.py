@@ -258,16 +258,16 @@ def _batch(
         if limit_s is not None and context.timed_out(exc, since, limit_s):
             size.took_too_long()
             return None
-        raise _failed(context, exc, statement, walked) from None
+        raise _failed(context, exc, statement, walked, since) from None
     walk.last, walk.changed, walk.seen, walk.batches = now.last, now.changed, now.seen, now.batches
     size.learn(batch.rows, seconds, worked)
     return seconds
 
 
 def _failed(
-    context: StepContext, exc: psycopg2.Error, statement: Mapping[str, Any], walked: keyset.Keyset
+    context: StepContext, exc: psycopg2.Error, statement: Mapping[str, Any], walked: keyset.Keyset, since: float
 ) -> PgopsError:
-    error = statement_error(context, exc, statement)
+    error = statement_error(context, exc, statement, since)
     if exc.pgcode == errorcodes.DISK_FULL:
         error.hint = f"Free room for {walked.full}, its indexes and the WAL, then run it again: it goes on behind its last batch."
     return error

@@ -75,6 +75,8 @@ class Target:
     restore_user: str | None = None
     scratch_host: str | None = None
     scratch_port: str | None = None
+    # Only shown: its sessions are named after it.
+    run_id: str | None = None
 
     def with_(self, **changes: Any) -> Target:
         """:return: a copy with other values."""
@@ -261,12 +263,21 @@ def _connection_error(exc: psycopg2.Error, target: Target) -> PgopsError:
     return PgopsError(f"Cannot connect to {target}: {first}.", sqlstate=exc.pgcode or "08001", database=target.database)
 
 
+def session_name(target: Target, name: str) -> str:
+    """:param name: ``pgops status``, or one that tells its run already.
+    :return: ``pgops RUN status`` where the target knows its run, no longer than the server shows."""
+    own, _, purpose = name.partition(" ")
+    if target.run_id and own == "pgops" and target.run_id not in purpose:
+        name = f"{own} {target.run_id} {purpose}"
+    return name[:APPLICATION_NAME_LIMIT]
+
+
 def connect(
     target: Target, *, application_name: str, autocommit: bool = True, allow_pooler: bool = False
 ) -> Connection:
     """Open a session with pinned settings, as the owner role where one is named.
 
-    :param application_name: shown in pg_stat_activity, so that whoever waits for us can see who we are.
+    :param application_name: shown in pg_stat_activity, so that whoever waits for us can see who we are; see :func:`session_name`.
     :param allow_pooler: only for the probe of a pooler itself.
     :return: a connection, in autocommit unless asked otherwise.
     :raises PgopsError: no connection (each cause told apart), a server older than 15, a pooler in transaction mode, no
@@ -274,7 +285,7 @@ def connect(
     """
     try:
         conn: Connection = psycopg2.connect(
-            **target.parameters(), application_name=application_name[:APPLICATION_NAME_LIMIT]
+            **target.parameters(), application_name=session_name(target, application_name)
         )
     except (psycopg2.Error, UnicodeDecodeError) as exc:
         if not isinstance(exc, psycopg2.Error):
@@ -336,7 +347,7 @@ def refuse_transaction_pooler(target: Target, conn: Connection) -> None:
     own = _backend_pid(conn)
     if own == conn.info.backend_pid:
         return
-    other = psycopg2.connect(**target.parameters(), application_name="pgops pooler probe")
+    other = psycopg2.connect(**target.parameters(), application_name=session_name(target, "pgops pooler probe"))
     try:
         other.autocommit = False
         for _attempt in range(5):

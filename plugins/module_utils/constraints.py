@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.lock_modes import
     SHARE_UPDATE_EXCLUSIVE,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import schema_of, validate_constraint
-from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext, is_time_limit
+from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
 from psycopg2 import errorcodes, sql
 
 _CONSTRAINT = """
@@ -127,11 +128,15 @@ def _patiently(
         {**table, "mode": modes[1], "follow": ["referenced", "children"], "part": str(constraint["constraint"])},
     ]
     wanted = lock_forecast.strongest(lock_forecast.forecast(context.conn, {0: told}).get(0, []))
+    # The scan may be long, the lock that it is asked for is not: the budget of builds.
+    seconds = context.budget("index_timeout_s")
+    since = 0.0
 
     def attempt() -> None:
-        # The scan may be long, the lock that it is asked for is not: the budget of builds.
-        with transaction(context.conn, context.limits(context.budget("index_timeout_s"))):
+        nonlocal since
+        with transaction(context.conn, context.limits(seconds)):
             context.ask(wanted)
+            since = time.monotonic()
             work()
 
     try:
@@ -152,8 +157,7 @@ def _patiently(
             statement=statement.as_string(context.conn),
             database=context.database,
         )
-        if is_time_limit(exc.pgcode, str(exc)):
-            seconds = context.budget("index_timeout_s")
+        if context.timed_out(exc, since, seconds):
             error.message = f"{context.doing} hit its time limit of {seconds} s at constraint {_full(constraint)} (SQLSTATE {exc.pgcode})"
             error.args = (error.message,)
             error.hint = "Raise budgets.index_timeout_s in its migration.yml."

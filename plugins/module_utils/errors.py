@@ -113,3 +113,9 @@ def from_psycopg(
         object_name=name,
         hint=diag.message_hint,
     )
+
+
+def as_pgops_error(exc: PgopsError | psycopg2.Error, doing: str, *, database: str | None = None) -> PgopsError:
+    """:param doing: as :func:`from_psycopg` takes it, for the driver's error.
+    :return: an error of ours as it is, one of the driver turned into ours."""
+    return exc if isinstance(exc, PgopsError) else from_psycopg(exc, doing, database=database)

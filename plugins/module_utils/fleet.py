@@ -12,7 +12,7 @@ import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import batch_health, migrate
 from ansible_collections.whitecross.pgops.plugins.module_utils import plan as planning
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, as_pgops_error
 
 # A sentence names so many databases, and counts the others.
 NAMED = 5
@@ -52,7 +52,7 @@ def apply(
                     before[name] = batch_health.look_before(targets[name])
                 done[name] = migrate.apply(targets[name], migrations, selection, way, expected=expected.get(name))
             except (PgopsError, psycopg2.Error) as exc:
-                error = exc if isinstance(exc, PgopsError) else from_psycopg(exc, f"{name} could not be migrated")
+                error = as_pgops_error(exc, f"{name} could not be migrated")
                 partial = error.extra.pop("partial", None)
                 if partial and error.database:
                     done[error.database] = partial
@@ -70,12 +70,7 @@ def apply(
                 {name: targets[name] for name in changed}, before, changed, limits, control=way.control, sleep=way.sleep
             )
         except (PgopsError, psycopg2.Error) as exc:
-            error = (
-                exc
-                if isinstance(exc, PgopsError)
-                else from_psycopg(exc, f"The clients of {batch[0]} could not be watched")
-            )
-            raise _stopped(error, done, rest) from None
+            raise _stopped(as_pgops_error(exc, f"The clients of {batch[0]} could not be watched"), done, rest) from None
         for name, health in seen.items():
             done[name]["health"] = health
         unwell = {name: health["findings"] for name, health in seen.items() if health["findings"]}

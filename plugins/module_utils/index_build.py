@@ -10,6 +10,7 @@ leaves behind when it fails is dropped at once.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_definition import index_definition
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import create_index, drop_index, schema_of
-from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext, is_time_limit
+from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
 from psycopg2 import errorcodes, sql
 
 # A deadlock with another session is worth one more try (the original tried again too).
@@ -89,6 +90,7 @@ def build(context: StepContext, owner: Owner, conn: Connection, index: Mapping[s
                 sql.Literal(f"{context.budget('index_timeout_s')}s")
             ),
         )
+        since = time.monotonic()
         try:
             with context.watched(f"building index {name}{place}", conn=conn, cancel=True):
                 execute(conn, _creation(index))
@@ -98,6 +100,7 @@ def build(context: StepContext, owner: Owner, conn: Connection, index: Mapping[s
                 # psycopg2 takes a session that the server has just ended for open.
                 conn.close()
                 raise
+            timed_out = context.timed_out(exc, since, context.budget("index_timeout_s"))
             held_up_by = context.monitor.held_up_by(conn.info.backend_pid)
             execute(conn, "SET statement_timeout = 0")
             if exc.pgcode == errorcodes.DUPLICATE_TABLE:
@@ -108,7 +111,7 @@ def build(context: StepContext, owner: Owner, conn: Connection, index: Mapping[s
             if exc.pgcode == errorcodes.DEADLOCK_DETECTED and attempt < TRIES:
                 context.tell(f"the build of index {name} deadlocked with another session: once more")
                 continue
-            raise _build_error(context, exc, conn, index, held_up_by) from None
+            raise _build_error(context, exc, conn, index, timed_out=timed_out, held_up_by=held_up_by) from None
         except Interrupted:
             drop_remains(context, conn, index)
             raise
@@ -161,21 +164,36 @@ def alter(
     """
     limit = min(limit_s or context.budget("index_timeout_s"), context.budget("index_timeout_s"))
     execute(conn, sql.SQL("SET lock_timeout = 0; SET statement_timeout = {}").format(sql.Literal(f"{limit}s")))
+    since = time.monotonic()
     try:
         with context.watched(telling, conn=conn):
             execute(conn, statement)
     except psycopg2.Error as exc:
         if exc.pgcode is None:
             raise
-        raise from_psycopg(
+        error = from_psycopg(
             exc,
             f"{context.doing} failed when it {failing}",
             statement=statement.as_string(conn),
             database=context.database,
-        ) from None
+        )
+        if context.timed_out(exc, since, limit):
+            _time_limit(context, error, f"{limit} s when it {failing}")
+        raise error from None
     finally:
         if not conn.closed:
             execute(conn, "SET statement_timeout = 0")
+
+
+def _time_limit(context: StepContext, error: PgopsError, told: str) -> None:
+    error.message = f"{context.doing} hit its time limit of {told} (SQLSTATE {error.sqlstate})"
+    error.args = (error.message,)
+    # The way down goes by what was stored when the version was applied.
+    of_the_version = ", or budgets.index_timeout_s in its migration.yml" if context.direction == "up" else ""
+    error.hint = (
+        f"Run it again in a quiet period, or with a larger limit: -e migrate_index_timeout=SECONDS{of_the_version}."
+    )
+    error.extra["reason"] = "time_limit"
 
 
 def _build_error(
@@ -183,6 +201,8 @@ def _build_error(
     exc: psycopg2.Error,
     conn: Connection,
     index: Mapping[str, Any],
+    *,
+    timed_out: bool = False,
     held_up_by: str | None = None,
 ) -> PgopsError:
     statement = _creation(index).as_string(conn)
@@ -191,18 +211,10 @@ def _build_error(
         exc, f"{context.doing} failed when it built index {name}", statement=statement, database=context.database
     )
     error.object_name = name
-    if is_time_limit(exc.pgcode, str(exc)):
-        error.message = (
-            f"{context.doing} hit its time limit of {context.budget('index_timeout_s')} s when it built index {name}"
-            + (f", held up by {held_up_by}" if held_up_by else "")
-            + f"; its remains were dropped (SQLSTATE {exc.pgcode})"
-        )
-        error.args = (error.message,)
-        error.hint = (
-            "Run it again in a quiet period, or with a larger limit: -e migrate_index_timeout=SECONDS, or "
-            "budgets.index_timeout_s in its migration.yml."
-        )
-        error.extra["reason"] = "time_limit"
+    if timed_out:
+        held_up = f", held up by {held_up_by}" if held_up_by else ""
+        seconds = context.budget("index_timeout_s")
+        _time_limit(context, error, f"{seconds} s when it built index {name}{held_up}; its remains were dropped")
     elif exc.pgcode == errorcodes.DISK_FULL:
         index_space.explain(context, conn, index, error)
     elif exc.pgcode == errorcodes.UNIQUE_VIOLATION and "statement" not in index:

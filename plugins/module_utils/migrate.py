@@ -44,7 +44,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     execute,
     fetch_one,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError, as_pgops_error
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_builds import IndexBuilds
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Run, transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import RunnerLock
@@ -486,6 +486,7 @@ def _revert_one(
     started = time.monotonic()
     ordinal = len(steps)
     left: list[str] = []
+    ended_before = len(session.terminated)
     try:
         session.way.control.check()
         with transaction(conn, ledger.begin_down_text(conn, version, steps, run)):
@@ -510,7 +511,13 @@ def _revert_one(
     except (PgopsError, psycopg2.Error) as exc:
         raise _stopped(session, migration, "reverting", ordinal, len(steps), exc, started, done, after) from None
     session.way.progress.emit(f"{version} {row.name}: reverted in {duration:.2f} s", database=session.target.database)
-    return {**way_back.summary(row, migration), "state": "reverted", "duration_s": duration, "left": left}
+    return {
+        **way_back.summary(row, migration),
+        "state": "reverted",
+        "duration_s": duration,
+        "left": left,
+        "terminated": session.terminated[ended_before:],
+    }
 
 
 def _step_down(
@@ -659,10 +666,7 @@ def _stopped(
     way = "up" if state == "failed" else "down"
     where = f"Step {ordinal} of {steps} of version {version}{'' if way == 'up' else ' on the way down'} in {database}"
     lost = bool(session.conn.closed)
-    if isinstance(exc, PgopsError):
-        error = exc
-    else:
-        error = from_psycopg(exc, f"{where} failed", database=database)
+    error = as_pgops_error(exc, f"{where} failed", database=database)
     control = session.way.control
     if control.reason is not None and (isinstance(exc, Interrupted) or error.sqlstate == errorcodes.QUERY_CANCELED):
         error = Interrupted(f"{where} was interrupted: {control.reason}.", database=database)

@@ -63,7 +63,7 @@ SELECTION_OPTIONS: dict[str, dict[str, Any]] = {
     "steps": {"type": "int"},
     "allow_out_of_order": {"type": "bool", "default": False},
 }
-# Documented in the modules plan and apply.
+# Documented in the fragment whitecross.pgops.tree.waiver.
 WAIVER_OPTIONS: dict[str, dict[str, Any]] = {
     "waive": {
         "type": "list",
@@ -76,6 +76,16 @@ WAIVER_OPTIONS: dict[str, dict[str, Any]] = {
 LEDGER_RUN_OPTIONS: dict[str, dict[str, Any]] = {
     "run": {"type": "dict", "default": {}},
     "lock_wait": {"type": "float", "default": 30},
+}
+# Documented in the fragment whitecross.pgops.limits.
+LIMIT_OPTIONS: dict[str, dict[str, Any]] = {
+    "index_workers": {"type": "int", "default": 2},
+    "index_workers_busy": {"type": "int", "default": 1},
+    "index_memory_mb": {"type": "int"},
+    "index_disk_mb": {"type": "int"},
+    "index_timeout": {"type": "int"},
+    "throttle": {"type": "dict", "default": {}},
+    "terminate_idle_after": {"type": "float"},
 }
 
 
@@ -105,7 +115,8 @@ def targets(module: AnsibleModule) -> dict[str, Any]:
         for name in CONNECTION_OPTIONS
         if name not in ("databases", "run_id", "job_directory", "lease")
     }
-    return {database: Target(database=database, **shared) for database in module.params["databases"]}
+    run_id = module.params["run_id"]
+    return {database: Target(database=database, run_id=run_id, **shared) for database in module.params["databases"]}
 
 
 def job(module: AnsibleModule) -> tuple[Any, Any]:

@@ -543,6 +543,11 @@ _STEPS = (
     ("labels", "values of enums", "labels.sql.j2", None),
     ("objects", "objects", "up.sql.j2", "down.sql.j2"),
 )
+# Most repairs have to do with several tables.
+_TOGETHER = {
+    phase: "what another tool left half done is completed as one, so that a database is repaired or as it was"
+    for phase in ("types", "objects")
+}
 
 
 def folder(fixes: Sequence[Fix], versions: Sequence[str], migrations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -583,6 +588,8 @@ def _files(fixes: Sequence[Fix], versions: Sequence[str]) -> dict[str, str]:
         backwards = [fix.down for fix in reversed(chosen) if fix.down]
         one_way = one_way or len(backwards) < len(chosen)
         named = f"{{up: {up}, down: {down}}}" if backwards and down else f"{{up: {up}}}"
+        if phase in _TOGETHER:
+            named = f'{named[:-1]}, together: "{_TOGETHER[phase]}"}}'
         if backwards and down:
             files[down] = _sql(backwards)
         steps.append(f"  - name: {title}\n    sql: {named}")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -14,6 +15,7 @@ from typing import Any
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     broken_rows,
+    catalog_states,
     existing,
     lock_forecast,
     locks,
@@ -26,7 +28,6 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.lock_forecast imp
 from ansible_collections.whitecross.pgops.plugins.module_utils.lock_modes import ACCESS_SHARE
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import (
     StepContext,
-    is_time_limit,
     one_line,
     without_values,
 )
@@ -44,7 +45,8 @@ def run(
     down: Sequence[Mapping[str, Any]] = (),
     made: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Run the statements; what they would create and is there already with the same definition is skipped and told.
+    """Run the statements; what they would create and is there already with the same definition is skipped and told, and so is
+    what would change nothing (:mod:`catalog_states`).
 
     Takes the locks of the statements themselves, under lock_timeout, and retries the whole transaction when it does
     not get them.
@@ -121,16 +123,46 @@ def _forecast(
     up = context.direction == "up"
     objects = _objects(statements, up)
     there = existing.present(context.conn, objects)
+    settled = _settled(context, statements)
     gone: set[str] = set()
+    changed: set[tuple[str, str]] = set()
     for number, statement in enumerate(statements):
         item = objects[number]
         if item is not None:
             word = existing.describe(item)
-            idle = (number in there and word not in gone) if up else (word in kept or number not in there)
+            idle = (
+                (number in there and word not in gone)
+                if up
+                else (word in kept or (number not in there and not _several(statement)))
+            )
             if idle and item["kind"] in existing.PRESENT:
                 del told[number]
+        tables = {(str(lock["schema"]), str(lock["name"])) for lock in told.get(number, [])}
+        # What an earlier statement does to the table, only the look right before this one can see.
+        if number in settled and not tables & changed:
+            told.pop(number, None)
+        else:
+            changed |= tables
         gone |= existing.dropped_by([statement])
     return lock_forecast.forecast(context.conn, told, own)
+
+
+def _several(statement: Mapping[str, Any]) -> bool:
+    """:return: whether it has parts of which one may be done while another is not: what it drops is the first of them only."""
+    return len(statement.get("states") or []) > 1
+
+
+def _settled(context: StepContext, statements: Sequence[Mapping[str, Any]]) -> set[int]:
+    """:return: the positions of statements that would have nothing to do now; none where somebody keeps even that look waiting."""
+    if not any(statement.get("states") for statement in statements):
+        return set()
+    try:
+        with transaction(context.conn, context.limits(context.budget("statement_timeout_s"))):
+            return catalog_states.holding(context.conn, statements)
+    except psycopg2.Error as exc:
+        if exc.pgcode not in locks.RETRY_SQLSTATES:
+            raise
+        return set()
 
 
 def _orphans(
@@ -321,9 +353,15 @@ def _statements(
             skipped.append(existing.describe(made))
             context.tell(f"{existing.describe(made)} was there before this version: it stays")
             continue
-        if made is not None and not up and number not in there and not existing.present(context.conn, [made]):
+        missing = made is not None and number not in there and not _several(statement)
+        if not up and made is not None and missing and not existing.present(context.conn, [made]):
             skipped.append(existing.describe(made))
             context.tell(f"{existing.describe(made)} is gone already: skipped")
+            continue
+        if catalog_states.holding(context.conn, [statement]):
+            words = catalog_states.describe(statement)
+            skipped += words
+            context.tell(f"nothing to do, {', '.join(words)}: skipped")
             continue
         context.ask(wanted.get(number, []))
         with context.watched(f"[{number + 1}/{len(statements)}] {one_line(str(statement['sql']))}"):
@@ -349,6 +387,7 @@ def _execute_run(context: StepContext, statements: Sequence[Mapping[str, Any]], 
 
 def _execute(context: StepContext, statement: Mapping[str, Any]) -> None:
     context.conn.notices.clear()
+    since = time.monotonic()
     try:
         with context.conn.cursor() as cursor:
             # Without parameters psycopg2 leaves every % alone.
@@ -359,11 +398,14 @@ def _execute(context: StepContext, statement: Mapping[str, Any]) -> None:
     except psycopg2.Error as exc:
         if exc.pgcode in locks.RETRY_SQLSTATES or exc.pgcode is None:
             raise
-        raise statement_error(context, exc, statement) from None
+        raise statement_error(context, exc, statement, since) from None
 
 
-def statement_error(context: StepContext, exc: psycopg2.Error, statement: Mapping[str, Any]) -> PgopsError:
-    """:return: the error of a statement with its place in the template; a time limit told apart from a failure."""
+def statement_error(
+    context: StepContext, exc: psycopg2.Error, statement: Mapping[str, Any], since: float | None = None
+) -> PgopsError:
+    """:param since: ``time.monotonic()`` when it was sent, where it had ``statement_timeout_s`` to run.
+    :return: the error of a statement with its place in the template; a time limit told apart from a failure."""
     error = from_psycopg(
         exc,
         f"{context.doing} failed at {existing.location(statement)}",
@@ -371,8 +413,8 @@ def statement_error(context: StepContext, exc: psycopg2.Error, statement: Mappin
         location=existing.location(statement),
         database=context.database,
     )
-    if is_time_limit(exc.pgcode, str(exc)):
-        seconds = context.budget("statement_timeout_s")
+    seconds = context.budget("statement_timeout_s")
+    if since is not None and context.timed_out(exc, since, seconds):
         error.message = f"{context.doing} hit its time limit of {seconds} s at {existing.location(statement)} (SQLSTATE {exc.pgcode})"
         error.args = (error.message,)
         error.hint = "Split the step, or raise budgets.statement_timeout_s in its migration.yml."

@@ -293,8 +293,3 @@ def without_strings(statement: str) -> str:
         return token[0] if token["name"] or token[0][0].isdigit() else "''"
 
     return " ".join(_TOKEN.sub(shown, statement).split())
-
-
-def is_time_limit(sqlstate: str | None, message: str) -> bool:
-    """:return: whether a cancelled statement was ended by statement_timeout, not by a person or by us."""
-    return sqlstate == errorcodes.QUERY_CANCELED and "statement timeout" in message

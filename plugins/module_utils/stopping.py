@@ -14,6 +14,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
 POLL_S = 0.2
+# Playbooks that only look, and whoever asks a run to stop: nobody has to end them. A name is "pgops RUN PURPOSE".
+_LOOKS = ("databases", "inspect", "lint", "status", "stop")
 
 
 def stop(
@@ -87,5 +89,6 @@ def _sessions_without_lock(target: Target) -> list[str]:
             )
         finally:
             conn.close()
-        found.update(run_id for row in rows if (run_id := locks.run_id_of(str(row["name"]))))
+        names = [str(row["name"]) for row in rows]
+        found.update(run_id for name in names if (run_id := locks.run_id_of(name)) and name.split()[-1] not in _LOOKS)
     return sorted(found)

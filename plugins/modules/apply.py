@@ -17,7 +17,9 @@ extends_documentation_fragment:
   - whitecross.pgops.pgops
   - whitecross.pgops.tree
   - whitecross.pgops.tree.selection
+  - whitecross.pgops.tree.waiver
   - whitecross.pgops.ledger_run
+  - whitecross.pgops.limits
 options:
   expected:
     description:
@@ -34,62 +36,6 @@ options:
     type: str
     choices: [stop, quarantine, placeholder]
     default: stop
-  index_workers:
-    description:
-      - On how many tables indexes are built side by side. Never two on one table.
-    type: int
-    default: 2
-  index_workers_busy:
-    description:
-      - The same while clients work - two sessions of others or more with a statement in the last second, or that may not be seen. It is
-        looked at before each index.
-    type: int
-    default: 1
-  index_memory_mb:
-    description:
-      - C(maintenance_work_mem) of all index builds that run at one time, in MB. Where it is not given, 512 (but no more than a quarter of
-        what the server's host has available, where the module runs on it) or what the server gives one build, whichever is more.
-    type: int
-  index_disk_mb:
-    description:
-      - What index builds may take of the server's disk, in MB. For a server whose free space the module cannot see - without it that is
-        known only where the module runs on the server's host. Where both are known, the smaller one counts.
-    type: int
-  index_timeout:
-    description:
-      - How long one index build may take, in seconds, in the place of the C(index_timeout_s) that the versions declare.
-    type: int
-  throttle:
-    description:
-      - How much of what makes batches of a backfill pause or slow down; what is not given stays as it is, and 0 switches one off.
-      - C(replica_lag_s) 10 seconds that a standby has not replayed, C(lock_wait_s) 1 second that somebody waits for a lock,
-        C(active_sessions) 50 others that run a statement, C(requested_checkpoints) 1 before its time in a second, C(wal_mb_s) MB of WAL
-        a second, off. C(except_standbys) lists standbys by C(application_name) that lag on purpose.
-    type: dict
-    default: {}
-  terminate_idle_after:
-    description:
-      - End a session that idles in a transaction for so many seconds and holds a lock that a version needs. Nobody is ended without it,
-        and never anybody who works, a backup of this collection or C(pg_dump).
-      - Each session that is ended has a row of its own in the audit (C(blocker_terminated)). Needs membership in its role, or
-        C(pg_signal_backend).
-    type: float
-  waive:
-    description:
-      - Versions that are let off a check, each with the reason, which is recorded.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      check:
-        description: V(contract), whose time has not come; others are for the plan.
-        type: str
-      version:
-        description: The version.
-        type: str
-      reason:
-        description: Why.
-        type: str
   batches:
     description:
       - The databases in batches, in their order; one batch of all O(databases) where it is not given. Filled by the action plugin from
@@ -225,15 +171,9 @@ def main() -> None:
             **pgops_module.SELECTION_OPTIONS,
             **pgops_module.LEDGER_RUN_OPTIONS,
             **pgops_module.WAIVER_OPTIONS,
+            **pgops_module.LIMIT_OPTIONS,
             "expected": {"type": "dict", "default": {}},
             "orphans": {"type": "str", "choices": ["stop", "quarantine", "placeholder"], "default": "stop"},
-            "index_workers": {"type": "int", "default": 2},
-            "index_workers_busy": {"type": "int", "default": 1},
-            "index_memory_mb": {"type": "int"},
-            "index_disk_mb": {"type": "int"},
-            "index_timeout": {"type": "int"},
-            "throttle": {"type": "dict", "default": {}},
-            "terminate_idle_after": {"type": "float"},
             "batches": {"type": "list", "elements": "list", "default": []},
             "health": {
                 "type": "dict",
@@ -255,15 +195,11 @@ def main() -> None:
             migrate,
             plan,
             preview,
+            run_limits,
         )
-        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-        from ansible_collections.whitecross.pgops.plugins.module_utils.index_builds import IndexBuilds
-        from ansible_collections.whitecross.pgops.plugins.module_utils.throttle import Limits
 
         given = module.params
-        limits = Limits.of(given["throttle"])
-        if given["terminate_idle_after"] is not None and not given["terminate_idle_after"] > 0:
-            raise PgopsError("migrate_terminate_idle_after must be more than 0 seconds; leave it out to end nobody.")
+        limits = run_limits.of(given)
         waived = {item["version"]: item["reason"] for item in given["waive"] if item["check"] == "contract"}
         selection = plan.Selection(given["target"], given["steps"], given["allow_out_of_order"], waived)
         databases: dict[str, Any] = {}
@@ -282,13 +218,6 @@ def main() -> None:
                     "tables": found["tables"],
                 }
             return {"changed": bool(diff), "databases": databases, "diff": diff}
-        builds = IndexBuilds(
-            given["index_workers"],
-            given["index_memory_mb"],
-            given["index_disk_mb"],
-            given["index_timeout"],
-            given["index_workers_busy"],
-        )
         progress, control = pgops_module.job(module)
 
         def way_of(name: str) -> migrate.Way:
@@ -298,9 +227,7 @@ def main() -> None:
                 control,
                 lock_wait_s=given["lock_wait"],
                 orphans=given["orphans"],
-                builds=builds,
-                throttle=limits,
-                terminate_idle_after_s=given["terminate_idle_after"],
+                **limits,
             )
 
         health = given["health"]

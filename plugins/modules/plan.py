@@ -16,6 +16,7 @@ extends_documentation_fragment:
   - whitecross.pgops.pgops
   - whitecross.pgops.tree
   - whitecross.pgops.tree.selection
+  - whitecross.pgops.tree.waiver
 options:
   evidence:
     description:
@@ -23,22 +24,6 @@ options:
         C(pgops_production_environments), a pending version that is not in it with the same files ends the run.
       - Read by the action plugin; C(evidence/<environment>.json) below C(pgops_state_directory) where it is not given.
     type: path
-  waive:
-    description:
-      - Versions that are let off a check, each with the reason, which is recorded.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      check:
-        description: V(evidence) of the environment before, or V(contract), whose time has not come.
-        type: str
-      version:
-        description: The version.
-        type: str
-      reason:
-        description: Why.
-        type: str
 author:
   - White Cross pgops contributors
 """

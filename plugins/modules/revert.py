@@ -16,6 +16,7 @@ description:
 extends_documentation_fragment:
   - whitecross.pgops.pgops
   - whitecross.pgops.ledger_run
+  - whitecross.pgops.limits
 options:
   steps:
     description:
@@ -55,14 +56,6 @@ options:
       - Up to how many MB together the tables of an enum are rewritten in one transaction to take a label away; above that it is done beside
         the clients. What each version declares, where it is not set.
     type: int
-  throttle:
-    description:
-      - How much of what makes batches of a backfill pause or slow down; what is not given stays as it is, and 0 switches one off.
-      - C(replica_lag_s) 10 seconds that a standby has not replayed, C(lock_wait_s) 1 second that somebody waits for a lock,
-        C(active_sessions) 50 others that run a statement, C(requested_checkpoints) 1 before its time in a second, C(wal_mb_s) MB of WAL
-        a second, off. C(except_standbys) lists standbys by C(application_name) that lag on purpose.
-    type: dict
-    default: {}
 author:
   - White Cross pgops contributors
 """
@@ -94,7 +87,8 @@ databases:
       type: list
       elements: dict
     reverted:
-      description: Versions reverted, newest first, each with its duration in seconds and what stays.
+      description: Versions reverted, newest first, each with its duration in seconds, what stays, and under C(terminated) the idle sessions that were
+        ended.
       type: list
       elements: dict
     loss:
@@ -145,18 +139,17 @@ def main() -> None:
             "expected": {"type": "dict", "default": {}},
             "lose_writes": {"type": "bool", "default": False},
             "rewrite_limit_mb": {"type": "int"},
-            "throttle": {"type": "dict", "default": {}},
             **pgops_module.LEDGER_RUN_OPTIONS,
+            **pgops_module.LIMIT_OPTIONS,
         }
     )
 
     def work() -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, way_back
+        from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, run_limits, way_back
         from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-        from ansible_collections.whitecross.pgops.plugins.module_utils.throttle import Limits
 
         given = module.params
-        limits = Limits.of(given["throttle"])
+        limits = run_limits.of(given)
         selection = way_back.Reverts(given["steps"], given["keep"], given["through"], given["version"])
         databases: dict[str, Any] = {}
         diff = []
@@ -181,7 +174,7 @@ def main() -> None:
                     control,
                     lock_wait_s=given["lock_wait"],
                     rewrite_limit_mb=given["rewrite_limit_mb"],
-                    throttle=limits,
+                    **limits,
                 )
                 databases[name] = migrate.revert(
                     target,

@@ -61,6 +61,14 @@ class MigrationAction(PgopsAction):
             chosen["allow_out_of_order"] = True
         return chosen
 
+    def say_ended(self, database: str, item: Mapping[str, Any]) -> None:
+        """Name the idle sessions that were ended for a version."""
+        for ended in item.get("terminated") or []:
+            self.say(
+                f"{database}: pid {ended['pid']} ({ended['application_name'] or 'no application_name'}, role {ended['user']}) "
+                f"idled in a transaction that was in the way of {item['version']} and was ended; the audit names it"
+            )
+
     @staticmethod
     def _truth(value: Any) -> bool:
         return value is True or str(value).lower() in ("true", "yes", "on", "1")

@@ -33,6 +33,7 @@ _SQL_KEYS: Keys = {
     "down": (str, False, ()),
     "mapping": (str, False, ()),
     "placeholders": (list, False, ()),
+    "together": (str, False, ()),
 }
 # In the place of a file: the labels that the up adds to enums go again.
 REMOVE_LABELS = "remove_labels"
@@ -215,6 +216,15 @@ def _sql_step(
         return None
     if "placeholders" in data:
         step["placeholders"] = _placeholders(document, (*path, "placeholders"), file, findings)
+    if "together" in data:
+        step["together"] = data["together"]
+        if not data["together"].strip() or not migration.transaction:
+            fault = (
+                "'together' says why several tables are locked in one transaction; it is empty"
+                if migration.transaction
+                else "'together' is for statements of one transaction, and with 'transaction: false' each has its own"
+            )
+            findings.append(Finding(file, document.line(*path, "together"), "wrong-value", fault))
     return step if usable else None
 
 

@@ -27,7 +27,10 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration import 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_folder import read_folder
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import DEFAULT_SCHEMA, Statement
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.statement_locks import locks_of
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.statement_states import states_of
 
+# For who reads the tree: what would run is the same without it.
+_OF_THE_SOURCE = ("line", "file", "default_name", "together")
 _INDEX_DEFINITION = ("name", "schema", "table", "method", "unique", "columns", "include", "where")
 
 
@@ -246,7 +249,7 @@ def _render_migration(migration: Migration, given: Mapping[str, Any], findings: 
 
     steps = []
     for source in migration.steps:
-        step = {key: value for key, value in source.items() if key not in ("line", "file", "default_name")}
+        step = {key: value for key, value in source.items() if key not in _OF_THE_SOURCE}
         if source["kind"] == "sql":
             step["up"] = statements(source["up"])
             step["down"] = statements(source["down"]) if source["down"] else []
@@ -338,7 +341,13 @@ def _statements(
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Statement):
-        return {**value.as_dict(), "locks": locks_of(value.node, value.sql)}
+        states = states_of(value.node)
+        # Only where there are any: the ledger keeps it with the statement.
+        return {
+            **value.as_dict(),
+            "locks": locks_of(value.node, value.sql),
+            **({"states": states} if states else {}),
+        }
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):

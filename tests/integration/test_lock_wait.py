@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import lock_forecast, lock_wait, locks, migrate
@@ -18,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.query_digest import query_digest
 from support.engine import RUN, Told, do, holding, rows, wait_for, way
+from support.lock_line import Line
 from support.server import MIGRATOR
 from support.tree import TestTree
 
@@ -47,37 +48,6 @@ FOREIGN_KEY = (
     "ALTER TABLE public.pets ADD CONSTRAINT pets_owner FOREIGN KEY (owner) REFERENCES public.people NOT VALID;"
 )
 COLUMN = "ALTER TABLE public.people ADD COLUMN age integer;"
-
-
-class Line:
-    """Looks every few milliseconds whether a session of the run waits in line for a lock, or holds a strong one."""
-
-    QUERY = (
-        "SELECT l.relation::regclass::text AS name, l.mode, l.granted FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
-        "WHERE a.application_name LIKE 'pgops %%' AND l.locktype = 'relation' AND l.relation >= 16384 "
-        "AND l.relation::regclass::text IN ('people', 'pets', 'toys') AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')"
-    )
-
-    def __init__(self, target: Any) -> None:
-        self.waited: set[str] = set()
-        self.held: set[str] = set()
-        self._conn = connect(target, application_name="the test's look")
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._conn.close()
-
-    def _look(self) -> None:
-        while not self._ended.wait(0.003):
-            for row in fetch_all(self._conn, self.QUERY):
-                (self.held if row["granted"] else self.waited).add(row["name"])
 
 
 @contextmanager

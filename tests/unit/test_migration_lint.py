@@ -608,6 +608,80 @@ def test_rows_and_schema_change_apart(tmp_path: Path, up: str, found_rules: list
     assert {finding.severity for finding in found if finding.rule == "data-apart"} <= {"warning"}
 
 
+TWO = "CREATE TABLE old (id int PRIMARY KEY, a int); CREATE TABLE other (id int PRIMARY KEY, a int);"
+BOTH = "ALTER TABLE old ADD COLUMN b int;\nALTER TABLE other ADD COLUMN b int;\nALTER TABLE old ADD COLUMN c int;"
+NEW = "CREATE TABLE n (id int PRIMARY KEY, a int);"
+
+
+def of_one_step(root: Path, up: str, transaction: bool = True, **keys: Any) -> list[Finding]:
+    """What lint finds in a step of SQL on two tables of an earlier version."""
+    step = {"sql": {"up": "up.sql.j2", "down": "down.sql.j2", **keys}}
+    return check(root, TWO, up, steps=[step], transaction=transaction)
+
+
+def test_a_step_locks_one_table_that_is_in_use(tmp_path: Path) -> None:
+    (found,) = of_one_step(tmp_path, BOTH)
+    assert (found.rule, found.severity, found.line) == ("R44", "error", 2)
+    assert "other is asked for while old of line 1 is held" in found.message
+    assert "a sql step for each table" in found.message
+
+
+@pytest.mark.parametrize(
+    ("up", "found"),
+    [
+        (
+            "ALTER TABLE old ADD CONSTRAINT f FOREIGN KEY (a) REFERENCES other ON UPDATE CASCADE ON DELETE CASCADE NOT VALID;",
+            False,
+        ),
+        (f"{NEW} ALTER TABLE n ADD COLUMN c int; ALTER TABLE old ADD COLUMN b int;", False),
+        ("COMMENT ON TABLE old IS 'x'; COMMENT ON TABLE other IS 'x';", False),
+        ("ALTER TABLE old SET (fillfactor = 90); ALTER TABLE other SET (fillfactor = 90);", False),
+        ("ALTER TABLE old ADD COLUMN b int; ALTER TABLE old ADD COLUMN c int;", False),
+        ("DROP INDEX i; DROP INDEX j;", False),
+        ("DO $$ BEGIN ALTER TABLE old ADD COLUMN b int; ALTER TABLE other ADD COLUMN b int; END $$;", True),
+        ("DROP TRIGGER t ON old; DROP TRIGGER t ON other;", True),
+        (f"{NEW} DROP POLICY p ON old; DROP POLICY p ON other;", True),
+    ],
+)
+def test_what_counts_as_several_tables(tmp_path: Path, up: str, found: bool) -> None:
+    assert ("R44" in rules(of_one_step(tmp_path, up))) is found
+
+
+def test_several_tables_are_declared_or_have_a_transaction_each(tmp_path: Path) -> None:
+    assert of_one_step(tmp_path, BOTH, together="code reads them as one") == []
+    assert of_one_step(tmp_path, BOTH, transaction=False) == []
+    assert (
+        of_one_step(
+            tmp_path,
+            BOTH.replace("\nALTER TABLE other", "\n-- pgops: allow R44 because they are one\nALTER TABLE other"),
+        )
+        == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "transaction", "told"),
+    [
+        ({"together": " "}, True, "says why"),
+        ({"together": "one"}, False, "each has its own"),
+        ({"togehter": "one"}, True, "did you mean 'together'?"),
+        ({"together": True}, True, "together"),
+    ],
+)
+def test_together_says_why(tmp_path: Path, keys: dict[str, Any], transaction: bool, told: str) -> None:
+    found = of_one_step(tmp_path, BOTH, transaction, **keys)
+    assert any(told in finding.message and finding.file.endswith("migration.yml") for finding in found)
+
+
+def test_together_is_no_part_of_what_runs(tmp_path: Path) -> None:
+    """An approval of the rendered SQL holds; the file is another, as with any key of migration.yml."""
+    of_one_step(tmp_path, BOTH)
+    before = migration_tree.render(migration_tree.read_tree(tmp_path))[-1]
+    of_one_step(tmp_path, BOTH, together="code reads them as one")
+    after = migration_tree.render(migration_tree.read_tree(tmp_path))[-1]
+    assert (after["rendered_checksum"], after["steps"]) == (before["rendered_checksum"], before["steps"])
+
+
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 

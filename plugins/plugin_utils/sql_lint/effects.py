@@ -15,7 +15,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements im
     walk,
 )
 
-from .locks import Relation, qualified, strong_locks
+from .locks import Relation, qualified
 from .script import Part
 from .session import TIMEOUTS, Column, Constraint, Function, Seen, Session, Transaction
 
@@ -27,6 +27,8 @@ def apply(seen: Seen) -> None:
     """Remember what the statement did."""
     node, session = seen.node, seen.session
     ast = grammar().ast
+    # Before an index is forgotten that goes.
+    locks = session.strong_locks(node)
     handler = _HANDLERS.get(type(node).__name__)
     if handler is not None:
         handler(seen)
@@ -34,7 +36,7 @@ def apply(seen: Seen) -> None:
         _calls(seen)
     transaction = session.transaction
     if transaction is not None and not seen.handler and not session.only_makes(node):
-        for table, mode in strong_locks(node):
+        for table, mode in locks:
             if session.existing(table):
                 transaction.locked.setdefault(table, (mode, seen.line))
         for new, old in transaction.renamed.items():

@@ -102,7 +102,7 @@ def tables_together(seen: Seen) -> Iterator[Found]:
     transaction = seen.transaction
     if seen.handler or seen.session.only_makes(seen.node):
         return
-    asked = [table for table, _ in strong_locks(seen.node) if seen.session.existing(table)]
+    asked = [table for table, _ in seen.session.strong_locks(seen.node) if seen.session.existing(table)]
     if seen.dynamic and seen.loop and any(UNKNOWN in part for table in asked for part in table):
         yield Found("the loop locks one table after another in one transaction")
     if transaction is None or not asked:

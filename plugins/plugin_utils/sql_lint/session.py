@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import relation_name
 
-from .locks import Relation
+from .locks import Relation, strong_locks
 from .script import Part
 
 # Some hundred rows, their indexes included: read or written anew in a millisecond.
@@ -185,6 +185,13 @@ class Session:
             schema, _, name = str((self.facts or {}).get("indexes", {}).get(".".join(index), "")).partition(".")
             known = (schema, name) if name else index
         return known
+
+    def strong_locks(self, node: Any) -> list[tuple[Relation, str]]:
+        """:return: the tables on which a statement takes a lock that stops writers, with the lock; that of an index that goes only
+        where somebody knows it, or it stands for it itself where nobody runs it who would look it up."""
+        drops_index = type(node).__name__ == "DropStmt" and node.removeType.name == "OBJECT_INDEX"
+        found = [(self.table_of(relation), relation, mode) for relation, mode in strong_locks(node)]
+        return [(t, mode) for t, relation, mode in found if t != relation or not (drops_index and self.engine)]
 
     def small(self, relation: Relation) -> bool:
         """:return: whether the catalog says that the table is small, its indexes and partitions with it.

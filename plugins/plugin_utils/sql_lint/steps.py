@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # What takes data or a name away is a matter of the declared risk, which the gate and the plan read.
 DECLARED = frozenset({"R33", "R34", "R35", "R37", "R58"})
 HIGH = ("high", "critical")
+# Several tables in one transaction, which a step may declare.
+TOGETHER = "R44"
 _ALLOW = re.compile(r"(?:--|/\*|\{#)[^\n]*pgops:\s*allow[^\n]*", re.IGNORECASE)
 
 
@@ -44,7 +46,7 @@ def lint_steps(rendered: Iterable[RenderedMigration], together: Collection[str] 
                 continue
             script = _script(item, source, step["up"])
             problems, objects = reading.lint_script(script, levels, objects=objects, engine=True)
-            yield from (_finding(problem) for problem in problems if _matters(problem, item))
+            yield from (_finding(problem) for problem in _once(problems) if _matters(problem, item))
         proved.constraints, proved.not_null = objects.constraints, objects.not_null
         if joined:
             carried = objects
@@ -66,6 +68,15 @@ def lint_statement(statement: Statement) -> list[Finding]:
     return [_finding(p) for p in problems if p.level == rules.ERROR and p.rule not in DECLARED]
 
 
+def _once(problems: Iterable[reading.Problem]) -> Iterator[reading.Problem]:
+    """One step is split once, however many tables it locks."""
+    told = False
+    for problem in problems:
+        if problem.rule != TOGETHER or not told:
+            yield problem
+        told = told or problem.rule == TOGETHER
+
+
 def _matters(problem: reading.Problem, item: RenderedMigration) -> bool:
     if problem.level == rules.NOTE or problem.rule in DECLARED - {"R37"}:
         # The tree has older rules for what goes: 'destructive', 'cascade' and 'one-drop'.
@@ -81,6 +92,8 @@ def _finding(problem: reading.Problem) -> Finding:
 def _script(item: RenderedMigration, source: Any, statements: list[Statement]) -> Script:
     file = item.migration.location(source["up"])
     script = Script(file, transaction=item.migration.transaction)
+    if source.get("together"):
+        script.allowed |= {TOGETHER}
     script.parts = [_part(statement) for statement in statements]
     # From the template: Jinja's own comments are gone from what is rendered.
     text = str(item.migration.files.get(source["up"], {}).get("text", ""))

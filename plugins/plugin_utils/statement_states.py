@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Which states of the catalog a statement brings about, and nothing else: where they hold already it has nothing to do.
+
+PostgreSQL takes the lock of ALTER TABLE before it looks, ACCESS EXCLUSIVE for all that is told here. Whether they hold
+``module_utils/catalog_states.py`` looks up.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import (
+    DEFAULT_SCHEMA,
+    grammar,
+    relation_name,
+)
+
+State = dict[str, Any]
+
+
+def states_of(node: Any) -> list[State]:
+    """Tell the states that a parsed statement brings about.
+
+    :return: ``kind``, ``schema``, ``table``, ``there`` and mostly ``name`` each, a default also its ``expression``; none
+        where any part of the statement does something that is not told by a state.
+    """
+    ast = grammar().ast
+    if isinstance(node, ast.AlterTableStmt):
+        return _altered(node)
+    if isinstance(node, ast.DropStmt):
+        return _dropped(node)
+    return []
+
+
+def _altered(node: Any) -> list[State]:
+    if node.objtype != grammar().enums.ObjectType.OBJECT_TABLE:
+        return []
+    schema, table = relation_name(node.relation)
+    parts = [_of_command(command) for command in node.cmds or ()]
+    told = [part for part in parts if part is not None]
+    return [{"schema": schema, "table": table, **part} for part in told] if len(told) == len(parts) else []
+
+
+def _of_command(command: Any) -> State | None:
+    kinds = grammar().enums.AlterTableType
+    always: dict[Any, State] = {
+        kinds.AT_SetNotNull: {"kind": "not_null", "name": command.name, "there": True},
+        kinds.AT_DropNotNull: {"kind": "not_null", "name": command.name, "there": False},
+        kinds.AT_EnableRowSecurity: {"kind": "row_security", "there": True},
+        kinds.AT_DisableRowSecurity: {"kind": "row_security", "there": False},
+        kinds.AT_ForceRowSecurity: {"kind": "forced_row_security", "there": True},
+        kinds.AT_NoForceRowSecurity: {"kind": "forced_row_security", "there": False},
+    }
+    # Without IF EXISTS what is not there is an error, which nobody wants to miss.
+    if_exists: dict[Any, State] = {
+        kinds.AT_DropColumn: {"kind": "column", "name": command.name, "there": False},
+        kinds.AT_DropConstraint: {"kind": "constraint", "name": command.name, "there": False},
+    }
+    if command.subtype == kinds.AT_ColumnDefault:
+        return _default(command)
+    if command.subtype == kinds.AT_AddColumn and command.missing_ok:
+        return {"kind": "column", "name": command.def_.colname, "there": True}
+    if command.subtype in if_exists and command.missing_ok:
+        return if_exists[command.subtype]
+    return always.get(command.subtype)
+
+
+def _default(command: Any) -> State:
+    g = grammar()
+    given = command.def_
+    # DEFAULT NULL is what a column has that has none.
+    if given is None or (isinstance(given, g.ast.A_Const) and given.isnull):
+        return {"kind": "default", "name": command.name, "there": False}
+    return {"kind": "default", "name": command.name, "there": True, "expression": g.print(given)}
+
+
+def _dropped(node: Any) -> list[State]:
+    kinds = grammar().enums.ObjectType
+    words = {kinds.OBJECT_TRIGGER: "trigger", kinds.OBJECT_POLICY: "policy", kinds.OBJECT_RULE: "rule"}
+    if node.removeType not in words or not node.missing_ok:
+        return []
+    states = []
+    for target in node.objects:
+        names = [part.sval for part in target]
+        schema = names[-3] if len(names) > 2 else DEFAULT_SCHEMA
+        states.append(
+            {"kind": words[node.removeType], "schema": schema, "table": names[-2], "name": names[-1], "there": False}
+        )
+    return states
