@@ -15,6 +15,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions
     seconds,
 )
 
+ASKED = ("lock_wait", "orphans", "waive", "throttle", "terminate_idle_after", "reconnect")
 INDEX_LIMITS = ("index_workers", "index_workers_busy", "index_memory_mb", "index_disk_mb", "index_timeout")
 
 
@@ -34,7 +35,7 @@ class ActionModule(MigrationAction):
             "run": self.run_of(task_vars),
             "expected": self._task.args.get("expected") or self._expected(task_vars),
         }
-        for name in ("lock_wait", "orphans", "waive", "throttle", "terminate_idle_after", *INDEX_LIMITS):
+        for name in (*ASKED, *INDEX_LIMITS):
             if self._task.args.get(name) is not None:
                 arguments[name] = self._task.args[name]
         return {**arguments, **self._batches(task_vars)}
@@ -89,6 +90,11 @@ class ActionModule(MigrationAction):
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """One line a version; after a failure the command to go on and the command to go back."""
         for database, found in (result.get("databases") or {}).items():
+            for lost in found.get("reconnected") or []:
+                where = f"step {lost['step']} of {lost['version']}" if lost["version"] else "no version in hand"
+                self.say(
+                    f"{database}: connection lost at {lost['lost_at']} ({where}), connected again after {lost['waited_s']:.1f} s"
+                )
             for item in found.get("applied") or []:
                 told = f"{database}: {item['version']} {item['name']} applied in {seconds(item['duration_s'])}"
                 if item["skipped"]:

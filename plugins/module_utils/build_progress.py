@@ -58,7 +58,7 @@ class Seen:
 
 
 def look(conn: Connection, pid: int) -> Seen:
-    """:param pid: the server process that builds or analyzes."""
+    """:param pid: the server process that builds, analyzes, or waits for a lock."""
     with locks.as_login_role(conn):
         building, analyzing = fetch_one(conn, _CREATE_INDEX, (pid,)), fetch_one(conn, _ANALYZE, (pid,))
     if building is not None:
@@ -78,7 +78,9 @@ def look(conn: Connection, pid: int) -> Seen:
     if analyzing is not None:
         phase = str(analyzing["phase"])
         return Seen(phase, phase, int(analyzing["done"]), int(analyzing["total"]), "blocks")
-    return Seen()
+    # A build that waits for the lock of its table has not begun to tell.
+    held_up_by = "; ".join(session.sentence() for session in locks.blockers_of(conn, pid))
+    return Seen(text=f"held up by {held_up_by}", held_up_by=held_up_by) if held_up_by else Seen()
 
 
 class Forecast:

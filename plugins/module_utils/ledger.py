@@ -442,6 +442,11 @@ def start_run(conn: Connection, run: Run) -> None:
     )
 
 
+def has_run(conn: Connection, run_id: str) -> bool:
+    """:return: whether the run has its row."""
+    return fetch_one(conn, "SELECT 1 AS yes FROM pgops.run WHERE id = %s", (run_id,)) is not None
+
+
 def finish_run(conn: Connection, run_id: str, result: str) -> None:
     """Record how the run ended, in a word."""
     execute(conn, "UPDATE pgops.run SET finished_at = clock_timestamp(), result = %s WHERE id = %s", (result, run_id))
@@ -659,6 +664,18 @@ def finish_text(conn: Connection, version: str, state: str, duration_s: float) -
         "UPDATE pgops.migration SET state = %s, finished_at = clock_timestamp(), duration_s = duration_s + %s, "
         "failed_step = NULL, reason = NULL, error = NULL WHERE version = %s",
         (state, duration_s, version),
+    )
+
+
+def is_in_hand(conn: Connection, version: str, run_id: str) -> bool:
+    """:return: whether that version is half way up or down by that run."""
+    return (
+        fetch_one(
+            conn,
+            "SELECT 1 AS yes FROM pgops.migration WHERE version = %s AND run_id = %s AND state IN ('applying', 'reverting')",
+            (version, run_id),
+        )
+        is not None
     )
 
 

@@ -56,7 +56,7 @@ class Session:
     """Another session of the server, told without the text of its query, which may hold patient data.
 
     :ivar query_digest: tells its query, or the last one: the server's ``query_id`` where it computes one (the queryid of
-        pg_stat_statements), or a hash of ours over the text without literals.
+        pg_stat_statements), or a hash of ours over the text without literals; of an autovacuum worker what it does.
     :ivar age_s: seconds since its transaction began.
     :ivar idle_s: seconds since its last statement ended, where it idles in a transaction.
     """
@@ -92,12 +92,15 @@ class Session:
         return {name: value for name, value in asdict(self).items() if name not in ("transaction", "age_s", "idle_s")}
 
 
-# application_name and usename of every session are visible to all; the rest needs the same role or pg_read_all_stats.
+# application_name and usename of every session are visible to all; the rest needs the same role or pg_read_all_stats. Who
+# works in a database and has no role is an autovacuum worker.
 # The virtual transaction id is in pg_locks for all to see, and other for each transaction of a session.
 _SESSION = """
 SELECT a.pid, coalesce(a.application_name, '') AS application_name, a.usename::text AS "user",
        to_char(coalesce(a.xact_start, a.backend_start) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS since,
-       a.backend_type, a.state, coalesce(a.client_hostname, host(a.client_addr)) AS client, a.query_id, a.query,
+       coalesce(a.backend_type, CASE WHEN a.usesysid IS NULL AND a.datid IS NOT NULL THEN 'autovacuum worker' END)
+           AS backend_type,
+       a.state, coalesce(a.client_hostname, host(a.client_addr)) AS client, a.query_id, a.query,
        extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age_s,
        CASE WHEN a.state LIKE 'idle in transaction%%'
             THEN extract(epoch FROM clock_timestamp() - a.state_change)::float8 END AS idle_s,
@@ -136,6 +139,9 @@ def _sessions(conn: Connection, condition: str, params: tuple[Any, ...]) -> list
     for row in rows:
         known, text = row.pop("query_id"), row.pop("query")
         digest = f"query_id {known}" if known else query_digest(text)
+        if row["backend_type"] == "autovacuum worker" and str(text).startswith("autovacuum: "):
+            # The table, and whether it is to prevent wraparound.
+            digest = str(text)
         found.append(Session(**row, query_digest=digest))
     return found
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
@@ -27,7 +27,6 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     legacy_mirror,
     locks,
     model_changes,
-    orphans,
     sql_step,
     way_back,
 )
@@ -51,6 +50,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.locks import Runn
 from ansible_collections.whitecross.pgops.plugins.module_utils.monitor import Monitor
 from ansible_collections.whitecross.pgops.plugins.module_utils.preview import planned
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
+from ansible_collections.whitecross.pgops.plugins.module_utils.reconnect import LATER, NotRegained, Reconnect, is_lost
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import (
     constraints_made_by,
     needs_down,
@@ -59,6 +59,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.statements import
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import Replacements, StepContext
 from ansible_collections.whitecross.pgops.plugins.module_utils.throttle import Limits
+from ansible_collections.whitecross.pgops.plugins.module_utils.version_result import VersionResult
 from psycopg2 import errorcodes
 
 # How soon the server notices that a killed module's socket is closed, and ends its statement. 14 and later.
@@ -73,6 +74,8 @@ _NOTICE_LOST_NETWORK = (
 # a step and the ledger's row about it are one transaction, so a crash loses both or none, and the next run does it again.
 _LAZY_COMMITS = "SET synchronous_commit = off"
 _SURE_COMMIT = "SET LOCAL synchronous_commit = on"
+
+T = TypeVar("T")
 
 MOVED = {
     "ledger_head": "the ledger",
@@ -107,6 +110,7 @@ class Way:
     :ivar throttle: what makes batches wait.
     :ivar terminate_idle_after_s: seconds after which a session that idles in a transaction and holds a lock that is needed is
         ended; None ends nobody.
+    :ivar reconnect_s: seconds within which an apply goes on in another session where its own is lost; 0 never.
     """
 
     run: Run
@@ -118,6 +122,7 @@ class Way:
     builds: IndexBuilds = field(default_factory=IndexBuilds)
     throttle: Limits = field(default_factory=Limits)
     terminate_idle_after_s: float | None = None
+    reconnect_s: float = 0.0
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -126,6 +131,8 @@ class _Session:
     target: Target
     way: Way
     conn: Connection
+    lock: RunnerLock
+    reconnect: Reconnect
     monitor: Monitor
     connect: Callable[[], Connection]
     who: str
@@ -149,48 +156,106 @@ def apply(
 ) -> dict[str, Any]:
     """Apply what is pending, in order, and stop at the first failure.
 
-    Holds the runner lock of the database all the way. With nothing pending it writes nothing.
+    Holds the runner lock of the database all the way. With nothing pending it writes nothing. Where its session is lost it
+    goes on in another one within ``way.reconnect_s``, with what it had planned and no more; see :class:`Reconnect`.
 
     :param migrations: the whole tree, rendered.
     :param expected: ``ledger_head``, ``catalog_fingerprint``, ``rendered_checksum`` as they were when the backup was
         taken; compared under the lock before the first write, keys that are missing are not compared.
     :return: ``applied`` (each with duration in seconds and what was skipped), ``tables``, ``model_changes``, ``ledger_head``,
-        ``audit``.
+        ``audit``, ``reconnected`` (each loss of the session that it went on after).
     :raises PgopsError: refused, failed, interrupted or out of patience; ``extra`` says what is applied and what is not.
     """
     with _session(target, way) as session:
-        found = ledger.read(session.conn)
-        plan = planned(session.conn, found, migrations, selection)
-        refuse_moved(session.conn, found, plan, expected)
-        session.explained = existing.explained_by(migrations)
-        session.replacements = replacements(migrations)
+        found, plan, shape = _steadily(
+            session, lambda: _begun(session, migrations, selection, expected), f"The apply to {target.database}"
+        )
         done: list[dict[str, Any]] = []
-        audit = None
-        followed: list[dict[str, Any]] | None = []
-        if plan.pending:
-            shape = model_changes.read(session.conn)
-            ledger.ensure(session.conn)
-            ledger.start_run(session.conn, way.run)
-            session.mirrored = legacy_mirror.versions(session.conn)
-            for number, migration in enumerate(plan.pending):
-                done.append(_apply_one(session, migration, found, done, plan.pending[number + 1 :]))
-        head = found.head
-        with _told_if_lost(session, "applied", done):
+        for number, migration in enumerate(plan.pending):
+            row = found.get(str(migration["version"]))
+            done.append(_apply_one(session, migration, row, done, plan.pending[number + 1 :]))
+
+        def ended() -> dict[str, Any]:
+            head, audit = found.head, None
+            followed: list[dict[str, Any]] | None = []
             if plan.pending:
                 ledger.finish_run(session.conn, way.run.id, "applied")
                 followed = _followed(session.conn, shape)
                 head = ledger.head(session.conn)
             if found.exists or plan.pending:
                 audit = ledger.audit_head(session.conn)
+            return {"model_changes": followed, "ledger_head": head, "audit": audit}
+
+        with _told_if_lost(session, "applied", done):
+            end = _steadily(session, ended, f"The end of the run in {target.database}", done)
         return {
             "applied": done,
             "later": plan.later,
             "waiting": plan.waiting,
             "tables": tables_of(plan.pending),
-            "model_changes": followed,
-            "ledger_head": head,
-            "audit": audit,
+            "reconnected": session.reconnect.happened,
+            **end,
         }
+
+
+def _begun(
+    session: _Session,
+    migrations: Sequence[Mapping[str, Any]],
+    selection: planning.Selection,
+    expected: Mapping[str, str] | None,
+) -> tuple[ledger.Ledger, planning.Plan, model_changes.Shape | None]:
+    """What is to be applied, with the run in the ledger, and no version begun."""
+    conn = session.conn
+    found = ledger.read(conn)
+    plan = planned(conn, found, migrations, selection)
+    refuse_moved(conn, found, plan, expected)
+    session.explained = existing.explained_by(migrations)
+    session.replacements = replacements(migrations)
+    shape = None
+    if plan.pending:
+        shape = model_changes.read(conn)
+        ledger.ensure(conn)
+        ledger.start_run(conn, session.way.run)
+        session.mirrored = legacy_mirror.versions(conn)
+        session.reconnect.begun(conn, found)
+    return found, plan, shape
+
+
+def _steadily(session: _Session, work: Callable[[], T], where: str, done: Sequence[Mapping[str, Any]] = ()) -> T:
+    """Do what may be done again from its beginning, in another session where this one is lost.
+
+    :raises psycopg2.Error: it was lost, and there is no other.
+    """
+    while True:
+        try:
+            return work()
+        except (PgopsError, psycopg2.Error) as exc:
+            if not session.reconnect.is_due(session.conn, exc):
+                raise
+            try:
+                _go_on(session, where, done=done)
+            except PgopsError as error:
+                if done:
+                    raise exc from None
+                if isinstance(error, NotRegained):
+                    error.message += " Nothing was applied."
+                    error.args = (error.message,)
+                raise
+
+
+def _go_on(
+    session: _Session,
+    where: str,
+    *,
+    version: str | None = None,
+    step: int | None = None,
+    done: Sequence[Mapping[str, Any]] = (),
+) -> ledger.Ledger:
+    """See :meth:`Reconnect.again`. :return: the ledger as it is now."""
+    applied = [str(item["version"]) for item in done]
+    regained = session.reconnect.again(session.conn, where, version=version, step=step, done=applied)
+    session.conn, session.lock = regained.conn, regained.lock
+    return regained.found
 
 
 def _followed(conn: Connection, before: model_changes.Shape | None) -> list[dict[str, Any]] | None:
@@ -243,95 +308,98 @@ def _refuse_moved(
 def _apply_one(
     session: _Session,
     migration: Mapping[str, Any],
-    found: ledger.Ledger,
+    row: ledger.Migration | None,
     done: Sequence[Mapping[str, Any]],
     after: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
+    version = str(migration["version"])
+    result = VersionResult(migration, row is not None and row.state in ("applying", "failed"))
+    ended_before = len(session.terminated)
+    while True:
+        try:
+            _apply_steps(session, migration, row, result)
+            break
+        except (PgopsError, psycopg2.Error) as exc:
+            reason: PgopsError | psycopg2.Error = exc
+            if session.reconnect.is_due(session.conn, exc):
+                where = _where(session, migration, result.ordinal)
+                try:
+                    row = _go_on(session, where, version=version, step=result.ordinal, done=done).get(version)
+                    result.reconnected = True
+                    continue
+                except PgopsError as error:
+                    reason = error
+            raise _stopped(
+                session,
+                migration,
+                "failed",
+                result.ordinal,
+                len(migration["steps"]),
+                reason,
+                result.started,
+                done,
+                after,
+            ) from None
+    session.way.progress.emit(
+        f"{version} {migration['name']}: applied in {result.duration_s:.2f} s", database=session.target.database
+    )
+    return {**result.as_dict(), "terminated": session.terminated[ended_before:]}
+
+
+def _apply_steps(
+    session: _Session, migration: Mapping[str, Any], row: ledger.Migration | None, result: VersionResult
+) -> None:
+    """From where the ledger says that it is to its end, in the session in hand."""
     conn, run, version = session.conn, session.way.run, str(migration["version"])
-    row = found.get(version)
+    if result.reconnected and row is not None and row.state == "applied":
+        for told in row.steps:
+            result.done_already(told)
+        result.duration_s = round(row.duration_s, 3)
+        return
     resume = row is not None and row.state in ("applying", "failed")
     known = {step.ordinal: step for step in row.steps} if row is not None and resume else {}
-    started = time.monotonic()
     steps: Sequence[Mapping[str, Any]] = migration["steps"]
-    skipped: list[str] = []
-    settled: list[dict[str, Any]] = []
-    built: list[dict[str, Any]] = []
-    notes: list[str] = []
-    timed: list[dict[str, Any]] = []
-    expected_s: int | None = None
-    ended_before = len(session.terminated)
-    ordinal = next((n for n in range(1, len(steps) + 1) if n not in known or known[n].state != "done"), len(steps))
-    try:
-        session.way.control.check()
-        expected_s, _ = duration_forecast.forecast(conn, migration)
-        beginning = ledger.begin_text(
-            conn, migration, run, applied_by=session.who, resume=resume, again=row is not None and not resume
-        )
-        with transaction(conn, beginning):
-            ledger.append_audit(
-                conn,
-                "apply_resumed" if resume else "apply_started",
-                run_id=run.id,
-                version=version,
-                detail={
-                    "checksum": migration["checksum"],
-                    "rendered_checksum": migration["rendered_checksum"],
-                    **_replaced(row, migration, resume),
-                },
-            )
-        for ordinal, step in enumerate(steps, 1):
-            past = known.get(ordinal)
-            if past is not None and past.state == "done":
-                continue
-            session.way.control.check()
-            context = _context(session, migration, "up", ordinal, str(step["kind"]), past)
-            begun = time.monotonic()
-            skipped += _step_up(context, migration, step)
-            settled += context.settled
-            built += context.built
-            notes += context.notes
-            seconds = round(time.monotonic() - begun, 3)
-            told = {"step": ordinal, "kind": step["kind"], "name": step.get("name"), "duration_s": seconds}
-            timed.append({**told, **context.outcome})
-        duration = round(time.monotonic() - started, 3)
-        with transaction(conn, f"{_SURE_COMMIT}; {ledger.finish_text(conn, version, 'applied', duration)}"):
-            if version in session.mirrored:
-                legacy_mirror.applied(conn, version)
-            ledger.append_audit(
-                conn,
-                "applied",
-                run_id=run.id,
-                version=version,
-                detail={
-                    "duration_s": duration,
-                    "skipped": skipped,
-                    **orphans.kinds(settled),
-                },
-            )
-    except (PgopsError, psycopg2.Error) as exc:
-        raise _stopped(session, migration, "failed", ordinal, len(steps), exc, started, done, after) from None
-    session.way.progress.emit(
-        f"{version} {migration['name']}: applied in {duration:.2f} s", database=session.target.database
+    undone = [number for number in range(1, len(steps) + 1) if number not in known or known[number].state != "done"]
+    result.ordinal = undone[0] if undone else len(steps)
+    session.way.control.check()
+    if result.expected_s is None:
+        result.expected_s, _ = duration_forecast.forecast(conn, migration)
+    beginning = ledger.begin_text(
+        conn, migration, run, applied_by=session.who, resume=resume, again=row is not None and not resume
     )
-    return {
-        "version": version,
-        "name": migration["name"],
-        "title": migration.get("title"),
-        "duration_s": duration,
-        "expected_s": expected_s,
-        "steps": len(steps),
-        # Only those of this run, where it went on from an earlier one.
-        "step_durations": timed,
-        "skipped": skipped,
-        # Rows without a parent that were moved aside for a foreign key, and parents that were made for them.
-        "quarantined": [],
-        "placeholders": [],
-        **orphans.kinds(settled),
-        "indexes": built,
-        "notes": notes,
-        "terminated": session.terminated[ended_before:],
-        "resumed": resume,
-    }
+    with transaction(conn, beginning):
+        ledger.append_audit(
+            conn,
+            "apply_resumed" if resume else "apply_started",
+            run_id=run.id,
+            version=version,
+            detail={
+                "checksum": migration["checksum"],
+                "rendered_checksum": migration["rendered_checksum"],
+                **_replaced(row, migration, resume),
+            },
+        )
+    for ordinal, step in enumerate(steps, 1):
+        past = known.get(ordinal)
+        if past is not None and past.state == "done":
+            result.done_already(past)
+            continue
+        result.ordinal = ordinal
+        session.way.control.check()
+        context = _context(session, migration, "up", ordinal, str(step["kind"]), past)
+        result.begin(context)
+        result.done(_step_up(context, migration, step))
+    result.duration_s = round(time.monotonic() - result.started, 3)
+    with transaction(conn, f"{_SURE_COMMIT}; {ledger.finish_text(conn, version, 'applied', result.duration_s)}"):
+        if version in session.mirrored:
+            legacy_mirror.applied(conn, version)
+        ledger.append_audit(
+            conn,
+            "applied",
+            run_id=run.id,
+            version=version,
+            detail={"duration_s": result.duration_s, "skipped": result.skipped, **result.settled},
+        )
 
 
 def _replaced(row: ledger.Migration | None, migration: Mapping[str, Any], resume: bool) -> dict[str, Any]:
@@ -555,8 +623,8 @@ def _session(target: Target, way: Way) -> Iterator[_Session]:
     """The session that works and holds the runner lock, and the monitor beside it; both closed at the end."""
     name = locks.application_name(way.run.id)
 
-    def open_session() -> Connection:
-        conn = connect(target, application_name=name)
+    def open_session(connect_s: int | None = None) -> Connection:
+        conn = connect(target.with_(connect_timeout=connect_s or target.connect_timeout), application_name=name)
         execute(conn, f"{_LAZY_COMMITS}; {_NOTICE_SILENCE}; {_NOTICE_LOST_NETWORK}")
         # A server on a system that cannot look at its sockets refuses it; there an orphan's statement runs to its end.
         with suppress(psycopg2.DataError):
@@ -568,19 +636,25 @@ def _session(target: Target, way: Way) -> Iterator[_Session]:
         locks.join_run(conn)
         return conn
 
+    def tell(told: str) -> None:
+        way.progress.emit(told, database=target.database)
+
     conn = open_session()
+    session: _Session | None = None
     try:
-        lock = RunnerLock(
-            conn,
-            wait_s=way.lock_wait_s,
-            control=way.control,
-            tell=lambda told: way.progress.emit(told, database=target.database),
-            sleep=way.sleep,
-        )
+        lock = RunnerLock(conn, wait_s=way.lock_wait_s, control=way.control, tell=tell, sleep=way.sleep)
+        again = Reconnect(target, way.run, open_session, way.reconnect_s, way.control, tell, way.sleep)
         with lock, Monitor(open_session, way.control, way.run.id) as monitor:
-            yield _Session(target, way, conn, monitor, open_worker, _who(conn, way.run))
+            session = _Session(target, way, conn, lock, again, monitor, open_worker, _who(conn, way.run))
+            try:
+                yield session
+            finally:
+                if session.lock is not lock:
+                    session.lock.release()
     finally:
         conn.close()
+        if session is not None:
+            session.conn.close()
 
 
 @contextmanager
@@ -603,7 +677,11 @@ def _told_if_lost(session: _Session, word: str, done: Sequence[Mapping[str, Any]
                 "reason": "connection_lost",
                 word: versions,
                 rest: [],
-                "partial": {word: [dict(item) for item in done], "stopped": []},
+                "partial": {
+                    word: [dict(item) for item in done],
+                    "stopped": [],
+                    "reconnected": list(session.reconnect.happened),
+                },
                 "recorded": True,
             },
         ) from None
@@ -650,6 +728,11 @@ def _budgets(way: Way, migration: Mapping[str, Any]) -> dict[str, int]:
     return {**(migration.get("budgets") or {}), **asked}
 
 
+def _where(session: _Session, migration: Mapping[str, Any], ordinal: int, way: str = "up") -> str:
+    down = "" if way == "up" else " on the way down"
+    return f"Step {ordinal} of {len(migration['steps'])} of version {migration['version']}{down} in {session.target.database}"
+
+
 def _stopped(
     session: _Session,
     migration: Mapping[str, Any],
@@ -664,20 +747,19 @@ def _stopped(
     """Record where it stopped, as far as the server can still be reached. :return: the error to raise."""
     version, database = str(migration["version"]), session.target.database
     way = "up" if state == "failed" else "down"
-    where = f"Step {ordinal} of {steps} of version {version}{'' if way == 'up' else ' on the way down'} in {database}"
-    lost = bool(session.conn.closed)
+    where = _where(session, migration, ordinal, way)
+    lost = is_lost(session.conn, exc)
     error = as_pgops_error(exc, f"{where} failed", database=database)
     control = session.way.control
     if control.reason is not None and (isinstance(exc, Interrupted) or error.sqlstate == errorcodes.QUERY_CANCELED):
         error = Interrupted(f"{where} was interrupted: {control.reason}.", database=database)
         error.extra["reason"] = "interrupted"
-    elif lost or error.sqlstate in (errorcodes.ADMIN_SHUTDOWN, errorcodes.CRASH_SHUTDOWN):
-        lost = True
+    elif lost and not isinstance(exc, NotRegained):
         error = PgopsError(
             f"{where} broke off: the connection to {session.target} was lost.",
             sqlstate=error.sqlstate or errorcodes.CONNECTION_FAILURE,
             database=database,
-            hint="What it had done is recorded; run it again when the server is back, it goes on at that step.",
+            hint=LATER,
             extra={"reason": "connection_lost"},
         )
     reason = str(error.extra.setdefault("reason", "failed"))
@@ -705,6 +787,7 @@ def _stopped(
                         "terminated": [item for item in session.terminated if item not in ended],
                     }
                 ],
+                "reconnected": list(session.reconnect.happened),
             },
             "recorded": recorded is not None,
             "audit": recorded,
@@ -735,7 +818,9 @@ def _record(
             conn = opened = session.connect()
             RunnerLock(conn, wait_s=0.0).acquire()
         with transaction(conn, _SURE_COMMIT):
-            ledger.fail(conn, version, state, ordinal, reason, error.message, round(duration, 3))
+            # Its last COMMIT may have come through without an answer, or another run have gone on.
+            if opened is None or ledger.is_in_hand(conn, version, run.id):
+                ledger.fail(conn, version, state, ordinal, reason, error.message, round(duration, 3))
             head = ledger.append_audit(
                 conn,
                 reason,

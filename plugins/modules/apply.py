@@ -11,7 +11,8 @@ description:
   - Applies version after version, step after step, and stops at the first failure. A step of SQL is one transaction together with the
     ledger's row about it; indexes are built concurrently, data is changed in batches, constraints are validated outside.
   - Asks for locks with a short C(lock_timeout) and gives way, until a budget is used up; waits for another run, bounded, and names it.
-  - What failed or was cut off (also by C(kill -9) of the module or the server) goes on at its step when it is run again.
+  - What failed or was cut off (also by C(kill -9) of the module or the server) goes on at its step when it is run again. With
+    O(reconnect) a run whose connection is lost goes on by itself.
   - With nothing pending it writes nothing. In check mode it returns the exact SQL as a diff and writes nothing.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
@@ -36,6 +37,15 @@ options:
     type: str
     choices: [stop, quarantine, placeholder]
     default: stop
+  reconnect:
+    description:
+      - For how long after a lost connection the run waits for a server that takes writes, in seconds. It takes the lock again, looks in the
+        ledger what became of the step in hand, and goes on there; what was committed is not done twice.
+      - It ends instead where another run has taken over or changed the ledger, where what it had applied is not there (a failover lost
+        it), where another cluster answers, and where a step loses the connection a second time with nothing done in between.
+      - V(0) never connects again; the next run goes on.
+    type: float
+    default: 0
   batches:
     description:
       - The databases in batches, in their order; one batch of all O(databases) where it is not given. Filled by the action plugin from
@@ -118,6 +128,10 @@ databases:
         C(before), C(after). Columns of a table that is new or gone are not told one by one. Null where somebody held a table for longer than a second.
       type: list
       elements: dict
+    reconnected:
+      description: Each loss of the connection after which the run went on - V(version) and V(step) in hand, V(lost_at) in UTC, V(waited_s).
+      type: list
+      elements: dict
     ledger_head:
       description: sha256 over version, checksum and state of all rows of the ledger.
       type: str
@@ -174,6 +188,7 @@ def main() -> None:
             **pgops_module.LIMIT_OPTIONS,
             "expected": {"type": "dict", "default": {}},
             "orphans": {"type": "str", "choices": ["stop", "quarantine", "placeholder"], "default": "stop"},
+            "reconnect": {"type": "float", "default": 0},
             "batches": {"type": "list", "elements": "list", "default": []},
             "health": {
                 "type": "dict",
@@ -197,9 +212,12 @@ def main() -> None:
             preview,
             run_limits,
         )
+        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
         given = module.params
         limits = run_limits.of(given)
+        if not given["reconnect"] >= 0:
+            raise PgopsError("migrate_reconnect must be 0 seconds or more; 0 never connects again.")
         waived = {item["version"]: item["reason"] for item in given["waive"] if item["check"] == "contract"}
         selection = plan.Selection(given["target"], given["steps"], given["allow_out_of_order"], waived)
         databases: dict[str, Any] = {}
@@ -228,6 +246,7 @@ def main() -> None:
                 lock_wait_s=given["lock_wait"],
                 orphans=given["orphans"],
                 **limits,
+                reconnect_s=given["reconnect"],
             )
 
         health = given["health"]

@@ -7,15 +7,12 @@ kill -9 of the worker and of the server, and a controller that is gone, are in t
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
-import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -32,6 +29,7 @@ from support.cut import Network
 from support.engine import RUN, Told, do, rows, state, target_of, wait_for, way
 from support.podman import IMAGE, podman
 from support.server import EMBEDDED_MAJOR, MIGRATOR, OWNER, SUPERUSER, Containers, Server
+from support.standby import standby_of
 from support.tree import TestTree
 
 V1 = "20260101000001"
@@ -176,44 +174,6 @@ def test_after_the_end_of_the_server_the_next_run_goes_on(
         time.sleep(0.5)  # the clients find the server again
     true(target, clients)
     finished(target, migrations, clients)
-
-
-@contextmanager
-def standby_of(primary: Server) -> Iterator[Server]:
-    """A streaming standby that the primary waits for with each commit that is not told to be lazy."""
-    directory = Path(tempfile.mkdtemp(prefix="pgops-test-"))
-    data = directory / "data"
-    subprocess.run(
-        [primary.bindir / "pg_basebackup", "-D", data, "-R", "-X", "stream", "-c", "fast", "--no-sync",
-         "-h", primary.host, "-p", str(primary.port), "-U", SUPERUSER],
-        check=True, env={**os.environ, "PGPASSFILE": str(primary.passfile)},
-    )  # fmt: skip
-    passfile = directory / "passfile"
-    shutil.copy(primary.passfile, passfile)
-    # libpq passes over a password file that others may read.
-    passfile.chmod(0o600)
-    conninfo = data / "postgresql.auto.conf"
-    conninfo.write_text(
-        conninfo.read_text(encoding="utf-8").replace(str(primary.passfile), str(passfile)), encoding="utf-8"
-    )
-    if primary.owner_uid is not None:
-        for path in (directory, *directory.rglob("*")):
-            os.chown(path, primary.owner_uid, primary.owner_uid)
-    data.chmod(0o700)
-    port = servers.free_port()
-    changed = {f"port={primary.port}": f"port={port}", str(primary.directory / "data"): str(data)}
-    command = [changed.get(word, word) for word in primary.postgres]
-    command = [f"unix_socket_directories={directory}" if word.startswith("unix_socket") else word for word in command]
-    server = replace(primary, port=port, directory=directory, postgres=command, process=None)
-    server.start()
-    primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
-    primary.execute("SELECT pg_reload_conf()")
-    wait_for(lambda: primary.execute("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"), what="the standby")
-    try:
-        yield server
-    finally:
-        server.stop()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.mark.slow

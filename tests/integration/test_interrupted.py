@@ -20,6 +20,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selec
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 from support.engine import (
     InterruptAt,
+    Told,
     applying,
     do,
     fingerprint,
@@ -105,12 +106,10 @@ def uninterrupted(server: Any, target: Any, migrations: list[dict[str, Any]]) ->
 
 
 @pytest.fixture
-def finished(server: Any, target: Any, migrations: list[dict[str, Any]]) -> Any:
-    """After the test: one more run, and everything is as if nothing had happened."""
+def whole(server: Any, target: Any, migrations: list[dict[str, Any]]) -> Any:
+    """After the test: everything is as if nothing had happened."""
 
     def check() -> None:
-        result = migrate.apply(target, migrations, Selection(), way("20260101T000000Z-00000a"))
-        assert [item["version"] for item in result["applied"]] == [V2]
         assert state(target, V2)["state"] == "applied"
         assert rows(target, "SELECT done, count(*) AS n FROM people GROUP BY 1") == [{"done": 1, "n": 10000}]
         assert rows(target, "SELECT indexrelid::regclass::text AS i FROM pg_index WHERE NOT indisvalid") == []
@@ -119,6 +118,18 @@ def finished(server: Any, target: Any, migrations: list[dict[str, Any]]) -> Any:
         assert ledger.broken_link(ledger.audit_rows(conn)) is None
         conn.close()
         assert fingerprint(target) == uninterrupted(server, target, migrations)
+
+    return check
+
+
+@pytest.fixture
+def finished(target: Any, migrations: list[dict[str, Any]], whole: Any) -> Any:
+    """After the test: one more run, and everything is as if nothing had happened."""
+
+    def check() -> None:
+        result = migrate.apply(target, migrations, Selection(), way("20260101T000000Z-00000a"))
+        assert [item["version"] for item in result["applied"]] == [V2]
+        whole()
 
     return check
 
@@ -162,7 +173,7 @@ def test_after_kill_9_of_the_module_the_next_run_goes_on(
     finished()
 
 
-@pytest.mark.parametrize("kind", one_quick("sql", "indexes", "backfill"))
+@pytest.mark.parametrize("kind", one_quick("sql", "validate", "indexes", "backfill"))
 def test_after_kill_9_of_the_server_the_next_run_goes_on(
     server: Any, target: Any, migrations: list[dict[str, Any]], finished: Any, kind: str, tmp_path: Path
 ) -> None:
@@ -192,6 +203,36 @@ def test_after_kill_9_of_the_server_the_next_run_goes_on(
     assert caught[0].extra["not_applied"] == [V2]
     assert "\n" not in caught[0].message
     finished()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["kill", "restart"])
+@pytest.mark.parametrize("kind", ["sql", "validate", "indexes", "backfill"])
+def test_after_the_end_of_the_server_the_same_run_goes_on(
+    server: Any, target: Any, migrations: list[dict[str, Any]], whole: Any, kind: str, end: str
+) -> None:
+    told, done = Told(), []
+    with ExitStack() as stack:
+        at_work(target, kind, migrations, stack)
+        working = threading.Thread(
+            target=lambda: done.append(
+                migrate.apply(target, migrations, Selection(), way(progress=told, reconnect_s=60.0))
+            )
+        )
+        working.start()
+        try:
+            wait_for(lambda: told.said(STEPS[kind][1]), what=f"the step {kind}")
+            time.sleep(0.3)
+            server.kill() if end == "kill" else server.stop()
+            wait_for(lambda: told.said("connection lost at"), what="the loss")
+        finally:
+            server.start()
+        working.join(timeout=60)
+    (result,) = done
+    (lost,) = result["reconnected"]
+    assert (lost["version"], lost["step"]) == (V2, STEPS[kind][0])
+    assert [item["version"] for item in result["applied"]] == [V2]
+    whole()
 
 
 @pytest.mark.parametrize("kind", one_quick("sql", "validate", "indexes", "backfill"))

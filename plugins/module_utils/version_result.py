@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What comes of applying one version, step by step, by however many sessions it takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, orphans
+from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
+
+# Figures of a backfill: the word in the result, and in the ledger.
+_OF_BACKFILL = {
+    "rows": "rows",
+    "batches": "batches",
+    "batch_size": "size",
+    "remaining_before": "remaining_before",
+    "remaining": "remaining",
+    "throttle": "throttle",
+}
+
+
+@dataclass
+class _Step:
+    skipped: list[str]
+    settled: list[dict[str, Any]]
+    built: list[dict[str, Any]]
+    notes: list[str]
+    timed: dict[str, Any]
+
+
+@dataclass
+class VersionResult:
+    """Collects the steps of a version in the session in hand; a step that is done anew counts once.
+
+    :ivar resumed: an earlier run had begun it.
+    :ivar ordinal: of the step in hand.
+    :ivar reconnected: a session was lost since it began.
+    """
+
+    migration: Mapping[str, Any]
+    resumed: bool
+    ordinal: int = 1
+    expected_s: int | None = None
+    duration_s: float = 0.0
+    reconnected: bool = False
+    started: float = field(default_factory=time.monotonic)
+    _begun: float = 0.0
+    _in_hand: StepContext | None = None
+    _steps: dict[int, _Step] = field(default_factory=dict)
+
+    def begin(self, context: StepContext) -> None:
+        """A step is begun, or gone on with in another session: what it had told by then stays told."""
+        before = self._in_hand
+        if before is not None and before.ordinal == context.ordinal:
+            context.settled, context.built, context.notes = before.settled, before.built, before.notes
+        else:
+            self._begun = time.monotonic()
+        self.ordinal, self._in_hand = context.ordinal, context
+
+    def done(self, skipped: list[str]) -> None:
+        """The step in hand is done. :param skipped: objects that were there already."""
+        context = self._in_hand
+        assert context is not None
+        self._keep(context, skipped, context.settled, context.outcome)
+
+    def done_already(self, step: ledger.Step) -> None:
+        """The ledger says that a step is done: where it is the one in hand, its COMMIT came through and its answer did not."""
+        context = self._in_hand
+        if not self.reconnected or context is None or context.ordinal != step.ordinal or step.ordinal in self._steps:
+            return
+        told = step.progress
+        figures = {word: told[key] for word, key in _OF_BACKFILL.items() if step.kind == "backfill" and key in told}
+        skipped = [*told.get("skipped", []), *told.get("present", []), *told.get("valid_before", [])]
+        settled = [entry for word in ("quarantined", "placeholders") for entry in told.get(word, [])]
+        self._keep(context, skipped, settled or context.settled, figures)
+
+    def _keep(
+        self, context: StepContext, skipped: list[str], settled: list[dict[str, Any]], outcome: Mapping[str, Any]
+    ) -> None:
+        step = self.migration["steps"][context.ordinal - 1]
+        seconds = round(time.monotonic() - self._begun, 3)
+        # An index whose build a crash took back was built twice.
+        built = {(item["schema"], item["name"]): item for item in context.built}
+        self._steps[context.ordinal] = _Step(
+            skipped,
+            settled,
+            list(built.values()),
+            list(dict.fromkeys(context.notes)),
+            {
+                "step": context.ordinal,
+                "kind": step["kind"],
+                "name": step.get("name"),
+                "duration_s": seconds,
+                **outcome,
+            },
+        )
+
+    def _in_order(self) -> list[_Step]:
+        return [self._steps[ordinal] for ordinal in sorted(self._steps)]
+
+    @property
+    def skipped(self) -> list[str]:
+        """:return: objects that were there already."""
+        return list(chain.from_iterable(step.skipped for step in self._in_order()))
+
+    @property
+    def settled(self) -> dict[str, list[Mapping[str, Any]]]:
+        """:return: see :func:`orphans.kinds`."""
+        return orphans.kinds(list(chain.from_iterable(step.settled for step in self._in_order())))
+
+    def as_dict(self) -> dict[str, Any]:
+        """:return: the version's entry in the run's result."""
+        steps = self._in_order()
+        return {
+            "version": str(self.migration["version"]),
+            "name": self.migration["name"],
+            "title": self.migration.get("title"),
+            "duration_s": self.duration_s,
+            "expected_s": self.expected_s,
+            "steps": len(self.migration["steps"]),
+            # Only those of this run, where it went on from an earlier one.
+            "step_durations": [step.timed for step in steps],
+            "skipped": self.skipped,
+            # Rows without a parent that were moved aside for a foreign key, and parents that were made for them.
+            "quarantined": [],
+            "placeholders": [],
+            **self.settled,
+            "indexes": list(chain.from_iterable(step.built for step in steps)),
+            "notes": list(chain.from_iterable(step.notes for step in steps)),
+            "resumed": self.resumed,
+        }

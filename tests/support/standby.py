@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+"""A streaming standby of an embedded server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from support import server as servers
+from support.engine import wait_for
+from support.server import SUPERUSER, Server
+
+
+@contextmanager
+def standby_of(primary: Server) -> Iterator[Server]:
+    """A streaming standby that the primary waits for with each commit that is not told to be lazy."""
+    directory = Path(tempfile.mkdtemp(prefix="pgops-test-"))
+    data = directory / "data"
+    subprocess.run(
+        [primary.bindir / "pg_basebackup", "-D", data, "-R", "-X", "stream", "-c", "fast", "--no-sync",
+         "-h", primary.host, "-p", str(primary.port), "-U", SUPERUSER],
+        check=True, env={**os.environ, "PGPASSFILE": str(primary.passfile)},
+    )  # fmt: skip
+    passfile = directory / "passfile"
+    shutil.copy(primary.passfile, passfile)
+    # libpq passes over a password file that others may read.
+    passfile.chmod(0o600)
+    conninfo = data / "postgresql.auto.conf"
+    conninfo.write_text(
+        conninfo.read_text(encoding="utf-8").replace(str(primary.passfile), str(passfile)), encoding="utf-8"
+    )
+    if primary.owner_uid is not None:
+        for path in (directory, *directory.rglob("*")):
+            os.chown(path, primary.owner_uid, primary.owner_uid)
+    data.chmod(0o700)
+    port = servers.free_port()
+    changed = {f"port={primary.port}": f"port={port}", str(primary.directory / "data"): str(data)}
+    command = [changed.get(word, word) for word in primary.postgres]
+    command = [f"unix_socket_directories={directory}" if word.startswith("unix_socket") else word for word in command]
+    server = replace(primary, port=port, directory=directory, postgres=command, process=None)
+    server.start()
+    primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+    primary.execute("SELECT pg_reload_conf()")
+    wait_for(lambda: primary.execute("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"), what="the standby")
+    try:
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(directory, ignore_errors=True)
