@@ -50,7 +50,13 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.locks import Runn
 from ansible_collections.whitecross.pgops.plugins.module_utils.monitor import Monitor
 from ansible_collections.whitecross.pgops.plugins.module_utils.preview import planned
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
-from ansible_collections.whitecross.pgops.plugins.module_utils.reconnect import LATER, NotRegained, Reconnect, is_lost
+from ansible_collections.whitecross.pgops.plugins.module_utils.reconnect import (
+    LATER,
+    NotRegained,
+    Reconnect,
+    is_broken,
+    is_lost,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import (
     constraints_made_by,
     needs_down,
@@ -352,8 +358,8 @@ def _apply_steps(
     """From where the ledger says that it is to its end, in the session in hand."""
     conn, run, version = session.conn, session.way.run, str(migration["version"])
     if result.reconnected and row is not None and row.state == "applied":
-        for told in row.steps:
-            result.done_already(told)
+        for finished in row.steps:
+            result.done_already(finished)
         result.duration_s = round(row.duration_s, 3)
         return
     resume = row is not None and row.state in ("applying", "failed")
@@ -813,7 +819,7 @@ def _record(
     conn = session.conn
     opened: Connection | None = None
     try:
-        if conn.closed:
+        if is_broken(conn):
             # The runner lock went with its session; who holds it by now may have gone on, and has the word.
             conn = opened = session.connect()
             RunnerLock(conn, wait_s=0.0).acquire()

@@ -47,6 +47,8 @@ _REFUSED = frozenset(
     }
 )
 
+_CONNECTION_OK = 0  # libpq's word for a session that stands
+
 LATER = "What it had done is recorded; run it again when the server is back, it goes on at that step."
 
 
@@ -54,10 +56,15 @@ class NotRegained(PgopsError):
     """The run does not go on in this call; the sentence is whole."""
 
 
+def is_broken(conn: Connection) -> bool:
+    """:return: whether no statement can be sent any more. Of a session that was just ended psycopg2 does not know it at once."""
+    return bool(conn.closed) or conn.info.status != _CONNECTION_OK
+
+
 def is_lost(conn: Connection, exc: PgopsError | psycopg2.Error) -> bool:
     """:return: whether it was the session that ended, and not a statement that failed."""
     state = exc.sqlstate if isinstance(exc, PgopsError) else exc.pgcode
-    return bool(conn.closed) or state in _ENDED
+    return is_broken(conn) or state in _ENDED
 
 
 @dataclass(frozen=True)

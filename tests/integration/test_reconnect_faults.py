@@ -256,6 +256,8 @@ class Crowd:
 
     def __init__(self, server: Server) -> None:
         self.server, self.sessions = server, []
+        # One session for all looks: one that comes and goes takes a place for a moment.
+        self.watch = server.connect()
 
     def leave(self, free: int) -> None:
         with suppress(psycopg2.OperationalError):
@@ -268,7 +270,12 @@ class Crowd:
             wait_for(lambda: self._count() == len(self.sessions), what="free connections")
 
     def _count(self) -> int:
-        return self.server.execute(f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{APP}'")[0][0]
+        return self.look(f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{APP}'")
+
+    def look(self, query: str) -> int:
+        with self.watch.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchone()[0]
 
     def go(self) -> None:
         for session in self.sessions:
@@ -285,8 +292,11 @@ def crowd(primary: Server) -> Iterator[Crowd]:
     primary.execute(f"GRANT CONNECT ON DATABASE {DATABASE} TO {APP}")
     people(target_of(primary, DATABASE))
     made = Crowd(primary)
+    # What made the tables has gone.
+    wait_for(lambda: made.look("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'") == 1)
     yield made
     made.go()
+    made.watch.close()
 
 
 def test_without_a_free_connection_nothing_is_begun(primary: Server, crowd: Crowd, tmp_path: Path) -> None:
@@ -306,12 +316,13 @@ def test_with_one_connection_only_each_kind_of_step_goes_on(
     primary: Server, crowd: Crowd, tmp_path: Path, kind: str
 ) -> None:
     """The session beside it, that tells, and those that build side by side, are not to be had."""
-    target, told = target_of(primary, DATABASE), Told()
+    target = target_of(primary, DATABASE)
+    told = Told()
     wanted = {"sql": column, "backfill": backfill, "indexes": indexes}[kind](tmp_path)
     with ExitStack() as stack:
         if kind == "sql":
             conn = stack.enter_context(holding(target, "SELECT 1 FROM people LIMIT 1"))
-            threading.Timer(4, conn.close).start()
+            told = When("waiting for pid", conn.close)
         crowd.leave(1)
         migrate.apply(target, wanted, Selection(), way(progress=told))
     if kind == "sql":
@@ -325,12 +336,12 @@ def test_with_one_connection_only_each_kind_of_step_goes_on(
 def test_a_connection_that_others_have_taken_by_then_is_waited_for(
     primary: Server, crowd: Crowd, tmp_path: Path
 ) -> None:
-    target, told = target_of(primary, DATABASE), Told()
+    target = target_of(primary, DATABASE)
     crowd.leave(1)
 
     def take_it() -> None:
-        primary.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name LIKE 'pgops %'"
+        crowd.look(
+            "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE application_name LIKE 'pgops %'"
         )
         crowd.leave(0)
         threading.Timer(3, crowd.go).start()
