@@ -341,7 +341,8 @@ def test_a_connection_that_others_have_taken_by_then_is_waited_for(
 
     def take_it() -> None:
         crowd.look(
-            "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE application_name LIKE 'pgops %'"
+            "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity "
+            "WHERE application_name LIKE 'pgops %' AND pid <> pg_backend_pid()"
         )
         crowd.leave(0)
         threading.Timer(3, crowd.go).start()
