@@ -13,8 +13,9 @@ import psycopg2
 # Server messages that repeat a value of the user's data. Their shape is kept, the value is not: it may be PHI.
 _VALUE_IN_MESSAGE = {"22P02", "22007", "22008", "22003", "22023"}
 # What the server quotes is a name or a value. Whoever reads it has written the one into the statement, or the server tells
-# it apart as the name of an object; the other came from a row.
-_QUOTED = re.compile(r'"((?:[^"]|"")*)"')
+# it apart as the name of an object; the other came from a row. Other languages have other quotation marks.
+_QUOTED = re.compile(r'"((?:[^"]|"")*)"|«\s*([^»]*?)\s*»|„([^“]*)“|“([^”]*)”')
+_CLOSING = '"»“”'
 
 
 class PgopsError(Exception):
@@ -75,16 +76,25 @@ def primary_message(exc: psycopg2.Error, statement: str | None = None) -> str:
     diag = exc.diag
     message = diag.message_primary or str(exc).strip().split("\n", 1)[0] or type(exc).__name__
     if exc.pgcode in _VALUE_IN_MESSAGE and ": " in message:
-        message = message.rsplit(": ", 1)[0]
+        # The first: the value may have one, too.
+        message = message.split(": ", 1)[0].rstrip()
     if statement is None or exc.pgcode is None:
         return message
     objects = (diag.schema_name, diag.table_name, diag.column_name, diag.constraint_name, diag.datatype_name)
     # "public"."X" is quoted as a whole, and what stands without quotes is in small letters.
     known = "\n".join([statement, *(name for name in objects if name)]).replace('"', "").lower()
-    return _QUOTED.sub(
-        lambda quoted: quoted[0] if quoted[1].replace('"', "").lower() in known else '"…"',
-        message,
-    )
+
+    def is_value(quoted: re.Match[str]) -> bool:
+        name = next(part for part in quoted.groups() if part is not None)
+        return name.replace('"', "").lower() not in known
+
+    value = next((quoted.start() for quoted in _QUOTED.finditer(message) if is_value(quoted)), None)
+    if value is None and message.count('"') % 2:
+        value = message.index('"')
+    if value is None:
+        return message
+    # To the last mark: the server doubles none within a value, so nobody knows where it ends.
+    return f'{message[:value]}"…"{message[max(map(message.rfind, _CLOSING)) + 1 :]}'
 
 
 def from_psycopg(

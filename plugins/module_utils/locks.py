@@ -353,6 +353,11 @@ _TABLE_NAMED = re.compile(
 )
 
 
+# What follows UPDATE where it begins no statement: in a foreign key, a trigger, a policy, a GRANT or a SELECT.
+_NO_TABLE = frozenset(
+    {"set", "on", "of", "or", "to", "cascade", "restrict", "no", "using", "with", "skip", "nowait"}
+)  # fmt: skip
+
 # A quoted name first: what looks like a comment or a string in it is neither.
 _NO_NAMES = re.compile(r"""(?P<name>"(?:[^"]|"")*")|--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'""", re.DOTALL)
 
@@ -372,6 +377,6 @@ def tables_in(statement: str) -> tuple[tuple[str, str], ...]:
     for match in _TABLE_NAMED.finditer(text):
         first, second = match.group(1), match.group(2)
         name = (_plain(first), _plain(second)) if second else ("public", _plain(first))
-        if name not in found and not (second is None and name[1] in ("set", "on")):
+        if name not in found and not (second is None and first.lower() in _NO_TABLE):
             found.append(name)
     return tuple(found)

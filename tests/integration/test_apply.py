@@ -12,6 +12,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, l
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from support.engine import Told, rows, way
 from support.tree import TestTree
 
@@ -144,11 +145,42 @@ def test_a_failed_version_goes_on_at_its_step_with_the_mended_file(target: Any, 
     assert kept == [{"text": files["two.sql.j2"]}]
 
 
+def test_a_failed_version_goes_on_with_the_values_that_it_began_with(target: Any, tree: TestTree) -> None:
+    steps = [{"sql": {"up": f"{name}.sql.j2", "down": f"{name}_down.sql.j2"}} for name in ("one", "two")]
+    files = {
+        "one.sql.j2": "CREATE TABLE public.{{ made }} (id integer PRIMARY KEY);",
+        "one_down.sql.j2": "DROP TABLE public.{{ made }};",
+        "two.sql.j2": "INSERT INTO public.people (id, name) VALUES (1, '{{ given }}');",
+        "two_down.sql.j2": "DELETE FROM public.people WHERE id = 1;",
+    }
+    tree.add(V3, "two_steps", steps, files, variables={"made": "rooms", "given": "y"})
+    with pytest.raises(PgopsError, match="Step 2 of 2"):
+        migrate.apply(target, tree.render({"made": "halls", "given": "y" * 21}), Selection(), way())
+    with pytest.raises(PgopsError, match="step 1, which is done already, is another one now, for a variable") as caught:
+        migrate.apply(target, tree.render(), Selection(), way())
+    assert "give the values of then or revert the version first" in caught.value.message
+    # The step that failed may have another value.
+    migrate.apply(target, tree.render({"made": "halls"}), Selection(), way())
+    assert rows(target, "SELECT name FROM public.people") == [{"name": "y"}]
+    migrate.revert(target, Reverts(), way("20260101T000000Z-000002"))
+    assert rows(target, "SELECT to_regclass('public.halls') AS t") == [{"t": None}]
+
+
 @pytest.mark.parametrize(
     ("statement", "told"),
     [
         ("SELECT to_tsquery(name || ' &') FROM public.patients;", 'no operand in tsquery: "…"'),
-        ("SELECT to_timestamp(name, 'YYYY-MM-DD') FROM public.patients;", 'invalid value "…" for "YYYY"'),
+        ("SELECT to_timestamp(name, 'YYYY-MM-DD') FROM public.patients;", 'invalid value "…"'),
+        ("SELECT (name || ': peanuts')::integer FROM public.patients;", "invalid input syntax for type integer"),
+        (
+            "ALTER TABLE public.patients ALTER name TYPE date USING (name || ': \"x\"')::date;",
+            "invalid input syntax for type date",
+        ),
+        (
+            "SELECT set_config(name || '\" x \"', '1', true) FROM public.patients;",
+            'unrecognized configuration parameter "…"',
+        ),
+        ("SELECT to_tsquery(name || ' \" &') FROM public.patients;", 'syntax error in tsquery: "…"'),
         ("SELECT set_config(name, '1', true) FROM public.patients;", 'unrecognized configuration parameter "…"'),
         (
             "DO $$ BEGIN EXECUTE (SELECT 'SELECT 1 FROM ' || quote_ident(name) FROM public.patients); END $$;",

@@ -20,3 +20,21 @@ def test_a_quoted_name_may_hold_anything(name: str) -> None:
     quoted = '"' + name.replace('"', '""') + '"'
     text = f"ALTER TABLE s.{quoted} ADD COLUMN a text DEFAULT 'x -- it''s' /* ALTER TABLE b */; -- ALTER TABLE c"
     assert locks.tables_in(text) == (("s", name),)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE a ADD FOREIGN KEY (b) REFERENCES a (id) ON UPDATE CASCADE ON DELETE RESTRICT",
+        "ALTER TABLE a ADD FOREIGN KEY (b) REFERENCES a (id) ON UPDATE NO ACTION",
+        "UPDATE a SET b = 1; SELECT 1 FROM c FOR UPDATE NOWAIT",
+        "CREATE TRIGGER t BEFORE INSERT OR UPDATE OF b ON a EXECUTE FUNCTION f()",
+        "ALTER TABLE a ADD b int; CREATE POLICY p ON c FOR UPDATE TO nurse USING (true); GRANT UPDATE ON c TO nurse",
+    ],
+)
+def test_a_word_behind_update_is_no_table(statement: str) -> None:
+    assert locks.tables_in(statement) == (("public", "a"),)
+
+
+def test_a_quoted_table_may_have_such_a_name() -> None:
+    assert locks.tables_in('UPDATE "to" SET a = 1') == (("public", "to"),)
