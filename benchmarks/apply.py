@@ -21,6 +21,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, mi
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import create_index
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import read_tree, render
+from durable import make_durable
 from support import server as servers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,10 +91,7 @@ def main() -> None:
     migrations = [migration for migration in render(read_tree(ROOT / "sql")) if migration["version"] in FIVE]
     server = servers.embedded_server()
     try:
-        # As in production: the tests' server does without.
-        for setting in ("fsync", "full_page_writes"):
-            server.execute(f"ALTER SYSTEM SET {setting} = on")
-        server.execute("SELECT pg_reload_conf()")
+        make_durable(server)
         ratios = []
         with tempfile.TemporaryDirectory() as folder:
             whole = Path(folder, "all.sql")

@@ -27,6 +27,7 @@ import figures
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, migrate, plan
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
+from durable import make_durable
 from support import server as servers
 from support.tree import TestTree
 
@@ -148,10 +149,7 @@ def main() -> None:
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     server = servers.embedded_server()
     try:
-        # As in production: the tests' server does without.
-        for setting, value in (("fsync", "on"), ("full_page_writes", "on"), ("max_wal_size", "'4GB'")):
-            server.execute(f"ALTER SYSTEM SET {setting} = {value}")
-        server.execute("SELECT pg_reload_conf()")
+        make_durable(server)
         with tempfile.TemporaryDirectory() as folder:
             tree = TestTree(Path(folder))
             step = {"table": "doses", "key": "id", "statement": "fill.sql.j2", "irreversible": "a benchmark"}

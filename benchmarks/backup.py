@@ -22,6 +22,7 @@ from pathlib import Path
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, dump, restore
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
+from durable import make_durable
 from support import server as servers
 
 REPEATS = 3
@@ -61,10 +62,7 @@ def main() -> None:
     megabytes = int(sys.argv[1]) if len(sys.argv) > 1 else 700
     server = servers.embedded_server()
     try:
-        # As in production: the tests' server does without.
-        for setting, value in (("fsync", "on"), ("full_page_writes", "on"), ("max_wal_size", "'4GB'")):
-            server.execute(f"ALTER SYSTEM SET {setting} = {value}")
-        server.execute("SELECT pg_reload_conf()")
+        make_durable(server)
         server.create_database(DATABASE)
         server.execute(FILL.format(n=megabytes * 1_000_000 // BYTES_OF_FOUR_ROWS), database=DATABASE)
         size = server.execute(f"SELECT pg_database_size('{DATABASE}')")[0][0]

@@ -29,6 +29,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, mi
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import read_tree, render
+from durable import make_durable
 from support import server as servers
 from support.clients import Clients, LockWatch, let_in, load_sample_data
 
@@ -63,10 +64,7 @@ def main() -> None:
     versions = [str(migration["version"]) for migration in migrations]
     server = servers.embedded_server()
     try:
-        # As in production: the tests' server does without.
-        for setting, value in (("fsync", "on"), ("full_page_writes", "on"), ("max_wal_size", "'2GB'")):
-            server.execute(f"ALTER SYSTEM SET {setting} = {value}")
-        server.execute("SELECT pg_reload_conf()")
+        make_durable(server, max_wal_size="2GB")
         server.create_database(DATABASE)
         target = Target(
             host=server.host, port=str(server.port), user=servers.MIGRATOR, owner=servers.OWNER, database=DATABASE,

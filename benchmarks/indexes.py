@@ -23,6 +23,7 @@ from typing import Any
 import figures
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, migrate, plan, statements
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
+from durable import make_durable
 from support import server as servers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,10 +113,7 @@ def main() -> None:
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else ROWS
     server = servers.embedded_server()
     try:
-        # As in production: the tests' server does without.
-        for name, value in (("fsync", "on"), ("full_page_writes", "on"), ("max_wal_size", "'4GB'")):
-            server.execute(f"ALTER SYSTEM SET {name} = {value}")
-        server.execute("SELECT pg_reload_conf()")
+        make_durable(server)
         server.create_database(DATABASE)
         for table in TABLES:
             server.execute(FILL.format(table=table, rows=rows), database=DATABASE)

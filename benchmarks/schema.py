@@ -25,6 +25,7 @@ import figures as kept
 import peers
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, migrate, plan
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
+from durable import make_durable
 from support import server as servers
 from support.site import Playbook
 from support.tree import TestTree
@@ -124,10 +125,7 @@ def main() -> None:
     """Print each repeat's seconds, then medians and ratios; keep them."""
     server = servers.embedded_server()
     try:
-        # As in production: the tests' server does without.
-        for setting in ("fsync", "full_page_writes"):
-            server.execute(f"ALTER SYSTEM SET {setting} = on")
-        server.execute("SELECT pg_reload_conf()")
+        make_durable(server)
         with tempfile.TemporaryDirectory() as text:
             folder = Path(text)
             versions = the_versions()

@@ -20,6 +20,7 @@ from contextlib import closing
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, dump, restore, swap
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
+from durable import make_durable
 from support import server as servers
 
 SWAPS = 10
@@ -62,8 +63,7 @@ def main() -> None:
     """Print each swap, then median and maximum."""
     server = servers.embedded_server()
     try:
-        server.execute("ALTER SYSTEM SET fsync = on")
-        server.execute("SELECT pg_reload_conf()")
+        make_durable(server)
         server.create_database(DATABASE)
         server.execute("CREATE TABLE t AS SELECT g AS id FROM generate_series(1, 100000) g", database=DATABASE)
         target = Target(

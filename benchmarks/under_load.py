@@ -34,6 +34,7 @@ import figures as kept
 import peers
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, migrate, plan
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
+from durable import make_durable
 from support import server as servers
 from support.clients import let_in
 from support.site import Playbook
@@ -390,14 +391,7 @@ def main() -> None:
     server = servers.embedded_server()
     try:
         # As in production: the tests' server does without.
-        for setting, value in (
-            ("fsync", "on"),
-            ("full_page_writes", "on"),
-            ("max_wal_size", "'4GB'"),
-            ("log_lock_waits", "on"),
-        ):
-            server.execute(f"ALTER SYSTEM SET {setting} = {value}")
-        server.execute("SELECT pg_reload_conf()")
+        make_durable(server, log_lock_waits="on")
         server.create_database(TEMPLATE)
         begun = time.monotonic()
         peers.act_as_owner(server)

@@ -17,17 +17,23 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 
 # A table with heirs is left to the statement: they may differ from it. Since 18 a NOT NULL is a constraint, which may be
 # not validated, inherited or without heirs, and SET NOT NULL changes that. A default is compared as the server prints it:
-# a literal with the type of its column, a negative number as a literal; of others that mean the same nobody knows.
+# a literal with the type of its column, a negative number as a literal; of others that mean the same nobody knows. What
+# ALTER TABLE says of a view or of a system column, or of a table that another of the name stands before, is for the server.
 _HOLDING = """
 SELECT g.number
-  FROM jsonb_to_recordset(%s) AS g(number int, kind text, schema text, "table" text, name text, there boolean, expression text)
+  FROM jsonb_to_recordset(%s) AS g(
+       number int, kind text, schema text, "table" text, unqualified boolean, name text, there boolean, expression text)
   LEFT JOIN (pg_catalog.pg_namespace n JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid)
     ON n.nspname = g.schema AND c.relname = g."table"
   LEFT JOIN pg_catalog.pg_attribute a
-    ON a.attrelid = c.oid AND a.attname = g.name AND NOT a.attisdropped AND g.kind IN ('column', 'not_null', 'default')
+    ON a.attrelid = c.oid AND a.attname = g.name AND NOT a.attisdropped
+   AND g.kind IN ('column', 'not_null', 'default')
  GROUP BY g.number
-HAVING bool_and(c.oid IS NOT NULL AND coalesce(CASE g.kind
-    WHEN 'column' THEN (a.attnum IS NOT NULL) = g.there
+HAVING bool_and(c.oid IS NOT NULL
+   AND (g.unqualified IS NULL OR c.oid = to_regclass(quote_ident(g."table")))
+   AND (c.relkind IN ('r', 'p') OR g.kind IN ('trigger', 'rule'))
+   AND coalesce(CASE g.kind
+    WHEN 'column' THEN (a.attnum IS NOT NULL) = g.there AND coalesce(a.attnum, 1) > 0
     WHEN 'not_null' THEN a.attnotnull = g.there AND NOT c.relhassubclass AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum]
            AND NOT (k.convalidated AND k.conislocal AND NOT k.connoinherit))

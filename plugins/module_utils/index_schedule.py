@@ -117,8 +117,9 @@ class Memory:
             # The server's smallest is 1 MB before 18.
             self._given[id(conn)] = share = max(1024, share)
         # How many of them a build really uses depends on the table's size, and on 32 MB for each: the server sees to both.
-        # Side by side they have together as many as one build would have: more only take each other's processors.
-        workers = min(self._a_build, self._together) // at_once
+        # Nobody works meanwhile but those who came since the build began; the second scan of a build has no parallel workers, and
+        # leaves its processors to the other.
+        workers = min(self._a_build, self._together // at_once)
         if self._set.get(id(conn)) == (share, workers):
             return
         self._set[id(conn)] = (share, workers)

@@ -42,7 +42,7 @@ RULES = {
     "missing-key": "A required key is there.",
     "not-null-name": "A constraint leaves `<table>_<column>_not_null` to NOT NULL, which has that name in PostgreSQL 18.",
     "not-validated": "A constraint that is added `NOT VALID` is validated by some version.",
-    "one-drop": "A statement drops one object, or deletes rows of one table.",
+    "one-drop": "A statement drops one object and does nothing else, or deletes rows of one table.",
     "placeholder": "A placeholder is for a foreign key that its step adds, and has no value for that key.",
     "psql-command": "Commands of psql are no SQL.",
     "remove-labels": "`down: remove_labels` takes back a step that adds labels and does nothing else.",

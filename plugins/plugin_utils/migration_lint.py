@@ -373,6 +373,13 @@ def one_object_a_drop(rendered: list[RenderedMigration]) -> Iterator[Finding]:
                 )
                 if many:
                     yield _at(statement, "one-drop", "drop or truncate one object a statement, so that each is named")
+                if isinstance(node, ast.AlterTableStmt) and len(node.cmds) > 1 and statement.destroys:
+                    yield _at(
+                        statement,
+                        "one-drop",
+                        f"drop the {statement.destroys['kind']} {statement.destroys['name']} in an ALTER TABLE of its own: where it was "
+                        "there before, or is gone already, that one is passed over and no other",
+                    )
                 if len(sql_statements.deleted_from(node)) > 1:
                     yield _at(statement, "one-drop", "delete rows of one table a statement, so that each is named")
                 if getattr(node, "behavior", None) == _enums().DropBehavior.DROP_CASCADE and isinstance(

@@ -23,8 +23,9 @@ State = dict[str, Any]
 def states_of(node: Any) -> list[State]:
     """Tell the states that a parsed statement brings about.
 
-    :return: ``kind``, ``schema``, ``table``, ``there`` and mostly ``name`` each, a default also its ``expression``; none
-        where any part of the statement does something that is not told by a state.
+    :return: ``kind``, ``schema``, ``table``, ``there`` and mostly ``name`` each, a default also its ``expression``, and
+        ``unqualified`` where the table is named without its schema; none where any part of the statement does something that
+        is not told by a state.
     """
     ast = grammar().ast
     if isinstance(node, ast.AlterTableStmt):
@@ -40,7 +41,13 @@ def _altered(node: Any) -> list[State]:
     schema, table = relation_name(node.relation)
     parts = [_of_command(command) for command in node.cmds or ()]
     told = [part for part in parts if part is not None]
-    return [{"schema": schema, "table": table, **part} for part in told] if len(told) == len(parts) else []
+    where = {"schema": schema, "table": table, **_path(node.relation.schemaname is None)}
+    return [{**where, **part} for part in told] if len(told) == len(parts) else []
+
+
+def _path(unqualified: bool) -> State:
+    """Which table a name without a schema means, only the session knows that runs it: its search_path, its temporary tables."""
+    return {"unqualified": True} if unqualified else {}
 
 
 def _of_command(command: Any) -> State | None:
@@ -67,12 +74,14 @@ def _of_command(command: Any) -> State | None:
     return always.get(command.subtype)
 
 
-def _default(command: Any) -> State:
+def _default(command: Any) -> State | None:
     g = grammar()
     given = command.def_
-    # DEFAULT NULL is what a column has that has none.
-    if given is None or (isinstance(given, g.ast.A_Const) and given.isnull):
+    if given is None:
         return {"kind": "default", "name": command.name, "there": False}
+    # NULL is what a column has that has no default, unless its type is a domain that has one.
+    if isinstance(given, g.ast.A_Const) and given.isnull:
+        return None
     return {"kind": "default", "name": command.name, "there": True, "expression": g.print(given)}
 
 
@@ -85,7 +94,6 @@ def _dropped(node: Any) -> list[State]:
     for target in node.objects:
         names = [part.sval for part in target]
         schema = names[-3] if len(names) > 2 else DEFAULT_SCHEMA
-        states.append(
-            {"kind": words[node.removeType], "schema": schema, "table": names[-2], "name": names[-1], "there": False}
-        )
+        where = {"schema": schema, "table": names[-2], **_path(len(names) < 3)}
+        states.append({**where, "kind": words[node.removeType], "name": names[-1], "there": False})
     return states

@@ -255,7 +255,9 @@ def test_a_drop_that_hits_its_limit_leaves_an_invalid_one_that_the_next_run_ends
                 reading.append(holding(target, "SELECT count(*) FROM people"))
                 reading[0].__enter__()
 
-    with pytest.raises(PgopsError, match="failed when it dropped index public.people_name") as caught:
+    with pytest.raises(
+        PgopsError, match="hit its time limit of 2 s when it dropped index public.people_name"
+    ) as caught:
         migrate.apply(target, hurried, Selection(), way(progress=Reading()))
     reading[0].__exit__(None, None, None)
     assert caught.value.sqlstate == "57014"

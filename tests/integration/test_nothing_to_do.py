@@ -27,6 +27,7 @@ CREATE TABLE public.pets (id integer PRIMARY KEY, name text);
 ALTER TABLE public.pets ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 CREATE POLICY all_pets ON public.pets USING (true);
 CREATE RULE kept AS ON DELETE TO public.pets DO INSTEAD NOTHING;
+CREATE VIEW public.names AS SELECT name FROM public.pets;
 """
 # What each of them finds as it would leave it, in the words of the result.
 NOTHING = {
@@ -35,7 +36,6 @@ NOTHING = {
     "ALTER TABLE public.people ALTER COLUMN name SET DEFAULT 'nobody'": "public.people.name has the default",
     "ALTER TABLE public.people ALTER COLUMN age SET DEFAULT -1": "public.people.age has the default",
     "ALTER TABLE public.people ALTER COLUMN seen SET DEFAULT now()": "public.people.seen has the default",
-    "ALTER TABLE public.people ALTER COLUMN born SET DEFAULT NULL": "public.people.born has no default",
     "ALTER TABLE public.people ALTER COLUMN born DROP DEFAULT": "public.people.born has no default",
     "ALTER TABLE public.people DROP COLUMN IF EXISTS height": "public.people has no column height",
     "ALTER TABLE public.people DROP CONSTRAINT IF EXISTS tall": "public.people has no constraint tall",
@@ -64,6 +64,10 @@ OF_NOTHING = [
 ]
 # They look like the ones above, and have something to do.
 SOMETHING = [
+    "ALTER TABLE public.people ALTER COLUMN born SET DEFAULT NULL",
+    "ALTER TABLE public.names ALTER COLUMN name DROP NOT NULL",
+    "ALTER TABLE public.names DROP CONSTRAINT IF EXISTS adult",
+    "ALTER TABLE public.people ADD COLUMN IF NOT EXISTS xmin integer",
     "ALTER TABLE public.people ALTER COLUMN name SET NOT NULL",
     "ALTER TABLE public.people ALTER COLUMN name SET DEFAULT 'somebody'",
     "ALTER TABLE public.people ALTER COLUMN name SET DEFAULT $$'nobody'$$",
@@ -90,7 +94,7 @@ SOMETHING = [
 @pytest.fixture
 def tree(tmp_path: Any, target: Any) -> TestTree:
     tree = TestTree(tmp_path / "sql")
-    tree.add_sql(V1, "tables", TABLES, "DROP TABLE public.pets;\nDROP TABLE public.people;")
+    tree.add_sql(V1, "tables", TABLES, "DROP VIEW public.names;\nDROP TABLE public.pets;\nDROP TABLE public.people;")
     migrate.apply(target, tree.render(), Selection(), way())
     return tree
 
@@ -165,6 +169,36 @@ def test_a_not_null_that_is_not_validated_has_something_to_do(target: Any) -> No
         assert catalog_states.holding(conn, [asked]) == set()
         execute(conn, "ALTER TABLE public.people ALTER COLUMN name SET NOT NULL")
         assert catalog_states.holding(conn, [asked]) == {0}
+
+
+@pytest.mark.parametrize(
+    "before",
+    ["CREATE TEMP TABLE people (name text NOT NULL)", "SET search_path = app, public"],
+    ids=["a temporary table", "another path"],
+)
+def test_a_name_without_a_schema_is_that_which_the_session_means(target: Any, before: str) -> None:
+    do(target, "CREATE TABLE public.people (name text)", "CREATE SCHEMA app")
+    do(target, "CREATE TABLE app.people (name text NOT NULL)")
+    short = told("ALTER TABLE people ALTER COLUMN name DROP NOT NULL")
+    whole = told("ALTER TABLE public.people ALTER COLUMN name DROP NOT NULL")
+    trigger = told("DROP TRIGGER IF EXISTS log ON people")
+    with closing(connect(target, application_name="test")) as conn:
+        assert catalog_states.holding(conn, [short, whole, trigger]) == {0, 1, 2}
+        execute(conn, before)
+        assert catalog_states.holding(conn, [short, whole, trigger]) == {1}
+
+
+def test_no_default_is_another_thing_where_the_domain_has_one(target: Any, tmp_path: Any) -> None:
+    tree = TestTree(tmp_path / "sql")
+    do(
+        target,
+        "CREATE DOMAIN public.five AS integer DEFAULT 5",
+        "CREATE TABLE public.fives (id integer, n public.five)",
+    )
+    up = "ALTER TABLE public.fives ALTER COLUMN n SET DEFAULT NULL;\nINSERT INTO public.fives (id) VALUES (1);"
+    tree.add_sql(V1, "no_five", up, "DELETE FROM public.fives WHERE id = 1;")
+    migrate.apply(target, tree.render(), Selection(), way())
+    assert rows(target, "SELECT n FROM public.fives") == [{"n": None}]
 
 
 HELD = "LOCK TABLE public.people, public.pets IN ROW EXCLUSIVE MODE"

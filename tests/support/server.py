@@ -212,6 +212,9 @@ def embedded_server() -> Server:
          "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync", "--data-checksums"],
         cwd=directory, check=True, stdout=subprocess.DEVNULL, **_as_user(uid),
     )  # fmt: skip
+    with (directory / "data" / "postgresql.conf").open("a", encoding="utf-8") as conf:
+        # Not on the command line, which ALTER SYSTEM gives way to: benchmarks want a durable server.
+        conf.writelines(f"{name} = '{value}'\n" for name, value in SETTINGS.items())
     passfile = directory / "passfile"
     passwords = {SUPERUSER: bootstrap.read_text(encoding="ascii")}
     write_passfile(passfile, passwords)
@@ -219,7 +222,6 @@ def embedded_server() -> Server:
     for attempt in range(5):
         port = free_port()
         options = {
-            **SETTINGS,
             "listen_addresses": "127.0.0.1",
             "port": str(port),
             "unix_socket_directories": str(directory),

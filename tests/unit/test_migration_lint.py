@@ -158,6 +158,21 @@ ON_AN_EXISTING_TABLE = [
         "ALTER TABLE old ADD CONSTRAINT c CHECK (a > 0) NOT VALID;",
         "ALTER TABLE old ADD CONSTRAINT c CHECK (a > 0) NOT VALID; ALTER TABLE old DROP CONSTRAINT c;",
     ),
+    (
+        "one-drop",
+        "ALTER TABLE old DROP COLUMN a, DROP COLUMN b;",
+        "ALTER TABLE old DROP COLUMN a; ALTER TABLE old DROP COLUMN b;",
+    ),
+    (
+        "one-drop",
+        "ALTER TABLE old DROP COLUMN IF EXISTS a, ALTER COLUMN b DROP NOT NULL;",
+        "ALTER TABLE old ALTER COLUMN a DROP NOT NULL, ALTER COLUMN b DROP NOT NULL;",
+    ),
+    (
+        "one-drop",
+        "ALTER TABLE old DROP CONSTRAINT a, ADD COLUMN b int;",
+        "ALTER TABLE old ADD COLUMN a int, ADD COLUMN b int;",
+    ),
     ("one-drop", "CREATE TABLE n (a int); CREATE TABLE m (a int); DROP TABLE n, m;", "SELECT 1;"),
     (
         "one-drop",
