@@ -72,6 +72,8 @@ class ActionModule(MigrationAction):
             lowest = min(str(version) for version in result["not_reverted"])
             choice = {} if stable else {"rollback_through": lowest}
             self.tell_next(result, [("To go on", self.again(task_vars, choice))])
+        elif result.get("reason") == "quarantine":
+            self.tell_next(result, [("Type", self.again(task_vars))])
 
     def _show_plan(self, database: str, found: dict[str, Any]) -> None:
         if not found["versions"]:

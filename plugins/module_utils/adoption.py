@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    accepted_differences,
     baseline,
     catalog,
     declared,
@@ -310,7 +311,10 @@ class _Judge:
         elif all(states[key] == effects.ABSENT for key in signs):
             verdict.catalog, verdict.action = NOT, PENDING
             for key, state in bad.items():
-                if state == effects.DIFFERENT:
+                if state == effects.DIFFERENT and key in self.accepted:
+                    # As an earlier version has it; this one's own up changes what was accepted there.
+                    verdict.differs(key, self._told(key, version), "accepted")
+                elif state == effects.DIFFERENT:
                     verdict.differs(key, self._told(key, version), None)
                     verdict.action = REFUSE
         else:
@@ -385,7 +389,7 @@ class _Judge:
         if needs:
             self._completed.append(version)
         verdict.action = REPAIR if needs else ADOPT
-        self.proofs[version] = self._proof(version)
+        self.proofs[version] = self._proof(version, shop.scratch)
 
     def _comes_along(self, key: str, version: str, bad: Mapping[str, str]) -> bool:
         """A column or constraint of a missing table, and the index of a missing constraint: made together with that."""
@@ -442,8 +446,9 @@ class _Judge:
             missing = True
         return missing
 
-    def _proof(self, version: str) -> dict[str, Any]:
-        """What the version is adopted by: the objects as they are declared, and a fingerprint of them as they were found."""
+    def _proof(self, version: str, scratch: Connection) -> dict[str, Any]:
+        """What the version is adopted by: the objects as they are declared, a fingerprint of them as they were found, and what
+        is accepted."""
         chain, found = self._presence.chain, self._presence.found
         states = self._presence.effects(version)
         objects = {}
@@ -460,6 +465,11 @@ class _Judge:
             "found": len(seen),
             "of": len(states),
             "objects": objects,
+            "accepted": {
+                key: accepted_differences.record(chain.at(key, version), found.get(key), key, scratch)
+                for key, state in states.items()
+                if key in self.accepted and state != effects.PRESENT
+            },
         }
 
 
@@ -802,7 +812,7 @@ def _record(conn: Connection, migrations: Sequence[Mapping[str, Any]], assessmen
                 migration,
                 way.run,
                 applied_by=who,
-                adopted={**words, "objects": proof["objects"]},
+                adopted={**words, "objects": proof["objects"], "accepted": proof["accepted"]},
                 progress=[_as_if_made(step, assessment.earlier[version]) for step in migration["steps"]],
             )
             ledger.append_audit(

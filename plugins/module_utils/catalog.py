@@ -73,6 +73,21 @@ _KIND = re.compile(f"({'|'.join(_LONGEST_FIRST)}) ")
 
 # Attributes that say where an object sits; they are for the reader of an inventory and never differ on their own.
 _PLACE = frozenset({"schema", "table", "column"})
+# Who owns an object, who may use it, what it is commented with and how it is tuned make it no other object.
+ATTENDANT = frozenset(
+    {
+        "owner",
+        "acl",
+        "comment",
+        "statistics",
+        "toast_options",
+        "tablespace",
+        "clustered",
+        "storage",
+        "compression",
+        "options",
+    }
+)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, existing, remembered_schema
+from ansible_collections.whitecross.pgops.plugins.module_utils.accepted_differences import Accepted
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
@@ -41,7 +42,8 @@ _RELATIONS = frozenset({"table", "view", "materialized view", "foreign table"})
 class Finding:
     """One thing that is not as it should be.
 
-    ``level`` is ``fail``, ``warn`` or ``notice``; ``check`` names the check that found it.
+    ``level`` is ``fail``, ``warn`` or ``notice``; ``check`` names the check that found it; ``note`` says what somebody has
+    decided about it.
     """
 
     check: str
@@ -50,6 +52,7 @@ class Finding:
     attribute: str | None
     expected: Any
     found: Any
+    note: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The finding as plain data for a module's result."""
@@ -72,6 +75,7 @@ def compare(
     *,
     control: Control,
     run_id: str | None = None,
+    accepted: Accepted | None = None,
 ) -> Comparison:
     """Compare a database with what the migrations declare.
 
@@ -82,6 +86,7 @@ def compare(
 
     :param conn: a session on the database itself.
     :param migrations: the rendered migrations that are applied, in order.
+    :param accepted: differences that are warnings only.
     :raises PgopsError: no scratch database, or a migration that cannot be run again.
 
     Takes ACCESS SHARE on system catalogs of the database, and no lock on its tables.
@@ -94,7 +99,7 @@ def compare(
         key = remembered_schema.key(scratch, migrations, encoding)
     remembered = remembered_schema.recall(key)
     if remembered is not None:
-        comparison = _compared(*remembered, found, reparse=None)
+        comparison = _compared(*remembered, found, accepted, reparse=None)
         # It was made on another day: that nothing differs can be believed, a difference has to be seen.
         if all(finding.level == NOTICE for finding in comparison.findings):
             return comparison
@@ -110,7 +115,7 @@ def compare(
                 control.check()
                 replay(other, migration)
             after = catalog.inventory(other)
-            comparison = _compared(before, after, found, reparse=other)
+            comparison = _compared(before, after, found, accepted, reparse=other)
         finally:
             forget()
     remembered_schema.remember(key, before, after)
@@ -118,7 +123,12 @@ def compare(
 
 
 def _compared(
-    before: catalog.Inventory, after: catalog.Inventory, found: catalog.Inventory, *, reparse: Connection | None
+    before: catalog.Inventory,
+    after: catalog.Inventory,
+    found: catalog.Inventory,
+    accepted: Accepted | None,
+    *,
+    reparse: Connection | None,
 ) -> Comparison:
     # What an empty database has anyway is not declared, unless a migration changed it.
     declared = {key: value for key, value in after.items() if before.get(key) != value}
@@ -126,7 +136,7 @@ def _compared(
         declared, {key: value for key, value in found.items() if key in declared}, reparse=reparse
     )
     strangers = {key: value for key, value in found.items() if key not in after and before.get(key) != value}
-    return _judge(declared, differences, strangers)
+    return _judge(declared, differences, strangers, accepted, reparse)
 
 
 def compare_recorded(conn: Connection, recorded: catalog.Inventory) -> Comparison:
@@ -154,22 +164,30 @@ def refuse_other_major(target: Target, conn: Connection, other: Connection) -> N
 
 
 def _judge(
-    declared: catalog.Inventory, differences: Sequence[catalog.Difference], strangers: catalog.Inventory
+    declared: catalog.Inventory,
+    differences: Sequence[catalog.Difference],
+    strangers: catalog.Inventory,
+    accepted: Accepted | None = None,
+    reparse: Connection | None = None,
 ) -> Comparison:
     comparison = Comparison(declared=declared)
     lines = _lines(declared)
     failed: set[str] = set()
-    for difference in differences:
-        level = _level(difference)
+    taken, notes = _taken(declared, differences, accepted, reparse)
+    for number, difference in enumerate(differences):
+        level = WARN if number in taken and _level(difference) == FAIL else _level(difference)
         if difference.kind == "missing":
             told: tuple[str | None, Any, Any] = (None, "present", "missing")
             # The columns of a missing table say nothing that the table does not.
             if level == FAIL and _is_part_of_missing(difference, differences):
-                failed.add(lines[difference.object])
+                if _is_part_of_missing(
+                    difference, [differences[other] for other in set(range(len(differences))) - taken]
+                ):
+                    failed.add(lines[difference.object])
                 continue
         else:
             told = (difference.attribute, difference.expected, difference.found)
-        comparison.findings.append(Finding("schema", level, difference.object, *told))
+        comparison.findings.append(Finding("schema", level, difference.object, *told, notes.get(number)))
         if level == FAIL:
             failed.add(lines[difference.object])
     tables = {(value["schema"], value["table"]) for key, value in declared.items() if catalog.kind_of(key) == "table"}
@@ -190,6 +208,26 @@ def _judge(
                 kind = declared[key]["form"]
             comparison.lines.append({"kind": kind, "object": catalog.name_of(key), "passed": key not in failed})
     return comparison
+
+
+def _taken(
+    declared: catalog.Inventory,
+    differences: Sequence[catalog.Difference],
+    accepted: Accepted | None,
+    reparse: Connection | None,
+) -> tuple[set[int], dict[int, str]]:
+    """:return: the positions of differences that somebody accepted, and what is to be said of these and of others."""
+    taken: set[int] = set()
+    notes: dict[int, str] = {}
+    if accepted is None:
+        return taken, notes
+    for number, difference in enumerate(differences):
+        same, note = accepted.of_difference(difference, declared[difference.object], reparse)
+        if same:
+            taken.add(number)
+        if note is not None and _level(difference) == FAIL:
+            notes[number] = note
+    return taken, notes
 
 
 def _level(difference: catalog.Difference) -> str:
@@ -296,11 +334,16 @@ def _indexes(conn: Connection, indexes: Sequence[Mapping[str, Any]]) -> None:
 
 
 def check_statements(
-    conn: Connection, migration: Mapping[str, Any], control: Control, limit: int = 100
+    conn: Connection,
+    migration: Mapping[str, Any],
+    control: Control,
+    limit: int = 100,
+    accepted: Accepted | None = None,
 ) -> list[Finding]:
     """Run a version's own verification in a read-only transaction; each row it returns is a difference.
 
     :param limit: how many rows of one statement are told.
+    :param accepted: objects that are as somebody accepted them are warnings only.
     :return: the differences; a statement that fails, or returns something else than object, expected, found, is one too.
     """
     findings = []
@@ -324,7 +367,8 @@ def check_statements(
             findings.append(Finding(check, FAIL, location, "columns", "object, expected, found", f"{width} columns"))
             continue
         for object_name, expected, found in rows:
-            findings.append(Finding(check, FAIL, str(object_name), None, expected, found))
+            note = accepted.of_check(str(object_name)) if accepted is not None else None
+            findings.append(Finding(check, WARN if note else FAIL, str(object_name), None, expected, found, note))
         if more > 0:
             findings.append(Finding(check, FAIL, location, "rows", "0", f"{more} more differences"))
     return findings

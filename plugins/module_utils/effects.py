@@ -22,21 +22,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.declared import r
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.scratch import empty_database
 
-# Who owns an object, who may use it, what it is commented with and how it is tuned make it no other object.
-IGNORED = frozenset(
-    {
-        "owner",
-        "acl",
-        "comment",
-        "statistics",
-        "toast_options",
-        "tablespace",
-        "clustered",
-        "storage",
-        "compression",
-        "options",
-    }
-)
+IGNORED = catalog.ATTENDANT
 # Alone they are no sign that a version ran: downs leave types behind, extensions belong to nobody.
 _BYSTANDERS = frozenset({"type", "extension", "schema", "function", "sequence"})
 

@@ -31,6 +31,7 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) || '.' || quote_i
        pn.nspname::text AS target_schema, p.relname::text AS target_relation, p.relkind::text AS target_kind,
        quote_ident(pn.nspname) || '.' || quote_ident(p.relname) AS target,
        keys.columns, keys.target_columns, keys.operators, k.confmatchtype = 'f' AS match_full,
+       coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true) AS enforced,
        coalesce((to_jsonb(k) ->> 'conperiod')::boolean, false) AS period, k.convalidated AS validated,
        (SELECT array_agg(a.attname::text ORDER BY key.place) FROM pg_index AS i
           CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS key (number, place)
@@ -255,6 +256,11 @@ def find_foreign_key(conn: Connection, schema: str, table: str, name: str) -> di
         ),
         None,
     )
+
+
+def foreign_keys_of(conn: Connection, schema: str, table: str) -> list[dict[str, Any]]:
+    """:return: what the catalog says of the foreign keys of one table, as :func:`find_foreign_key` does. No lock."""
+    return [key for key in fetch_all(conn, _FOREIGN_KEYS) if (key["schema"], key["relation"]) == (schema, table)]
 
 
 def orphans_from(key: Mapping[str, Any]) -> sql.Composable:

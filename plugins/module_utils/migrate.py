@@ -27,6 +27,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     legacy_mirror,
     locks,
     model_changes,
+    quarantine,
     sql_step,
     way_back,
 )
@@ -537,6 +538,7 @@ def _refuse(
     try:
         adopted.refuse_revert(session.conn, row)
         label_refusal.refuse_revert(session.conn, [(row, migration)], session.way.rewrite_limit_mb)
+        quarantine.refuse_revert(session.conn, [(row, migration)])
     except PgopsError as error:
         with transaction(session.conn, _SURE_COMMIT):
             ledger.finish_run(session.conn, session.way.run.id, "refused")

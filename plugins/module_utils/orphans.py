@@ -18,6 +18,7 @@ import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import existing, integrity, locks
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_all, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.quarantine import COMMON_COLUMNS, put_back
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
 from psycopg2 import errorcodes, sql
 
@@ -59,12 +60,6 @@ _TYPES = """
 SELECT a.attname::text AS name, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type FROM pg_attribute a
   JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped
-"""
-# Columns that both tables have and that a row can be given.
-_COMMON = """
-SELECT a.attname::text AS name FROM pg_attribute a JOIN pg_attribute q ON q.attname = a.attname
- WHERE a.attrelid = to_regclass(%s) AND q.attrelid = to_regclass(%s) AND a.attnum > 0 AND q.attnum > 0
-   AND NOT a.attisdropped AND NOT q.attisdropped AND a.attgenerated = '' ORDER BY a.attnum
 """
 
 
@@ -269,27 +264,12 @@ def take_back(context: StepContext, made: Mapping[str, Any]) -> None:
     for entry in reversed(made.get("placeholders", [])):
         _take_parents_away(context, entry)
     for entry in reversed(made.get("quarantined", [])):
-        quarantine = sql.Identifier(*entry["quarantine"].split("."))
-        columns = fetch_all(context.conn, _COMMON, (entry["table"], entry["quarantine"]))
-        if not columns:
-            context.tell(
-                f"nothing is put back from {entry['quarantine']} into {entry['table']}: one of the two is gone"
-            )
-            continue
-        names = sql.SQL(", ").join(sql.Identifier(row["name"]) for row in columns)
-        rows = execute(
-            context.conn,
-            sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {}").format(
-                sql.Identifier(entry["schema"], entry["relation"]), names, names, quarantine
-            ),
-        )
-        execute(context.conn, sql.SQL("DROP TABLE {}").format(quarantine))
-        context.tell(f"{rows} row(s) put back from {entry['quarantine']} into {entry['table']}")
+        put_back(context, entry)
 
 
 def _take_parents_away(context: StepContext, entry: Mapping[str, Any]) -> None:
     kept = sql.Identifier(*entry["placeholders"].split("."))
-    columns = fetch_all(context.conn, _COMMON, (entry["table"], entry["placeholders"]))
+    columns = fetch_all(context.conn, COMMON_COLUMNS, (entry["table"], entry["placeholders"]))
     if not columns:
         context.tell(f"no placeholder is taken out of {entry['table']}: it, or {entry['placeholders']}, is gone")
         return

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import checks as named_checks
 from ansible_collections.whitecross.pgops.plugins.module_utils import declared, integrity, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils.accepted_differences import Accepted
 from ansible_collections.whitecross.pgops.plugins.module_utils.catalog import Inventory
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.declared import FAIL, NOTICE, WARN, Finding
@@ -73,9 +74,10 @@ def verify(
 
 
 def sentence(finding: Mapping[str, Any]) -> str:
-    """:return: a finding in words: object, expected, found."""
+    """:return: a finding in words: object, expected, found, and who accepted it."""
     what = str(finding["object"]) + (f" ({finding['attribute']})" if finding["attribute"] else "")
-    return f"{what}: expected {_told(finding['expected'])}, found {_told(finding['found'])}"
+    note = f" ({finding['note']})" if finding.get("note") else ""
+    return f"{what}: expected {_told(finding['expected'])}, found {_told(finding['found'])}{note}"
 
 
 def _told(value: Any) -> str:
@@ -104,6 +106,7 @@ def verify_database(
     with _session(target, control) as conn:
         book = ledger.read(conn)
         findings += declared.ledger_findings(book.migrations)
+        accepted = Accepted.read(conn, book.migrations)
         for version in applied_before:
             row = book.get(version)
             if row is None or row.state != "applied":
@@ -129,16 +132,16 @@ def verify_database(
                 findings.append(Finding("schema", NOTICE, f"database {name}", None, "schema compared", "left out"))
             else:
                 progress.emit("schema against the applied migrations", database=name)
-                comparison = declared.compare(target, conn, applied, control=control, run_id=run_id)
+                comparison = declared.compare(target, conn, applied, control=control, run_id=run_id, accepted=accepted)
                 findings += comparison.findings
                 lines = comparison.lines
                 wanted = comparison.declared
             for migration in applied:
                 progress.emit(f"verification of version {migration['version']}", database=name)
-                findings += declared.check_statements(conn, migration, control)
+                findings += declared.check_statements(conn, migration, control, accepted=accepted)
             sound = looked.result()
-        findings += _of_foreign_keys(sound.keys, WARN if book.baseline else FAIL)
-        findings += _of_objects(sound, wanted, {(finding.object, finding.attribute) for finding in findings})
+        findings += _of_foreign_keys(sound.keys, WARN if book.baseline else FAIL, accepted)
+        findings += _of_objects(sound, wanted, {(finding.object, finding.attribute) for finding in findings}, accepted)
         findings += sound.differing
         findings += _of_phi(sound.phi_tables)
     return {
@@ -226,7 +229,7 @@ def _session(target: Target, control: Control) -> Iterator[Connection]:
             forget()
 
 
-def _of_foreign_keys(keys: Sequence[integrity.ForeignKey], unindexed: str) -> list[Finding]:
+def _of_foreign_keys(keys: Sequence[integrity.ForeignKey], unindexed: str, accepted: Accepted) -> list[Finding]:
     """:param unindexed: how bad a foreign key without an index is: a baseline is what another tool made, and told as it is."""
     findings = []
     for key in keys:
@@ -247,16 +250,18 @@ def _of_foreign_keys(keys: Sequence[integrity.ForeignKey], unindexed: str) -> li
                 )
             )
         if not key.indexed:
-            findings.append(
-                Finding(
-                    "foreign key index", unindexed, f"constraint {key.name}", None, f"index on ({columns})", "MISSING"
-                )
-            )
+            note = accepted.of_foreign_key(key.table, key.columns)
+            level = WARN if note else unindexed
+            what, wanted = f"constraint {key.name}", f"index on ({columns})"
+            findings.append(Finding("foreign key index", level, what, None, wanted, "MISSING", note))
     return findings
 
 
-def _of_objects(sound: _Soundness, wanted: Inventory | None, told: set[tuple[str, str | None]]) -> list[Finding]:
-    """Invalid indexes, constraints not in force, disabled triggers; those that a migration declares so are notices."""
+def _of_objects(
+    sound: _Soundness, wanted: Inventory | None, told: set[tuple[str, str | None]], accepted: Accepted
+) -> list[Finding]:
+    """Invalid indexes, constraints not in force, disabled triggers; those that a migration declares so are notices, those
+    that somebody accepted warnings."""
     findings = []
     for index in sound.invalid_indexes:
         key = f"index {index['name']}"
@@ -274,7 +279,11 @@ def _of_objects(sound: _Soundness, wanted: Inventory | None, told: set[tuple[str
         if (key, attribute) not in told:
             meant = _is(wanted, key, "enabled", "disabled")
             findings.append(_finding("trigger", key, attribute, "enabled", "disabled", meant))
-    return findings
+    notes = [accepted.of_attribute(finding.object, str(finding.attribute)) for finding in findings]
+    return [
+        replace(finding, level=WARN, note=note) if note and finding.level == FAIL else finding
+        for finding, note in zip(findings, notes)
+    ]
 
 
 def _of_phi(tables: Sequence[Mapping[str, Any]]) -> list[Finding]:

@@ -14,6 +14,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     existing,
     label_refusal,
     ledger,
+    quarantine,
     row_versions,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, fetch_one
@@ -63,6 +64,7 @@ def preview_revert(
             # The older ones are looked at when the newer ones, which may have changed their objects, are gone.
             adopted.refuse_revert(conn, chosen[0])
         label_refusal.refuse_revert(conn, list(zip(chosen, migrations)), rewrite_limit_mb)
+        quarantine.refuse_revert(conn, list(zip(chosen, migrations)))
         there = standing(conn, found) if chosen else {}
         texts = []
         for row, migration in zip(chosen, migrations):

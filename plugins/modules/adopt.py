@@ -44,7 +44,7 @@ options:
   accept:
     description:
       - Objects whose difference from the tree somebody has looked at and takes as it is, as they are named in the result. They are
-        recorded as they are.
+        recorded as they are, and M(whitecross.pgops.verify) warns of them as long as they stay so.
     type: list
     elements: str
     default: []

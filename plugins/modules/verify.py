@@ -13,6 +13,7 @@ description:
     Owners and privileges are not compared.
   - What they made there is remembered below V(~/.cache/whitecross.pgops) (or E(XDG_CACHE_HOME)) of the user that the module runs as, for these
     versions on this server. Where nothing differs from it, they are not run again; a difference is never told from memory.
+  - A difference that was accepted when the database was adopted is a warning that says by whom and when, as long as it is the same one.
   - Runs the verification of each applied version.
   - Counts, for every foreign key of the database, the rows without a parent, and looks for an index that leads with its columns.
   - Runs the named checks of the tree, each where the versions that it needs are applied.
@@ -115,6 +116,9 @@ databases:
         found:
           description: What is there; counts and ids, never the contents of rows.
           type: raw
+        note:
+          description: Who accepted it when the database was adopted and when, or that it is another difference than the one they accepted.
+          type: str
     foreign_keys:
       description: Every foreign key with its table, columns, target, rows without a parent and whether an index leads with its columns.
       type: list

@@ -413,12 +413,54 @@ def test_what_is_not_certain_is_refused_with_the_list(
     assert engine.rows(target, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
 
 
-def test_a_difference_that_somebody_accepts_is_recorded_as_it_is(target: Any, server: Any, core: Any) -> None:
+NAME_INDEX, NURSE_INDEX = "index public.students_name_idx", 'index public."students_nurseId_idx"'
+ACCEPTED = r"accepted at adoption by tester at \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+
+
+def warnings(target: Any) -> list[str]:
+    """What a verification that passes tells as a warning, but for the protection that the short tree does not bring."""
+    found = verify.verify({target.database: target})[target.database]
+    assert found["passed"]
+    told = [item for item in found["findings"] if item["level"] == "warn" and item["check"] != "PHI"]
+    return [f"{item['check']}: {verify.sentence(item)}" for item in told]
+
+
+def test_what_was_accepted_is_a_warning_while_it_is_the_difference_of_then(target: Any, server: Any, core: Any) -> None:
     legacy.as_ours(target, CORE)
     other_index(target, server)
-    found = adopt(target, core, accept=("index public.students_name_idx",))
-    assert found["recorded"] == list(CORE)
-    assert found["accepted"] == ["index public.students_name_idx"]
+    found = adopt(target, core, accept=(NAME_INDEX,))
+    assert (found["recorded"], found["accepted"]) == (list(CORE), [NAME_INDEX])
+    (told,) = warnings(target)
+    assert re.fullmatch(
+        rf'schema: {NAME_INDEX} \(definition\): expected .*"firstName".*, found .* \({ACCEPTED}\)', told
+    )
+    engine.do(target, "DROP INDEX students_name_idx", "CREATE INDEX students_name_idx ON students (photo)")
+    with pytest.raises(PgopsError, match=rf"found .*photo.* \(another difference than the one {ACCEPTED}\)"):
+        verify.verify({target.database: target})
+
+
+def test_an_index_that_is_accepted_as_missing_is_missed_by_no_check(target: Any, server: Any, core: Any) -> None:
+    legacy.as_ours(target, CORE)
+    engine.do(target, 'DROP INDEX "students_nurseId_idx"')
+    adopt(target, core, accept=(NURSE_INDEX,))
+    told = warnings(target)
+    assert [line.partition(":")[0] for line in told] == ["schema", f"verify of {BASE}", "foreign key index"]
+    assert all(re.search(rf"\({ACCEPTED}\)$", line) for line in told)
+    # It came, so it is not the difference of then when it is another one.
+    engine.do(target, 'CREATE INDEX "students_nurseId_idx" ON students (photo)')
+    with pytest.raises(PgopsError, match=r"students_nurseId_idx.* and 1 more") as caught:
+        verify.verify({target.database: target})
+    failed = [item for item in caught.value.extra["databases"][target.database]["findings"] if item["level"] == "fail"]
+    assert [item["check"] for item in failed] == ["schema", "foreign key index"]
+
+
+def test_a_label_that_was_accepted_stays_so_when_a_later_version_adds_another(target: Any, core: Any) -> None:
+    legacy.as_ours(target, CORE)
+    engine.do(target, "ALTER TYPE public.\"IncidentType\" ADD VALUE 'DROPPED_TRAY'")
+    adopt(target, core, accept=('type public."IncidentType"',))
+    migrate.apply(target, core, Selection(), engine.way("20260101T000000Z-000009"))
+    (told,) = warnings(target)
+    assert "DROPPED_TRAY" in told and "SAFETY" in told and re.search(ACCEPTED, told)
 
 
 def test_tables_and_columns_of_the_users_own_are_listed_and_left_alone(target: Any, core: Any) -> None:

@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What keeps rows in quarantine out of their table by now: a client may have taken their key since they were moved, or somebody
+have added a rule that they do not fit. What they hold is never told: it may be PHI.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import existing, integrity
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    execute,
+    fetch_all,
+    fetch_one,
+)
+from psycopg2 import sql
+
+# A column that came since is NULL in a row of then, unless it fills itself: of that value nobody can tell before.
+_COLUMNS = """
+SELECT a.attname::text AS name, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS not_null,
+       q.attnum IS NOT NULL AS kept, (q.atttypid, q.atttypmod) IS NOT DISTINCT FROM (a.atttypid, a.atttypmod) AS same,
+       q.attnum IS NOT NULL OR NOT (a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL) AS known
+  FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+  LEFT JOIN pg_attribute q ON q.attrelid = to_regclass(%s) AND q.attname = a.attname AND q.attnum > 0 AND NOT q.attisdropped
+ WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+"""
+# indisready: an index of a build that failed refuses doubles as well.
+_UNIQUE = """
+SELECT c.relname::text AS name, i.indisprimary AS is_primary, i.indisexclusion AS excludes,
+       pg_catalog.pg_get_expr(i.indpred, i.indrelid) AS predicate,
+       coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false) AS nulls_are_equal, keys.expressions, keys.operators,
+       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = i.indrelid AND a.attnum > 0 AND (a.attnum = ANY(i.indkey)
+                OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                              AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid
+                              AND d.refobjsubid = a.attnum))) AS columns
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+  LEFT JOIN pg_constraint k ON k.conindid = i.indexrelid AND k.conrelid = i.indrelid AND k.contype IN ('p', 'u', 'x')
+ CROSS JOIN LATERAL (
+       SELECT array_agg(pg_catalog.pg_get_indexdef(i.indexrelid, place, false) ORDER BY place) AS expressions,
+              array_agg(format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) ORDER BY place) AS operators
+         FROM generate_series(1, i.indnkeyatts::int) AS place
+         JOIN pg_opclass oc ON oc.oid = i.indclass[place - 1]
+         LEFT JOIN pg_amop m ON m.amopfamily = oc.opcfamily AND m.amopstrategy = 3 AND m.amoppurpose = 's'
+                            AND m.amoplefttype = oc.opcintype AND m.amoprighttype = oc.opcintype
+         JOIN pg_operator o ON o.oid = CASE WHEN i.indisexclusion THEN k.conexclop[place] ELSE m.amopopr END
+         JOIN pg_namespace n ON n.oid = o.oprnamespace) AS keys
+ WHERE i.indrelid = to_regclass(%s) AND (i.indisunique OR i.indisexclusion) AND i.indisready
+   AND cardinality(keys.operators) = i.indnkeyatts
+ ORDER BY i.indisprimary DESC, 1
+"""
+_CHECKS = """
+SELECT k.conname::text AS name, pg_catalog.pg_get_expr(k.conbin, k.conrelid) AS holds,
+       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = k.conrelid AND a.attnum = ANY(k.conkey)) AS columns
+  FROM pg_constraint k
+ WHERE k.contype = 'c' AND k.conrelid = to_regclass(%s) AND coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true)
+ ORDER BY 1
+"""
+# A key of another type may be a name or an e-mail address: then the row's place in the quarantine is told.
+_IDENTITY = """
+SELECT array_agg(a.attname::text ORDER BY key.place) AS columns FROM pg_index i
+ CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS key (number, place)
+  JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = key.number
+  JOIN pg_attribute q ON q.attrelid = to_regclass(%s) AND q.attname = a.attname AND NOT q.attisdropped
+  JOIN pg_type t ON t.oid = q.atttypid AND t.typname IN ('int2', 'int4', 'int8', 'uuid')
+ WHERE i.indrelid = to_regclass(%s) AND i.indisprimary HAVING count(*) = max(i.indnkeyatts)
+"""
+_LIFTS = re.compile(r"\s*(ALTER|DROP)\b", re.IGNORECASE)
+_CHANGES_NO_ROW = re.compile(r"\s*(ALTER|CREATE|DROP|COMMENT|GRANT|REVOKE|ANALYZE)\b", re.IGNORECASE)
+# Of these the look cannot tell; the put-back itself does.
+_UNTOLD = ("22", "42")
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Rows in quarantine that a rule of their table keeps out.
+
+    :ivar why: the rule, as a clause.
+    :ivar way_out: what to do about it.
+    :ivar query: the SELECT of all their ids.
+    """
+
+    why: str
+    way_out: str
+    rows: int
+    ids: list[str]
+    query: str
+
+    def __str__(self) -> str:
+        more = ", ..." if self.rows > len(self.ids) else ""
+        return f"{self.rows} row(s), by id {', '.join(self.ids)}{more}, since {self.why}"
+
+
+@dataclass
+class Before:
+    """What goes down before rows are put back; what it may change is left to the put-back itself.
+
+    :ivar tables: those that are dropped.
+    :ivar statements: the words of each ALTER and DROP.
+    :ivar changed_rows: words of what may change rows.
+    :ivar filled: tables into which rows were put back by then.
+    """
+
+    tables: set[tuple[str, str]] = field(default_factory=set)
+    statements: list[set[str]] = field(default_factory=list)
+    changed_rows: set[str] = field(default_factory=set)
+    filled: set[tuple[str, str]] = field(default_factory=set)
+
+    def add(self, step: Mapping[str, Any], kept: set[str]) -> None:
+        """Take in the way down of a step."""
+        for index in step.get("indexes") or []:
+            if existing.describe({**index, "kind": "index"}) not in kept:
+                self.statements.append(_words(f"{index['table']} {index['name']}"))
+        down = step.get("down") or []
+        for statement in [down] if isinstance(down, Mapping) else down:
+            gone = statement.get("destroys")
+            if gone and existing.describe(gone) in kept:
+                continue
+            if gone and gone["kind"] == "table":
+                self.tables.add((str(gone.get("schema") or "public"), str(gone["name"])))
+            text = str(statement["sql"])
+            if _LIFTS.match(text):
+                self.statements.append(_words(text))
+            elif not _CHANGES_NO_ROW.match(text):
+                self.changed_rows |= _words(text)
+
+    def may_lift(self, relation: str, rule: str | None, columns: Sequence[str]) -> bool:
+        """:param rule: its name, where it has one.
+        :return: whether a rule of a table may be gone by then, or its columns, or rows be changed that it is about."""
+        if _words(relation) <= self.changed_rows:
+            return True
+        if rule is not None and any(_words(rule) <= words for words in self.statements):
+            return True
+        on_table = [words for words in self.statements if _words(relation) <= words]
+        return any(_words(column) <= words for words in on_table for column in columns)
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text))
+
+
+def quarantine_of(entry: Mapping[str, Any]) -> sql.Identifier:
+    """:return: the name of the table that the rows are in."""
+    return sql.Identifier(*str(entry["quarantine"]).split("."))
+
+
+def conflicts(conn: Connection, entry: Mapping[str, Any], before: Before | None = None) -> list[Conflict]:
+    """Look which rules of its table the rows of a quarantine break, in the open transaction.
+
+    Takes ACCESS SHARE on both tables and on those that the child refers to.
+
+    :param entry: what :func:`orphans.settle` gave.
+    :param before: what may be gone when they are put back; None where they are put back now.
+    """
+    columns = fetch_all(conn, _COLUMNS, (entry["quarantine"], entry["table"]))
+    if not any(column["kept"] for column in columns):
+        return []
+    before = before or Before()
+    known = {column["name"] for column in columns if column["known"]}
+    found = []
+    for rule in _rules(conn, entry, columns):
+        if not set(rule.columns) <= known or before.may_lift(str(entry["relation"]), rule.name, rule.columns):
+            continue
+        if rule.parent in before.filled:
+            continue
+        conflict = _conflict(conn, rule)
+        if conflict is not None:
+            found.append(conflict)
+    return found
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """:ivar name: None for NOT NULL.
+    :ivar broken: ``FROM ... WHERE`` of the rows that break it.
+    :ivar parent: the table that a foreign key refers to.
+    """
+
+    name: str | None
+    columns: Sequence[str]
+    why: str
+    way_out: str
+    identity: sql.Composable
+    broken: sql.Composable
+    parent: tuple[str, str] | None = None
+
+
+def _rules(conn: Connection, entry: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -> Iterator[_Rule]:
+    names = _key(conn, entry)
+    identity = _identity(names)
+    rows = _as_now(entry, columns)
+    fill = f"give them a value in {entry['quarantine']} or delete them there"
+    for index in fetch_all(conn, _UNIQUE, (entry["table"],)):
+        what = (
+            "the primary key" if index["is_primary"] else "the constraint" if index["excludes"] else "the unique index"
+        )
+        yield _Rule(
+            index["name"],
+            index["columns"],
+            f"{what} {index['name']} has another row in their place",
+            f"give them another value in {entry['quarantine']} or delete them there, or do so with the other rows",
+            sql.SQL("back.id"),
+            _taken(conn, entry, index, rows, identity),
+        )
+    for column in columns:
+        if column["not_null"]:
+            yield _Rule(
+                None,
+                [column["name"]],
+                f"the column {column['name']} is NOT NULL, and they have no value there",
+                fill
+                if column["kept"]
+                else f"ALTER TABLE {entry['quarantine']} ADD COLUMN {column['name']} and fill it",
+                identity,
+                sql.SQL(" FROM {} WHERE {} IS NULL").format(rows, sql.Identifier(column["name"])),
+            )
+    for check in fetch_all(conn, _CHECKS, (entry["table"],)):
+        yield _Rule(
+            check["name"],
+            check["columns"],
+            f"they break the constraint {check['name']}",
+            f"bring them in line with it in {entry['quarantine']} or delete them there",
+            identity,
+            sql.SQL(" FROM {} WHERE ({}) IS FALSE").format(rows, sql.SQL(check["holds"])),
+        )
+    kept = {column["name"] for column in columns if column["kept"]}
+    for key in integrity.foreign_keys_of(conn, str(entry["schema"]), str(entry["relation"])):
+        own = f"{entry['schema']}.{entry['relation']}.{key['constraint_name']}" == entry["constraint"]
+        if own or not key["enforced"] or not set(key["columns"]) <= kept:
+            continue
+        yield _Rule(
+            key["constraint_name"],
+            key["columns"],
+            f"they have no parent in {key['target']} for the foreign key {key['constraint_name']}",
+            f"give them a parent, or delete them in {entry['quarantine']}",
+            _identity(names, "child"),
+            _parentless(entry, key),
+            (key["target_schema"], key["target_relation"]),
+        )
+
+
+def ids_query(conn: Connection, entry: Mapping[str, Any]) -> sql.Composable:
+    """:return: the SELECT of the ids of all rows in a quarantine."""
+    return sql.SQL("SELECT {} AS id FROM {} ORDER BY 1").format(_identity(_key(conn, entry)), quarantine_of(entry))
+
+
+def _key(conn: Connection, entry: Mapping[str, Any]) -> list[str]:
+    row = fetch_one(conn, _IDENTITY, (entry["quarantine"], entry["table"]))
+    return list((row or {}).get("columns") or [])
+
+
+def _identity(names: Sequence[str], table: str | None = None) -> sql.Composable:
+    parts = [sql.Identifier(table, name) if table else sql.Identifier(name) for name in names or ["ctid"]]
+    return sql.SQL("({})::text").format(sql.SQL(" || '/' || ").join(parts))
+
+
+def _as_now(entry: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -> sql.Composable:
+    """:return: the rows of the quarantine in the shape that their table has now."""
+    if all(column["kept"] and column["same"] for column in columns):
+        return quarantine_of(entry)
+    shaped = [
+        sql.SQL("{}::{} AS {}").format(
+            sql.Identifier(column["name"]) if column["kept"] else sql.SQL("NULL"),
+            sql.SQL(column["type"]),
+            sql.Identifier(column["name"]),
+        )
+        for column in columns
+        if column["known"]
+    ]
+    return sql.SQL("(SELECT ctid, {} FROM {}) AS shaped").format(sql.SQL(", ").join(shaped), quarantine_of(entry))
+
+
+def _taken(
+    conn: Connection,
+    entry: Mapping[str, Any],
+    index: Mapping[str, Any],
+    rows: sql.Composable,
+    identity: sql.Composable,
+) -> sql.Composable:
+    """:return: the rows of the quarantine that the index takes for the same as one of the table, or as one another."""
+    kind = fetch_one(conn, "SELECT relkind::text AS kind FROM pg_class WHERE oid = to_regclass(%s)", (entry["table"],))
+    only = sql.SQL("" if kind and kind["kind"] == "p" else "ONLY ")
+    keys = sql.SQL(", ").join(
+        sql.SQL("({}) AS {}").format(sql.SQL(expression), sql.Identifier(f"k{number}"))
+        for number, expression in enumerate(index["expressions"])
+    )
+    where = sql.SQL(" WHERE {}").format(sql.SQL(index["predicate"])) if index["predicate"] else sql.SQL("")
+    pairs = []
+    for number, operator in enumerate(index["operators"]):
+        name = sql.Identifier(f"k{number}")
+        pair = sql.SQL("there.{name} {operator} back.{name}").format(name=name, operator=sql.SQL(operator))
+        if index["nulls_are_equal"]:
+            pair = sql.SQL("({pair} OR num_nulls(there.{name}, back.{name}) = 2)").format(pair=pair, name=name)
+        pairs.append(pair)
+    return sql.SQL(
+        " FROM (SELECT {identity} AS id, ctid AS place, {keys} FROM {rows}{where}) AS back WHERE EXISTS (SELECT FROM "
+        "(SELECT {keys} FROM {only}{child}{where}) AS there WHERE {same}) OR EXISTS (SELECT FROM "
+        "(SELECT ctid AS place, {keys} FROM {rows}{where}) AS there WHERE there.place <> back.place AND {same})"
+    ).format(
+        identity=identity,
+        keys=keys,
+        rows=rows,
+        where=where,
+        only=only,
+        child=sql.Identifier(entry["schema"], entry["relation"]),
+        same=sql.SQL(" AND ").join(pairs),
+    )
+
+
+def _parentless(entry: Mapping[str, Any], key: Mapping[str, Any]) -> sql.Composable:
+    schema, relation = str(entry["quarantine"]).split(".")
+    without = integrity.orphans_from({**key, "schema": schema, "relation": relation, "kind": "r"})
+    if (key["target_schema"], key["target_relation"]) != (entry["schema"], entry["relation"]):
+        return without
+    # A row of the same table that comes back with it is a parent as well.
+    same = [
+        sql.SQL("parent.{} OPERATOR({}.{}) child.{}").format(
+            sql.Identifier(target), sql.Identifier(operator[0]), sql.SQL(operator[1]), sql.Identifier(column)
+        )
+        for column, target, operator in zip(key["columns"], key["target_columns"], key["operators"])
+    ]
+    return without + sql.SQL(" AND NOT EXISTS (SELECT FROM {} AS parent WHERE {})").format(
+        quarantine_of(entry), sql.SQL(" AND ").join(same)
+    )
+
+
+def _conflict(conn: Connection, rule: _Rule) -> Conflict | None:
+    query = sql.SQL("SELECT {} AS id").format(rule.identity) + rule.broken + sql.SQL(" ORDER BY 1")
+    execute(conn, "SAVEPOINT pgops_rule")
+    try:
+        row = fetch_one(conn, sql.SQL("SELECT count(*) AS number") + rule.broken)
+        number = int(row["number"]) if row else 0
+        ids = fetch_all(conn, query + sql.SQL(f" LIMIT {integrity.NAMED_ROWS}")) if number else []
+    except psycopg2.Error as exc:
+        if exc.pgcode is None or exc.pgcode[:2] not in _UNTOLD:
+            raise
+        execute(conn, "ROLLBACK TO SAVEPOINT pgops_rule")
+        return None
+    execute(conn, "RELEASE SAVEPOINT pgops_rule")
+    if not number:
+        return None
+    return Conflict(rule.why, rule.way_out, number, [str(item["id"]) for item in ids], query.as_string(conn))
