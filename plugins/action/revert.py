@@ -62,7 +62,7 @@ class ActionModule(MigrationAction):
             self.tell_next(result, [("To see the versions", self.command(task_vars, "status.yml"))])
         elif result.get("reason") == "one_way":
             self.tell_next(result, [("Type", self.again(task_vars, {"rollback_strategy": "restore"}))])
-        elif result.get("reason") == "needed":
+        elif result.get("needed_by"):
             self.tell_next(result, [("Type", self.again(task_vars, {"rollback_through": str(result["version"])}))])
         elif result.get("reason") == "written_since":
             self.tell_next(result, [("Then", self.again(task_vars))])

@@ -16,6 +16,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     ledger,
     quarantine,
     row_versions,
+    taken_along,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
@@ -66,6 +67,7 @@ def preview_revert(
         label_refusal.refuse_revert(conn, list(zip(chosen, migrations)), rewrite_limit_mb)
         quarantine.refuse_revert(conn, list(zip(chosen, migrations)))
         there = standing(conn, found) if chosen else {}
+        taken_along.TakenAlong(list(zip(chosen, migrations)), there).refuse(conn)
         texts = []
         for row, migration in zip(chosen, migrations):
             there.pop(row.version)
@@ -246,15 +248,44 @@ def _depends(later: Mapping[str, Any], earlier: Mapping[str, Any]) -> str | None
             return f"uses its table {'.'.join(table)}"
     for step in later["steps"]:
         for index in step.get("indexes", []):
-            for column in index["columns"]:
-                key = (str(index.get("schema") or "public"), str(index["table"]), str(column.get("column")))
-                if key in columns:
+            table = (str(index.get("schema") or "public"), str(index["table"]))
+            named = _columns_of(index)
+            for key in sorted(columns):
+                if key[:2] == table and key[2].lower() in named:
                     return f"has an index on its column {'.'.join(key)}"
+        statements = [*step.get("up", []), *([step["statement"]] if step["kind"] == "backfill" else [])]
+        for key in sorted(columns):
+            if any(_names(statement, key) for statement in statements):
+                return f"names its column {'.'.join(key)}"
         for statement in step.get("up", []):
             for name in types:
                 if f'"{name}"' in statement["sql"] or f" {name} " in statement["sql"]:
                     return f"uses its type {name}"
     return None
+
+
+def _names(statement: Mapping[str, Any], column: tuple[str, str, str]) -> bool:
+    schema, table, name = column
+    if not {table.lower(), name.lower()} <= taken_along.words_of(str(statement["sql"])):
+        return False
+    made = statement.get("creates") or {}
+    if made.get("kind") not in ("table", "column", "constraint", "index"):
+        return True
+    # It speaks of the columns of its own table, and of those that a foreign key refers to.
+    if (str(made.get("schema") or "public"), str(made.get("table"))) == (schema, table):
+        return True
+    referred = [part.get("references") or {} for part in (made, *(made.get("constraints") or []))]
+    return any(
+        (str(item.get("schema") or "public"), item.get("table")) == (schema, table) and name in item["columns"]
+        for item in referred
+    )
+
+
+def _columns_of(index: Mapping[str, Any]) -> set[str]:
+    """:return: in lower case the columns of an index, and the words of its expressions and its condition."""
+    texts = [str(index.get("where") or ""), *(str(column.get("expression") or "") for column in index["columns"])]
+    names = [*(column.get("column") or "" for column in index["columns"]), *(index.get("include") or [])]
+    return taken_along.words_of(" ".join(texts)) | {str(name).lower() for name in names}
 
 
 def summary(row: ledger.Migration, migration: Mapping[str, Any]) -> dict[str, Any]:

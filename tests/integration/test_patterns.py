@@ -403,11 +403,11 @@ def applied(target: Target, folder: Path, pattern: str, parts: int = 1, **variab
 @pytest.mark.parametrize(
     ("pattern", "before", "parts", "told"),
     [
-        ("remove_column", "CREATE INDEX children_room_idx ON children (room)", 2, "still has: children_room_idx"),
+        ("remove_column", "CREATE INDEX children_room_idx ON children (room)", 2, "still has: index children_room_idx"),
         ("remove_column", "COMMENT ON COLUMN children.room IS 'other'", 2, "the way back would make something else"),
         ("remove_column", "ALTER TABLE children ALTER room TYPE varchar(41)", 2, "the way back would make something else"),
         ("remove_column", "ALTER TABLE children ALTER room SET DEFAULT 'x'", 1, "has a default already"),
-        ("change_type", "CREATE INDEX children_points_idx ON children (points)", 2, "still has: children_points_idx"),
+        ("change_type", "CREATE INDEX children_points_idx ON children (points)", 2, "still has: index children_points_idx"),
         ("change_type", "ALTER TABLE children ALTER points DROP NOT NULL", 2, "another NOT NULL than this version says"),
         ("split_table", "ALTER TABLE children ALTER note SET DEFAULT 'x'", 3, "still has: a default"),
         ("add_not_null", "ALTER TABLE children ALTER note SET DEFAULT 'x'", 1, "has a default or is NOT NULL already"),
@@ -422,6 +422,45 @@ def test_a_pattern_stops_before_it_would_lose_something(
     do(target, SCHEMA, before)
     with pytest.raises(PgopsError, match=told):
         applied(target, tmp_path, pattern, parts)
+
+
+# What PostgreSQL drops with a column and does not say so, in its own words for it.
+GO_SILENTLY = {
+    "constraint checked on table children": "ALTER TABLE children ADD CONSTRAINT checked CHECK ({0}::text <> code || 'x')",
+    "index by_condition": "CREATE INDEX by_condition ON children (code) WHERE {0} IS NOT NULL",
+    "index by_expression": "CREATE INDEX by_expression ON children (lower({0}::text))",
+    "index including": "CREATE INDEX including ON children (code) INCLUDE ({0})",
+    "index unique_by_expression": "CREATE UNIQUE INDEX unique_by_expression ON children (code, (coalesce({0}::text, '')))",
+    "sequence own": "CREATE SEQUENCE own OWNED BY children.{0}",
+    "statistics object of_columns": "CREATE STATISTICS of_columns ON code, {0} FROM children",
+    "statistics object of_expression": "CREATE STATISTICS of_expression ON lower({0}::text), code FROM children",
+}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "column", "parts"),
+    [("remove_column", "room", 2), ("change_type", "points", 2), ("change_type", "points_old", 3), ("split_table", "note", 3)],
+)  # fmt: skip
+def test_a_pattern_names_all_that_would_go_with_its_column_unseen(
+    target: Target, tmp_path: Path, pattern: str, column: str, parts: int
+) -> None:
+    do(target, SCHEMA)
+    migrations = applied(target, tmp_path, pattern, parts - 1)
+    do(target, *(statement.format(column) for statement in GO_SILENTLY.values()))
+    before = inventory(target)
+    with pytest.raises(PgopsError) as told:
+        migrate.apply(target, migrations[:parts], Selection(), way())
+    assert f"children.{column} still has: {', '.join(GO_SILENTLY)}" in told.value.message
+    assert set(before) <= set(inventory(target))
+    do(
+        target,
+        "ALTER TABLE children DROP CONSTRAINT checked",
+        "DROP INDEX by_condition, by_expression, including, unique_by_expression",
+        "DROP SEQUENCE own",
+        "DROP STATISTICS of_columns, of_expression",
+    )
+    migrate.apply(target, migrations[:parts], Selection(), way())
+    assert differences(target, migrations[:parts]) == []
 
 
 @pytest.mark.parametrize(

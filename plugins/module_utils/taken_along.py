@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What PostgreSQL would drop with a column or table on the way down and not say so, though no version that goes made it.
+
+DROP COLUMN and DROP TABLE stop at a view, policy, trigger or foreign key of another table, and take constraints, indexes
+and extended statistics along (pg_depend: ``a``, automatic). Nobody brings those back if they are somebody else's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import existing, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.statements import kept_objects, needs_down
+
+# A column goes from the heirs and partitions of its table too. What belongs to a constraint or index of the parent is told
+# there; NOT NULL, since 18 a constraint, is a property of the column.
+_ALONG = """
+WITH RECURSIVE asked AS (
+    SELECT g.number, g.name, c.oid AS relid
+      FROM jsonb_to_recordset(%s) AS g(number int, schema text, "table" text, name text)
+      JOIN pg_catalog.pg_namespace n ON n.nspname = g.schema
+      JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = g."table"
+    UNION
+    SELECT asked.number, asked.name, i.inhrelid
+      FROM asked JOIN pg_catalog.pg_inherits i ON i.inhparent = asked.relid WHERE asked.name IS NOT NULL
+)
+SELECT DISTINCT asked.number, o.kind, o.type, o.name, n.nspname::text AS schema, c.relname::text AS "table"
+  FROM asked
+  JOIN pg_catalog.pg_class c ON c.oid = asked.relid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_depend d
+    ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = asked.relid AND d.deptype = 'a'
+   AND (asked.name IS NULL OR d.refobjsubid = (
+        SELECT a.attnum FROM pg_catalog.pg_attribute a
+         WHERE a.attrelid = asked.relid AND a.attname = asked.name AND NOT a.attisdropped))
+ CROSS JOIN LATERAL (
+    SELECT 'constraint' AS kind, k.contype::text AS type, k.conname::text AS name
+      FROM pg_catalog.pg_constraint k
+     WHERE d.classid = k.tableoid AND d.objid = k.oid AND k.contype <> 'n' AND k.conparentid = 0 AND k.coninhcount = 0
+     UNION ALL
+    SELECT 'index', 'i', x.relname::text
+      FROM pg_catalog.pg_class x
+     WHERE d.classid = x.tableoid AND d.objid = x.oid AND x.relkind IN ('i', 'I') AND NOT x.relispartition
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conindid = x.oid AND k.contype IN ('p', 'u', 'x'))
+     UNION ALL
+    SELECT 'statistics', 's', s.stxname::text
+      FROM pg_catalog.pg_statistic_ext s WHERE d.classid = s.tableoid AND d.objid = s.oid
+ ) o
+ ORDER BY asked.number, o.kind, o.name
+"""
+# By pg_constraint.contype (and i for an index, s for statistics): how a name ends that the server makes up, and the word
+# in whose statement it does. LIKE copies them all.
+_MADE_UP = {
+    "c": ("check", "CHECK"),
+    "f": ("fkey", "REFERENCES"),
+    "p": ("pkey", "PRIMARY"),
+    "u": ("key", "UNIQUE"),
+    "x": ("excl", "EXCLUDE"),
+    "i": ("idx", "INDEX"),
+    "s": ("stat", "STATISTICS"),
+}
+_CONTYPES = {"check": "c", "foreign_key": "f", "primary_key": "p", "unique": "u", "exclusion": "x"}
+_RENAMES = re.compile(r"\bRENAME\b", re.IGNORECASE)
+_ADDS = re.compile(r"\b(ADD\s+COLUMN|CREATE\s+(UNLOGGED\s+)?TABLE)\b", re.IGNORECASE)
+_NAMED = 10
+
+
+@dataclass(frozen=True)
+class _Drop:
+    """A column, or with ``name`` None a whole table, that the way down of a version drops."""
+
+    version: str
+    schema: str
+    table: str
+    name: str | None
+
+    def __str__(self) -> str:
+        kind, column = ("table", "") if self.name is None else ("column", f".{self.name}")
+        return f"{kind} {self.schema}.{self.table}{column}"
+
+
+class TakenAlong:
+    """The look of one rollback.
+
+    :ivar chosen: its versions with their stored text, in the order in which they go.
+    :ivar standing: the versions in the database, those that go may be among them: to name who made an object.
+    """
+
+    def __init__(
+        self,
+        chosen: Sequence[tuple[ledger.Migration, Mapping[str, Any]]],
+        standing: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        self.chosen = list(chosen)
+        self.standing = dict(standing)
+        self._made = _Made([migration for _, migration in chosen])
+
+    def refuse(self, conn: Connection, version: str | None = None) -> None:
+        """Look at what goes with the columns and tables that the way down drops, and write nothing. Takes no lock.
+
+        What a version declares or names in its way down is its own: it comes back when it is applied again.
+
+        :param version: this one alone, those before it are gone; None: all, but for columns and tables that change their
+            names on the way, which are looked at in their turn.
+        :raises PgopsError: names what no version of this rollback made.
+        """
+        drops = list(self._drops(version))
+        if not drops:
+            return
+        asked = [
+            {"number": number, "schema": drop.schema, "table": drop.table, "name": drop.name}
+            for number, drop in enumerate(drops)
+        ]
+        found = [row for row in fetch_all(conn, _ALONG, (json.dumps(asked),)) if not self._made.has(row)]
+        if found:
+            drop = drops[found[0]["number"]]
+            going = [row for row in found if drops[row["number"]].version == drop.version]
+            raise self._refusal(conn, drop, going)
+
+    def _drops(self, only: str | None) -> Iterator[_Drop]:
+        moved = _Moved()
+        for row, migration in self.chosen:
+            if only not in (None, row.version):
+                continue
+            for ordinal in range(len(migration["steps"]), 0, -1):
+                step = migration["steps"][ordinal - 1]
+                if step["kind"] != "sql" or step.get("labels") or not needs_down(row, ordinal):
+                    continue
+                kept = kept_objects(row, ordinal)
+                for statement in step.get("down") or []:
+                    for drop in _dropped(row.version, statement, kept):
+                        if drop not in moved:
+                            yield drop
+                    moved.add(statement)
+
+    def _refusal(self, conn: Connection, drop: _Drop, found: Sequence[Mapping[str, Any]]) -> PgopsError:
+        database, strange = str(conn.info.dbname), False
+        told: list[str] = []
+        makers: set[str] = set()
+        rest = (
+            "more of it"
+            if any(row.version == drop.version and row.state == "reverting" for row, _ in self.chosen)
+            else "of it"
+        )
+        others = {version: _Made([migration]) for version, migration in self.standing.items()}
+        for row, _ in self.chosen:
+            others.pop(row.version, None)
+        for what in {(row["kind"], row["schema"], row["table"], row["name"]): row for row in found}.values():
+            by = [version for version, made in others.items() if version > drop.version and made.has(what)]
+            told.append(f"{what['kind']} {what['name']} on {what['schema']}.{what['table']}")
+            if by:
+                told[-1] += f" (version {by[-1]} made it)"
+                makers.add(by[-1])
+            else:
+                strange = True
+        more = f" and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
+        through = sorted((version for version in self.standing if version >= drop.version), reverse=True)
+        hints = []
+        if makers:
+            hints.append(f"-e rollback_through={drop.version} reverts {', '.join(through)}, in this order.")
+        if strange:
+            hints.append(
+                f"What no version made is yours to drop first: \\d {drop.schema}.{drop.table} in psql shows its definition to "
+                "keep; then type it again."
+            )
+        return PgopsError(
+            f"Version {drop.version} cannot be reverted in {database}: its way down drops {drop}, and PostgreSQL would drop with it "
+            f"{', '.join(told[:_NAMED])}{more}, which no version of this rollback made. Nothing {rest} was reverted.",
+            database=database,
+            object_name=str(drop),
+            hint=" ".join(hints),
+            extra={
+                "reason": "taken_along" if strange else "needed",
+                "version": drop.version,
+                "objects": told,
+                **({"needed_by": min(makers)} if makers else {}),
+            },
+        )
+
+
+def _dropped(version: str, statement: Mapping[str, Any], kept: set[str]) -> Iterator[_Drop]:
+    gone = existing.dropped(statement)
+    if gone and existing.describe(gone) in kept:
+        return
+    columns = [state for state in statement.get("states") or [] if state["kind"] == "column" and not state["there"]]
+    if gone and gone["kind"] == "table":
+        yield _Drop(version, str(gone.get("schema") or "public"), str(gone["name"]), None)
+    elif gone and gone["kind"] == "column" and not columns:
+        columns = [gone]
+    for column in columns:
+        yield _Drop(version, str(column.get("schema") or "public"), str(column["table"]), str(column["name"]))
+
+
+class _Moved:
+    """What earlier statements of a way down rename or make: the name stands for something else now, or for nothing."""
+
+    def __init__(self) -> None:
+        self.renamed: set[str] = set()
+        self.added: set[str] = set()
+        self.made: set[tuple[str, str | None]] = set()
+
+    def add(self, statement: Mapping[str, Any]) -> None:
+        text, made = str(statement["sql"]), statement.get("creates")
+        if made and made["kind"] in ("column", "table"):
+            name = str(made["name"]).lower()
+            self.made.add((str(made["table"]).lower(), name) if made["kind"] == "column" else (name, None))
+        elif not made and _ADDS.search(text):
+            self.added |= words_of(text)
+        if not made and _RENAMES.search(text):
+            self.renamed |= words_of(text)
+
+    def __contains__(self, drop: _Drop) -> bool:
+        table, name = drop.table.lower(), (drop.name or drop.table).lower()
+        made = (table, None) in self.made or (drop.name is not None and (table, name) in self.made)
+        return made or table in self.renamed or {table, name} <= self.added
+
+
+def words_of(text: str) -> set[str]:
+    """:return: the words and quoted names of a statement, in lower case."""
+    quoted = {name.replace('""', '"').lower() for name in re.findall(r'"((?:[^"]|"")+)"', text)}
+    return {word.lower() for word in re.findall(r"[\w$]+", text)} | quoted
+
+
+class _Made:
+    """Which constraints, indexes and statistics versions declare, or name in their way down, by their text."""
+
+    def __init__(self, migrations: Sequence[Mapping[str, Any]]) -> None:
+        self.names: set[str] = set()
+        self.unnamed: set[tuple[str, str]] = set()
+        for migration in migrations:
+            for step in migration["steps"]:
+                self.names |= {str(index["name"]).lower() for index in step.get("indexes", [])}
+                if step["kind"] == "sql":
+                    for statement in [*step["up"], *(step.get("down") or [])]:
+                        self._add(statement)
+
+    def _add(self, statement: Mapping[str, Any]) -> None:
+        text = str(statement["sql"])
+        made, gone = statement.get("creates"), statement.get("destroys")
+        for item in (made, gone):
+            if item and item["kind"] in ("constraint", "index", "trigger"):
+                self.names.add(str(item["name"]).lower())
+        if made:
+            table = str(made.get("table") or made["name"]).lower()
+            parts = [*([made] if made["kind"] == "constraint" else []), *(made.get("constraints") or [])]
+            words = words_of(text) if parts else set()
+            for part in parts:
+                name = str(part["name"]).lower()
+                self.names.add(name)
+                if name not in words:
+                    self.unnamed.add((table, _CONTYPES.get(str(part.get("type")), "")))
+        elif not gone or gone["kind"] == "column":
+            # A block, or several changes at once: nobody has told what it makes, so that each word may be a name.
+            words = words_of(text)
+            if gone and "constraint" not in words:
+                return
+            types = [kind for kind, (_, word) in _MADE_UP.items() if {word.lower(), "like"} & words]
+            if types or {"constraint", "drop", "rename"} & words:
+                self.names |= words
+            self.unnamed |= {(word, kind) for kind in types for word in words}
+
+    def has(self, found: Mapping[str, Any]) -> bool:
+        """:param found: a row of what goes along."""
+        name, table = str(found["name"]).lower(), str(found["table"]).lower()
+        if name in self.names:
+            return True
+        ending, _ = _MADE_UP.get(str(found["type"]), ("", ""))
+        return (table, str(found["type"])) in self.unnamed and bool(re.search(rf"_{ending}\d*$", name))
