@@ -78,10 +78,10 @@ def holding(conn: Connection, statements: Sequence[Mapping[str, Any]]) -> set[in
 def describe(statement: Mapping[str, Any]) -> list[str]:
     """:return: the states of a statement in words, ``public.students.grade has NOT NULL``. None of them is the word of an
     object (:func:`existing.describe`) but for a column that is there: nothing else was there before the version."""
-    return [_word(state) for state in statement.get("states") or []]
+    return [word(state) for state in statement.get("states") or []]
 
 
-def _word(state: Mapping[str, Any]) -> str:
+def word(state: Mapping[str, Any]) -> str:
     kind, table, name, there = (
         str(state["kind"]),
         f"{state['schema']}.{state['table']}",

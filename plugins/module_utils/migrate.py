@@ -29,6 +29,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     model_changes,
     quarantine,
     sql_step,
+    states_before,
     taken_along,
     way_back,
 )
@@ -428,6 +429,7 @@ def _step_up(context: StepContext, migration: Mapping[str, Any], step: Mapping[s
             step["up"],
             one_transaction=bool(migration.get("transaction", True)),
             down=step.get("down") or [],
+            states=states_before.up(migration, context.ordinal),
         )
     if kind == "indexes":
         return indexes.up(context, step["indexes"])
@@ -580,7 +582,7 @@ def _revert_one(
                 context.save("done")
                 continue
             past_up = next((item for item in row.steps if item.ordinal == ordinal), None)
-            left += _step_down(context, migration, step, past_up.progress if past_up else {})
+            left += _step_down(context, migration, step, past_up.progress if past_up else {}, row)
         duration = round(time.monotonic() - started, 3)
         with transaction(conn, f"{_SURE_COMMIT}; {ledger.finish_text(conn, version, 'reverted', 0.0)}"):
             if version in session.mirrored:
@@ -601,7 +603,11 @@ def _revert_one(
 
 
 def _step_down(
-    context: StepContext, migration: Mapping[str, Any], step: Mapping[str, Any], made: Mapping[str, Any]
+    context: StepContext,
+    migration: Mapping[str, Any],
+    step: Mapping[str, Any],
+    made: Mapping[str, Any],
+    row: ledger.Migration,
 ) -> list[str]:
     kind = step["kind"]
     if kind == "sql" and step.get("labels"):
@@ -612,6 +618,7 @@ def _step_down(
             step.get("down") or [],
             one_transaction=bool(migration.get("transaction", True)),
             made=made,
+            states=states_before.down(migration, row),
         )
     if kind == "indexes":
         return indexes.down(context, step["indexes"], made)

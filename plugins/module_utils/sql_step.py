@@ -20,12 +20,14 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     lock_forecast,
     locks,
     orphans,
+    states_before,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import fetch_all
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.lock_forecast import TableLock
 from ansible_collections.whitecross.pgops.plugins.module_utils.lock_modes import ACCESS_SHARE
+from ansible_collections.whitecross.pgops.plugins.module_utils.states_before import Before
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import (
     StepContext,
     one_line,
@@ -33,8 +35,10 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.step_context impo
 )
 from psycopg2 import errorcodes, sql
 
-# What a DO block of a way down asks to learn which of its objects were there before the version: a JSON list of words.
+# What a DO block of a way down asks to learn what was there before the version: a JSON list of words.
 THERE_BEFORE = "pgops.there_before"
+
+NOTHING = Before()
 
 
 def run(
@@ -44,6 +48,7 @@ def run(
     one_transaction: bool = True,
     down: Sequence[Mapping[str, Any]] = (),
     made: Mapping[str, Any] | None = None,
+    states: Before = NOTHING,
 ) -> list[str]:
     """Run the statements; what they would create and is there already with the same definition is skipped and told, and so is
     what would change nothing (:mod:`catalog_states`).
@@ -54,6 +59,7 @@ def run(
     :param one_transaction: False runs each statement in a transaction of its own and remembers how many are done.
     :param down: on the way up the step's way down: which of what that drops is there before is remembered.
     :param made: on the way down the step's progress on the way up: what was there before the version stays.
+    :param states: NOT NULL, defaults and row level security before the version: what to record, or what stays.
     :return: objects that were there already (or, on the way down, were gone already or stay).
     :raises locks.LockWaitExhausted: the locks could not be had in the budget; the step left nothing behind.
     :raises PgopsError: a statement failed, an object is there with another definition, a time limit was hit.
@@ -62,8 +68,9 @@ def run(
     remembered = dict(context.progress_so_far) if up else {}
     kept = there_before(made) if made and not up else set()
     if one_transaction:
-        skipped = _patiently(context, statements, 0, last=True, down=down, kept=kept, remembered=remembered, made=made)
-        return skipped
+        return _patiently(
+            context, statements, 0, last=True, down=down, kept=kept, remembered=remembered, made=made, states=states
+        )
     skipped = list(context.progress_so_far.get("skipped", []))
     first = int(context.progress_so_far.get("statements", 0))
     if first == 0:
@@ -79,6 +86,7 @@ def run(
             kept=kept,
             remembered=remembered,
             made=made if last else None,
+            states=replace(states, steps=states.steps if number == 0 else ()),
         )
     if not statements:
         context.save("done")
@@ -114,6 +122,7 @@ def _forecast(
     statements: Sequence[Mapping[str, Any]],
     kept: Collection[str],
     own: Collection[tuple[str, str]],
+    states: Before,
 ) -> dict[int, list[TableLock]]:
     """The locks of each statement on tables that others use; none of a statement for which the catalog shows nothing to do,
     since PostgreSQL takes its lock even then (ADD COLUMN IF NOT EXISTS: ACCESS EXCLUSIVE)."""
@@ -123,7 +132,7 @@ def _forecast(
     up = context.direction == "up"
     objects = _objects(statements, up)
     there = existing.present(context.conn, objects)
-    settled = _settled(context, statements)
+    settled = _settled(context, statements, states)
     gone: set[str] = set()
     changed: set[tuple[str, str]] = set()
     for number, statement in enumerate(statements):
@@ -152,13 +161,15 @@ def _several(statement: Mapping[str, Any]) -> bool:
     return len(statement.get("states") or []) > 1
 
 
-def _settled(context: StepContext, statements: Sequence[Mapping[str, Any]]) -> set[int]:
+def _settled(context: StepContext, statements: Sequence[Mapping[str, Any]], states: Before) -> set[int]:
     """:return: the positions of statements that would have nothing to do now; none where somebody keeps even that look waiting."""
-    if not any(statement.get("states") for statement in statements):
+    if not states.turned and not any(statement.get("states") for statement in statements):
         return set()
     try:
         with transaction(context.conn, context.limits(context.budget("statement_timeout_s"))):
-            return catalog_states.holding(context.conn, statements)
+            rest = [states.without(context.conn, statement).statement for statement in statements]
+            settled = catalog_states.holding(context.conn, [statement or {} for statement in rest])
+            return settled | {number for number, statement in enumerate(rest) if statement is None}
     except psycopg2.Error as exc:
         if exc.pgcode not in locks.RETRY_SQLSTATES:
             raise
@@ -200,6 +211,7 @@ def _patiently(
     kept: Collection[str] = (),
     remembered: dict[str, Any],
     made: Mapping[str, Any] | None,
+    states: Before,
 ) -> list[str]:
     own: set[tuple[str, str]] = set()
     for statement in statements:
@@ -207,29 +219,30 @@ def _patiently(
         if created and created["kind"] == "table":
             # Nobody else holds a lock on what this step makes.
             own.add((str(created.get("schema") or "public"), str(created["name"])))
-    wanted = _forecast(context, statements, kept, own)
+    wanted = _forecast(context, statements, kept, own, states)
 
     limits = context.limits(context.budget("statement_timeout_s"))
-    if kept:
-        words = sql.Literal(json.dumps(sorted(kept))).as_string(context.conn)
-        limits += f"; SET LOCAL {THERE_BEFORE} = {words}"
     up = context.direction == "up"
     keys = _orphans(context, statements, wanted) if up else {}
 
     def whole(runs: Sequence[Sequence[int]]) -> list[str]:
         with transaction(context.conn, limits) as ending:
             settled: list[dict[str, Any]] = []
-            now, there = _statements(context, statements, runs, down, kept, keys, settled, wanted)
+            recorded = states.record(context.conn)
+            _tell_what_was_there(context, kept, states)
+            now, there = _statements(context, statements, runs, down, kept, keys, settled, wanted, states)
             if made is not None:
                 orphans.take_back(context, made)
             progress = {**remembered, "statements": before + len(statements), "skipped": [*skipped, *now]}
             if down:
                 progress["there_before"] = there
+            if recorded:
+                progress[states_before.PROGRESS] = recorded
             parts = orphans.kinds(settled)
             for word, entries in parts.items():
                 progress[word] = [*remembered.get(word, []), *entries]
             ending.append(context.saved("done" if last else "running", progress))
-        remembered.update({word: progress[word] for word in parts})
+        remembered.update({word: progress[word] for word in (*parts, states_before.PROGRESS) if word in progress})
         context.settled.extend(settled)
         return now
 
@@ -250,6 +263,14 @@ def _patiently(
         if error.sqlstate in (errorcodes.NOT_NULL_VIOLATION, errorcodes.STRING_DATA_RIGHT_TRUNCATION):
             broken_rows.refuse_altered(context, error)
         raise
+
+
+def _tell_what_was_there(context: StepContext, kept: Collection[str], states: Before) -> None:
+    """To the DO blocks of the way down, in the transaction in hand."""
+    words = {*kept, *states.words(context.conn)}
+    if words:
+        told = sql.SQL("SET LOCAL {} = {}").format(sql.SQL(THERE_BEFORE), sql.Literal(json.dumps(sorted(words))))
+        execute(context.conn, told)
 
 
 # Foreign keys to a table and views over it, but for those of the tables that go before it.
@@ -320,6 +341,7 @@ def _statements(
     keys: Mapping[int, Mapping[str, Any]],
     settled: list[dict[str, Any]],
     wanted: Mapping[int, Sequence[TableLock]],
+    states: Before,
 ) -> tuple[list[str], list[str]]:
     sent: set[int] = set()
     run_from = {run[0]: run for run in runs}
@@ -328,7 +350,7 @@ def _statements(
     undone = _undone(statements, down)
     found = existing.present(context.conn, [*objects, *undone])
     there = {number for number in found if number < len(objects)}
-    before = [
+    undone_there = [
         existing.describe(undone[number - len(objects)] or {}) for number in sorted(found) if number >= len(objects)
     ]
     skipped: list[str] = []
@@ -358,6 +380,13 @@ def _statements(
             skipped.append(existing.describe(made))
             context.tell(f"{existing.describe(made)} is gone already: skipped")
             continue
+        rest = states.without(context.conn, statement)
+        skipped += rest.stays
+        for sentence in rest.told:
+            context.tell(sentence)
+        if rest.statement is None:
+            continue
+        statement = rest.statement
         if catalog_states.holding(context.conn, [statement]):
             words = catalog_states.describe(statement)
             skipped += words
@@ -369,7 +398,7 @@ def _statements(
         gone |= existing.dropped_by([statement])
         if number in keys:
             settled += orphans.settle(context, keys[number], number)
-    return skipped, before
+    return skipped, undone_there
 
 
 def _execute_run(context: StepContext, statements: Sequence[Mapping[str, Any]], place: str) -> None:

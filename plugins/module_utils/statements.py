@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import existing, label_text, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils import existing, label_text, ledger, states_before
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
 from ansible_collections.whitecross.pgops.plugins.module_utils.keyset import columns_of
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import tables_in
@@ -168,14 +168,16 @@ def down_text(
                 limit = (migration.get("budgets") or {}).get("rewrite_limit_mb")
             lines += label_text.down_text(conn, step, kept_objects(row, ordinal), limit)
         elif step["kind"] == "sql":
-            kept = kept_objects(row, ordinal)
+            kept, before = kept_objects(row, ordinal), states_before.down(migration, row)
             lines.append("BEGIN;")
             for statement in step.get("down") or []:
                 gone = statement.get("destroys")
                 if gone and gone["kind"] != "rows" and existing.describe(gone) in kept:
                     lines.append(f"-- {existing.describe(gone)} was there before this version: it stays")
                 else:
-                    lines.append(_terminated(statement))
+                    rest = before.without(conn, statement)
+                    lines += [f"-- {sentence}" for sentence in rest.told]
+                    lines += [_terminated(rest.statement)] if rest.statement else []
             lines += [
                 f"-- {entry['rows']} row(s) are put back from {entry['quarantine']} into {entry['table']}"
                 for entry in (up.progress if up else {}).get("quarantined", [])

@@ -19,6 +19,59 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements im
 
 State = dict[str, Any]
 
+# What a way down may find as it was before its version: see module_utils/states_before.py.
+_TURNED = ("not_null", "default", "row_security", "forced_row_security")
+
+
+def parts_of(node: Any, text: str) -> dict[str, Any] | None:
+    """Take an ALTER TABLE apart, so that one of its parts can be left out.
+
+    :param text: the statement as it was written; pieces of it are returned.
+    :return: ``table`` (``ALTER TABLE public.students``) and ``parts``, each with its ``sql`` and its ``state``, None where
+        it has none; None for a statement without a part that turns NOT NULL, a default or row level security on or off.
+    """
+    g = grammar()
+    if not isinstance(node, g.ast.AlterTableStmt) or node.objtype != g.enums.ObjectType.OBJECT_TABLE:
+        return None
+    schema, table = relation_name(node.relation)
+    states = [_of_command(command) for command in node.cmds or ()]
+    turned = [
+        {"schema": schema, "table": table, **state} if state and state["kind"] in _TURNED else None for state in states
+    ]
+    if not any(turned):
+        return None
+    tokens = [token for token in g.parser.scan(text) if token.name not in ("C_COMMENT", "SQL_COMMENT")]
+    first = _after_the_table([text[token.start : token.end + 1] for token in tokens])
+    pieces: list[list[Any]] = [[]]
+    depth = 0
+    for token in tokens[first:]:
+        word = text[token.start : token.end + 1]
+        depth += (word in ("(", "[")) - (word in (")", "]"))
+        if word == "," and not depth:
+            pieces.append([])
+        elif word != ";":
+            pieces[-1].append(token)
+    if len(pieces) != len(turned):
+        return None
+    written = [text[piece[0].start : piece[-1].end + 1] for piece in pieces]
+    return {
+        "table": text[tokens[0].start : tokens[first - 1].end + 1],
+        "parts": [{"sql": part, "state": state} for part, state in zip(written, turned)],
+    }
+
+
+def _after_the_table(words: list[str]) -> int:
+    """:return: the position of the first word of the first part."""
+    position = 2
+    while words[position].upper() in ("IF", "EXISTS", "ONLY", "("):
+        position += 1
+    while words[position + 1] == ".":
+        position += 2
+    position += 1
+    while words[position] in ("*", ")"):
+        position += 1
+    return position
+
 
 def states_of(node: Any) -> list[State]:
     """Tell the states that a parsed statement brings about.

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""NOT NULL, defaults and row level security as they were before a version: its way down leaves them so.
+
+The first step of SQL of a version records them, and what it does not record was not so before. Whether a part of the way
+down is left out is decided right before its statement runs, by what the catalog says then.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog_states, existing, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all
+from psycopg2 import sql
+
+State = Mapping[str, Any]
+Key = tuple[str, str, str, "str | None"]
+
+# The key of a step's progress that holds them.
+PROGRESS = "states_before"
+
+# A generated column has an expression there, and no default.
+_NOW = """
+SELECT g.number, CASE g.kind WHEN 'not_null' THEN a.attnotnull WHEN 'default' THEN d.oid IS NOT NULL
+           WHEN 'row_security' THEN c.relrowsecurity ELSE c.relforcerowsecurity END AS there,
+       CASE WHEN d.oid IS NOT NULL THEN pg_catalog.pg_get_expr(d.adbin, d.adrelid) END AS expression,
+       CASE g.kind WHEN 'default' THEN pg_catalog.format_type(a.atttypid, a.atttypmod) END AS type
+  FROM jsonb_to_recordset(%s) AS g(number int, kind text, schema text, "table" text, name text)
+  JOIN pg_catalog.pg_namespace n ON n.nspname = g.schema
+  JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = g."table"
+  LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = g.name AND NOT a.attisdropped
+  LEFT JOIN pg_catalog.pg_attrdef d
+    ON g.kind = 'default' AND d.adrelid = c.oid AND d.adnum = a.attnum AND a.attgenerated = ''
+ WHERE g.name IS NULL OR a.attnum IS NOT NULL
+"""
+
+
+@dataclass(frozen=True)
+class Before:
+    """What a step of SQL knows of the time before its version.
+
+    :ivar steps: on the way up those of the version, where this step is to record for all of them.
+    :ivar states: on the way down what was recorded.
+    :ivar turned: those of them that the whole way down of the version would leave otherwise than they were. What it takes
+        away for a while only, such as a default while the type changes, is not among them.
+    """
+
+    steps: Sequence[Mapping[str, Any]] = ()
+    states: Sequence[State] = ()
+    turned: Sequence[State] = ()
+
+    def record(self, conn: Connection) -> list[dict[str, Any]]:
+        """Look at what the version would bring about and what its way down would take away. Call before its first statement.
+
+        Takes ACCESS SHARE for a moment on the table of a default, no other lock.
+
+        :return: those that hold already, a default with its ``expression`` and the ``type`` of its column.
+        """
+        ups = [statement for step in self.steps for statement in step.get("up") or []]
+        brought = _states(ups)
+        ends = _ends(self.steps)
+        # What the way up drops itself does not stay: what has its name on the way down is another.
+        gone = existing.dropped_by(ups)
+        keys = [
+            key
+            for key in dict.fromkeys([*map(_key, brought), *ends])
+            if not gone & {f"table {key[1]}.{key[2]}", f"column {key[1]}.{key[2]}.{key[3]}"}
+        ]
+        wanted = {(_key(state), state["there"]) for state in brought}
+        wanted |= {(key, not there) for key, there in ends.items()}
+        now = _now(conn, keys)
+        return [now[key] for key in keys if key in now and (key, now[key]["there"]) in wanted]
+
+    def words(self, conn: Connection) -> list[str]:
+        """:return: what of it is still so, as a ``DO`` block is told it; a default is only while it is the same one."""
+        now = _now(conn, [_key(state) for state in self.states])
+        return [catalog_states.word(state) for state in self.states if now.get(_key(state)) == state]
+
+    def without(self, conn: Connection, statement: Mapping[str, Any]) -> Kept:
+        """Take out of a statement of the way down the parts that would change what is as it was before the version.
+
+        A default that the version replaced by another is set again in the place of being dropped.
+
+        Takes ACCESS SHARE for a moment on the table of a default, no other lock.
+        """
+        turned = {_key(state): state for state in self.turned}
+        parts: Sequence[Mapping[str, Any]] = (statement.get("alters") or {}).get("parts", [])
+        before = {
+            number: turned[_key(part["state"])]
+            for number, part in enumerate(parts)
+            if part["state"] and turned.get(_key(part["state"]), part["state"])["there"] != part["state"]["there"]
+        }
+        now = _now(conn, [_key(state) for state in before.values()])
+        run: list[str] = []
+        stays: dict[Key, str] = {}
+        again: list[str] = []
+        for number, part in enumerate(parts):
+            was = before.get(number)
+            present = now.get(_key(was)) if was else None
+            if was and present == was:
+                stays[_key(was)] = catalog_states.word(was)
+            elif was and present and _is_another_default(was, present):
+                again.append(f"{was['schema']}.{was['table']}.{was['name']}")
+                column = sql.Identifier(str(was["name"])).as_string(conn)
+                run.append(f"ALTER COLUMN {column} SET DEFAULT {was['expression']}")
+            else:
+                run.append(str(part["sql"]))
+        if not stays and not again:
+            return Kept(statement)
+        if not run:
+            return Kept(None, list(stays.values()))
+        text = f"{statement['alters']['table']} {', '.join(run)}"
+        states = [state for state in statement.get("states") or [] if not again and _key(state) not in stays]
+        return Kept({**statement, "sql": text, "states": states}, list(stays.values()), again)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A statement of the way down, and what it leaves.
+
+    :ivar statement: None where no part of it is left.
+    :ivar stays: in words what stays as it was.
+    :ivar again: the columns that get back their default.
+    """
+
+    statement: Mapping[str, Any] | None
+    stays: Sequence[str] = ()
+    again: Sequence[str] = ()
+
+    @property
+    def told(self) -> list[str]:
+        """:return: a sentence for each."""
+        return [
+            *(f"{word} as before this version: it stays" for word in self.stays),
+            *(f"{name} gets back the default that it had before this version" for name in self.again),
+        ]
+
+
+def up(migration: Mapping[str, Any], ordinal: int) -> Before:
+    """:return: what a step of SQL on the way up is to record: the first one for all, the others nothing."""
+    steps: Sequence[Mapping[str, Any]] = migration["steps"]
+    first = next(number for number, step in enumerate(steps, 1) if step["kind"] == "sql")
+    return Before(steps=steps if ordinal == first else ())
+
+
+def down(migration: Mapping[str, Any], row: ledger.Migration) -> Before:
+    """:return: what was recorded when the version was applied."""
+    states = list(chain.from_iterable(step.progress.get(PROGRESS, []) for step in row.steps))
+    ends = _ends(migration["steps"])
+    return Before(
+        states=states,
+        turned=[state for state in states if ends.get(_key(state), state["there"]) != state["there"]],
+    )
+
+
+def _is_another_default(was: State, present: State) -> bool:
+    # Of another type the old expression may not fit, and the author of the way down alone knows what comes next.
+    return bool(was["there"] and present["there"]) and was["kind"] == "default" and was["type"] == present["type"]
+
+
+def _states(statements: Iterable[Mapping[str, Any]]) -> list[State]:
+    parts = chain.from_iterable((statement.get("alters") or {}).get("parts", []) for statement in statements)
+    return [part["state"] for part in parts if part["state"]]
+
+
+def _ends(steps: Sequence[Mapping[str, Any]]) -> dict[Key, bool]:
+    """:return: how the whole way down leaves each that it names."""
+    downs = [statement for step in reversed(steps) if step["kind"] == "sql" for statement in step.get("down") or []]
+    return {_key(state): bool(state["there"]) for state in _states(downs)}
+
+
+def _key(state: State) -> Key:
+    return str(state["kind"]), str(state["schema"]), str(state["table"]), state.get("name")
+
+
+def _now(conn: Connection, keys: Sequence[Key]) -> dict[Key, dict[str, Any]]:
+    """:return: how each is now; none of a table or column that is not there."""
+    if not keys:
+        return {}
+    names = ("kind", "schema", "table", "name")
+    asked = [{"number": number, **dict(zip(names, key))} for number, key in enumerate(keys)]
+    found = {}
+    for row in fetch_all(conn, _NOW, (json.dumps(asked),)):
+        key = keys[row["number"]]
+        state = {**dict(zip(names, key)), **{name: row[name] for name in ("there", "expression", "type")}}
+        found[key] = {name: value for name, value in state.items() if value is not None}
+    return found
