@@ -25,9 +25,10 @@ SELECT n.nspname || '.' || c.relname AS name,
           FROM pg_class p WHERE p.oid IN (SELECT relid FROM pg_partition_tree(c.oid) UNION SELECT c.oid))::bigint AS rows,
        (SELECT coalesce(json_object_agg(a.attname, json_build_object(
                  'type', format_type(a.atttypid, a.atttypmod), 'not_null', a.attnotnull,
-                 'checked_not_null', EXISTS (
-                   SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' AND k.convalidated
-                      AND k.conkey = ARRAY[a.attnum]
+                 'collation', (SELECT l.collname FROM pg_collation l WHERE l.oid = a.attcollation),
+                 'checked_not_null', (
+                   SELECT coalesce(json_agg(k.conname), '[]') FROM pg_constraint k
+                    WHERE k.conrelid = c.oid AND k.contype = 'c' AND k.convalidated AND k.conkey = ARRAY[a.attnum]
                       AND pg_get_constraintdef(k.oid) = format('CHECK ((%%I IS NOT NULL))', a.attname)))), '{}')
           FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
        (SELECT coalesce(json_object_agg(i.relname, (
@@ -40,7 +41,13 @@ SELECT n.nspname || '.' || c.relname AS name,
          WHERE x.indrelid = c.oid AND x.indisprimary) AS primary_key,
        EXISTS (SELECT FROM pg_index x WHERE x.indrelid = c.oid AND x.indisunique AND x.indisvalid AND x.indpred IS NULL
                   AND x.indexprs IS NULL) AS unique_index,
-       EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' AND k.convalidated) AS checks,
+       (SELECT coalesce(json_object_agg(k.conname, pg_get_constraintdef(k.oid)), '{}')
+          FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'c' AND k.convalidated) AS checks,
+       -- Without a row where the key has an expression.
+       (SELECT json_agg(a.attname ORDER BY k.place)
+          FROM pg_partitioned_table p, unnest(p.partattrs::smallint[]) WITH ORDINALITY k (number, place)
+          JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.number
+         WHERE p.partrelid = c.oid AND p.partexprs IS NULL) AS partition_key,
        EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid) AS policies
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname || '.' || c.relname = ANY (%(relations)s)
@@ -51,6 +58,19 @@ SELECT n.nspname || '.' || i.relname AS name, tn.nspname || '.' || t.relname AS 
   FROM pg_class i JOIN pg_namespace n ON n.oid = i.relnamespace JOIN pg_index x ON x.indexrelid = i.oid
   JOIN pg_class t ON t.oid = x.indrelid JOIN pg_namespace tn ON tn.oid = t.relnamespace
  WHERE n.nspname || '.' || i.relname = ANY (%(relations)s)
+"""
+# A domain over a domain has the constraints of both.
+DOMAINS = """
+WITH RECURSIVE types AS (
+  SELECT n.nspname || '.' || t.typname AS name, t.oid, t.typbasetype, t.typnotnull
+    FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+   WHERE t.typtype = 'd' AND n.nspname || '.' || t.typname = ANY (%(relations)s)
+  UNION
+  SELECT types.name, t.oid, t.typbasetype, t.typnotnull
+    FROM types JOIN pg_type t ON t.oid = types.typbasetype AND t.typtype = 'd'
+)
+SELECT name, bool_or(typnotnull OR EXISTS (SELECT FROM pg_constraint k WHERE k.contypid = types.oid)) AS checked
+  FROM types GROUP BY name
 """
 FUNCTIONS = """
 SELECT DISTINCT ON (p.proname) p.proname AS name, l.lanname AS language, p.provolatile = 'v' AS volatile, p.prosrc AS source,
@@ -64,9 +84,9 @@ SELECT DISTINCT ON (p.proname) p.proname AS name, l.lanname AS language, p.provo
 def read_facts(target: Target, relations: list[str], functions: list[str]) -> dict[str, Any]:
     """Ask the catalog once, in a read-only transaction that is rolled back.
 
-    :param relations: ``schema.name`` of tables, views and indexes; those that are not there are left out
+    :param relations: ``schema.name`` of tables, views, indexes and domains; those that are not there are left out
     :param functions: names of functions, without their schemas
-    :return: ``tables`` and ``indexes`` by ``schema.name``, ``functions`` by name, ``timezone``; sizes in bytes
+    :return: ``tables``, ``indexes`` and ``domains`` by ``schema.name``, ``functions`` by name, ``timezone``; sizes in bytes
     :raises PgopsError: no connection, no right to read, or it took longer than 30 s
 
     Takes ACCESS SHARE on the catalog's tables, and on a table for the moment in which its size is taken; waits for it 1 s at most.
@@ -81,6 +101,7 @@ def read_facts(target: Target, relations: list[str], functions: list[str]) -> di
         conn.set_session(readonly=True, autocommit=False)
         tables = _by_name(conn, TABLES, {"relations": relations})
         indexes = _by_name(conn, INDEXES, {"relations": relations})
+        domains = _by_name(conn, DOMAINS, {"relations": relations})
         made = _by_name(conn, FUNCTIONS, {"functions": functions})
         conn.rollback()
     except psycopg2.Error as exc:
@@ -90,6 +111,7 @@ def read_facts(target: Target, relations: list[str], functions: list[str]) -> di
     return {
         "tables": tables,
         "indexes": {name: row["table"] for name, row in indexes.items()},
+        "domains": {name: row["checked"] for name, row in domains.items()},
         "functions": made,
         "timezone": timezone,
     }

@@ -16,7 +16,7 @@ extends_documentation_fragment:
 options:
   relations:
     description:
-      - Tables, views and indexes, each V(schema.name). Those that are not there are left out of the result.
+      - Tables, views, indexes and domains, each V(schema.name). Those that are not there are left out of the result.
     type: list
     elements: str
     default: []
@@ -48,6 +48,9 @@ databases:
       type: dict
     indexes:
       description: The table of each index, by V(schema.name).
+      type: dict
+    domains:
+      description: Whether a domain has a constraint, by V(schema.name).
       type: dict
     functions:
       description: Language, volatility and source of each function, by name.

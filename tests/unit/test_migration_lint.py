@@ -662,6 +662,15 @@ def test_what_counts_as_several_tables(tmp_path: Path, up: str, found: bool) -> 
     assert ("R44" in rules(of_one_step(tmp_path, up))) is found
 
 
+def test_an_index_that_goes_locks_its_table_whichever_version_made_it(tmp_path: Path) -> None:
+    up = "ALTER TABLE old ADD COLUMN b int; DROP INDEX other_a;"
+    assert "R44" in rules(check(tmp_path, f"{TWO} CREATE INDEX other_a ON other (a);", up))
+    assert "R44" not in rules(check(tmp_path, f"{TWO} CREATE INDEX other_a ON old (a);", up))
+    index = yaml.safe_dump([{"name": "other_a", "table": "other", "columns": ["a"], "why": "w"}])
+    steps = [{"indexes": "indexes.yml"}, {"sql": {"up": "up.sql.j2", "down": "down.sql.j2"}}]
+    assert "R44" in rules(check(tmp_path, TWO, up, files={"indexes.yml": index}, steps=steps))
+
+
 def test_several_tables_are_declared_or_have_a_transaction_each(tmp_path: Path) -> None:
     assert of_one_step(tmp_path, BOTH, together="code reads them as one") == []
     assert of_one_step(tmp_path, BOTH, transaction=False) == []

@@ -226,9 +226,184 @@ def test_the_hook_runs_what_the_package_installs_without_ansible_and_psycopg2(tm
 
 
 def test_a_foreign_key_of_a_new_column_wants_its_index_in_the_file() -> None:
-    made = "CREATE TABLE b (id bigint PRIMARY KEY, a_id bigint REFERENCES a);\n"
+    made = f"{TIMEOUT}CREATE TABLE b (id bigint PRIMARY KEY, a_id bigint REFERENCES a);\n"
     assert [(p.rule, p.level) for p in lint(made)] == [("R16", "note")]
     assert lint(f"{made}CREATE INDEX ON b (a_id);\n") == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "found"),
+    [
+        ("lock_timeout = '5s'", [("R08", "error")]),
+        ("lock_timeout = '6s'", []),
+        ("statement_timeout = '5s'", [("R08", "error")]),
+        ("statement_timeout = '30s'", [("R08", "note")]),
+        ("statement_timeout = '10min'", []),
+        ("lock_timeout = 0", []),
+    ],
+)
+@pytest.mark.parametrize(
+    "statement",
+    ["CREATE INDEX CONCURRENTLY i ON users (a);", "REINDEX TABLE CONCURRENTLY users;", "DROP INDEX CONCURRENTLY i;"],
+)
+def test_a_short_timeout_at_a_concurrent_statement(statement: str, limit: str, found: list[tuple[str, str]]) -> None:
+    assert [(p.rule, p.level) for p in lint(f"SET {limit};\n{statement}")] == found
+    assert lint(f"SET {limit};\nRESET ALL;\n{statement}") == []
+
+
+def test_in_a_transaction_it_is_refused_and_nothing_invalid_stays() -> None:
+    assert errors(f"{TIMEOUT}BEGIN; CREATE INDEX CONCURRENTLY i ON users (a); COMMIT;") == {"R06"}
+
+
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [
+        ("users_email_address_not_null", None),
+        ("chk_users_email_nn", None),
+        ("emailNotNull", None),
+        ("users_email_address_null", None),
+        ("user_not_null", None),
+        ("users_email_address_check", "note"),
+        ("users_age_not_null", "error"),
+        ("email_short", "error"),
+    ],
+)
+def test_what_the_name_of_a_constraint_that_goes_later_proves(name: str, level: str | None) -> None:
+    text = f'{TIMEOUT}ALTER TABLE users ALTER COLUMN email_address SET NOT NULL;\nALTER TABLE users DROP CONSTRAINT "{name}";'
+    assert [p.level for p in lint(text) if p.rule == "R20"] == ([level] if level else [])
+
+
+def test_a_constraint_with_another_name_still_proves() -> None:
+    made = (
+        "ALTER TABLE users ADD CONSTRAINT c CHECK (age IS NOT NULL) NOT VALID; ALTER TABLE users VALIDATE CONSTRAINT c;"
+    )
+    renamed = f"{TIMEOUT}{made}ALTER TABLE users RENAME CONSTRAINT c TO d;"
+    assert errors(f"{renamed}ALTER TABLE users ALTER COLUMN age SET NOT NULL;") == set()
+    gone = f"{renamed}ALTER TABLE users DROP CONSTRAINT d; ALTER TABLE users ALTER COLUMN age SET NOT NULL;"
+    assert errors(gone) == {"R20"}
+    assert (
+        errors(
+            f"{renamed}BEGIN; ALTER TABLE users DROP CONSTRAINT d; ROLLBACK; ALTER TABLE users ALTER age SET NOT NULL;"
+        )
+        - {"R04"}
+        == set()
+    )
+
+
+@pytest.mark.parametrize(
+    ("condition", "level"),
+    [
+        ("id BETWEEN 1 AND 10000", None),
+        ("id BETWEEN 1 AND 50000", None),
+        ("id BETWEEN '1' AND '1000000'", "error"),
+        ("id BETWEEN 3000000000 AND 3000005000", None),
+        ("id BETWEEN 3000000000 AND 3000500000", "error"),
+        ("id > 0 AND id < 1000000 AND org_id = 5", None),
+        ("id >= $1 AND id < $2", None),
+        ("id < 5000", None),
+        ("id IN (SELECT id FROM users LIMIT 5000)", None),
+        ("id IN (SELECT id FROM users LIMIT $1)", None),
+        ("id IN (SELECT id FROM users WHERE age > 3 LIMIT ALL)", "error"),
+        ("id = ANY (ARRAY(SELECT id FROM users LIMIT 100000000))", "error"),
+        ("id BETWEEN 1 AND (SELECT max(id) FROM users)", "error"),
+        ("id BETWEEN (SELECT coalesce(min(id), 0) FROM users) AND (SELECT max(id) FROM users)", "error"),
+        ("id >= (SELECT min(id) FROM users) AND id <= (SELECT max(id) FROM users)", "error"),
+        ("id BETWEEN (SELECT done FROM progress) AND (SELECT done + 1000 FROM progress)", None),
+        ("id BETWEEN (SELECT max(id) - 1000 FROM users) AND (SELECT max(id) FROM users)", None),
+    ],
+)
+def test_a_range_or_limit_of_everything_is_none(condition: str, level: str | None) -> None:
+    assert [p.level for p in lint(f"DELETE FROM users WHERE {condition};")] == ([level] if level else [])
+
+
+@pytest.mark.parametrize(("rows", "found"), [(15_000, {"R41"}), (90_000, {"R41"}), (9_000_000, set())])
+def test_with_the_catalog_a_large_batch_is_compared_with_the_table(rows: int, found: set[str]) -> None:
+    facts = {"tables": {"public.users": {"rows": rows, "bytes": rows * 100}}}
+    assert {p.rule for p in lint("DELETE FROM users WHERE id BETWEEN 1 AND 50000;", facts=facts)} == found
+    assert lint("DELETE FROM users WHERE id BETWEEN 1 AND 10000;", facts=facts) == []
+
+
+ATTACH = "ALTER TABLE p ATTACH PARTITION c FOR VALUES {};"
+YEAR = "FROM ('2025-01-01') TO ('2026-01-01')"
+
+
+@pytest.mark.parametrize(
+    ("check", "bound", "level"),
+    [
+        ("at >= '2025-01-01' AND at < '2026-01-01'", YEAR, None),
+        ("'2025-01-01'::date <= at AND '2026-01-01'::date > at", YEAR, None),
+        ("at >= '2025-03-01' AND at <= '2025-12-31' AND id > 0", YEAR, None),
+        ("at >= '2025-01-01 00:00:00+00' AND at < '2026-01-01 00:00:00+00'", YEAR, None),
+        ("at < '2026-01-01'", YEAR, "error"),
+        ("at >= '2025-01-01' AND other < '2026-01-01'", YEAR, "error"),
+        ("at >= '2024-01-01' AND at < '2026-01-01'", YEAR, "error"),
+        ("at >= '2025-01-01' OR at < '2026-01-01'", YEAR, "warning"),
+        ("date_trunc('year', at) = '2025-01-01'", YEAR, "warning"),
+        ("id >= 9 AND id < 100", "FROM (9) TO (100)", None),
+        ("id < 100", "FROM (MINVALUE) TO (100)", None),
+        ("region IN ('eu', 'uk')", "IN ('eu', 'uk', 'ch')", None),
+        ("region = 'eu'", "IN ('eu', 'uk')", None),
+        ("region IN ('eu', 'us')", "IN ('eu', 'uk')", "error"),
+        ("id > 0", "WITH (MODULUS 4, REMAINDER 1)", "error"),
+        ("a >= 1 AND b >= 2 AND a < 3 AND b < 4", "FROM (1, 2) TO (3, 4)", None),
+        ("a >= 1", "FROM (1, 2) TO (3, 4)", "warning"),
+    ],
+)
+def test_what_proves_the_bounds_of_a_partition(check: str, bound: str, level: str | None) -> None:
+    made = f"ALTER TABLE c ADD CONSTRAINT k CHECK ({check}) NOT VALID; ALTER TABLE c VALIDATE CONSTRAINT k;"
+    text = f"{TIMEOUT}{made}{ATTACH.format(bound)}"
+    assert [(p.rule, p.level) for p in lint(text)] == ([("R46", level)] if level else [])
+
+
+def test_two_checks_prove_an_end_each() -> None:
+    two = [
+        f"ALTER TABLE c ADD CONSTRAINT {name} CHECK ({check}) NOT VALID; ALTER TABLE c VALIDATE CONSTRAINT {name};"
+        for name, check in (("a", "at >= '2025-01-01'"), ("b", "at < '2026-01-01'"))
+    ]
+    assert lint(f"{TIMEOUT}{''.join(two)}{ATTACH.format(YEAR)}") == []
+    assert errors(f"{TIMEOUT}{''.join(two)}ALTER TABLE c DROP CONSTRAINT a;{ATTACH.format(YEAR)}") == {"R46"}
+
+
+def test_what_goes_in_the_same_statement_proves_nothing() -> None:
+    proved = f"{TIMEOUT}ALTER TABLE users VALIDATE CONSTRAINT c;"
+    assert (
+        errors(f"{proved}ALTER TABLE users ALTER COLUMN age SET NOT NULL; ALTER TABLE users DROP CONSTRAINT c;")
+        == set()
+    )
+    assert errors(f"{proved}ALTER TABLE users ALTER COLUMN age SET NOT NULL, DROP CONSTRAINT c;") == {"R20"}
+
+
+def test_the_check_is_about_the_key_where_somebody_knows_it() -> None:
+    """As the catalog writes it; a column that may be NULL is in no partition by a comparison."""
+    check = "CHECK (((at >= '2025-01-01'::date) AND (at < '2026-01-01'::date)))"
+    columns = {"at": {"type": "date", "not_null": True, "checked_not_null": []}}
+    child = {"rows": 9_000_000, "bytes": 900_000_000, "columns": columns, "checks": {"k": check}}
+    facts = {"tables": {"public.p": {"partition_key": ["at"]}, "public.c": child}}
+    text = f"{TIMEOUT}{ATTACH.format(YEAR)}"
+    assert lint(text, facts=facts) == []
+    gone = f"ALTER TABLE c ADD CONSTRAINT l CHECK (id > 0) NOT VALID; ALTER TABLE c DROP CONSTRAINT k;{text}"
+    assert [p.rule for p in lint(f"{TIMEOUT}{gone}", facts=facts)] == ["R46"]
+    columns["at"]["not_null"] = False
+    assert [p.rule for p in lint(text, facts=facts)] == ["R46"]
+    columns["at"]["not_null"] = True
+    facts["tables"]["public.p"]["partition_key"] = ["day"]
+    assert [p.rule for p in lint(text, facts=facts)] == ["R46"]
+    own = "CREATE TABLE p (day date, at date) PARTITION BY RANGE (day);"
+    made = f"ALTER TABLE c ADD CONSTRAINT k {check} NOT VALID; ALTER TABLE c VALIDATE CONSTRAINT k;"
+    assert "R46" in errors(f"{TIMEOUT}{own}{made}{ATTACH.format(YEAR)}")
+
+
+def test_a_new_table_that_refers_to_two_is_a_note() -> None:
+    keys = "a_id bigint REFERENCES a, b_id bigint REFERENCES b"
+    text = (
+        f"{TIMEOUT}CREATE TABLE c (id bigint PRIMARY KEY, {keys}); CREATE INDEX ON c (a_id); CREATE INDEX ON c (b_id);"
+    )
+    assert [(p.rule, p.level) for p in lint(text)] == [("R44", "note")]
+    text = (
+        f"{TIMEOUT}BEGIN; CREATE TABLE c (a_id bigint REFERENCES a); CREATE TABLE d (b_id bigint REFERENCES b); COMMIT;"
+    )
+    assert [(p.rule, p.level) for p in lint(text) if p.rule != "R16"] == [("R44", "note")]
+    assert "R44" not in {p.rule for p in lint(text.replace("BEGIN;", "").replace("COMMIT;", ""))}
 
 
 def test_what_is_put_together_from_rows_cannot_be_read() -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import (
@@ -15,7 +16,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements im
     walk,
 )
 
-from .locks import Relation, qualified
+from .locks import Relation, qualified, referenced
 from .script import Part
 from .session import TIMEOUTS, Column, Constraint, Function, Seen, Session, Transaction
 
@@ -36,8 +37,11 @@ def apply(seen: Seen) -> None:
         _calls(seen)
     transaction = session.transaction
     if transaction is not None and not seen.handler and not session.only_makes(node):
+        parents = referenced(node) if isinstance(node, ast.CreateStmt) else []
         for table, mode in locks:
-            if session.existing(table):
+            if session.existing(table) and table in parents:
+                transaction.referenced.setdefault(table, seen.line)
+            elif session.existing(table):
                 transaction.locked.setdefault(table, (mode, seen.line))
         for new, old in transaction.renamed.items():
             if old in transaction.locked:
@@ -203,6 +207,9 @@ def _create_table(seen: Seen) -> None:
     _make(session, table, "table", perhaps=node.if_not_exists and node.relation.relpersistence != "t")
     if node.partspec is not None:
         session.objects.partitioned.add(table)
+        keys = tuple(element.name for element in node.partspec.partParams or ())
+        if all(keys):
+            session.objects.partition_keys[table] = keys
     columns: dict[str, Column] = {}
     for element in node.tableElts or ():
         if isinstance(element, ast.ColumnDef):
@@ -250,13 +257,26 @@ def _constraint(session: Session, table: Relation, node: Any, column: str | None
         session.objects.index_tables[table[0], name] = table
         session.objects.indexes[table[0], name] = (table, keys)
     valid = not node.skip_validation
-    if node.conname:
-        key = (table, node.conname)
-        session.objects.constraints[key] = Constraint(node.contype.name, keys, not_null, valid)
+    given = node.conname or (_given_name(node, table, keys) if column is None else None)
+    if given:
+        key = (table, given)
+        session.objects.dropped_constraints.discard(key)
+        session.objects.constraints[key] = Constraint(node.contype.name, keys, not_null, valid, node.raw_expr)
         if not valid and session.transaction is not None and session.existing(table):
             session.transaction.not_valid.add(key)
     if valid and node.contype in (kinds.CONSTR_CHECK, kinds.CONSTR_NOTNULL):
         session.objects.not_null |= {(table, name) for name in not_null}
+
+
+def _given_name(node: Any, table: Relation, keys: tuple[str, ...]) -> str | None:
+    """:return: the name that the server gives to an added CHECK or NOT NULL, where it is the first of its kind."""
+    kinds, ast = grammar().enums.ConstrType, grammar().ast
+    if node.contype == kinds.CONSTR_NOTNULL:
+        return f"{table[1]}_{keys[0]}_not_null" if keys else None
+    if node.contype != kinds.CONSTR_CHECK:
+        return None
+    named = {item.fields[-1].sval for item in walk(node.raw_expr) if isinstance(item, ast.ColumnRef)}
+    return "_".join([table[1], *(named if len(named) == 1 else ()), "check"])
 
 
 def checked_not_null(expression: Any) -> list[str]:
@@ -321,14 +341,16 @@ def _alter(seen: Seen) -> None:
             known = objects.constraints.get(key)
             objects.validated.add(key)
             if known is not None:
-                objects.constraints[key] = Constraint(known.kind, known.columns, known.not_null, True)
+                objects.constraints[key] = replace(known, valid=True)
                 objects.not_null |= {(table, column) for column in known.not_null}
         elif name == "AT_DropConstraint":
-            objects.constraints.pop((table, command.name), None)
+            objects.drop_constraint(table, command.name)
         elif name == "AT_SetNotNull":
             objects.not_null.add((table, command.name))
+            objects.set_not_null.add((table, command.name))
         elif name == "AT_DropNotNull":
             objects.not_null.discard((table, command.name))
+            objects.set_not_null.discard((table, command.name))
 
 
 def _drop(seen: Seen) -> None:
@@ -358,6 +380,13 @@ def _rename(seen: Seen) -> None:
     node, objects = seen.node, seen.session.objects
     if node.relation is not None and seen.session.transaction is not None:
         seen.session.transaction.freed.add((relation_name(node.relation), node.subname or ""))
+    if node.renameType.name == "OBJECT_TABCONSTRAINT":
+        table = relation_name(node.relation)
+        before, after = (table, node.subname), (table, node.newname)
+        if before in objects.constraints:
+            objects.constraints[after] = objects.constraints.pop(before)
+        if before in objects.validated:
+            objects.validated ^= {before, after}
     if node.relation is not None and node.renameType.name in (
         "OBJECT_TABLE",
         "OBJECT_VIEW",

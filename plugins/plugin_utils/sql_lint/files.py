@@ -76,11 +76,11 @@ def lint_scripts(
 
 
 def names_in(scripts: Iterable[Script]) -> tuple[list[str], list[str]]:
-    """:return: the relations and the functions that files name, for a question to the catalog."""
+    """:return: the relations, types of columns with them, and the functions that files name, for a question to the catalog."""
     from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar, relation_name, walk
 
     from .effects import do_block
-    from .locks import strong_locks
+    from .locks import qualified, strong_locks
     from .procedural import steps_of
 
     ast, parser = grammar().ast, grammar().parser
@@ -92,6 +92,9 @@ def names_in(scripts: Iterable[Script]) -> tuple[list[str], list[str]]:
         for item in walk(node):
             if isinstance(item, ast.RangeVar):
                 relations.add(".".join(relation_name(item)))
+            elif isinstance(item, ast.ColumnDef) and item.typeName is not None:
+                # A domain, perhaps.
+                relations.add(".".join(qualified(item.typeName.names)))
             elif isinstance(item, ast.FuncCall):
                 functions.add(item.funcname[-1].sval)
 

@@ -91,6 +91,8 @@ def _locks(node: Any) -> Iterator[tuple[Relation, str]]:
     elif isinstance(node, ast.CreateStmt):
         for parent in node.inhRelations or ():
             yield relation_name(parent), ACCESS_EXCLUSIVE if node.partbound is not None else SHARE_UPDATE_EXCLUSIVE
+        for parent in referenced(node):
+            yield parent, SHARE_ROW_EXCLUSIVE
     elif (
         isinstance(node, ast.RefreshMatViewStmt)
         and not node.concurrent
@@ -102,6 +104,19 @@ def _locks(node: Any) -> Iterator[tuple[Relation, str]]:
         # Of an index the table is known to the catalog only.
         concurrent = any(option.defname == "concurrently" for option in node.params or ())
         yield relation_name(node.relation), SHARE_UPDATE_EXCLUSIVE if concurrent else SHARE
+
+
+def referenced(node: Any) -> list[Relation]:
+    """:return: the other tables that the foreign keys of a CREATE TABLE refer to, each once."""
+    ast, foreign = grammar().ast, grammar().enums.ConstrType.CONSTR_FOREIGN
+    constraints: list[Any] = []
+    for element in node.tableElts or ():
+        if isinstance(element, ast.ColumnDef):
+            constraints += element.constraints or ()
+        elif isinstance(element, ast.Constraint):
+            constraints.append(element)
+    found = dict.fromkeys(relation_name(c.pktable) for c in constraints if c.contype == foreign)
+    return [table for table in found if table != relation_name(node.relation)]
 
 
 def _altered(node: Any) -> Iterator[tuple[Relation, str]]:

@@ -236,7 +236,9 @@ def checked_domain(seen: Seen) -> Iterator[Found]:
     for table, command in alterations(seen):
         if command.subtype.name == "AT_AddColumn" and command.def_.typeName is not None:
             name = qualified(command.def_.typeName.names)
-            if seen.session.objects.types.get(name) == "checked domain":
+            own = seen.session.objects.types.get(name)
+            known = (seen.session.facts or {}).get("domains", {}).get(".".join(name))
+            if own == "checked domain" or (own is None and known):
                 message = f"{command.def_.colname} is of the domain {name[1]}, which has a constraint: every row is written anew"
                 yield Found(message, table=table)
 

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar, relation_name
 
 from .locks import Relation
-from .rules import ERROR, NOTE, Found, rule
-from .session import Seen
+from .partition_bounds import proves
+from .rules import ERROR, NOTE, WARNING, Found, rule
+from .session import Seen, Session
 
 _SERIAL = {"serial": "integer", "bigserial": "bigint", "smallserial": "smallint"}
 _SERIAL |= {"serial4": "integer", "serial8": "bigint", "serial2": "smallint"}
@@ -153,9 +156,16 @@ def set_not_null(seen: Seen) -> Iterator[Found]:
     for table, command in alterations(seen):
         if command.subtype.name == "AT_SetNotNull":
             column = command.name
-            if seen.session.column_is_not_null(table, column) or _proved_elsewhere(seen, table, column):
+            if _without_what_goes(seen).column_is_not_null(table, column):
                 continue
-            yield Found(f"SET NOT NULL reads every row of {table[1]} while nobody can use the table", table=table)
+            proof = _proved_elsewhere(seen, table, column)
+            if proof is None:
+                message = (
+                    f"unless a constraint that is gone later proves it, SET NOT NULL reads every row of {table[1]}"
+                )
+                yield Found(message, NOTE, table)
+            elif not proof:
+                yield Found(f"SET NOT NULL reads every row of {table[1]} while nobody can use the table", table=table)
     for table, constraint, column in added(seen):
         if _kind(constraint) == "CONSTR_NOTNULL" and column is None and not constraint.skip_validation:
             names = [key.sval for key in constraint.keys or ()]
@@ -163,23 +173,51 @@ def set_not_null(seen: Seen) -> Iterator[Found]:
                 yield Found(f"NOT NULL reads every row of {table[1]} while nobody can use the table", table=table)
 
 
-def _proved_elsewhere(seen: Seen, table: Relation, column: str) -> bool:
-    """A constraint of an earlier file was validated in this one, or goes in this one once it has done its duty."""
-    objects = seen.session.objects
+def _without_what_goes(seen: Seen) -> Session:
+    """:return: what is known once this statement has dropped constraints, which it does before anything else."""
+    gone = [(table, c.name) for table, c in alterations(seen) if c.subtype.name == "AT_DropConstraint"]
+    if not gone:
+        return seen.session
+    left = replace(seen.session, objects=seen.session.objects.copy())
+    for table, name in gone:
+        left.objects.drop_constraint(table, name)
+    return left
+
+
+# How people name a CHECK (column IS NOT NULL), and what else stands in such a name.
+_PROOF = re.compile(r"no[tn]_?null|(?:^|_)(?:null|nn|present|presence|required|filled|mandatory)(?=_|$)")
+_FILLING = {"", "is", "has", "be", "must", "c", "ck", "chk", "check", "con", "constraint", "tmp", "temp"}
+
+
+def _proved_elsewhere(seen: Seen, table: Relation, column: str) -> bool | None:
+    """A constraint of an earlier file was validated in this one, or goes in a later statement once it has done its duty: its
+    name tells whether it is about this column. :return: None where the name tells the column only."""
+    objects = _without_what_goes(seen).objects
     if seen.session.table_facts(table) is not None:
         return False
     if any(key[0] == table and key not in objects.constraints for key in objects.validated):
         return True
-    for node in (seen.node, *(part.node for part in seen.session.parts)):
-        if type(node).__name__ != "AlterTableStmt" or relation_name(node.relation) != table:
+    found: bool | None = False
+    for part in seen.session.parts:
+        if type(part.node).__name__ != "AlterTableStmt" or relation_name(part.node.relation) != table:
             continue
-        for command in node.cmds or ():
-            name = command.name or ""
-            if command.subtype.name == "AT_DropConstraint" and (
-                column in name or "null" in name or name.endswith("_nn")
-            ):
-                return True
-    return False
+        for command in part.node.cmds or ():
+            # What this file itself has made is known better than by its name.
+            if command.subtype.name == "AT_DropConstraint" and (table, command.name) not in objects.constraints:
+                told = _named_for(command.name, table[1], column)
+                found = told if found is False else found or told
+    return found
+
+
+def _named_for(name: str, table: str, column: str) -> bool | None:
+    """:return: whether a constraint's name says that the column is not NULL; None where it names the column only."""
+    parts = column.lower().split("_")
+    tables = set(table.lower().split("_"))
+    words = set(_PROOF.sub("_", name.lower()).split("_")) - _FILLING
+    others = {word for word in words if word not in parts and not {word, f"{word}s"} & tables}
+    if _PROOF.search(name.lower()):
+        return not others or bool(words & set(parts))
+    return None if set(parts) <= words else False
 
 
 @rule("R21", "AlterTableStmt")
@@ -223,7 +261,7 @@ def exclude(seen: Seen) -> Iterator[Found]:
 
 @rule("R46", "AlterTableStmt")
 def attached(seen: Seen) -> Iterator[Found]:
-    """ATTACH PARTITION of a table with rows, without a valid CHECK that proves its bounds."""
+    """ATTACH PARTITION of a table with rows, without a valid CHECK that names the key and proves both its bounds."""
     node = seen.node
     if node.objtype != grammar().enums.ObjectType.OBJECT_TABLE:
         return
@@ -231,13 +269,51 @@ def attached(seen: Seen) -> Iterator[Found]:
         if command.subtype.name != "AT_AttachPartition":
             continue
         child = relation_name(command.def_.name)
-        objects = seen.session.objects
-        proved = any(
-            table == child and constraint.valid and constraint.kind == "CONSTR_CHECK"
-            for (table, _), constraint in objects.constraints.items()
-        ) or any(table == child for table, _ in objects.validated)
-        facts = seen.session.table_facts(child)
-        if seen.session.made(child) or proved or (facts is not None and facts.get("checks")):
+        if seen.session.made(child):
             continue
-        if not command.def_.bound.is_default or not seen.session.facts:
+        if command.def_.bound.is_default and seen.session.facts:
+            continue
+        proof = _bounds_proved(seen, relation_name(node.relation), child, command.def_.bound)
+        if proof is None:
+            message = f"unless a CHECK of {child[1]} proves all its bounds, ATTACH PARTITION reads every row of it"
+            yield Found(message, WARNING, child)
+        elif not proof:
             yield Found(f"ATTACH PARTITION reads every row of {child[1]} while it is locked", table=child)
+
+
+def _bounds_proved(seen: Seen, parent: Relation, child: Relation, bound: Any) -> bool | None:
+    """:return: whether a valid CHECK of the table proves the bounds; None where one may."""
+    objects, facts = seen.session.objects, seen.session.table_facts(child)
+    if any(table == child and (table, name) not in objects.constraints for table, name in objects.validated):
+        # It was made in an earlier file, and nobody here knows what it says.
+        return True
+    expressions = [
+        constraint.expression
+        for (table, _), constraint in objects.constraints.items()
+        if table == child and constraint.valid and constraint.kind == "CONSTR_CHECK"
+    ]
+    for name, text in ((facts or {}).get("checks") or {}).items():
+        if (child, name) not in objects.dropped_constraints:
+            expressions.append(_expression(text))
+    if bound.is_default:
+        return bool(expressions)
+    keys = objects.partition_keys.get(parent) or (seen.session.table_facts(parent) or {}).get("partition_key")
+    proof = proves(expressions, bound, keys)
+    if proof and facts is not None and keys and len(keys) == 1:
+        return not _may_be_null(seen, child, keys[0], expressions)
+    return proof
+
+
+def _expression(text: str) -> Any:
+    """:return: the expression of a constraint as the catalog writes it."""
+    (raw,) = grammar().parser.parse_sql(f"ALTER TABLE t ADD {text}")
+    return raw.stmt.cmds[0].def_.raw_expr
+
+
+def _may_be_null(seen: Seen, table: Relation, column: str, expressions: list[Any]) -> bool:
+    """A CHECK holds for NULL, which is in no partition but the one FOR VALUES IN (NULL)."""
+    from .effects import checked_not_null
+
+    return not seen.session.column_is_not_null(table, column) and not any(
+        column in checked_not_null(expression) for expression in expressions
+    )

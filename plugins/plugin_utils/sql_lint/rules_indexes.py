@@ -15,9 +15,10 @@ from .rules import NOTE, Found, rule
 from .rules_constraints import alterations
 from .session import Seen
 
-# Below this a build beside any ordinary transaction is cancelled; up to the other it may be.
-SHORT_MS = 1000
-SHORTISH_MS = 5000
+# What a lock_timeout is for any other statement (R02): a concurrent build waits longer than that for one ordinary report.
+SHORT_MS = 5000
+# Up to this a statement_timeout is too short for a large table, which the text does not tell.
+SHORTISH_MS = 60_000
 
 
 def concurrent_word(node: Any) -> str | None:
@@ -97,16 +98,18 @@ def if_not_exists(seen: Seen) -> Iterator[Found]:
             yield Found(f"IF NOT EXISTS passes over an invalid index {node.idxname} and reports success")
 
 
-@rule("R08", "IndexStmt", "ReindexStmt")
-def short_lock_timeout(seen: Seen) -> Iterator[Found]:
-    """A concurrent build under a lock_timeout."""
+@rule("R08", "IndexStmt", "ReindexStmt", "DropStmt")
+def short_timeout(seen: Seen) -> Iterator[Found]:
+    """CREATE INDEX, REINDEX and DROP INDEX CONCURRENTLY under a timeout; in a transaction they are refused, and leave nothing."""
     word = concurrent_word(seen.node)
-    limit = seen.session.setting("lock_timeout")
-    if word and "CONCURRENTLY" in word and limit and limit <= SHORTISH_MS:
-        level = None if limit < SHORT_MS else NOTE
-        yield Found(
-            f"{word} under a lock_timeout of {limit:g} ms leaves an invalid index when a transaction is older", level
-        )
+    if not word or not word.endswith(" CONCURRENTLY") or seen.transaction is not None:
+        return
+    reasons = {"lock_timeout": "when a transaction is older", "statement_timeout": "when it takes longer"}
+    for name, reason in reasons.items():
+        limit = seen.session.setting(name)
+        if limit and (limit <= SHORT_MS or (name == "statement_timeout" and limit <= SHORTISH_MS)):
+            message = f"{word} under a {name} of {limit:g} ms leaves an invalid index {reason}"
+            yield Found(message, None if limit <= SHORT_MS else NOTE)
 
 
 @rule("R10", "IndexStmt", "DropStmt", "ReindexStmt", "AlterTableStmt")

@@ -10,9 +10,9 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar, relation_name
 
-from .locks import Relation, strong_locks
+from .locks import Relation, referenced, strong_locks
 from .procedural import UNKNOWN
-from .rules import Found, rule
+from .rules import NOTE, Found, rule
 from .rules_constraints import added
 from .session import Seen
 
@@ -21,8 +21,6 @@ LONGEST_MS = 5000
 
 def _asked(seen: Seen) -> list[tuple[Relation, str]]:
     """:return: the strong locks on tables that were there and that the transaction does not hold yet."""
-    if seen.session.only_makes(seen.node):
-        return []
     transaction = seen.transaction
     held = {table for table in transaction.nowait} if transaction else set()
     return [(t, mode) for t, mode in strong_locks(seen.node) if seen.session.existing(t) and t not in held]
@@ -103,15 +101,36 @@ def tables_together(seen: Seen) -> Iterator[Found]:
     if seen.handler or seen.session.only_makes(seen.node):
         return
     asked = [table for table, _ in seen.session.strong_locks(seen.node) if seen.session.existing(table)]
+    if isinstance(seen.node, grammar().ast.CreateStmt):
+        parents = [table for table in referenced(seen.node) if seen.session.existing(table)]
+        asked = [table for table in asked if table not in parents]
+        yield from _parents_together(seen, parents)
     if seen.dynamic and seen.loop and any(UNKNOWN in part for table in asked for part in table):
         yield Found("the loop locks one table after another in one transaction")
     if transaction is None or not asked:
         return
+    if isinstance(seen.node, grammar().ast.LockStmt) and not seen.node.nowait:
+        first, *more = dict.fromkeys(asked)
+        if any(table not in transaction.locked for table in more):
+            yield Found(f"{more[-1][1]} is asked for while {first[1]} is held")
+            return
     others = [table for table in transaction.locked if table not in asked]
     if others and any(table not in transaction.locked for table in asked):
         line = transaction.locked[others[0]][1]
         new = next(table for table in asked if table not in transaction.locked)
         yield Found(f"{new[1]} is asked for while {others[0][1]} of line {line} is held")
+
+
+def _parents_together(seen: Seen, parents: list[Relation]) -> Iterator[Found]:
+    """A new table that refers to several, or one more new table in the transaction."""
+    held = seen.transaction.referenced if seen.transaction is not None else {}
+    both = list(dict.fromkeys([*held, *parents]))
+    if len(both) > 1 and any(table not in held for table in parents):
+        line = held.get(both[0], seen.line)
+        message = (
+            f"writers of {both[-1][1]} are stopped while SHARE ROW EXCLUSIVE on {both[0][1]} of line {line} is held"
+        )
+        yield Found(message, NOTE)
 
 
 @rule("R54", "LockStmt")

@@ -11,7 +11,7 @@ from typing import Any
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar, relation_name, walk
 
 from .locks import strong_locks
-from .rows import BOUNDED, DOUBTFUL, UNBOUNDED, bound_of
+from .rows import BOUNDED, DOUBTFUL, UNBOUNDED, bound_of, bound_of_upsert, is_limited
 from .rules import WARNING, Found, rule
 from .session import Seen
 
@@ -45,6 +45,20 @@ def whole_table(seen: Seen) -> Iterator[Found]:
             )
 
 
+@rule("R41", *_ROWS)
+def whole_table_upserted(seen: Seen) -> Iterator[Found]:
+    """INSERT ... SELECT ... ON CONFLICT DO UPDATE, which locks each row that it meets, also one that its WHERE leaves as it is."""
+    for node in walk(seen.node):
+        if not isinstance(node, grammar().ast.InsertStmt) or not seen.session.existing(relation_name(node.relation)):
+            continue
+        table = relation_name(node.relation)
+        bound = bound_of_upsert(node, seen.session, procedural=seen.procedural)
+        if bound == UNBOUNDED:
+            yield Found(f"ON CONFLICT DO UPDATE may change every row of {table[1]} in one statement", table=table)
+        elif bound == DOUBTFUL:
+            yield Found(f"ON CONFLICT DO UPDATE may change many rows of {table[1]}", WARNING, table)
+
+
 def _one_row(node: Any) -> bool:
     """A loop over rows that changes one by its key is bounded by the loop."""
     ast = grammar().ast
@@ -60,7 +74,7 @@ def _one_row(node: Any) -> bool:
 def whole_table_locked(seen: Seen) -> Iterator[Found]:
     """SELECT ... FOR UPDATE of every row."""
     node = seen.node
-    if node.lockingClause and node.whereClause is None and node.limitCount is None and node.fromClause:
+    if node.lockingClause and node.whereClause is None and not is_limited(node) and node.fromClause:
         source = node.fromClause[0]
         if isinstance(source, grammar().ast.RangeVar) and seen.session.existing(relation_name(source)):
             yield Found(f"it locks every row of {source.relname}", table=relation_name(source))

@@ -29,6 +29,23 @@ def changed_type(seen: Seen) -> Iterator[Found]:
                 yield Found(message, verdict, table)
 
 
+@rule("R24", "AlterTableStmt")
+def changed_collation(seen: Seen) -> Iterator[Found]:
+    """Another collation sorts anew: the indexes over the column are built again, where the rows stay. Without COLLATE it becomes
+    that of the type."""
+    for table, command in alterations(seen):
+        if command.subtype.name != "AT_AlterColumnType" or _verdict(seen, table, command)[0] is not None:
+            continue
+        facts = seen.session.table_facts(table) or {}
+        clause = command.def_.collClause
+        old = facts.get("columns", {}).get(command.name, {}).get("collation")
+        new = clause.collname[-1].sval if clause is not None else "default"
+        indexes = [name for name, columns in facts.get("indexes", {}).items() if command.name in (columns or ())]
+        if old and old != new and indexes:
+            message = f"{command.name} of {table[1]} becomes COLLATE {new}: {', '.join(indexes)} is built while nobody can use the table"
+            yield Found(message, table=table)
+
+
 @rule("R25", "AlterTableStmt")
 def changed_length(seen: Seen) -> Iterator[Found]:
     """ALTER COLUMN TYPE to a length or precision that may be shorter."""
@@ -50,6 +67,9 @@ def _parts(name: str) -> tuple[str, tuple[int, ...]]:
     """:return: a type without its modifiers, and they."""
     size = re.search(r"\(([\d,\s-]+)\)", name)
     base = re.sub(r"\s*\([\d,\s-]+\)", "", name)
+    if size and size.group(1).strip() == "6" and base.startswith(("time", "interval")):
+        # The most that there is, and what it is without a precision.
+        return base, ()
     return base, tuple(int(part) for part in size.group(1).split(",")) if size else ()
 
 

@@ -38,6 +38,8 @@ class Constraint:
     # Columns that it keeps from being NULL.
     not_null: frozenset[str] = frozenset()
     valid: bool = True
+    # Of a CHECK.
+    expression: Any = None
 
 
 @dataclass
@@ -72,7 +74,13 @@ class Objects:
     # Constraints that were validated here and made elsewhere.
     validated: set[tuple[Relation, str]] = field(default_factory=set)
     not_null: set[tuple[Relation, str]] = field(default_factory=set)
+    # Of them those that are so by SET NOT NULL, and need no constraint for it.
+    set_not_null: set[tuple[Relation, str]] = field(default_factory=set)
+    # Constraints that are gone, whoever made them.
+    dropped_constraints: set[tuple[Relation, str]] = field(default_factory=set)
     partitioned: set[Relation] = field(default_factory=set)
+    # The columns of the key, where it has no expression.
+    partition_keys: dict[Relation, tuple[str, ...]] = field(default_factory=dict)
     types: dict[Relation, str] = field(default_factory=dict)
     functions: dict[str, Function] = field(default_factory=dict)
     policies: set[Relation] = field(default_factory=set)
@@ -85,6 +93,17 @@ class Objects:
         # No statement is changed in place, only the collections around it.
         return Objects(**{name: copy.copy(value) for name, value in vars(self).items()})
 
+    def drop_constraint(self, table: Relation, name: str) -> None:
+        """A constraint goes, and with it what it alone has proved."""
+        gone = self.constraints.pop((table, name), None)
+        self.validated.discard((table, name))
+        self.dropped_constraints.add((table, name))
+        kept = {column for (on, column) in self.set_not_null if on == table}
+        for (on, _), other in self.constraints.items():
+            if on == table and other.valid:
+                kept |= other.not_null
+        self.not_null -= {(table, column) for column in (gone.not_null if gone else ()) if column not in kept}
+
 
 @dataclass
 class Transaction:
@@ -95,6 +114,8 @@ class Transaction:
     # A DO block or a file of a tool brings its own; nobody wrote BEGIN.
     implicit: bool = False
     locked: dict[Relation, tuple[str, int]] = field(default_factory=dict)
+    # Tables that a new one refers to: their writers wait as for another lock, but an empty table is made in a moment.
+    referenced: dict[Relation, int] = field(default_factory=dict)
     nowait: set[Relation] = field(default_factory=set)
     not_valid: set[tuple[Relation, str]] = field(default_factory=set)
     labels: dict[str, str] = field(default_factory=dict)
@@ -210,7 +231,8 @@ class Session:
         facts = self.table_facts(relation)
         if facts is not None and column in facts.get("columns", {}):
             entry = facts["columns"][column]
-            return bool(entry.get("not_null") or entry.get("checked_not_null"))
+            proofs = {(relation, name) for name in entry.get("checked_not_null") or ()}
+            return bool(entry.get("not_null") or proofs - self.objects.dropped_constraints)
         return False
 
 

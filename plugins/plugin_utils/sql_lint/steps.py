@@ -39,15 +39,21 @@ def lint_steps(rendered: Iterable[RenderedMigration], together: Collection[str] 
         # A constraint of an earlier version is known, and a 'validate' step proves it.
         objects.constraints = {**proved.constraints, **objects.constraints}
         objects.not_null |= proved.not_null
+        objects.set_not_null |= proved.set_not_null
+        # The table of an index, which is locked when the index goes.
+        objects.index_tables = {**proved.index_tables, **objects.index_tables}
         for source, step in zip(item.migration.steps, item.steps, strict=True):
             if step["kind"] == "validate":
                 _validate(step, objects)
+            for index in step.get("indexes", []):
+                objects.index_tables[index["schema"], index["name"]] = (index["schema"], index["table"])
             if step["kind"] != "sql":
                 continue
             script = _script(item, source, step["up"])
             problems, objects = reading.lint_script(script, levels, objects=objects, engine=True)
             yield from (_finding(problem) for problem in _once(problems) if _matters(problem, item))
         proved.constraints, proved.not_null = objects.constraints, objects.not_null
+        proved.set_not_null, proved.index_tables = objects.set_not_null, objects.index_tables
         if joined:
             carried = objects
 
