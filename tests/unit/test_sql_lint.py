@@ -234,7 +234,8 @@ def test_a_foreign_key_of_a_new_column_wants_its_index_in_the_file() -> None:
 @pytest.mark.parametrize(
     ("limit", "found"),
     [
-        ("lock_timeout = '5s'", [("R08", "error")]),
+        ("lock_timeout = '3s'", [("R08", "error")]),
+        ("lock_timeout = '5s'", [("R08", "note")]),
         ("lock_timeout = '6s'", []),
         ("statement_timeout = '5s'", [("R08", "error")]),
         ("statement_timeout = '30s'", [("R08", "note")]),
