@@ -18,7 +18,7 @@ import psycopg2
 import psycopg2.extensions
 import psycopg2.extras
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
-from psycopg2 import sql
+from psycopg2 import errorcodes, sql
 
 OLDEST_MAJOR = 15
 # A peer that is not there any more is noticed after half a minute, by either side.
@@ -52,6 +52,9 @@ PINNED_SETTINGS: dict[str, str] = {
 }
 # Only a superuser may set this one, and only a value other than the default needs it.
 _NEEDS_RIGHTS = frozenset({"session_replication_role"})
+
+# SET ROLE to one that it is no member of, and to one that is not there; with any other word the session is lost.
+_NO_SUCH_RIGHT = frozenset({errorcodes.INSUFFICIENT_PRIVILEGE, errorcodes.INVALID_PARAMETER_VALUE})
 
 Connection = psycopg2.extensions.connection
 
@@ -328,6 +331,8 @@ def _pin(conn: Connection, target: Target) -> None:
             try:
                 cursor.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(target.owner)))
             except psycopg2.Error as exc:
+                if exc.pgcode not in _NO_SUCH_RIGHT:
+                    raise
                 raise PgopsError(
                     f"Role {target.user} may not act as the owner role {target.owner} on {target}; "
                     f"GRANT {target.owner} TO {target.user}.",

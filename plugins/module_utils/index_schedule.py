@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import server_host
+from ansible_collections.whitecross.pgops.plugins.module_utils import lost_session, server_host
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     execute,
@@ -230,7 +230,7 @@ class _SideBySide:
         """Open so many sessions, fewer where the server has no more: with none of them our own builds."""
         try:
             for _ in range(count):
-                self._sessions.append(self._context.connect())
+                self._sessions.append(self._another())
         except PgopsError as error:
             if error.sqlstate != errorcodes.TOO_MANY_CONNECTIONS:
                 self._close()
@@ -240,6 +240,18 @@ class _SideBySide:
         except BaseException:
             self._close()
             raise
+
+    def _another(self) -> Connection:
+        """:return: a session to build with; where one is lost while it is opened, and our own stands, it is opened once more."""
+        try:
+            return self._context.connect()
+        except (PgopsError, psycopg2.Error) as exc:
+            # Without our own the run does not hold its lock: nothing is built then.
+            if not lost_session.is_of_a_connection(exc) or lost_session.is_lost(self._context.conn, exc):
+                raise
+        self._context.control.check()
+        self._context.tell("a session was lost while it was opened to build an index: once more")
+        return self._context.connect()
 
     def _close(self) -> None:
         for conn in self._sessions:
@@ -282,8 +294,14 @@ class _SideBySide:
         return number < self._allowed or not self._leads
 
     def _decide(self, conn: Connection) -> None:
-        with as_login_role(conn):
-            row = fetch_one(conn, _CLIENTS)
+        try:
+            with as_login_role(conn):
+                row = fetch_one(conn, _CLIENTS)
+        except psycopg2.Error as exc:
+            if not conn.closed or exc.pgcode is not None:
+                raise
+            # The build that comes now finds it lost, too, and goes on in another.
+            return
         busy = row is not None and int(row["n"]) >= FEWEST_CLIENTS
         allowed = self._context.builds.workers_busy if busy else self._context.builds.workers
         with self._guard:

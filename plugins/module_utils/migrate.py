@@ -50,16 +50,11 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Int
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_builds import IndexBuilds
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Run, transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import RunnerLock
+from ansible_collections.whitecross.pgops.plugins.module_utils.lost_session import is_broken, is_lost
 from ansible_collections.whitecross.pgops.plugins.module_utils.monitor import Monitor
 from ansible_collections.whitecross.pgops.plugins.module_utils.preview import planned
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
-from ansible_collections.whitecross.pgops.plugins.module_utils.reconnect import (
-    LATER,
-    NotRegained,
-    Reconnect,
-    is_broken,
-    is_lost,
-)
+from ansible_collections.whitecross.pgops.plugins.module_utils.reconnect import LATER, NotRegained, Reconnect
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import (
     constraints_made_by,
     needs_down,
@@ -767,13 +762,12 @@ def _stopped(
     version, database = str(migration["version"]), session.target.database
     way = "up" if state == "failed" else "down"
     where = _where(session, migration, ordinal, way)
-    lost = is_lost(session.conn, exc)
     error = as_pgops_error(exc, f"{where} failed", database=database)
     control = session.way.control
     if control.reason is not None and (isinstance(exc, Interrupted) or error.sqlstate == errorcodes.QUERY_CANCELED):
         error = Interrupted(f"{where} was interrupted: {control.reason}.", database=database)
         error.extra["reason"] = "interrupted"
-    elif lost and not isinstance(exc, NotRegained):
+    elif not isinstance(exc, NotRegained) and is_lost(session.conn, exc):
         error = PgopsError(
             f"{where} broke off: the connection to {session.target} was lost.",
             sqlstate=error.sqlstate or errorcodes.CONNECTION_FAILURE,

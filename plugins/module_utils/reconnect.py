@@ -23,6 +23,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg, primary_message
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Ledger, Migration, Run
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import RunnerBusy, RunnerLock
+from ansible_collections.whitecross.pgops.plugins.module_utils.lost_session import is_lost
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from psycopg2 import errorcodes
 
@@ -32,10 +33,6 @@ BACKOFF_LAST_S = 3.0
 # As soon as this a wait hears that it has to end.
 SLICE_S = 0.5
 
-# The server has ended the session; psycopg2 may take it for open all the same.
-_ENDED = frozenset(
-    {errorcodes.ADMIN_SHUTDOWN, errorcodes.CRASH_SHUTDOWN, errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT}
-)
 # What no waiting mends: a password, pg_hba.conf, a right, a database that is gone or fenced.
 _REFUSED = frozenset(
     {
@@ -47,24 +44,11 @@ _REFUSED = frozenset(
     }
 )
 
-_CONNECTION_OK = 0  # libpq's word for a session that stands
-
 LATER = "What it had done is recorded; run it again when the server is back, it goes on at that step."
 
 
 class NotRegained(PgopsError):
     """The run does not go on in this call; the sentence is whole."""
-
-
-def is_broken(conn: Connection) -> bool:
-    """:return: whether no statement can be sent any more. Of a session that was just ended psycopg2 does not know it at once."""
-    return bool(conn.closed) or conn.info.status != _CONNECTION_OK
-
-
-def is_lost(conn: Connection, exc: PgopsError | psycopg2.Error) -> bool:
-    """:return: whether it was the session that ended, and not a statement that failed."""
-    state = exc.sqlstate if isinstance(exc, PgopsError) else exc.pgcode
-    return is_broken(conn) or state in _ENDED
 
 
 @dataclass(frozen=True)
@@ -106,7 +90,10 @@ class Reconnect:
             self._before, self._cluster = found, _cluster(conn)
 
     def is_due(self, conn: Connection, exc: PgopsError | psycopg2.Error) -> bool:
-        """:return: whether to go on in another session; not where the run was asked to end, and not with a budget of 0."""
+        """:return: whether to go on in another session; not where the run was asked to end, and not with a budget of 0.
+
+        Where the error may be another session's this one is asked, outside the budget; see :func:`lost_session.is_lost`.
+        """
         return self.budget_s > 0 and self.control.reason is None and is_lost(conn, exc)
 
     def again(
