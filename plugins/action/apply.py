@@ -98,7 +98,7 @@ class ActionModule(MigrationAction):
             for item in found.get("applied") or []:
                 told = f"{database}: {item['version']} {item['name']} applied in {seconds(item['duration_s'])}"
                 if item["skipped"]:
-                    told += f", was there already: {', '.join(item['skipped'])}"
+                    told += f", already as wanted: {', '.join(item['skipped'])}"
                 self.say(told)
                 for note in item.get("notes") or []:
                     self.say(f"{database}: {note}")
