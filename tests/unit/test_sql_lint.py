@@ -355,6 +355,11 @@ def test_what_proves_the_bounds_of_a_partition(check: str, bound: str, level: st
     assert [(p.rule, p.level) for p in lint(text)] == ([("R46", level)] if level else [])
 
 
+def test_a_check_without_a_name_goes_by_the_one_that_the_server_gives_it() -> None:
+    text = f"{TIMEOUT}ALTER TABLE users ADD CHECK (age IS NOT NULL); ALTER TABLE users DROP CONSTRAINT users_age_check;"
+    assert errors(f"{text}ALTER TABLE users ALTER COLUMN age SET NOT NULL;") == {"R18", "R20"}
+
+
 def test_two_checks_prove_an_end_each() -> None:
     two = [
         f"ALTER TABLE c ADD CONSTRAINT {name} CHECK ({check}) NOT VALID; ALTER TABLE c VALIDATE CONSTRAINT {name};"
