@@ -316,6 +316,13 @@ def test_a_range_or_limit_of_everything_is_none(condition: str, level: str | Non
     assert [p.level for p in lint(f"DELETE FROM users WHERE {condition};")] == ([level] if level else [])
 
 
+def test_a_name_of_a_with_inside_the_query_is_known() -> None:
+    few = "WITH names AS (SELECT 1 AS id, 'x' AS name) SELECT id, name FROM names"
+    upsert = f"INSERT INTO orgs {few} ON CONFLICT (id) DO UPDATE SET name = excluded.name;"
+    assert lint(upsert) == []
+    assert errors(upsert.replace("FROM names", "FROM users")) == {"R41"}
+
+
 @pytest.mark.parametrize(("rows", "found"), [(15_000, {"R41"}), (90_000, {"R41"}), (9_000_000, set())])
 def test_with_the_catalog_a_large_batch_is_compared_with_the_table(rows: int, found: set[str]) -> None:
     facts = {"tables": {"public.users": {"rows": rows, "bytes": rows * 100}}}
