@@ -317,6 +317,13 @@ def test_a_range_or_limit_of_everything_is_none(condition: str, level: str | Non
     assert [p.level for p in lint(f"DELETE FROM users WHERE {condition};")] == ([level] if level else [])
 
 
+def test_a_name_of_a_with_inside_the_query_is_known() -> None:
+    few = "WITH names AS (SELECT 1 AS id, 'x' AS name) SELECT id, name FROM names"
+    upsert = f"INSERT INTO orgs {few} ON CONFLICT (id) DO UPDATE SET name = excluded.name;"
+    assert lint(upsert) == []
+    assert errors(upsert.replace("FROM names", "FROM users")) == {"R41"}
+
+
 @pytest.mark.parametrize(("rows", "found"), [(15_000, {"R41"}), (90_000, {"R41"}), (9_000_000, set())])
 def test_with_the_catalog_a_large_batch_is_compared_with_the_table(rows: int, found: set[str]) -> None:
     facts = {"tables": {"public.users": {"rows": rows, "bytes": rows * 100}}}
@@ -354,6 +361,11 @@ def test_what_proves_the_bounds_of_a_partition(check: str, bound: str, level: st
     made = f"ALTER TABLE c ADD CONSTRAINT k CHECK ({check}) NOT VALID; ALTER TABLE c VALIDATE CONSTRAINT k;"
     text = f"{TIMEOUT}{made}{ATTACH.format(bound)}"
     assert [(p.rule, p.level) for p in lint(text)] == ([("R46", level)] if level else [])
+
+
+def test_a_check_without_a_name_goes_by_the_one_that_the_server_gives_it() -> None:
+    text = f"{TIMEOUT}ALTER TABLE users ADD CHECK (age IS NOT NULL); ALTER TABLE users DROP CONSTRAINT users_age_check;"
+    assert errors(f"{text}ALTER TABLE users ALTER COLUMN age SET NOT NULL;") == {"R18", "R20"}
 
 
 def test_two_checks_prove_an_end_each() -> None:
