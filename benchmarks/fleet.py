@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from durable import make_durable
 from support.server import MIGRATOR, OWNER, Server, discard, embedded_server
 from support.site import Playbook
 from support.tree import TestTree
@@ -142,6 +143,7 @@ def main() -> None:
     memory: dict[tuple[str, int], list[float]] = {}
     server = embedded_server()
     try:
+        make_durable(server)
         with tempfile.TemporaryDirectory() as folder:
             site = lay_out(Path(folder) / "ops", server)
             for repeat in range(asked.repeats):
