@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -223,6 +224,7 @@ def _assess(
         twins = effects.twins(chain, found)
         swapped = [twin for twin in twins if twin.clash is None]
         later = effects.without_twins(found, swapped)
+        _refuse_unknown_objects(request, chain, target.database)
         way.progress.emit("the catalog against the tree", database=target.database)
         judge = _Judge(
             conn,
@@ -508,6 +510,23 @@ def _refuse_request(target: Target, request: Request) -> None:
             "Nothing was written.",
             database=target.database,
             extra={"reason": "baseline"},
+        )
+
+
+def _refuse_unknown_objects(request: Request, chain: effects.Chain, database: str) -> None:
+    """:raises PgopsError: what is to be accepted is no object of the tree; who mistyped it would find it refused or repaired."""
+    known = {key for made in chain.effects.values() for key in made}
+    unknown = [name for name in request.accept if name not in known]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], sorted(known), n=1)
+        raise PgopsError(
+            f"adopt_accept names {unknown[0]}, which no version makes"
+            + (f"; the nearest is {near[0]}" if near else "")
+            + f". Nothing was written to {database}.",
+            database=database,
+            object_name=unknown[0],
+            hint="Name objects as the table of adopt.yml --check does.",
+            extra={"reason": "unknown_object"},
         )
 
 

@@ -439,6 +439,16 @@ def test_what_was_accepted_is_a_warning_while_it_is_the_difference_of_then(targe
         verify.verify({target.database: target})
 
 
+def test_what_no_version_makes_cannot_be_accepted(target: Any, server: Any, core: Any) -> None:
+    legacy.as_ours(target, CORE)
+    other_index(target, server)
+    with pytest.raises(
+        PgopsError, match=f"names index students_name_idx, which no version makes; the nearest is {NAME_INDEX}"
+    ):
+        adopt(target, core, accept=(NAME_INDEX, "index students_name_idx"))
+    assert engine.rows(target, "SELECT to_regclass('pgops.adoption') AS t") == [{"t": None}]
+
+
 def test_an_index_that_is_accepted_as_missing_is_missed_by_no_check(target: Any, server: Any, core: Any) -> None:
     legacy.as_ours(target, CORE)
     engine.do(target, 'DROP INDEX "students_nurseId_idx"')
