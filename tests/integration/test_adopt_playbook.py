@@ -89,6 +89,22 @@ def test_a_ledger_that_its_login_owns_stops_no_migration_and_is_kept_in_step(
     assert legacy.FILES["20250103000003"] in names
 
 
+@pytest.mark.slow
+def test_what_was_accepted_stops_no_migration_and_no_verification(site: Playbook, target: Any) -> None:
+    legacy.sequelize(target, legacy.FIRST_THREE)
+    engine.do(target, "DROP INDEX students_name_idx", 'CREATE INDEX students_name_idx ON students ("lastName")')
+    adopted = site("adopt.yml", adopt_accept=["index public.students_name_idx"])
+    assert adopted.rc == 0, adopted.output
+    migrated = site("migrate.yml")
+    assert migrated.rc == 0, migrated.output
+    for result in (migrated, site("verify.yml")):
+        assert result.rc == 0, result.output
+        assert "WARN   schema: index public.students_name_idx (definition): expected" in result.stdout
+        assert "(accepted at adoption by " in result.stdout
+        assert f"{site.database}: PASSED" in result.stdout
+    assert engine.rows(target, "SELECT count(*) AS n FROM pgops.migration WHERE state <> 'applied'") == [{"n": 0}]
+
+
 def test_a_refusal_shows_the_table_and_leaves_the_tree_alone(site: Playbook, target: Any) -> None:
     legacy.sequelize(target, legacy.FIRST_THREE)
     engine.do(target, 'ALTER TABLE schools ALTER COLUMN "totalEnrollment" TYPE text')

@@ -194,3 +194,23 @@ def test_what_no_look_can_tell_is_told_by_the_put_back_with_the_rows(target: Any
     do(target, "DROP TRIGGER closed ON pets")
     migrate.revert(target, Reverts(), way("20260101T000000Z-000003"))
     assert rows(target, ALL) == before
+
+
+@pytest.mark.slow
+def test_rollback_yml_says_it_before_it_makes_a_backup_and_goes_through_afterwards(
+    playbook: Any, target: Any, before: Any, tmp_path: Any
+) -> None:
+    apply(target, tmp_path)
+    playbook.variables["pgops_sql"] = str(tmp_path / "sql")
+    do(target, "INSERT INTO pets (id) VALUES (101)")
+    for argument in ("--check", "--diff"):
+        result = playbook("rollback.yml", argument, rollback_strategy="down", rollback_confirm=target.database)
+        assert result.rc == 2
+        assert "1 row(s), by id 101, since the primary key pets_pkey has another row in their place" in result.output
+        assert "rollback_strategy=down" in result.output.partition("List them: ")[2]
+        assert "Secret" not in result.output
+    assert not list(playbook.backups.glob("*/*"))
+    do(target, "DELETE FROM pets WHERE id = 101")
+    result = playbook("rollback.yml", rollback_strategy="down", rollback_confirm=target.database)
+    assert result.rc == 0, result.output
+    assert rows(target, ALL) == before
