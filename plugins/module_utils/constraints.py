@@ -85,14 +85,19 @@ def down(
 
     :param made: the progress of the step on the way up: ``validated``.
     :param dropped: (schema, table, constraint) that this version made itself.
-    :return: constraints that were left as they are.
+    :return: constraints that stay valid, since they were before the version.
     """
     validated = set(made.get("validated", []))
-    left = []
+    left: list[str] = []
     for constraint in reversed(wanted):
         key = (schema_of(constraint), str(constraint["table"]), str(constraint["constraint"]))
         found = _find(context, constraint)
-        if _full(constraint) not in validated or key in dropped or found is None or not found["validated"]:
+        if key in dropped:
+            continue
+        if found is None or not found["validated"]:
+            context.already.append(f"constraint {_full(constraint)}" + (" is not validated" if found else ""))
+            continue
+        if _full(constraint) not in validated:
             left.append(f"constraint {_full(constraint)}")
             continue
         statement = invalidate_constraint(constraint, str(found["definition"]))

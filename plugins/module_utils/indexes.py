@@ -85,7 +85,7 @@ def down(context: StepContext, wanted: Sequence[Mapping[str, Any]], made: Mappin
     Takes SHARE UPDATE EXCLUSIVE, and waits for transactions that use the index.
 
     :param made: the progress of the step on the way up: ``built``, ``present``, ``replaced`` and ``taken``.
-    :return: indexes that were gone already or stay.
+    :return: indexes that stay.
     """
     built, replaced = set(made.get("built", [])), made.get("replaced", {})
     state = IndexState(context, built)
@@ -101,7 +101,7 @@ def down(context: StepContext, wanted: Sequence[Mapping[str, Any]], made: Mappin
         found = state.found(index)
         if found is None:
             context.tell(f"index {name} is gone already: skipped")
-            skipped.append(f"index {name}")
+            context.already.append(f"index {name}")
             continue
         if name not in built and name not in replaced:
             context.tell(f"index {name} was there before this version: it stays")

@@ -34,7 +34,7 @@ def down(context: StepContext, step: Mapping[str, Any], made: Mapping[str, Any])
     ``rewrite_limit_mb`` together, else for moments without reading a row.
 
     :param made: the progress of the step on the way up.
-    :return: labels that were gone already or stay.
+    :return: labels that stay.
     :raises PgopsError: rows use a label and no mapping is declared, or something stands on a type that no way carries
         over; nothing is changed then.
     """
@@ -64,7 +64,7 @@ def down(context: StepContext, step: Mapping[str, Any], made: Mapping[str, Any])
             continue
         enum = removal.read()
         there = [label for label in (enum.labels if enum else ()) if label in ours]
-        left += [label_text.word(schema, name, label) for label in ours if label not in there]
+        context.already += [label_text.word(schema, name, label) for label in ours if label not in there]
         if enum is None or not there:
             context.tell(f"type {removal.full} has no label of this version: nothing to remove")
             continue

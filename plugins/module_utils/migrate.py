@@ -464,7 +464,7 @@ def revert(
     :param expected: the database when its backup was taken: ``ledger_head``, ``catalog_fingerprint``, ``snapshot`` (``xmax``
         and ``xip``), ``path``. Refused when something moved since, or rows were written since that would go.
     :param lose_writes: let rows go that were written since the backup, of which there is no copy.
-    :return: ``reverted`` (each with duration in seconds and what stays), ``loss``, ``model_changes``, ``ledger_head``, ``audit``.
+    :return: ``reverted`` (each with duration in seconds, what stays and what was gone already), ``loss``, ``model_changes``, ``ledger_head``, ``audit``.
     :raises PgopsError: refused, failed, interrupted or out of patience; ``extra`` says what is reverted and what is not.
     """
     with _session(target, way) as session:
@@ -563,6 +563,7 @@ def _revert_one(
     started = time.monotonic()
     ordinal = len(steps)
     left: list[str] = []
+    already: list[str] = []
     ended_before = len(session.terminated)
     try:
         session.way.control.check()
@@ -573,17 +574,20 @@ def _revert_one(
             past_down = next((step for step in row.down_steps if step.ordinal == ordinal), None)
             step = steps[ordinal - 1]
             context = _context(session, migration, "down", ordinal, str(step["kind"]), past_down)
+            context.already = already
             if not needs_down(row, ordinal):
                 context.save("done")
                 continue
             past_up = next((item for item in row.steps if item.ordinal == ordinal), None)
             left += _step_down(context, migration, step, past_up.progress if past_up else {}, row)
         duration = round(time.monotonic() - started, 3)
+        # A step that waited for its locks looked more than once.
+        told = {"left": left, "already": list(dict.fromkeys(already))}
         with transaction(conn, f"{_SURE_COMMIT}; {ledger.finish_text(conn, version, 'reverted', 0.0)}"):
             if version in session.mirrored:
                 legacy_mirror.reverted(conn, version)
             ledger.append_audit(
-                conn, "reverted", run_id=run.id, version=version, detail={"duration_s": duration, "left": left}
+                conn, "reverted", run_id=run.id, version=version, detail={"duration_s": duration, **told}
             )
     except (PgopsError, psycopg2.Error) as exc:
         raise _stopped(session, migration, "reverting", ordinal, len(steps), exc, started, done, after) from None
@@ -592,7 +596,7 @@ def _revert_one(
         **way_back.summary(row, migration),
         "state": "reverted",
         "duration_s": duration,
-        "left": left,
+        **told,
         "terminated": session.terminated[ended_before:],
     }
 

@@ -60,7 +60,7 @@ def run(
     :param down: on the way up the step's way down: which of what that drops is there before is remembered.
     :param made: on the way down the step's progress on the way up: what was there before the version stays.
     :param states: NOT NULL, defaults and row level security before the version: what to record, or what stays.
-    :return: objects that were there already (or, on the way down, were gone already or stay).
+    :return: objects that were there already (or, on the way down, that stay).
     :raises locks.LockWaitExhausted: the locks could not be had in the budget; the step left nothing behind.
     :raises PgopsError: a statement failed, an object is there with another definition, a time limit was hit.
     """
@@ -377,7 +377,7 @@ def _statements(
             continue
         missing = made is not None and number not in there and not _several(statement)
         if not up and made is not None and missing and not existing.present(context.conn, [made]):
-            skipped.append(existing.describe(made))
+            context.already.append(existing.describe(made))
             context.tell(f"{existing.describe(made)} is gone already: skipped")
             continue
         rest = states.without(context.conn, statement)
@@ -389,7 +389,7 @@ def _statements(
         statement = rest.statement
         if catalog_states.holding(context.conn, [statement]):
             words = catalog_states.describe(statement)
-            skipped += words
+            (skipped if up else context.already).extend(words)
             context.tell(f"nothing to do, {', '.join(words)}: skipped")
             continue
         context.ask(wanted.get(number, []))

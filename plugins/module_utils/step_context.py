@@ -67,6 +67,7 @@ class StepContext:
     :ivar built: each index that this step has built, with its bytes and seconds; grows.
     :ivar notes: sentences for the result that nobody has to act on before the run goes on; grows.
     :ivar throttle: how much of what makes batches wait.
+    :ivar already: on the way down what was gone, or as it was to become, before anything was done; grows.
     :ivar outcome: figures of this step for the run's result; grows.
     """
 
@@ -93,6 +94,7 @@ class StepContext:
     built: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     throttle: Limits = field(default_factory=Limits)
+    already: list[str] = field(default_factory=list)
     outcome: dict[str, Any] = field(default_factory=dict)
     run_id: str | None = None
     terminate_idle_after_s: float | None = None

@@ -87,8 +87,8 @@ databases:
       type: list
       elements: dict
     reverted:
-      description: Versions reverted, newest first, each with its duration in seconds, what stays, and under C(terminated) the idle sessions that were
-        ended.
+      description: Versions reverted, newest first, each with its duration in seconds, under C(left) what stays, under C(already) what was gone or as it
+        was to become before anything was done, and under C(terminated) the idle sessions that were ended.
       type: list
       elements: dict
     loss:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -294,7 +295,7 @@ def test_what_is_gone_already_is_skipped_and_told(target: Any, tree: TestTree) -
     apply_all(target, tree)
     do(target, "DROP TABLE public.rooms")
     result = migrate.revert(target, Reverts(), way())
-    assert result["reverted"][0]["left"] == ["table public.rooms"]
+    assert (result["reverted"][0]["left"], result["reverted"][0]["already"]) == ([], ["table public.rooms"])
 
 
 def test_a_column_that_is_gone_already_is_skipped_and_told(target: Any, tree: TestTree) -> None:
@@ -304,7 +305,11 @@ def test_a_column_that_is_gone_already_is_skipped_and_told(target: Any, tree: Te
     result = migrate.revert(target, Reverts(), way(progress=told))
     # With the column went what stood on it.
     gone = ["index public.people_status_idx", "constraint public.people.people_status", "column public.people.status"]
-    assert set(result["reverted"][0]["left"]) == set(gone)
+    assert set(result["reverted"][0]["already"]) == set(gone)
+    assert result["reverted"][0]["left"] == []
+    with closing(connect(target, application_name="test")) as conn:
+        (detail,) = [json.loads(row["detail"]) for row in ledger.audit_rows(conn) if row["event"] == "reverted"]
+    assert (detail["left"], set(detail["already"])) == ([], set(gone))
     assert [text for text in told.texts if "gone" in text] == [f"{name} is gone already: skipped" for name in gone]
     assert there(target) == [V1, V2]
 
@@ -314,7 +319,8 @@ def test_an_index_that_is_gone_already_is_skipped_and_told(target: Any, tree: Te
     do(target, "DROP INDEX public.people_status_idx")
     told = Told()
     result = migrate.revert(target, Reverts(), way(progress=told))
-    assert "index public.people_status_idx" in result["reverted"][0]["left"]
+    assert "index public.people_status_idx" in result["reverted"][0]["already"]
+    assert result["reverted"][0]["left"] == []
     assert [text for text in told.texts if "gone" in text] == [
         "index public.people_status_idx is gone already: skipped"
     ]
@@ -349,6 +355,34 @@ def test_a_constraint_of_an_earlier_version_is_marked_not_valid_again(target: An
     assert rows(target, validated) == [{"v": True}]
     migrate.revert(target, Reverts(), way())
     assert rows(target, validated) == [{"v": False}]
+
+
+def test_of_constraints_those_that_were_valid_before_stay_and_no_others(target: Any, tree: TestTree) -> None:
+    tree.add_sql(
+        V3, "add_check", "ALTER TABLE public.people ADD CONSTRAINT adult CHECK (age > 17) NOT VALID;",
+        "ALTER TABLE public.people DROP CONSTRAINT adult;",
+    )  # fmt: skip
+    apply_all(target, tree, V3)
+    do(target, "ALTER TABLE public.people VALIDATE CONSTRAINT adult")
+    own = [{"sql": {"up": "up.sql.j2", "down": "down.sql.j2"}}]
+    constraints = [{"table": "people", "constraint": name} for name in ("adult", "alive")]
+    tree.add(
+        V4,
+        "validate_them",
+        [*own, {"validate": constraints}],
+        {
+            "up.sql.j2": "ALTER TABLE public.people ADD CONSTRAINT alive CHECK (age < 150) NOT VALID;",
+            "down.sql.j2": "ALTER TABLE public.people DROP CONSTRAINT alive;",
+        },
+    )
+    apply_all(target, tree)
+    (reverted,) = migrate.revert(target, Reverts(), way())["reverted"]
+    # The other one went with the step that made it.
+    assert (reverted["left"], reverted["already"]) == (["constraint public.people.adult"], [])
+    assert rows(
+        target,
+        "SELECT conname::text AS name FROM pg_constraint WHERE conrelid = 'public.people'::regclass AND contype = 'c'",
+    ) == [{"name": "adult"}]
 
 
 def test_nothing_applied_means_nothing_to_revert(target: Any) -> None:
