@@ -223,7 +223,7 @@ def test_a_set_of_versions_is_one_schema_and_rows_stay_on_long_walks(walker: Wal
     ("down", "told"),
     [
         ("ALTER TABLE public.people DROP COLUMN age;", None),
-        ("ALTER TABLE public.people DROP COLUMN age;\nALTER TABLE public.people ALTER name SET NOT NULL;", "name"),
+        ("ALTER TABLE public.people DROP COLUMN age;\nALTER TABLE public.people ALTER name TYPE varchar;", "name"),
         ("ALTER TABLE public.people DROP COLUMN age;\nDELETE FROM public.people WHERE id = 1;", "1 of 2 rows are not"),
         (
             "ALTER TABLE public.people DROP COLUMN age;\nUPDATE public.people SET name = 'x';",
