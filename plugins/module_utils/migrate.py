@@ -637,21 +637,33 @@ def _step_down(
 
 
 @contextmanager
+def _closed_unless_ready(conn: Connection) -> Iterator[None]:
+    """A session that fails before anybody has it is closed at once, and keeps no place on the server."""
+    try:
+        yield
+    except BaseException:
+        conn.close()
+        raise
+
+
+@contextmanager
 def _session(target: Target, way: Way) -> Iterator[_Session]:
     """The session that works and holds the runner lock, and the monitor beside it; both closed at the end."""
     name = locks.application_name(way.run.id)
 
     def open_session(connect_s: int | None = None) -> Connection:
         conn = connect(target.with_(connect_timeout=connect_s or target.connect_timeout), application_name=name)
-        execute(conn, f"{_LAZY_COMMITS}; {_NOTICE_SILENCE}; {_NOTICE_LOST_NETWORK}")
-        # A server on a system that cannot look at its sockets refuses it; there an orphan's statement runs to its end.
-        with suppress(psycopg2.DataError):
-            execute(conn, _NOTICE_DEATH)
+        with _closed_unless_ready(conn):
+            execute(conn, f"{_LAZY_COMMITS}; {_NOTICE_SILENCE}; {_NOTICE_LOST_NETWORK}")
+            # A server on a system that cannot look at its sockets refuses it; there an orphan's statement runs to its end.
+            with suppress(psycopg2.DataError):
+                execute(conn, _NOTICE_DEATH)
         return conn
 
     def open_worker() -> Connection:
         conn = open_session()
-        locks.join_run(conn)
+        with _closed_unless_ready(conn):
+            locks.join_run(conn)
         return conn
 
     def tell(told: str) -> None:

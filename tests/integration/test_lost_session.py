@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import index_schedule, migrate, monitor
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect, execute
@@ -20,10 +21,26 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.lost_session impo
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from support.cut import Network
-from support.engine import Told, When, do, rows, state, way
+from support.engine import Told, When, do, rows, state, wait_for, way
 from support.index_steps import PEOPLE_NAME, PETS_NAME, people_and_pets, wanted
 from support.index_steps import VERSION as V1
 from support.server import APP, Server
+
+# --- set up -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["_NOTICE_SILENCE", "_NOTICE_DEATH"])
+def test_a_session_that_fails_as_it_is_set_up_keeps_no_place(
+    target: Any, migrations: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(migrate, part, "SELECT nobody()")
+    with pytest.raises(psycopg2.errors.UndefinedFunction) as caught:
+        migrate.apply(target, migrations, Selection(), way())
+    # The error still has the session in its frames.
+    assert caught.tb is not None
+    ours = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pgops %'"
+    wait_for(lambda: rows(target, ours) == [], seconds=5, what="a session that is closed")
+
 
 # --- asked -------------------------------------------------------------------------------------------------------------
 
