@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, effects, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
@@ -22,7 +22,7 @@ def refuse_revert(conn: Connection, row: ledger.Migration) -> None:
     differences = [
         difference
         for difference in catalog.compare(
-            objects, {key: found[key] for key in objects if key in found}, ignore=effects.IGNORED
+            objects, {key: found[key] for key in objects if key in found}, ignore=catalog.ATTENDANT
         )
         if not (difference.attribute == "labels" and set(difference.expected or ()) <= set(difference.found or ()))
     ]

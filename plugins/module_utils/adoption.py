@@ -460,10 +460,10 @@ class _Judge:
             if definition is not None and state != effects.PRESENT and key not in self.accepted:
                 definition = chain.at(key, version)
             if definition is not None:
-                objects[key] = {name: value for name, value in definition.items() if name not in effects.IGNORED}
+                objects[key] = {name: value for name, value in definition.items() if name not in catalog.ATTENDANT}
         seen = {key: found[key] for key in objects if key in found}
         return {
-            "fingerprint": catalog.fingerprint(seen, ignore=effects.IGNORED),
+            "fingerprint": catalog.fingerprint(seen, ignore=catalog.ATTENDANT),
             "found": len(seen),
             "of": len(states),
             "objects": objects,

@@ -22,7 +22,6 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.declared import r
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.scratch import empty_database
 
-IGNORED = catalog.ATTENDANT
 # Alone they are no sign that a version ran: downs leave types behind, extensions belong to nobody.
 _BYSTANDERS = frozenset({"type", "extension", "schema", "function", "sequence"})
 
@@ -120,8 +119,8 @@ def _made_earlier(conn: Connection, migration: Mapping[str, Any]) -> set[str]:
 def _equal(left: Mapping[str, Any] | None, right: Mapping[str, Any] | None) -> bool:
     if left is None or right is None:
         return left is right
-    return {name: value for name, value in left.items() if name not in IGNORED} == {
-        name: value for name, value in right.items() if name not in IGNORED
+    return {name: value for name, value in left.items() if name not in catalog.ATTENDANT} == {
+        name: value for name, value in right.items() if name not in catalog.ATTENDANT
     }
 
 
@@ -277,7 +276,7 @@ class Presence:
             {key: wanted} if wanted is not None else {},
             {key: found} if found is not None else {},
             reparse=self.reparse,
-            ignore=IGNORED,
+            ignore=catalog.ATTENDANT,
         )
 
 
@@ -294,7 +293,7 @@ def presence(chain: Chain, found: catalog.Inventory, reparse: Connection) -> Pre
         unequal = {
             difference.object
             for difference in catalog.compare(
-                expected, {key: found[key] for key in expected}, reparse=reparse, ignore=IGNORED
+                expected, {key: found[key] for key in expected}, reparse=reparse, ignore=catalog.ATTENDANT
             )
             if not _more_labels(difference, chain, depth)
         }
