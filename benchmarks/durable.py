@@ -29,4 +29,4 @@ def make_durable(server: Server, **more: str) -> None:
             return
         if time.monotonic() > until:
             raise RuntimeError(f"the server has {found}, not {wanted}: what is measured on it says nothing")
-        time.sleep(0.05)
+        time.sleep(0.05)  # until the signal has come through

@@ -80,6 +80,14 @@ def embedded_server() -> Iterator[Server]:
     servers.discard(server)
 
 
+@pytest.fixture
+def own_server() -> Iterator[Server]:
+    """One of the test's own, which it may stop, kill and set up as it likes."""
+    server = servers.embedded_server()
+    yield server
+    servers.discard(server)
+
+
 @pytest.fixture(scope="session")
 def containers() -> Iterator[Containers]:
     made = Containers()

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import server as servers
 from support.podman import ROOT
 from support.server import APP, OWNER, Server
 
@@ -116,23 +115,14 @@ def test_the_empty_database_gets_what_the_benchmark_says(benchmarks: None, tmp_p
     assert sum(len(step["up"]) for migration in migrations for step in migration["steps"]) == 205
 
 
-@pytest.fixture
-def scratch_server() -> Iterator[Server]:
-    server = servers.embedded_server()
-    yield server
-    servers.discard(server)
-
-
-def test_a_server_that_does_not_keep_what_it_commits_is_not_measured_on(
-    benchmarks: None, scratch_server: Server
-) -> None:
+def test_a_server_that_does_not_keep_what_it_commits_is_not_measured_on(benchmarks: None, own_server: Server) -> None:
     from durable import make_durable
 
-    assert scratch_server.execute("SHOW fsync")[0][0] == "off"
-    make_durable(scratch_server)
-    assert scratch_server.execute("SHOW fsync")[0][0] == "on"
-    scratch_server.stop()
-    scratch_server.postgres += ["-c", "fsync=off"]
-    scratch_server.start()
+    assert own_server.execute("SHOW fsync")[0][0] == "off"
+    make_durable(own_server)
+    assert own_server.execute("SHOW fsync")[0][0] == "on"
+    own_server.stop()
+    own_server.postgres += ["-c", "fsync=off"]
+    own_server.start()
     with pytest.raises(RuntimeError, match="'fsync': 'off'"):
-        make_durable(scratch_server)
+        make_durable(own_server)

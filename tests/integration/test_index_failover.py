@@ -60,11 +60,9 @@ def valid(target: Any) -> list[tuple[str, bool]]:
 
 
 @pytest.fixture
-def primary() -> Iterator[Server]:
-    server = servers.embedded_server()
-    server.create_database(DATABASE, OWNER)
-    yield server
-    servers.discard(server)
+def primary(own_server: Server) -> Server:
+    own_server.create_database(DATABASE, OWNER)
+    return own_server
 
 
 @pytest.fixture

@@ -270,7 +270,7 @@ def test_a_build_whose_session_is_cut_off_is_looked_at_by_another(
         )
         working.start()
         wait_for(lambda: rows(target, "SELECT to_regclass('large_name') AS i")[0]["i"], what="the build")
-        time.sleep(0.2)
+        time.sleep(0.2)  # the build has begun its scan, or waits for the writer
         cut = socket.socket(fileno=socket.dup(building[0].fileno()))
         cut.shutdown(socket.SHUT_RDWR)
         cut.close()

@@ -159,7 +159,7 @@ def test_after_kill_9_of_the_module_the_next_run_goes_on(
         at_work(target, kind, migrations, stack)
         with applying(target, migrations, path) as process:
             wait_until_told(path, told)
-            time.sleep(0.3)
+            time.sleep(0.3)  # in the middle of it, not as it begins
             os.kill(process.pid, signal.SIGKILL)
             process.join()
         left = state(target, V2)

@@ -22,7 +22,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.locks import Runn
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from support.cut import Network
-from support.engine import RUN, Told, do, rows, state, way
+from support.engine import RUN, Told, do, rows, state, wait_for, way
 from support.server import Server
 from support.tree import TestTree
 
@@ -95,7 +95,7 @@ def asleep(act: Callable[[], object]) -> Callable[[float], None]:
 
     def sleep(seconds: float) -> None:
         act()
-        time.sleep(seconds)
+        time.sleep(seconds)  # as the run itself would
 
     return sleep
 
@@ -404,13 +404,11 @@ def test_migrate_yml_goes_on_by_itself_and_says_so(playbook: Any, target: Any) -
     playbook.variables["pgops_sql"] = str(tree.folder)
     playbook.variables["pgops_phases"] = ["plan", "apply", "report"]
     run = playbook.start("migrate.yml")
-    deadline = time.monotonic() + 100
     ended = (
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
         f"WHERE datname = '{target.database}' AND query LIKE 'SELECT pg_sleep%' AND state = 'active'"
     )
-    while time.monotonic() < deadline and not playbook.server.execute(ended):
-        time.sleep(0.05)
+    wait_for(lambda: playbook.server.execute(ended), seconds=100, what="the slow statement")
     output, _ = run.communicate(timeout=100)
     assert run.returncode == 0, output
     assert f"(step 1 of {V1}), connected again after " in output

@@ -20,7 +20,6 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, mi
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
-from support import server as servers
 from support.cut import Network
 from support.engine import Told, When, do, holding, rows, state, target_of, wait_for, way
 from support.server import APP, OWNER, Server
@@ -81,6 +80,12 @@ def complete(target: Any) -> None:
         assert ledger.broken_link(ledger.audit_rows(conn)) is None
 
 
+def filled(target: Any) -> None:
+    """Complete, and no row was left out."""
+    assert rows(target, "SELECT touched, count(*) AS n FROM people GROUP BY 1") == [{"touched": 1, "n": ROWS}]
+    complete(target)
+
+
 class Middle(Told):
     """Does something when so many rows are done."""
 
@@ -95,11 +100,9 @@ class Middle(Told):
 
 
 @pytest.fixture
-def primary() -> Iterator[Server]:
-    server = servers.embedded_server()
-    server.create_database(DATABASE, OWNER)
-    yield server
-    servers.discard(server)
+def primary(own_server: Server) -> Server:
+    own_server.create_database(DATABASE, OWNER)
+    return own_server
 
 
 # --- failover ----------------------------------------------------------------------------------------------------------
@@ -118,8 +121,7 @@ def test_a_failover_in_mid_backfill_is_followed_within_the_run(primary: Server, 
         result = migrate.apply(target, backfill(tmp_path), Selection(), way(progress=told, reconnect_s=60.0))
         (lost,) = result["reconnected"]
         assert lost["waited_s"] > 1.5
-        assert rows(target, "SELECT touched, count(*) AS n FROM people GROUP BY 1") == [{"touched": 1, "n": ROWS}]
-        complete(target)
+        filled(target)
 
 
 def test_a_standby_that_answers_is_not_the_server_to_go_on_with(primary: Server, tmp_path: Path) -> None:
@@ -137,8 +139,7 @@ def test_a_standby_that_answers_is_not_the_server_to_go_on_with(primary: Server,
             target, backfill(tmp_path), Selection(), way(progress=Middle(fail_over), reconnect_s=60.0)
         )
         assert result["reconnected"][0]["waited_s"] > 2.5
-        assert rows(target, "SELECT touched, count(*) AS n FROM people GROUP BY 1") == [{"touched": 1, "n": ROWS}]
-        complete(target)
+        filled(target)
 
 
 def test_a_standby_that_is_never_promoted_ends_the_run(primary: Server, tmp_path: Path) -> None:
@@ -213,7 +214,7 @@ def test_a_network_that_is_cut_for_30_s_while_it_waits_for_locks_is_waited_for(
                 began = time.monotonic()
                 rows(target, "SELECT count(*) FROM people")
                 slowest = max(slowest, time.monotonic() - began)
-                time.sleep(0.2)
+                time.sleep(0.2)  # a client every now and then: more of them would only press the server
         working.join(timeout=60)
     assert done[0]["applied"]
     # It looks, and has asked for nothing: nobody queues behind it.
@@ -350,5 +351,4 @@ def test_a_connection_that_others_have_taken_by_then_is_waited_for(
     told = Middle(take_it)
     result = migrate.apply(target, backfill(tmp_path), Selection(), way(progress=told, reconnect_s=30.0))
     assert result["reconnected"][0]["waited_s"] > 2
-    assert rows(target, "SELECT touched, count(*) AS n FROM people GROUP BY 1") == [{"touched": 1, "n": ROWS}]
-    complete(target)
+    filled(target)
