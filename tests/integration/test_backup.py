@@ -142,6 +142,7 @@ def test_nothing_is_left_out_without_a_word(server: Any, target: Any, filled: st
     assert "another server" in told["public.away"]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", ["a b", "we'ird", "x=y", '"quoted"', "../up", ".hidden", "ü" * 20])
 def test_any_name_of_a_database_works(server: Any, target: Any, database: str, tmp_path: Path, name: str) -> None:
     odd = f"{database} {name}"
@@ -341,6 +342,7 @@ def test_the_second_of_two_at_once_says_who_holds_the_lock(
     backup_store.verify_files(backup_store.read_backup(out.strip()))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("after", [0.0, 0.05, 0.2, 0.5, 0.8])
 def test_killed_at_any_moment_it_publishes_nothing_and_the_next_run_clears_up(
     server: Any, target: Any, filled: str, tmp_path: Path, after: float

@@ -191,6 +191,7 @@ def test_another_application_is_refused_first(target: Any, core: Any) -> None:
     assert written(target) == []
 
 
+@pytest.mark.slow
 def test_what_moved_since_it_was_shown_is_not_recorded(target: Any, core: Any) -> None:
     legacy.prisma(target)
     request = adoption.Request(baseline=NAME)
@@ -298,6 +299,7 @@ def test_maintenance_works_on_it(target: Any, core: Any) -> None:
 # --------------------------------------------------------------------------------------------------- as it is typed
 
 
+@pytest.mark.slow
 def test_the_refusal_names_the_command_that_takes_it_as_it_is(site: Playbook, target: Any) -> None:
     result = site("adopt.yml")
     assert result.rc == 2

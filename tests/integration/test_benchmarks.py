@@ -115,6 +115,7 @@ def test_the_empty_database_gets_what_the_benchmark_says(benchmarks: None, tmp_p
     assert sum(len(step["up"]) for migration in migrations for step in migration["steps"]) == 205
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_keep_what_it_commits_is_not_measured_on(benchmarks: None, own_server: Server) -> None:
     from durable import make_durable
 

@@ -197,6 +197,7 @@ def test_work_that_grows_with_the_table_is_seen(
     assert progress.whole == {("20260101000002", name) for name in whole}
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("statement", "seen"),
     [

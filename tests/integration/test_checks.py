@@ -296,6 +296,7 @@ def test_every_shipped_check_holds_from_the_version_on_that_it_names_last(
         assert findings == [], version
 
 
+@pytest.mark.slow
 @pytest.mark.begins()
 def test_the_ledger_of_the_tool_before_does_not_fail_the_check_of_keys(
     db: Any, shipped: dict[str, dict[str, Any]]

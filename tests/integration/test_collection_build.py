@@ -68,6 +68,7 @@ def test_the_artefact_holds_what_a_run_needs_and_nothing_of_the_workshop(artefac
     assert artefact.stat().st_size < 3_000_000
 
 
+@pytest.mark.slow
 def test_a_run_from_an_empty_folder_migrates(installed: Path, playbook: Playbook, tmp_path: Path) -> None:
     playbook.write_inventory()
     empty = tmp_path / "empty"

@@ -120,6 +120,7 @@ def test_a_second_run_loads_nothing_twice_and_changes_nothing(shell):
     assert shell(count).output == before
 
 
+@pytest.mark.slow
 def test_a_run_after_make_stop_starts_the_server_again(shell):
     stopped = shell("make stop")
     assert "Stopped the PostgreSQL of 'local'" in stopped.output
@@ -215,6 +216,7 @@ def test_a_disk_that_takes_no_demo_is_one_sentence(options, sentence):
         assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_clean_leaves_nothing_and_ends_the_servers():
     with demo.place("clean") as parent:
         folder = demo.clone(parent / "white cross")

@@ -167,6 +167,7 @@ def test_a_leftover_pid_file_that_names_another_program_is_removed(server, said)
             other.kill()
 
 
+@pytest.mark.slow
 def test_a_half_made_cluster_is_made_anew(server, said):
     server.start()
     server.stop()
@@ -179,6 +180,7 @@ def test_a_half_made_cluster_is_made_anew(server, said):
     assert ask(server, "SELECT 1") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.2, *(pytest.param(delay, marks=pytest.mark.slow) for delay in (0.0, 0.5))])
 def test_a_first_run_killed_at_any_time_is_completed_by_the_next(server, said, delay):
     program = (
@@ -209,6 +211,7 @@ def test_two_at_once_give_one_server(server):
     assert answers == ["False", "True"]
 
 
+@pytest.mark.slow
 def test_a_path_too_long_for_a_unix_socket_works(place, said):
     long = place / ("a" * 60) / ("b" * 60)
     server = EmbeddedServer(long, first_port=FIRST_PORT, say=said.append)
@@ -219,6 +222,7 @@ def test_a_path_too_long_for_a_unix_socket_works(place, said):
         server.clean()
 
 
+@pytest.mark.slow
 def test_clean_removes_what_it_made_and_nothing_else(server):
     server.start()
     pid = server.status().pid
@@ -276,6 +280,7 @@ def test_root_runs_the_server_as_another_user(server):
     assert server.passfile.stat().st_uid == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not AS_ROOT, reason="only root's own folders are closed to the server's user")
 def test_a_folder_that_the_servers_user_cannot_reach_gets_its_data_elsewhere(said):
     with tempfile.TemporaryDirectory(prefix="pgops closed ") as closed:
@@ -302,6 +307,7 @@ def test_a_folder_that_the_servers_user_cannot_reach_gets_its_data_elsewhere(sai
         assert not home.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not AS_ROOT, reason="only root's copies belong to somebody else")
 @pytest.mark.parametrize("closed", [False, True], ids=["open folder", "closed folder"])
 def test_a_clone_that_root_has_copied_keeps_its_data(server, said, closed):

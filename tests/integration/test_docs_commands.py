@@ -108,14 +108,9 @@ def shell(made: Path, request: pytest.FixtureRequest) -> Iterator[Shell]:
         shell.close()
 
 
-# The README is what a new user types; the other pages take minutes together.
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "page",
-    [
-        pytest.param(page, id=str(page.relative_to(ROOT)), marks=[] if page.name == "README.md" else [pytest.mark.slow])
-        for page in PAGES
-        if commands(page)
-    ],
+    "page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES if commands(page)]
 )
 def test_each_command_does_what_its_page_says(page: Path, shell: Shell) -> None:
     if page.name != "README.md":

@@ -242,6 +242,7 @@ def test_up_down_up_leaves_the_fingerprint_and_the_data_of_before(
             assert contents(db) == data
 
 
+@pytest.mark.few(1)
 @pytest.mark.begins(at=lambda server: chain_before(server, ROLES))
 @pytest.mark.parametrize("version", (ROLES, ADMINISTRATION, SETTINGS, HEALTH))
 def test_a_database_of_an_older_lineage_gets_what_it_lacks_and_goes_back(
@@ -258,6 +259,7 @@ def test_a_database_of_an_older_lineage_gets_what_it_lacks_and_goes_back(
     assert contents(db) == data
 
 
+@pytest.mark.slow
 @pytest.mark.begins(at=lambda server: ready(server, HEALTH))
 def test_what_is_there_with_the_same_definition_is_taken_over_and_left_by_the_way_back(
     target: Any, db: Any, chain: list[dict[str, Any]]

@@ -126,6 +126,7 @@ def test_a_limit_that_names_no_environment_ends_with_those_there_are(
     assert not guarded.state.exists()
 
 
+@pytest.mark.slow
 def test_a_limit_that_is_a_pattern_is_left_to_ansible(guarded: Playbook) -> None:
     result = guarded("guarded.yml", limit="loc*")
     assert result.rc == 0, result.output
@@ -160,6 +161,7 @@ def test_a_host_in_no_known_environment(guarded: Playbook) -> None:
     )
 
 
+@pytest.mark.slow
 def test_an_environment_of_ones_own_is_taken_when_it_is_named(guarded: Playbook) -> None:
     guarded.hosts["qa"] = {"qa-1": {"pgops_environments": ["local", "qa", "staging", "production"]}}
     result = guarded("guarded.yml", limit="qa")
@@ -194,6 +196,7 @@ def test_an_unknown_phase(guarded: Playbook) -> None:
     )
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("given", "sentence", "command"),
     [
@@ -235,6 +238,7 @@ def test_a_value_that_a_role_does_not_take(
     )
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "name", ["rollback_keep", "rollback_steps", "rollback_backup", "rollback_strategy", "migrate_target"]
 )
@@ -353,6 +357,7 @@ def test_check_mode_leaves_no_journal_and_no_report(guarded: Playbook) -> None:
     assert result.json["hosts"]["local-1"][guarded.database]["preflight"]["level"] == "ok"
 
 
+@pytest.mark.slow
 def test_two_hosts_of_one_environment_are_one_run(guarded: Playbook) -> None:
     guarded.hosts["local"] = {"local-1": {}, "local-2": {}}
     result = guarded("guarded.yml")

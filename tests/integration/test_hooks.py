@@ -76,6 +76,7 @@ def steps(output: str) -> list[str]:
     return list(dict.fromkeys(word for word in found if word.startswith("(")))
 
 
+@pytest.mark.slow
 def test_a_migration_and_a_rollback_send_users_away_and_bring_them_back(
     site: Playbook, application: Application
 ) -> None:
@@ -143,6 +144,7 @@ def test_a_hook_that_fails_after_the_apply_leaves_the_run_partial_and_tells_the_
     assert away(site) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "whole_group"),
     [

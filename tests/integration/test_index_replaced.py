@@ -145,6 +145,7 @@ def test_a_query_has_one_of_the_two_at_any_time(
     assert all(seen)
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("then", ["resumed", "reverted"])
@@ -168,6 +169,7 @@ def test_cut_off_at_any_stage_it_goes_on_or_back(
     assert fingerprint(target) == before
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("stage", [*STAGES, "COMMENT ON"])
 def test_the_way_back_cut_off_at_any_stage_goes_on(
@@ -187,6 +189,7 @@ def test_the_way_back_cut_off_at_any_stage_goes_on(
     assert fingerprint(target) == before
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("down_stage", STAGES)
 def test_cut_off_on_both_ways(
@@ -211,6 +214,7 @@ def test_cut_off_on_both_ways(
     assert fingerprint(target) == before
 
 
+@pytest.mark.slow
 def test_interrupted_while_it_builds_nothing_of_it_is_left_and_the_first_serves(
     target: Any, migrations: list[dict[str, Any]], before: str
 ) -> None:

@@ -205,6 +205,7 @@ def test_no_index_asks_the_clock() -> None:
 # --- what the database has --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.begins(at=lambda server: chain_before(server, VERSIONS[0]))
 @EVERY_MAJOR
 def test_each_version_makes_its_indexes_and_no_other_goes_back_and_makes_them_again(
@@ -260,6 +261,7 @@ def test_each_version_goes_back_alone_and_takes_no_index_of_another(
             assert differences(db, find(chain, other)) == []
 
 
+@pytest.mark.few(1)
 @pytest.mark.begins(at=chain_through)
 @pytest.mark.parametrize(
     ("version", "parts"),
@@ -309,6 +311,7 @@ def test_what_is_there_with_the_same_definition_is_taken_over_and_left_by_the_wa
     assert extensions(db) == {"pg_trgm", "unaccent"}
 
 
+@pytest.mark.slow
 @pytest.mark.begins(at=lambda server: chain_before(server, PERFORMANCE))
 def test_the_eleven_tables_are_analyzed(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
     counted = "SELECT relname, analyze_count FROM pg_stat_user_tables WHERE schemaname = 'public'"
@@ -318,6 +321,7 @@ def test_the_eleven_tables_are_analyzed(target: Any, db: Any, chain: list[dict[s
     assert {table for table, count in now.items() if count > earlier[table]} == ANALYZED
 
 
+@pytest.mark.few(1)
 @pytest.mark.begins(at=chain_through)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_verification_sees_what_goes_missing_or_changes(
@@ -359,6 +363,7 @@ def test_an_index_of_somebody_else_on_the_extension_stops_the_way_back(
     assert extensions(db) == set()
 
 
+@pytest.mark.slow
 def test_an_extension_that_the_server_does_not_have_is_named_before_anything_is_changed(
     target: Any, server: Any, chain: list[dict[str, Any]]
 ) -> None:
@@ -385,6 +390,7 @@ def test_an_extension_that_the_server_does_not_have_is_named_before_anything_is_
     upto(target, chain, before(chain, SEARCH))
 
 
+@pytest.mark.slow
 @pytest.mark.begins(at=lambda server: chain_before(server, SEARCH))
 def test_an_extension_that_the_role_may_not_create_is_named_before_anything_is_changed(
     target: Any, db: Any, server: Any, chain: list[dict[str, Any]]
@@ -403,6 +409,7 @@ def test_an_extension_that_the_role_may_not_create_is_named_before_anything_is_c
     upto(target, chain, SEARCH)
 
 
+@pytest.mark.slow
 @pytest.mark.begins(SEARCH)
 def test_two_indexes_say_that_queries_through_them_are_to_be_logged(
     target: Any, db: Any, chain: list[dict[str, Any]]
@@ -505,6 +512,7 @@ def test_R8_18_the_pupils_of_a_school_with_their_records_are_found_by_their_scho
     assert names & leading(busy, "health_records", "studentId"), names
 
 
+@pytest.mark.slow
 @EVERY_MAJOR
 def test_R8_19_the_logs_of_a_pupils_active_medication_are_found_by_pupil_and_prescription(busy: Any) -> None:
     (pupil,) = fetch_all(busy, 'SELECT "studentId" AS id FROM student_medications WHERE "isActive" LIMIT 1')
@@ -522,6 +530,7 @@ def test_R8_19_the_logs_of_a_pupils_active_medication_are_found_by_pupil_and_pre
     assert names & leading(busy, "medication_logs", "studentMedicationId", "timeGiven"), names
 
 
+@pytest.mark.slow
 @EVERY_MAJOR
 def test_R8_20_text_search_of_a_drug_uses_the_index_of_that_expression(busy: Any) -> None:
     search = (
@@ -536,6 +545,7 @@ def test_R8_20_text_search_of_a_drug_uses_the_index_of_that_expression(busy: Any
     assert "idx_medications_fulltext_search" not in used(busy, search.format(without))
 
 
+@pytest.mark.slow
 @EVERY_MAJOR
 def test_R8_21_locked_accounts_are_found_without_reading_the_others(busy: Any) -> None:
     locked = (
@@ -547,6 +557,7 @@ def test_R8_21_locked_accounts_are_found_without_reading_the_others(busy: Any) -
     assert 20 < len(fetch_all(busy, locked)) <= 30
 
 
+@pytest.mark.slow
 @EVERY_MAJOR
 @pytest.mark.parametrize(
     ("condition", "index"),
@@ -564,6 +575,7 @@ def test_pupils_are_found_by_part_of_their_name_or_number(busy: Any, condition: 
     assert fetch_all(busy, query)
 
 
+@pytest.mark.slow
 @EVERY_MAJOR
 def test_a_name_is_found_with_a_letter_wrong_and_without_its_accent(busy: Any) -> None:
     found = [

@@ -235,6 +235,7 @@ def test_after_the_end_of_the_server_the_same_run_goes_on(
     whole()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", one_quick("sql", "validate", "indexes", "backfill"))
 def test_without_its_controller_the_job_ends_by_itself(
     target: Any, migrations: list[dict[str, Any]], finished: Any, tmp_path: Path, kind: str
@@ -368,6 +369,7 @@ def test_ctrl_c_ends_the_job_at_the_next_safe_point(playbook: Any, target: Any, 
     assert state(target, V2)["state"] == "applied"
 
 
+@pytest.mark.slow
 def test_after_kill_9_of_ansible_the_job_ends_with_its_lease(playbook: Any, target: Any) -> None:
     in_playbook(playbook, target)
     run = playbook.start("migrate.yml")

@@ -225,6 +225,7 @@ STRANGERS = {
 }
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("limit", [1, 0], ids=["rewritten", "beside"])
 @pytest.mark.parametrize("named", STRANGERS)
 def test_what_no_way_carries_over_is_refused_by_name(target: Any, tree: TestTree, limit: int, named: str) -> None:
@@ -248,6 +249,7 @@ REWRITTEN = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("named", REWRITTEN)
 def test_what_only_a_rewrite_carries_over_is_refused_by_name_where_the_table_is_large(
     target: Any, tree: TestTree, named: str
@@ -530,6 +532,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, stage: str) -> Iterator[None]:
         yield
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("stage", STAGES)
 def test_cut_off_at_any_stage_it_goes_on(
     target: Any, tree: TestTree, monkeypatch: pytest.MonkeyPatch, stage: str
@@ -684,6 +687,7 @@ NAMED = {
 }
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("limit", [1, 0], ids=["rewritten", "beside"])
 @pytest.mark.parametrize("match", NAMED)
 def test_what_cannot_be_put_back_is_refused_by_name(target: Any, tree: TestTree, limit: int, match: str) -> None:

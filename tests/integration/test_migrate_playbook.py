@@ -249,6 +249,7 @@ def test_without_the_callback_a_run_that_broke_off_is_still_no_success(site: Pla
     assert "before the phase" in result.json["error"]["message"]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("number", "whole_group"),
     [(signal.SIGINT, True), pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow), (signal.SIGHUP, True)],
@@ -269,6 +270,7 @@ def test_an_interrupted_run_leaves_its_end(site: Playbook, server: Server, numbe
     assert report["result"] == "interrupted"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_leaves_no_older_result(site: Playbook, server: Server) -> None:
     document = site.folder / "result.json"
     assert site("status.yml", pgops_json=str(document)).json["ok"] is True
@@ -298,6 +300,7 @@ def test_without_the_callback_the_guard_takes_the_older_result_away(site: Playbo
     assert "has not ended" in result.json["error"]["message"]
 
 
+@pytest.mark.slow
 def test_several_databases_of_a_host_are_one_run(site: Playbook, server: Server) -> None:
     other = f"{site.database}_b"
     server.create_database(other)
@@ -338,6 +341,7 @@ class Connection(Local):
 '''
 
 
+@pytest.mark.slow
 def test_on_another_machine_the_modules_are_sent_and_a_long_one_goes_on_by_itself(site: Playbook) -> None:
     (site.folder / "connection_plugins").mkdir()
     (site.folder / "connection_plugins" / "elsewhere.py").write_text(ELSEWHERE, encoding="utf-8")
@@ -392,6 +396,7 @@ def test_a_connection_that_breaks_once_does_not_end_the_run(site: Playbook, brok
     assert list((site.folder / "jobs").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_module_that_a_broken_connection_kept_from_beginning_does_not_begin_later(site: Playbook) -> None:
     (site.folder / "connection_plugins").mkdir()
     plugin = ELSEWHERE.replace("BREAKS = []", "BREAKS = ['apply']").replace(
@@ -454,6 +459,7 @@ def test_a_folder_for_jobs_that_cannot_be_written_is_named(site: Playbook) -> No
     assert relations(site) == set()
 
 
+@pytest.mark.slow
 def test_a_relative_folder_for_jobs_is_refused(site: Playbook) -> None:
     result = site("migrate.yml", ansible_async_dir="jobs")
     assert result.rc == 2

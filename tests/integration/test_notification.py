@@ -46,6 +46,7 @@ def shown_nowhere(site: Playbook, *outputs: str) -> bool:
     return not any(Webhook.SECRET in text for text in [*outputs, *(path.read_text() for path in files)])
 
 
+@pytest.mark.slow
 def test_a_migration_and_its_rollback_tell_how_they_ended(site: Playbook, webhook: Webhook) -> None:
     up = site("migrate.yml", "-vvv")
     assert up.rc == 0, up.output

@@ -360,6 +360,7 @@ def scaffolded(folder: Path, pattern: str, variables: dict[str, str]) -> list[di
     return migration_tree.render(tree)
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("pattern", list(CASES))
 def test_a_pattern_is_applied_and_taken_back_while_clients_work(target: Target, tmp_path: Path, pattern: str) -> None:
     case = CASES[pattern]
@@ -739,6 +740,7 @@ def examples() -> dict[str, dict[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_example_of_each_page_is_applied_and_taken_back_on_the_platforms_schema(
     target: Target, tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def fits(schema: dict[str, Any], result: Result, playbook: str, *, ok: bool) -> 
     return result.json
 
 
+@pytest.mark.slow
 def test_every_playbook_leaves_a_file_that_fits(site: Playbook, schema: dict[str, Any]) -> None:
     database = site.database
 
@@ -68,6 +69,7 @@ def test_every_playbook_leaves_a_file_that_fits(site: Playbook, schema: dict[str
     assert "revert" in of(site("rollback.yml", rollback_strategy="down", rollback_confirm=database), "rollback")
 
 
+@pytest.mark.slow
 def test_playbooks_that_touch_no_host_leave_one_too(playbook: Playbook, schema: dict[str, Any]) -> None:
     lint = fits(schema, playbook("lint.yml", limit=None), "lint", ok=True)
     assert (lint["environment"], lint["hosts"]) == (None, {})
@@ -109,6 +111,7 @@ def test_the_file_is_private_and_its_folder_is_made(site: Playbook, schema: dict
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_written_fails_the_run_in_one_sentence(site: Playbook) -> None:
     result = site("migrate.yml", "--tags", "plan", pgops_json="/proc/nothing/result.json")
     assert result.rc == 2

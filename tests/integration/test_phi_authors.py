@@ -112,6 +112,7 @@ def test_up_down_up_gives_the_columns_that_lack_and_the_fingerprint_of_before(
         assert catalog.compare(before, catalog.inventory(db), ignore=()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.majors(15, 18)
 def test_rows_of_before_say_when_they_were_written_and_name_nobody(
     target: Any, db: Any, chain: list[dict[str, Any]]
@@ -131,6 +132,7 @@ def test_rows_of_before_say_when_they_were_written_and_name_nobody(
     ) == [{"same": True}]
 
 
+@pytest.mark.slow
 def test_a_row_that_is_changed_before_its_batch_keeps_its_time(
     target: Any, db: Any, chain: list[dict[str, Any]]
 ) -> None:

@@ -578,6 +578,7 @@ def own_rights(target: Any) -> dict[str, str]:
     return {finding.object: finding.found for finding in findings}
 
 
+@pytest.mark.slow
 @MAJORS
 def test_the_demos_login_loses_its_own_rights_and_can_still_sign_in(
     target: Any, chain: list[dict[str, Any]], server: Server
@@ -794,6 +795,7 @@ def test_each_version_goes_back_and_comes_again_and_every_row_is_kept(
         conn.close()
 
 
+@pytest.mark.slow
 @BEFORE_GRANTS
 def test_between_grants_and_policies_the_application_works_with_and_without_a_role(target: Any, server: Server) -> None:
     """The deployment in between: what takes a role and what does not yet both see their rows."""
@@ -842,6 +844,7 @@ def test_roles_that_are_missing_and_may_not_be_made_are_named_before_anything_ch
     conn.close()
 
 
+@pytest.mark.slow
 @BEFORE_GRANTS
 @MAJORS
 def test_roles_that_are_missing_are_made_by_who_may_and_stay(target: Any, server: Server) -> None:
@@ -868,6 +871,7 @@ def test_an_owner_whom_its_own_policies_would_bind_is_told_first(target: Any, se
     assert f"ALTER ROLE {OWNER} BYPASSRLS;" in str(caught.value.hint)
 
 
+@pytest.mark.slow
 @BEFORE_GRANTS
 def test_without_force_the_owner_needs_nothing_and_the_application_is_bound(target: Any, server: Server) -> None:
     chain = migration_tree.render(migration_tree.read_tree(SQL), {"row_security_force": False})

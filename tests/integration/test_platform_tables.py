@@ -185,6 +185,7 @@ def test_the_verification_finds_no_difference_and_sees_what_goes_missing(
     assert gone <= {row["object"] for row in differences(db, migration)}
 
 
+@pytest.mark.few(2)
 @pytest.mark.begins(at=chain_before)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_up_down_up_gives_the_same_schema(target: Any, db: Any, chain: list[dict[str, Any]], version: str) -> None:

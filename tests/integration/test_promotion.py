@@ -50,6 +50,7 @@ def evidence(site: Playbook) -> Path:
     return site.state / "evidence" / "staging.json"
 
 
+@pytest.mark.slow
 def test_production_takes_what_staging_has_verified_with_the_same_files_and_nothing_else(site: Playbook) -> None:
     commands = refused(
         site("migrate.yml", "--tags", "plan", limit="production"), "was not applied and verified in staging"

@@ -189,6 +189,7 @@ def test_a_backup_that_cannot_be_proved_again_loses_its_proof(
     not_proved(server, target, backup)
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -270,6 +271,7 @@ def test_another_cluster_is_asked_for_where_production_gives_no_reason(
     assert "pgops_scratch_host" in str(error.hint)
 
 
+@pytest.mark.slow
 @pytest.mark.container
 def test_another_cluster_proves_it_too_and_says_what_it_cannot_compare(
     containers: Any, server: Any, target: Any, filled: str, tmp_path: Path
@@ -292,6 +294,7 @@ def test_another_cluster_proves_it_too_and_says_what_it_cannot_compare(
     assert "owners and privileges were not compared" in proof["reservations"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.container
 def test_another_major_is_refused(containers: Any, server: Any, target: Any, filled: str, tmp_path: Path) -> None:
     """Fact 4: hashes are promised within one major; and a newer server's dump may not restore."""

@@ -513,6 +513,7 @@ swap.Swap(target, values["staged"], run_id="killed", after=after).run()
 """
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("at", STEPS)
 def test_killed_after_any_statement_the_next_run_converges(
     server: Any, target: Any, filled: str, tmp_path: Path, at: str

@@ -121,6 +121,7 @@ def rows(db: Any) -> dict[str, int]:
     return {table: fetch_all(db, f"SELECT count(*) AS n FROM {table}")[0]["n"] for table in tables}
 
 
+@pytest.mark.slow
 @pytest.mark.begins(at=ready)
 @EVERY_MAJOR
 @pytest.mark.parametrize("version", [RESTRICT, DELETED_AT])
@@ -285,6 +286,7 @@ class AfterStatements(InterruptAt):
             asking.join()
 
 
+@pytest.mark.few(1)
 @pytest.mark.begins(at=lambda server: ready(server, RESTRICT))
 @pytest.mark.parametrize("number", [2, 33, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 9, 26, 60, 90))])
 def test_broken_off_anywhere_it_goes_on_and_it_goes_back(

@@ -91,6 +91,7 @@ def test_what_is_said_of_versions_reaches_the_engine(applied: Any, server: Any, 
     assert versions(server, database) == [V1]
 
 
+@pytest.mark.slow
 def test_nothing_to_revert_makes_no_backup(playbook: Any, server: Any, database: str) -> None:
     done = playbook("rollback.yml", "--skip-tags", "verify", rollback_confirm=database)
     assert done.rc == 0, done.output
@@ -124,6 +125,7 @@ def test_a_strategy_that_a_template_comes_to_is_checked_by_the_spec(applied: Any
     assert "Could not find or access" not in result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -254,6 +256,7 @@ def test_a_rollback_without_any_proved_backup_says_so(applied: Any, server: Any,
     assert names(server, database) == [database]
 
 
+@pytest.mark.slow
 def test_swap_needs_the_database_to_swap_in(applied: Any, database: str) -> None:
     done = applied("rollback.yml", rollback_strategy="swap", rollback_confirm=database)
     assert done.rc != 0

@@ -26,6 +26,7 @@ def test_a_server_of_each_major_has_clients_of_its_own_build(server: Server, dat
     assert f" {server.major}.{int(number) % 10000}" in told
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")
 def test_the_server_runs_also_where_its_user_cannot_reach_the_wheel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -108,6 +108,7 @@ def test_lint_asks_the_database_that_is_named(playbook: Playbook, tmp_path: Path
     assert "-e lint_catalog=false reads the files alone" in lost.json["error"]["message"]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
@@ -199,6 +200,7 @@ def test_what_is_scaffolded_applies_and_goes_back(playbook: Playbook, sql: Path)
     assert "add_x" in reverted.output
 
 
+@pytest.mark.slow
 def test_a_pattern_is_scaffolded_with_what_it_asks_for(playbook: Playbook, sql: Path) -> None:
     before = {path.name for path in (sql / "migrations").iterdir()}
     extra = {

@@ -631,6 +631,7 @@ def test_a_role_that_may_not_create_databases_is_told_so(applied: Any, server: S
     assert caught.value.sqlstate == "42501"
 
 
+@pytest.mark.slow
 @pytest.mark.container
 def test_a_scratch_server_of_another_major_is_refused(
     server: Server, applied: Any, containers: Any, tmp_path: Path
@@ -786,6 +787,7 @@ def test_verify_yml(server: Server, applied: Any, change: Callable[[str], None],
     assert "constraint public.student.student_school: expected present, found missing" in document["error"]["message"]
 
 
+@pytest.mark.slow
 def test_verify_yml_counts_what_passed_when_asked_to(applied: Any, playbook: Any) -> None:
     playbook.variables["pgops_database"] = applied.database
     _rc, output, _document = playbook("verify.yml", verify_verbose=False)

@@ -44,6 +44,7 @@ def pytest_of(folder: Path, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+@pytest.mark.slow
 def test_a_whole_run_is_kept_once_and_the_next_is_held_against_it(suite: Path) -> None:
     file = suite / suite_times.FILE
     rc, told = pytest_of(suite, "-n", "2", "-m", "not slow")
