@@ -10,7 +10,8 @@ SHELL := /bin/sh
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; print(sys._base_executable); sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; done | tail -n 1)
 # More workers than cores: a test waits for half of its time.
-PYTEST = .venv/bin/python -m pytest -n 4 --dist worksteal
+# Hundreds of processes start: without byte code each would compile its modules again.
+PYTEST = env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m pytest -n 4 --dist worksteal
 
 .NOTPARALLEL:
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import key_scan
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
@@ -229,7 +230,7 @@ def count_orphans(conn: Connection, key: Mapping[str, Any]) -> tuple[int, list[s
     """:param key: a foreign key as :func:`find_foreign_key` gives it.
     :return: how many rows have no parent, and at most ten of them by id, or by ctid where the id may be a name.
     Takes ACCESS SHARE on both tables."""
-    row = fetch_one(conn, sql.SQL("SELECT count(*) AS number") + orphans_from(key))
+    row = fetch_one(conn, key_scan.in_order(conn, key) + sql.SQL("SELECT count(*) AS number") + orphans_from(key))
     number = int(row["number"]) if row else 0
     if not number:
         return 0, []

@@ -47,6 +47,7 @@ def test_check_mode_shows_the_table_and_the_repair_and_writes_nothing(site: Play
     assert found["recorded"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 def test_adopt_writes_the_repair_records_and_migrate_goes_on(site: Playbook, target: Any) -> None:
     legacy.sequelize(target, legacy.FIRST_THREE)

@@ -431,6 +431,7 @@ def test_the_screen_counts_the_checks_or_names_each() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.begins()
 def test_verify_yml_runs_the_checks_of_the_tree(playbook: Any, target: Any, server: Any) -> None:
     done = playbook("verify.yml")

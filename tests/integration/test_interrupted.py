@@ -386,6 +386,7 @@ def test_after_kill_9_of_ansible_the_job_ends_with_its_lease(playbook: Any, targ
     assert "20260101000002 slow applied" in stdout
 
 
+@pytest.mark.slow
 def test_after_kill_9_of_ansible_alone_its_worker_asks_the_job_to_stop(playbook: Any, target: Any) -> None:
     in_playbook(playbook, target)
     playbook.variables["pgops_lease"] = 600

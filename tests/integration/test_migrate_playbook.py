@@ -111,6 +111,7 @@ def test_tags_plan_runs_guard_plan_and_report_and_touches_nothing(site: Playbook
     assert Path(result.json["report"]).is_file()
 
 
+@pytest.mark.slow
 def test_a_phase_is_switched_off_by_a_variable(site: Playbook) -> None:
     result = site("migrate.yml", pgops_phases=["preflight", "plan", "verify", "report"])
     assert result.rc == 0, result.output
@@ -153,6 +154,7 @@ def test_a_failing_statement_ends_the_run_with_report_and_next_commands(site: Pl
     assert journal(site, result)[-1]["event"] == "run_failed"
 
 
+@pytest.mark.slow
 def test_a_verification_that_fails_ends_the_run_with_its_list_and_the_way_back(site: Playbook) -> None:
     folder = tree_of(site).add_sql(
         "20260101000002", "desks", "CREATE TABLE public.desks (id integer PRIMARY KEY);\n", "DROP TABLE public.desks;\n"
@@ -223,6 +225,7 @@ def test_reports_are_private_and_in_three_forms(site: Playbook) -> None:
     assert re.search(r"^\S+Z END succeeded after ", log, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_target_that_there_is_not_is_not_told_to_be_typed_again(site: Playbook) -> None:
     result = site("migrate.yml", "--tags", "plan", migrate_target="20270101000000")
     assert result.rc == 2
@@ -450,6 +453,7 @@ def test_stop_reaches_a_run_that_is_still_in_its_backup(site: Playbook) -> None:
     assert "public.beds" in relations(site)
 
 
+@pytest.mark.slow
 def test_a_folder_for_jobs_that_cannot_be_written_is_named(site: Playbook) -> None:
     result = site("migrate.yml", ansible_async_dir="/proc/nowhere")
     assert result.rc == 2

@@ -68,6 +68,7 @@ def test_a_migration_and_its_rollback_tell_how_they_ended(site: Playbook, webhoo
     assert shown_nowhere(site, up.output, down.output, again.output)
 
 
+@pytest.mark.slow
 def test_a_host_that_cannot_be_reached_is_told_by_the_callback(site: Playbook, webhook: Webhook) -> None:
     site.hosts["local"]["local-1"] = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 9}
     result = site("migrate.yml")
@@ -78,6 +79,7 @@ def test_a_host_that_cannot_be_reached_is_told_by_the_callback(site: Playbook, w
     assert shown_nowhere(site, result.output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "whole_group"),
     [(signal.SIGINT, True), pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow)],

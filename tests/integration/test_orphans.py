@@ -5,10 +5,11 @@ placeholder that the version declares for a parent."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, statements, way_back
+from ansible_collections.whitecross.pgops.plugins.module_utils import integrity, migrate, statements, way_back
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
@@ -46,6 +47,44 @@ def migrations(target: Any, tmp_path: Any) -> list[dict[str, Any]]:
     tree = TestTree(tmp_path / "sql")
     tree.add(V1, "own_pets", STEPS, {"up.sql.j2": UP, "down.sql.j2": DOWN})
     return tree.render()
+
+
+def test_two_large_tables_are_counted_by_their_indexes_and_the_session_stays_as_it_was(
+    target: Any, superuser_connection: Any
+) -> None:
+    do(
+        target,
+        "CREATE TABLE people (id bigint PRIMARY KEY, name text)",
+        "CREATE TABLE pets (id bigint PRIMARY KEY, owner bigint, name text)",
+        "INSERT INTO people SELECT n, repeat('n', 60) FROM generate_series(1, 150000) AS n",
+        "INSERT INTO pets SELECT n, n * 7919 % 150000 + 2, repeat('n', 60) FROM generate_series(1, 150000) AS n",
+        "CREATE INDEX pets_owner_idx ON pets (owner)",
+        "ALTER TABLE pets ADD CONSTRAINT pets_owner FOREIGN KEY (owner) REFERENCES people (id) NOT VALID",
+    )
+
+    def read() -> int:
+        """How many entries of the index of the pets' owners were read; the planner itself looks at its ends."""
+        with superuser_connection.cursor() as cursor:
+            cursor.execute("SELECT pg_stat_clear_snapshot()")
+            cursor.execute("SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'pets_owner_idx'")
+            return int(cursor.fetchone()[0])
+
+    seen = []
+    with closing(connect(target, application_name="pgops test")) as conn, conn.cursor() as cursor:
+        key = integrity.find_foreign_key(conn, "public", "pets", "pets_owner")
+        assert key is not None
+        for vacuumed in (False, True):
+            if vacuumed:
+                do(target, "VACUUM (ANALYZE) people", "VACUUM (ANALYZE) pets")
+            before = read()
+            assert integrity.count_orphans(conn, key) == (1, ["82321"])
+            cursor.execute("SELECT pg_stat_force_next_flush()")
+            cursor.execute(
+                "SELECT current_setting('enable_hashjoin'), current_setting('max_parallel_workers_per_gather')"
+            )
+            assert cursor.fetchone() == ("on", "2")
+            seen.append(read() - before >= 150_000)
+    assert seen == [False, True]
 
 
 def test_orphans_are_counted_before_and_told_by_ten_ids_and_the_query(target: Any, migrations: Any) -> None:

@@ -105,6 +105,7 @@ def fits_without_statement(schema: dict[str, Any], result: Result) -> dict[str, 
     return result.json
 
 
+@pytest.mark.slow
 def test_the_file_is_private_and_its_folder_is_made(site: Playbook, schema: dict[str, Any]) -> None:
     path = site.folder / "made" / "for it" / "result.json"
     fits(schema, site("migrate.yml", "--tags", "plan", pgops_json=str(path)), "migrate", ok=True)

@@ -314,6 +314,7 @@ def test_after_ctrl_c_the_printed_command_goes_no_further_back(
     assert versions(server, database) == [V1, V2, V3]
 
 
+@pytest.mark.slow
 def test_rows_written_after_the_backup_stop_the_way_down(applied: Any, server: Any, database: str) -> None:
     process = applied.start("rollback.yml", rollback_confirm=database)
     assert process.stdout is not None

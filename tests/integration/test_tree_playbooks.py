@@ -16,6 +16,7 @@ def sql(playbook: Playbook) -> Path:
     return playbook.copy_sql()
 
 
+@pytest.mark.slow
 def test_lint_needs_no_limit_and_finds_the_shipped_tree_sound(playbook: Playbook) -> None:
     result = playbook("lint.yml", limit=None)
     assert result.rc == 0, result.output
