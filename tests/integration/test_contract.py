@@ -99,6 +99,23 @@ def test_a_contract_waits_for_the_sessions_of_the_old_code(
         new.close()
 
 
+def test_a_contract_that_was_begun_goes_on_though_the_old_code_has_come_back(
+    server: Server, target: Target, tree: list[dict[str, Any]]
+) -> None:
+    aged(server, target, 8)
+    server.execute("ALTER TABLE public.rooms ADD COLUMN note integer", database=target.database)
+    with pytest.raises(PgopsError, match="note"):
+        migrate.apply(target, tree, asked(), way())
+    server.execute("ALTER TABLE public.rooms DROP COLUMN note", database=target.database)
+    parameters = {"host": server.host, "port": server.port, "passfile": str(server.passfile), "user": "postgres"}
+    old = psycopg2.connect(dbname=target.database, application_name="school_web_1.4", **parameters)
+    try:
+        migrate.apply(target, tree, asked(), way())
+    finally:
+        old.close()
+    assert applied(server, target) == [EXPAND, CONTRACT, NEXT]
+
+
 def test_a_contract_goes_before_its_time_where_somebody_says_why(
     server: Server, target: Target, tree: list[dict[str, Any]]
 ) -> None:
