@@ -42,10 +42,10 @@ clean:  ## remove what demo and test made in this folder: .venv, .local, caches
 	@rm -rf .venv .local .ansible build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './collections/*' -prune -exec rm -rf {} +
 
-test: packages venv-test image lint  ## lint, unit, integration and Molecule tests; at most 25 minutes on 2 cores
+test: packages venv-test image  ## lint, unit, integration and Molecule tests; at most 25 minutes on 2 cores
 	@$(PYTEST) -m 'not slow'
 
-test-all: packages-all venv-test image lint  ## the same and the long ones: more majors, long faults, sequelize-cli and prisma
+test-all: packages-all venv-test image  ## the same and the long ones: more majors, long faults, sequelize-cli and prisma
 	@$(PYTEST)
 
 lint: venv-test  ## ruff, mypy --strict, yamllint, ansible-lint (production profile)

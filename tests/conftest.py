@@ -65,8 +65,9 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Each worker gets an equal run of the list: Molecule's minutes begin the runs, at the end they would leave others idle."""
-    long = [item for item in items if item.path.parent.name == "molecule"]
+    """Each worker gets an equal run of the list: Molecule's and lint's minutes begin the runs, at the end they would leave others
+    idle."""
+    long = [item for item in items if item.path.parent.name in ("molecule", "lint")]
     rest = [item for item in items if item not in long]
     workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
     ordered: list[pytest.Item] = []

@@ -25,17 +25,22 @@ CHECKS = {
 AT_ONCE = 2
 
 
-def run(name: str) -> bool:
-    """Run one check and print what it said. :return: whether it passed."""
+def done(name: str) -> subprocess.CompletedProcess[str]:
+    """Run one check. :return: how it ended, and what it said."""
     environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}", "NO_COLOR": "1"}
-    command, begun = CHECKS[name], time.monotonic()
-    done = subprocess.run(
-        [str(BIN / command[0]), *command[1:]], cwd=ROOT, env=environment, check=False,
+    return subprocess.run(
+        [str(BIN / CHECKS[name][0]), *CHECKS[name][1:]], cwd=ROOT, env=environment, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    told = "ok" if done.returncode == 0 else f"FAILED ({done.returncode})"
-    print(f"{done.stdout}lint: {name} {told}, {time.monotonic() - begun:.0f} s", flush=True)
-    return done.returncode == 0
+
+
+def run(name: str) -> bool:
+    """Run one check and print what it said. :return: whether it passed."""
+    begun = time.monotonic()
+    ended = done(name)
+    told = "ok" if ended.returncode == 0 else f"FAILED ({ended.returncode})"
+    print(f"{ended.stdout}lint: {name} {told}, {time.monotonic() - begun:.0f} s", flush=True)
+    return ended.returncode == 0
 
 
 def main() -> int:
