@@ -18,7 +18,6 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     catalog,
     declared,
     effects,
-    existing,
     ledger,
     legacy_fence,
     legacy_ledger,
@@ -114,7 +113,7 @@ class Verdict:
 class Assessment:
     """What there is, and what becomes of it; plain data but for what recording needs.
 
-    :ivar proofs: version -> what it is adopted by; ``earlier`` see ``effects.Chain``.
+    :ivar proofs: version -> what it is adopted by; ``progress`` see ``effects.Chain``.
     :ivar state: ledger head and catalog fingerprint, which must not move until it is recorded.
     :ivar baseline: see ``baseline.judge``, where one was asked for; ``objects`` is what it holds.
     :ivar kept_as: the name of the baseline that is recorded already.
@@ -127,7 +126,7 @@ class Assessment:
     state: dict[str, str]
     proofs: dict[str, dict[str, Any]] = field(default_factory=dict)
     repair: dict[str, Any] | None = None
-    earlier: dict[str, set[str]] = field(default_factory=dict)
+    progress: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     accepted: list[str] = field(default_factory=list)
     text_ids: list[dict[str, Any]] = field(default_factory=list)
     baseline: dict[str, Any] | None = None
@@ -246,7 +245,7 @@ def _assess(
             state,
             proofs=judge.proofs,
             repair=judge.folder(),
-            earlier=chain.earlier,
+            progress=chain.progress,
             accepted=sorted(judge.accepted),
             kept_as=kept_as,
         )
@@ -450,23 +449,38 @@ class _Judge:
 
     def _proof(self, version: str, scratch: Connection) -> dict[str, Any]:
         """What the version is adopted by: the objects as they are declared, a fingerprint of them as they were found, and what
-        is accepted."""
+        is accepted.
+
+        ``since`` has what the version and those after it make of an object, where that is not what was found: when the
+        later ones are gone, it is there. ``unrepaired`` has the objects that a repair changes as they were found.
+        """
         chain, found = self._presence.chain, self._presence.found
         states = self._presence.effects(version)
-        objects = {}
+        objects, since, unrepaired = {}, {}, {}
         for key, state in states.items():
             # What is missing may be missing when the version goes down, too: a repair brings it, and takes it away.
             definition = found.get(key)
-            if definition is not None and state != effects.PRESENT and key not in self.accepted:
+            if definition is None:
+                continue
+            if state != effects.PRESENT and key not in self.accepted:
+                unrepaired[key] = accepted_differences.plain(definition)
                 definition = chain.at(key, version)
-            if definition is not None:
-                objects[key] = {name: value for name, value in definition.items() if name not in catalog.ATTENDANT}
+            if definition is None:
+                continue
+            objects[key] = accepted_differences.plain(definition)
+            others = [
+                made for made in map(accepted_differences.plain, chain.since(key, version)) if made != objects[key]
+            ]
+            if others:
+                since[key] = others
         seen = {key: found[key] for key in objects if key in found}
         return {
             "fingerprint": catalog.fingerprint(seen, ignore=catalog.ATTENDANT),
             "found": len(seen),
             "of": len(states),
             "objects": objects,
+            "since": since,
+            "unrepaired": unrepaired,
             "accepted": {
                 key: accepted_differences.record(chain.at(key, version), found.get(key), key, scratch)
                 for key, state in states.items()
@@ -831,8 +845,8 @@ def _record(conn: Connection, migrations: Sequence[Mapping[str, Any]], assessmen
                 migration,
                 way.run,
                 applied_by=who,
-                adopted={**words, "objects": proof["objects"], "accepted": proof["accepted"]},
-                progress=[_as_if_made(step, assessment.earlier[version]) for step in migration["steps"]],
+                adopted={**words, **{name: proof[name] for name in ("objects", "since", "unrepaired", "accepted")}},
+                progress=assessment.progress[version],
             )
             ledger.append_audit(
                 conn, "adopted", run_id=way.run.id, version=version, detail={**words, "who": who, "why": way.run.why}
@@ -852,28 +866,3 @@ def _record(conn: Connection, migrations: Sequence[Mapping[str, Any]], assessmen
             },
         )
     ledger.finish_run(conn, way.run.id, "adopted")
-
-
-def _as_if_made(step: Mapping[str, Any], earlier: set[str]) -> dict[str, Any]:
-    """The progress of a step that made everything but what an earlier version makes: what is there belongs to its version."""
-    if step["kind"] == "sql":
-        named = {
-            existing.describe(made)
-            for statement in [*step["up"], *(step.get("down") or [])]
-            for made in (statement.get("creates"), statement.get("destroys"))
-            if made
-        }
-        return {"skipped": sorted((named & earlier) - existing.dropped_by(step["up"]))}
-    if step["kind"] == "indexes":
-        names = [f"{item.get('schema') or 'public'}.{item['name']}" for item in step["indexes"]]
-        return {
-            "built": [name for name in names if f"index {name}" not in earlier],
-            "present": [f"index {name}" for name in names if f"index {name}" in earlier],
-        }
-    if step["kind"] == "validate":
-        return {
-            "validated": [
-                f"{item.get('schema') or 'public'}.{item['table']}.{item['constraint']}" for item in step["constraints"]
-            ]
-        }
-    return {}
