@@ -14,6 +14,7 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     accepted_differences,
+    as_if_made,
     baseline,
     catalog,
     declared,
@@ -57,7 +58,7 @@ _SEED = re.compile(r"\bON\s+CONFLICT\b.*\bDO\s+NOTHING\b", re.IGNORECASE | re.DO
 _NOT_OURS = """
 SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name, r.rolname::text AS owner, r.rolsuper AS superuser
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
- WHERE c.relkind IN ('r', 'p') AND (n.nspname, c.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
+ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND (n.nspname, c.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
    AND NOT pg_has_role(current_user, c.relowner, 'USAGE')
  ORDER BY 1
 """
@@ -67,6 +68,10 @@ SELECT wanted.name, r.rolname::text AS owner, r.rolsuper AS superuser
  WHERE NOT pg_has_role(current_user, t.typowner, 'USAGE')
  ORDER BY 1
 """
+_ROLES_NOT_OURS = "SELECT rolname::text AS owner, rolsuper AS superuser FROM pg_roles WHERE NOT pg_has_role(current_user, oid, 'USAGE')"
+_EXTENSIONS_NOT_OURS = (
+    "SELECT extname::text AS name FROM pg_extension WHERE NOT pg_has_role(current_user, extowner, 'USAGE')"
+)
 
 
 @dataclass(frozen=True)
@@ -250,7 +255,7 @@ def _assess(
             kept_as=kept_as,
         )
     if assessment.adopted:
-        _refuse_other_owner(target, conn, chain, swapped)
+        _refuse_other_owner(target, conn, chain, swapped, found)
     return assessment
 
 
@@ -610,14 +615,18 @@ def _is_known(chain: effects.Chain, found: catalog.Inventory, table: str) -> boo
 
 
 def _refuse_other_owner(
-    target: Target, conn: Connection, chain: effects.Chain, swapped: Sequence[effects.Twin]
+    target: Target,
+    conn: Connection,
+    chain: effects.Chain,
+    swapped: Sequence[effects.Twin],
+    there: catalog.Inventory,
 ) -> None:
-    """Tables and types of the tree, and the twins that take the place of its types: a version or the repair changes them."""
+    """What the tree makes, and the twins that take the place of its types: a version, its way down or the repair changes them."""
     tables = sorted(
         {
             (state["schema"], state["table"])
             for key in chain.states
-            if catalog.kind_of(key) == "table"
+            if catalog.kind_of(key) in ("table", "view", "materialized view", "foreign table")
             for state in chain.ever(key)
         }
     )
@@ -626,8 +635,17 @@ def _refuse_other_owner(
     found = {
         "table": fetch_all(conn, _NOT_OURS, ([schema for schema, _ in tables], [table for _, table in tables])),
         "type": fetch_all(conn, _TYPES_NOT_OURS, (sorted(types),)),
+        "function": [],
+        "procedure": [],
     }
-    rows = [*found["table"], *found["type"]]
+    others = {row["owner"]: row["superuser"] for row in fetch_all(conn, _ROLES_NOT_OURS)}
+    for key in sorted(chain.states.keys() & there.keys()):
+        owner = there[key].get("owner")
+        if catalog.kind_of(key) in ("function", "procedure") and owner in others:
+            found[catalog.kind_of(key)].append(
+                {"name": catalog.name_of(key), "owner": owner, "superuser": others[owner]}
+            )
+    rows = [row for some in found.values() for row in some]
     if not rows:
         return
     told = " and ".join(f"{len(some)} {kind}{'s' if len(some) > 1 else ''}" for kind, some in found.items() if some)
@@ -821,6 +839,8 @@ def _record(conn: Connection, migrations: Sequence[Mapping[str, Any]], assessmen
     who = _who(conn, way)
     verdicts = {verdict.version: verdict for verdict in assessment.verdicts}
     repaired = assessment.repair["version"] if assessment.repair else None
+    # They cannot be given over, and are often made by a superuser for everybody.
+    others = {f"extension {row['name']}" for row in fetch_all(conn, _EXTENSIONS_NOT_OURS)}
     ledger.ensure(conn)
     ledger.start_run(conn, way.run)
     with ledger.transaction(conn, "SET LOCAL synchronous_commit = on"):
@@ -846,7 +866,7 @@ def _record(conn: Connection, migrations: Sequence[Mapping[str, Any]], assessmen
                 way.run,
                 applied_by=who,
                 adopted={**words, **{name: proof[name] for name in ("objects", "since", "unrepaired", "accepted")}},
-                progress=assessment.progress[version],
+                progress=as_if_made.leaving(assessment.progress[version], migration, others),
             )
             ledger.append_audit(
                 conn, "adopted", run_id=way.run.id, version=version, detail={**words, "who": who, "why": way.run.why}

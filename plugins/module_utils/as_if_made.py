@@ -9,7 +9,7 @@ right before a step is what the step would have found.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import catalog_states, existing, states_before
@@ -42,6 +42,20 @@ def progress(conn: Connection, migration: Mapping[str, Any], ordinal: int) -> di
     if step["kind"] == "validate":
         return _validate(conn, step)
     return {}
+
+
+def leaving(
+    made: Sequence[Mapping[str, Any]], migration: Mapping[str, Any], words: Collection[str]
+) -> list[dict[str, Any]]:
+    """:param made: the progress of each step of the version.
+    :param words: objects, in the words of :func:`existing.describe`, that this role may not drop.
+    :return: the same, as if those had been there before the version: they stay."""
+    kept = []
+    for step, before in zip(migration["steps"], made):
+        undone = [existing.describe(gone) for gone in map(existing.dropped, step.get("down") or []) if gone]
+        stay = [word for word in undone if word in words and word not in before.get("there_before", [])]
+        kept.append({**before, **({"there_before": [*before.get("there_before", []), *stay]} if stay else {})})
+    return kept
 
 
 def _sql(conn: Connection, migration: Mapping[str, Any], ordinal: int, step: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,6 +55,16 @@ def forget_and_adopt(server: Server, target: Any, tree: list[dict[str, Any]], **
     return adoption.adopt(target, tree, adoption.Request(NAMES, **asked), way())
 
 
+def write_repair(tree: TestTree, found: dict[str, Any]) -> str:
+    """Put the repair of an adoption into the tree. :return: its version."""
+    repair = found["repair"]
+    path = tree.folder / "migrations" / f"{repair['version']}_{repair['name']}"
+    path.mkdir()
+    for name, text in repair["files"].items():
+        (path / name).write_text(text, encoding="utf-8")
+    return str(repair["version"])
+
+
 def stages(target: Any, tree: list[dict[str, Any]]) -> list[catalog.Inventory]:
     """Apply the tree version by version. :return: the schema before the first, and after each."""
     seen = [inventory(target)]
@@ -235,17 +245,13 @@ def test_what_a_repair_had_completed_goes_down_after_the_repair(server: Server, 
         database=target.database,
     )
     found = forget_and_adopt(server, target, tree.render())
-    repair = found["repair"]
-    path = tree.folder / "migrations" / f"{repair['version']}_{repair['name']}"
-    path.mkdir()
-    for name, text in repair["files"].items():
-        (path / name).write_text(text, encoding="utf-8")
+    repair = write_repair(tree, found)
     # Without it the way down was written for something else.
     with pytest.raises(PgopsError, match="what is there is not what its way down was written for") as caught:
         preview_revert(target, Reverts())
-    assert repair["version"] in str(caught.value.hint)
-    assert apply(target, tree.render()) == [repair["version"]]
-    assert revert(target, through=V1) == [repair["version"], V1]
+    assert repair in str(caught.value.hint)
+    assert apply(target, tree.render()) == [repair]
+    assert revert(target, through=V1) == [repair, V1]
     assert differences(before, target) == []
 
 
@@ -266,6 +272,53 @@ def test_what_was_accepted_goes_down_whatever_a_later_version_made_of_the_rest(
     assert found["recorded"] == [V1, V2]
     assert revert(target, through=V1) == [V2, V1]
     assert differences(before, target) == []
+
+
+def test_a_function_with_arguments_that_a_repair_brought_goes_with_it(
+    server: Server, target: Any, tree: TestTree
+) -> None:
+    tree.add_sql(
+        V1,
+        "words",
+        "CREATE TABLE public.words (word text);\n"
+        "CREATE FUNCTION public.longer(a text, b integer) RETURNS boolean LANGUAGE sql RETURN length(a) > b;\n",
+        "DROP FUNCTION IF EXISTS public.longer(text, integer);\nDROP TABLE IF EXISTS public.words;\n",
+    )
+    before = inventory(target)
+    apply(target, tree.render())
+    do(target, "DROP FUNCTION longer(text, integer)")
+    repair = write_repair(tree, forget_and_adopt(server, target, tree.render()))
+    assert apply(target, tree.render()) == [repair]
+    assert verify.verify({target.database: target})[target.database]["passed"]
+    assert revert(target, through=V1) == [repair, V1]
+    assert differences(before, target) == []
+
+
+def test_an_extension_of_somebody_else_stays_and_a_function_is_named_before_any_change(
+    server: Server, target: Any, tree: TestTree
+) -> None:
+    tree.add_sql(
+        V1,
+        "search",
+        "CREATE EXTENSION pg_trgm WITH SCHEMA public;\nCREATE TABLE public.words (word text);\n"
+        "CREATE FUNCTION public.alike(a text, b text) RETURNS boolean LANGUAGE sql RETURN a % b;\n",
+        "DROP FUNCTION IF EXISTS public.alike(text, text);\nDROP TABLE IF EXISTS public.words;\n"
+        "DROP EXTENSION IF EXISTS pg_trgm;\n",
+    )
+    before = inventory(target)
+    server.execute("CREATE EXTENSION pg_trgm WITH SCHEMA public", database=target.database)
+    apply(target, tree.render())
+    server.execute("ALTER FUNCTION alike(text, text) OWNER TO postgres", database=target.database)
+    with pytest.raises(
+        PgopsError, match=r"may not change 1 function of .*\(public.alike\(a text, b text\)\)"
+    ) as caught:
+        forget_and_adopt(server, target, tree.render())
+    server.execute(
+        caught.value.message.rpartition(f"in {target.database}: ")[2].partition(". ")[0], database=target.database
+    )
+    forget_and_adopt(server, target, tree.render())
+    assert revert(target) == [V1]
+    assert {key for key in inventory(target) if key not in before} == {"extension pg_trgm"}
 
 
 # ---------------------------------------------------------------------------------------------------- the shipped chain
