@@ -310,7 +310,8 @@ class _Judge:
         row = self._book.get(version)
         if row is not None and row.state == "applied":
             return verdict
-        signs = [key for key in states if effects.is_sign(key)] or list(states)
+        # What was accepted as an earlier version's is no sign of this one.
+        signs = [key for key in states if effects.is_sign(key) and key not in self.accepted] or list(states)
         bad = {key: state for key, state in states.items() if state != effects.PRESENT}
         if not states:
             verdict.catalog, verdict.action = UNTOLD, PENDING

@@ -274,6 +274,28 @@ def test_what_was_accepted_goes_down_whatever_a_later_version_made_of_the_rest(
     assert differences(before, target) == []
 
 
+def test_what_was_accepted_is_no_sign_of_a_later_version_that_changes_it(
+    server: Server, target: Any, tree: TestTree
+) -> None:
+    tree.add_sql(V1, "pupils", V1_UP, V1_DOWN)
+    tree.add_sql(
+        V2,
+        "default",
+        "ALTER TABLE public.pupils ADD COLUMN more text;\nALTER TABLE public.pupils ALTER COLUMN grade SET DEFAULT 'K';\n",
+        "ALTER TABLE public.pupils ALTER COLUMN grade DROP DEFAULT;\nALTER TABLE public.pupils DROP COLUMN more;\n",
+    )
+    assert apply(target, tree.render(), steps=1) == [V1]
+    do(target, "ALTER TABLE pupils ALTER COLUMN grade SET NOT NULL")
+    before = inventory(target)
+    found = forget_and_adopt(server, target, tree.render(), accept=("column public.pupils.grade",))
+    assert (found["recorded"], found["repair"]) == ([V1], None)
+    assert apply(target, tree.render()) == [V2]
+    assert verify.verify({target.database: target})[target.database]["passed"]
+    assert revert(target) == [V2]
+    assert differences(before, target) == []
+    assert revert(target) == [V1]
+
+
 def test_a_function_with_arguments_that_a_repair_brought_goes_with_it(
     server: Server, target: Any, tree: TestTree
 ) -> None:
