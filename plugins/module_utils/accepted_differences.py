@@ -60,10 +60,11 @@ def record(
     if catalog.kind_of(key) == "index":
         row = fetch_one(scratch, _LEADING_COLUMNS, (catalog.name_of(key),))
         columns = list((row or {}).get("columns") or [])
-    return {"declared": _plain(declared), "found": _plain(found), "columns": columns}
+    return {"declared": plain(declared), "found": plain(found), "columns": columns}
 
 
-def _plain(definition: catalog.Definition | None) -> catalog.Definition | None:
+def plain(definition: catalog.Definition | None) -> catalog.Definition | None:
+    """:return: what makes an object what it is, as the ledger keeps it."""
     if definition is None:
         return None
     return {name: value for name, value in definition.items() if name not in catalog.ATTENDANT}

@@ -14,11 +14,11 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     accepted_differences,
+    as_if_made,
     baseline,
     catalog,
     declared,
     effects,
-    existing,
     ledger,
     legacy_fence,
     legacy_ledger,
@@ -58,7 +58,7 @@ _SEED = re.compile(r"\bON\s+CONFLICT\b.*\bDO\s+NOTHING\b", re.IGNORECASE | re.DO
 _NOT_OURS = """
 SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name, r.rolname::text AS owner, r.rolsuper AS superuser
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles r ON r.oid = c.relowner
- WHERE c.relkind IN ('r', 'p') AND (n.nspname, c.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
+ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND (n.nspname, c.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
    AND NOT pg_has_role(current_user, c.relowner, 'USAGE')
  ORDER BY 1
 """
@@ -68,6 +68,10 @@ SELECT wanted.name, r.rolname::text AS owner, r.rolsuper AS superuser
  WHERE NOT pg_has_role(current_user, t.typowner, 'USAGE')
  ORDER BY 1
 """
+_ROLES_NOT_OURS = "SELECT rolname::text AS owner, rolsuper AS superuser FROM pg_roles WHERE NOT pg_has_role(current_user, oid, 'USAGE')"
+_EXTENSIONS_NOT_OURS = (
+    "SELECT extname::text AS name FROM pg_extension WHERE NOT pg_has_role(current_user, extowner, 'USAGE')"
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class Verdict:
 class Assessment:
     """What there is, and what becomes of it; plain data but for what recording needs.
 
-    :ivar proofs: version -> what it is adopted by; ``earlier`` see ``effects.Chain``.
+    :ivar proofs: version -> what it is adopted by; ``progress`` see ``effects.Chain``.
     :ivar state: ledger head and catalog fingerprint, which must not move until it is recorded.
     :ivar baseline: see ``baseline.judge``, where one was asked for; ``objects`` is what it holds.
     :ivar kept_as: the name of the baseline that is recorded already.
@@ -127,7 +131,7 @@ class Assessment:
     state: dict[str, str]
     proofs: dict[str, dict[str, Any]] = field(default_factory=dict)
     repair: dict[str, Any] | None = None
-    earlier: dict[str, set[str]] = field(default_factory=dict)
+    progress: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     accepted: list[str] = field(default_factory=list)
     text_ids: list[dict[str, Any]] = field(default_factory=list)
     baseline: dict[str, Any] | None = None
@@ -246,12 +250,12 @@ def _assess(
             state,
             proofs=judge.proofs,
             repair=judge.folder(),
-            earlier=chain.earlier,
+            progress=chain.progress,
             accepted=sorted(judge.accepted),
             kept_as=kept_as,
         )
     if assessment.adopted:
-        _refuse_other_owner(target, conn, chain, swapped)
+        _refuse_other_owner(target, conn, chain, swapped, found)
     return assessment
 
 
@@ -306,7 +310,8 @@ class _Judge:
         row = self._book.get(version)
         if row is not None and row.state == "applied":
             return verdict
-        signs = [key for key in states if effects.is_sign(key)] or list(states)
+        # What was accepted as an earlier version's is no sign of this one.
+        signs = [key for key in states if effects.is_sign(key) and key not in self.accepted] or list(states)
         bad = {key: state for key, state in states.items() if state != effects.PRESENT}
         if not states:
             verdict.catalog, verdict.action = UNTOLD, PENDING
@@ -450,23 +455,38 @@ class _Judge:
 
     def _proof(self, version: str, scratch: Connection) -> dict[str, Any]:
         """What the version is adopted by: the objects as they are declared, a fingerprint of them as they were found, and what
-        is accepted."""
+        is accepted.
+
+        ``since`` has what the version and those after it make of an object, where that is not what was found: when the
+        later ones are gone, it is there. ``unrepaired`` has the objects that a repair changes as they were found.
+        """
         chain, found = self._presence.chain, self._presence.found
         states = self._presence.effects(version)
-        objects = {}
+        objects, since, unrepaired = {}, {}, {}
         for key, state in states.items():
             # What is missing may be missing when the version goes down, too: a repair brings it, and takes it away.
             definition = found.get(key)
-            if definition is not None and state != effects.PRESENT and key not in self.accepted:
+            if definition is None:
+                continue
+            if state != effects.PRESENT and key not in self.accepted:
+                unrepaired[key] = accepted_differences.plain(definition)
                 definition = chain.at(key, version)
-            if definition is not None:
-                objects[key] = {name: value for name, value in definition.items() if name not in catalog.ATTENDANT}
+            if definition is None:
+                continue
+            objects[key] = accepted_differences.plain(definition)
+            others = [
+                made for made in map(accepted_differences.plain, chain.since(key, version)) if made != objects[key]
+            ]
+            if others:
+                since[key] = others
         seen = {key: found[key] for key in objects if key in found}
         return {
             "fingerprint": catalog.fingerprint(seen, ignore=catalog.ATTENDANT),
             "found": len(seen),
             "of": len(states),
             "objects": objects,
+            "since": since,
+            "unrepaired": unrepaired,
             "accepted": {
                 key: accepted_differences.record(chain.at(key, version), found.get(key), key, scratch)
                 for key, state in states.items()
@@ -596,14 +616,18 @@ def _is_known(chain: effects.Chain, found: catalog.Inventory, table: str) -> boo
 
 
 def _refuse_other_owner(
-    target: Target, conn: Connection, chain: effects.Chain, swapped: Sequence[effects.Twin]
+    target: Target,
+    conn: Connection,
+    chain: effects.Chain,
+    swapped: Sequence[effects.Twin],
+    there: catalog.Inventory,
 ) -> None:
-    """Tables and types of the tree, and the twins that take the place of its types: a version or the repair changes them."""
+    """What the tree makes, and the twins that take the place of its types: a version, its way down or the repair changes them."""
     tables = sorted(
         {
             (state["schema"], state["table"])
             for key in chain.states
-            if catalog.kind_of(key) == "table"
+            if catalog.kind_of(key) in ("table", "view", "materialized view", "foreign table")
             for state in chain.ever(key)
         }
     )
@@ -612,8 +636,17 @@ def _refuse_other_owner(
     found = {
         "table": fetch_all(conn, _NOT_OURS, ([schema for schema, _ in tables], [table for _, table in tables])),
         "type": fetch_all(conn, _TYPES_NOT_OURS, (sorted(types),)),
+        "function": [],
+        "procedure": [],
     }
-    rows = [*found["table"], *found["type"]]
+    others = {row["owner"]: row["superuser"] for row in fetch_all(conn, _ROLES_NOT_OURS)}
+    for key in sorted(chain.states.keys() & there.keys()):
+        owner = there[key].get("owner")
+        if catalog.kind_of(key) in ("function", "procedure") and owner in others:
+            found[catalog.kind_of(key)].append(
+                {"name": catalog.name_of(key), "owner": owner, "superuser": others[owner]}
+            )
+    rows = [row for some in found.values() for row in some]
     if not rows:
         return
     told = " and ".join(f"{len(some)} {kind}{'s' if len(some) > 1 else ''}" for kind, some in found.items() if some)
@@ -807,6 +840,8 @@ def _record(conn: Connection, migrations: Sequence[Mapping[str, Any]], assessmen
     who = _who(conn, way)
     verdicts = {verdict.version: verdict for verdict in assessment.verdicts}
     repaired = assessment.repair["version"] if assessment.repair else None
+    # They cannot be given over, and are often made by a superuser for everybody.
+    others = {f"extension {row['name']}" for row in fetch_all(conn, _EXTENSIONS_NOT_OURS)}
     ledger.ensure(conn)
     ledger.start_run(conn, way.run)
     with ledger.transaction(conn, "SET LOCAL synchronous_commit = on"):
@@ -831,8 +866,8 @@ def _record(conn: Connection, migrations: Sequence[Mapping[str, Any]], assessmen
                 migration,
                 way.run,
                 applied_by=who,
-                adopted={**words, "objects": proof["objects"], "accepted": proof["accepted"]},
-                progress=[_as_if_made(step, assessment.earlier[version]) for step in migration["steps"]],
+                adopted={**words, **{name: proof[name] for name in ("objects", "since", "unrepaired", "accepted")}},
+                progress=as_if_made.leaving(assessment.progress[version], migration, others),
             )
             ledger.append_audit(
                 conn, "adopted", run_id=way.run.id, version=version, detail={**words, "who": who, "why": way.run.why}
@@ -852,28 +887,3 @@ def _record(conn: Connection, migrations: Sequence[Mapping[str, Any]], assessmen
             },
         )
     ledger.finish_run(conn, way.run.id, "adopted")
-
-
-def _as_if_made(step: Mapping[str, Any], earlier: set[str]) -> dict[str, Any]:
-    """The progress of a step that made everything but what an earlier version makes: what is there belongs to its version."""
-    if step["kind"] == "sql":
-        named = {
-            existing.describe(made)
-            for statement in [*step["up"], *(step.get("down") or [])]
-            for made in (statement.get("creates"), statement.get("destroys"))
-            if made
-        }
-        return {"skipped": sorted((named & earlier) - existing.dropped_by(step["up"]))}
-    if step["kind"] == "indexes":
-        names = [f"{item.get('schema') or 'public'}.{item['name']}" for item in step["indexes"]]
-        return {
-            "built": [name for name in names if f"index {name}" not in earlier],
-            "present": [f"index {name}" for name in names if f"index {name}" in earlier],
-        }
-    if step["kind"] == "validate":
-        return {
-            "validated": [
-                f"{item.get('schema') or 'public'}.{item['table']}.{item['constraint']}" for item in step["constraints"]
-            ]
-        }
-    return {}

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -263,16 +263,19 @@ def _is_part_of_missing(difference: catalog.Difference, differences: Sequence[ca
     )
 
 
-def replay(conn: Connection, migration: Mapping[str, Any]) -> None:
+def replay(conn: Connection, migration: Mapping[str, Any], before: Callable[[int], None] | None = None) -> None:
     """Run the steps of a migration that make objects; on empty tables nothing needs patience.
 
     What a statement creates and an earlier version has made already is skipped, as it is when a migration is applied.
     Batches of a backfill and ANALYZE are left out: there are no rows.
 
+    :param before: called with the ordinal of each step right before it runs.
     :raises PgopsError: a statement failed.
     """
     try:
-        for step in migration["steps"]:
+        for ordinal, step in enumerate(migration["steps"], 1):
+            if before is not None:
+                before(ordinal)
             if step["kind"] == "sql":
                 if migration.get("transaction", True):
                     with transaction(conn):

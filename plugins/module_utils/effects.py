@@ -14,9 +14,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, existing
+from ansible_collections.whitecross.pgops.plugins.module_utils import as_if_made, catalog
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.declared import refuse_other_major, replay
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
@@ -39,14 +40,13 @@ class Chain:
         of an empty database (position -1), None where it does not exist.
     :ivar effects: version -> objects that it makes, changes or drops; where there are none, those that it names although
         an earlier one made them.
-    :ivar earlier: version -> what of its steps' objects earlier versions have made, in the words of ``existing.describe``:
-        its way down leaves that alone.
+    :ivar progress: version -> of each of its steps what the way up would have recorded, see :mod:`as_if_made`.
     """
 
     versions: list[str]
     states: dict[str, list[tuple[int, catalog.Definition | None]]] = field(default_factory=dict)
     effects: dict[str, list[str]] = field(default_factory=dict)
-    earlier: dict[str, set[str]] = field(default_factory=dict)
+    progress: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def depth(self, key: str, version: str) -> int:
         """:return: which state of the object holds after that version."""
@@ -56,6 +56,10 @@ class Chain:
     def at(self, key: str, version: str) -> catalog.Definition | None:
         """:return: the object as it is after that version; None where it does not exist."""
         return self.states[key][self.depth(key, version)][1]
+
+    def since(self, key: str, version: str) -> list[catalog.Definition | None]:
+        """:return: the object as it is after that version, and after each later one that changes it."""
+        return [state for _, state in self.states[key][self.depth(key, version) :]]
 
     def ever(self, key: str) -> list[catalog.Definition]:
         """:return: every state in which the object exists."""
@@ -91,8 +95,8 @@ def replayed(
                 chain.states[key] = [(-1, state)]
             for position, migration in enumerate(migrations):
                 control.check()
-                chain.earlier[str(migration["version"])] = _made_earlier(other, migration)
-                replay(other, migration)
+                made = chain.progress[str(migration["version"])] = []
+                replay(other, migration, partial(_note, other, migration, made))
                 after = catalog.inventory(other)
                 changed = [key for key in {*before, *after} if not _equal(before.get(key), after.get(key))]
                 for key in changed:
@@ -106,14 +110,8 @@ def replayed(
             forget()
 
 
-def _made_earlier(conn: Connection, migration: Mapping[str, Any]) -> set[str]:
-    named: list[Mapping[str, Any]] = []
-    for step in migration["steps"]:
-        named += [statement["creates"] for statement in step.get("up", []) if statement.get("creates")]
-        if step["kind"] == "sql":
-            named += [statement["destroys"] for statement in step.get("down") or [] if statement.get("destroys")]
-        named += [{**index, "kind": "index"} for index in step.get("indexes", [])]
-    return {existing.describe(named[number]) for number in existing.present(conn, named)}
+def _note(conn: Connection, migration: Mapping[str, Any], made: list[dict[str, Any]], ordinal: int) -> None:
+    made.append(as_if_made.progress(conn, migration, ordinal))
 
 
 def _equal(left: Mapping[str, Any] | None, right: Mapping[str, Any] | None) -> bool:
@@ -249,6 +247,7 @@ class Presence:
     found: catalog.Inventory
     matches: dict[str, set[int]]
     reparse: Connection
+    _shown: dict[str, bool] = field(default_factory=dict)
 
     def of(self, key: str, version: str) -> str:
         """:return: whether the effect of a version on an object is there: ``present``, ``absent`` or ``different``.
@@ -256,14 +255,42 @@ class Presence:
         What a later version made of the object counts as present: the database may be further on than that version.
         """
         depth = self.chain.depth(key, version)
-        states = self.chain.states[key]
         matched = self.matches[key]
         if any(number >= depth for number in matched):
             # An object that later goes is not there before it comes either.
-            if key not in self.found and states[depth][1] is not None and 0 in matched:
+            if key not in self.found and 0 in matched and not self._has_gone(key, depth):
                 return ABSENT
             return PRESENT
         return ABSENT if matched else DIFFERENT
+
+    def _has_gone(self, key: str, depth: int) -> bool:
+        """:return: whether a version that drops the object has run, so far as what else it and its neighbours do can tell."""
+        states = self.chain.states[key]
+        for number, (since, state) in enumerate(states):
+            if number < depth or state is not None:
+                continue
+            version = self.chain.versions[since]
+            if self._shows(version):
+                return True
+            signs = [other for other in self.chain.effects[version] if is_sign(other)]
+            if any(other in self.found or self.chain.at(other, version) is not None for other in signs):
+                continue
+            # It only drops, and all that is gone: it is not needed where the versions around it have run.
+            makers = [self.chain.versions[place] for place, made in states[1:number] if made is not None]
+            if any(map(self._shows, [*makers, *self.chain.versions[since + 1 :]])):
+                return True
+        return False
+
+    def _shows(self, version: str) -> bool:
+        """:return: whether anything is there as that version, or a later one, makes it."""
+        if version not in self._shown:
+            self._shown[version] = any(
+                is_sign(key)
+                and key in self.found
+                and any(n >= self.chain.depth(key, version) for n in self.matches[key])
+                for key in self.chain.effects[version]
+            )
+        return self._shown[version]
 
     def effects(self, version: str) -> dict[str, str]:
         """:return: each object that a version has an effect on, and whether that is there."""

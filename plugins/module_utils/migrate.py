@@ -536,7 +536,7 @@ def _refuse(
 ) -> None:
     """Before its first write, since a refusal is no half way down; newer versions of the same run are gone by then."""
     try:
-        adopted.refuse_revert(session.conn, row)
+        adopted.refuse_revert(session.conn, [(row, migration)])
         label_refusal.refuse_revert(session.conn, [(row, migration)], session.way.rewrite_limit_mb)
         quarantine.refuse_revert(session.conn, [(row, migration)])
         along.refuse(session.conn, row.version if done else None)

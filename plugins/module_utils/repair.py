@@ -270,7 +270,12 @@ class Workshop:
         statement = self.statement("function", wanted["schema"], "", name)
         if statement is None:
             return Unsure(key, "it is missing, and no CREATE FUNCTION of the tree makes it")
-        check = f"to_regprocedure({self._literal(signature)}) IS NOT NULL"
+        # The signature has the names of the arguments, which to_regprocedure refuses.
+        arguments = signature.partition("(")[2].rstrip(")")
+        check = (
+            f"EXISTS (SELECT FROM pg_proc WHERE pronamespace = to_regnamespace({self._literal(self._quoted(wanted['schema']))}) "
+            f"AND proname = {self._literal(name)} AND pronargs = {arguments.count(',') + bool(arguments)})"
+        )
         return [Fix("objects", key, "created", statement, check, f"DROP FUNCTION {signature}")]
 
     def _by_its_statement(self, key: str, wanted: Mapping[str, Any]) -> list[Fix] | Unsure:

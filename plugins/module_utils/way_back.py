@@ -61,9 +61,7 @@ def preview_revert(
         found = ledger.read(conn)
         chosen = select_reverts(conn, found, selection)
         migrations = ledger.all_stored(conn, [row.version for row in chosen])
-        if chosen:
-            # The older ones are looked at when the newer ones, which may have changed their objects, are gone.
-            adopted.refuse_revert(conn, chosen[0])
+        adopted.refuse_revert(conn, list(zip(chosen, migrations)))
         label_refusal.refuse_revert(conn, list(zip(chosen, migrations)), rewrite_limit_mb)
         quarantine.refuse_revert(conn, list(zip(chosen, migrations)))
         there = standing(conn, found) if chosen else {}
