@@ -217,7 +217,7 @@ class Dependents:
                 "schema": drop.schema,
                 "table": drop.table,
                 "name": drop.name,
-                "arguments": drop.arguments.strip("() ") if drop.arguments else None,
+                "arguments": drop.arguments[1:-1].strip() if drop.arguments else None,
                 "count": _count(drop.arguments),
             }
             for number, drop in enumerate(drops)
@@ -226,8 +226,9 @@ class Dependents:
         for row in fetch_all(conn, _CATALOG, {"asked": json.dumps(asked)}):
             dependent = _Dependent(f"{_kind(row['type'])} {row['identity']}", str(row["name"]).strip('"'), row["table"])
             found.setdefault(row["number"], []).append(dependent)
+        own = self._functions()
         for row in fetch_all(conn, _BODIES, {"asked": json.dumps(asked)}):
-            if _speaks_of(row, drops[row["number"]]):
+            if row["name"] not in own and _speaks_of(row, drops[row["number"]]):
                 dependent = _Dependent(f"function {row['identity']}, whose body names it", str(row["name"]), None)
                 found.setdefault(row["number"], []).append(dependent)
         for number, drop in enumerate(drops):
@@ -239,6 +240,16 @@ class Dependents:
             strangers = [one for one in found.get(number, []) if not any(_names(words, one) for words in names)]
             if strangers:
                 raise self._refusal(conn, drop, strangers)
+
+    def _functions(self) -> set[str]:
+        """:return: the functions that the versions of this rollback make, or replace: what becomes of them is their affair."""
+        made = [
+            statement.get("creates") or {}
+            for _, migration in self.chosen
+            for step in migration["steps"]
+            for statement in step.get("up") or []
+        ]
+        return {str(item["name"]) for item in made if item.get("kind") == "function"}
 
     def _made_by_those_that_go(self) -> list[set[str]]:
         return [words_of(text) for _, migration in self.chosen for text in _ups(migration)]
@@ -305,7 +316,7 @@ def _kind(kind: str) -> str:
 def _count(arguments: str | None) -> int | None:
     if arguments is None:
         return None
-    text = arguments.strip("() ")
+    text = arguments[1:-1].strip()
     return len(re.sub(r"\([^)]*\)", "", text).split(",")) if text else 0
 
 

@@ -190,6 +190,19 @@ def test_a_function_that_was_there_before_the_object_means_another_one(target: A
     assert states(target) == {V1: "reverted"}
 
 
+def test_a_function_that_the_version_replaced_itself_is_no_obstacle(target: Any, tree: TestTree) -> None:
+    do(target, f"CREATE FUNCTION greeting() RETURNS text {PLAIN.format(chr(39) + chr(39))}")
+    using = PLAIN.format("SELECT max(age) FROM people")
+    tree.add_sql(
+        V2, "age",
+        f"ALTER TABLE public.people ADD COLUMN age text; CREATE OR REPLACE FUNCTION public.greeting() RETURNS text {using};",
+        "ALTER TABLE public.people DROP COLUMN age;",
+    )  # fmt: skip
+    apply(target, tree)
+    migrate.revert(target, Reverts(), way())
+    assert states(target) == {V1: "applied", V2: "reverted"}
+
+
 def test_a_default_that_the_way_down_takes_away_is_no_obstacle(target: Any, tree: TestTree) -> None:
     tree.add_sql(
         V2, "counted",
