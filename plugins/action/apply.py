@@ -136,7 +136,7 @@ class ActionModule(MigrationAction):
         if reason == "busy":
             self.tell_next(result, [on, ("To end the other run", self.command(task_vars, "stop.yml"))])
         elif reason == "reverting":
-            self.tell_next(result, [("To finish it", self.command(task_vars, "rollback.yml"))])
+            self.tell_next(result, [("To finish it", self.finish_revert(task_vars, result))])
         elif reason == "unwell":
             back = self.command(task_vars, "rollback.yml", {"rollback_through": str(result["applied"][0])})
             self.tell_next(result, [("To go on all the same", self.again(task_vars, more)), ("to go back", back)])

@@ -36,7 +36,7 @@ class ActionModule(MigrationAction):
         if result.get("failed"):
             self.show_edited(result)
             if result.get("reason") == "reverting":
-                self.tell_next(result, [("To finish it", self.command(task_vars, "rollback.yml"))])
+                self.tell_next(result, [("To finish it", self.finish_revert(task_vars, result))])
             if result.get("reason") == "baseline":
                 self.tell_next(result, [("To look", self.command(task_vars, "status.yml"))])
             self.tell_unknown_target(result, task_vars)

@@ -64,6 +64,8 @@ class ActionModule(MigrationAction):
             self.tell_next(result, [("Type", self.again(task_vars, {"rollback_strategy": "restore"}))])
         elif result.get("needed_by"):
             self.tell_next(result, [("Type", self.again(task_vars, {"rollback_through": str(result["version"])}))])
+        elif result.get("reason") == "reverting":
+            self.tell_next(result, [("To finish it", self.finish_revert(task_vars, result))])
         elif result.get("reason") == "written_since":
             self.tell_next(result, [("Then", self.again(task_vars))])
         elif result.get("not_reverted"):

@@ -18,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     backfill,
     catalog,
     constraints,
+    dependents,
     duration_forecast,
     existing,
     indexes,
@@ -493,9 +494,12 @@ def revert(
             ledger.start_run(conn, way.run)
             session.mirrored = legacy_mirror.versions(conn)
             there = way_back.standing(conn, found)
-            along = taken_along.TakenAlong(list(zip(chosen, migrations)), there)
+            looks = (
+                taken_along.TakenAlong(list(zip(chosen, migrations)), there, found),
+                dependents.Dependents(list(zip(chosen, migrations)), there),
+            )
             for number, (row, migration) in enumerate(zip(chosen, migrations)):
-                _refuse(session, row, migration, done, chosen[number:], along)
+                _refuse(session, row, migration, done, chosen[number:], looks)
                 there.pop(row.version)
                 session.applied = frozenset(there)
                 session.replacements = replacements([item for key, item in there.items() if key > row.version])
@@ -532,14 +536,15 @@ def _refuse(
     migration: Mapping[str, Any],
     done: Sequence[Mapping[str, Any]],
     rest: Sequence[ledger.Migration],
-    along: taken_along.TakenAlong,
+    looks: Sequence[taken_along.TakenAlong | dependents.Dependents],
 ) -> None:
     """Before its first write, since a refusal is no half way down; newer versions of the same run are gone by then."""
     try:
         adopted.refuse_revert(session.conn, [(row, migration)])
         label_refusal.refuse_revert(session.conn, [(row, migration)], session.way.rewrite_limit_mb)
         quarantine.refuse_revert(session.conn, [(row, migration)])
-        along.refuse(session.conn, row.version if done else None)
+        for look in looks:
+            look.refuse(session.conn, row.version if done else None)
     except PgopsError as error:
         with transaction(session.conn, _SURE_COMMIT):
             ledger.finish_run(session.conn, session.way.run.id, "refused")

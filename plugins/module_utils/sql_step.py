@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    appeared,
     broken_rows,
     catalog_states,
     existing,
@@ -229,6 +230,7 @@ def _patiently(
         with transaction(context.conn, limits) as ending:
             settled: list[dict[str, Any]] = []
             recorded = states.record(context.conn)
+            before_it = appeared.before(context.conn, statements) if up else None
             _tell_what_was_there(context, kept, states)
             now, there = _statements(context, statements, runs, down, kept, keys, settled, wanted, states)
             if made is not None:
@@ -238,11 +240,15 @@ def _patiently(
                 progress["there_before"] = there
             if recorded:
                 progress[states_before.PROGRESS] = recorded
+            if up:
+                own_now = appeared.since(context.conn, before_it)
+                progress[appeared.PROGRESS] = [*remembered.get(appeared.PROGRESS, []), *own_now]
             parts = orphans.kinds(settled)
             for word, entries in parts.items():
                 progress[word] = [*remembered.get(word, []), *entries]
             ending.append(context.saved("done" if last else "running", progress))
-        remembered.update({word: progress[word] for word in (*parts, states_before.PROGRESS) if word in progress})
+        kept_words = (*parts, states_before.PROGRESS, appeared.PROGRESS)
+        remembered.update({word: progress[word] for word in kept_words if word in progress})
         context.settled.extend(settled)
         return now
 

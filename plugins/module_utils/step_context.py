@@ -295,3 +295,8 @@ def without_strings(statement: str) -> str:
         return token[0] if token["name"] or token[0][0].isdigit() else "''"
 
     return " ".join(_TOKEN.sub(shown, statement).split())
+
+
+def without_comments(text: str) -> str:
+    """:return: a statement, or the body of a function, without its comments; all else stays."""
+    return _TOKEN.sub(lambda token: " " if token["comment"] else token[0], text)

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import existing, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils import appeared, ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.module_utils.statements import kept_objects, needs_down
+from ansible_collections.whitecross.pgops.plugins.module_utils.going_down import Drop, WayDown, words_of
 
 # A column goes from the heirs and partitions of its table too. What belongs to a constraint or index of the parent is told
 # there; NOT NULL, since 18 a constraint, is a property of the column.
@@ -68,23 +67,10 @@ _MADE_UP = {
     "s": ("stat", "STATISTICS"),
 }
 _CONTYPES = {"check": "c", "foreign_key": "f", "primary_key": "p", "unique": "u", "exclusion": "x"}
-_RENAMES = re.compile(r"\bRENAME\b", re.IGNORECASE)
-_ADDS = re.compile(r"\b(ADD\s+COLUMN|CREATE\s+(UNLOGGED\s+)?TABLE)\b", re.IGNORECASE)
+_COPIES = re.compile(
+    r'\bCREATE\s+(?:UNLOGGED\s+)?TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?([\w$".]+)\s*\([^;]*?\bLIKE\b', re.IGNORECASE
+)
 _NAMED = 10
-
-
-@dataclass(frozen=True)
-class _Drop:
-    """A column, or with ``name`` None a whole table, that the way down of a version drops."""
-
-    version: str
-    schema: str
-    table: str
-    name: str | None
-
-    def __str__(self) -> str:
-        kind, column = ("table", "") if self.name is None else ("column", f".{self.name}")
-        return f"{kind} {self.schema}.{self.table}{column}"
 
 
 class TakenAlong:
@@ -92,16 +78,19 @@ class TakenAlong:
 
     :ivar chosen: its versions with their stored text, in the order in which they go.
     :ivar standing: the versions in the database, those that go may be among them: to name who made an object.
+    :ivar found: their rows, with what each of them made.
     """
 
     def __init__(
         self,
         chosen: Sequence[tuple[ledger.Migration, Mapping[str, Any]]],
         standing: Mapping[str, Mapping[str, Any]],
+        found: ledger.Ledger,
     ) -> None:
         self.chosen = list(chosen)
         self.standing = dict(standing)
-        self._made = _Made([migration for _, migration in chosen])
+        self.found = found
+        self._made = _Made(chosen)
 
     def refuse(self, conn: Connection, version: str | None = None) -> None:
         """Look at what goes with the columns and tables that the way down drops, and write nothing. Takes no lock.
@@ -112,11 +101,19 @@ class TakenAlong:
             names on the way, which are looked at in their turn.
         :raises PgopsError: names what no version of this rollback made.
         """
-        drops = list(self._drops(version))
+        way_down = WayDown(self.chosen, self.standing)
+        drops = [
+            drop for drop in way_down.drops(version) if drop.kind in ("table", "view", "column") and not drop.later
+        ]
         if not drops:
             return
         asked = [
-            {"number": number, "schema": drop.schema, "table": drop.table, "name": drop.name}
+            {
+                "number": number,
+                "schema": drop.schema,
+                "table": drop.table or drop.name,
+                "name": drop.name if drop.table else None,
+            }
             for number, drop in enumerate(drops)
         ]
         found = [row for row in fetch_all(conn, _ALONG, (json.dumps(asked),)) if not self._made.has(row)]
@@ -125,23 +122,7 @@ class TakenAlong:
             going = [row for row in found if drops[row["number"]].version == drop.version]
             raise self._refusal(conn, drop, going)
 
-    def _drops(self, only: str | None) -> Iterator[_Drop]:
-        moved = _Moved()
-        for row, migration in self.chosen:
-            if only not in (None, row.version):
-                continue
-            for ordinal in range(len(migration["steps"]), 0, -1):
-                step = migration["steps"][ordinal - 1]
-                if step["kind"] != "sql" or step.get("labels") or not needs_down(row, ordinal):
-                    continue
-                kept = kept_objects(row, ordinal)
-                for statement in step.get("down") or []:
-                    for drop in _dropped(row.version, statement, kept):
-                        if drop not in moved:
-                            yield drop
-                    moved.add(statement)
-
-    def _refusal(self, conn: Connection, drop: _Drop, found: Sequence[Mapping[str, Any]]) -> PgopsError:
+    def _refusal(self, conn: Connection, drop: Drop, found: Sequence[Mapping[str, Any]]) -> PgopsError:
         database, strange = str(conn.info.dbname), False
         told: list[str] = []
         makers: set[str] = set()
@@ -150,7 +131,9 @@ class TakenAlong:
             if any(row.version == drop.version and row.state == "reverting" for row, _ in self.chosen)
             else "of it"
         )
-        others = {version: _Made([migration]) for version, migration in self.standing.items()}
+        others = {
+            version: _Made([(self.found.get(version), migration)]) for version, migration in self.standing.items()
+        }
         for row, _ in self.chosen:
             others.pop(row.version, None)
         for what in {(row["kind"], row["schema"], row["table"], row["name"]): row for row in found}.values():
@@ -168,7 +151,7 @@ class TakenAlong:
             hints.append(f"-e rollback_through={drop.version} reverts {', '.join(through)}, in this order.")
         if strange:
             hints.append(
-                f"What no version made is yours to drop first: \\d {drop.schema}.{drop.table} in psql shows its definition to "
+                f"What no version made is yours to drop first: \\d {drop.schema}.{drop.table or drop.name} in psql shows its definition to "
                 "keep; then type it again."
             )
         return PgopsError(
@@ -186,63 +169,32 @@ class TakenAlong:
         )
 
 
-def _dropped(version: str, statement: Mapping[str, Any], kept: set[str]) -> Iterator[_Drop]:
-    gone = existing.dropped(statement)
-    if gone and existing.describe(gone) in kept:
-        return
-    columns = [state for state in statement.get("states") or [] if state["kind"] == "column" and not state["there"]]
-    if gone and gone["kind"] == "table":
-        yield _Drop(version, str(gone.get("schema") or "public"), str(gone["name"]), None)
-    elif gone and gone["kind"] == "column" and not columns:
-        columns = [gone]
-    for column in columns:
-        yield _Drop(version, str(column.get("schema") or "public"), str(column["table"]), str(column["name"]))
-
-
-class _Moved:
-    """What earlier statements of a way down rename or make: the name stands for something else now, or for nothing."""
-
-    def __init__(self) -> None:
-        self.renamed: set[str] = set()
-        self.added: set[str] = set()
-        self.made: set[tuple[str, str | None]] = set()
-
-    def add(self, statement: Mapping[str, Any]) -> None:
-        text, made = str(statement["sql"]), statement.get("creates")
-        if made and made["kind"] in ("column", "table"):
-            name = str(made["name"]).lower()
-            self.made.add((str(made["table"]).lower(), name) if made["kind"] == "column" else (name, None))
-        elif not made and _ADDS.search(text):
-            self.added |= words_of(text)
-        if not made and _RENAMES.search(text):
-            self.renamed |= words_of(text)
-
-    def __contains__(self, drop: _Drop) -> bool:
-        table, name = drop.table.lower(), (drop.name or drop.table).lower()
-        made = (table, None) in self.made or (drop.name is not None and (table, name) in self.made)
-        return made or table in self.renamed or {table, name} <= self.added
-
-
-def words_of(text: str) -> set[str]:
-    """:return: the words and quoted names of a statement, in lower case."""
-    quoted = {name.replace('""', '"').lower() for name in re.findall(r'"((?:[^"]|"")+)"', text)}
-    return {word.lower() for word in re.findall(r"[\w$]+", text)} | quoted
-
-
 class _Made:
-    """Which constraints, indexes and statistics versions declare, or name in their way down, by their text."""
+    """Which constraints, indexes and statistics versions made: by what was recorded when they were applied, by what they
+    declare and by what their way down names. A step of which nothing was recorded is asked for by its text alone."""
 
-    def __init__(self, migrations: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, versions: Sequence[tuple[ledger.Migration | None, Mapping[str, Any]]]) -> None:
         self.names: set[str] = set()
+        self.recorded: set[tuple[str, ...]] = set()
+        self.renamed = False
         self.unnamed: set[tuple[str, str]] = set()
-        for migration in migrations:
-            for step in migration["steps"]:
+        self.copied: set[str] = set()
+        for row, migration in versions:
+            records = appeared.of(row) if row else {}
+            for ordinal, step in enumerate(migration["steps"], 1):
                 self.names |= {str(index["name"]).lower() for index in step.get("indexes", [])}
-                if step["kind"] == "sql":
-                    for statement in [*step["up"], *(step.get("down") or [])]:
-                        self._add(statement)
+                if step["kind"] != "sql":
+                    continue
+                recorded = records.get(ordinal)
+                self.recorded |= {tuple(item) for item in recorded or ()}
+                for statement in [*step["up"], *(step.get("down") or [])]:
+                    self.renamed = self.renamed or "rename" in words_of(str(statement["sql"]))
+                for statement in step["up"]:
+                    self._add(statement, recorded is not None, up=True)
+                for statement in step.get("down") or []:
+                    self._add(statement, recorded is not None)
 
-    def _add(self, statement: Mapping[str, Any]) -> None:
+    def _add(self, statement: Mapping[str, Any], recorded: bool, *, up: bool = False) -> None:
         text = str(statement["sql"])
         made, gone = statement.get("creates"), statement.get("destroys")
         for item in (made, gone):
@@ -254,10 +206,12 @@ class _Made:
             words = words_of(text) if parts else set()
             for part in parts:
                 name = str(part["name"]).lower()
-                self.names.add(name)
-                if name not in words:
+                if name in words:
+                    self.names.add(name)
+                elif not recorded:
+                    self.names.add(name)
                     self.unnamed.add((table, _CONTYPES.get(str(part.get("type")), "")))
-        elif not gone or gone["kind"] == "column":
+        elif not (up and recorded) and (not gone or gone["kind"] == "column"):
             # A block, or several changes at once: nobody has told what it makes, so that each word may be a name.
             words = words_of(text)
             if gone and "constraint" not in words:
@@ -265,12 +219,17 @@ class _Made:
             types = [kind for kind, (_, word) in _MADE_UP.items() if {word.lower(), "like"} & words]
             if types or {"constraint", "drop", "rename"} & words:
                 self.names |= words
-            self.unnamed |= {(word, kind) for kind in types for word in words}
+            if not recorded:
+                self.unnamed |= {(word, kind) for kind in types for word in words}
+                self.copied |= {word for match in _COPIES.finditer(text) for word in words_of(match[1])}
 
     def has(self, found: Mapping[str, Any]) -> bool:
         """:param found: a row of what goes along."""
         name, table = str(found["name"]).lower(), str(found["table"]).lower()
-        if name in self.names:
+        place = (str(found["schema"]), str(found["table"]), str(found["name"]))
+        if name in self.names or place in self.recorded or table in self.copied:
+            return True
+        if self.renamed and place[2] in {item[2] for item in self.recorded}:
             return True
         ending, _ = _MADE_UP.get(str(found["type"]), ("", ""))
         return (table, str(found["type"])) in self.unnamed and bool(re.search(rf"_{ending}\d*$", name))

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     adopted,
+    dependents,
     existing,
+    going_down,
     label_refusal,
     ledger,
     quarantine,
@@ -65,7 +68,8 @@ def preview_revert(
         label_refusal.refuse_revert(conn, list(zip(chosen, migrations)), rewrite_limit_mb)
         quarantine.refuse_revert(conn, list(zip(chosen, migrations)))
         there = standing(conn, found) if chosen else {}
-        taken_along.TakenAlong(list(zip(chosen, migrations)), there).refuse(conn)
+        taken_along.TakenAlong(list(zip(chosen, migrations)), there, found).refuse(conn)
+        dependents.Dependents(list(zip(chosen, migrations)), there).refuse(conn)
         texts = []
         for row, migration in zip(chosen, migrations):
             there.pop(row.version)
@@ -127,6 +131,7 @@ def select_reverts(conn: Connection, found: ledger.Ledger, selection: Reverts) -
         chosen = [row for row in there if row.version == selection.version]
     else:
         chosen = there[:1]
+    _refuse_half_reverted(conn, there, chosen, selection)
     going = {row.version for row in chosen}
     for row in chosen:
         migration = ledger.stored(conn, row.version)
@@ -151,6 +156,22 @@ def select_reverts(conn: Connection, found: ledger.Ledger, selection: Reverts) -
                     extra={"reason": "needed", "version": row.version, "needed_by": other.version},
                 )
     return chosen
+
+
+def _refuse_half_reverted(
+    conn: Connection, there: Sequence[ledger.Migration], chosen: Sequence[ledger.Migration], selection: Reverts
+) -> None:
+    """Who names no version means the one that is half reverted, and a number would count another one in its place."""
+    if selection.keep or selection.through or selection.version:
+        return
+    half = next((row.version for row in there if row.state == "reverting" and row not in chosen), None)
+    if half is not None:
+        raise PgopsError(
+            f"Nothing was reverted in {conn.info.dbname}: version {half} is half reverted, and this rollback would revert "
+            f"{', '.join(row.version for row in chosen)} in its place; finish that one first, or name the version that you mean.",
+            database=str(conn.info.dbname),
+            extra={"reason": "reverting", "version": half},
+        )
 
 
 def data_loss(
@@ -241,6 +262,13 @@ def _depends(later: Mapping[str, Any], earlier: Mapping[str, Any]) -> str | None
                 columns.add((schema, str(made["table"]), str(made["name"])))
             elif made["kind"] == "type":
                 types.add(str(made["name"]))
+    own = [
+        drop
+        for step in earlier["steps"]
+        for statement in (step.get("down") or [] if step["kind"] == "sql" else [])
+        for drop in going_down.dropped(str(earlier["version"]), statement)
+        if drop.kind in ("function", "view", "sequence", "type")
+    ]
     for table in table_names([later]):
         if table in tables:
             return f"uses its table {'.'.join(table)}"
@@ -259,12 +287,26 @@ def _depends(later: Mapping[str, Any], earlier: Mapping[str, Any]) -> str | None
             for name in types:
                 if f'"{name}"' in statement["sql"] or f" {name} " in statement["sql"]:
                     return f"uses its type {name}"
+            for drop in own:
+                if _uses(str(statement["sql"]), drop):
+                    return f"uses its {drop}"
     return None
+
+
+def _uses(text: str, drop: going_down.Drop) -> bool:
+    """:return: whether a statement names a function with the parenthesis of its call, a type with its schema, a view or
+    sequence at all."""
+    name = rf'"?{re.escape(drop.name)}"?(?![\w$"])'
+    if drop.kind == "function":
+        return bool(re.search(rf'(?<![\w$"]){name}\s*\(', text, re.IGNORECASE))
+    if drop.kind == "type":
+        return bool(re.search(rf'(?<![\w$])"?{re.escape(drop.schema)}"?\s*\.\s*{name}', text, re.IGNORECASE))
+    return drop.name.lower() in going_down.words_of(text)
 
 
 def _names(statement: Mapping[str, Any], column: tuple[str, str, str]) -> bool:
     schema, table, name = column
-    if not {table.lower(), name.lower()} <= taken_along.words_of(str(statement["sql"])):
+    if not {table.lower(), name.lower()} <= going_down.words_of(str(statement["sql"])):
         return False
     made = statement.get("creates") or {}
     if made.get("kind") not in ("table", "column", "constraint", "index"):
@@ -283,7 +325,7 @@ def _columns_of(index: Mapping[str, Any]) -> set[str]:
     """:return: in lower case the columns of an index, and the words of its expressions and its condition."""
     texts = [str(index.get("where") or ""), *(str(column.get("expression") or "") for column in index["columns"])]
     names = [*(column.get("column") or "" for column in index["columns"]), *(index.get("include") or [])]
-    return taken_along.words_of(" ".join(texts)) | {str(name).lower() for name in names}
+    return going_down.words_of(" ".join(texts)) | {str(name).lower() for name in names}
 
 
 def summary(row: ledger.Migration, migration: Mapping[str, Any]) -> dict[str, Any]:

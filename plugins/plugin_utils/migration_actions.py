@@ -79,6 +79,11 @@ class MigrationAction(PgopsAction):
         told = "; ".join(f"{word}: {command}" for word, command in words)
         result["msg"] = f"{str(result.get('msg', '')).rstrip()} {told}"
 
+    def finish_revert(self, task_vars: dict[str, Any], result: Mapping[str, Any]) -> str:
+        """:return: the command that goes on with the version that is half reverted: a newer one may be applied, which a
+        rollback that names none would revert in its place."""
+        return self.command(task_vars, "rollback.yml", {"rollback_version": str(result["version"])})
+
     def tell_edited(self, result: dict[str, Any], task_vars: dict[str, Any]) -> bool:
         """An applied file that was edited or is gone: the same command would fail the same way. :return: if it is that."""
         if result.get("reason") not in ("edited", "missing"):

@@ -469,8 +469,8 @@ def test_a_pattern_names_all_that_would_go_with_its_column_unseen(
     [
         ("add_enum_value", 1, "UPDATE children SET kind = 'EXTRA' WHERE code = 'c1'", r"in use: 1 row\(s\) of children.kind, id "),
         ("change_type", 2, "UPDATE children SET points = 2 ^ 40 WHERE code = 'c1'", "that integer cannot hold"),
-        ("create_table", 1, "CREATE TABLE steps (id uuid REFERENCES child_plans)", "cannot drop table"),
-        ("create_type", 1, 'ALTER TABLE children ADD mood "Mood"', "cannot drop type"),
+        ("create_table", 1, "CREATE TABLE steps (id uuid REFERENCES child_plans)", "on it stands constraint steps_id_fkey on public.steps"),
+        ("create_type", 1, 'ALTER TABLE children ADD mood "Mood"', "on it stands column public.children.mood"),
         ("drop_table", 2, "SELECT 1", "cannot be reverted by its down .The table is gone with its rows"),
     ],
 )  # fmt: skip

@@ -16,7 +16,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Int
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
-from support.engine import RUN, InterruptAt, Told, do, rows, state, way
+from support.engine import RUN, InterruptAt, Told, do, fingerprint, rows, state, way
 from support.tree import TestTree
 
 V1, V2, V3, V4 = (f"2026010100000{n}" for n in (1, 2, 3, 4))
@@ -252,7 +252,32 @@ def test_an_interrupted_way_down_goes_on_and_apply_refuses_meanwhile(target: Any
     )
 
 
+def test_a_version_that_is_half_reverted_is_not_passed_over(target: Any, tree: TestTree) -> None:
+    apply_all(target, tree)
+    control = Control()
+    with pytest.raises(Interrupted):
+        migrate.revert(
+            target, Reverts(version=V3), way(control=control, progress=InterruptAt(control, "DROP CONSTRAINT"))
+        )
+    before = fingerprint(target)
+    for passing in (Reverts(), Reverts(steps=1)):
+        match = (
+            f"version {V3} is half reverted, and this rollback would revert {V4} in its place; finish that one first"
+        )
+        with pytest.raises(PgopsError, match=match):
+            way_back.preview_revert(target, passing)
+        with pytest.raises(PgopsError, match=match) as caught:
+            migrate.revert(target, passing, way())
+        assert (caught.value.extra["reason"], caught.value.extra["version"]) == ("reverting", V3)
+    assert (fingerprint(target), there(target)) == (before, [V1, V2, V4])
+    migrate.revert(target, Reverts(version=V3), way())
+    assert there(target) == [V1, V2, V4]
+
+
 def test_a_failing_down_says_where(target: Any, tree: TestTree) -> None:
+    # What a block puts together, no look before it can see.
+    block = "DO $$ BEGIN EXECUTE format('DROP TABLE public.%I', 'rooms'); END $$;"
+    tree.add_sql(V4, "create_rooms", "CREATE TABLE public.rooms (id integer);", block)
     apply_all(target, tree)
     do(target, "CREATE VIEW public.v AS SELECT id FROM public.rooms")
     with pytest.raises(PgopsError, match="Step 1 of 1 .* on the way down") as caught:
@@ -266,10 +291,12 @@ def test_a_failing_down_says_where(target: Any, tree: TestTree) -> None:
 
 
 def test_what_stands_on_a_table_that_cannot_be_dropped_is_named(target: Any, tree: TestTree) -> None:
+    """As a step says it that no look before could see to: one after a block that puts its statements together."""
     tree.add_sql(
         V4, "create_rooms",
         'CREATE TABLE public."Rooms" (id integer PRIMARY KEY); '
         'CREATE TABLE public.beds (id integer PRIMARY KEY, room integer REFERENCES public."Rooms");',
+        "DO $$ BEGIN EXECUTE format('ALTER TABLE public.%I ALTER COLUMN room DROP NOT NULL', 'beds'); END $$; "
         'DROP TABLE public.beds; DROP TABLE public."Rooms";',
     )  # fmt: skip
     apply_all(target, tree)

@@ -16,7 +16,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, ledger, migrate, swap
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
+from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from support import engine
 from support.backups import RUN, back_up, names, proved, stage
 from support.server import OWNER
@@ -97,6 +100,41 @@ def test_nothing_to_revert_makes_no_backup(playbook: Any, server: Any, database:
     assert done.rc == 0, done.output
     assert "nothing to revert" in done.stdout
     assert "backup" not in phases(done, database)
+
+
+@pytest.mark.slow
+def test_a_version_that_is_half_reverted_is_the_one_that_is_told_to_be_finished(
+    applied: Any, server: Any, target: Any, database: str
+) -> None:
+    applied.variables["pgops_phases"] = ["plan", "apply"]
+    control = Control()
+    with pytest.raises(Interrupted):
+        stopped = engine.InterruptAt(control, "DROP COLUMN")
+        migrate.revert(target, Reverts(version=V2), engine.way(control=control, progress=stopped))
+    finish = f"ansible-playbook rollback.yml -l local -e rollback_version={V2}"
+    for asked in ("migrate.yml", "rollback.yml"):
+        more = {"rollback_confirm": database} if asked == "rollback.yml" else {}
+        done = applied(asked, **more)
+        assert done.rc == 2, done.output
+        assert f"ersion {V2} is half reverted" in done.json["error"]["message"]
+        assert done.json["error"]["next"] == [finish]
+        assert versions(server, database) == [V1, V3]
+    done = applied("rollback.yml", rollback_version=V2, rollback_confirm=database)
+    assert done.rc == 0, done.output
+    assert versions(server, database) == [V1, V3]
+    assert engine.state(target, V2)["state"] == "reverted"
+
+
+@pytest.mark.slow
+def test_what_stands_on_a_column_is_told_in_check_mode_as_in_earnest(
+    applied: Any, server: Any, target: Any, database: str
+) -> None:
+    server.execute("CREATE VIEW ages AS SELECT age FROM people", database=database)
+    for how in ({}, {"rollback_confirm": database}):
+        done = applied("rollback.yml", *([] if how else ["--check"]), rollback_version=V2, **how)
+        assert done.rc == 2, done.output
+        assert "drops column public.people.age, and on it stands view public.ages" in done.json["error"]["message"]
+        assert versions(server, database) == [V1, V2, V3]
 
 
 def test_without_the_name_nothing_changes_and_the_loss_is_shown(applied: Any, server: Any, database: str) -> None:

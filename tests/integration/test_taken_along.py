@@ -212,3 +212,56 @@ def test_a_column_that_was_there_before_keeps_all_that_is_on_it(target: Any, tre
     there = fingerprint(target)
     migrate.revert(target, Reverts(), way())
     assert fingerprint(target) == there
+
+
+# By what a version does: its way down, and what somebody makes under a name that the server makes up like the version's.
+LIKE_ITS_OWN = {
+    "ALTER TABLE public.people ADD COLUMN nick text CHECK (nick <> 'x');": (
+        "ALTER TABLE public.people DROP COLUMN IF EXISTS nick;", "constraint people_nick_check1"),
+    "ALTER TABLE public.people ADD COLUMN nick text, ADD COLUMN age integer CHECK (age > 0);": (
+        "ALTER TABLE public.people DROP COLUMN nick, DROP COLUMN age;", "constraint people_nick_check"),
+    "DO $$BEGIN ALTER TABLE public.people ADD COLUMN nick text CHECK (nick <> 'x') UNIQUE; END$$;": (
+        "DO $$BEGIN ALTER TABLE public.people DROP COLUMN nick; END$$;", "constraint people_nick_check1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("up", LIKE_ITS_OWN)
+def test_a_check_that_the_server_named_like_its_own_is_somebody_elses(target: Any, tree: TestTree, up: str) -> None:
+    down, told = LIKE_ITS_OWN[up]
+    tree.add_sql(V1, "nick", up, down)
+    apply(target, tree)
+    way_back.preview_revert(target, Reverts())
+    do(target, "ALTER TABLE people ADD CHECK (length(nick) < 40)", "CREATE UNIQUE INDEX mine ON people (nick, code)")
+    refused(target, Reverts(), f"drop with it {told} on public.people, index mine on public.people, which no version")
+    do(target, f"ALTER TABLE people DROP {told}", "DROP INDEX mine")
+    migrate.revert(target, Reverts(), way())
+    assert applied(target) == []
+
+
+COPY = "CREATE TABLE public.people_old (LIKE public.people INCLUDING ALL);"
+
+
+def test_what_a_copied_table_has_from_its_model_is_its_own(target: Any, tree: TestTree) -> None:
+    do(target, "ALTER TABLE people ADD CONSTRAINT code_ok CHECK (code <> '')", "CREATE INDEX by_code ON people (code)")
+    tree.add_sql(V2, "copy", COPY, "DROP TABLE public.people_old;")
+    apply(target, tree)
+    way_back.preview_revert(target, Reverts())
+    do(target, "CREATE INDEX mine ON people_old (lower(code))")
+    refused(target, Reverts(), "drop with it index mine on public.people_old, which no version")
+    do(target, "DROP INDEX mine")
+    migrate.revert(target, Reverts(), way())
+    assert applied(target) == [V1]
+
+
+def test_of_a_version_older_than_the_record_its_text_tells_what_it_made(target: Any, tree: TestTree) -> None:
+    """As it was applied by a release that recorded nothing: what may be its own goes, what cannot be is named."""
+    do(target, "ALTER TABLE people ADD CONSTRAINT code_ok CHECK (code <> '')")
+    tree.add_sql(V1, "nick", next(iter(LIKE_ITS_OWN)), "ALTER TABLE public.people DROP COLUMN IF EXISTS nick;")
+    tree.add_sql(V2, "copy", COPY, "DROP TABLE public.people_old;")
+    apply(target, tree)
+    do(target, "UPDATE pgops.step SET progress = progress - 'appeared'")
+    do(target, "CREATE UNIQUE INDEX mine ON people (nick)")
+    refused(target, Reverts(through=V1), "drop with it index mine on public.people, which no version")
+    do(target, "DROP INDEX mine")
+    migrate.revert(target, Reverts(through=V1), way())
+    assert applied(target) == []
