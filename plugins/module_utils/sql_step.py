@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import replace
@@ -37,6 +38,9 @@ from psycopg2 import errorcodes, sql
 
 # What a DO block of a way down asks to learn what was there before the version: a JSON list of words.
 THERE_BEFORE = "pgops.there_before"
+
+# After one of these a table that was found before the step may be gone, or have another name. A function may do anything.
+_MOVES_TABLES = re.compile(r"\b(DROP|RENAME|SCHEMA|DO|CALL|SELECT|EXECUTE)\b", re.IGNORECASE)
 
 NOTHING = Before()
 
@@ -355,13 +359,19 @@ def _statements(
     ]
     skipped: list[str] = []
     gone: set[str] = set()
+    moved = False
+
+    def ask(positions: Sequence[int]) -> None:
+        locks_of = lock_forecast.strongest(chain.from_iterable(wanted.get(position, []) for position in positions))
+        context.ask(lock_forecast.still_there(context.conn, locks_of) if moved else locks_of)
+
     for number, statement in enumerate(statements):
         if number in sent:
             continue
         context.control.check()
         run = run_from.get(number, [])
         if run and not there.intersection(run):
-            context.ask(lock_forecast.strongest(chain.from_iterable(wanted.get(position, []) for position in run)))
+            ask(run)
             _execute_run(context, [statements[position] for position in run], f"[{number + 1}/{len(statements)}]")
             sent.update(run)
             continue
@@ -392,9 +402,10 @@ def _statements(
             (skipped if up else context.already).extend(words)
             context.tell(f"nothing to do, {', '.join(words)}: skipped")
             continue
-        context.ask(wanted.get(number, []))
+        ask([number])
         with context.watched(f"[{number + 1}/{len(statements)}] {one_line(str(statement['sql']))}"):
             _execute(context, statement)
+        moved = moved or bool(_MOVES_TABLES.search(str(statement["sql"])))
         gone |= existing.dropped_by([statement])
         if number in keys:
             settled += orphans.settle(context, keys[number], number)
