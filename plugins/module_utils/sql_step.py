@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    attributes_before,
     broken_rows,
     catalog_states,
     existing,
@@ -23,6 +24,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     orphans,
     states_before,
 )
+from ansible_collections.whitecross.pgops.plugins.module_utils.attributes_before import AttributesBefore
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
@@ -69,11 +71,25 @@ def run(
     :raises PgopsError: a statement failed, an object is there with another definition, a time limit was hit.
     """
     up = context.direction == "up"
-    remembered = dict(context.progress_so_far) if up else {}
+    so_far = context.progress_so_far
+    remembered = {name: value for name, value in so_far.items() if name != attributes_before.BEGINNING} if up else {}
     kept = there_before(made) if made and not up else set()
+    if up:
+        attributes = attributes_before.up(statements, down, so_far)
+    else:
+        attributes = attributes_before.down(statements, made, so_far)
     if one_transaction:
         return _patiently(
-            context, statements, 0, last=True, down=down, kept=kept, remembered=remembered, made=made, states=states
+            context,
+            statements,
+            0,
+            last=True,
+            down=down,
+            kept=kept,
+            remembered=remembered,
+            made=made,
+            states=states,
+            attributes=attributes,
         )
     skipped = list(context.progress_so_far.get("skipped", []))
     first = int(context.progress_so_far.get("statements", 0))
@@ -91,6 +107,7 @@ def run(
             remembered=remembered,
             made=made if last else None,
             states=replace(states, steps=states.steps if number == 0 else ()),
+            attributes=attributes,
         )
     if not statements:
         context.save("done")
@@ -216,6 +233,7 @@ def _patiently(
     remembered: dict[str, Any],
     made: Mapping[str, Any] | None,
     states: Before,
+    attributes: AttributesBefore,
 ) -> list[str]:
     own: set[tuple[str, str]] = set()
     for statement in statements:
@@ -233,11 +251,13 @@ def _patiently(
         with transaction(context.conn, limits) as ending:
             settled: list[dict[str, Any]] = []
             recorded = states.record(context.conn)
+            attributes.begin(context.conn, before == 0)
             _tell_what_was_there(context, kept, states)
             now, there = _statements(context, statements, runs, down, kept, keys, settled, wanted, states)
             if made is not None:
                 orphans.take_back(context, made)
             progress = {**remembered, "statements": before + len(statements), "skipped": [*skipped, *now]}
+            progress |= attributes.end(context.conn, last, context.tell)
             if down:
                 progress["there_before"] = there
             if recorded:
