@@ -25,6 +25,7 @@ from psycopg2 import errorcodes, sql
 
 _CONSTRAINT = """
 SELECT k.convalidated AS validated, k.contype::text AS type, pg_get_constraintdef(k.oid) AS definition,
+       obj_description(k.oid, 'pg_constraint') AS comment,
        c.reltuples::bigint AS rows, pg_size_pretty(pg_table_size(c.oid)) AS size
   FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = %s AND c.relname = %s AND k.conname = %s
@@ -100,7 +101,7 @@ def down(
         if _full(constraint) not in validated:
             left.append(f"constraint {_full(constraint)}")
             continue
-        statement = invalidate_constraint(constraint, str(found["definition"]))
+        statement = invalidate_constraint(constraint, str(found["definition"]), found["comment"])
 
         def invalidate(statement: sql.Composed = statement, name: str = _full(constraint)) -> None:
             with context.watched(f"marking {name} as not validated"):
@@ -111,12 +112,16 @@ def down(
     return left
 
 
-def invalidate_constraint(constraint: Mapping[str, Any], definition: str) -> sql.Composed:
-    """:return: one ALTER TABLE that replaces a valid constraint by itself, NOT VALID."""
-    name = sql.Identifier(constraint["constraint"])
-    return sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}, ADD CONSTRAINT {} {} NOT VALID").format(
-        sql.Identifier(schema_of(constraint), constraint["table"]), name, name, sql.SQL(definition)
+def invalidate_constraint(constraint: Mapping[str, Any], definition: str, comment: str | None = None) -> sql.Composed:
+    """:return: one ALTER TABLE that replaces a valid constraint by itself, NOT VALID, and gives it back its comment."""
+    name, table = sql.Identifier(constraint["constraint"]), sql.Identifier(schema_of(constraint), constraint["table"])
+    replaced = sql.SQL("ALTER TABLE {} DROP CONSTRAINT {}, ADD CONSTRAINT {} {} NOT VALID").format(
+        table, name, name, sql.SQL(definition)
     )
+    if comment is None:
+        return replaced
+    again = sql.SQL("COMMENT ON CONSTRAINT {} ON {} IS {}").format(name, table, sql.Literal(comment))
+    return sql.SQL("; ").join([replaced, again])
 
 
 def _patiently(

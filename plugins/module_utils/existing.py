@@ -203,9 +203,16 @@ def dropped(statement: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def dropped_by(statements: Sequence[Mapping[str, Any]]) -> set[str]:
-    """:return: in words what the statements of a way up drop. It does not stay: what has its name on the way down is
-    another, made by the version or on the way down itself."""
-    return {describe(gone) for gone in map(dropped, statements) if gone}
+    """:return: in words what the statements of a way up drop, or give another name. It does not stay: what has its name on the
+    way down is another, made by the version or on the way down itself."""
+    renamed = [rename for statement in statements for rename in statement.get("renames") or []]
+    moved = [
+        {**rename, "kind": "column", "name": rename["column"]}
+        if rename.get("column")
+        else {**rename, "kind": "table", "name": rename["table"]}
+        for rename in renamed
+    ]
+    return {describe(gone) for gone in [*map(dropped, statements), *moved] if gone}
 
 
 def location(statement: Mapping[str, Any]) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import lock_modes, locks
@@ -111,6 +111,11 @@ SELECT DISTINCT r.number, r.oid::bigint AS oid, n.nspname::text AS schema, c.rel
  ORDER BY 1, 2
 """
 
+_STILL_THERE = """
+SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY (%s::oid[])
+"""
+
 # Who waits for a lock counts too: whoever asks for less is queued behind it.
 _IN_THE_WAY = """
 SELECT DISTINCT coalesce(l.pid, 0) AS pid FROM pg_catalog.pg_locks l
@@ -197,6 +202,18 @@ def in_the_way(conn: Connection, wanted: Sequence[TableLock]) -> list[Session]:
         return []
     rows = fetch_all(conn, _IN_THE_WAY, ([oid for oid, _ in pairs], [mode for _, mode in pairs]))
     return locks.sessions_of(conn, [int(row["pid"]) for row in rows])
+
+
+def still_there(conn: Connection, wanted: Sequence[TableLock]) -> list[TableLock]:
+    """Find again what was found before the transaction in hand dropped or renamed tables. One query, no lock.
+
+    :return: the locks on those that it has left, under the names that they have now; on the others it holds the strongest
+        lock already, or they are its own.
+    """
+    if not wanted:
+        return []
+    now = {row["oid"]: row for row in fetch_all(conn, _STILL_THERE, ([lock.oid for lock in wanted],))}
+    return [replace(lock, **now[lock.oid]) for lock in wanted if lock.oid in now]
 
 
 def ask(conn: Connection, wanted: Sequence[TableLock]) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import Any
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     appeared,
+    attributes_before,
     broken_rows,
     catalog_states,
     existing,
@@ -23,6 +25,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     orphans,
     states_before,
 )
+from ansible_collections.whitecross.pgops.plugins.module_utils.attributes_before import AttributesBefore
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
@@ -38,6 +41,9 @@ from psycopg2 import errorcodes, sql
 
 # What a DO block of a way down asks to learn what was there before the version: a JSON list of words.
 THERE_BEFORE = "pgops.there_before"
+
+# After one of these a table that was found before the step may be gone, or have another name. A function may do anything.
+_MOVES_TABLES = re.compile(r"\b(DROP|RENAME|SCHEMA|DO|CALL|SELECT|EXECUTE)\b", re.IGNORECASE)
 
 NOTHING = Before()
 
@@ -66,11 +72,25 @@ def run(
     :raises PgopsError: a statement failed, an object is there with another definition, a time limit was hit.
     """
     up = context.direction == "up"
-    remembered = dict(context.progress_so_far) if up else {}
+    so_far = context.progress_so_far
+    remembered = {name: value for name, value in so_far.items() if name != attributes_before.BEGINNING} if up else {}
     kept = there_before(made) if made and not up else set()
+    if up:
+        attributes = attributes_before.up(statements, down, so_far)
+    else:
+        attributes = attributes_before.down(statements, made, so_far)
     if one_transaction:
         return _patiently(
-            context, statements, 0, last=True, down=down, kept=kept, remembered=remembered, made=made, states=states
+            context,
+            statements,
+            0,
+            last=True,
+            down=down,
+            kept=kept,
+            remembered=remembered,
+            made=made,
+            states=states,
+            attributes=attributes,
         )
     skipped = list(context.progress_so_far.get("skipped", []))
     first = int(context.progress_so_far.get("statements", 0))
@@ -88,6 +108,7 @@ def run(
             remembered=remembered,
             made=made if last else None,
             states=replace(states, steps=states.steps if number == 0 else ()),
+            attributes=attributes,
         )
     if not statements:
         context.save("done")
@@ -213,6 +234,7 @@ def _patiently(
     remembered: dict[str, Any],
     made: Mapping[str, Any] | None,
     states: Before,
+    attributes: AttributesBefore,
 ) -> list[str]:
     own: set[tuple[str, str]] = set()
     for statement in statements:
@@ -231,11 +253,13 @@ def _patiently(
             settled: list[dict[str, Any]] = []
             recorded = states.record(context.conn)
             before_it = appeared.before(context.conn, statements) if up else None
+            attributes.begin(context.conn, before == 0)
             _tell_what_was_there(context, kept, states)
             now, there = _statements(context, statements, runs, down, kept, keys, settled, wanted, states)
             if made is not None:
                 orphans.take_back(context, made)
             progress = {**remembered, "statements": before + len(statements), "skipped": [*skipped, *now]}
+            progress |= attributes.end(context.conn, last, context.tell)
             if down:
                 progress["there_before"] = there
             if recorded:
@@ -361,13 +385,19 @@ def _statements(
     ]
     skipped: list[str] = []
     gone: set[str] = set()
+    moved = False
+
+    def ask(positions: Sequence[int]) -> None:
+        locks_of = lock_forecast.strongest(chain.from_iterable(wanted.get(position, []) for position in positions))
+        context.ask(lock_forecast.still_there(context.conn, locks_of) if moved else locks_of)
+
     for number, statement in enumerate(statements):
         if number in sent:
             continue
         context.control.check()
         run = run_from.get(number, [])
         if run and not there.intersection(run):
-            context.ask(lock_forecast.strongest(chain.from_iterable(wanted.get(position, []) for position in run)))
+            ask(run)
             _execute_run(context, [statements[position] for position in run], f"[{number + 1}/{len(statements)}]")
             sent.update(run)
             continue
@@ -398,9 +428,10 @@ def _statements(
             (skipped if up else context.already).extend(words)
             context.tell(f"nothing to do, {', '.join(words)}: skipped")
             continue
-        context.ask(wanted.get(number, []))
+        ask([number])
         with context.watched(f"[{number + 1}/{len(statements)}] {one_line(str(statement['sql']))}"):
             _execute(context, statement)
+        moved = moved or bool(_MOVES_TABLES.search(str(statement["sql"])))
         gone |= existing.dropped_by([statement])
         if number in keys:
             settled += orphans.settle(context, keys[number], number)

@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import existing, label_text, ledger, states_before
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    attributes_before,
+    existing,
+    label_text,
+    ledger,
+    states_before,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
 from ansible_collections.whitecross.pgops.plugins.module_utils.keyset import columns_of
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import tables_in
@@ -178,6 +184,8 @@ def down_text(
                     rest = before.without(conn, statement)
                     lines += [f"-- {sentence}" for sentence in rest.told]
                     lines += [_terminated(rest.statement)] if rest.statement else []
+            if up and step.get("down"):
+                lines += [f"-- {sentence}" for sentence in attributes_before.told(up.progress)]
             lines += [
                 f"-- {entry['rows']} row(s) are put back from {entry['quarantine']} into {entry['table']}"
                 for entry in (up.progress if up else {}).get("quarantined", [])

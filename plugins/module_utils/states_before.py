@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import catalog_states, existing, ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all
+from ansible_collections.whitecross.pgops.plugins.module_utils.renames import Renames
 from psycopg2 import sql
 
 State = Mapping[str, Any]
@@ -49,11 +51,13 @@ class Before:
     :ivar states: on the way down what was recorded.
     :ivar turned: those of them that the whole way down of the version would leave otherwise than they were. What it takes
         away for a while only, such as a default while the type changes, is not among them.
+    :ivar names: by statement of the way down what had which name before the version.
     """
 
     steps: Sequence[Mapping[str, Any]] = ()
     states: Sequence[State] = ()
     turned: Sequence[State] = ()
+    names: Mapping[tuple[Any, ...], Renames] = field(default_factory=dict)
 
     def record(self, conn: Connection) -> list[dict[str, Any]]:
         """Look at what the version would bring about and what its way down would take away. Call before its first statement.
@@ -62,25 +66,42 @@ class Before:
 
         :return: those that hold already, a default with its ``expression`` and the ``type`` of its column.
         """
-        ups = [statement for step in self.steps for statement in step.get("up") or []]
-        brought = _states(ups)
-        ends = _ends(self.steps)
+        names = Renames()
+        brought: list[tuple[Key, bool]] = []
         # What the way up drops itself does not stay: what has its name on the way down is another.
-        gone = existing.dropped_by(ups)
+        gone: set[tuple[str, str, str | None] | None] = set()
+        for statement in (statement for step in self.steps for statement in step.get("up") or []):
+            brought += [(key, bool(state["there"])) for state in _states([statement]) for key in _then(names, state)]
+            dropped = existing.dropped(statement)
+            if dropped and dropped["kind"] in ("table", "column"):
+                schema, column = str(dropped.get("schema") or "public"), dropped["kind"] == "column"
+                table = str(dropped["table"] if column else dropped["name"])
+                gone.add(names.then(schema, table, str(dropped["name"]) if column else None))
+            names.add(statement)
+        ends, _ = _ends(self.steps)
         keys = [
             key
-            for key in dict.fromkeys([*map(_key, brought), *ends])
-            if not gone & {f"table {key[1]}.{key[2]}", f"column {key[1]}.{key[2]}.{key[3]}"}
+            for key in dict.fromkeys([*(key for key, _ in brought), *ends])
+            if not gone & {(key[1], key[2], None), (key[1], key[2], key[3])}
         ]
-        wanted = {(_key(state), state["there"]) for state in brought}
+        wanted = set(brought)
         wanted |= {(key, not there) for key, there in ends.items()}
         now = _now(conn, keys)
         return [now[key] for key in keys if key in now and (key, now[key]["there"]) in wanted]
 
     def words(self, conn: Connection) -> list[str]:
         """:return: what of it is still so, as a ``DO`` block is told it; a default is only while it is the same one."""
-        now = _now(conn, [_key(state) for state in self.states])
-        return [catalog_states.word(state) for state in self.states if now.get(_key(state)) == state]
+        last = next(iter(self.names.values()), Renames())
+        # As the way down finds it, or as a part of it that is done has left it.
+        keys = {_key(state): _renamed(last, _key(state)) for state in self.states}
+        now = _now(conn, [*keys, *keys.values()])
+        words = []
+        for state in self.states:
+            key = keys[_key(state)]
+            found = now.get(key) or now.get(_key(state))
+            if found is not None and _same(found, state):
+                words += [catalog_states.word(found), catalog_states.word(state)]
+        return list(dict.fromkeys(words))
 
     def without(self, conn: Connection, statement: Mapping[str, Any]) -> Kept:
         """Take out of a statement of the way down the parts that would change what is as it was before the version.
@@ -91,23 +112,24 @@ class Before:
         """
         turned = {_key(state): state for state in self.turned}
         parts: Sequence[Mapping[str, Any]] = (statement.get("alters") or {}).get("parts", [])
-        before = {
-            number: turned[_key(part["state"])]
-            for number, part in enumerate(parts)
-            if part["state"] and turned.get(_key(part["state"]), part["state"])["there"] != part["state"]["there"]
-        }
-        now = _now(conn, [_key(state) for state in before.values()])
+        names = self.names.get(_place(statement), Renames())
+        before: dict[int, State] = {}
+        for number, part in enumerate(parts):
+            for key in _then(names, part["state"]) if part["state"] else []:
+                if key in turned and turned[key]["there"] != part["state"]["there"]:
+                    before[number] = turned[key]
+        now = _now(conn, [_key(parts[number]["state"]) for number in before])
         run: list[str] = []
         stays: dict[Key, str] = {}
         again: list[str] = []
         for number, part in enumerate(parts):
             was = before.get(number)
-            present = now.get(_key(was)) if was else None
-            if was and present == was:
-                stays[_key(was)] = catalog_states.word(was)
+            present = now.get(_key(part["state"])) if was else None
+            if was and present and _same(present, was):
+                stays[_key(present)] = catalog_states.word(was)
             elif was and present and _is_another_default(was, present):
                 again.append(f"{was['schema']}.{was['table']}.{was['name']}")
-                column = sql.Identifier(str(was["name"])).as_string(conn)
+                column = sql.Identifier(str(present["name"])).as_string(conn)
                 run.append(f"ALTER COLUMN {column} SET DEFAULT {was['expression']}")
             else:
                 run.append(str(part["sql"]))
@@ -152,10 +174,11 @@ def up(migration: Mapping[str, Any], ordinal: int) -> Before:
 def down(migration: Mapping[str, Any], row: ledger.Migration) -> Before:
     """:return: what was recorded when the version was applied."""
     states = list(chain.from_iterable(step.progress.get(PROGRESS, []) for step in row.steps))
-    ends = _ends(migration["steps"])
+    ends, names = _ends(migration["steps"])
     return Before(
         states=states,
         turned=[state for state in states if ends.get(_key(state), state["there"]) != state["there"]],
+        names=names,
     )
 
 
@@ -169,10 +192,38 @@ def _states(statements: Iterable[Mapping[str, Any]]) -> list[State]:
     return [part["state"] for part in parts if part["state"]]
 
 
-def _ends(steps: Sequence[Mapping[str, Any]]) -> dict[Key, bool]:
-    """:return: how the whole way down leaves each that it names."""
-    downs = [statement for step in reversed(steps) if step["kind"] == "sql" for statement in step.get("down") or []]
-    return {_key(state): bool(state["there"]) for state in _states(downs)}
+def _ends(steps: Sequence[Mapping[str, Any]]) -> tuple[dict[Key, bool], dict[tuple[Any, ...], Renames]]:
+    """:return: how the whole way down leaves each that it names, and by statement what had which name before the version."""
+    names = Renames()
+    for statement in (statement for step in steps for statement in step.get("up") or []):
+        names.add(statement)
+    ends: dict[Key, bool] = {}
+    by_statement: dict[tuple[Any, ...], Renames] = {}
+    for step in reversed(steps):
+        for statement in (step.get("down") or []) if step["kind"] == "sql" else []:
+            by_statement.setdefault(_place(statement), deepcopy(names))
+            ends |= {key: bool(state["there"]) for state in _states([statement]) for key in _then(names, state)}
+            names.add(statement)
+    return ends, by_statement
+
+
+def _place(statement: Mapping[str, Any]) -> tuple[Any, ...]:
+    return statement.get("file"), statement.get("line"), statement["sql"]
+
+
+def _then(names: Renames, state: State) -> list[Key]:
+    """:return: the key of what a statement names, as it was named before the version; none where that is not the same thing."""
+    then = names.then(str(state["schema"]), str(state["table"]), state.get("name"))
+    return [(str(state["kind"]), *then)] if then else []
+
+
+def _renamed(names: Renames, key: Key) -> Key:
+    return (key[0], *names.now(key[1], key[2], key[3]))
+
+
+def _same(now: State, was: State) -> bool:
+    """:return: whether it is as it was, whatever its column or table is called."""
+    return all(now.get(part) == was.get(part) for part in ("kind", "there", "expression", "type"))
 
 
 def _key(state: State) -> Key:

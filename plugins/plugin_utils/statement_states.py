@@ -88,6 +88,24 @@ def states_of(node: Any) -> list[State]:
     return []
 
 
+def renames_of(node: Any) -> list[State]:
+    """:return: the tables (``to``, ``to_schema``) and columns (``column``, ``to``) to which a parsed statement gives other names."""
+    g = grammar()
+    kinds = g.enums.ObjectType
+    if isinstance(node, g.ast.AlterObjectSchemaStmt) and node.objectType == kinds.OBJECT_TABLE:
+        schema, table = relation_name(node.relation)
+        return [{"schema": schema, "table": table, "to_schema": node.newschema}]
+    if not isinstance(node, g.ast.RenameStmt):
+        return []
+    if node.renameType == kinds.OBJECT_COLUMN and node.relationType == kinds.OBJECT_TABLE:
+        schema, table = relation_name(node.relation)
+        return [{"schema": schema, "table": table, "column": node.subname, "to": node.newname}]
+    if node.renameType == kinds.OBJECT_TABLE:
+        schema, table = relation_name(node.relation)
+        return [{"schema": schema, "table": table, "to": node.newname}]
+    return []
+
+
 def _altered(node: Any) -> list[State]:
     if node.objtype != grammar().enums.ObjectType.OBJECT_TABLE:
         return []

@@ -140,6 +140,64 @@ def test_each_part_by_itself(target: Any, tree: TestTree, before: str) -> None:
         assert recorded(target) == [None]
 
 
+RENAMED = {
+    "column": (
+        """
+ALTER TABLE public.people RENAME COLUMN name TO full_name;
+ALTER TABLE public.people ALTER COLUMN full_name SET NOT NULL, ALTER COLUMN full_name SET DEFAULT 'n';
+ALTER TABLE public.people ENABLE ROW LEVEL SECURITY;
+""",
+        """
+ALTER TABLE public.people DISABLE ROW LEVEL SECURITY;
+ALTER TABLE public.people ALTER COLUMN full_name DROP DEFAULT, ALTER COLUMN full_name DROP NOT NULL;
+ALTER TABLE public.people RENAME COLUMN full_name TO name;
+""",
+    ),
+    "table": (
+        """
+ALTER TABLE public.people ALTER COLUMN name SET NOT NULL;
+ALTER TABLE public.people RENAME TO persons;
+ALTER TABLE public.persons RENAME name TO full_name;
+ALTER TABLE public.persons ALTER COLUMN full_name SET DEFAULT 'n', ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+""",
+        """
+ALTER TABLE public.persons NO FORCE ROW LEVEL SECURITY, DISABLE ROW LEVEL SECURITY;
+ALTER TABLE public.persons RENAME full_name TO name;
+ALTER TABLE public.persons RENAME TO people;
+ALTER TABLE public.people ALTER COLUMN name DROP DEFAULT, ALTER COLUMN name DROP NOT NULL;
+""",
+    ),
+    "another column of the name": (
+        """
+ALTER TABLE public.people RENAME COLUMN name TO old_name;
+ALTER TABLE public.people ADD COLUMN name text;
+ALTER TABLE public.people ALTER COLUMN name SET NOT NULL, ALTER COLUMN name SET DEFAULT 'n';
+""",
+        """
+ALTER TABLE public.people ALTER COLUMN name DROP NOT NULL;
+ALTER TABLE public.people DROP COLUMN name;
+ALTER TABLE public.people RENAME COLUMN old_name TO name;
+""",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RENAMED)
+@pytest.mark.parametrize(
+    "before",
+    [
+        "another default",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("nothing", "not null", "row level security")),
+    ],
+)
+def test_they_are_followed_through_other_names(target: Any, tree: TestTree, case: str, before: str) -> None:
+    tree.add_sql(V1, "rename", *RENAMED[case])
+    do(target, BARE, *BEFORE[before])
+    with as_it_was(target):
+        migrate.apply(target, tree.render(), Selection(), way())
+        migrate.revert(target, Reverts(), way())
+
+
 # A trade in the other direction: what was not there before is not there afterwards.
 AWAY = """
 ALTER TABLE public.people ALTER COLUMN name DROP DEFAULT, ALTER COLUMN name DROP NOT NULL;

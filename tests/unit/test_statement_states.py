@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils.renames import Renames
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import split
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.statement_states import parts_of
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.statement_states import parts_of, renames_of
 
 
 def parts(text: str) -> tuple[str, list[tuple[str, str | None]]] | None:
@@ -61,3 +62,40 @@ def test_each_part_is_as_it_was_written(text: str, table: str, wanted: list[tupl
 )
 def test_of_other_statements_nothing_is_told(text: str) -> None:
     assert parts(text) is None
+
+
+def followed(*texts: str) -> Renames:
+    names = Renames()
+    for text in texts:
+        (statement,), _ = split(text, "f")
+        names.add({"renames": renames_of(statement.node)})
+    return names
+
+
+def test_a_name_is_followed_back_to_the_one_before() -> None:
+    names = followed(
+        "ALTER TABLE people RENAME name TO full_name",
+        "ALTER TABLE people RENAME TO persons",
+        "ALTER TABLE persons SET SCHEMA past",
+        "ALTER TABLE past.persons RENAME COLUMN full_name TO whole",
+    )
+    assert names.then("past", "persons", "whole") == ("public", "people", "name")
+    assert names.then("past", "persons", None) == ("public", "people", None)
+    assert names.now("public", "people", "name") == ("past", "persons", "whole")
+    # Something else has these names by now.
+    assert names.then("past", "persons", "name") is None
+    assert names.then("public", "people", "kind") is None
+
+
+def test_two_columns_that_trade_their_names() -> None:
+    names = followed("ALTER TABLE t RENAME a TO c", "ALTER TABLE t RENAME b TO a", "ALTER TABLE t RENAME c TO b")
+    assert names.then("public", "t", "a") == ("public", "t", "b")
+    assert names.then("public", "t", "b") == ("public", "t", "a")
+    names.add({"renames": [{"schema": "public", "table": "t", "column": "a", "to": "x"}]})
+    assert names.then("public", "t", "x") == ("public", "t", "b")
+
+
+@pytest.mark.parametrize("text", ["ALTER VIEW v RENAME TO w", "ALTER INDEX i RENAME TO j", "ALTER TYPE e RENAME TO f"])
+def test_other_renames_are_not_told(text: str) -> None:
+    (statement,), _ = split(text, "f")
+    assert renames_of(statement.node) == []

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Privileges, comments and function definitions as they were before a version: its way down leaves them so.
+
+Each step of SQL records what it has changed of them, names and definitions only, and when the statements of its way down have run
+they are put back: what the step changed as it was before the step, what only the way down changes as it was before that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import attributes, put_back
+from ansible_collections.whitecross.pgops.plugins.module_utils.attributes import (
+    COMMENT,
+    DEFINITION,
+    PRIVILEGES,
+    Attribute,
+    Grant,
+    Look,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
+
+# The key of a step's progress that holds them.
+PROGRESS = "attributes_before"
+# A step of several transactions keeps there how all was at its beginning.
+BEGINNING = "attributes_at_beginning"
+
+# What else than one of these words leaves them alone: what is created has them from its beginning, and DROP COLUMN takes
+# along only what nobody brings back. A function may do anything.
+_CHANGES = re.compile(
+    r"\b(GRANT|REVOKE|COMMENT|REPLACE|DO|DROP|FUNCTION|PROCEDURE|ROUTINE|SELECT|CALL|PRIVILEGES|RENAME|OWNER|REASSIGN)\b",
+    re.IGNORECASE,
+)
+Record = Mapping[str, Any]
+_NOTHING: Record = {"changed": [], "made": []}
+_SHOWN = 60
+
+
+class AttributesBefore:
+    """What one step of SQL records, or puts back.
+
+    :param up: the way.
+    :param active: False does nothing: see :func:`up` and :func:`down`.
+    :param made: on the way down the step's progress on the way up.
+    :param progress: its own progress so far.
+    """
+
+    def __init__(self, up: bool, active: bool, made: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
+        self._up, self.active, self._made = up, active, made
+        self._saved = {name: progress[name] for name in (BEGINNING, PROGRESS) if name in progress}
+        self._beginning: Look | None = None
+        self._record: Record = _NOTHING
+
+    def begin(self, conn: Connection, first: bool) -> None:
+        """Before a transaction's first statement, in it.
+
+        :param first: it is the step's first.
+        """
+        if not self.active:
+            return
+        if first or (self._beginning is None and BEGINNING not in self._saved):
+            self._beginning = attributes.look(conn)
+        elif self._beginning is None:
+            self._beginning = attributes.unpacked(self._saved[BEGINNING])
+        if not self._up:
+            self._record = self._saved.get(PROGRESS) or recorded(self._made, self._beginning) or _NOTHING
+
+    def end(self, conn: Connection, last: bool, tell: Callable[[str], None]) -> dict[str, Any]:
+        """After a transaction's last statement, in it: on the way down put back what is to be put back.
+
+        :param last: it is the step's last.
+        :return: what to save in the step's progress.
+        :raises PgopsError: this role may not put something back.
+        """
+        if not self.active or self._beginning is None:
+            return {}
+        if not last:
+            self._saved = {BEGINNING: self._beginning.packed(), **({} if self._up else {PROGRESS: self._record})}
+            return dict(self._saved)
+        if self._up:
+            return {PROGRESS: changes(self._beginning, attributes.look(conn))}
+        put_back.run(conn, self._record, self._beginning, tell)
+        return {}
+
+
+def up(
+    statements: Sequence[Mapping[str, Any]], down: Sequence[Mapping[str, Any]], progress: Mapping[str, Any]
+) -> AttributesBefore:
+    """:return: what records for a step; nothing is recorded where neither way could change what was there before."""
+    touched = any(_may_change(statement) for statement in statements) or any(
+        _may_change(statement) and not statement.get("destroys") for statement in down
+    )
+    return AttributesBefore(True, touched, {}, progress)
+
+
+def down(
+    statements: Sequence[Mapping[str, Any]], made: Mapping[str, Any] | None, progress: Mapping[str, Any]
+) -> AttributesBefore:
+    """:return: what puts back; nothing where a step has no way down or an older tool applied it, which recorded nothing."""
+    known = bool(made) and any(name in (made or {}) for name in (PROGRESS, BEGINNING))
+    return AttributesBefore(False, known and bool(statements), made or {}, progress)
+
+
+def recorded(progress: Mapping[str, Any], now: Look | None = None) -> Record | None:
+    """Read the record of a step.
+
+    :param progress: of the step on the way up.
+    :param now: how all is, for a step that did not come to its end.
+    :return: as :func:`changes` gives it; None where nothing was recorded.
+    """
+    if PROGRESS in progress:
+        found: Record = progress[PROGRESS]
+        return found
+    if BEGINNING in progress and now is not None:
+        return changes(attributes.unpacked(progress[BEGINNING]), now)
+    return None
+
+
+def changes(before: Look, after: Look) -> dict[str, Any]:
+    """Compare two looks at a database; what was made between them does not count, only what was there before.
+
+    :return: ``changed``: by object, under the name that it had before, ``lost`` and ``gained`` privileges, or ``before`` and
+        ``after`` (of a function a checksum); ``after`` is missing where the object is gone. ``made``: the names of new objects.
+    """
+    # After a restore into another database only the names are the same.
+    same = before.database == after.database
+    changed: list[dict[str, Any]] = []
+    for kind in (DEFINITION, PRIVILEGES, COMMENT):
+        seen = set()
+        for key, was in before.of[kind].items():
+            now = after.of[kind].get(key) if same else None
+            if now is None and not (same and after.has(key)):
+                now = after.named[kind].get(was.name)
+            if now is not None:
+                seen.add(now.key)
+            there = now is not None or (same and after.has(key))
+            entry = _entry(kind, was, now, there)
+            if entry:
+                changed.append(_of(kind, now or was, entry) | {"object": was.name})
+        for key, now in after.of[kind].items():
+            if kind != DEFINITION and key not in seen and same and before.has(key):
+                was = replace(now, value=frozenset() if kind == PRIVILEGES else None)
+                entry = _entry(kind, was, now, True)
+                if entry:
+                    changed.append(_of(kind, now, entry))
+    made = [
+        now.name
+        for key, now in after.of[PRIVILEGES].items()
+        if now.name not in before.named[PRIVILEGES] and not (same and before.has(key))
+    ]
+    return {"changed": changed, "made": sorted(made), "database": after.database}
+
+
+def _of(kind: str, attribute: Attribute, entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "attribute": kind,
+        "object": attribute.name,
+        "type": attribute.type,
+        "key": list(attribute.key),
+        **entry,
+    }
+
+
+def _entry(kind: str, was: Attribute, now: Attribute | None, there: bool) -> dict[str, Any]:
+    if kind == PRIVILEGES:
+        if not there:
+            return {"before": _listed(was.value)}
+        value = now.value if now else frozenset()
+        lost, gained = was.value - value, value - was.value
+        return {"lost": _listed(lost), "gained": _listed(gained)} if lost or gained else {}
+    if not there:
+        return {"before": was.value}
+    value = now.value if now else None
+    if was.value == value:
+        return {}
+    return {"before": was.value, "after": attributes.checksum(value) if kind == DEFINITION else value}
+
+
+def told(progress: Mapping[str, Any]) -> list[str]:
+    """:param progress: of a step on the way up.
+    :return: what its way down puts back, a sentence each, for those who look before it runs."""
+    if BEGINNING in progress and PROGRESS not in progress:
+        return ["privileges, comments and functions that the step has changed are put back as they were before it"]
+    record = recorded(progress)
+    if record is None:
+        return []
+    lines = []
+    for entry in record["changed"]:
+        name = entry["object"]
+        if entry["attribute"] == DEFINITION:
+            lines.append(f"{name} is put back as it was before this version")
+        elif entry["attribute"] == COMMENT:
+            lines.append(f"{name}: its comment is put back as it was before this version, {_short(entry['before'])}")
+        else:
+            lost, gained = (
+                attributes.grants(entry.get("lost") or entry.get("before") or []),
+                attributes.grants(entry.get("gained") or []),
+            )
+            lines += [f"{name}: {attributes.words(lost)} is put back, as before this version"] if lost else []
+            lines += [f"{name}: {attributes.words(gained)} goes, as before this version"] if gained else []
+    lines.append("other privileges, comments and functions of before are put back where a statement above changes them")
+    return lines
+
+
+def _may_change(statement: Mapping[str, Any]) -> bool:
+    made = statement.get("creates")
+    if made and not made.get("replace") and not statement.get("destroys"):
+        return bool(made["kind"] == "function")
+    return bool(_CHANGES.search(str(statement["sql"])))
+
+
+def _listed(grants: Iterable[Grant]) -> list[list[Any]]:
+    return [list(grant) for grant in sorted(grants, key=str)]
+
+
+def _short(comment: str | None) -> str:
+    if comment is None:
+        return "none"
+    text = " ".join(comment.split())
+    return f"'{text if len(text) <= _SHOWN else text[: _SHOWN - 1] + '…'}'"
