@@ -184,12 +184,13 @@ def test_what_no_look_can_tell_is_told_by_the_put_back_with_the_rows(target: Any
     apply(target, tmp_path)
     do(
         target,
-        "CREATE FUNCTION closed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'closed for today'; END $$",
+        "CREATE FUNCTION closed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no % today', NEW.name; END $$",
         "CREATE TRIGGER closed BEFORE INSERT ON pets FOR EACH ROW EXECUTE FUNCTION closed()",
     )
     error = refused(target)
     assert error.sqlstate == "P0001"
-    assert "13 row(s), by id 101, 102, " in error.message and "since closed for today (SQLSTATE P0001)" in error.message
+    assert "13 row(s), by id 101, 102, " in error.message
+    assert "since PL/pgSQL function closed() line 1 at RAISE raised an error" in error.message
     assert f'SELECT ("id")::text AS id FROM "pgops"."{KEPT.partition(".")[2]}"' in str(error.hint)
     do(target, "DROP TRIGGER closed ON pets")
     migrate.revert(target, Reverts(), way("20260101T000000Z-000003"))
