@@ -149,6 +149,18 @@ def test_a_value_that_a_trigger_takes_for_something_else_is_not_told(target: Any
     assert '"…"' in failed(target, backfilling(tree)).message
 
 
+def test_a_key_that_may_be_a_name_stays_in_no_ledger_when_its_batches_are_done(target: Any, tree: TestTree) -> None:
+    do(target, "ALTER TABLE pupils DROP CONSTRAINT pupils_pkey, ADD PRIMARY KEY (name)")
+    step = {"backfill": {"table": "pupils", "key": "name", "statement": "b.sql.j2", "irreversible": "it stays"}}
+    files = {"b.sql.j2": BACKFILL.replace("id BETWEEN", "name BETWEEN"), "verify.sql.j2": NO_DIFFERENCE}
+    tree.add(V1, "fill", [step], files, rollback={"safety": "none", "stays": "what was seen"})
+    told = Told()
+    migrate.apply(target, tree.render(), Selection(), way(progress=told))
+    assert rows(target, "SELECT seen FROM pupils") == [{"seen": True}]
+    left = [rows(target, f"SELECT * FROM pgops.{table}") for table in ("migration", "step", "run", "audit")]
+    assert NAME not in f"{left}{told.events}"
+
+
 @pytest.mark.parametrize("cast", ["name::regclass::text", "name::regtype::text", "phone::integer::text"])
 def test_a_value_that_the_statement_takes_for_something_else_is_not_told(
     target: Any, tree: TestTree, cast: str
