@@ -156,6 +156,8 @@ def run(context: StepContext, step: Mapping[str, Any], statement: Mapping[str, A
         **{name: walk.more[name] for name in ("remaining_before", "remaining") if name in walk.more},
         **({"throttle": told} if told else {}),
     )
+    # A key may be a name, and nobody goes on behind it any more.
+    walk.last = None
     context.save("done", {**walk.to_ledger(size.rows), **({"throttle": told} if told else {})})
     return walk.changed
 

@@ -63,7 +63,7 @@ def _run_one(conn: Connection, check: Mapping[str, Any], control: Control) -> tu
                 why, found = None, _rows(conn, check)
     except psycopg2.Error as exc:
         control.check()
-        error = from_psycopg(exc, f"The query of {name}")
+        error = from_psycopg(exc, f"The query of {name}", statement=str(check["query"]))
         return None, [Finding(name, FAIL, check["title"], None, "no error", error.message)]
     return why, [
         Finding(name, WARN if attribute == "time" else level, str(thing), attribute, expected, seen)

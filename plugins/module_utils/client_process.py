@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable, Iterator
 from typing import IO, Callable
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
@@ -38,13 +39,48 @@ _TOLD = re.compile(r"^pg_\w+: (error|warning|detail|hint): |^(ERROR|FATAL|PANIC)
 _UNTOLD = re.compile(r"\b(DETAIL|CONTEXT|QUERY|STATEMENT): ")
 # `invalid input syntax for type integer: "Ann …"`: the value is the end of the message.
 _VALUE = re.compile(r': ".*$')
+_SERVER_ERROR = re.compile(r"\b(?:ERROR|FATAL|PANIC):  ?")
+# What the server quotes is an object's name after one of these words; elsewhere it may come from a row.
+_QUOTED = re.compile(
+    r"(\b(?:class|collation|column|configuration|constraint|database|encoding|enum|extension|family|file|function|index|key|"
+    r"language|method|option|parameter|policy|publication|relation|role|rule|schema|sequence|server|server at|statistics object|"
+    r'subscription|table|tablespace|trigger|type|user|version|view|wrapper) )?"(?:[^"]|"")*(?:"|$)'
+)
+# The place of a function whose text may be anything: what a CHECK, an index expression or a view calls.
+_FUNCTION = re.compile(r"^(?:CONTEXT:  )?(PL/\w+ (?:function|anonymous)|SQL function )")
 
 
 def told_line(line: str) -> str | None:
     """:return: a line of a client's error output as it may be shown, or None where it may repeat a row."""
     if not _TOLD.match(line) or _UNTOLD.search(line):
         return None
+    error = _SERVER_ERROR.search(line)
+    if error:
+        message = _VALUE.sub(': "…"', line[error.end() :].rstrip())
+        line = line[: error.end()] + _QUOTED.sub(lambda quoted: quoted[0] if quoted[1] else '"…"', message)
     return _VALUE.sub(': "…"', line.rstrip())[:LINE_LIMIT]
+
+
+def told_lines(lines: Iterable[str]) -> Iterator[str]:
+    """:return: of a client's error output what may be shown. The server says behind its message whether a function of the
+    database wrote it; of such a one only the function is told."""
+    waiting: str | None = None
+    for line in lines:
+        told = told_line(line)
+        function = _FUNCTION.match(line) if waiting is not None else None
+        if function and waiting is not None:
+            error = _SERVER_ERROR.search(waiting)
+            place = line.removeprefix("CONTEXT:  ").rstrip()
+            if error:
+                waiting = f"{waiting[: error.end()]}{place} raised an error, and its text may hold values of a row"[
+                    :LINE_LIMIT
+                ]
+        if told is not None:
+            if waiting is not None:
+                yield waiting
+            waiting = told
+    if waiting is not None:
+        yield waiting
 
 
 def _dbname(database: str) -> str:
@@ -110,9 +146,8 @@ class ClientProcess:
         self._reader.start()
 
     def _read(self, stream: IO[str]) -> None:
-        for line in stream:
-            told = told_line(line)
-            if told is not None and len(self._lines) < KEPT_LINES:
+        for told in told_lines(stream):
+            if len(self._lines) < KEPT_LINES:
                 self._lines.append(told)
 
     @property

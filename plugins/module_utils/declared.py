@@ -363,7 +363,7 @@ def check_statements(
                 width = len(cursor.description or ())
         except psycopg2.Error as exc:
             control.check()
-            error = from_psycopg(exc, location)
+            error = from_psycopg(exc, location, statement=str(statement["sql"]))
             findings.append(Finding(check, FAIL, location, "statement", "no error", error.message))
             continue
         if width != 3:

@@ -5,17 +5,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import psycopg2
-
-# Server messages that repeat a value of the user's data. Their shape is kept, the value is not: it may be PHI.
-_VALUE_IN_MESSAGE = {"22P02", "22007", "22008", "22003", "22023"}
-# What the server quotes is a name or a value. Whoever reads it has written the one into the statement, or the server tells
-# it apart as the name of an object; the other came from a row. Other languages have other quotation marks.
-_QUOTED = re.compile(r'"((?:[^"]|"")*)"|«\s*([^»]*?)\s*»|„([^“]*)“|“([^”]*)”')
-_CLOSING = '"»“”'
+from ansible_collections.whitecross.pgops.plugins.module_utils.server_message import (
+    failing_function,
+    is_foreign_text,
+    primary_message,
+)
 
 
 class PgopsError(Exception):
@@ -70,33 +67,6 @@ class Interrupted(PgopsError):
     """The run was asked to stop, or its controller stopped renewing the lease."""
 
 
-def primary_message(exc: psycopg2.Error, statement: str | None = None) -> str:
-    """:param statement: what failed: of what the server quotes only that stays which stands in it, or names an object.
-    :return: the server's primary message without DETAIL, CONTEXT or quoted values, which may hold patient data."""
-    diag = exc.diag
-    message = diag.message_primary or str(exc).strip().split("\n", 1)[0] or type(exc).__name__
-    if exc.pgcode in _VALUE_IN_MESSAGE and ": " in message:
-        # The first: the value may have one, too.
-        message = message.split(": ", 1)[0].rstrip()
-    if statement is None or exc.pgcode is None:
-        return message
-    objects = (diag.schema_name, diag.table_name, diag.column_name, diag.constraint_name, diag.datatype_name)
-    # "public"."X" is quoted as a whole, and what stands without quotes is in small letters.
-    known = "\n".join([statement, *(name for name in objects if name)]).replace('"', "").lower()
-
-    def is_value(quoted: re.Match[str]) -> bool:
-        name = next(part for part in quoted.groups() if part is not None)
-        return name.replace('"', "").lower() not in known
-
-    value = next((quoted.start() for quoted in _QUOTED.finditer(message) if is_value(quoted)), None)
-    if value is None and message.count('"') % 2:
-        value = message.index('"')
-    if value is None:
-        return message
-    # To the last mark: the server doubles none within a value, so nobody knows where it ends.
-    return f'{message[:value]}"…"{message[max(map(message.rfind, _CLOSING)) + 1 :]}'
-
-
 def from_psycopg(
     exc: psycopg2.Error,
     doing: str,
@@ -113,7 +83,12 @@ def from_psycopg(
     diag = exc.diag
     state = exc.pgcode
     message = primary_message(exc, statement)
-    name = diag.constraint_name or diag.table_name or diag.datatype_name
+    name, hint = diag.constraint_name or diag.table_name or diag.datatype_name, diag.message_hint
+    function = failing_function(exc)
+    if is_foreign_text(exc):
+        name, hint = None, "The server's log has the text; mend what it refuses, then run it again."
+    elif function and (state or "")[:2] == "42":
+        hint = f"It is {function} that fails, not the statement: mend the function, then run it again."
     return PgopsError(
         f"{doing}: {message}" + (f" (SQLSTATE {state})" if state else ""),
         sqlstate=state,
@@ -121,7 +96,7 @@ def from_psycopg(
         location=location,
         database=database,
         object_name=name,
-        hint=diag.message_hint,
+        hint=hint,
     )
 
 

@@ -173,7 +173,9 @@ def compare(conn: Connection, statement: Mapping[str, Any], explained: Explained
             wanted_table, twins = _build(conn, shadow, statement, made)
         except psycopg2.Error as exc:
             told = from_psycopg(
-                exc, f"{describe(made)} exists already, and the wanted one cannot be built to compare them"
+                exc,
+                f"{describe(made)} exists already, and the wanted one cannot be built to compare them",
+                statement=str(statement["sql"]),
             )
             raise Unequal(
                 told.message,

@@ -211,7 +211,8 @@ def _foreign_key(conn: Connection, key: Mapping[str, Any], control: Control) -> 
         orphans, ids = count_orphans(conn, key)
     except psycopg2.Error as exc:
         control.check()
-        error = from_psycopg(exc, f"{key['name']} could not be checked").message
+        query = orphans_query(key).as_string(conn)
+        error = from_psycopg(exc, f"{key['name']} could not be checked", statement=query).message
     return ForeignKey(
         name=key["name"],
         table=key["table"],

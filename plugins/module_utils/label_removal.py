@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import enum_statements, enum_types, label_text, locks
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    enum_statements,
+    enum_types,
+    label_text,
+    locks,
+    row_identity,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     execute,
@@ -21,6 +27,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.enum_types import Column, Enum, Table
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
+from ansible_collections.whitecross.pgops.plugins.module_utils.server_message import told_notices
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext, one_line
 from psycopg2 import errorcodes, sql
 
@@ -214,16 +221,14 @@ class Going:
         if not rows:
             return None
         told = f"{rows} row(s) of {table.full}.{_written(column.name)}"
-        key: sql.Composable = sql.SQL("*")
-        if table.key:
-            key = sql.Identifier(table.key)
-            query = (
-                sql.SQL("SELECT {}::text AS key ").format(key)
-                + where
-                + sql.SQL(" ORDER BY {} LIMIT {}").format(key, sql.Literal(SHOWN_IDS))
-            )
-            told += f", {table.key} " + ", ".join(row["key"] for row in fetch_all(conn, query.as_string(conn), None))
-        return told, (sql.SQL("SELECT {} ").format(key) + where).as_string(conn)
+        names = row_identity.columns(conn, table.identifier)
+        columns = sql.SQL(", ").join(map(sql.Identifier, names))
+        first_ten = sql.SQL("SELECT {} AS id {} ORDER BY {} LIMIT {}").format(
+            row_identity.told(names), where, columns, sql.Literal(SHOWN_IDS)
+        )
+        ids = fetch_all(conn, first_ten.as_string(conn), None)
+        told += f", {'/'.join(names)} " + ", ".join(str(row["id"]) for row in ids)
+        return told, sql.SQL("SELECT {} {}").format(columns, where).as_string(conn)
 
 
 @dataclass
@@ -271,9 +276,8 @@ class Removal(Going):
                 try:
                     conn.notices.clear()
                     execute(conn, text)
-                    for notice in conn.notices:
-                        # The first line only, DETAIL may hold a row.
-                        self.context.tell(str(notice).strip().split("\n", 1)[0])
+                    for line in told_notices(conn.notices, text):
+                        self.context.tell(line)
                 except psycopg2.Error as exc:
                     if exc.pgcode is None or exc.pgcode in locks.RETRY_SQLSTATES:
                         raise

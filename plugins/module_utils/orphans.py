@@ -239,6 +239,7 @@ def _make_parents(context: StepContext, key: Mapping[str, Any], number: int) -> 
         raise from_psycopg(
             exc,
             f"{context.doing} can make no placeholder in {key['target']} for {key['name']}",
+            statement=query.as_string(conn),
             database=context.database,
         ) from None
     context.tell(f"{rows} placeholder(s) made in {key['target']} for rows of {key['table']} without a parent")

@@ -16,7 +16,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     fetch_all,
     fetch_one,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg, primary_message
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.integrity import NAMED_ROWS
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.quarantine_conflicts import (
@@ -26,6 +26,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.quarantine_confli
     ids_query,
     quarantine_of,
 )
+from ansible_collections.whitecross.pgops.plugins.module_utils.server_message import primary_message
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import kept_objects, needs_down
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import DEFAULT_BUDGETS, StepContext
 from psycopg2 import sql

@@ -7,6 +7,7 @@ have added a rule that they do not fit. What they hold is never told: it may be 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,8 +27,10 @@ from psycopg2 import sql
 _COLUMNS = """
 SELECT a.attname::text AS name, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS not_null,
        q.attnum IS NOT NULL AS kept, (q.atttypid, q.atttypmod) IS NOT DISTINCT FROM (a.atttypid, a.atttypmod) AS same,
-       q.attnum IS NOT NULL OR NOT (a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL) AS known
+       q.attnum IS NOT NULL OR NOT (a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL) AS known,
+       CASE WHEN a.attgenerated <> '' THEN pg_catalog.pg_get_expr(d.adbin, d.adrelid) END AS generated
   FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+  LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
   LEFT JOIN pg_attribute q ON q.attrelid = to_regclass(%s) AND q.attname = a.attname AND q.attnum > 0 AND NOT q.attisdropped
  WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
@@ -73,6 +76,14 @@ SELECT array_agg(a.attname::text ORDER BY key.place) AS columns FROM pg_index i
 """
 _LIFTS = re.compile(r"\s*(ALTER|DROP)\b", re.IGNORECASE)
 _CHANGES_NO_ROW = re.compile(r"\s*(ALTER|CREATE|DROP|COMMENT|GRANT|REVOKE|ANALYZE)\b", re.IGNORECASE)
+# When a column of two keys is the same.
+_PAIRS = {
+    "=": "there.{name} {operator} back.{name}",
+    "null": "there.{name} IS NULL AND back.{name} IS NULL",
+    "or": "(there.{name} {operator} back.{name} OR num_nulls(there.{name}, back.{name}) = 2)",
+}
+# So many columns of a key are looked at with and without a value each: 8 sets.
+_SETS = 3
 # Of these the look cannot tell; the put-back itself does.
 _UNTOLD = ("22", "42")
 
@@ -158,7 +169,7 @@ def conflicts(conn: Connection, entry: Mapping[str, Any], before: Before | None 
     :param entry: what :func:`orphans.settle` gave.
     :param before: what may be gone when they are put back; None where they are put back now.
     """
-    columns = fetch_all(conn, _COLUMNS, (entry["quarantine"], entry["table"]))
+    columns = _with_generated(fetch_all(conn, _COLUMNS, (entry["quarantine"], entry["table"])))
     if not any(column["kept"] for column in columns):
         return []
     before = before or Before()
@@ -173,6 +184,17 @@ def conflicts(conn: Connection, entry: Mapping[str, Any], before: Before | None 
         if conflict is not None:
             found.append(conflict)
     return found
+
+
+def _with_generated(columns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """:return: the same; of what the server computes the value that was kept tells nothing, only the columns that it comes from."""
+    unknown = [_words(column["name"]) for column in columns if not column["generated"] and not column["known"]]
+    return [
+        {**column, "known": not any(words <= _words(column["generated"]) for words in unknown)}
+        if column["generated"]
+        else column
+        for column in columns
+    ]
 
 
 @dataclass(frozen=True)
@@ -196,6 +218,7 @@ def _rules(conn: Connection, entry: Mapping[str, Any], columns: Sequence[Mapping
     identity = _identity(names)
     rows = _as_now(entry, columns)
     fill = f"give them a value in {entry['quarantine']} or delete them there"
+    change = f"change in {entry['quarantine']} what it is computed from or delete them there"
     for index in fetch_all(conn, _UNIQUE, (entry["table"],)):
         what = (
             "the primary key" if index["is_primary"] else "the constraint" if index["excludes"] else "the unique index"
@@ -214,9 +237,11 @@ def _rules(conn: Connection, entry: Mapping[str, Any], columns: Sequence[Mapping
                 None,
                 [column["name"]],
                 f"the column {column['name']} is NOT NULL, and they have no value there",
-                fill
+                change
+                if column["generated"]
+                else fill
                 if column["kept"]
-                else f"ALTER TABLE {entry['quarantine']} ADD COLUMN {column['name']} and fill it",
+                else f"ALTER TABLE {entry['quarantine']} ADD COLUMN {_written(conn, column['name'])} {column['type']}, and fill it",
                 identity,
                 sql.SQL(" FROM {} WHERE {} IS NULL").format(rows, sql.Identifier(column["name"])),
             )
@@ -229,7 +254,7 @@ def _rules(conn: Connection, entry: Mapping[str, Any], columns: Sequence[Mapping
             identity,
             sql.SQL(" FROM {} WHERE ({}) IS FALSE").format(rows, sql.SQL(check["holds"])),
         )
-    kept = {column["name"] for column in columns if column["kept"]}
+    kept = {column["name"] for column in columns if column["kept"] and not column["generated"]}
     for key in integrity.foreign_keys_of(conn, str(entry["schema"]), str(entry["relation"])):
         own = f"{entry['schema']}.{entry['relation']}.{key['constraint_name']}" == entry["constraint"]
         if own or not key["enforced"] or not set(key["columns"]) <= kept:
@@ -260,9 +285,14 @@ def _identity(names: Sequence[str], table: str | None = None) -> sql.Composable:
     return sql.SQL("({})::text").format(sql.SQL(" || '/' || ").join(parts))
 
 
+def _written(conn: Connection, name: str) -> str:
+    row = fetch_one(conn, "SELECT quote_ident(%s) AS name", (name,))
+    return str(row["name"]) if row else name
+
+
 def _as_now(entry: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -> sql.Composable:
     """:return: the rows of the quarantine in the shape that their table has now."""
-    if all(column["kept"] and column["same"] for column in columns):
+    if all(column["kept"] and column["same"] and not column["generated"] for column in columns):
         return quarantine_of(entry)
     shaped = [
         sql.SQL("{}::{} AS {}").format(
@@ -271,9 +301,17 @@ def _as_now(entry: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -> s
             sql.Identifier(column["name"]),
         )
         for column in columns
-        if column["known"]
+        if column["known"] and not column["generated"]
     ]
-    return sql.SQL("(SELECT ctid, {} FROM {}) AS shaped").format(sql.SQL(", ").join(shaped), quarantine_of(entry))
+    rows = sql.SQL("(SELECT ctid, {} FROM {}) AS shaped").format(sql.SQL(", ").join(shaped), quarantine_of(entry))
+    computed = [
+        sql.SQL("({}) AS {}").format(sql.SQL(column["generated"]), sql.Identifier(column["name"]))
+        for column in columns
+        if column["known"] and column["generated"]
+    ]
+    return (
+        sql.SQL("(SELECT *, {} FROM {}) AS computed").format(sql.SQL(", ").join(computed), rows) if computed else rows
+    )
 
 
 def _taken(
@@ -291,26 +329,33 @@ def _taken(
         for number, expression in enumerate(index["expressions"])
     )
     where = sql.SQL(" WHERE {}").format(sql.SQL(index["predicate"])) if index["predicate"] else sql.SQL("")
-    pairs = []
-    for number, operator in enumerate(index["operators"]):
-        name = sql.Identifier(f"k{number}")
-        pair = sql.SQL("there.{name} {operator} back.{name}").format(name=name, operator=sql.SQL(operator))
-        if index["nulls_are_equal"]:
-            pair = sql.SQL("({pair} OR num_nulls(there.{name}, back.{name}) = 2)").format(pair=pair, name=name)
-        pairs.append(pair)
-    return sql.SQL(
-        " FROM (SELECT {identity} AS id, ctid AS place, {keys} FROM {rows}{where}) AS back WHERE EXISTS (SELECT FROM "
-        "(SELECT {keys} FROM {only}{child}{where}) AS there WHERE {same}) OR EXISTS (SELECT FROM "
-        "(SELECT ctid AS place, {keys} FROM {rows}{where}) AS there WHERE there.place <> back.place AND {same})"
-    ).format(
-        identity=identity,
-        keys=keys,
-        rows=rows,
-        where=where,
-        only=only,
-        child=sql.Identifier(entry["schema"], entry["relation"]),
-        same=sql.SQL(" AND ").join(pairs),
+    back = sql.SQL("(SELECT {} AS id, ctid AS place, {} FROM {}{}) AS back").format(identity, keys, rows, where)
+    in_table = sql.SQL("(SELECT {} FROM {}{}{}) AS there").format(
+        keys, only, sql.Identifier(entry["schema"], entry["relation"]), where
     )
+    in_quarantine = sql.SQL("(SELECT ctid AS place, {} FROM {}{}) AS there").format(keys, rows, where)
+    # One at a time: both in one condition, or NULL equal to NULL within it, would make the server compare each row with each.
+    halves = [
+        sql.SQL("SELECT back.id, back.place FROM {} WHERE EXISTS (SELECT FROM {} WHERE {})").format(back, *half)
+        for same in _same(index)
+        for half in ((in_table, same), (in_quarantine, sql.SQL("there.place <> back.place AND {}").format(same)))
+    ]
+    return sql.SQL(" FROM ({}) AS back").format(sql.SQL(" UNION ").join(halves))
+
+
+def _same(index: Mapping[str, Any]) -> list[sql.Composable]:
+    """:return: when two keys are the same; with NULLS NOT DISTINCT a condition for each set of columns that are NULL."""
+    operators, equal = index["operators"], bool(index["nulls_are_equal"])
+    choices = [
+        ["null", "="] if equal and number < _SETS else ["or"] if equal else ["="] for number in range(len(operators))
+    ]
+    return [
+        sql.SQL(" AND ").join(
+            sql.SQL(_PAIRS[form]).format(name=sql.Identifier(f"k{number}"), operator=sql.SQL(operator))
+            for number, (operator, form) in enumerate(zip(operators, forms))
+        )
+        for forms in itertools.product(*choices)
+    ]
 
 
 def _parentless(entry: Mapping[str, Any], key: Mapping[str, Any]) -> sql.Composable:

@@ -20,11 +20,12 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     fetch_one,
     system_identifier,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg, primary_message
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Ledger, Migration, Run
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import RunnerBusy, RunnerLock
 from ansible_collections.whitecross.pgops.plugins.module_utils.lost_session import is_lost
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
+from ansible_collections.whitecross.pgops.plugins.module_utils.server_message import primary_message
 from psycopg2 import errorcodes
 
 # Half of it to one and a half times as much, doubled each time: runs that were cut off together do not come back together.

@@ -59,11 +59,11 @@ class Unsure:
 
 @dataclass(frozen=True)
 class Column:
-    """A column whose values decide whether it can be converted: all its rows, and those that do not fit."""
+    """A column whose values decide whether it can be converted: all its rows, those that do not fit, and ten of these by ctid."""
 
     rows: int
     unfit: int
-    ids: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
 
 
 @dataclass
@@ -355,9 +355,10 @@ class Workshop:
     def _to_uuid(self, key: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Fix | Unsure:
         values = self.uuids(wanted["schema"], wanted["table"], wanted["column"])
         if values.unfit:
-            ids = f" (such as {', '.join(values.ids)})" if values.ids else ""
+            places = f" (by ctid {', '.join(values.places)})" if values.places else ""
             return Unsure(
-                key, f"it is {found['type']} and should be uuid; {values.unfit} of {values.rows} values are none{ids}"
+                key,
+                f"it is {found['type']} and should be uuid; {values.unfit} of {values.rows} values are none{places}",
             )
         if values.rows > REWRITE_ROWS:
             return Unsure(

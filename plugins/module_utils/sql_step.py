@@ -31,6 +31,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.lock_forecast import TableLock
 from ansible_collections.whitecross.pgops.plugins.module_utils.lock_modes import ACCESS_SHARE
+from ansible_collections.whitecross.pgops.plugins.module_utils.server_message import told_notices
 from ansible_collections.whitecross.pgops.plugins.module_utils.states_before import Before
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import (
     StepContext,
@@ -458,9 +459,8 @@ def _execute(context: StepContext, statement: Mapping[str, Any]) -> None:
         with context.conn.cursor() as cursor:
             # Without parameters psycopg2 leaves every % alone.
             cursor.execute(statement["sql"])
-        for notice in context.conn.notices:
-            # What the author of the migration says to whoever runs it; the first line only, DETAIL may hold a row.
-            context.tell(str(notice).strip().split("\n", 1)[0])
+        for line in told_notices(context.conn.notices, str(statement["sql"])):
+            context.tell(line)
     except psycopg2.Error as exc:
         if exc.pgcode in locks.RETRY_SQLSTATES or exc.pgcode is None:
             raise

@@ -3,7 +3,7 @@
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
 """Ids that are text where the tree has uuid: the era of a database, and what stands between it and the tree.
 
-Reads whole columns under ACCESS SHARE, as the role that reads backups; tells counts and ids, nothing else of a row.
+Reads whole columns under ACCESS SHARE, as the role that reads backups; tells counts and places, no value: a text id may be a name or an e-mail address.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _TEXT_TYPE = re.compile(r"(?:text|character varying(?:\(\d+\))?|character\(\d+\)
 _IS_UUID = "^[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}$"
 _VALUES = """
 SELECT count({column}) AS rows, count(*) FILTER (WHERE {column} !~ {pattern}) AS unfit,
-       (SELECT array_agg(id) FROM (SELECT left({column}, 40) AS id FROM {table} WHERE {column} !~ {pattern} ORDER BY 1
-         LIMIT 10) AS first_ten) AS ids
+       (SELECT array_agg(place) FROM (SELECT ctid::text AS place FROM {table} WHERE {column} !~ {pattern} ORDER BY ctid
+         LIMIT 10) AS first_ten) AS places
   FROM {table}
 """
 _SAME_BUT_FOR_CASE = """
@@ -56,7 +56,7 @@ def as_uuid(target: Target, schema: str, table: str, column: str) -> Column:
             ),
         )
     assert row is not None
-    return Column(int(row["rows"]), int(row["unfit"]), tuple(row["ids"] or ()))
+    return Column(int(row["rows"]), int(row["unfit"]), tuple(row["places"] or ()))
 
 
 def report(target: Target, chain: Chain, found: catalog.Inventory) -> list[dict[str, Any]]:

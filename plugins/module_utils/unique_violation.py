@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import row_identity
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     fetch_all,
@@ -23,15 +24,6 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import tra
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import schema_of
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
 from psycopg2 import sql
-
-# The columns of a primary key whose values tell nothing of a person: numbers and uuids.
-_IDENTITY = """
-SELECT array_agg(a.attname::text ORDER BY key.place) AS columns FROM pg_index i
- CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS key (number, place)
-  JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = key.number
-  JOIN pg_type t ON t.oid = a.atttypid AND t.typname IN ('int2', 'int4', 'int8', 'uuid')
- WHERE i.indrelid = to_regclass(%s) AND i.indisprimary HAVING count(*) = max(i.indnkeyatts)
-"""
 
 
 def explain(context: StepContext, conn: Connection, index: Mapping[str, Any], error: PgopsError) -> None:
@@ -79,19 +71,17 @@ def duplicates_query(conn: Connection, index: Mapping[str, Any]) -> sql.Composed
         for column in index["columns"]
     ]
     table = sql.Identifier(schema_of(index), index["table"])
-    row = fetch_one(conn, _IDENTITY, (table.as_string(conn),))
-    identity = (row or {}).get("columns") or ["ctid"]
     # Two rows without a value are not the same to a unique index.
     conditions = [sql.SQL("{} IS NOT NULL").format(part) for part in parts]
     if index.get("where"):
         conditions.append(sql.SQL("({})").format(sql.SQL(index["where"])))
     keys = sql.SQL(", ").join(parts)
     return sql.SQL(
-        'SELECT id, dense_rank() OVER (ORDER BY place) AS "key" FROM (SELECT ({identity})::text AS id, '
+        'SELECT id, dense_rank() OVER (ORDER BY place) AS "key" FROM (SELECT {identity} AS id, '
         "min(ctid) OVER (PARTITION BY {keys}) AS place, count(*) OVER (PARTITION BY {keys}) AS number FROM ONLY {table} "
         "WHERE {conditions}) AS rows WHERE number > 1 ORDER BY 2, 1"
     ).format(
-        identity=sql.SQL(" || '/' || ").join(map(sql.Identifier, identity)),
+        identity=row_identity.told(row_identity.columns(conn, table)),
         keys=keys,
         table=table,
         conditions=sql.SQL(" AND ").join(conditions),

@@ -398,7 +398,7 @@ def required_column(target: Any, server: Any) -> None:
     [
         (other_type, 'column public.schools."totalEnrollment"'),
         (other_index, "index public.students_name_idx"),
-        (no_uuid, "1 of 12 values are none (such as admin)"),
+        (no_uuid, "1 of 12 values are none (by ctid (0,"),
         (own_label, "it has values that no version declares: JANITOR"),
         (two_twins, 'public.contacts.kind has the type public."IncidentType" already'),
         (required_column, "NOT NULL without a default"),

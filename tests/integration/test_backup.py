@@ -454,11 +454,39 @@ def test_asked_to_stop_it_ends_and_leaves_nothing(server: Any, target: Any, fill
         (f'CONTEXT:  COPY students, line 5: "{PATIENT}"', None),
         (f'pg_restore: error: ERROR:  invalid input syntax for type integer: "{PATIENT}"',
          'pg_restore: error: ERROR:  invalid input syntax for type integer: "…"'),
+        (f'pg_restore: error: COPY failed for table "t": ERROR:  time zone "{PATIENT}" not recognized',
+         'pg_restore: error: COPY failed for table "t": ERROR:  time zone "…" not recognized'),
+        ('pg_restore: error: could not execute query: ERROR:  unrecognized configuration parameter "io_method"',
+         'pg_restore: error: could not execute query: ERROR:  unrecognized configuration parameter "io_method"'),
         (f"    {PATIENT} on a line of its own", None),
     ],
 )  # fmt: skip
 def test_messages_of_clients_are_kept_without_row_contents(line: str, told: str | None) -> None:
     assert told_line(line) == told
+
+
+def test_what_a_function_says_while_rows_are_restored_is_told_by_its_place(
+    server: Any, target: Any, database: str, tmp_path: Path
+) -> None:
+    server.execute(
+        f"""SET ROLE {OWNER};
+        CREATE TABLE limits (most integer);
+        INSERT INTO limits VALUES (1);
+        CREATE FUNCTION fits(text) RETURNS boolean LANGUAGE plpgsql AS $f$ BEGIN
+            IF EXISTS (SELECT FROM public.limits) THEN RETURN true; END IF;
+            RAISE EXCEPTION 'no limit for %', $1;
+        END $f$;
+        CREATE TABLE people (name text CHECK (fits(name)));
+        INSERT INTO people VALUES ('{PATIENT}');
+        DELETE FROM limits""",
+        database=database,
+    )
+    backup = back_up(target, tmp_path)
+    with pytest.raises(PgopsError) as caught:
+        prove(target, backup)
+    told = json.dumps([caught.value.message, caught.value.as_dict()])
+    assert PATIENT not in told
+    assert "ERROR:  PL/pgSQL function public.fits(text) line 3 at RAISE raised an error" in told
 
 
 def test_the_servers_own_message_is_the_one_that_is_told() -> None:

@@ -733,7 +733,12 @@ def test_an_unknown_status_is_listed_and_refused_until_it_is_mapped(
     )
     with pytest.raises(PgopsError) as caught:
         up_to(target, chain, LEGACY)
-    assert "6 condition(s) have a status that maps to nothing: 'CONTROLLED' (3), 'SELDOM' (3)" in caught.value.message
+    assert "6 condition(s) have a status that maps to nothing, in 2 text(s)" in caught.value.message
+    # The texts are PHI: the query for them is told, and they are in no audit.
+    kept = column(db, "SELECT string_agg(detail::text, '') FROM pgops.audit")
+    assert "CONTROLLED" not in f"{caught.value.message}{caught.value.hint}{kept}".upper()
+    query = str(caught.value.hint).partition("List the texts: ")[2].partition(";")[0]
+    assert column(db, query) == ["CONTROLLED", "SELDOM"]
     assert "condition_status" in str(caught.value.hint)
     assert column(db, "SELECT count(*) FROM allergies WHERE NOT active") == [0]
     with pytest.raises(PgopsError, match="maps to what is no status.*CONTROLLED: GOOD"):

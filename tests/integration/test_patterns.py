@@ -440,7 +440,7 @@ GO_SILENTLY = {
 
 @pytest.mark.parametrize(
     ("pattern", "column", "parts"),
-    [("remove_column", "room", 2), ("change_type", "points", 2), ("change_type", "points_old", 3), ("split_table", "note", 3)],
+    [("remove_column", "room", 2), ("change_type", "points", 2), ("change_type", "points_old", 3), ("split_table", "note", 3), ("rename_column", '"roomName"', 3)],
 )  # fmt: skip
 def test_a_pattern_names_all_that_would_go_with_its_column_unseen(
     target: Target, tmp_path: Path, pattern: str, column: str, parts: int
@@ -451,7 +451,7 @@ def test_a_pattern_names_all_that_would_go_with_its_column_unseen(
     before = inventory(target)
     with pytest.raises(PgopsError) as told:
         migrate.apply(target, migrations[:parts], Selection(), way())
-    assert f"children.{column} still has: {', '.join(GO_SILENTLY)}" in told.value.message
+    assert f"children.{column.strip(chr(34))} still has: {', '.join(GO_SILENTLY)}" in told.value.message
     assert set(before) <= set(inventory(target))
     do(
         target,
@@ -462,6 +462,53 @@ def test_a_pattern_names_all_that_would_go_with_its_column_unseen(
     )
     migrate.apply(target, migrations[:parts], Selection(), way())
     assert differences(target, migrations[:parts]) == []
+
+
+def test_the_twin_of_a_renamed_column_goes_with_nothing_that_the_old_one_lacks(target: Target, tmp_path: Path) -> None:
+    do(
+        target,
+        SCHEMA,
+        "CREATE INDEX by_room ON children (code, room DESC)",
+        "ALTER TABLE children ALTER room SET DEFAULT 'none'",
+    )
+    migrations = applied(target, tmp_path, "rename_column", 2)
+    both = [
+        'CREATE INDEX by_name ON children (code, "roomName" DESC)',
+        'ALTER TABLE children ALTER "roomName" SET NOT NULL',
+        "ALTER TABLE children ALTER \"roomName\" SET DEFAULT 'none'",
+    ]
+    extra = {
+        "index other_way": ('CREATE INDEX other_way ON children (code, "roomName")', "DROP INDEX other_way"),
+        "index unlike": (
+            'CREATE UNIQUE INDEX unlike ON children (code, "roomName" DESC)',
+            "DROP INDEX unlike",
+        ),
+        "a default": (
+            "ALTER TABLE children ALTER room DROP DEFAULT",
+            "ALTER TABLE children ALTER room SET DEFAULT 'none'",
+        ),
+        "NOT NULL": ("ALTER TABLE children ALTER room DROP NOT NULL", "ALTER TABLE children ALTER room SET NOT NULL"),
+        "privileges": (
+            'GRANT UPDATE ("roomName") ON children TO white_cross_nurse',
+            "GRANT UPDATE (room) ON children TO white_cross_nurse",
+        ),
+        "another comment": (
+            "COMMENT ON COLUMN children.\"roomName\" IS 'PHI: a room'",
+            "COMMENT ON COLUMN children.room IS 'PHI: a room'",
+        ),
+    }
+    do(target, *both, *(statement for statement, _ in extra.values()))
+    with pytest.raises(PgopsError) as told:
+        migrate.apply(target, migrations, Selection(), way())
+    assert f"children.roomName still has: {', '.join(extra)} (SQLSTATE" in told.value.message
+    assert "give it to room, which takes the name" in str(told.value.hint)
+    do(target, *(way_out for _, way_out in extra.values()))
+    migrate.apply(target, migrations, Selection(), way("20260101T000000Z-000002"))
+    nurse = "has_column_privilege('white_cross_nurse', 'children', 'roomName', 'update')"
+    assert rows(target, f"SELECT {nurse} AS may, to_regclass('by_room') IS NOT NULL AS there") == [
+        {"may": True, "there": True}
+    ]
+    assert differences(target, migrations) == []
 
 
 @pytest.mark.parametrize(
