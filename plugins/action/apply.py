@@ -90,11 +90,7 @@ class ActionModule(MigrationAction):
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """One line a version; after a failure the command to go on and the command to go back."""
         for database, found in (result.get("databases") or {}).items():
-            for lost in found.get("reconnected") or []:
-                where = f"step {lost['step']} of {lost['version']}" if lost["version"] else "no version in hand"
-                self.say(
-                    f"{database}: connection lost at {lost['lost_at']} ({where}), connected again after {lost['waited_s']:.1f} s"
-                )
+            self.say_reconnected(database, found)
             for item in found.get("applied") or []:
                 told = f"{database}: {item['version']} {item['name']} applied in {seconds(item['duration_s'])}"
                 if item["skipped"]:

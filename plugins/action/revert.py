@@ -44,6 +44,7 @@ class ActionModule(MigrationAction):
         for database, found in (result.get("databases") or {}).items():
             if "versions" in found:
                 self._show_plan(database, found)
+            self.say_reconnected(database, found)
             for item in found.get("reverted") or []:
                 stays = f"; what stays: {item['stays']}" if item.get("stays") else ""
                 self.say(

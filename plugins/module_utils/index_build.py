@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import index_space, unique_violation
+from ansible_collections.whitecross.pgops.plugins.module_utils import index_builders, index_space, unique_violation
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_definition import index_definition
@@ -60,7 +60,7 @@ def build_by_text(context: StepContext, index: Mapping[str, Any]) -> None:
 
     Takes SHARE UPDATE EXCLUSIVE on the table.
 
-    :param index: ``schema``, ``name``, and ``statement``: CREATE INDEX CONCURRENTLY as the server is to get it.
+    :param index: ``schema``, ``table``, ``name``, and ``statement``: CREATE INDEX CONCURRENTLY as the server is to get it.
     """
     found = index_definition(context.conn, schema_of(index), index["name"])
     if found is not None and not found["valid"]:
@@ -71,25 +71,23 @@ def build_by_text(context: StepContext, index: Mapping[str, Any]) -> None:
 def build(context: StepContext, owner: Owner, conn: Connection, index: Mapping[str, Any], place: str = "") -> None:
     """Build one index; nothing of its name may be there.
 
-    Takes SHARE UPDATE EXCLUSIVE on the table: no reader and no writer waits.
+    Takes SHARE UPDATE EXCLUSIVE on the table: no reader and no writer waits. Is not asked for while somebody else builds on that table.
 
     :param conn: the session that builds, in autocommit; no other statement may be under way on it.
     :param place: which of how many it is, for the person who watches.
-    :raises PgopsError: it failed, hit its limit, or the disk has no room for it; its remains are dropped.
+    :raises PgopsError: it failed, hit its limit, or the disk has no room for it; its remains are dropped where the table is free.
     :raises Interrupted: asked to end; the build is cancelled and its remains are dropped.
     :raises psycopg2.Error: the session was lost.
     """
-    name = full_name(index)
+    name, limit_s = full_name(index), context.budget("index_timeout_s")
+    table, ends = (schema_of(index), str(index["table"])), time.monotonic() + limit_s
     for attempt in range(1, TRIES + 1):
-        context.control.check()
+        left_s = index_builders.wait(
+            context, conn, table, ends - time.monotonic(), index=name, failing=f"built index {name}"
+        )
         # Before the build: whoever finds the remains must know that they are ours.
         owner.began(index)
-        execute(
-            conn,
-            sql.SQL("SET lock_timeout = 0; SET statement_timeout = {}").format(
-                sql.Literal(f"{context.budget('index_timeout_s')}s")
-            ),
-        )
+        _set_limit(conn, left_s)
         since = time.monotonic()
         try:
             with context.watched(f"building index {name}{place}", conn=conn, cancel=True):
@@ -100,18 +98,22 @@ def build(context: StepContext, owner: Owner, conn: Connection, index: Mapping[s
                 # psycopg2 takes a session that the server has just ended for open.
                 conn.close()
                 raise
-            timed_out = context.timed_out(exc, since, context.budget("index_timeout_s"))
+            timed_out = context.timed_out(exc, since, left_s)
             held_up_by = context.monitor.held_up_by(conn.info.backend_pid)
             execute(conn, "SET statement_timeout = 0")
             if exc.pgcode == errorcodes.DUPLICATE_TABLE:
+                # There was none of that name: our own remains are gone before a second try.
                 owner.forget(index)
                 raise _build_error(context, exc, conn, index) from None
-            drop_remains(context, conn, index)
+            again = exc.pgcode == errorcodes.DEADLOCK_DETECTED and attempt < TRIES
+            if again:
+                context.tell(f"the build of index {name} deadlocked with another session: once more when that is done")
+            gone = drop_remains(context, conn, index, limit_s=ends - time.monotonic() if again else None)
             context.control.check()
-            if exc.pgcode == errorcodes.DEADLOCK_DETECTED and attempt < TRIES:
-                context.tell(f"the build of index {name} deadlocked with another session: once more")
+            if again and gone:
                 continue
-            raise _build_error(context, exc, conn, index, timed_out=timed_out, held_up_by=held_up_by) from None
+            error = _build_error(context, exc, conn, index, timed_out=timed_out, held_up_by=held_up_by, gone=gone)
+            raise error from None
         except Interrupted:
             drop_remains(context, conn, index)
             raise
@@ -120,50 +122,80 @@ def build(context: StepContext, owner: Owner, conn: Connection, index: Mapping[s
                 execute(conn, "SET statement_timeout = 0")
 
 
+def _set_limit(conn: Connection, seconds: float) -> None:
+    milliseconds = sql.Literal(f"{int(seconds * 1000)}ms")
+    execute(conn, sql.SQL("SET lock_timeout = 0; SET statement_timeout = {}").format(milliseconds))
+
+
 def _creation(index: Mapping[str, Any]) -> sql.Composable:
     return sql.SQL(index["statement"]) if "statement" in index else create_index(index)
 
 
-def drop_remains(context: StepContext, conn: Connection, index: Mapping[str, Any]) -> None:
-    """Drop an index of ours where it is invalid; where its table is in use it stays for the next run, which is told."""
+def drop_remains(
+    context: StepContext, conn: Connection, index: Mapping[str, Any], limit_s: float | None = None
+) -> bool:
+    """Drop an index of ours where it is invalid; where its table is in use it stays for the next run, which is told.
+
+    :param limit_s: seconds for who goes on afterwards; who ends waits for :data:`CLEAN_UP_S`.
+    :return: whether no remains are left.
+    """
     found = index_definition(conn, schema_of(index), index["name"])
     if found is None or found["valid"]:
-        return
+        return True
     try:
-        drop(context, conn, schema_of(index), index["name"], limit_s=CLEAN_UP_S)
-    except PgopsError:
+        drop(
+            context,
+            conn,
+            schema_of(index),
+            index["name"],
+            limit_s=CLEAN_UP_S if limit_s is None else limit_s,
+            heed=limit_s is not None,
+        )
+    except PgopsError as error:
         # Somebody holds the table. The ledger knows that these are our remains: the next run drops them first.
         context.tell(
             f"index {full_name(index)} stays invalid for now, its table is in use: the next run drops it first"
         )
+        if isinstance(error, Interrupted):
+            raise
+        return False
+    return True
 
 
-def drop(context: StepContext, conn: Connection, schema: str, name: str, limit_s: int | None = None) -> None:
+def drop(
+    context: StepContext, conn: Connection, schema: str, name: str, limit_s: float | None = None, heed: bool = True
+) -> None:
     """DROP INDEX CONCURRENTLY. Takes SHARE UPDATE EXCLUSIVE on the table, and waits for transactions that use the index.
 
     :param limit_s: seconds, in the place of ``index_timeout_s`` where it is less.
+    :param heed: whether the wait for another build of that table ends when the run is asked to end.
     """
     telling, failing = f"dropping index {schema}.{name}", f"dropped index {schema}.{name}"
-    alter(context, conn, drop_index(schema, name), telling=telling, failing=failing, limit_s=limit_s)
+    statement = drop_index(schema, name)
+    alter(context, conn, (schema, name), statement, telling=telling, failing=failing, limit_s=limit_s, heed=heed)
 
 
 def alter(
     context: StepContext,
     conn: Connection,
+    index: tuple[str, str],
     statement: sql.Composed,
     *,
     telling: str,
     failing: str,
-    limit_s: int | None = None,
+    limit_s: float | None = None,
+    heed: bool = True,
 ) -> None:
     """Drop an index concurrently, or rename it: a session that holds it makes this wait, not fail, up to the limit.
 
-    Neither asks for a lock that a reader or a writer would queue behind.
+    Neither asks for a lock that a reader or a writer would queue behind, nor for any while somebody builds on that table.
 
+    :param index: its schema and name.
     :raises PgopsError: it failed or hit the limit.
     """
     limit = min(limit_s or context.budget("index_timeout_s"), context.budget("index_timeout_s"))
-    execute(conn, sql.SQL("SET lock_timeout = 0; SET statement_timeout = {}").format(sql.Literal(f"{limit}s")))
+    left_s = index_builders.wait(context, conn, index, limit, index=".".join(index), failing=failing, heed=heed)
+    _set_limit(conn, left_s)
     since = time.monotonic()
     try:
         with context.watched(telling, conn=conn):
@@ -177,8 +209,8 @@ def alter(
             statement=statement.as_string(conn),
             database=context.database,
         )
-        if context.timed_out(exc, since, limit):
-            _time_limit(context, error, f"{limit} s when it {failing}")
+        if context.timed_out(exc, since, left_s):
+            _time_limit(context, error, f"{limit:.0f} s when it {failing}")
         raise error from None
     finally:
         if not conn.closed:
@@ -204,6 +236,7 @@ def _build_error(
     *,
     timed_out: bool = False,
     held_up_by: str | None = None,
+    gone: bool = True,
 ) -> PgopsError:
     statement = _creation(index).as_string(conn)
     name = full_name(index)
@@ -211,17 +244,18 @@ def _build_error(
         exc, f"{context.doing} failed when it built index {name}", statement=statement, database=context.database
     )
     error.object_name = name
+    remains = "its remains were dropped" if gone else "it stays invalid, the next run drops it first"
     if timed_out:
         held_up = f", held up by {held_up_by}" if held_up_by else ""
         seconds = context.budget("index_timeout_s")
-        _time_limit(context, error, f"{seconds} s when it built index {name}{held_up}; its remains were dropped")
+        _time_limit(context, error, f"{seconds} s when it built index {name}{held_up}; {remains}")
     elif exc.pgcode == errorcodes.DISK_FULL:
         index_space.explain(context, conn, index, error)
     elif exc.pgcode == errorcodes.UNIQUE_VIOLATION and "statement" not in index:
         unique_violation.explain(context, conn, index, error)
     elif exc.pgcode == errorcodes.DEADLOCK_DETECTED:
         error.hint = (
-            "Its remains were dropped; run it again when the other session, named in the server's log, is done: "
+            f"{remains.capitalize()}; run it again when the other session, named in the server's log, is done: "
             "it goes on at this index."
         )
         error.extra["reason"] = "deadlock"

@@ -78,6 +78,7 @@ def replace(
     index_build.alter(
         context,
         conn,
+        (schema, new["name"]),
         rename_index(schema, new["name"], name),
         telling=f"renaming index {schema}.{new['name']} to {name}",
         failing=f"renamed index {schema}.{new['name']} to {name}",
@@ -92,6 +93,6 @@ def comment_on(context: StepContext, index: Mapping[str, Any], comment: str | No
     full = sql.Identifier(schema_of(index), index["name"])
     statement = sql.SQL("COMMENT ON INDEX {} IS {}").format(full, sql.Literal(comment))
     telling = f"commenting on index {full_name(index)}"
-    index_build.alter(
-        context, context.conn, statement, telling=telling, failing=f"commented on index {full_name(index)}"
-    )
+    failing = f"commented on index {full_name(index)}"
+    given = (schema_of(index), str(index["name"]))
+    index_build.alter(context, context.conn, given, statement, telling=telling, failing=failing)

@@ -10,11 +10,10 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import existing, index_build
+from ansible_collections.whitecross.pgops.plugins.module_utils import existing, index_build, index_builders
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     execute,
-    fetch_all,
     fetch_one,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
@@ -26,19 +25,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.index_definition 
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import create_index, schema_of
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
-from psycopg2 import errorcodes, sql
-
-# A vacuum of a small table is over by then; it holds the lock of a build too.
-BUILDER_LOOKS = 20
-BUILDER_POLL_S = 0.5
-
-# pg_stat_progress_create_index hides the builds of other roles; their locks are for all to see.
-_BUILDERS = """
-SELECT l.pid FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
- WHERE l.locktype = 'relation' AND l.granted AND l.mode = 'ShareUpdateExclusiveLock' AND l.relation = to_regclass(%s)
-   AND l.pid <> pg_backend_pid()
- ORDER BY 1
-"""
+from psycopg2 import errorcodes
 
 
 class IndexState:
@@ -98,7 +85,9 @@ class IndexState:
                 return False
             raise self.unequal(index, differences)
         if not found["valid"]:
-            self._wait_for_builders(index, conn)
+            if self._waited_for_builders(index, conn):
+                # Theirs may have become valid, or be gone.
+                return self.is_missing(index, conn)
             # Same name and same definition, or begun by us: the remains of a build that was cut off.
             self._context.tell(f"index {name} is invalid, left by a build that was cut off: dropped and built again")
             index_build.drop(self._context, conn, schema_of(index), index["name"])
@@ -108,25 +97,27 @@ class IndexState:
             self._context.tell(f"index {name} is there already, with the same definition: skipped")
         return False
 
-    def _wait_for_builders(self, index: Mapping[str, Any], conn: Connection) -> None:
-        """:raises PgopsError: somebody else may be building it: the lock of a build is held on its table."""
-        name = full_name(index)
-        table = sql.Identifier(schema_of(index), index["table"]).as_string(conn)
-        for attempt in range(BUILDER_LOOKS):
-            self._context.control.check()
-            pids = [str(row["pid"]) for row in fetch_all(conn, _BUILDERS, (table,))]
-            if not pids:
-                return
-            if attempt == 0:
-                self._context.tell(f"index {name} is invalid, and pid {', '.join(pids)} may be building it: waiting")
-            self._context.sleep(BUILDER_POLL_S)
-        raise PgopsError(
-            f"{self._context.doing} failed: index {name} is invalid, and pid {', '.join(pids)} may be building it.",
-            sqlstate=errorcodes.OBJECT_IN_USE,
-            database=self._context.database,
-            object_name=name,
-            hint="Wait for it, then run it again: an index that has become valid is taken over, another is built anew.",
-        )
+    def _waited_for_builders(self, index: Mapping[str, Any], conn: Connection) -> bool:
+        """:return: whether somebody was there who may have been building it.
+        :raises PgopsError: somebody still may be when the time for a build is over."""
+        table, name = (schema_of(index), str(index["table"])), full_name(index)
+        if not index_builders.builders(conn, *table):
+            return False
+        limit = self._context.budget("index_timeout_s")
+        try:
+            index_builders.wait(self._context, conn, table, limit, index=name, failing=f"looked again at index {name}")
+        except PgopsError as error:
+            if error.sqlstate != errorcodes.OBJECT_IN_USE:
+                raise
+            there = index_builders.named(index_builders.builders(conn, *table)) or "somebody"
+            error.message = f"{self._context.doing} failed: index {name} is invalid, and {there} may be building it."
+            error.args = (error.message,)
+            error.object_name = name
+            error.hint = (
+                "Wait for it, then run it again: an index that has become valid is taken over, another is built anew."
+            )
+            raise
+        return True
 
     def is_another(self, index: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
         """:return: whether the index of that name is not the wanted one, on another table or with another definition."""

@@ -17,16 +17,18 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.index_build impor
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_definition import indexes_of
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_replacement import comment_on, replace
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_state import IndexState
+from ansible_collections.whitecross.pgops.plugins.module_utils.locks import BEING_BUILT
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import aside, schema_of
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
 from psycopg2 import errorcodes, sql
 
-_INVALID_OF_OTHERS = """
+_INVALID_OF_OTHERS = f"""
 SELECT n.nspname || '.' || c.relname AS name FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_class t ON t.oid = i.indrelid
   JOIN pg_namespace tn ON tn.oid = t.relnamespace
  WHERE NOT i.indisvalid AND (tn.nspname, t.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
    AND NOT (n.nspname || '.' || c.relname) = ANY(%s)
+   AND NOT {BEING_BUILT}
  ORDER BY 1
 """
 # Of an index without a row here nobody has counted the values of its expressions. An empty table never has any.

@@ -13,6 +13,7 @@ import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import key_scan
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.locks import BEING_BUILT
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 from psycopg2 import sql
 
@@ -69,7 +70,7 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name,
        c.relpages::bigint * current_setting('block_size')::bigint AS bytes
   FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
   JOIN pg_class AS t ON t.oid = i.indrelid JOIN pg_namespace AS tn ON tn.oid = t.relnamespace
- WHERE NOT (i.indisvalid AND i.indisready AND i.indislive) AND {_USER_SCHEMA}
+ WHERE NOT (i.indisvalid AND i.indisready AND i.indislive) AND {_USER_SCHEMA} AND NOT {BEING_BUILT}
  ORDER BY 1
 """
 

@@ -311,7 +311,8 @@ def _build(removal: Removal, table: Table, index: Index) -> None:
     if found is not None and found["valid"]:
         return
     text = re.sub(r"^(CREATE (?:UNIQUE )?INDEX) ", r"\1 CONCURRENTLY ", _index_beside(removal, table, index))
-    index_build.build_by_text(removal.context, {"schema": index.schema, "name": aside(index.name), "statement": text})
+    beside = {"schema": index.schema, "table": table.name, "name": aside(index.name), "statement": text}
+    index_build.build_by_text(removal.context, beside)
 
 
 def _index_built(going: Going, table: Table, index: Index) -> dict[str, Any] | None:

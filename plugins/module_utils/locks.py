@@ -109,6 +109,21 @@ SELECT a.pid, coalesce(a.application_name, '') AS application_name, a.usename::t
   FROM pg_catalog.pg_stat_activity a
 """
 
+# Of a SHARE UPDATE EXCLUSIVE lock l, also where it is only asked for: who stands in line has a snapshot already. An autovacuum has
+# that lock too, builds nothing, and gives way to who waits behind it; its type is hidden from a plain role, that it has no role is not.
+OF_A_BUILD = """
+l.locktype = 'relation' AND l.mode = 'ShareUpdateExclusiveLock' AND l.pid <> pg_catalog.pg_backend_pid()
+  AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a
+                   WHERE a.pid = l.pid AND a.usesysid IS NULL AND a.datid IS NOT NULL)
+"""
+# Of an index with row i in pg_index: somebody builds on its table right now, so that it is not known to be what a build has left. Of
+# the sessions of others the view of builds shows no more than the pid.
+BEING_BUILT = f"""
+EXISTS (SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_progress_create_index b ON b.pid = l.pid
+         WHERE l.relation = i.indrelid AND l.granted AND {OF_A_BUILD})
+"""
+
 _RUNNER_LOCK = """
 SELECT l.pid FROM pg_catalog.pg_locks l
  WHERE l.locktype = 'advisory' AND l.granted

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any, TypeVar
 
 import psycopg2
@@ -115,7 +116,7 @@ class Way:
     :ivar throttle: what makes batches wait.
     :ivar terminate_idle_after_s: seconds after which a session that idles in a transaction and holds a lock that is needed is
         ended; None ends nobody.
-    :ivar reconnect_s: seconds within which an apply goes on in another session where its own is lost; 0 never.
+    :ivar reconnect_s: seconds within which a run goes on in another session where its own is lost; 0 never.
     """
 
     run: Run
@@ -226,7 +227,14 @@ def _begun(
     return found, plan, shape
 
 
-def _steadily(session: _Session, work: Callable[[], T], where: str, done: Sequence[Mapping[str, Any]] = ()) -> T:
+def _steadily(
+    session: _Session,
+    work: Callable[[], T],
+    where: str,
+    done: Sequence[Mapping[str, Any]] = (),
+    *,
+    word: str = "applied",
+) -> T:
     """Do what may be done again from its beginning, in another session where this one is lost.
 
     :raises psycopg2.Error: it was lost, and there is no other.
@@ -243,7 +251,7 @@ def _steadily(session: _Session, work: Callable[[], T], where: str, done: Sequen
                 if done:
                     raise exc from None
                 if isinstance(error, NotRegained):
-                    error.message += " Nothing was applied."
+                    error.message += f" Nothing was {word}."
                     error.args = (error.message,)
                 raise
 
@@ -468,30 +476,21 @@ def revert(
     :return: ``reverted`` (each with duration in seconds, what stays and what was gone already), ``loss``, ``model_changes``, ``ledger_head``, ``audit``.
     :raises PgopsError: refused, failed, interrupted or out of patience; ``extra`` says what is reverted and what is not.
     """
-    with _session(target, way) as session:
-        conn = session.conn
-        found = ledger.read(conn)
-        chosen = way_back.select_reverts(conn, found, selection)
-        if versions is not None and [row.version for row in chosen] != list(versions):
-            raise PgopsError(
-                f"Nothing was reverted in {target.database}: {', '.join(versions) or 'nothing'} was confirmed, and it would "
-                f"be {', '.join(row.version for row in chosen) or 'nothing'} by now; look again and confirm that.",
-                database=target.database,
-                extra={"reason": "moved", "versions": [row.version for row in chosen]},
-            )
-        migrations = ledger.all_stored(conn, [row.version for row in chosen])
-        loss = way_back.data_loss(conn, list(zip(chosen, migrations)), (expected or {}).get("snapshot"))
-        if chosen and expected:
-            now = {"ledger_head": found.head, "catalog_fingerprint": catalog.fingerprint(catalog.inventory(conn))}
-            _refuse_moved(conn, found, now, expected, "reverted in")
-            if not lose_writes:
-                _refuse_uncopied(target.database, loss, str(expected.get("path") or "the backup"))
+    with _session(target, way, "down") as session:
+        found, chosen, migrations, loss = _steadily(
+            session,
+            lambda: _chosen(session, selection, versions, expected, lose_writes),
+            f"The revert in {target.database}",
+            word="reverted",
+        )
         done: list[dict[str, Any]] = []
-        followed: list[dict[str, Any]] | None = []
+        shape = None
         if chosen:
+            conn = session.conn
             shape = model_changes.read(conn)
             ledger.ensure(conn)
             ledger.start_run(conn, way.run)
+            session.reconnect.begun(conn, found)
             session.mirrored = legacy_mirror.versions(conn)
             there = way_back.standing(conn, found)
             looks = (
@@ -504,18 +503,55 @@ def revert(
                 session.applied = frozenset(there)
                 session.replacements = replacements([item for key, item in there.items() if key > row.version])
                 done.append(_revert_one(session, row, migration, done, migrations[number + 1 :]))
-        with _told_if_lost(session, "reverted", done):
+
+        def ended() -> dict[str, Any]:
+            followed: list[dict[str, Any]] | None = []
             if chosen:
-                ledger.finish_run(conn, way.run.id, "reverted")
-                followed = _followed(conn, shape)
+                ledger.finish_run(session.conn, way.run.id, "reverted")
+                followed = _followed(session.conn, shape)
             return {
-                "reverted": done,
-                "loss": loss,
-                "tables": tables_of(migrations),
                 "model_changes": followed,
-                "ledger_head": ledger.head(conn) if chosen else found.head,
-                "audit": ledger.audit_head(conn) if found.exists else None,
+                "ledger_head": ledger.head(session.conn) if chosen else found.head,
+                "audit": ledger.audit_head(session.conn) if found.exists else None,
             }
+
+        with _told_if_lost(session, "reverted", done):
+            end = _steadily(session, ended, f"The end of the revert in {target.database}", done, word="reverted")
+        return {
+            "reverted": done,
+            "loss": loss,
+            "tables": tables_of(migrations),
+            "reconnected": session.reconnect.happened,
+            **end,
+        }
+
+
+def _chosen(
+    session: _Session,
+    selection: way_back.Reverts,
+    versions: Sequence[str] | None,
+    expected: Mapping[str, Any] | None,
+    lose_writes: bool,
+) -> tuple[ledger.Ledger, list[ledger.Migration], list[dict[str, Any]], list[dict[str, Any]]]:
+    """:return: the ledger, the versions that go, their stored text, and what data goes with them. Writes nothing."""
+    conn, database = session.conn, session.target.database
+    found = ledger.read(conn)
+    chosen = way_back.select_reverts(conn, found, selection)
+    if versions is not None and [row.version for row in chosen] != list(versions):
+        raise PgopsError(
+            f"Nothing was reverted in {database}: {', '.join(versions) or 'nothing'} was confirmed, and it would "
+            f"be {', '.join(row.version for row in chosen) or 'nothing'} by now; look again and confirm that.",
+            database=database,
+            extra={"reason": "moved", "versions": [row.version for row in chosen]},
+        )
+    migrations = ledger.all_stored(conn, [row.version for row in chosen])
+    loss = way_back.data_loss(conn, list(zip(chosen, migrations)), (expected or {}).get("snapshot"))
+    if chosen and expected:
+        now = {"ledger_head": found.head, "catalog_fingerprint": catalog.fingerprint(catalog.inventory(conn))}
+        _refuse_moved(conn, found, now, expected, "reverted in")
+        if not lose_writes:
+            _refuse_uncopied(database, loss, str(expected.get("path") or "the backup"))
+    return found, chosen, migrations, loss
 
 
 def _refuse_uncopied(database: str, loss: Sequence[Mapping[str, Any]], backup: str) -> None:
@@ -530,6 +566,35 @@ def _refuse_uncopied(database: str, loss: Sequence[Mapping[str, Any]], backup: s
         )
 
 
+def _in_another_where_lost(look: Callable[..., None]) -> Callable[..., None]:
+    """Look again, at the same, where the session is lost over it."""
+
+    @wraps(look)
+    def steadily(session: _Session, row: ledger.Migration, migration: Any, done: Any, rest: Any, *more: Any) -> None:
+        while True:
+            try:
+                return look(session, row, migration, done, rest, *more)
+            except (PgopsError, psycopg2.Error) as exc:
+                if not session.reconnect.is_due(session.conn, exc):
+                    raise
+            try:
+                _go_on(session, f"The look before version {row.version} goes in {session.target.database}", done=done)
+            except PgopsError as error:
+                error.extra |= _half_way_down(done, rest)
+                raise
+
+    return steadily
+
+
+def _half_way_down(done: Sequence[Mapping[str, Any]], rest: Sequence[ledger.Migration]) -> dict[str, Any]:
+    return {
+        "reverted": [item["version"] for item in done],
+        "not_reverted": [item.version for item in rest],
+        "partial": {"reverted": [dict(item) for item in done]},
+    }
+
+
+@_in_another_where_lost
 def _refuse(
     session: _Session,
     row: ledger.Migration,
@@ -548,11 +613,7 @@ def _refuse(
     except PgopsError as error:
         with transaction(session.conn, _SURE_COMMIT):
             ledger.finish_run(session.conn, session.way.run.id, "refused")
-        error.extra |= {
-            "reverted": [item["version"] for item in done],
-            "not_reverted": [item.version for item in rest],
-            "partial": {"reverted": [dict(item) for item in done]},
-        }
+        error.extra |= _half_way_down(done, rest)
         raise
 
 
@@ -563,47 +624,93 @@ def _revert_one(
     done: Sequence[Mapping[str, Any]],
     after: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
+    version, back = row.version, _WayDown(len(migration["steps"]))
+    ended_before = len(session.terminated)
+    now: ledger.Migration | None = row
+    while now is not None:
+        try:
+            _revert_steps(session, migration, now, back)
+            break
+        except (PgopsError, psycopg2.Error) as exc:
+            reason: PgopsError | psycopg2.Error = exc
+            if session.reconnect.is_due(session.conn, exc):
+                where = _where(session, migration, back.ordinal, "down")
+                try:
+                    now = _go_on(session, where, version=version, step=back.ordinal, done=done).get(version)
+                    back.lost.add(back.ordinal)
+                    continue
+                except PgopsError as error:
+                    reason = error
+            raise _stopped(
+                session,
+                migration,
+                "reverting",
+                back.ordinal,
+                len(migration["steps"]),
+                reason,
+                back.started,
+                done,
+                after,
+            ) from None
+    session.way.progress.emit(
+        f"{version} {row.name}: reverted in {back.duration_s:.2f} s", database=session.target.database
+    )
+    return {
+        **way_back.summary(row, migration),
+        "state": "reverted",
+        "duration_s": back.duration_s,
+        **back.told(),
+        "terminated": session.terminated[ended_before:],
+    }
+
+
+@dataclass
+class _WayDown:
+    """How far a version is on its way down, over all sessions that it takes.
+
+    :ivar lost: the steps that a session was lost in; what is gone there is our own doing.
+    """
+
+    ordinal: int
+    left: list[str] = field(default_factory=list)
+    already: list[str] = field(default_factory=list)
+    lost: set[int] = field(default_factory=set)
+    started: float = field(default_factory=time.monotonic)
+    duration_s: float = 0.0
+
+    def told(self) -> dict[str, Any]:
+        # A step that waited for its locks looked more than once.
+        return {"left": self.left, "already": list(dict.fromkeys(self.already))}
+
+
+def _revert_steps(session: _Session, migration: Mapping[str, Any], row: ledger.Migration, back: _WayDown) -> None:
+    """From where the ledger says that it is to its end, in the session in hand."""
     conn, run, version = session.conn, session.way.run, row.version
     steps: Sequence[Mapping[str, Any]] = migration["steps"]
-    started = time.monotonic()
-    ordinal = len(steps)
-    left: list[str] = []
-    already: list[str] = []
-    ended_before = len(session.terminated)
-    try:
+    if not back.lost or row.state != "reverted":
         session.way.control.check()
         with transaction(conn, ledger.begin_down_text(conn, version, steps, run)):
             ledger.append_audit(conn, "revert_started", run_id=run.id, version=version, detail={"from": row.state})
         for ordinal in range(len(steps), 0, -1):
+            back.ordinal = ordinal
             session.way.control.check()
             past_down = next((step for step in row.down_steps if step.ordinal == ordinal), None)
             step = steps[ordinal - 1]
             context = _context(session, migration, "down", ordinal, str(step["kind"]), past_down)
-            context.already = already
+            context.already = [] if ordinal in back.lost else back.already
             if not needs_down(row, ordinal):
                 context.save("done")
                 continue
             past_up = next((item for item in row.steps if item.ordinal == ordinal), None)
-            left += _step_down(context, migration, step, past_up.progress if past_up else {}, row)
-        duration = round(time.monotonic() - started, 3)
-        # A step that waited for its locks looked more than once.
-        told = {"left": left, "already": list(dict.fromkeys(already))}
-        with transaction(conn, f"{_SURE_COMMIT}; {ledger.finish_text(conn, version, 'reverted', 0.0)}"):
-            if version in session.mirrored:
-                legacy_mirror.reverted(conn, version)
-            ledger.append_audit(
-                conn, "reverted", run_id=run.id, version=version, detail={"duration_s": duration, **told}
-            )
-    except (PgopsError, psycopg2.Error) as exc:
-        raise _stopped(session, migration, "reverting", ordinal, len(steps), exc, started, done, after) from None
-    session.way.progress.emit(f"{version} {row.name}: reverted in {duration:.2f} s", database=session.target.database)
-    return {
-        **way_back.summary(row, migration),
-        "state": "reverted",
-        "duration_s": duration,
-        **told,
-        "terminated": session.terminated[ended_before:],
-    }
+            back.left += _step_down(context, migration, step, past_up.progress if past_up else {}, row)
+    back.duration_s = round(time.monotonic() - back.started, 3)
+    if back.lost and row.state == "reverted":
+        return
+    with transaction(conn, f"{_SURE_COMMIT}; {ledger.finish_text(conn, version, 'reverted', 0.0)}"):
+        if version in session.mirrored:
+            legacy_mirror.reverted(conn, version)
+        detail = {"duration_s": back.duration_s, **back.told()}
+        ledger.append_audit(conn, "reverted", run_id=run.id, version=version, detail=detail)
 
 
 def _step_down(
@@ -652,7 +759,7 @@ def _closed_unless_ready(conn: Connection) -> Iterator[None]:
 
 
 @contextmanager
-def _session(target: Target, way: Way) -> Iterator[_Session]:
+def _session(target: Target, way: Way, direction: str = "up") -> Iterator[_Session]:
     """The session that works and holds the runner lock, and the monitor beside it; both closed at the end."""
     name = locks.application_name(way.run.id)
 
@@ -678,7 +785,9 @@ def _session(target: Target, way: Way) -> Iterator[_Session]:
     session: _Session | None = None
     try:
         lock = RunnerLock(conn, wait_s=way.lock_wait_s, control=way.control, tell=tell, sleep=way.sleep)
-        again = Reconnect(target, way.run, open_session, way.reconnect_s, way.control, tell, way.sleep)
+        again = Reconnect(
+            target, way.run, open_session, way.reconnect_s, way.control, tell, way.sleep, direction=direction
+        )
         with lock, Monitor(open_session, way.control, way.run.id) as monitor:
             session = _Session(target, way, conn, lock, again, monitor, open_worker, _who(conn, way.run))
             try:

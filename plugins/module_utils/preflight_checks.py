@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ansible_collections.whitecross.pgops.plugins.module_utils.locks import BEING_BUILT
+
 OK = "ok"
 WARN = "warn"
 STOP = "stop"
@@ -347,14 +349,29 @@ CHECKS: tuple[Check, ...] = (
         "none",
     ),
     Check(
+        "index_builds",
+        "builds of indexes",
+        WARN,
+        """SELECT b.pid, coalesce(a.usename::text, '?') AS role, coalesce(nullif(a.application_name, ''), '?') AS application,
+                  coalesce((SELECT pg_catalog.string_agg(DISTINCT l.relation::regclass::text, ', ')
+                              FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation
+                             WHERE l.pid = b.pid AND l.database = b.datid AND c.relkind IN ('r', 'm', 'p')
+                               AND l.mode IN ('ShareUpdateExclusiveLock', 'ShareLock')), '?') AS object
+             FROM pg_catalog.pg_stat_progress_create_index b LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = b.pid
+            WHERE b.datname = pg_catalog.current_database() ORDER BY b.pid""",
+        "session {pid} of {role} ({application}) builds an index of {object}; a version that builds or drops one there waits for it",
+        "wait until it is done, see pg_stat_progress_create_index",
+        "none",
+        activity=True,
+    ),
+    Check(
         "invalid_indexes",
         "invalid indexes",
         WARN,
         f"""SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS object
               FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-             WHERE NOT i.indisvalid AND {_USER_SCHEMA}
-               AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index p WHERE p.index_relid = c.oid)
+             WHERE NOT i.indisvalid AND {_USER_SCHEMA} AND NOT {BEING_BUILT}
              ORDER BY 1""",
         "index {object} is INVALID: writes keep it, no query uses it",
         "DROP INDEX CONCURRENTLY {object};",

@@ -68,6 +68,7 @@ class Reconnect:
     :ivar open_session: opens one; is given how many seconds the connecting may take.
     :ivar budget_s: seconds from each loss within which another session must hold the runner lock; 0 never connects again.
     :ivar tell: is told when it was lost and when it goes on.
+    :ivar direction: ``up`` or ``down``, which way its versions go.
     :ivar happened: each loss that was got over: ``version``, ``step``, ``lost_at`` (UTC), ``waited_s``; grows.
     """
 
@@ -80,6 +81,7 @@ class Reconnect:
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
     jitter: Callable[[], float] = random.random
+    direction: str = "up"
     happened: list[dict[str, Any]] = field(default_factory=list)
     _before: Ledger | None = None
     _cluster: str | None = None
@@ -113,9 +115,9 @@ class Reconnect:
 
         :param where: the work in hand, to begin a sentence with.
         :param version: that in hand, with its ``step``; None before the first and after the last.
-        :param done: versions that this run has applied.
+        :param done: versions that this run has applied or, on the way down, reverted.
         :raises NotRegained: no such server in time; another run holds the lock, or has changed the ledger; what this run had
-            applied is not there; another cluster answers; the same step lost its session twice.
+            done is not there; another cluster answers; the same step lost its session twice.
         :raises Interrupted: asked to end.
         """
         lost.close()
@@ -149,7 +151,7 @@ class Reconnect:
                     raise
                 else:
                     self.happened.append(event)
-                    self.tell(f"connected again after {waited:.1f} s, {_goes_on(found, version)}")
+                    self.tell(f"connected again after {waited:.1f} s, {_goes_on(found, version, self.direction)}")
                     return Regained(conn, lock, found)
             if self.clock() >= deadline:
                 raise self._too_late(where, why)
@@ -233,7 +235,8 @@ class Reconnect:
             self.control.request(f"{by} asked it to stop")
             self.control.check()
         row = found.get(version) if version else None
-        place = (where, [(item.ordinal, item.state, item.progress) for item in row.steps] if row else [])
+        steps = [*row.steps, *row.down_steps] if row else []
+        place = (where, [(item.ordinal, item.state, item.progress) for item in steps])
         if self._place == place:
             # Once is taken for the network or a restart; twice it may be the statement that brings the server down.
             raise self._not_regained(
@@ -247,15 +250,16 @@ class Reconnect:
     def _refuse_moved(self, where: str, found: Ledger, version: str | None, done: Sequence[str]) -> None:
         """:raises NotRegained: the ledger is not as this run left it: no version is planned anew, and none is repeated."""
         assert self._before is not None
+        going, gone = ("applying", "applied") if self.direction == "up" else ("reverting", "reverted")
         for key in sorted({row.version for row in (*self._before.migrations, *found.migrations)} | set(done)):
             old, now = self._before.get(key), found.get(key)
             ours = now is not None and now.run_id == self.run.id
             if key in done:
-                same = ours and now is not None and now.state == "applied"
+                same = ours and now is not None and now.state == gone
             else:
                 same = _mark(old) == _mark(now)
                 if key == version and ours and now is not None:
-                    same = same or now.state in ("applying", "applied")
+                    same = same or now.state in (going, gone)
             if same:
                 continue
             if now is None:
@@ -271,9 +275,8 @@ class Reconnect:
             )
 
     def _too_late(self, where: str, why: str) -> NotRegained:
-        return self._not_regained(
-            where, f", and no other was to be had in {self.budget_s:g} s (migrate_reconnect): {why}"
-        )
+        option = "migrate_reconnect" if self.direction == "up" else "rollback_reconnect"
+        return self._not_regained(where, f", and no other was to be had in {self.budget_s:g} s ({option}): {why}")
 
     def _not_regained(self, where: str, why: str, *, hint: str = LATER) -> NotRegained:
         return NotRegained(
@@ -298,16 +301,19 @@ def _cluster(conn: Connection) -> str | None:
         return None
 
 
-def _goes_on(found: Ledger, version: str | None) -> str:
-    if version is None:
-        return "going on"
-    row = found.get(version)
-    if row is not None and row.state == "applied":
-        return f"version {version} was applied, and only the answer was lost: going on behind it"
-    undone = [item.ordinal for item in row.steps if item.state != "done"] if row is not None else [1]
-    of = f" of {len(row.steps)}" if row is not None else ""
-    return (
-        f"going on with step {undone[0]}{of} of version {version}"
-        if undone
-        else f"going on at the end of version {version}"
-    )
+def _goes_on(found: Ledger, version: str | None, direction: str) -> str:
+    row = found.get(version) if version is not None else None
+    if version is None or row is None:
+        return "going on" if version is None else f"going on with step 1 of version {version}"
+    if row.state == ("applied" if direction == "up" else "reverted"):
+        return f"version {version} was {row.state}, and only the answer was lost: going on behind it"
+    steps, way = row.steps, ""
+    if direction == "down":
+        # Of one that is not begun there is nothing yet.
+        steps, way = (row.down_steps if row.state == "reverting" else [])[::-1], " on the way down"
+        if not steps:
+            return f"going on with version {version}{way}"
+    undone = [item.ordinal for item in steps if item.state != "done"]
+    if not undone:
+        return f"going on at the end of version {version}{way}"
+    return f"going on with step {undone[0]} of {len(steps)} of version {version}{way}"

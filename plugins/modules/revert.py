@@ -11,7 +11,7 @@ description:
   - Without a selection it reverts the last applied version only; otherwise by one of O(steps), O(keep), O(through) and O(version).
   - It runs the text that the ledger kept when the version was applied, steps in reverse order, so it needs no files. Indexes that the
     version built are dropped concurrently, what was there before stays.
-  - A way down that was cut off goes on at its step when it is run again.
+  - A way down that was cut off goes on at its step when it is run again. With O(reconnect) one whose connection is lost goes on by itself.
   - In check mode it returns the exact list, the SQL as a diff, and what data would be lost, and writes nothing.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
@@ -56,6 +56,15 @@ options:
       - Up to how many MB together the tables of an enum are rewritten in one transaction to take a label away; above that it is done beside
         the clients. What each version declares, where it is not set.
     type: int
+  reconnect:
+    description:
+      - For how long after a lost connection the way down waits for a server that takes writes, in seconds. It takes the lock again, looks in
+        the ledger what became of the step in hand, and goes on there; what was committed is not done twice.
+      - It ends instead where another run has taken over or changed the ledger, where what it had reverted is not so (a failover lost it),
+        where another cluster answers, and where a step loses the connection a second time with nothing done in between.
+      - V(0) never connects again; who types it again goes on.
+    type: float
+    default: 0
 author:
   - White Cross pgops contributors
 """
@@ -107,6 +116,10 @@ databases:
         C(before), C(after). Columns of a table that is new or gone are not told one by one. Null where somebody held a table for longer than a second.
       type: list
       elements: dict
+    reconnected:
+      description: Each loss of the connection after which it went on - V(version) and V(step) in hand, V(lost_at) in UTC, V(waited_s).
+      type: list
+      elements: dict
     ledger_head:
       description: sha256 over version, checksum and state of all rows of the ledger.
       type: str
@@ -139,6 +152,7 @@ def main() -> None:
             "expected": {"type": "dict", "default": {}},
             "lose_writes": {"type": "bool", "default": False},
             "rewrite_limit_mb": {"type": "int"},
+            "reconnect": {"type": "float", "default": 0},
             **pgops_module.LEDGER_RUN_OPTIONS,
             **pgops_module.LIMIT_OPTIONS,
         }
@@ -150,6 +164,8 @@ def main() -> None:
 
         given = module.params
         limits = run_limits.of(given)
+        if not given["reconnect"] >= 0:
+            raise PgopsError("rollback_reconnect must be 0 seconds or more; 0 never connects again.")
         selection = way_back.Reverts(given["steps"], given["keep"], given["through"], given["version"])
         databases: dict[str, Any] = {}
         diff = []
@@ -175,6 +191,7 @@ def main() -> None:
                     lock_wait_s=given["lock_wait"],
                     rewrite_limit_mb=given["rewrite_limit_mb"],
                     **limits,
+                    reconnect_s=given["reconnect"],
                 )
                 databases[name] = migrate.revert(
                     target,

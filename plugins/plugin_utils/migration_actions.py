@@ -69,6 +69,14 @@ class MigrationAction(PgopsAction):
                 f"idled in a transaction that was in the way of {item['version']} and was ended; the audit names it"
             )
 
+    def say_reconnected(self, database: str, found: Mapping[str, Any]) -> None:
+        """Tell each loss of the connection after which the run went on."""
+        for lost in found.get("reconnected") or []:
+            where = f"step {lost['step']} of {lost['version']}" if lost["version"] else "no version in hand"
+            self.say(
+                f"{database}: connection lost at {lost['lost_at']} ({where}), connected again after {lost['waited_s']:.1f} s"
+            )
+
     @staticmethod
     def _truth(value: Any) -> bool:
         return value is True or str(value).lower() in ("true", "yes", "on", "1")

@@ -218,6 +218,29 @@ def prepared_transaction(world: World) -> None:
     conn.tpc_prepare()
 
 
+def index_is_built(world: World) -> None:
+    """By a role whose work the migrator may not see; the index is invalid until it is done."""
+    world.sql(
+        "CREATE FUNCTION public.slow(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT pg_sleep(60)::text'",
+        f"ALTER FUNCTION public.slow(text) OWNER TO {OWNER}",
+    )
+    building = world.session(SUPERUSER)
+
+    def build() -> None:
+        with suppress(psycopg2.Error):
+            building.cursor().execute("CREATE INDEX CONCURRENTLY slow ON public.students (public.slow(name))")
+
+    thread = threading.Thread(target=build)
+    thread.start()
+    world.after.callback(thread.join)
+    world.after.callback(building.cancel)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and not world.server.execute(
+        "SELECT 1 FROM pg_stat_progress_create_index WHERE phase LIKE 'building%'"
+    ):
+        time.sleep(0.02)
+
+
 def invalid_index(world: World) -> None:
     with pytest.raises(psycopg2.errors.UniqueViolation):
         world.sql("CREATE UNIQUE INDEX CONCURRENTLY students_name ON public.students (name)")
@@ -406,6 +429,7 @@ MATRIX: dict[str, tuple[Callable[[World], None], str, str, str]] = {
     "long_transactions": (long_transaction, "warn", MIGRATOR, "pg_terminate_backend"),
     "waiting_locks": (lock_not_granted, "warn", "AccessShareLock on students", "pg_stat_activity"),
     "prepared_transactions": (prepared_transaction, "stop", "holds its locks", "ROLLBACK PREPARED"),
+    "index_builds": (index_is_built, "warn", "builds an index of students", "wait until it is done"),
     "invalid_indexes": (
         invalid_index,
         "warn",
