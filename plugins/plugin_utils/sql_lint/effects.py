@@ -17,6 +17,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements im
 )
 
 from .locks import Relation, qualified, referenced
+from .rows import BOUNDED, size_of
 from .script import Part
 from .session import TIMEOUTS, Column, Constraint, Function, Seen, Session, Transaction
 
@@ -292,12 +293,27 @@ def checked_not_null(expression: Any) -> list[str]:
 
 def _create_as(seen: Seen) -> None:
     kind = "matview" if seen.node.objtype == grammar().enums.ObjectType.OBJECT_MATVIEW else "table"
-    _make(seen.session, relation_name(seen.node.into.rel), kind, perhaps=seen.node.if_not_exists)
+    made = relation_name(seen.node.into.rel)
+    _make(seen.session, made, kind, perhaps=seen.node.if_not_exists)
+    _fill(seen, made, seen.node.query)
+
+
+def _fill(seen: Seen, table: Relation, query: Any) -> None:
+    """A table that the file made is a source of few rows, unless many are put into it."""
+    if seen.session.made(table) and size_of(query, seen.session, procedural=seen.procedural) != BOUNDED:
+        seen.session.objects.filled.add(table)
+
+
+def _insert(seen: Seen) -> None:
+    if seen.node.selectStmt is not None:
+        _fill(seen, relation_name(seen.node.relation), seen.node.selectStmt)
 
 
 def _select_into(seen: Seen) -> None:
     if seen.node.intoClause is not None and not seen.procedural:
-        _make(seen.session, relation_name(seen.node.intoClause.rel), "table")
+        made = relation_name(seen.node.intoClause.rel)
+        _make(seen.session, made, "table")
+        _fill(seen, made, seen.node)
 
 
 def _view(seen: Seen) -> None:
@@ -367,6 +383,7 @@ def _drop(seen: Seen) -> None:
             if objects.relations.pop(relation, None) is not None and relation not in objects.perhaps:
                 objects.dropped_own.add(relation)
             objects.perhaps.discard(relation)
+            objects.filled.discard(relation)
             objects.columns.pop(relation, None)
             objects.index_tables.pop(relation, None)
             objects.indexes.pop(relation, None)
@@ -406,8 +423,9 @@ def _rename(seen: Seen) -> None:
         for known in registers:
             if old in known:
                 known[new] = known.pop(old)
-        if old in objects.perhaps:
-            objects.perhaps ^= {old, new}
+        for own in (objects.perhaps, objects.filled):
+            if old in own:
+                own ^= {old, new}
 
 
 def _enum(seen: Seen) -> None:
@@ -472,6 +490,7 @@ _HANDLERS = {
     "LockStmt": _lock,
     "CreateStmt": _create_table,
     "CreateTableAsStmt": _create_as,
+    "InsertStmt": _insert,
     "SelectStmt": _select_into,
     "ViewStmt": _view,
     "CreateSeqStmt": _sequence,

@@ -165,6 +165,7 @@ class _Reader:
         if own:
             session.transaction = Transaction(line, session.objects.copy(), implicit=True)
         first = None if inside else line + part.text.count("\n", 0, max(0, function.offset))
+        around, session.variables = session.variables, _variables(function)
         if function.language == "sql":
             self._text(function.text, line, part, depth, {**how, "procedural": True}, first=first)
         else:
@@ -191,6 +192,7 @@ class _Reader:
                 if step.branches:
                     branched |= dict.fromkeys(set(session.objects.relations) - known, step.branches)
             self._leave(branched, ())
+        session.variables = around
         if own:
             session.transaction = None
 
@@ -238,6 +240,15 @@ class _Reader:
             if not led:
                 message = f"no index of {table[1]} leads with {', '.join(columns)}"
                 self.add("R16", line, rules.Found(message), ())
+
+
+def _variables(function: Function) -> frozenset[str] | None:
+    """:return: the names that are variables in a body; None where nobody knows."""
+    if function.language != "sql":
+        return procedural.variables_of(function.text)
+    if function.node is None:
+        return None
+    return frozenset(parameter.name for parameter in function.node.parameters or () if parameter.name)
 
 
 def _sets_timeout(node: Any) -> bool:

@@ -11,31 +11,33 @@ from typing import Any
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar, relation_name, walk
 
 from .locks import strong_locks
-from .rows import BOUNDED, DOUBTFUL, UNBOUNDED, bound_of, bound_of_upsert, is_limited
+from .rows import BOUNDED, DOUBTFUL, UNBOUNDED, changes, locked_by
 from .rules import WARNING, Found, rule
 from .session import Seen
 
 _ROWS = ("UpdateStmt", "DeleteStmt", "MergeStmt", "InsertStmt", "SelectStmt", "CreateTableAsStmt", "CopyStmt")
 
 
-def _changes(seen: Seen) -> Iterator[Any]:
-    """:return: each UPDATE, DELETE and MERGE of rows that were there, those in a WITH or a COPY too."""
-    ast = grammar().ast
-    for node in walk(seen.node):
-        if isinstance(node, (ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)) and seen.session.existing(
-            relation_name(node.relation)
-        ):
-            yield node
+def _changes(seen: Seen) -> Iterator[tuple[Any, str]]:
+    """:return: each statement that changes rows that were there, those in a WITH or a COPY too, with how many."""
+    for node, bound in changes(seen.node, seen.session, procedural=seen.procedural):
+        if seen.session.existing(relation_name(node.relation)):
+            yield node, bound
 
 
 @rule("R41", *_ROWS)
 def whole_table(seen: Seen) -> Iterator[Found]:
-    """Rows of a whole table in one statement, or in one transaction of a loop."""
-    for node in _changes(seen):
+    """Rows of a whole table in one statement, or in one transaction of a loop. INSERT ... ON CONFLICT DO UPDATE locks each row that it
+    meets, also one that its WHERE leaves as it is."""
+    for node, bound in _changes(seen):
         table = relation_name(node.relation)
         word = type(node).__name__.removesuffix("Stmt").upper()
-        bound = bound_of(node, seen.session, procedural=seen.procedural)
-        if bound == UNBOUNDED:
+        if word == "INSERT":
+            if bound == UNBOUNDED:
+                yield Found(f"ON CONFLICT DO UPDATE may change every row of {table[1]} in one statement", table=table)
+            elif bound == DOUBTFUL:
+                yield Found(f"ON CONFLICT DO UPDATE may change many rows of {table[1]}", WARNING, table)
+        elif bound == UNBOUNDED:
             yield Found(f"{word} of {table[1]} may change every row in one statement", table=table)
         elif bound == DOUBTFUL:
             yield Found(f"the condition of {word} may hold for many rows of {table[1]}", WARNING, table)
@@ -43,20 +45,6 @@ def whole_table(seen: Seen) -> Iterator[Found]:
             yield Found(
                 f"the loop changes {table[1]} in batches but never commits: one transaction locks all", table=table
             )
-
-
-@rule("R41", *_ROWS)
-def whole_table_upserted(seen: Seen) -> Iterator[Found]:
-    """INSERT ... SELECT ... ON CONFLICT DO UPDATE, which locks each row that it meets, also one that its WHERE leaves as it is."""
-    for node in walk(seen.node):
-        if not isinstance(node, grammar().ast.InsertStmt) or not seen.session.existing(relation_name(node.relation)):
-            continue
-        table = relation_name(node.relation)
-        bound = bound_of_upsert(node, seen.session, procedural=seen.procedural)
-        if bound == UNBOUNDED:
-            yield Found(f"ON CONFLICT DO UPDATE may change every row of {table[1]} in one statement", table=table)
-        elif bound == DOUBTFUL:
-            yield Found(f"ON CONFLICT DO UPDATE may change many rows of {table[1]}", WARNING, table)
 
 
 def _one_row(node: Any) -> bool:
@@ -74,7 +62,7 @@ def _one_row(node: Any) -> bool:
 def whole_table_locked(seen: Seen) -> Iterator[Found]:
     """SELECT ... FOR UPDATE of every row."""
     node = seen.node
-    if node.lockingClause and node.whereClause is None and not is_limited(node) and node.fromClause:
+    if node.lockingClause and node.fromClause and locked_by(node, seen.session, procedural=seen.procedural) == UNBOUNDED:
         source = node.fromClause[0]
         if isinstance(source, grammar().ast.RangeVar) and seen.session.existing(relation_name(source)):
             yield Found(f"it locks every row of {source.relname}", table=relation_name(source))
@@ -87,10 +75,11 @@ def rows_under_a_lock(seen: Seen) -> Iterator[Found]:
     if not held:
         return
     table, (mode, line) = held
-    for node in _changes(seen):
-        bounded = bound_of(node, seen.session, procedural=seen.procedural) == BOUNDED
+    for node, bound in _changes(seen):
+        if isinstance(node, grammar().ast.InsertStmt):
+            continue
         message = f"rows of {node.relation.relname} change while {mode} on {table[1]} of line {line} is held"
-        yield Found(message, WARNING if bounded else None, table=relation_name(node.relation))
+        yield Found(message, WARNING if bound == BOUNDED else None, table=relation_name(node.relation))
     ast = grammar().ast
     if isinstance(seen.node, ast.InsertStmt):
         source = seen.node.selectStmt

@@ -61,6 +61,8 @@ class Objects:
     relations: dict[Relation, str] = field(default_factory=dict)
     # Of them those that may have been there before: made IF NOT EXISTS, or in a branch, and no catalog tells.
     perhaps: set[Relation] = field(default_factory=set)
+    # Of them those that were filled from a whole table.
+    filled: set[Relation] = field(default_factory=set)
     dropped: dict[Relation, int] = field(default_factory=dict)
     # Of them those that the file itself had made.
     dropped_own: set[Relation] = field(default_factory=set)
@@ -148,6 +150,8 @@ class Session:
     facts: Mapping[str, Any] | None = None
     # While it is true, what may have been there counts as there.
     doubt: bool = False
+    # The variables of the body that is read; None where nobody knows them.
+    variables: frozenset[str] | None = None
 
     def setting(self, name: str) -> Any:
         """:return: a setting that the file made, as it holds now; None where the file made none."""
@@ -184,7 +188,7 @@ class Session:
         # While another leads, public itself has a name that no schema can have.
         left, entered = ("" if name == "public" else name for name in (before, schema))
         moved = {"public": left, entered: "public"}
-        for own in (objects.perhaps, objects.dropped_own):
+        for own in (objects.perhaps, objects.filled, objects.dropped_own):
             names = {(moved.get(place, place), name) for place, name in own}
             own.clear()
             own.update(names)
