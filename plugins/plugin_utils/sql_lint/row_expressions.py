@@ -64,13 +64,18 @@ def compared(node: Any) -> Any:
     while True:
         if isinstance(node, ast.ColumnRef):
             return node if hasattr(node.fields[-1], "sval") else None
-        if isinstance(node, ast.TypeCast) and node.typeName.names[-1].sval not in _COARSE_TYPES:
+        if (
+            isinstance(node, ast.TypeCast)
+            and node.typeName.names[-1].sval not in _COARSE_TYPES
+            or isinstance(node, ast.CollateClause)
+        ):
             node = node.arg
-        elif isinstance(node, ast.CollateClause):
-            node = node.arg
-        elif isinstance(node, ast.CoalesceExpr):
-            node = node.args[0]
-        elif isinstance(node, ast.FuncCall) and node.funcname[-1].sval in _SAME_ROWS and node.args:
+        elif (
+            isinstance(node, ast.CoalesceExpr)
+            or isinstance(node, ast.FuncCall)
+            and node.funcname[-1].sval in _SAME_ROWS
+            and node.args
+        ):
             node = node.args[0]
         else:
             return None
@@ -162,7 +167,9 @@ def named_outputs(query: Any) -> tuple[str, ...] | None:
     """:return: the columns that a query has for who reads it; None where the text does not tell."""
     ast = grammar().ast
     if not isinstance(query, ast.SelectStmt):
-        targets = getattr(getattr(query, "returningClause", None), "exprs", None) or getattr(query, "returningList", None)
+        targets = getattr(getattr(query, "returningClause", None), "exprs", None) or getattr(
+            query, "returningList", None
+        )
     else:
         while query.larg is not None:
             query = query.larg

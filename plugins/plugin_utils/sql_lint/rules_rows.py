@@ -11,7 +11,8 @@ from typing import Any
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar, relation_name, walk
 
 from .locks import strong_locks
-from .rows import BOUNDED, DOUBTFUL, UNBOUNDED, changes, locked_by
+from .row_scopes import BOUNDED, DOUBTFUL, UNBOUNDED
+from .rows import changes, locked_by
 from .rules import WARNING, Found, rule
 from .session import Seen
 
@@ -41,10 +42,27 @@ def whole_table(seen: Seen) -> Iterator[Found]:
             yield Found(f"{word} of {table[1]} may change every row in one statement", table=table)
         elif bound == DOUBTFUL:
             yield Found(f"the condition of {word} may hold for many rows of {table[1]}", WARNING, table)
-        elif seen.loop and not _one_row(node):
+        elif seen.loop and not _one_row(node) and not (seen.few_turns and _by_value(node)):
             yield Found(
                 f"the loop changes {table[1]} in batches but never commits: one transaction locks all", table=table
             )
+
+
+def _by_value(node: Any) -> bool:
+    """:return: whether it changes the rows of one value, as a turn of a loop has it."""
+    g = grammar()
+    where = getattr(node, "whereClause", None)
+    if isinstance(where, g.ast.BoolExpr) and where.boolop == g.enums.BoolExprType.AND_EXPR:
+        parts = where.args
+    else:
+        parts = (where,)
+    return any(
+        isinstance(part, g.ast.A_Expr)
+        and part.kind.name == "AEXPR_OP"
+        and part.name[-1].sval == "="
+        and isinstance(part.rexpr, g.ast.ColumnRef)
+        for part in parts
+    )
 
 
 def _one_row(node: Any) -> bool:
@@ -62,7 +80,11 @@ def _one_row(node: Any) -> bool:
 def whole_table_locked(seen: Seen) -> Iterator[Found]:
     """SELECT ... FOR UPDATE of every row."""
     node = seen.node
-    if node.lockingClause and node.fromClause and locked_by(node, seen.session, procedural=seen.procedural) == UNBOUNDED:
+    if (
+        node.lockingClause
+        and node.fromClause
+        and locked_by(node, seen.session, procedural=seen.procedural) == UNBOUNDED
+    ):
         source = node.fromClause[0]
         if isinstance(source, grammar().ast.RangeVar) and seen.session.existing(relation_name(source)):
             yield Found(f"it locks every row of {source.relname}", table=relation_name(source))
@@ -87,11 +109,20 @@ def rows_under_a_lock(seen: Seen) -> Iterator[Found]:
             yield Found(f"rows are copied while {mode} on {table[1]} of line {line} is held", table=table)
 
 
-@rule("R43", "VacuumStmt", "SelectStmt", "IndexStmt", "CreateTableAsStmt", "CopyStmt", "RefreshMatViewStmt")
+@rule(
+    "R43",
+    "AlterTableStmt",
+    "VacuumStmt",
+    "SelectStmt",
+    "IndexStmt",
+    "CreateTableAsStmt",
+    "CopyStmt",
+    "RefreshMatViewStmt",
+)
 def slow_under_a_lock(seen: Seen) -> Iterator[Found]:
     """Something that takes its time runs in the transaction that has locked a table."""
     held = _held(seen)
-    if not held or seen.procedural and isinstance(seen.node, grammar().ast.SelectStmt) and not _sleeps(seen.node):
+    if not held:
         return
     table, (mode, line) = held
     ast, node = grammar().ast, seen.node
@@ -104,6 +135,12 @@ def slow_under_a_lock(seen: Seen) -> Iterator[Found]:
     elif isinstance(node, ast.IndexStmt):
         if seen.session.existing(relation_name(node.relation)) and not node.concurrent:
             slow = "an index build"
+    elif isinstance(node, ast.AlterTableStmt):
+        # Of the table itself it is R19.
+        validates = any(command.subtype.name == "AT_ValidateConstraint" for command in node.cmds or ())
+        other = relation_name(node.relation)
+        if validates and seen.session.existing(other) and seen.transaction and other not in seen.transaction.locked:
+            slow = f"VALIDATE of {other[1]}"
     elif isinstance(node, ast.VacuumStmt):
         slow = None if node.is_vacuumcmd else "ANALYZE"
     elif isinstance(node, ast.CreateTableAsStmt):
