@@ -142,6 +142,9 @@ def _altered(node: Any) -> Iterator[tuple[Relation, str]]:
             yield table, SHARE_UPDATE_EXCLUSIVE
         else:
             yield table, _WEAKER.get(name, ACCESS_EXCLUSIVE)
+            for constraint in (command.def_.constraints or ()) if name == "AT_AddColumn" else ():
+                if constraint.contype == g.enums.ConstrType.CONSTR_FOREIGN:
+                    yield relation_name(constraint.pktable), SHARE_ROW_EXCLUSIVE
 
 
 def _dropped(node: Any) -> Iterator[tuple[Relation, str]]:

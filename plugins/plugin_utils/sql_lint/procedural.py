@@ -13,11 +13,14 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar
 
+from . import row_expressions
+
 # Stands for a name or value that is known only when it runs.
 UNKNOWN = "pgops_unknown"
 _LOOPS = ("PLpgSQL_stmt_loop", "PLpgSQL_stmt_while", "PLpgSQL_stmt_fori", "PLpgSQL_stmt_fors", "PLpgSQL_stmt_forc",
           "PLpgSQL_stmt_dynfors", "PLpgSQL_stmt_foreach_a")  # fmt: skip
 _BRANCHES = ("then_body", "else_body", "stmts", "else_stmts")
+FEW_TURNS = 1000
 _FORMAT = re.compile(r"%(?:(\d+)\$)?-?\d*([sIL%])")
 
 
@@ -31,6 +34,8 @@ class Step:
     # Lines below the one in which the body begins.
     line: int
     loop: bool = False
+    # The text tells that the loops around it have few turns.
+    few_turns: bool = False
     handler: bool = False
     # The loop around it commits each turn.
     commits: bool = False
@@ -54,9 +59,22 @@ def steps_of(statement: str) -> list[Step]:
     return found
 
 
+def variables_of(statement: str) -> frozenset[str]:
+    """:param statement: as ``steps_of``.
+    :return: the names of its arguments, variables and records."""
+    g = grammar()
+    try:
+        functions = json.loads(g.parser.parse_plpgsql_json(statement))
+    except (g.parser.ParseError, ValueError):
+        return frozenset()
+    datums = [d for function in functions for d in function.get("PLpgSQL_function", {}).get("datums", [])]
+    return frozenset(str(v["refname"]).lower() for datum in datums for v in datum.values() if v.get("refname"))
+
+
 @dataclass(frozen=True)
 class _Around:
     loop: bool = False
+    few_turns: bool = False
     handler: bool = False
     commits: bool = False
     line: int = 1
@@ -64,7 +82,7 @@ class _Around:
 
     def step(self, kind: str, text: str, line: int) -> Step:
         """:return: a statement that stands here."""
-        return Step(kind, text, line, self.loop, self.handler, self.commits, self.branches)
+        return Step(kind, text, line, self.loop, self.few_turns, self.handler, self.commits, self.branches)
 
 
 def _constants(datums: list[Any]) -> dict[str, str]:
@@ -92,7 +110,8 @@ def _walk(node: Any, constants: dict[str, str], around: _Around) -> Iterator[Ste
         if isinstance(value, dict) and value.get("lineno"):
             here = replace(here, line=value["lineno"])
         if name in _LOOPS:
-            here = replace(here, loop=True, commits=_has_commit(value))
+            few = _few_turns(name, value) and (here.few_turns or not here.loop)
+            here = replace(here, loop=True, few_turns=few, commits=_has_commit(value))
         if name == "PLpgSQL_exception_block":
             here = replace(here, handler=True)
         # What an error takes back may not have happened either.
@@ -130,6 +149,30 @@ def _assigned(value: Mapping[str, Any], constants: dict[str, str], around: _Arou
         constants[name.strip()] = text
     if rest.strip():
         yield around.step("sql", f"SELECT {rest}", around.line)
+
+
+def _few_turns(loop: str, value: Mapping[str, Any]) -> bool:
+    """:return: whether a loop has so few turns that one transaction may hold what they change, a row each: by its numbers, its array, or
+    the LIMIT of its query."""
+
+    def expression(name: str) -> Any:
+        query = str(value.get(name, {}).get("PLpgSQL_expr", {}).get("query", ""))
+        try:
+            (raw,) = grammar().parser.parse_sql(query if loop == "PLpgSQL_stmt_fors" else f"SELECT {query}")
+        except (grammar().parser.ParseError, ValueError):
+            return None
+        return raw.stmt if loop == "PLpgSQL_stmt_fors" else raw.stmt.targetList[0].val
+
+    if loop == "PLpgSQL_stmt_fori":
+        first, last = (row_expressions.number(expression(name)) for name in ("lower", "upper"))
+        return first is not None and last is not None and abs(last - first) < FEW_TURNS
+    if loop == "PLpgSQL_stmt_foreach_a":
+        return isinstance(expression("expr"), grammar().ast.A_ArrayExpr)
+    query = expression("query") if loop == "PLpgSQL_stmt_fors" else None
+    if not isinstance(query, grammar().ast.SelectStmt):
+        return False
+    limit = row_expressions.number(query.limitCount)
+    return bool(query.valuesLists) or (limit is not None and limit <= FEW_TURNS)
 
 
 def _has_commit(node: Any) -> bool:

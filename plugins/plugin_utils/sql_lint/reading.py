@@ -12,6 +12,7 @@ from typing import Any
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar, walk
 
 from . import (  # noqa: F401 -- each registers its functions
+    definitions,
     effects,
     procedural,
     rules,
@@ -23,6 +24,7 @@ from . import (  # noqa: F401 -- each registers its functions
     rules_rows,
     rules_server,
     rules_types,
+    search_path,
 )
 from .locks import Relation
 from .script import Part, Script
@@ -71,17 +73,52 @@ def lint_script(
         reader.add(rule_id, line, rules.Found(message, rules.NOTE), frozenset())
     if script.transaction:
         session.transaction = Transaction(1, session.objects.copy(), implicit=True)
+    arms = _Arms(session)
     last_timeout = max((number for number, part in enumerate(script.parts) if _sets_timeout(part.node)), default=-1)
     for number, part in enumerate(script.parts):
         session.parts = script.parts[number + 1 :]
         session.sets_timeout_later = number < last_timeout
+        arms.enter(part.arms)
+        if part.connect:
+            session.reconnect(part.connect)
         reader.part(part)
+    arms.enter(())
     reader.end()
     found = sorted(set(reader.problems), key=lambda p: (p.line, p.rule, p.message))
     # One SET at the beginning mends them all.
     asked = [p for p in found if p.rule == "R01"]
     first = next((p for p in asked if p.level == rules.ERROR), asked[0] if asked else None)
     return [p for p in found if p.rule != "R01" or p is first], session.objects
+
+
+class _Arms:
+    """Of psql's \\if one arm is run: each begins where the first began."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        # By the place of the \\if: the arm that is read, the state before, and the transactions that the arms left.
+        self.open: dict[int, tuple[int, Objects, Transaction | None, str]] = {}
+
+    def enter(self, arms: tuple[tuple[int, int], ...]) -> None:
+        """The next statement stands in these arms."""
+        now = dict(arms)
+        for place in [place for place in self.open if place not in now]:
+            arm, _, transaction, _ = self.open.pop(place)
+            if arm == 0 and transaction is not None and self.session.transaction is None:
+                # Without an \\else it goes on where the arm is not run.
+                self.session.transaction = transaction
+        for place, arm in arms:
+            if place not in self.open:
+                lost = self.session.lost_timeout
+                self.open[place] = (arm, self.session.objects.copy(), self._copied(), lost)
+            elif self.open[place][0] != arm:
+                _, objects, transaction, lost = self.open[place]
+                self.open[place] = (arm, objects.copy(), transaction, lost)
+                self.session.objects, self.session.lost_timeout = objects, lost
+                self.session.transaction = transaction.copy() if transaction is not None else None
+
+    def _copied(self) -> Transaction | None:
+        return self.session.transaction.copy() if self.session.transaction is not None else None
 
 
 class _Reader:
@@ -114,6 +151,7 @@ class _Reader:
     def statement(self, node: Any, line: int, part: Part, depth: int = 0, **how: bool) -> None:
         """Ask the rules about one statement, look into what it runs, remember what it did."""
         ast = grammar().ast
+        node = search_path.placed(node, self.session.objects.schema)
         if isinstance(node, ast.ExplainStmt):
             if any(option.defname == "analyze" for option in node.options or ()):
                 self.statement(node.query, line, part, depth, **how)
@@ -165,6 +203,8 @@ class _Reader:
         if own:
             session.transaction = Transaction(line, session.objects.copy(), implicit=True)
         first = None if inside else line + part.text.count("\n", 0, max(0, function.offset))
+        around, session.variables = session.variables, _variables(function)
+        before = _hold(session, function.settings)
         if function.language == "sql":
             self._text(function.text, line, part, depth, {**how, "procedural": True}, first=first)
         else:
@@ -178,7 +218,8 @@ class _Reader:
                 self._leave(branched, step.branches)
                 known = set(session.objects.relations)
                 place = line if first is None else first + step.line - 1
-                state = {**how, "procedural": True, "loop": step.loop and not step.commits, "handler": step.handler}
+                turns = {"loop": step.loop and not step.commits, "few_turns": step.few_turns}
+                state = {**how, "procedural": True, "handler": step.handler, **turns}
                 if step.kind == "commit":
                     if not own:
                         message = "COMMIT in a block that runs inside a transaction is refused (2D000)"
@@ -191,6 +232,8 @@ class _Reader:
                 if step.branches:
                     branched |= dict.fromkeys(set(session.objects.relations) - known, step.branches)
             self._leave(branched, ())
+        session.variables = around
+        _restore(session, before)
         if own:
             session.transaction = None
 
@@ -240,6 +283,29 @@ class _Reader:
                 self.add("R16", line, rules.Found(message), ())
 
 
+def _hold(session: Session, settings: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The settings of a function's header hold while it runs. :return: what they were."""
+    before = {name: session.setting(name) for name, _ in settings}
+    for name, value in settings:
+        effects.set_setting(session, name, value, True)
+    return before
+
+
+def _restore(session: Session, before: Mapping[str, Any]) -> None:
+    if session.transaction is not None:
+        for name, value in before.items():
+            session.transaction.local[name] = value
+
+
+def _variables(function: Function) -> frozenset[str] | None:
+    """:return: the names that are variables in a body; None where nobody knows."""
+    if function.language != "sql":
+        return procedural.variables_of(function.text)
+    if function.node is None:
+        return None
+    return frozenset(parameter.name for parameter in function.node.parameters or () if parameter.name)
+
+
 def _sets_timeout(node: Any) -> bool:
     return isinstance(node, grammar().ast.VariableSetStmt) and node.name == "lock_timeout" and bool(node.args)
 
@@ -279,5 +345,7 @@ def _from_catalog(facts: Mapping[str, Any] | None, name: str) -> Function | None
     if found["language"] == "sql":
         return Function(None, found["source"], 0, 0, "sql", bool(found["volatile"]))
     if found["language"] == "plpgsql":
-        return Function(None, found["definition"], 0, 0, "plpgsql", bool(found["volatile"]))
+        raws = _parsed(found["definition"])
+        settings = definitions.header_settings(raws[0].stmt) if raws else ()
+        return Function(None, found["definition"], 0, 0, "plpgsql", bool(found["volatile"]), settings)
     return None

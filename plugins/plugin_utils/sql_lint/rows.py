@@ -1,289 +1,275 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 White Cross pgops contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Whether a statement changes a bounded number of rows, as far as its text tells."""
+"""What bounds the rows that a statement touches, as far as its text tells.
+
+A statement joins the rows of its target with its sources (FROM, USING, WITH, a query in IN or EXISTS). A row is touched where the
+condition holds, so only a condition on a column of the *target* bounds anything; how few rows a source has decides nothing by
+itself. Each relation of a statement gets a grade, again and again until none becomes better:
+
+==============================================================  ==========================================================
+what is there                                                   the relation of the column is
+==============================================================  ==========================================================
+no condition; NOT, <>, IS NULL, LIKE, an operator of its own    UNBOUNDED: nobody knows for how many rows it holds
+column = value, IN (values), = ANY (values)                     BOUNDED; DOUBTFUL where many rows share a value (status, '', 0)
+column = what has no column: a variable, a query of one row     BOUNDED
+column = a column of another relation                           as that relation, at best
+column = another column of its own, or of an UNBOUNDED one      UNBOUNDED
+key BETWEEN a AND b, key > a AND key <= b                       BOUNDED up to a batch; UNBOUNDED above it, and where the ends are
+                                                                the first and the last of all (min, max, count, ORDER BY LIMIT 1)
+key < n                                                         as BETWEEN 1 AND n: a sequence begins with 1
+another column BETWEEN                                          DOUBTFUL
+column IN (query)                                               as the query; DOUBTFUL where that has no bound
+EXISTS (query)                                                  as the join with it
+a AND b                                                         the better of the two
+a OR b                                                          the worse
+==============================================================  ==========================================================
+
+A source has few rows (it is BOUNDED) by a LIMIT that is one, VALUES, no FROM, an aggregate of all, a series of a batch, by its own
+conditions as above, or as a table that this file made and filled with few rows. A query that looks at a row outside of it is run for
+each row: its LIMIT bounds nothing. Of an outer join only the side that may be missing is bounded by ON.
+"""
 
 from __future__ import annotations
 
-import operator
-import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar, relation_name, walk
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar, relation_name
 
+from . import row_expressions as text
 from .locks import Relation
+from .row_conditions import Conditions
+from .row_scopes import BOUNDED, DOUBTFUL, UNBOUNDED, Named, Names, Scope, best, worst
 from .session import Session
 
-BOUNDED, DOUBTFUL, UNBOUNDED = "bounded", "doubtful", "unbounded"
-# A value of these is shared by many rows.
-_FEW_VALUES = (
-    "status",
-    "state",
-    "type",
-    "kind",
-    "role",
-    "category",
-    "country",
-    "active",
-    "enabled",
-    "deleted",
-    "archived",
-    "level",
-)
-_SUMS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
-_ORDERS = {"<", "<=", ">", ">="}
-# Keys in one statement: up to the first an ordinary batch, above the second none, whatever the table.
-ORDINARY_BATCH = 10_000
-LARGEST_BATCH = 100_000
 
-
-def bound_of(node: Any, session: Session, *, procedural: bool = False) -> str:
-    """:param node: an UPDATE, DELETE or MERGE.
+def changes(node: Any, session: Session, *, procedural: bool = False) -> Iterator[tuple[Any, str]]:
+    """:param node: a statement.
     :param procedural: names may be variables of the block around it.
-    :return: BOUNDED, UNBOUNDED, or DOUBTFUL where a condition is there that may hold for every row."""
+    :return: each UPDATE, DELETE, MERGE and INSERT ... ON CONFLICT DO UPDATE in it, those in a WITH too, and how many rows that were
+        there it may touch: BOUNDED, UNBOUNDED, or DOUBTFUL where a condition is there that may hold for many."""
+    yield from _changes(node, session, procedural, {})
+
+
+def size_of(query: Any, session: Session, *, procedural: bool = False) -> str:
+    """:return: how many rows a query returns, as ``changes``."""
+    return _Reader(session, procedural).size(query, {})
+
+
+def locked_by(query: Any, session: Session, *, procedural: bool = False) -> str:
+    """:return: how many rows a SELECT ... FOR UPDATE locks, as ``changes``."""
+    return _Reader(session, procedural).size(query, {}, whole=True)
+
+
+def _changes(node: Any, session: Session, procedural: bool, names: Names) -> Iterator[tuple[Any, str]]:
     ast = grammar().ast
-    reader = _Bounds(session, procedural, relation_name(node.relation), node.withClause)
-    if isinstance(node, ast.MergeStmt):
-        if isinstance(node.joinCondition, ast.A_Const):
-            return UNBOUNDED
-        if reader.source(node.sourceRelation):
-            return BOUNDED
-        # Like DELETE ... USING: a source that nothing bounds matches every row, and no row comes back.
-        takes = any(
-            when.commandType == grammar().enums.CmdType.CMD_DELETE and when.condition is None
-            for when in node.mergeWhenClauses
-        )
-        return UNBOUNDED if takes else DOUBTFUL
-    sources = node.fromClause if isinstance(node, ast.UpdateStmt) else node.usingClause
-    if any(reader.source(source) for source in sources or ()):
-        return BOUNDED
-    if node.whereClause is None:
-        return UNBOUNDED
-    return reader.condition(node.whereClause)
+    if isinstance(node, tuple):
+        for item in node:
+            yield from _changes(item, session, procedural, names)
+        return
+    if not isinstance(node, ast.Node):
+        return
+    clause = getattr(node, "withClause", None)
+    if clause is not None:
+        reader = _Reader(session, procedural)
+        for cte in clause.ctes or ():
+            yield from _changes(cte.ctequery, session, procedural, names)
+            names = {**names, cte.ctename: reader.named(cte, names)}
+    if isinstance(node, (ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)) or _updates(node):
+        yield node, _Reader(session, procedural, relation_name(node.relation)).touched(node, names)
+    for slot in node:
+        if slot != "withClause":
+            yield from _changes(getattr(node, slot), session, procedural, names)
 
 
-def bound_of_upsert(node: Any, session: Session, *, procedural: bool = False) -> str:
-    """:param node: an INSERT.
-    :return: how many rows that were there its ON CONFLICT DO UPDATE may change, as ``bound_of``; BOUNDED without one."""
-    conflict, source = node.onConflictClause, node.selectStmt
-    if conflict is None or conflict.action != grammar().enums.OnConflictAction.ONCONFLICT_UPDATE or source is None:
-        return BOUNDED
-    reader = _Bounds(session, procedural, relation_name(node.relation), node.withClause)
-    if reader.query(source):
-        return BOUNDED
-    return DOUBTFUL if source.whereClause is not None else UNBOUNDED
+def _updates(node: Any) -> bool:
+    g = grammar()
+    conflict = node.onConflictClause if isinstance(node, g.ast.InsertStmt) else None
+    return conflict is not None and conflict.action == g.enums.OnConflictAction.ONCONFLICT_UPDATE
 
 
-def is_limited(node: Any) -> bool:
-    """:return: whether a SELECT has a LIMIT that is one: not ALL, nor more than any batch has."""
-    if node.limitCount is None:
-        return False
-    number = _number(node.limitCount)
-    return not getattr(node.limitCount, "isnull", False) and (number is None or number <= LARGEST_BATCH)
+class _Reader(Conditions):
+    # --- statements ----------------------------------------------------------------------------------------------------
 
-
-class _Bounds:
-    def __init__(self, session: Session, procedural: bool, table: Relation, withs: Any) -> None:
-        self.session, self.procedural = session, procedural
-        facts = session.table_facts(table)
-        # 0 where nobody knows.
-        self.rows = int(facts["rows"]) if facts is not None else 0
-        self.bounded_names: set[str] = set()
-        self._learn(withs)
-
-    def _learn(self, clause: Any) -> None:
-        """Which names of a WITH have few rows."""
-        for cte in clause.ctes or () if clause is not None else ():
-            query = cte.ctequery
-            if (
-                bound_of(query, self.session, procedural=self.procedural) == BOUNDED
-                if _is_dml(query)
-                else self.query(query)
-            ):
-                self.bounded_names.add(cte.ctename)
-
-    def few(self, number: float) -> bool:
-        """:return: whether so many keys are a batch; of a table that the catalog knows it is not half of its rows or more."""
-        whole = 0 < self.rows <= 2 * number
-        return number <= ORDINARY_BATCH or (number <= LARGEST_BATCH and not whole)
-
-    def source(self, node: Any) -> bool:
-        """:return: whether a relation that is joined has few rows."""
+    def touched(self, node: Any, names: Names) -> str:
+        """:return: how many rows that were there a statement touches."""
         ast = grammar().ast
-        if isinstance(node, ast.RangeVar):
-            return node.relname in self.bounded_names or self.session.made(relation_name(node))
-        if isinstance(node, ast.RangeSubselect):
-            return self.query(node.subquery)
+        if isinstance(node, ast.InsertStmt):
+            query = node.selectStmt
+            if query is None or self.size(query, names) == BOUNDED:
+                return BOUNDED
+            return DOUBTFUL if query.whereClause is not None else UNBOUNDED
+        if isinstance(node, ast.MergeStmt):
+            return worst(*(self._merged(node, when, names) for when in node.mergeWhenClauses))
+        sources = node.fromClause if isinstance(node, ast.UpdateStmt) else node.usingClause
+        return self._target(node, sources or (), [node.whereClause], names)
+
+    def _merged(self, node: Any, when: Any, names: Names) -> str:
+        enums = grammar().enums
+        if when.commandType not in (enums.CmdType.CMD_UPDATE, enums.CmdType.CMD_DELETE):
+            return BOUNDED
+        if when.matchKind.name == "MERGE_WHEN_NOT_MATCHED_BY_SOURCE":
+            # Each row for which no source has one.
+            return self._target(node, (), [when.condition], names)
+        return self._target(node, (node.sourceRelation,), [node.joinCondition, when.condition], names)
+
+    def _target(self, node: Any, sources: tuple[Any, ...], conditions: list[Any], names: Names) -> str:
+        relation = node.relation
+        alias = relation.alias.aliasname if relation.alias is not None else relation.relname
+        scope = Scope(names, target=alias)
+        scope.add(alias, UNBOUNDED, self._columns(relation_name(relation)))
+        for source in sources:
+            self._enter(source, scope)
+        for condition in conditions:
+            self._where(condition, scope)
+        self._settle(scope)
+        return scope.grades[alias]
+
+    # --- queries -------------------------------------------------------------------------------------------------------
+
+    def named(self, cte: Any, names: Names) -> Named:
+        """:return: what is known of a name of a WITH."""
+        columns = tuple(item.sval for item in cte.aliascolnames or ()) or text.named_outputs(cte.ctequery)
+        # It may name itself: it has few rows if it begins with few and each step has.
+        inside = {**names, cte.ctename: Named(BOUNDED, columns, None)}
+        return Named(self.size(cte.ctequery, inside), columns, cte.ctequery)
+
+    def size(self, query: Any, names: Names, *, outer: Scope | None = None, whole: bool = False) -> str:
+        """:param outer: the relations around the query, where it is run for each of their rows.
+        :param whole: what it reads, whether or not it makes one row of all.
+        :return: how many rows it returns."""
+        ast = grammar().ast
+        if isinstance(query, ast.InsertStmt):
+            return self.size(query.selectStmt, names) if query.selectStmt is not None else BOUNDED
+        if isinstance(query, (ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)):
+            return self.touched(query, self._with(query, names))
+        if not isinstance(query, ast.SelectStmt):
+            return UNBOUNDED
+        names = self._with(query, names)
+        one = text.aggregates(query)
+        if query.valuesLists or (outer is None and not (whole and one) and self.limited(query, names)):
+            return BOUNDED
+        if query.larg is not None:
+            left, right = (self.size(part, names, outer=outer, whole=whole) for part in (query.larg, query.rarg))
+            return {"SETOP_INTERSECT": best(left, right), "SETOP_EXCEPT": left}.get(query.op.name, worst(left, right))
+        if outer is None and not whole and one:
+            return BOUNDED
+        made = [self._series(target.val, names) for target in query.targetList or ()]
+        if not query.fromClause:
+            return worst(*made)
+        scope = self.read(query, names, outer)
+        return worst(*made, *scope.grades.values())
+
+    def limited(self, query: Any, names: Names) -> bool:
+        """:return: whether a SELECT has a LIMIT that is one: not ALL, nor the number of all rows, nor more than any batch has."""
+        ast, limit = grammar().ast, query.limitCount
+        if limit is None or getattr(limit, "isnull", False):
+            return False
+        known = text.number(limit)
+        if known is not None:
+            return self.few(known)
+        queries = [item.subselect for item in text.direct(limit) if isinstance(item, ast.SubLink)]
+        return not any(text.aggregates(inner) and self.size(inner, names, whole=True) != BOUNDED for inner in queries)
+
+    def _with(self, query: Any, names: Names) -> Names:
+        for cte in query.withClause.ctes or () if query.withClause is not None else ():
+            names = {**names, cte.ctename: self.named(cte, names)}
+        return names
+
+    def read(self, query: Any, names: Names, outer: Scope | None = None) -> Scope:
+        """:return: as ``Conditions.read``."""
+        scope = Scope(self._with(query, names), outer)
+        for source in query.fromClause or ():
+            self._enter(source, scope)
+        self._where(query.whereClause, scope)
+        self._settle(scope)
+        return scope
+
+    def _series(self, node: Any, names: Names) -> str:
+        """:return: how many rows a call makes: of a series as its ends say, of a query as that."""
+        ast = grammar().ast
+        for call in text.series(node):
+            ends = [text.number(argument) for argument in (call.args or ())[:2]]
+            if len(ends) < 2 or ends[0] is None or ends[1] is None or not self.few(abs(ends[1] - ends[0])):
+                return UNBOUNDED
+        rows = [
+            item for item in text.direct(node) if isinstance(item, ast.FuncCall) and item.funcname[-1].sval == "unnest"
+        ]
+        queries = [item.subselect for item in text.direct(tuple(rows)) if isinstance(item, ast.SubLink)]
+        return worst(*(self.size(query, names, whole=True) for query in queries))
+
+    # --- the relations of a scope ----------------------------------------------------------------------------------------
+
+    def _columns(self, relation: Relation) -> Any:
+        facts = self.session.table_facts(relation)
+        known = self.session.objects.columns.get(relation)
+        if known and self.session.made(relation):
+            return tuple(known)
+        return tuple(facts["columns"]) if facts and facts.get("columns") else None
+
+    def _enter(self, node: Any, scope: Scope) -> frozenset[str]:
+        """Add what a FROM names. :return: its names."""
+        ast = grammar().ast
         if isinstance(node, ast.JoinExpr):
-            return self.source(node.larg) or self.source(node.rarg)
-        if isinstance(node, ast.RangeFunction):
-            series = [n for n in walk(node) if isinstance(n, ast.FuncCall) and n.funcname[-1].sval == "generate_series"]
-            ends = [[_number(argument) for argument in call.args[:2]] for call in series]
-            return all(None not in pair and self.few(abs(pair[-1] - pair[0])) for pair in ends)
-        return False
+            return self._join(node, scope)
+        if isinstance(node, ast.RangeTableSample):
+            return self._enter(node.relation, scope)
+        given = getattr(node, "alias", None)
+        columns = tuple(item.sval for item in given.colnames or ()) if given is not None else ()
+        if isinstance(node, ast.RangeVar):
+            alias = given.aliasname if given is not None else node.relname
+            named = scope.names.get(node.relname) if node.schemaname is None else None
+            if named is not None:
+                scope.add(alias, named.grade, columns or named.columns, named.query)
+            else:
+                relation = relation_name(node)
+                few = self.session.made(relation) and relation not in self.session.objects.filled
+                scope.add(alias, BOUNDED if few else UNBOUNDED, columns or self._columns(relation))
+                scope.relations[alias] = relation
+            return frozenset({alias})
+        # Without a name nobody can refer to it.
+        alias = given.aliasname if given is not None else f" {len(scope.grades)}"
+        if isinstance(node, ast.RangeSubselect):
+            query = node.subquery
+            known = text.named_outputs(query)
+            if columns and known:
+                columns = (*columns, *known[len(columns) :])
+            scope.add(alias, self.size(query, scope.names), columns or known, query)
+        elif isinstance(node, ast.RangeFunction):
+            defined = tuple(item.colname for item in node.coldeflist or ())
+            scope.add(alias, self._series(node.functions, scope.names), (*columns, *defined, alias))
+        else:
+            # XMLTABLE and JSON_TABLE, of a text that somebody has written.
+            scope.add(alias, BOUNDED)
+        return frozenset({alias})
 
-    def query(self, node: Any) -> bool:
-        """:return: whether a SELECT returns few rows."""
-        ast = grammar().ast
-        if not isinstance(node, ast.SelectStmt):
-            return False
-        self._learn(node.withClause)
-        number = _number(node.limitCount)
-        if node.valuesLists or (is_limited(node) and (number is None or self.few(number))):
-            return True
-        if node.fromClause is None:
-            return node.larg is None or (self.query(node.larg) and self.query(node.rarg))
-        if node.targetList and all(_is_aggregate(target.val) for target in node.targetList) and not node.groupClause:
-            return True
-        if any(self.source(source) for source in node.fromClause):
-            return True
-        return node.whereClause is not None and self.condition(node.whereClause) == BOUNDED
+    def _join(self, node: Any, scope: Scope) -> frozenset[str]:
+        left, right = self._enter(node.larg, scope), self._enter(node.rarg, scope)
+        both = left | right
+        narrowed = {"JOIN_INNER": both, "JOIN_LEFT": right, "JOIN_RIGHT": left}.get(node.jointype.name, frozenset())
+        if node.quals is not None:
+            self._where(node.quals, scope, narrowed)
+        if node.usingClause or node.isNatural:
+            scope.same += [(narrowed & left, right), (narrowed & right, left)]
+        return both
 
-    def condition(self, node: Any) -> str:
-        """:return: how far a WHERE narrows the rows."""
-        ast, enums = grammar().ast, grammar().enums
-        if isinstance(node, ast.BoolExpr):
-            if node.boolop == enums.BoolExprType.AND_EXPR:
-                if any(self._span(lower, upper) == BOUNDED for lower, upper in _both_ends(node.args)):
-                    return BOUNDED
-                found = [self.condition(argument) for argument in node.args]
-                return min(found, key=[BOUNDED, DOUBTFUL, UNBOUNDED].index)
-            if node.boolop == enums.BoolExprType.OR_EXPR:
-                found = [self.condition(argument) for argument in node.args]
-                return max(found, key=[BOUNDED, DOUBTFUL, UNBOUNDED].index)
-            return UNBOUNDED
-        if isinstance(node, ast.CurrentOfExpr):
-            return BOUNDED
-        if isinstance(node, ast.SubLink):
-            # x IN (SELECT ...)
-            kind = node.subLinkType.name
-            if kind == "ANY_SUBLINK":
-                return self._among(node.subselect)
-            return UNBOUNDED
-        if isinstance(node, ast.A_Expr):
-            return self._comparison(node)
-        return UNBOUNDED
+    def _where(self, node: Any, scope: Scope, narrowed: frozenset[str] | None = None) -> None:
+        g = grammar()
+        if isinstance(node, g.ast.BoolExpr) and node.boolop == g.enums.BoolExprType.AND_EXPR:
+            for argument in node.args:
+                self._where(argument, scope, narrowed)
+        elif node is not None:
+            scope.conditions.append((node, narrowed))
 
-    def _comparison(self, node: Any) -> str:
-        ast = grammar().ast
-        kind, sign = node.kind.name, node.name[-1].sval if node.name else ""
-        column, other = (node.lexpr, node.rexpr)
-        if not isinstance(column, (ast.ColumnRef, ast.RowExpr)) and isinstance(other, ast.ColumnRef):
-            column, other = other, column
-        if not isinstance(column, (ast.ColumnRef, ast.RowExpr)):
-            return UNBOUNDED
-        name = (
-            column.fields[-1].sval if isinstance(column, ast.ColumnRef) and hasattr(column.fields[-1], "sval") else ""
-        )
-        if kind in ("AEXPR_BETWEEN", "AEXPR_BETWEEN_SYM"):
-            if not _is_key(name) and not self.procedural:
-                return DOUBTFUL
-            return self._span(*other)
-        if kind == "AEXPR_IN":
-            return DOUBTFUL if sign == "<>" or _few_values(name) else BOUNDED
-        if kind == "AEXPR_OP_ANY" and sign == "=":
-            if isinstance(other, ast.SubLink) or any(isinstance(item, ast.SubLink) for item in walk(other)):
-                inner = next(item for item in walk(other) if isinstance(item, ast.SubLink))
-                return self._among(inner.subselect)
-            return BOUNDED
-        if kind != "AEXPR_OP":
-            return UNBOUNDED
-        if sign == "=":
-            return self._equal(name, other)
-        if sign in ("<", "<=") and _is_key(name) and (isinstance(other, ast.A_Const) or _number(other) is not None):
-            # A sequence begins with 1.
-            return self._span(None, other)
-        return UNBOUNDED
-
-    def _among(self, query: Any) -> str:
-        """:return: how far IN (SELECT ...) narrows the rows; with a LIMIT of everything not at all."""
-        if self.query(query):
-            return BOUNDED
-        return DOUBTFUL if query.limitCount is None else UNBOUNDED
-
-    def _span(self, lower: Any, upper: Any) -> str:
-        """:return: how far a key between two ends narrows the rows; ends that only the run knows count as a batch's."""
-        first, last = 1.0 if lower is None else _number(lower), _number(upper)
-        if first is not None and last is not None:
-            return BOUNDED if self.few(abs(last - first)) else UNBOUNDED
-        from_the_first = first is not None or self._end_of_all(lower, "min")
-        return UNBOUNDED if from_the_first and self._end_of_all(upper, "max") else BOUNDED
-
-    def _end_of_all(self, node: Any, word: str) -> bool:
-        """:return: whether it is (SELECT min(id) FROM t), or max: the first or last key of a whole table."""
-        ast = grammar().ast
-        if not isinstance(node, ast.SubLink) or len(node.subselect.targetList or ()) != 1:
-            return False
-        query, value = node.subselect, node.subselect.targetList[0].val
-        if isinstance(value, ast.CoalesceExpr):
-            value = value.args[0]
-        if not isinstance(value, ast.FuncCall) or value.funcname[-1].sval != word:
-            return False
-        few = any(self.source(source) for source in query.fromClause or ())
-        return not few and (query.whereClause is None or self.condition(query.whereClause) == UNBOUNDED)
-
-    def _equal(self, name: str, other: Any) -> str:
-        ast = grammar().ast
-        if isinstance(other, ast.SubLink):
-            return BOUNDED
-        if isinstance(other, ast.ColumnRef):
-            return BOUNDED if self.procedural else UNBOUNDED
-        value = other.arg if isinstance(other, ast.TypeCast) else other
-        if isinstance(value, ast.A_Const) and getattr(value.val, "boolval", None) is not None:
-            return UNBOUNDED
-        if isinstance(value, (ast.A_Const, ast.ParamRef, ast.FuncCall)):
-            return DOUBTFUL if _few_values(name) else BOUNDED
-        return UNBOUNDED
-
-
-def _is_dml(node: Any) -> bool:
-    ast = grammar().ast
-    return isinstance(node, (ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt))
-
-
-def _is_aggregate(node: Any) -> bool:
-    return isinstance(node, grammar().ast.FuncCall) and node.funcname[-1].sval in ("min", "max", "count", "sum", "avg")
-
-
-def _is_key(name: str) -> bool:
-    lower = name.lower()
-    return lower in ("id", "uuid", "key", "pk", "ctid") or lower.endswith(("_id", "id", "_no", "_key"))
-
-
-def _few_values(name: str) -> bool:
-    lower = name.lower()
-    return any(lower == word or lower.endswith("_" + word) or lower.startswith("is_") for word in _FEW_VALUES)
-
-
-def _both_ends(arguments: Iterable[Any]) -> list[tuple[Any, Any]]:
-    """:return: the two ends of each key that is held from below and from above."""
-    ast = grammar().ast
-    below: dict[str, Any] = {}
-    above: dict[str, Any] = {}
-    for node in arguments:
-        if (
-            isinstance(node, ast.A_Expr)
-            and node.name
-            and node.name[-1].sval in _ORDERS
-            and isinstance(node.lexpr, ast.ColumnRef)
-        ):
-            name = getattr(node.lexpr.fields[-1], "sval", "")
-            (below if node.name[-1].sval.startswith(">") else above)[name] = node.rexpr
-    return [(end, above[name]) for name, end in below.items() if name in above and _is_key(name)]
-
-
-def _number(node: Any) -> float | None:
-    """:return: what a constant is as a number, also one in quotes; None where it is none."""
-    ast = grammar().ast
-    while isinstance(node, ast.TypeCast):
-        node = node.arg
-    if isinstance(node, ast.A_Expr) and node.name and node.name[-1].sval in _SUMS and node.lexpr is not None:
-        left, right = _number(node.lexpr), _number(node.rexpr)
-        return _SUMS[node.name[-1].sval](left, right) if left is not None and right is not None else None
-    constant = getattr(node, "val", None) if isinstance(node, ast.A_Const) else None
-    for name in ("ival", "fval", "sval"):
-        value = getattr(constant, name, None)
-        if value is not None:
-            return float(value) if re.fullmatch(r"[+-]?\d{1,30}(\.\d+)?", str(value)) else None
-    return None
+    def _settle(self, scope: Scope) -> None:
+        """What is bounded bounds what is joined with it."""
+        for _ in range(len(scope.grades) + 1):
+            before = dict(scope.grades)
+            for alias, grade in before.items():
+                if grade != BOUNDED:
+                    wanted = [node for node, narrowed in scope.conditions if narrowed is None or alias in narrowed]
+                    joined = [worst(*(before[a] for a in others)) for own, others in scope.same if alias in own]
+                    scope.grades[alias] = best(grade, *joined, self.narrowed(wanted, alias, scope))
+            if scope.grades == before:
+                return

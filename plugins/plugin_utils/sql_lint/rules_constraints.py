@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar, relation_name
 
+from .definitions import checked_not_null, column_of
 from .locks import Relation
 from .partition_bounds import proves
 from .rules import ERROR, NOTE, WARNING, Found, rule
@@ -57,6 +58,14 @@ def foreign_key(seen: Seen) -> Iterator[Found]:
         fresh = column is None and _all_fresh(seen, table, [key.sval for key in constraint.fk_attrs or ()])
         if filled and not fresh:
             yield Found(f"FOREIGN KEY reads every row of {table[1]} while the writes of both tables wait", table=table)
+    for table, command in alterations(seen):
+        # Only a foreign key can be so, since 18.
+        if command.subtype.name == "AT_AlterConstraint" and _becomes_enforced(command.def_):
+            yield Found(f"ENFORCED reads every row of {table[1]} while the writes of both tables wait", table=table)
+
+
+def _becomes_enforced(definition: Any) -> bool:
+    return bool(getattr(definition, "alterEnforceability", False) and definition.is_enforced)
 
 
 def _all_fresh(seen: Seen, table: Relation, keys: list[str]) -> bool:
@@ -100,8 +109,6 @@ def key_types(seen: Seen) -> Iterator[Found]:
 
 
 def _type(element: Any) -> str:
-    from .effects import column_of
-
     name = column_of(element).type
     return _SERIAL.get(name, name)
 
@@ -167,7 +174,12 @@ def set_not_null(seen: Seen) -> Iterator[Found]:
             elif not proof:
                 yield Found(f"SET NOT NULL reads every row of {table[1]} while nobody can use the table", table=table)
     for table, constraint, column in added(seen):
-        if _kind(constraint) == "CONSTR_NOTNULL" and column is None and not constraint.skip_validation:
+        if _kind(constraint) != "CONSTR_NOTNULL" or constraint.skip_validation:
+            continue
+        if column is not None and any(getattr(c, "generated_kind", "") == "v" for c in column.constraints):
+            message = f"NOT NULL of a VIRTUAL column reads every row of {table[1]} while nobody can use the table"
+            yield Found(message, table=table)
+        elif column is None:
             names = [key.sval for key in constraint.keys or ()]
             if not all(seen.session.column_is_not_null(table, name) for name in names):
                 yield Found(f"NOT NULL reads every row of {table[1]} while nobody can use the table", table=table)
@@ -312,8 +324,6 @@ def _expression(text: str) -> Any:
 
 def _may_be_null(seen: Seen, table: Relation, column: str, expressions: list[Any]) -> bool:
     """A CHECK holds for NULL, which is in no partition but the one FOR VALUES IN (NULL)."""
-    from .effects import checked_not_null
-
     return not seen.session.column_is_not_null(table, column) and not any(
         column in checked_not_null(expression) for expression in expressions
     )

@@ -14,9 +14,7 @@ from .locks import Relation, referenced, strong_locks
 from .procedural import UNKNOWN
 from .rules import NOTE, Found, rule
 from .rules_constraints import added
-from .session import Seen
-
-LONGEST_MS = 5000
+from .session import LONGEST_MS, Seen
 
 
 def _asked(seen: Seen) -> list[tuple[Relation, str]]:

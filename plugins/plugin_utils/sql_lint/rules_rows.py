@@ -11,52 +11,58 @@ from typing import Any
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar, relation_name, walk
 
 from .locks import strong_locks
-from .rows import BOUNDED, DOUBTFUL, UNBOUNDED, bound_of, bound_of_upsert, is_limited
+from .row_scopes import BOUNDED, DOUBTFUL, UNBOUNDED
+from .rows import changes, locked_by
 from .rules import WARNING, Found, rule
 from .session import Seen
 
 _ROWS = ("UpdateStmt", "DeleteStmt", "MergeStmt", "InsertStmt", "SelectStmt", "CreateTableAsStmt", "CopyStmt")
 
 
-def _changes(seen: Seen) -> Iterator[Any]:
-    """:return: each UPDATE, DELETE and MERGE of rows that were there, those in a WITH or a COPY too."""
-    ast = grammar().ast
-    for node in walk(seen.node):
-        if isinstance(node, (ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)) and seen.session.existing(
-            relation_name(node.relation)
-        ):
-            yield node
+def _changes(seen: Seen) -> Iterator[tuple[Any, str]]:
+    """:return: each statement that changes rows that were there, those in a WITH or a COPY too, with how many."""
+    for node, bound in changes(seen.node, seen.session, procedural=seen.procedural):
+        if seen.session.existing(relation_name(node.relation)):
+            yield node, bound
 
 
 @rule("R41", *_ROWS)
 def whole_table(seen: Seen) -> Iterator[Found]:
-    """Rows of a whole table in one statement, or in one transaction of a loop."""
-    for node in _changes(seen):
+    """Rows of a whole table in one statement, or in one transaction of a loop. INSERT ... ON CONFLICT DO UPDATE locks each row that it
+    meets, also one that its WHERE leaves as it is."""
+    for node, bound in _changes(seen):
         table = relation_name(node.relation)
         word = type(node).__name__.removesuffix("Stmt").upper()
-        bound = bound_of(node, seen.session, procedural=seen.procedural)
-        if bound == UNBOUNDED:
+        if word == "INSERT":
+            if bound == UNBOUNDED:
+                yield Found(f"ON CONFLICT DO UPDATE may change every row of {table[1]} in one statement", table=table)
+            elif bound == DOUBTFUL:
+                yield Found(f"ON CONFLICT DO UPDATE may change many rows of {table[1]}", WARNING, table)
+        elif bound == UNBOUNDED:
             yield Found(f"{word} of {table[1]} may change every row in one statement", table=table)
         elif bound == DOUBTFUL:
             yield Found(f"the condition of {word} may hold for many rows of {table[1]}", WARNING, table)
-        elif seen.loop and not _one_row(node):
+        elif seen.loop and not _one_row(node) and not (seen.few_turns and _by_value(node)):
             yield Found(
                 f"the loop changes {table[1]} in batches but never commits: one transaction locks all", table=table
             )
 
 
-@rule("R41", *_ROWS)
-def whole_table_upserted(seen: Seen) -> Iterator[Found]:
-    """INSERT ... SELECT ... ON CONFLICT DO UPDATE, which locks each row that it meets, also one that its WHERE leaves as it is."""
-    for node in walk(seen.node):
-        if not isinstance(node, grammar().ast.InsertStmt) or not seen.session.existing(relation_name(node.relation)):
-            continue
-        table = relation_name(node.relation)
-        bound = bound_of_upsert(node, seen.session, procedural=seen.procedural)
-        if bound == UNBOUNDED:
-            yield Found(f"ON CONFLICT DO UPDATE may change every row of {table[1]} in one statement", table=table)
-        elif bound == DOUBTFUL:
-            yield Found(f"ON CONFLICT DO UPDATE may change many rows of {table[1]}", WARNING, table)
+def _by_value(node: Any) -> bool:
+    """:return: whether it changes the rows of one value, as a turn of a loop has it."""
+    g = grammar()
+    where = getattr(node, "whereClause", None)
+    if isinstance(where, g.ast.BoolExpr) and where.boolop == g.enums.BoolExprType.AND_EXPR:
+        parts = where.args
+    else:
+        parts = (where,)
+    return any(
+        isinstance(part, g.ast.A_Expr)
+        and part.kind.name == "AEXPR_OP"
+        and part.name[-1].sval == "="
+        and isinstance(part.rexpr, g.ast.ColumnRef)
+        for part in parts
+    )
 
 
 def _one_row(node: Any) -> bool:
@@ -74,7 +80,11 @@ def _one_row(node: Any) -> bool:
 def whole_table_locked(seen: Seen) -> Iterator[Found]:
     """SELECT ... FOR UPDATE of every row."""
     node = seen.node
-    if node.lockingClause and node.whereClause is None and not is_limited(node) and node.fromClause:
+    if (
+        node.lockingClause
+        and node.fromClause
+        and locked_by(node, seen.session, procedural=seen.procedural) == UNBOUNDED
+    ):
         source = node.fromClause[0]
         if isinstance(source, grammar().ast.RangeVar) and seen.session.existing(relation_name(source)):
             yield Found(f"it locks every row of {source.relname}", table=relation_name(source))
@@ -87,10 +97,11 @@ def rows_under_a_lock(seen: Seen) -> Iterator[Found]:
     if not held:
         return
     table, (mode, line) = held
-    for node in _changes(seen):
-        bounded = bound_of(node, seen.session, procedural=seen.procedural) == BOUNDED
+    for node, bound in _changes(seen):
+        if isinstance(node, grammar().ast.InsertStmt):
+            continue
         message = f"rows of {node.relation.relname} change while {mode} on {table[1]} of line {line} is held"
-        yield Found(message, WARNING if bounded else None, table=relation_name(node.relation))
+        yield Found(message, WARNING if bound == BOUNDED else None, table=relation_name(node.relation))
     ast = grammar().ast
     if isinstance(seen.node, ast.InsertStmt):
         source = seen.node.selectStmt
@@ -98,11 +109,20 @@ def rows_under_a_lock(seen: Seen) -> Iterator[Found]:
             yield Found(f"rows are copied while {mode} on {table[1]} of line {line} is held", table=table)
 
 
-@rule("R43", "VacuumStmt", "SelectStmt", "IndexStmt", "CreateTableAsStmt", "CopyStmt", "RefreshMatViewStmt")
+@rule(
+    "R43",
+    "AlterTableStmt",
+    "VacuumStmt",
+    "SelectStmt",
+    "IndexStmt",
+    "CreateTableAsStmt",
+    "CopyStmt",
+    "RefreshMatViewStmt",
+)
 def slow_under_a_lock(seen: Seen) -> Iterator[Found]:
     """Something that takes its time runs in the transaction that has locked a table."""
     held = _held(seen)
-    if not held or seen.procedural and isinstance(seen.node, grammar().ast.SelectStmt) and not _sleeps(seen.node):
+    if not held:
         return
     table, (mode, line) = held
     ast, node = grammar().ast, seen.node
@@ -115,6 +135,12 @@ def slow_under_a_lock(seen: Seen) -> Iterator[Found]:
     elif isinstance(node, ast.IndexStmt):
         if seen.session.existing(relation_name(node.relation)) and not node.concurrent:
             slow = "an index build"
+    elif isinstance(node, ast.AlterTableStmt):
+        # Of the table itself it is R19.
+        validates = any(command.subtype.name == "AT_ValidateConstraint" for command in node.cmds or ())
+        other = relation_name(node.relation)
+        if validates and seen.session.existing(other) and seen.transaction and other not in seen.transaction.locked:
+            slow = f"VALIDATE of {other[1]}"
     elif isinstance(node, ast.VacuumStmt):
         slow = None if node.is_vacuumcmd else "ANALYZE"
     elif isinstance(node, ast.CreateTableAsStmt):

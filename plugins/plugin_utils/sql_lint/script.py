@@ -16,6 +16,7 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import IDENTIFIER_BYTES, grammar
 
+from . import psql
 from .rules import table
 
 # A tool's word for "what follows goes up", "... comes down", and "the file runs in no transaction".
@@ -29,13 +30,6 @@ _NO_TRANSACTION = re.compile(
     r"^\s*--+\s*(?:migrate:up\b.*transaction\s*:\s*false|\+goose\s+no\s+transaction|\+migrate\s+up\b.*notransaction)",
     re.IGNORECASE | re.MULTILINE,
 )
-_COPIED_ROWS = re.compile(
-    r"^(\s*copy\b[^;]*\bfrom\s+stdin\b[^;]*;)(.*?)^\\\.[ \t]*$", re.IGNORECASE | re.MULTILINE | re.DOTALL
-)
-_META_COMMAND = re.compile(r"^[ \t]*\\[a-z!?][^\n]*$", re.IGNORECASE | re.MULTILINE)
-_INCLUDE = re.compile(r"^[ \t]*\\(?:ir?|include(?:_relative)?)[ \t]+([^\s;]+)", re.MULTILINE)
-_GEXEC = re.compile(r"\\(?:gexec|gset|gx?|crosstabview)\b[^\n;]*;?", re.IGNORECASE)
-_VARIABLE = re.compile(r"(?<![:\w]):(?:'(\w+)'|\"(\w+)\"|(\w+))")
 _JINJA_COMMENT = re.compile(r"\{#(.*?)#\}", re.DOTALL)
 _ALLOW = re.compile(
     r"pgops:\s*allow(?P<file>-file)?\s+(?P<rules>[A-Za-z]\w*(?:\s*,\s*[A-Za-z]\w*)*)(?:\s+because\b[:\s]*(?P<reason>[^\n]*))?",
@@ -57,6 +51,10 @@ class Part:
     allowed: frozenset[str] = frozenset()
     # Written for \\gexec: what the query returns is run.
     run_result: bool = False
+    # The line of the last \\connect between it and the one before; 0 for none.
+    connect: int = 0
+    # The arms of psql's \\if around it, as ``psql.arms``.
+    arms: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass
@@ -89,16 +87,17 @@ def read(text: str, file: str) -> Script:
     )
     text = _without_the_way_down(text)
     jinja = [(match.start(), match.group(1)) for match in _JINJA_COMMENT.finditer(text)]
-    text = _JINJA_COMMENT.sub(_blank, text)
-    results: set[int] = set()
+    text = _JINJA_COMMENT.sub(psql.blank, text)
+    cleaned = psql.Cleaned(text, text)
     raws = _parse(text)
     if raws is None:
-        for match in _INCLUDE.finditer(text):
-            line = text.count("\n", 0, match.start(1)) + 1
-            script.notes.append((line, "R53", f"{match.group(1)} is run here and not read with this file"))
-        text, results = _without_psql(text)
+        for place, name in psql.included(text):
+            line = text.count("\n", 0, place) + 1
+            script.notes.append((line, "R53", f"{name} is run here and not read with this file"))
+        cleaned = psql.clean(text)
+        text = cleaned.text
         raws = _parse(text)
-    pieces = raws if raws is not None else _parse_each(text, script)
+    pieces = raws if raws is not None else _parse_each(text, cleaned.named, script)
     tokens = _tokens(text)
     comments = jinja + [(t.start, text[t.start : t.end + 1]) for t in tokens if t.name in ("SQL_COMMENT", "C_COMMENT")]
     words = [t for t in tokens if t.name not in ("SQL_COMMENT", "C_COMMENT")]
@@ -120,6 +119,7 @@ def read(text: str, file: str) -> Script:
         first = starts[number] if number < len(starts) and starts[number] < end else begin
         places.append((node, first, end))
     allows = _allows(comments, [(first, end) for _, first, end in places], lines, script)
+    last = 0
     for number, (node, first, end) in enumerate(places):
         script.parts.append(
             Part(
@@ -129,9 +129,12 @@ def read(text: str, file: str) -> Script:
                 end_line=lines.of(max(first, end - 1)),
                 offset=first,
                 allowed=frozenset(allows.get(number, ())),
-                run_result=any(first <= place <= end + 1 for place in results),
+                run_result=any(first <= place <= end + 1 for place in cleaned.results),
+                connect=lines.of(new[-1]) if (new := [p for p in cleaned.connects if last <= p < first]) else 0,
+                arms=psql.arms(cleaned.branches, first),
             )
         )
+        last = end
     return script
 
 
@@ -142,10 +145,6 @@ class _Lines:
     def of(self, offset: int) -> int:
         """:return: the 1-based line of a place."""
         return bisect_left(self._ends, offset) + 1
-
-
-def _blank(match: re.Match[str]) -> str:
-    return re.sub(r"[^\n]", " ", match.group(0))
 
 
 def _without_the_way_down(text: str) -> str:
@@ -165,27 +164,6 @@ def _without_the_way_down(text: str) -> str:
     return "".join(kept)
 
 
-def _without_psql(text: str) -> tuple[str, set[int]]:
-    """:return: the text without psql's own commands and variables, and the places of each ``\\gexec``."""
-    results: set[int] = set()
-
-    def command(match: re.Match[str]) -> str:
-        if match.group(0).lower().startswith("\\gexec"):
-            results.add(match.start())
-        return ";" + " " * (len(match.group(0)) - 1)
-
-    def variable(match: re.Match[str]) -> str:
-        quoted, name, plain = match.groups()
-        if quoted:
-            return f" '{quoted}'"
-        return f' "{name}"' if name else f" {plain}"
-
-    text = _COPIED_ROWS.sub(lambda m: m.group(1) + re.sub(r"[^\n]", " ", m.group(0)[len(m.group(1)) :]), text)
-    text = _GEXEC.sub(command, text)
-    text = _META_COMMAND.sub(_blank, text)
-    return _VARIABLE.sub(variable, text), results
-
-
 def _parse(text: str) -> list[tuple[Any, int, int]] | None:
     """:return: each statement with its place; None if the text is not SQL as a whole."""
     g = grammar()
@@ -200,7 +178,7 @@ def _parse(text: str) -> list[tuple[Any, int, int]] | None:
     return found
 
 
-def _parse_each(text: str, script: Script) -> list[tuple[Any, int, int]]:
+def _parse_each(text: str, named: str, script: Script) -> list[tuple[Any, int, int]]:
     """One wrong statement must not hide the others. :return: those that can be read; a fault for each other one."""
     g = grammar()
     found: list[tuple[Any, int, int]] = []
@@ -208,13 +186,25 @@ def _parse_each(text: str, script: Script) -> list[tuple[Any, int, int]]:
     for begin, end in _pieces(text):
         piece = text[begin:end]
         try:
-            raws = g.parser.parse_sql(piece)
+            raws = _first_read(piece, named[begin:end])
         except g.parser.ParseError as exc:
             place = exc.args[1] if len(exc.args) > 1 and isinstance(exc.args[1], int) else 0
             script.faults.append((lines.of(begin + min(place, len(piece) - 1)), "syntax", str(exc.args[0])))
             continue
         found += [(raw.stmt, begin, end) for raw in raws]
     return found
+
+
+def _first_read(*texts: str) -> Any:
+    """:return: the statements of the first text that can be read.
+    :raises ParseError: none can."""
+    parser = grammar().parser
+    for text in texts[:-1]:
+        try:
+            return parser.parse_sql(text)
+        except parser.ParseError:
+            continue
+    return parser.parse_sql(texts[-1])
 
 
 def _pieces(text: str) -> Iterator[tuple[int, int]]:

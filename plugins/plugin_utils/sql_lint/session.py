@@ -14,9 +14,12 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements im
 
 from .locks import Relation, strong_locks
 from .script import Part
+from .search_path import HIDDEN_PUBLIC
 
 # Some hundred rows, their indexes included: read or written anew in a millisecond.
 SMALL_BYTES = 128 * 1024
+# The longest that a lock may be waited for.
+LONGEST_MS = 5000.0
 TIMEOUTS = ("lock_timeout", "statement_timeout", "transaction_timeout", "idle_in_transaction_session_timeout")
 
 
@@ -52,6 +55,8 @@ class Function:
     offset: int
     language: str
     volatile: bool
+    # Its SET clauses.
+    settings: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass
@@ -61,6 +66,8 @@ class Objects:
     relations: dict[Relation, str] = field(default_factory=dict)
     # Of them those that may have been there before: made IF NOT EXISTS, or in a branch, and no catalog tells.
     perhaps: set[Relation] = field(default_factory=set)
+    # Of them those that were filled from a whole table.
+    filled: set[Relation] = field(default_factory=set)
     dropped: dict[Relation, int] = field(default_factory=dict)
     # Of them those that the file itself had made.
     dropped_own: set[Relation] = field(default_factory=set)
@@ -128,6 +135,10 @@ class Transaction:
     savepoints: dict[str, tuple[Objects, dict[str, Any]]] = field(default_factory=dict)
     reported: set[str] = field(default_factory=set)
 
+    def copy(self) -> Transaction:
+        """:return: the same, to come back to in another arm of psql's \\if."""
+        return Transaction(**{name: copy.copy(value) for name, value in vars(self).items()})
+
 
 @dataclass
 class Session:
@@ -148,6 +159,8 @@ class Session:
     facts: Mapping[str, Any] | None = None
     # While it is true, what may have been there counts as there.
     doubt: bool = False
+    # The variables of the body that is read; None where nobody knows them.
+    variables: frozenset[str] | None = None
 
     def setting(self, name: str) -> Any:
         """:return: a setting that the file made, as it holds now; None where the file made none."""
@@ -175,16 +188,23 @@ class Session:
         relation = getattr(node, "relation", None)
         return type(node).__name__ == "AlterTableStmt" and self.made(relation_name(relation))
 
+    def reconnect(self, line: int) -> None:
+        """Another connection: what belongs to a session ends with it."""
+        if self.setting("lock_timeout") is not None:
+            self.lost_timeout = f"the SET lock_timeout ends with the session, at the \\connect of line {line}"
+        self.transaction, self.advisory = None, 0
+        self.objects.settings.clear()
+        self.enter_schema("public")
+
     def enter_schema(self, schema: str) -> None:
         """Another schema leads search_path: what was made without a schema is in the one before, and no longer meant."""
         objects = self.objects
         before, objects.schema = objects.schema, schema
         if schema == before:
             return
-        # While another leads, public itself has a name that no schema can have.
-        left, entered = ("" if name == "public" else name for name in (before, schema))
+        left, entered = (HIDDEN_PUBLIC if name == "public" else name for name in (before, schema))
         moved = {"public": left, entered: "public"}
-        for own in (objects.perhaps, objects.dropped_own):
+        for own in (objects.perhaps, objects.filled, objects.dropped_own):
             names = {(moved.get(place, place), name) for place, name in own}
             own.clear()
             own.update(names)
@@ -196,7 +216,7 @@ class Session:
 
     def table_facts(self, relation: Relation) -> Mapping[str, Any] | None:
         """:return: what the catalog says of a table; None without a database, or where it has no such table."""
-        found = (self.facts or {}).get("tables", {}).get(".".join(relation))
+        found = (self.facts or {}).get("tables", {}).get(".".join(relation).replace(HIDDEN_PUBLIC, "public"))
         return found if isinstance(found, Mapping) else None
 
     def table_of(self, index: Relation) -> Relation:
@@ -248,6 +268,8 @@ class Seen:
     procedural: bool = False
     # It runs once for each turn of a loop, all in one transaction.
     loop: bool = False
+    # Of a loop whose text tells that it has few.
+    few_turns: bool = False
     # It runs only after an error has rolled back what came before in its block.
     handler: bool = False
     # Its text was put together while it ran: names in it are guessed.
