@@ -217,7 +217,7 @@ def build(
     fleet = fleet_summary.members(events, facts.get("hosts") or [], hosts)
     if cause is not None and facts.get("playbook") == "migrate" and facts.get("environment"):
         again = fleet_summary.only_failed(facts, fleet)
-        cause["next"] = list(dict.fromkeys([*cause["next"], *([again] if again else [])]))
+        cause["next"] = list(dict.fromkeys([*cause["next"], *again]))
     return {
         "run_id": began.get("run_id") or facts.get("id") or began.get("id"),
         **{key: facts.get(key) for key in _RUN_KEYS if key != "hooks"},

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +129,24 @@ def test_databases_go_in_batches_behind_the_canary_and_the_first_failure_leaves_
     spoilt = fleet("migrate.yml", limit="local-1", pgops_databases=[d])
     assert spoilt.rc == 2
     assert sorted(spoilt.json["hosts"]["local-1"]) == [d], "a list that is given says it all"
+
+
+@pytest.mark.slow
+def test_where_two_hosts_fail_the_printed_commands_take_the_failed_ones_and_nobody_else(fleet: Playbook) -> None:
+    a, b, c, d, _e = databases(fleet)
+    fleet.hosts["staging"] = {"s1": {"pgops_databases": [a, b]}, "s2": {"pgops_databases": [c, d]}}
+    spoil(fleet, a)
+    spoil(fleet, c)
+    result = fleet("migrate.yml", limit="staging")
+    assert result.rc == 2, result.output
+    assert states(result) == {a: "failed", b: "untouched", c: "failed", d: "untouched"}
+    commands = [command for command in result.json["error"]["next"] if "pgops_databases" in command]
+    assert commands == [
+        f"""ansible-playbook migrate.yml -l {host} -e '{{"pgops_databases": ["{name}"]}}'"""
+        for host, name in (("s1", a), ("s2", c))
+    ]
+    for name, command in zip((a, c), commands, strict=True):
+        assert f"next: {command}" in result.stdout
+        fleet.server.execute("DROP TABLE public.rooms", database=name)
+        subprocess.run(shlex.split(command), cwd=fleet.folder, env=fleet.environment(), check=True, capture_output=True)
+    assert migrated(fleet) == [a, c]

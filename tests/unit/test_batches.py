@@ -75,7 +75,7 @@ def test_one_whose_clients_are_not_well_is_migrated_and_not_taken_again() -> Non
     assert [(item["database"], item["version"], item["state"]) for item in found] == [
         ("a", "2", "not well"), ("b", "1", "untouched")
     ]  # fmt: skip
-    assert fleet_summary.only_failed({}, found) is None
+    assert fleet_summary.only_failed({}, found) == []
 
 
 def test_the_command_for_the_failed_ones_names_them_and_no_canary() -> None:
@@ -88,6 +88,26 @@ def test_the_command_for_the_failed_ones_names_them_and_no_canary() -> None:
         {"host": "h2", "database": "a", "state": "failed"},
         {"host": "h3", "database": "a", "state": "failed"},
     ]
-    assert fleet_summary.only_failed(run, fleet) == "ansible-playbook migrate.yml -l h2,h3 -e pgops_port=5433"
-    assert fleet_summary.only_failed(run, fleet[:1]) is None
-    assert fleet_summary.only_failed(run, fleet[1:]) is None, "the command as typed is the same"
+    assert fleet_summary.only_failed(run, fleet) == ["ansible-playbook migrate.yml -l h2,h3 -e pgops_port=5433"]
+    assert fleet_summary.only_failed(run, fleet[:1]) == []
+    assert fleet_summary.only_failed(run, fleet[1:]) == [], "the command as typed is the same"
+
+
+def test_hosts_on_which_other_databases_failed_have_a_command_each() -> None:
+    """One list of names for both would take on each host what failed on the other."""
+    outcome = {"h1": "ab-", "h2": "b", "h3": "b", "h4": "ab", "h5": ""}
+    fleet = [
+        {"host": host, "database": database, "state": "failed" if database in failed else "migrated"}
+        for host, failed in outcome.items()
+        for database in ("ab" if "-" in failed else "abc" if host != "h4" else "ab")
+    ]
+    assert fleet_summary.only_failed({}, fleet) == [
+        "ansible-playbook migrate.yml -l h1,h4",
+        """ansible-playbook migrate.yml -l h2,h3 -e '{"pgops_databases": ["b"]}'""",
+    ]
+    other = [{**item, "state": "migrated"} if item["host"] == "h3" else item for item in fleet]
+    other = [{**item, "state": "failed"} if (item["host"], item["database"]) == ("h5", "a") else item for item in other]
+    assert fleet_summary.only_failed({}, other)[1:] == [
+        """ansible-playbook migrate.yml -l h2 -e '{"pgops_databases": ["b"]}'""",
+        """ansible-playbook migrate.yml -l h5 -e '{"pgops_databases": ["a"]}'""",
+    ]
