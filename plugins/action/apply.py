@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import (
     MigrationAction,
     model_lines,
@@ -49,6 +49,7 @@ class ActionModule(MigrationAction):
         return {
             "batches": batches.split(databases, canary, sizes),
             "health": self._task.args.get("health") or {"pause": 5},
+            "judged_again": batches.judged_again(canary, self.run_fact(task_vars).get("plan") or {}),
         }
 
     def _refuse_unproved(self, task_vars: dict[str, Any]) -> None:
@@ -139,7 +140,12 @@ class ActionModule(MigrationAction):
             self.tell_next(result, [("To finish it", self.command(task_vars, "rollback.yml"))])
         elif reason == "unwell":
             back = self.command(task_vars, "rollback.yml", {"rollback_through": str(result["applied"][0])})
-            self.tell_next(result, [("To go on all the same", self.again(task_vars, more)), ("to go back", back)])
+            on_all_the_same = self._behind(task_vars, [], more)
+            self.tell_next(result, [("To go on all the same", on_all_the_same), ("to go back", back)])
+        elif result.get("not_looked_at"):
+            back = self.command(task_vars, "rollback.yml", {"rollback_through": str(result["applied"][0])})
+            on = ("To look again and go on", self._behind(task_vars, result["not_looked_at"], more))
+            self.tell_next(result, [on, ("to go back", back)])
         elif result.get("not_applied"):
             first = [*result.get("applied", []), *result["not_applied"]][0]
             self.tell_next(
@@ -148,6 +154,23 @@ class ActionModule(MigrationAction):
             )
         else:
             self.tell_next(result, [("Then", self.again(task_vars, more))])
+
+    def _behind(self, task_vars: dict[str, Any], canary: list[str], more: dict[str, Any]) -> str:
+        """:return: the command that goes on behind these databases of this host, which it looks at first; behind none, without a look."""
+        run, databases = self.run_fact(task_vars), [str(name) for name in self.pgops(task_vars, "databases")]
+        given = run.get("canary") or []
+        hosts = [name for name in given if name not in databases]
+        if canary and len(run.get("hosts") or []) > 1:
+            # Their names may be those of another host's, too.
+            return self.again(task_vars, more)
+        if hosts == given and not canary:
+            return self.again(task_vars, more)
+        typed = typed_commands.without(self.typed(task_vars), ["migrate_canary"])
+        if hosts or canary:
+            more = {**more, "migrate_canary": ",".join([*hosts, *canary])}
+        elif not self._task.args.get("batches"):
+            more = {**more, "migrate_batches": ",".join(batches.AFTER_A_CANARY)}
+        return typed_commands.again(typed, self.limit(task_vars), more)
 
 
 def _told_health(health: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # A tenth finds what one tenant did not have, a third what is rare; then little is left to learn.
@@ -60,3 +60,18 @@ def split(members: Sequence[str], canary: Sequence[str], batches: Any) -> list[l
         rest = rest[size:]
         number += 1
     return cut
+
+
+def judged_again(canary: Sequence[str], plan: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The canaries with nothing pending, behind which others follow: how an earlier run left them is looked at before that.
+
+    :param plan: by database what the plan has found, ``applied`` and ``pending``.
+    :return: by canary the versions that it has and others have not.
+    """
+    awaited = {str(item["version"]) for found in plan.values() for item in found.get("pending") or []}
+    again = {
+        name: [str(version) for version in plan[name].get("applied") or [] if str(version) in awaited]
+        for name in canary
+        if name in plan and not plan[name].get("pending")
+    }
+    return {name: versions for name, versions in again.items() if versions}

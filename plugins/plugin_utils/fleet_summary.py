@@ -15,8 +15,12 @@ MIGRATED = "migrated"
 NOTHING_PENDING = "nothing pending"
 FAILED = "failed"
 UNWELL = "not well"
+NOT_LOOKED_AT = "not looked at"
 UNTOUCHED = "untouched"
 NOT_BEGUN = "not begun"
+
+# What an error says of databases that have not failed themselves: all of it is applied there, or nothing was begun.
+_TOLD = {"unwell": UNWELL, "not_looked_at": NOT_LOOKED_AT, "untouched": UNTOUCHED}
 
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -32,10 +36,12 @@ def members(events: Iterable[Mapping[str, Any]], hosts: Sequence[str], results: 
     """
     events = list(events)
     errors = _errors(events)
-    unwell = {
-        str(event.get("host")): (event.get("error") or {}).get("unwell") or ()
+    known = {
+        (str(event.get("host")), database): state
         for event in events
         if event.get("event") == "phase_failed"
+        for name, state in _TOLD.items()
+        for database in (event.get("error") or {}).get(name) or ()
     }
     found = []
     for host in hosts:
@@ -51,9 +57,8 @@ def members(events: Iterable[Mapping[str, Any]], hosts: Sequence[str], results: 
         for database in databases:
             why = errors.get((host, database)) or errors.get((host, None))
             phases = (results.get(host) or {}).get(database) or {}
-            # All of it is applied there; to take it again would find nothing to do.
-            state = UNWELL if database in unwell.get(host, ()) else FAILED if why else _state(phases)
-            found.append(_member(host, database, _version(phases), state, why))
+            state = known.get((host, database)) or (FAILED if why else _state(phases))
+            found.append(_member(host, database, _version(phases), state, None if state == UNTOUCHED else why))
     return found
 
 
@@ -71,7 +76,8 @@ def _errors(events: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str | None],
         place = str(event.get("phase"))
         if error.get("not_applied"):
             place += f" at {error['not_applied'][0]}"
-        for database in error.get("unwell") or [error.get("database")]:
+        named = error.get("unwell") or error.get("not_looked_at") or [error.get("database")]
+        for database in named:
             errors.setdefault((str(event.get("host")), database), place)
     return errors
 

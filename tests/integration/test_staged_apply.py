@@ -150,3 +150,22 @@ def test_where_two_hosts_fail_the_printed_commands_take_the_failed_ones_and_nobo
         fleet.server.execute("DROP TABLE public.rooms", database=name)
         subprocess.run(shlex.split(command), cwd=fleet.folder, env=fleet.environment(), check=True, capture_output=True)
     assert migrated(fleet) == [a, c]
+
+
+@pytest.mark.slow
+def test_a_canary_that_was_not_well_is_judged_again_until_somebody_goes_on_all_the_same(fleet: Playbook) -> None:
+    a, b, c, _d, _e = databases(fleet)
+    fleet.variables["pgops_databases"] = [a, b, c]
+    unwell = f"SELECT 1 / (CASE WHEN current_database() = '{b}' THEN 0 ELSE 1 END)"
+    fleet.variables["migrate_health"] = {"pause": 0, "probe": unwell}
+    for _run in range(2):
+        result = fleet("migrate.yml", migrate_canary=b)
+        assert result.rc == 2, result.output
+        assert states(result) == {a: "untouched", b: "not well", c: "untouched"}
+        assert migrated(fleet) == [b]
+    all_the_same = result.json["error"]["next"][0]
+    assert all_the_same == "ansible-playbook migrate.yml -l local -e migrate_batches=10%,30%,100%"
+    subprocess.run(
+        shlex.split(all_the_same), cwd=fleet.folder, env=fleet.environment(), check=True, capture_output=True
+    )
+    assert migrated(fleet) == [a, b, c]

@@ -78,6 +78,35 @@ def test_one_whose_clients_are_not_well_is_migrated_and_not_taken_again() -> Non
     assert fleet_summary.only_failed({}, found) == []
 
 
+def test_one_whose_clients_were_not_watched_is_no_failed_one_and_neither_is_one_that_was_not_begun() -> None:
+    done = {"applied": [{"version": "2"}]}
+    plan = {"applied": ["1"], "pending": [{"version": "2"}]}
+    results = {"h1": {"a": {"plan": plan, "apply": done}, "b": {"plan": plan}, "c": {"plan": plan}}}
+    cut_off = phase("h1", "apply", "a", done, message="server away", not_looked_at=["a"], untouched=["b", "c"])
+    cut_off["error"]["database"] = "a"
+    found = fleet_summary.members([cut_off], ["h1"], results)
+    assert [(item["database"], item["state"], item["why"]) for item in found] == [
+        ("a", "not looked at", "apply"), ("b", "untouched", None), ("c", "untouched", None)
+    ]  # fmt: skip
+    asked_to_end = phase("h1", "apply", "a", done, message="asked to stop", untouched=["b", "c"])
+    asked_to_end["error"]["database"] = "b"
+    found = fleet_summary.members([asked_to_end], ["h1"], results)
+    assert [(item["database"], item["state"]) for item in found] == [
+        ("a", "migrated"), ("b", "untouched"), ("c", "untouched")
+    ]  # fmt: skip
+
+
+def test_a_canary_with_nothing_pending_is_judged_by_what_the_others_are_about_to_get() -> None:
+    plan = {
+        "a": {"applied": ["1", "2", "3"], "pending": []},
+        "b": {"applied": ["1"], "pending": [{"version": "2"}, {"version": "3"}]},
+        "c": {"applied": ["1", "2"], "pending": [{"version": "3"}]},
+    }
+    assert batches.judged_again(["a"], plan) == {"a": ["2", "3"]}
+    assert batches.judged_again(["b", "h1"], plan) == {}, "it is migrated first, and watched then"
+    assert batches.judged_again(["a"], {"a": plan["a"], "b": plan["a"]}) == {}, "nobody follows"
+
+
 def test_the_command_for_the_failed_ones_names_them_and_no_canary() -> None:
     run = {
         "command": "ansible-playbook migrate.yml",
