@@ -49,7 +49,9 @@ class ActionModule(MigrationAction):
         return {
             "batches": batches.split(databases, canary, sizes),
             "health": self._task.args.get("health") or {"pause": 5},
-            "judged_again": batches.judged_again(canary, self.run_fact(task_vars).get("plan") or {}),
+            "judged_again": batches.judged_again(
+                canary, self.run_fact(task_vars).get("plan") or {}, str(task_vars["inventory_hostname"])
+            ),
         }
 
     def _refuse_unproved(self, task_vars: dict[str, Any]) -> None:
@@ -139,13 +141,12 @@ class ActionModule(MigrationAction):
         elif reason == "reverting":
             self.tell_next(result, [("To finish it", self.command(task_vars, "rollback.yml"))])
         elif reason == "unwell":
-            back = self.command(task_vars, "rollback.yml", {"rollback_through": str(result["applied"][0])})
-            on_all_the_same = self._behind(task_vars, [], more)
-            self.tell_next(result, [("To go on all the same", on_all_the_same), ("to go back", back)])
+            self.tell_next(
+                result, [("To go on all the same", self._behind(task_vars, [], more)), *self._back(result, task_vars)]
+            )
         elif result.get("not_looked_at"):
-            back = self.command(task_vars, "rollback.yml", {"rollback_through": str(result["applied"][0])})
-            on = ("To look again and go on", self._behind(task_vars, result["not_looked_at"], more))
-            self.tell_next(result, [on, ("to go back", back)])
+            behind = self._behind(task_vars, result["not_looked_at"], more)
+            self.tell_next(result, [("To look again and go on", behind), *self._back(result, task_vars)])
         elif result.get("not_applied"):
             first = [*result.get("applied", []), *result["not_applied"]][0]
             self.tell_next(
@@ -155,22 +156,31 @@ class ActionModule(MigrationAction):
         else:
             self.tell_next(result, [("Then", self.again(task_vars, more))])
 
-    def _behind(self, task_vars: dict[str, Any], canary: list[str], more: dict[str, Any]) -> str:
-        """:return: the command that goes on behind these databases of this host, which it looks at first; behind none, without a look."""
-        run, databases = self.run_fact(task_vars), [str(name) for name in self.pgops(task_vars, "databases")]
+    def _back(self, result: dict[str, Any], task_vars: dict[str, Any]) -> list[tuple[str, str]]:
+        if not result.get("applied"):
+            return []
+        return [
+            ("to go back", self.command(task_vars, "rollback.yml", {"rollback_through": str(result["applied"][0])}))
+        ]
+
+    def _behind(self, task_vars: dict[str, Any], unjudged: list[str], more: dict[str, Any]) -> str:
+        """:return: the command that goes on behind these databases of this host, after a look at them; behind none, without one."""
+        run, host = self.run_fact(task_vars), str(task_vars["inventory_hostname"])
+        own = [host, *(str(name) for name in self.pgops(task_vars, "databases"))]
         given = run.get("canary") or []
-        hosts = [name for name in given if name not in databases]
-        if canary and len(run.get("hosts") or []) > 1:
-            # Their names may be those of another host's, too.
+        canary = [name for name in given if name not in own]
+        if unjudged:
+            several = len(run.get("hosts") or []) > 1
+            canary = [*([host] if several else []), *([] if several and unjudged == own[1:] else unjudged)]
+        if canary == given:
             return self.again(task_vars, more)
-        if hosts == given and not canary:
-            return self.again(task_vars, more)
-        typed = typed_commands.without(self.typed(task_vars), ["migrate_canary"])
-        if hosts or canary:
-            more = {**more, "migrate_canary": ",".join([*hosts, *canary])}
+        if canary:
+            more = {**more, "migrate_canary": ",".join(canary)}
         elif not self._task.args.get("batches"):
             more = {**more, "migrate_batches": ",".join(batches.AFTER_A_CANARY)}
-        return typed_commands.again(typed, self.limit(task_vars), more)
+        return typed_commands.again(
+            typed_commands.without(self.typed(task_vars), ["migrate_canary"]), self.limit(task_vars), more
+        )
 
 
 def _told_health(health: dict[str, Any]) -> str:

@@ -44,12 +44,13 @@ def apply(
     :param batches: the databases in their order; between two batches the clients are looked at.
     :param expected: by database the state that must not have moved since its backup.
     :param limits: what a batch may cost the clients; None looks at nobody, and there is one batch then.
-    :param judged_again: canaries with nothing pending, with versions that they have and others of this call have not: what an
-        earlier run has left of them is judged before the others follow.
+    :param judged_again: canaries with nothing pending, with versions that they have and others of this call have not (none, where
+        the others are other hosts'): what an earlier run has left of them is judged before the others follow.
     :return: by database what was applied, with ``health`` where it was looked at.
     :raises PgopsError: the first failure; ``extra["databases"]`` has what was done until then, ``extra["untouched"]`` the databases
         that were not begun.
     """
+    judged_again = judged_again or {}
     by_version = {str(migration["version"]): migration for migration in migrations}
     done: dict[str, dict[str, Any]] = {}
     order = [name for batch in batches for name in batch]
@@ -74,12 +75,9 @@ def apply(
                 first = order.index(name) + (begun or not isinstance(exc, Interrupted))
                 raise _stopped(error, done, order[first:]) from None
         changed = {name: [by_version[item["version"]] for item in done[name]["applied"]] for name in batch}
-        for name in batch:
-            if not changed[name]:
-                changed[name] = [
-                    by_version[known] for known in (judged_again or {}).get(name, ()) if known in by_version
-                ]
-        changed = {name: versions for name, versions in changed.items() if versions}
+        for name in set(batch) & set(judged_again):
+            changed[name] = changed[name] or [by_version[known] for known in judged_again[name] if known in by_version]
+        changed = {name: known for name, known in changed.items() if known or name in judged_again}
         if not limits or not changed:
             continue
         way = way_of(batch[0])
@@ -146,10 +144,7 @@ def _not_looked_at(
     """All of it is applied, and nobody knows how its clients are."""
     error = as_pgops_error(exc, "the connection was lost")
     applied = sorted({str(migration["version"]) for migrations in changed.values() for migration in migrations})
-    error.message = (
-        f"The clients of {where} were not watched to the end: {error.message.rstrip('.')}. What the batch applied stays: "
-        f"{', '.join(applied)}."
-    )
+    error.message = f"The clients of {where} were not watched to the end: {error.message.rstrip('.')}.{_stays(applied)}"
     error.args = (error.message,)
     error.database = error.database or next(iter(changed))
     error.extra["reason"] = "interrupted" if isinstance(exc, Interrupted) else "not_looked_at"
@@ -166,8 +161,8 @@ def _unwell(
     name, findings = next(iter(unwell.items()))
     more = sum(len(listed) for listed in unwell.values()) - 1
     return PgopsError(
-        f"{name} is not well after batch {number} of {batches}: {findings[0]}{f', and {more} more' if more else ''}. What the batch "
-        f"applied stays: {', '.join(str(migration['version']) for migration in changed[name])}.",
+        f"{name} is not well after batch {number} of {batches}: {findings[0]}{f', and {more} more' if more else ''}."
+        f"{_stays([str(migration['version']) for migration in changed[name]])}",
         database=name,
         extra={
             "reason": "unwell",
@@ -175,6 +170,10 @@ def _unwell(
             "applied": [str(migration["version"]) for migration in changed[name]],
         },
     )
+
+
+def _stays(applied: Sequence[str]) -> str:
+    return f" What the batch applied stays: {', '.join(applied)}." if applied else ""
 
 
 def _stopped(error: PgopsError, done: Mapping[str, Any], rest: Sequence[str]) -> PgopsError:

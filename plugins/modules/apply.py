@@ -81,8 +81,8 @@ options:
         default: 30
   judged_again:
     description:
-      - Databases of the canary with nothing pending, each with versions that it has and others have not. They are looked at as after a batch
-        before the others follow. Filled by the action plugin.
+      - Databases of the canary with nothing pending, each with versions that it has and others of this call have not. They are looked at as
+        after a batch before the others follow. Filled by the action plugin.
     type: dict
     default: {}
 author:

@@ -169,3 +169,22 @@ def test_a_canary_that_was_not_well_is_judged_again_until_somebody_goes_on_all_t
         shlex.split(all_the_same), cwd=fleet.folder, env=fleet.environment(), check=True, capture_output=True
     )
     assert migrated(fleet) == [a, b, c]
+
+
+@pytest.mark.slow
+def test_a_canary_host_that_was_not_well_is_judged_again_although_nothing_is_pending_there(fleet: Playbook) -> None:
+    one_host_each(fleet)
+    a, b, _c, _d, _e = databases(fleet)
+    fleet.variables["migrate_health"] = {
+        "pause": 0, "probe": f"SELECT 1 / (CASE WHEN current_database() = '{b}' THEN 0 ELSE 1 END)"
+    }  # fmt: skip
+    limit = {"limit": "s1,s2"}
+    first = fleet("migrate.yml", **limit, migrate_canary="s2")
+    assert (first.rc, states(first)) == (2, {"s1": "not begun", b: "not well"}), first.output
+    again = fleet("migrate.yml", **limit, migrate_canary="s2")
+    assert (again.rc, states(again)) == (2, {"s1": "not begun", b: "not well"}), again.output
+    assert again.json["error"]["next"] == ["ansible-playbook migrate.yml -l s1,s2 -e migrate_batches=10%,30%,100%"]
+    assert migrated(fleet) == [b]
+    fleet.variables["migrate_health"] = {"pause": 0}
+    well = fleet("migrate.yml", **limit, migrate_canary="s2")
+    assert (well.rc, states(well)) == (0, {a: "migrated", b: "nothing pending"}), well.output

@@ -102,9 +102,11 @@ def test_a_canary_with_nothing_pending_is_judged_by_what_the_others_are_about_to
         "b": {"applied": ["1"], "pending": [{"version": "2"}, {"version": "3"}]},
         "c": {"applied": ["1", "2"], "pending": [{"version": "3"}]},
     }
-    assert batches.judged_again(["a"], plan) == {"a": ["2", "3"]}
-    assert batches.judged_again(["b", "h1"], plan) == {}, "it is migrated first, and watched then"
-    assert batches.judged_again(["a"], {"a": plan["a"], "b": plan["a"]}) == {}, "nobody follows"
+    assert batches.judged_again(["a"], plan, "h1") == {"a": ["2", "3"]}
+    assert batches.judged_again(["b", "h2"], plan, "h1") == {}, "it is migrated first, and watched then"
+    done = {"a": plan["a"], "b": plan["a"]}
+    assert batches.judged_again(["a"], done, "h1") == {}, "nobody follows"
+    assert batches.judged_again(["h1"], done, "h1") == {"a": [], "b": []}, "other hosts may"
 
 
 def test_the_command_for_the_failed_ones_names_them_and_no_canary() -> None:
