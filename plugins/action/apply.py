@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import (
     MigrationAction,
     model_lines,
@@ -49,6 +49,9 @@ class ActionModule(MigrationAction):
         return {
             "batches": batches.split(databases, canary, sizes),
             "health": self._task.args.get("health") or {"pause": 5},
+            "judged_again": batches.judged_again(
+                canary, self.run_fact(task_vars).get("plan") or {}, str(task_vars["inventory_hostname"])
+            ),
         }
 
     def _refuse_unproved(self, task_vars: dict[str, Any]) -> None:
@@ -134,8 +137,12 @@ class ActionModule(MigrationAction):
         elif reason == "reverting":
             self.tell_next(result, [("To finish it", self.finish_revert(task_vars, result))])
         elif reason == "unwell":
-            back = self.command(task_vars, "rollback.yml", {"rollback_through": str(result["applied"][0])})
-            self.tell_next(result, [("To go on all the same", self.again(task_vars, more)), ("to go back", back)])
+            self.tell_next(
+                result, [("To go on all the same", self._behind(task_vars, [], more)), *self._back(result, task_vars)]
+            )
+        elif result.get("not_looked_at"):
+            behind = self._behind(task_vars, result["not_looked_at"], more)
+            self.tell_next(result, [("To look again and go on", behind), *self._back(result, task_vars)])
         elif result.get("not_applied"):
             first = [*result.get("applied", []), *result["not_applied"]][0]
             self.tell_next(
@@ -144,6 +151,32 @@ class ActionModule(MigrationAction):
             )
         else:
             self.tell_next(result, [("Then", self.again(task_vars, more))])
+
+    def _back(self, result: dict[str, Any], task_vars: dict[str, Any]) -> list[tuple[str, str]]:
+        if not result.get("applied"):
+            return []
+        return [
+            ("to go back", self.command(task_vars, "rollback.yml", {"rollback_through": str(result["applied"][0])}))
+        ]
+
+    def _behind(self, task_vars: dict[str, Any], unjudged: list[str], more: dict[str, Any]) -> str:
+        """:return: the command that goes on behind these databases of this host, after a look at them; behind none, without one."""
+        run, host = self.run_fact(task_vars), str(task_vars["inventory_hostname"])
+        own = [host, *(str(name) for name in self.pgops(task_vars, "databases"))]
+        given = run.get("canary") or []
+        canary = [name for name in given if name not in own]
+        if unjudged:
+            several = len(run.get("hosts") or []) > 1
+            canary = [*([host] if several else []), *([] if several and unjudged == own[1:] else unjudged)]
+        if canary == given:
+            return self.again(task_vars, more)
+        if canary:
+            more = {**more, "migrate_canary": ",".join(canary)}
+        elif not self._task.args.get("batches"):
+            more = {**more, "migrate_batches": ",".join(batches.AFTER_A_CANARY)}
+        return typed_commands.again(
+            typed_commands.without(self.typed(task_vars), ["migrate_canary"]), self.limit(task_vars), more
+        )
 
 
 def _told_health(health: dict[str, Any]) -> str:

@@ -214,7 +214,7 @@ class ActionModule(PgopsAction):
             return {"failed": True, "msg": f"{sentence}. Then: {again}", "next": commands}
         return {
             "failed": True,
-            "msg": f"{sentence}, and what it took away comes back at its end. To go on: {again}"
+            "msg": f"{sentence}{hooks.COMES_BACK}. To go on: {again}"
             + (f"; to go back: {commands[1]}" if applied else ""),
             "next": commands,
         }

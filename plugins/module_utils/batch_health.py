@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import declared, integrity
+from ansible_collections.whitecross.pgops.plugins.module_utils import declared, integrity, ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
@@ -152,7 +152,8 @@ def _judge(
     sleep: Callable[[float], None],
 ) -> dict[str, Any]:
     findings = []
-    commits, rollbacks = (now - then for now, then in zip(_counters(conn), begun))
+    # After a crash the server counts from zero.
+    commits, rollbacks = (now - then if now >= then else now for now, then in zip(_counters(conn), begun))
     transactions = commits + rollbacks
     rate = 100.0 * rollbacks / transactions if transactions >= FEWEST_TRANSACTIONS else None
     allowed = max(limits.error_rate, min(2 * before.error_rate, before.error_rate + limits.error_rate))
@@ -163,6 +164,9 @@ def _judge(
         )
     if before.clients >= FEWEST_CLIENTS and rate is None and not _clients(conn):
         findings.append(f"no client is connected any longer, and {before.clients} sessions were before the batch")
+    lost = _not_applied(conn, applied)
+    if lost:
+        findings.append(f"not applied on the server that answers by now: {', '.join(lost)}")
     new = sorted({str(index["name"]) for index in integrity.invalid_indexes(conn)} - before.invalid)
     if new:
         findings.append(f"invalid since the batch: {', '.join(new)}")
@@ -189,6 +193,12 @@ def _judge(
         "replication_lag_s": None if lag is None else round(lag, 1),
         "findings": findings,
     }
+
+
+def _not_applied(conn: Connection, applied: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a failover has lost of the batch's versions."""
+    there = {row.version for row in ledger.read(conn).migrations if row.state == "applied"} if applied else set()
+    return [str(migration["version"]) for migration in applied if str(migration["version"]) not in there]
 
 
 def _difference(finding: declared.Finding) -> str:

@@ -79,6 +79,12 @@ options:
         description: How far a standby may be behind, in seconds; it gets a minute to catch up.
         type: float
         default: 30
+  judged_again:
+    description:
+      - Databases of the canary with nothing pending, each with versions that it has and others of this call have not. They are looked at as
+        after a batch before the others follow. Filled by the action plugin.
+    type: dict
+    default: {}
 author:
   - White Cross pgops contributors
 """
@@ -148,7 +154,7 @@ not_applied:
 reason:
   description: >-
     V(failed), V(lock_wait), V(time_limit), V(interrupted), V(connection_lost), V(busy), V(moved), V(orphans), V(broken_rows), V(disk),
-    V(duplicates), V(deadlock), V(partitioned), V(unwell) or why the plan was refused.
+    V(duplicates), V(deadlock), V(partitioned), V(unwell), V(not_looked_at) or why the plan was refused.
   returned: on failure
   type: str
 untouched:
@@ -160,6 +166,11 @@ unwell:
   description: By database what was found after its batch.
   returned: when O(health) ended the call
   type: dict
+not_looked_at:
+  description: Databases in which all is applied and whose clients could not be watched to the end.
+  returned: when the server was away, or the call was asked to end, in the look after a batch
+  type: list
+  elements: str
 blockers:
   description: Sessions that held the locks - pid, application_name, role, since, digest of the query without its literals.
   returned: when the budget for lock waits was used up
@@ -190,6 +201,7 @@ def main() -> None:
             "orphans": {"type": "str", "choices": ["stop", "quarantine", "placeholder"], "default": "stop"},
             "reconnect": {"type": "float", "default": 0},
             "batches": {"type": "list", "elements": "list", "default": []},
+            "judged_again": {"type": "dict", "default": {}},
             "health": {
                 "type": "dict",
                 "options": {
@@ -259,6 +271,7 @@ def main() -> None:
                 batches=given["batches"] or [given["databases"]],
                 expected=given["expected"],
                 limits=batch_health.Limits(**health) if health else None,
+                judged_again=given["judged_again"],
             )
         finally:
             control.stop()

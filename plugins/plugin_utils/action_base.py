@@ -239,6 +239,7 @@ class PgopsAction(ActionBase):
                 "not_applied",
                 "untouched",
                 "unwell",
+                "not_looked_at",
             )
             if result.get(name) is not None
         }

@@ -40,6 +40,9 @@ PROBES = ("health", "metrics")
 # The webhook of the environment, which is told by the same stage as the alert hooks.
 WEBHOOK = -1
 
+# What the message of a hook that fails promises; a report that knows better takes it out.
+COMES_BACK = ", and what it took away comes back at its end"
+
 # What a hook may say; the argument specs of the role say the same. These only the controller reads.
 CONTROLLERS = frozenset({"name", "delegate_to", "each_host"})
 _COMMAND = {"argv", "environment", "environment_files"}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # A tenth finds what one tenant did not have, a third what is rare; then little is left to learn.
@@ -60,3 +60,19 @@ def split(members: Sequence[str], canary: Sequence[str], batches: Any) -> list[l
         rest = rest[size:]
         number += 1
     return cut
+
+
+def judged_again(canary: Sequence[str], plan: Mapping[str, Mapping[str, Any]], host: str) -> dict[str, list[str]]:
+    """The canaries with nothing pending, behind which others follow: how an earlier run left them is looked at before that.
+
+    :param plan: by database of ``host`` what the plan has found, ``applied`` and ``pending``.
+    :return: by database of the canary, which may be all of this host, the versions that it has and others of this host have not.
+    """
+    awaited = {str(item["version"]) for found in plan.values() for item in found.get("pending") or []}
+    again = {
+        name: [str(version) for version in plan[name].get("applied") or [] if str(version) in awaited]
+        for name in (plan if host in canary else canary)
+        if name in plan and not plan[name].get("pending")
+    }
+    # Which versions another host awaits its own plan will tell; until then the canary's clients are what can be judged.
+    return {name: versions for name, versions in again.items() if versions or host in canary}

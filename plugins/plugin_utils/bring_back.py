@@ -77,9 +77,22 @@ def bring_back(
             return True
     for line in output.strip().splitlines()[-_LINES_SHOWN:]:
         say(f"    {line}")
+    _note_not_tried(run, left)
     limit = str(run.get("limit") or run["environment"])
     say(f"NOT brought back: {_told(left)}; type: {typed_commands.other(run, 'hooks', limit)}")
     return True
+
+
+def _note_not_tried(run: Mapping[str, Any], left: Sequence[Taken]) -> None:
+    """A run that could not so much as begin has left no word in the journal, from which the report is made."""
+    journal = _journal(run)
+    hooks = [(event.get("host"), event.get("hook") or {}) for event in journal.events()]
+    tried = {(host, hook.get("kind")) for host, hook in hooks if hook.get("stage") == "back"}
+    for taken in left:
+        kind = application_hooks.BROUGHT_BACK_BY[taken.kind]
+        if (taken.host, kind) not in tried:
+            told = {"stage": "back", "kind": kind, "label": application_hooks.KINDS[kind], "on": "", "done": "no"}
+            journal.append({"event": "hook", "host": taken.host, "hook": told})
 
 
 def another(command_line: Sequence[str], command: str, instead: str) -> list[str]:

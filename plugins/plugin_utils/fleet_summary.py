@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 White Cross pgops contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Who of a fleet is at which version when a run ends, and the command for those that failed."""
+"""Who of a fleet is at which version when a run ends, and the commands for those that failed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ MIGRATED = "migrated"
 NOTHING_PENDING = "nothing pending"
 FAILED = "failed"
 UNWELL = "not well"
+NOT_LOOKED_AT = "not looked at"
 UNTOUCHED = "untouched"
 NOT_BEGUN = "not begun"
+
+# What an error says of databases that have not failed themselves: all of it is applied there, or nothing was begun.
+_TOLD = {"unwell": UNWELL, "not_looked_at": NOT_LOOKED_AT, "untouched": UNTOUCHED}
 
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -32,10 +36,12 @@ def members(events: Iterable[Mapping[str, Any]], hosts: Sequence[str], results: 
     """
     events = list(events)
     errors = _errors(events)
-    unwell = {
-        str(event.get("host")): (event.get("error") or {}).get("unwell") or ()
+    known = {
+        (str(event.get("host")), database): state
         for event in events
         if event.get("event") == "phase_failed"
+        for name, state in _TOLD.items()
+        for database in (event.get("error") or {}).get(name) or ()
     }
     found = []
     for host in hosts:
@@ -51,9 +57,8 @@ def members(events: Iterable[Mapping[str, Any]], hosts: Sequence[str], results: 
         for database in databases:
             why = errors.get((host, database)) or errors.get((host, None))
             phases = (results.get(host) or {}).get(database) or {}
-            # All of it is applied there; to take it again would find nothing to do.
-            state = UNWELL if database in unwell.get(host, ()) else FAILED if why else _state(phases)
-            found.append(_member(host, database, _version(phases), state, why))
+            state = known.get((host, database)) or (FAILED if why else _state(phases))
+            found.append(_member(host, database, _version(phases), state, None if state == UNTOUCHED else why))
     return found
 
 
@@ -71,7 +76,8 @@ def _errors(events: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str | None],
         place = str(event.get("phase"))
         if error.get("not_applied"):
             place += f" at {error['not_applied'][0]}"
-        for database in error.get("unwell") or [error.get("database")]:
+        named = error.get("unwell") or error.get("not_looked_at") or [error.get("database")]
+        for database in named:
             errors.setdefault((str(event.get("host")), database), place)
     return errors
 
@@ -111,14 +117,24 @@ def lines(fleet: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*(f"    {line}" for line in table(["HOST", "DATABASE", "VERSION", "STATE"], rows)), f"    {told}"]
 
 
-def only_failed(run: Mapping[str, Any], fleet: Sequence[Mapping[str, Any]]) -> str | None:
-    """The command that takes the failed ones again and nobody else, or None where all or none of the run failed."""
+def only_failed(run: Mapping[str, Any], fleet: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The commands that take the failed ones again and nobody else; none where all or none of the run failed.
+
+    A list of databases counts for every host of its command, so hosts share one only where the same names have failed on each.
+    """
     failed = [item for item in fleet if item["state"] == FAILED]
     if not failed or len(failed) == len(fleet):
-        return None
-    hosts = list(dict.fromkeys(str(item["host"]) for item in failed))
-    choice: dict[str, Any] = {}
-    if any(item["state"] != FAILED and item["host"] in hosts for item in fleet):
-        choice["pgops_databases"] = list(dict.fromkeys(str(item["database"]) for item in failed if item["database"]))
+        return []
+    named: dict[str, list[str]] = {}
+    for item in failed:
+        named.setdefault(str(item["host"]), []).append(str(item["database"]))
+    # All of a host is what its own variables say.
+    part = {str(item["host"]) for item in fleet if item["state"] != FAILED}
+    hosts_of: dict[tuple[str, ...], list[str]] = {}
+    for host, databases in named.items():
+        hosts_of.setdefault(tuple(databases) if host in part else (), []).append(host)
     kept = typed_commands.without(run, ("migrate_canary", "migrate_batches"))
-    return typed_commands.again(kept, ",".join(hosts), choice)
+    return [
+        typed_commands.again(kept, ",".join(hosts), {"pgops_databases": list(databases)} if databases else {})
+        for databases, hosts in hosts_of.items()
+    ]

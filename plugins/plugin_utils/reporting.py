@@ -16,7 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import fleet_summary, run_outcome, typed_commands
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+    application_hooks,
+    fleet_summary,
+    run_outcome,
+    typed_commands,
+)
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
     Journal,
     now,
@@ -217,7 +222,10 @@ def build(
     fleet = fleet_summary.members(events, facts.get("hosts") or [], hosts)
     if cause is not None and facts.get("playbook") == "migrate" and facts.get("environment"):
         again = fleet_summary.only_failed(facts, fleet)
-        cause["next"] = list(dict.fromkeys([*cause["next"], *([again] if again else [])]))
+        cause["next"] = list(dict.fromkeys([*cause["next"], *again]))
+    hooks = run_outcome.hooks(facts.get("playbook"), ok, facts.get("hooks") or [], events)
+    if cause is not None and facts.get("environment"):
+        _tell_away(cause, run_outcome.not_brought_back(hooks), facts)
     return {
         "run_id": began.get("run_id") or facts.get("id") or began.get("id"),
         **{key: facts.get(key) for key in _RUN_KEYS if key != "hooks"},
@@ -230,11 +238,22 @@ def build(
         "steps": rows,
         "versions": _versions(hosts),
         "results": hosts,
-        "hooks": run_outcome.hooks(facts.get("playbook"), ok, facts.get("hooks") or [], events),
+        "hooks": hooks,
         "fleet": fleet if facts.get("playbook") == "migrate" else [],
         "error": cause,
         "next": cause["next"] if cause else [],
     }
+
+
+def _tell_away(cause: dict[str, Any], away: Sequence[str], run: Mapping[str, Any]) -> None:
+    """Whatever ended the run: that users are kept out is said at its end, and what mends that is typed first."""
+    if not away:
+        return
+    command = typed_commands.other(run, "hooks", str(run.get("limit") or run["environment"]))
+    message = cause["message"].replace(application_hooks.COMES_BACK, "").rstrip(".")
+    if command not in message:
+        message += f". NOT brought back: {', '.join(away)}. Mend it and type: {command}"
+    cause.update(message=message, next=list(dict.fromkeys([command, *cause["next"]])))
 
 
 def _pending_versions(hosts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:

@@ -91,6 +91,22 @@ def hooks(
     return found
 
 
+def not_brought_back(found: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What was tried to be brought back and is away still, in words: ``stop for db-1``.
+
+    :param found: as :func:`hooks` gives it; of several tries of one hook the last one counts
+    """
+    last: dict[tuple[str, str, str], str] = {}
+    for hook in found:
+        if hook.get("stage") == "back" and hook["kind"] in application_hooks.BRINGS_BACK:
+            last[str(hook["host"]), str(hook["kind"]), str(hook["label"])] = str(hook["done"])
+    away = [(host, kind) for (host, kind, _label), done in last.items() if done != "yes"]
+    return [
+        f"{application_hooks.KINDS[application_hooks.BRINGS_BACK[kind]]} for {host}"
+        for host, kind in dict.fromkeys(away)
+    ]
+
+
 def hooks_line(found: Iterable[Mapping[str, Any]]) -> str | None:
     """One line for the screen: each kind once, with ``no`` where any of its hooks says so; None where there is none to tell."""
     told: dict[str, str] = {}

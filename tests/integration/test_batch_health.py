@@ -23,7 +23,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
-from support.engine import Told, target_of, wait_for, way
+from support.engine import Told, When, target_of, wait_for, way
 from support.server import SUPERUSER, Server, free_port
 from support.tree import TestTree
 
@@ -279,6 +279,82 @@ def test_a_second_run_looks_at_nobody(pair: dict[str, Target], tree: list[dict[s
     migrate(pair, tree, nobody, lambda: None)
     again = migrate(pair, tree, LIMITS, lambda: pytest.fail("there was nothing to watch"))
     assert [found["applied"] for found in again.values()] == [[], []]
+
+
+class Restart:
+    """Ends the server at the first pause after a word of the run, and brings it back at the next one where it is to."""
+
+    def __init__(self, server: Server, *, comes_back: bool) -> None:
+        self.told, self.comes_back = Told(), comes_back
+        self.left = [server.kill, server.start] if comes_back else [server.kill]
+
+    def sleep(self, seconds: float) -> None:
+        if self.left and self.told.said("are watched for"):
+            self.left.pop(0)()
+        time.sleep(min(seconds, 0.1))
+
+
+def test_a_look_that_the_server_cuts_off_is_made_again_and_where_it_is_not_the_next_run_judges(
+    own_server: Server, tree: list[dict[str, Any]]
+) -> None:
+    databases = ["canary", "other"]
+    for name in databases:
+        own_server.create_database(name)
+    pair = {name: target_of(own_server, name) for name in databases}
+
+    def run(restart: Restart, **more: Any) -> dict[str, dict[str, Any]]:
+        own = way(progress=restart.told, sleep=restart.sleep, reconnect_s=0.5 if not restart.comes_back else 30)
+        return fleet.apply(
+            pair,
+            tree,
+            Selection(),
+            lambda _name: own,
+            batches=[["canary"], ["other"]],
+            expected={},
+            limits=LIMITS,
+            **more,
+        )
+
+    with pytest.raises(PgopsError) as stopped:
+        run(Restart(own_server, comes_back=False))
+    assert (stopped.value.extra["reason"], stopped.value.sqlstate) == ("not_looked_at", "08001")
+    assert (stopped.value.extra["not_looked_at"], stopped.value.extra["untouched"]) == (["canary"], ["other"])
+    assert stopped.value.extra["applied"] == [V1]
+    assert f"What the batch applied stays: {V1}. Not begun: other." in stopped.value.message
+    own_server.start()
+    done = run(Restart(own_server, comes_back=True), judged_again={"canary": [V1]})
+    assert [len(found["applied"]) for found in done.values()] == [0, 1]
+    assert done["canary"]["health"]["findings"] == []
+
+    def crash(_seconds: float) -> None:
+        own_server.kill()
+        own_server.start()
+
+    seen = batch_health.look_after(
+        pair, dict.fromkeys(pair, batch_health.Before(0.0, frozenset())), {}, LIMITS, control=Control(), sleep=crash
+    )
+    assert seen["canary"]["transactions"] >= 0, "a server that crashed counts from zero"
+
+
+def test_what_a_failover_has_lost_of_a_batch_is_a_finding(target: Target, tree: list[dict[str, Any]]) -> None:
+    before = {target.database: batch_health.Before(0.0, frozenset())}
+    seen = batch_health.look_after(
+        {target.database: target}, before, {target.database: tree}, batch_health.Limits(pause=0), control=Control(),
+        sleep=lambda _s: None,
+    )  # fmt: skip
+    assert seen[target.database]["findings"] == [f"not applied on the server that answers by now: {V1}"]
+
+
+def test_a_request_to_stop_before_a_database_is_begun_leaves_it_untouched(
+    pair: dict[str, Target], tree: list[dict[str, Any]]
+) -> None:
+    first, second = pair
+    control = Control()
+    told = When(": applied in", lambda: control.request("somebody asked it to stop"))
+    ways = {name: way(progress=told, control=control) for name in pair}
+    with pytest.raises(Interrupted) as stopped:
+        fleet.apply(pair, tree, Selection(), ways.__getitem__, batches=[[first, second]], expected={})
+    assert stopped.value.extra["untouched"] == [second]
 
 
 @pytest.fixture

@@ -216,6 +216,14 @@ def test_what_is_not_brought_back_is_said_and_stays_noted(site: Playbook, applic
     assert application.asked.count("POST /undrain") == 2, "the end of the run has tried again"
     assert away(site) == ["divert_traffic"]
     assert "it is NOT brought back. Mend it and type: ansible-playbook hooks.yml -l local" in result.output
+    error = result.json["error"]
+    assert error["next"][0] == "ansible-playbook hooks.yml -l local"
+    assert error["message"].endswith(
+        "NOT brought back: divert traffic for local-1. Mend it and type: ansible-playbook hooks.yml -l local"
+    )
+    assert "comes back at its end" not in error["message"], "it has not"
+    told = [line.strip() for line in result.stdout.splitlines() if line.startswith("    next: ")]
+    assert told == [f"next: {command}" for command in error["next"]]
     site.variables.pop("hooks_divert_traffic")
     undrain = site.variables.pop("hooks_restore_traffic")
     lost = site("hooks.yml")

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +129,62 @@ def test_databases_go_in_batches_behind_the_canary_and_the_first_failure_leaves_
     spoilt = fleet("migrate.yml", limit="local-1", pgops_databases=[d])
     assert spoilt.rc == 2
     assert sorted(spoilt.json["hosts"]["local-1"]) == [d], "a list that is given says it all"
+
+
+@pytest.mark.slow
+def test_where_two_hosts_fail_the_printed_commands_take_the_failed_ones_and_nobody_else(fleet: Playbook) -> None:
+    a, b, c, d, _e = databases(fleet)
+    fleet.hosts["staging"] = {"s1": {"pgops_databases": [a, b]}, "s2": {"pgops_databases": [c, d]}}
+    spoil(fleet, a)
+    spoil(fleet, c)
+    result = fleet("migrate.yml", limit="staging")
+    assert result.rc == 2, result.output
+    assert states(result) == {a: "failed", b: "untouched", c: "failed", d: "untouched"}
+    commands = [command for command in result.json["error"]["next"] if "pgops_databases" in command]
+    assert commands == [
+        f"""ansible-playbook migrate.yml -l {host} -e '{{"pgops_databases": ["{name}"]}}'"""
+        for host, name in (("s1", a), ("s2", c))
+    ]
+    for name, command in zip((a, c), commands, strict=True):
+        assert f"next: {command}" in result.stdout
+        fleet.server.execute("DROP TABLE public.rooms", database=name)
+        subprocess.run(shlex.split(command), cwd=fleet.folder, env=fleet.environment(), check=True, capture_output=True)
+    assert migrated(fleet) == [a, c]
+
+
+@pytest.mark.slow
+def test_a_canary_that_was_not_well_is_judged_again_until_somebody_goes_on_all_the_same(fleet: Playbook) -> None:
+    a, b, c, _d, _e = databases(fleet)
+    fleet.variables["pgops_databases"] = [a, b, c]
+    unwell = f"SELECT 1 / (CASE WHEN current_database() = '{b}' THEN 0 ELSE 1 END)"
+    fleet.variables["migrate_health"] = {"pause": 0, "probe": unwell}
+    for _run in range(2):
+        result = fleet("migrate.yml", migrate_canary=b)
+        assert result.rc == 2, result.output
+        assert states(result) == {a: "untouched", b: "not well", c: "untouched"}
+        assert migrated(fleet) == [b]
+    all_the_same = result.json["error"]["next"][0]
+    assert all_the_same == "ansible-playbook migrate.yml -l local -e migrate_batches=10%,30%,100%"
+    subprocess.run(
+        shlex.split(all_the_same), cwd=fleet.folder, env=fleet.environment(), check=True, capture_output=True
+    )
+    assert migrated(fleet) == [a, b, c]
+
+
+@pytest.mark.slow
+def test_a_canary_host_that_was_not_well_is_judged_again_although_nothing_is_pending_there(fleet: Playbook) -> None:
+    one_host_each(fleet)
+    a, b, _c, _d, _e = databases(fleet)
+    fleet.variables["migrate_health"] = {
+        "pause": 0, "probe": f"SELECT 1 / (CASE WHEN current_database() = '{b}' THEN 0 ELSE 1 END)"
+    }  # fmt: skip
+    limit = {"limit": "s1,s2"}
+    first = fleet("migrate.yml", **limit, migrate_canary="s2")
+    assert (first.rc, states(first)) == (2, {"s1": "not begun", b: "not well"}), first.output
+    again = fleet("migrate.yml", **limit, migrate_canary="s2")
+    assert (again.rc, states(again)) == (2, {"s1": "not begun", b: "not well"}), again.output
+    assert again.json["error"]["next"] == ["ansible-playbook migrate.yml -l s1,s2 -e migrate_batches=10%,30%,100%"]
+    assert migrated(fleet) == [b]
+    fleet.variables["migrate_health"] = {"pause": 0}
+    well = fleet("migrate.yml", **limit, migrate_canary="s2")
+    assert (well.rc, states(well)) == (0, {a: "migrated", b: "nothing pending"}), well.output

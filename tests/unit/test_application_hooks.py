@@ -203,6 +203,14 @@ def test_the_tags_of_the_environment_do_not_keep_users_out(tmp_path: Path, monke
     said: list[str] = []
     assert bring_back.bring_back(run, [], ["hooks"], interrupted=False, say=said.append)
     assert "    ['all', '']" in said
+    # One that could not so much as begin has left no word in the journal; the report is told all the same.
+    (told,) = [event for event in Journal(tmp_path, "local", run_id).events() if event["event"] == "hook"]
+    assert (told["host"], told["hook"]["stage"], told["hook"]["kind"], told["hook"]["done"]) == (
+        "db1",
+        "back",
+        "start",
+        "no",
+    )
     (play,) = yaml.safe_load((ROOT / "playbooks" / "hooks.yml").read_text(encoding="utf-8"))
     assert all("always" in task["tags"] for task in [*play["tasks"][0]["block"], *play["tasks"][0]["always"]])
 

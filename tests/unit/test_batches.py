@@ -75,7 +75,38 @@ def test_one_whose_clients_are_not_well_is_migrated_and_not_taken_again() -> Non
     assert [(item["database"], item["version"], item["state"]) for item in found] == [
         ("a", "2", "not well"), ("b", "1", "untouched")
     ]  # fmt: skip
-    assert fleet_summary.only_failed({}, found) is None
+    assert fleet_summary.only_failed({}, found) == []
+
+
+def test_one_whose_clients_were_not_watched_is_no_failed_one_and_neither_is_one_that_was_not_begun() -> None:
+    done = {"applied": [{"version": "2"}]}
+    plan = {"applied": ["1"], "pending": [{"version": "2"}]}
+    results = {"h1": {"a": {"plan": plan, "apply": done}, "b": {"plan": plan}, "c": {"plan": plan}}}
+    cut_off = phase("h1", "apply", "a", done, message="server away", not_looked_at=["a"], untouched=["b", "c"])
+    cut_off["error"]["database"] = "a"
+    found = fleet_summary.members([cut_off], ["h1"], results)
+    assert [(item["database"], item["state"], item["why"]) for item in found] == [
+        ("a", "not looked at", "apply"), ("b", "untouched", None), ("c", "untouched", None)
+    ]  # fmt: skip
+    asked_to_end = phase("h1", "apply", "a", done, message="asked to stop", untouched=["b", "c"])
+    asked_to_end["error"]["database"] = "b"
+    found = fleet_summary.members([asked_to_end], ["h1"], results)
+    assert [(item["database"], item["state"]) for item in found] == [
+        ("a", "migrated"), ("b", "untouched"), ("c", "untouched")
+    ]  # fmt: skip
+
+
+def test_a_canary_with_nothing_pending_is_judged_by_what_the_others_are_about_to_get() -> None:
+    plan = {
+        "a": {"applied": ["1", "2", "3"], "pending": []},
+        "b": {"applied": ["1"], "pending": [{"version": "2"}, {"version": "3"}]},
+        "c": {"applied": ["1", "2"], "pending": [{"version": "3"}]},
+    }
+    assert batches.judged_again(["a"], plan, "h1") == {"a": ["2", "3"]}
+    assert batches.judged_again(["b", "h2"], plan, "h1") == {}, "it is migrated first, and watched then"
+    done = {"a": plan["a"], "b": plan["a"]}
+    assert batches.judged_again(["a"], done, "h1") == {}, "nobody follows"
+    assert batches.judged_again(["h1"], done, "h1") == {"a": [], "b": []}, "other hosts may"
 
 
 def test_the_command_for_the_failed_ones_names_them_and_no_canary() -> None:
@@ -88,6 +119,26 @@ def test_the_command_for_the_failed_ones_names_them_and_no_canary() -> None:
         {"host": "h2", "database": "a", "state": "failed"},
         {"host": "h3", "database": "a", "state": "failed"},
     ]
-    assert fleet_summary.only_failed(run, fleet) == "ansible-playbook migrate.yml -l h2,h3 -e pgops_port=5433"
-    assert fleet_summary.only_failed(run, fleet[:1]) is None
-    assert fleet_summary.only_failed(run, fleet[1:]) is None, "the command as typed is the same"
+    assert fleet_summary.only_failed(run, fleet) == ["ansible-playbook migrate.yml -l h2,h3 -e pgops_port=5433"]
+    assert fleet_summary.only_failed(run, fleet[:1]) == []
+    assert fleet_summary.only_failed(run, fleet[1:]) == [], "the command as typed is the same"
+
+
+def test_hosts_on_which_other_databases_failed_have_a_command_each() -> None:
+    """One list of names for both would take on each host what failed on the other."""
+    outcome = {"h1": "ab-", "h2": "b", "h3": "b", "h4": "ab", "h5": ""}
+    fleet = [
+        {"host": host, "database": database, "state": "failed" if database in failed else "migrated"}
+        for host, failed in outcome.items()
+        for database in ("ab" if "-" in failed else "abc" if host != "h4" else "ab")
+    ]
+    assert fleet_summary.only_failed({}, fleet) == [
+        "ansible-playbook migrate.yml -l h1,h4",
+        """ansible-playbook migrate.yml -l h2,h3 -e '{"pgops_databases": ["b"]}'""",
+    ]
+    other = [{**item, "state": "migrated"} if item["host"] == "h3" else item for item in fleet]
+    other = [{**item, "state": "failed"} if (item["host"], item["database"]) == ("h5", "a") else item for item in other]
+    assert fleet_summary.only_failed({}, other)[1:] == [
+        """ansible-playbook migrate.yml -l h2 -e '{"pgops_databases": ["b"]}'""",
+        """ansible-playbook migrate.yml -l h5 -e '{"pgops_databases": ["a"]}'""",
+    ]

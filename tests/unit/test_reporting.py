@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import application_hooks, reporting
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
 
 RUN = {
@@ -142,6 +142,28 @@ def test_tags_and_switched_off_phases_are_not_due() -> None:
         ]
         is True
     )
+
+
+def hook(stage: str, kind: str, done: str, host: str = "db1", **more: Any) -> list[dict[str, Any]]:
+    told = {"stage": stage, "kind": kind, "label": kind, "on": "lb1", "done": done, **more}
+    return [{"event": "hook", "host": host, "hook": told}]
+
+
+def test_what_was_not_brought_back_is_the_last_word_and_the_first_command() -> None:
+    promised = f"The hook start on lb1 failed: no answer{application_hooks.COMES_BACK}. To go on: migrate"
+    cause = {"message": promised, "next": ["ansible-playbook migrate.yml -l staging"]}
+    tried = [*hook("after", "start", "no"), *hook("back", "start", "no"), *hook("back", "restore_traffic", "yes")]
+    error = reporting.build([*events(), *tried], run=RUN, error=cause)["error"]
+    assert error["next"][0] == "ansible-playbook hooks.yml -l staging"
+    assert error["message"] == (
+        "The hook start on lb1 failed: no answer. To go on: migrate. NOT brought back: stop for db1. Mend it and type: "
+        "ansible-playbook hooks.yml -l staging"
+    )
+    mended = reporting.build([*events(), *tried, *hook("back", "start", "yes", by_run="x")], run=RUN, error=cause)
+    assert mended["error"]["message"] == promised
+    assert mended["next"] == cause["next"]
+    itself = {"message": "NOT brought back. Mend it and type: ansible-playbook hooks.yml -l staging", "next": []}
+    assert reporting.build([*events(), *tried], run=RUN, error=itself)["error"]["message"] == itself["message"]
 
 
 def test_an_interrupted_run_says_so() -> None:
