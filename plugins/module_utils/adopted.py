@@ -11,8 +11,8 @@ from typing import Any
 from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.going_down import words_of
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import table_names
-from ansible_collections.whitecross.pgops.plugins.module_utils.taken_along import words_of
 
 
 def refuse_revert(conn: Connection, chosen: Sequence[tuple[ledger.Migration, Mapping[str, Any]]]) -> None:
