@@ -65,10 +65,12 @@ class AttributesBefore:
             return
         if first or (self._beginning is None and BEGINNING not in self._saved):
             self._beginning = attributes.look(conn)
+            self._saved.pop(BEGINNING, None)
         elif self._beginning is None:
             self._beginning = attributes.unpacked(self._saved[BEGINNING])
         if not self._up:
             self._record = self._saved.get(PROGRESS) or recorded(self._made, self._beginning) or _NOTHING
+            self._saved[PROGRESS] = self._record
 
     def end(self, conn: Connection, last: bool, tell: Callable[[str], None]) -> dict[str, Any]:
         """After a transaction's last statement, in it: on the way down put back what is to be put back.
@@ -80,7 +82,8 @@ class AttributesBefore:
         if not self.active or self._beginning is None:
             return {}
         if not last:
-            self._saved = {BEGINNING: self._beginning.packed(), **({} if self._up else {PROGRESS: self._record})}
+            if BEGINNING not in self._saved:
+                self._saved[BEGINNING] = self._beginning.packed()
             return dict(self._saved)
         if self._up:
             return {PROGRESS: changes(self._beginning, attributes.look(conn))}

@@ -101,6 +101,7 @@ REVOKE ALL ON public.people FROM {NURSE};
 """
 
 
+@pytest.mark.majors(15, 18, slow=(15,))
 @pytest.mark.parametrize(
     ("before", "one_transaction"),
     [(BEFORE, True), (BEFORE, False), ([], True), pytest.param([], False, marks=pytest.mark.slow)],
@@ -207,6 +208,75 @@ def test_what_is_dropped_and_made_again_gets_it_back(target: Any, tree: TestTree
     do(target, *BARE, *BEFORE)
     with as_it_was(target):
         migrate.apply(target, tree.render(), Selection(), way())
+        migrate.revert(target, Reverts(), way())
+
+
+KINDS = [
+    "CREATE TABLE public.people (id integer PRIMARY KEY, kind integer)",
+    "CREATE VIEW public.ids AS SELECT id FROM public.people",
+    "CREATE MATERIALIZED VIEW public.kept AS SELECT id FROM public.people",
+    "CREATE DOMAIN public.size AS integer CONSTRAINT tall CHECK (value > 0)",
+    "CREATE PROCEDURE public.act() LANGUAGE sql AS 'SELECT 1'",
+    "CREATE FUNCTION public.same() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+    "CREATE TRIGGER same BEFORE INSERT ON public.people FOR EACH ROW EXECUTE FUNCTION public.same()",
+    "CREATE POLICY everybody ON public.people USING (true)",
+    "CREATE INDEX by_kind ON public.people (kind)",
+    "CREATE STATISTICS public.pairs ON id, kind FROM public.people",
+    f"GRANT SELECT ON public.ids TO {NURSE}",
+]
+COMMENTED = [
+    "VIEW public.ids",
+    "COLUMN public.ids.id",
+    "MATERIALIZED VIEW public.kept",
+    "DOMAIN public.size",
+    "CONSTRAINT tall ON DOMAIN public.size",
+    "PROCEDURE public.act()",
+    "TRIGGER same ON public.people",
+    "POLICY everybody ON public.people",
+    "INDEX public.by_kind",
+    "STATISTICS public.pairs",
+]
+KINDS_UP = f"""
+DO $$ BEGIN
+    GRANT ALL ON ALL TABLES IN SCHEMA public TO {NURSE};
+    GRANT ALL ON ALL ROUTINES IN SCHEMA public TO {VIEWER};
+END $$;
+{"".join(f"COMMENT ON {name} IS 'ours';" for name in COMMENTED)}
+DROP VIEW public.ids;
+CREATE VIEW public.ids AS SELECT id, kind FROM public.people;
+CREATE OR REPLACE FUNCTION public.same() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+"""
+KINDS_DOWN = f"""
+DROP VIEW IF EXISTS public.ids;
+CREATE VIEW public.ids AS SELECT id FROM public.people;
+REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {NURSE};
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("commented", [True, False])
+def test_of_every_kind_of_object(target: Any, tree: TestTree, roles: None, commented: bool) -> None:
+    tree.add_sql(V1, "all", KINDS_UP, KINDS_DOWN)
+    do(target, *KINDS, *(f"COMMENT ON {name} IS 'theirs'" for name in COMMENTED if commented))
+    with as_it_was(target):
+        migrate.apply(target, tree.render(), Selection(), way())
+        migrate.revert(target, Reverts(), way())
+
+
+def test_version_after_version(target: Any, tree: TestTree, roles: None) -> None:
+    tree.add_sql(V1, "give", f"GRANT SELECT ON public.pets TO {NURSE};", f"REVOKE SELECT ON public.pets FROM {NURSE};")
+    tree.add_sql(
+        "20260101000002",
+        "take",
+        f"REVOKE SELECT ON public.pets FROM {NURSE};\nCOMMENT ON TABLE public.pets IS 'two';",
+        "COMMENT ON TABLE public.pets IS NULL;",
+    )
+    do(target, *BARE)
+    with as_it_was(target):
+        migrate.apply(target, tree.render(), Selection(target=V1), way())
+        with as_it_was(target):
+            migrate.apply(target, tree.render(), Selection(), way())
+            migrate.revert(target, Reverts(), way())
         migrate.revert(target, Reverts(), way())
 
 
