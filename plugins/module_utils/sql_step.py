@@ -254,7 +254,7 @@ def _patiently(
             settled: list[dict[str, Any]] = []
             recorded = states.record(context.conn)
             before_it = appeared.before(context.conn, statements) if up else None
-            attributes.begin(context.conn, before == 0)
+            attributes.begin(context.conn, before == 0, before == 0 and last)
             _tell_what_was_there(context, kept, states)
             now, there = _statements(context, statements, runs, down, kept, keys, settled, wanted, states)
             if made is not None:
