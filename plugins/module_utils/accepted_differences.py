@@ -163,6 +163,13 @@ class Accepted:
                 return kept.who
         return None
 
+    @property
+    def words(self) -> frozenset[str]:
+        """:return: in the words of :func:`existing.describe` what is there as it was accepted: no version makes it anew."""
+        return frozenset(
+            kept.object.replace('"', "") for kept, moved in zip(self._kept, self._moved) if kept.found and not moved
+        )
+
     def _of(self, key: str) -> list[tuple[Record, set[str]]]:
         return [(kept, moved) for kept, moved in zip(self._kept, self._moved) if kept.object == key]
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -26,6 +26,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.progress import C
 from ansible_collections.whitecross.pgops.plugins.module_utils.scratch import drop_leftovers, empty_database
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import create_index, validate_constraint
 from psycopg2 import sql
+
+Around = Callable[[int], AbstractContextManager[None]]
 
 FAIL = "fail"
 WARN = "warn"
@@ -263,35 +265,38 @@ def _is_part_of_missing(difference: catalog.Difference, differences: Sequence[ca
     )
 
 
-def replay(conn: Connection, migration: Mapping[str, Any], before: Callable[[int], None] | None = None) -> None:
+def replay(conn: Connection, migration: Mapping[str, Any], around: Around | None = None) -> None:
     """Run the steps of a migration that make objects; on empty tables nothing needs patience.
 
     What a statement creates and an earlier version has made already is skipped, as it is when a migration is applied.
     Batches of a backfill and ANALYZE are left out: there are no rows.
 
-    :param before: called with the ordinal of each step right before it runs.
+    :param around: given the ordinal of each step, a context in which that one runs.
     :raises PgopsError: a statement failed.
     """
     try:
         for ordinal, step in enumerate(migration["steps"], 1):
-            if before is not None:
-                before(ordinal)
-            if step["kind"] == "sql":
-                if migration.get("transaction", True):
-                    with transaction(conn):
-                        _statements(conn, step["up"])
-                else:
-                    _statements(conn, step["up"], together=False)
-            elif step["kind"] == "indexes":
-                _indexes(conn, step["indexes"])
-            elif step["kind"] == "validate":
-                for constraint in step["constraints"]:
-                    execute(conn, validate_constraint(constraint))
+            with around(ordinal) if around is not None else nullcontext():
+                _step(conn, migration, step)
     except psycopg2.Error as exc:
         raise from_psycopg(
             exc,
             f"Version {migration['version']} cannot be run again in an empty database, so there is nothing to compare with",
         ) from None
+
+
+def _step(conn: Connection, migration: Mapping[str, Any], step: Mapping[str, Any]) -> None:
+    if step["kind"] == "sql":
+        if migration.get("transaction", True):
+            with transaction(conn):
+                _statements(conn, step["up"])
+        else:
+            _statements(conn, step["up"], together=False)
+    elif step["kind"] == "indexes":
+        _indexes(conn, step["indexes"])
+    elif step["kind"] == "validate":
+        for constraint in step["constraints"]:
+            execute(conn, validate_constraint(constraint))
 
 
 def _statements(conn: Connection, statements: Sequence[Mapping[str, Any]], *, together: bool = True) -> None:

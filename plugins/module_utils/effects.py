@@ -96,7 +96,7 @@ def replayed(
             for position, migration in enumerate(migrations):
                 control.check()
                 made = chain.progress[str(migration["version"])] = []
-                replay(other, migration, partial(_note, other, migration, made))
+                replay(other, migration, partial(_noting, other, migration, made))
                 after = catalog.inventory(other)
                 changed = [key for key in {*before, *after} if not _equal(before.get(key), after.get(key))]
                 for key in changed:
@@ -110,8 +110,11 @@ def replayed(
             forget()
 
 
-def _note(conn: Connection, migration: Mapping[str, Any], made: list[dict[str, Any]], ordinal: int) -> None:
+@contextmanager
+def _noting(conn: Connection, migration: Mapping[str, Any], made: list[dict[str, Any]], ordinal: int) -> Iterator[None]:
     made.append(as_if_made.progress(conn, migration, ordinal))
+    # What is told only by comparing with the time after the step belongs behind this.
+    yield
 
 
 def _equal(left: Mapping[str, Any] | None, right: Mapping[str, Any] | None) -> bool:

@@ -76,6 +76,10 @@ class IndexState:
             return True
         differences = self.differences(index, found, conn)
         on_ours = (found["schema"], found["table"]) == (schema_of(index), index["table"])
+        if differences and found["valid"] and f"index {name}" in self._context.accepted:
+            self.present.append(f"index {name}")
+            self._context.tell(f"index {name} is there as it was accepted when the database was adopted: skipped")
+            return False
         if differences and not (not found["valid"] and name in self.built and on_ours):
             if found["valid"] and self._is_replaced_later(index, found, conn):
                 self.built += [name] if name not in self.built else []

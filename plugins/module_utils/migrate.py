@@ -36,6 +36,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     way_back,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils import plan as planning
+from ansible_collections.whitecross.pgops.plugins.module_utils.accepted_differences import Accepted
 from ansible_collections.whitecross.pgops.plugins.module_utils.analyze_step import analyze_tables
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     KEEPALIVES_COUNT,
@@ -143,6 +144,7 @@ class _Session:
     connect: Callable[[], Connection]
     who: str
     explained: existing.Explained = frozenset()
+    accepted: frozenset[str] = frozenset()
     replacements: Replacements = field(default_factory=dict)
     applied: frozenset[str] = frozenset()
     mirrored: frozenset[str] = frozenset()
@@ -216,6 +218,7 @@ def _begun(
     plan = planned(conn, found, migrations, selection)
     refuse_moved(conn, found, plan, expected)
     session.explained = existing.explained_by(migrations)
+    session.accepted = Accepted.read(conn, found.migrations).words if plan.pending else frozenset()
     session.replacements = replacements(migrations)
     shape = None
     if plan.pending:
@@ -853,6 +856,7 @@ def _context(
         kind=kind,
         budgets=_budgets(session.way, migration),
         explained=session.explained,
+        accepted=session.accepted,
         replacements=session.replacements,
         applied=session.applied,
         progress_so_far=dict(past.progress) if past else {},

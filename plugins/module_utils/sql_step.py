@@ -404,9 +404,13 @@ def _statements(
             continue
         made = objects[number]
         if made is not None and up and number in there and existing.describe(made) not in gone:
-            _refuse_unequal(context, statement)
-            skipped.append(existing.describe(made))
-            context.tell(f"{existing.describe(made)} is there already, with the same definition: skipped")
+            word, how = existing.describe(made), "with the same definition"
+            if word in context.accepted:
+                how = "as it was accepted when the database was adopted"
+            else:
+                _refuse_unequal(context, statement)
+            skipped.append(word)
+            context.tell(f"{word} is there already, {how}: skipped")
             continue
         if made is not None and not up and existing.describe(made) in kept:
             skipped.append(existing.describe(made))

@@ -54,6 +54,7 @@ class StepContext:
     :ivar connect: opens another session of the same run, for a build beside it.
     :ivar budgets: ``lock_timeout_ms``, ``lock_budget_s``, ``statement_timeout_s``, ``index_timeout_s``,
         ``batch_target_ms``, ``rewrite_limit_mb``.
+    :ivar accepted: objects, in the words of ``existing.describe``, that differ from what a version declares and were accepted so.
     :ivar progress_so_far: what the ledger knows of this step from an earlier attempt.
     :ivar replacements: what later versions make of indexes, by schema and name; on the way down those that are applied.
     :ivar applied: on the way down the versions of which something is in the database.
@@ -84,6 +85,7 @@ class StepContext:
     kind: str
     budgets: Mapping[str, int]
     explained: Explained = frozenset()
+    accepted: frozenset[str] = frozenset()
     progress_so_far: dict[str, Any] = field(default_factory=dict)
     replacements: Replacements = field(default_factory=dict)
     applied: frozenset[str] = frozenset()

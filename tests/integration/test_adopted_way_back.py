@@ -296,6 +296,42 @@ def test_what_was_accepted_is_no_sign_of_a_later_version_that_changes_it(
     assert revert(target) == [V1]
 
 
+def test_what_was_accepted_is_left_alone_by_a_later_version_that_names_it(
+    server: Server, target: Any, tree: TestTree
+) -> None:
+    tree.add_sql(V1, "pupils", V1_UP, V1_DOWN)
+    tree.add(
+        V2,
+        "again",
+        [{"sql": {"up": "up.sql.j2", "down": "down.sql.j2"}}, {"indexes": "indexes.yml"}],
+        {
+            "up.sql.j2": "ALTER TABLE public.pupils ADD COLUMN school integer;\nALTER TABLE public.pupils ADD COLUMN more text;\n",
+            "down.sql.j2": "ALTER TABLE public.pupils DROP COLUMN IF EXISTS more;\n"
+            "ALTER TABLE public.pupils DROP COLUMN IF EXISTS school;\n",
+            "indexes.yml": [{**SCHOOL, "name": "pupils_old", "columns": ["old"]}],
+        },
+    )
+    assert apply(target, tree.render(), steps=1) == [V1]
+    do(
+        target,
+        "ALTER TABLE pupils ALTER COLUMN school SET NOT NULL",
+        "DROP INDEX pupils_old",
+        "CREATE INDEX pupils_old ON pupils (old, code)",
+    )
+    before = inventory(target)
+    accepted = ("column public.pupils.school", "index public.pupils_old")
+    found = forget_and_adopt(server, target, tree.render(), accept=accepted)
+    assert (found["recorded"], found["repair"]) == ([V1], None)
+    assert apply(target, tree.render()) == [V2]
+    assert verify.verify({target.database: target})[target.database]["passed"]
+    assert revert(target) == [V2]
+    assert differences(before, target) == []
+    # It is another one by now than the one that was accepted.
+    do(target, "ALTER TABLE pupils ALTER COLUMN school TYPE bigint")
+    with pytest.raises(PgopsError, match="column public.pupils.school exists already with another definition"):
+        apply(target, tree.render())
+
+
 def test_a_function_with_arguments_that_a_repair_brought_goes_with_it(
     server: Server, target: Any, tree: TestTree
 ) -> None:
