@@ -46,6 +46,8 @@ _QUOTED = re.compile(
     r"(\b(?:column|constraint|database|encoding|extension|function|host|index|key|parameter|policy|publication|relation|role|"
     r"schema|sequence|server at|subscription|table|tablespace|trigger|type|user|view) )?\"(?:[^\"]|\"\")*(?:\"|$)"
 )
+# The place of a function or trigger that wrote the message: its text may hold values of a row, whatever it looks like.
+_FUNCTION = re.compile(r"\bPL/\w+ (?:function|anonymous)(?: [\w.]+\([\w, .]*\) line \d+ at \w+)?|\bSQL function")
 
 
 class HookFailed(Exception):
@@ -122,15 +124,20 @@ def last_words(errors: str) -> str:
     """The last line of a command's errors that repeats no row of a database.
 
     :param errors: what it wrote to stderr, without secrets
-    :return: at most 200 characters; of a PostgreSQL error its message without DETAIL, CONTEXT and quoted values; empty
-        where no line can be told
+    :return: at most 200 characters; of a PostgreSQL error its message without DETAIL, CONTEXT and quoted values, and only its
+        place where a function of the database wrote it; empty where no line can be told
     """
-    last = ""
+    last, begin = "", ""
     telling = True
     for line in errors.splitlines():
         error = _SERVER_ERROR.search(line)
         row = _ROW_FIELD.search(line, error.end() if error else 0)
-        if error:
+        begin = line[: error.end()].rstrip() if error else begin
+        # Behind the message only: a value may read like that too.
+        function = None if error and not row else _FUNCTION.search(line, row.start() if row else 0)
+        if function and begin:
+            last, begin, telling = f"{begin} {function[0]} raised an error", "", False
+        elif error:
             message = line[: row.start()] if row else line
             last = _QUOTED.sub(lambda quoted: quoted[0] if quoted[1] else '"…"', message)
             # A value may hold a line's end, so whatever follows may belong to it.

@@ -37,7 +37,8 @@ def inspect(target: Target, query: str, parameters: dict[str, Any], *, name: str
             rows = [dict(zip(columns, map(_plain, row))) for row in cursor.fetchall()]
         conn.rollback()
     except psycopg2.Error as exc:
-        raise from_psycopg(exc, f"The query {name} failed on {target}", database=target.database) from None
+        failed = f"The query {name} failed on {target}"
+        raise from_psycopg(exc, failed, statement=query, database=target.database) from None
     finally:
         conn.close()
     return {"columns": columns, "rows": rows}

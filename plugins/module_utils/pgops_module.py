@@ -146,7 +146,9 @@ def run(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> None:
     """Do the work and leave with its result; an error of the engine leaves with its fields, a driver's in one sentence."""
     try:
         result = _result(module, work)
-    except Exception:  # whatever it was: a job has no caller left that would show the traceback
+    except Exception as exc:  # whatever it was: a job has no caller left that would show the traceback
+        # An error of the server that it came after would be shown with its DETAIL, which may repeat a row.
+        exc.__cause__, exc.__context__ = None, None
         if _job is not None:
             _job.break_off()
         raise

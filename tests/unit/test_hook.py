@@ -174,6 +174,15 @@ def test_of_a_secret_no_half_is_left_where_errors_are_cut(before: int, after: in
             "DETAIL:  Failing row contains (Jane).\n\n[parameters: {'name': 'Jane'}]"),
             "sqlalchemy.exc.IntegrityError: (psycopg2.errors.NotNullViolation) null value",
         ),
+        (
+            "psql: ERROR:  Phone 555 of Jane is not valid\nHINT:  ask Jane\nCONTEXT:  PL/pgSQL function public.chk() line 1 at RAISE\n",
+            "psql: ERROR: PL/pgSQL function public.chk() line 1 at RAISE raised an error",
+        ),
+        (
+            ('psycopg2.errors.RaiseException: no Jane\nCONTEXT:  SQL statement "INSERT INTO s VALUES (\'Jane\')"\n'
+            'PL/pgSQL function "Chk"() line 1 at RAISE\n'),
+            "psycopg2.errors.RaiseException: PL/pgSQL function raised an error",
+        ),
         ("DETAIL:  Key (mrn)=(4711) already exists.", ""),
         ("ERROR: first\npool is busy\nHINT:  try later\n\n", "pool is busy"),
         ('No such container "web"\n', 'No such container "web"'),

@@ -7,7 +7,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import traceback
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg2
+import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module
 
 ROOT = Path(__file__).parents[2] / "collections"
 START = (
@@ -32,3 +39,18 @@ def test_the_tree_is_not_told_back_to_whom_it_came_from() -> None:
     assert told["failed"] and "nothing listens there" in told["msg"]
     assert told["invocation"]["module_args"]["databases"] == ["white_cross"]
     assert "a text of the tree" not in done.stdout
+
+
+def test_the_traceback_of_a_defect_shows_no_error_of_the_server_before_it() -> None:
+    """Ansible shows it, and the server's DETAIL repeats a row."""
+
+    def work() -> dict[str, Any]:
+        try:
+            raise psycopg2.Error("duplicate key\nDETAIL:  Key (name)=(Sentinella) already exists.")
+        except psycopg2.Error:
+            return {}["defect"]
+
+    with pytest.raises(KeyError) as caught:
+        pgops_module.run(SimpleNamespace(_name="apply"), work)  # type: ignore[arg-type]
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "defect" in shown and "Sentinella" not in shown
