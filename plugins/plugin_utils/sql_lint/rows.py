@@ -43,6 +43,8 @@ from .row_conditions import Conditions
 from .row_scopes import BOUNDED, DOUBTFUL, UNBOUNDED, Named, Names, Scope, best, worst
 from .session import Session
 
+_SYSTEM_COLUMNS = ("ctid", "tableoid", "xmin", "xmax", "cmin", "cmax")
+
 
 def changes(node: Any, session: Session, *, procedural: bool = False) -> Iterator[tuple[Any, str]]:
     """:param node: a statement.
@@ -205,8 +207,8 @@ class _Reader(Conditions):
         facts = self.session.table_facts(relation)
         known = self.session.objects.columns.get(relation)
         if known and self.session.made(relation):
-            return tuple(known)
-        return tuple(facts["columns"]) if facts and facts.get("columns") else None
+            return (*known, *_SYSTEM_COLUMNS)
+        return (*facts["columns"], *_SYSTEM_COLUMNS) if facts and facts.get("columns") else None
 
     def _enter(self, node: Any, scope: Scope) -> frozenset[str]:
         """Add what a FROM names. :return: its names."""
