@@ -18,6 +18,7 @@ from .session import Session
 # Keys in one statement: up to the first an ordinary batch, above the second none, whatever the table.
 ORDINARY_BATCH = 10_000
 LARGEST_BATCH = 100_000
+_DEEPEST = 6
 
 
 class Conditions:
@@ -25,7 +26,7 @@ class Conditions:
 
     def __init__(self, session: Session, procedural: bool, table: Relation | None = None) -> None:
         self.session, self.procedural = session, procedural
-        self.table = table
+        self.table, self.depth = table, 0
         # The definitions that are looked into.
         self.asked: list[Definition] = []
         facts = session.table_facts(table) if table is not None else None
@@ -42,7 +43,12 @@ class Conditions:
         raise NotImplementedError
 
     def read(self, query: Any, names: Names, outer: Scope | None = None) -> Scope:
-        """:return: the relations of a query with their grades."""
+        """:param names: those of its own WITH among them.
+        :return: the relations of a query with their grades."""
+        raise NotImplementedError
+
+    def learned(self, query: Any, names: Names) -> Names:
+        """:return: the names with those of the query's own WITH."""
         raise NotImplementedError
 
     # --- conditions ----------------------------------------------------------------------------------------------------
@@ -190,10 +196,14 @@ class Conditions:
                 return UNBOUNDED
             among = self._among(query, scope)
             return worst(among, DOUBTFUL) if all(text.shared(name, None) for name in names) else among
-        if kind == "EXISTS_SUBLINK" and query.fromClause and query.larg is None:
-            inner = self.read(query, scope.names, scope)
-            if alias not in inner.grades and query.whereClause is not None:
-                return self._condition(query.whereClause, alias, inner)
+        if kind == "EXISTS_SUBLINK" and query.fromClause and query.larg is None and self.depth < _DEEPEST:
+            # Each level asks the next for each of its relations.
+            self.depth += 1
+            inner = self.read(query, self.learned(query, scope.names), scope)
+            joined = alias not in inner.grades and query.whereClause is not None
+            found = self._condition(query.whereClause, alias, inner) if joined else UNBOUNDED
+            self.depth -= 1
+            return found
         return UNBOUNDED
 
     # --- ends ----------------------------------------------------------------------------------------------------------
@@ -276,7 +286,7 @@ class Conditions:
         order = query.sortClause[0].sortby_dir.name if query.sortClause else ""
         if text.number(query.limitCount) != 1 or query.limitOffset is not None or not order:
             return False
-        reads = self.read(query, names)
+        reads = self.read(query, self.learned(query, names))
         down = order == "SORTBY_DESC"
         return down == (word == "max") and worst(*reads.grades.values()) == UNBOUNDED
 

@@ -145,10 +145,10 @@ class _Reader(Conditions):
         if isinstance(query, ast.InsertStmt):
             return self.size(query.selectStmt, names) if query.selectStmt is not None else BOUNDED
         if isinstance(query, (ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)):
-            return self.touched(query, self._with(query, names))
+            return self.touched(query, self.learned(query, names))
         if not isinstance(query, ast.SelectStmt):
             return UNBOUNDED
-        names = self._with(query, names)
+        names = self.learned(query, names)
         one = text.aggregates(query)
         if query.valuesLists or (outer is None and not (whole and one) and self.limited(query, names)):
             return BOUNDED
@@ -174,14 +174,15 @@ class _Reader(Conditions):
         queries = [item.subselect for item in text.direct(limit) if isinstance(item, ast.SubLink)]
         return not any(text.aggregates(inner) and self.size(inner, names, whole=True) != BOUNDED for inner in queries)
 
-    def _with(self, query: Any, names: Names) -> Names:
+    def learned(self, query: Any, names: Names) -> Names:
+        """:return: as ``Conditions.learned``."""
         for cte in query.withClause.ctes or () if query.withClause is not None else ():
             names = {**names, cte.ctename: self.named(cte, names)}
         return names
 
     def read(self, query: Any, names: Names, outer: Scope | None = None) -> Scope:
         """:return: as ``Conditions.read``."""
-        scope = Scope(self._with(query, names), outer)
+        scope = Scope(names, outer)
         for source in query.fromClause or ():
             self._enter(source, scope)
         self._where(query.whereClause, scope)
