@@ -626,3 +626,25 @@ def test_a_record_has_the_columns_of_its_query() -> None:
     whole = "SELECT min(id) AS lo, max(id) AS hi INTO r FROM users; DELETE FROM users WHERE id BETWEEN r.lo AND r.hi;"
     assert errors(body(whole, "r record;")) == {"R41"}
     assert errors(body(whole.replace("FROM users; ", f"FROM {BATCH}; "), "r record;")) == set()
+
+
+def test_what_only_the_catalog_tells_of_an_index_on_only_and_of_a_check() -> None:
+    def known(**more: object) -> dict[str, object]:
+        return {"tables": {"public.users": {"rows": 9_000_000, "bytes": 9_000_000_000, "columns": {}, **more}}}
+
+    only = f"{TIMEOUT}CREATE INDEX ON ONLY users (a);"
+    assert lint(only) == lint(only, facts=known(partitioned=True)) == []
+    assert [p.rule for p in lint(only, facts=known(partitioned=False))] == ["R05"]
+    required = f"{TIMEOUT}ALTER TABLE users ALTER COLUMN a SET NOT NULL;"
+    proof = known(checks={"c": "CHECK ((NOT ((a IS NULL) OR (b IS NULL))))"})
+    assert lint(required, facts=proof) == []
+    without = required.replace("ALTER COLUMN", "DROP CONSTRAINT c, ALTER")
+    assert [p.rule for p in lint(without, facts=proof)] == ["R20"]
+    assert [p.rule for p in lint(required, facts=known(checks={"c": "CHECK ((a > 5))"}))] == ["R20"]
+
+
+def test_a_trigger_that_is_enabled_again_is_a_note() -> None:
+    off = f"{TIMEOUT}ALTER TABLE users DISABLE TRIGGER t; UPDATE users SET a = 1 WHERE id = 5; "
+    assert [(p.rule, p.level) for p in lint(off)] == [("R52", "warning")]
+    assert [(p.rule, p.level) for p in lint(f"{off}ALTER TABLE users ENABLE TRIGGER t;")] == [("R52", "note")]
+    assert [(p.rule, p.level) for p in lint(f"{off}ALTER TABLE users ENABLE TRIGGER u;")] == [("R52", "warning")]
