@@ -587,6 +587,8 @@ BATCH = "(SELECT id FROM users ORDER BY id LIMIT 500) AS b"
         ("UPDATE users SET a = 1 WHERE 5 = id", None),
         ("UPDATE users SET a = 1 WHERE 5 > id AND 1 < id", None),
         ("UPDATE users SET a = 1 WHERE 0 < id", "error"),
+        ("UPDATE users SET a = 1 WHERE id BETWEEN 1 AND (SELECT last_value FROM users_id_seq)", "error"),
+        ("UPDATE users SET a = 1 WHERE id = ANY (string_to_array((SELECT string_agg(id, ',') FROM users), ','))", "error"),
         ("UPDATE users SET a = 1 WHERE created::date = '2024-01-01'", "error"),
         ("MERGE INTO users USING (VALUES (1)) v (id) ON v.id = users.id WHEN NOT MATCHED THEN INSERT VALUES (1)", None),
         ("MERGE INTO users USING orders o ON o.user_id = users.id WHEN MATCHED AND users.id = 5 THEN DELETE", None),

@@ -19,6 +19,9 @@ from .session import Session
 ORDINARY_BATCH = 10_000
 LARGEST_BATCH = 100_000
 _DEEPEST = 6
+_COLLECTING = ("array_agg", "string_agg", "json_agg", "jsonb_agg")
+# How many rows there are, or the last number of a sequence, as the server keeps it.
+_COUNTS = ("reltuples", "n_live_tup", "last_value")
 
 
 class Conditions:
@@ -164,7 +167,7 @@ class Conditions:
         size = self.size(query, scope.names, outer=outer, whole=_collects(query))
         if size != UNBOUNDED:
             return size
-        reads = (relation_name(item) for item in walk(query) if isinstance(item, grammar().ast.RangeVar))
+        reads = [relation_name(item) for item in walk(query) if isinstance(item, grammar().ast.RangeVar)]
         if query.whereClause is None and self.table in reads:
             # The table's own rows, all of them.
             return UNBOUNDED
@@ -283,6 +286,9 @@ class Conditions:
         words = ("max", "count") if word == "max" else ("min",)
         if any(isinstance(i, ast.FuncCall) and i.funcname[-1].sval in words for i in text.direct(value)):
             return self.size(query, names, whole=True) == UNBOUNDED
+        columns = [i for i in text.direct(value) if isinstance(i, ast.ColumnRef)]
+        if word == "max" and any(text.column_name(i) in _COUNTS for i in columns):
+            return True
         order = query.sortClause[0].sortby_dir.name if query.sortClause else ""
         if text.number(query.limitCount) != 1 or query.limitOffset is not None or not order:
             return False
@@ -292,8 +298,8 @@ class Conditions:
 
 
 def _collects(query: Any) -> bool:
-    """:return: whether it puts many values into one: array_agg()."""
+    """:return: whether it puts many values into one: array_agg() and the like."""
     ast = grammar().ast
     targets = query.targetList or () if isinstance(query, ast.SelectStmt) else ()
     calls = [item for target in targets for item in text.direct(target.val) if isinstance(item, ast.FuncCall)]
-    return any(call.funcname[-1].sval == "array_agg" for call in calls)
+    return any(call.funcname[-1].sval in _COLLECTING for call in calls)
