@@ -510,3 +510,143 @@ def test_what_a_session_loses_or_leaves_is_followed(text: str, wanted: set[str])
 
 def test_a_file_that_another_one_runs_is_a_note() -> None:
     assert [(p.rule, p.level, p.line) for p in lint("SELECT 1;\n\\i other.sql\n")] == [("R53", "note", 2)]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("UPDATE users SET a = :a WHERE id = :id;", set()),
+        ("DELETE FROM :t WHERE id = ANY (:ids) AND email = :'email';", set()),
+        ("UPDATE users SET a = 1 WHERE id BETWEEN :lo AND :hi;", set()),
+        ('UPDATE :"schema".users SET a = :a;', {"R41"}),
+        ("SET lock_timeout = :'limit';\nALTER TABLE :t ADD COLUMN a int;", set()),
+        (f"{TIMEOUT}ALTER TABLE users ADD COLUMN a int\\; UPDATE users SET a = :a;", {"R41"}),
+    ],
+)
+def test_a_variable_of_psql_stands_for_a_value_or_a_name(text: str, wanted: set[str]) -> None:
+    assert errors(text) == wanted
+
+
+@pytest.mark.parametrize("command", ["\\c", "\\connect other", "\\c - admin"])
+def test_a_setting_ends_with_its_connection(command: str) -> None:
+    found = lint(f"{TIMEOUT}{command}\nALTER TABLE users ADD COLUMN a int;")
+    assert [(p.rule, p.line) for p in found] == [("R04", 3)]
+    assert "at the \\connect of line 2" in found[0].message
+    assert lint(f"{TIMEOUT}{command}\n{TIMEOUT}ALTER TABLE users ADD COLUMN a int;") == []
+
+
+@pytest.mark.parametrize(
+    ("arms", "wanted"),
+    [
+        ("\\if :dry\nROLLBACK;\n\\else\nCOMMIT;\n\\endif", set()),
+        ("\\if :dry\nROLLBACK;\n\\elif :wet\nCOMMIT;\n\\else\nCOMMIT;\n\\endif", set()),
+        ("\\if :dry\nROLLBACK;\n\\quit\n\\endif\nCOMMIT;", set()),
+        ("\\if :a\n\\if :b\nROLLBACK;\n\\else\nCOMMIT;\n\\endif\n\\else\nCOMMIT;\n\\endif", set()),
+        ("\\if :dry\nROLLBACK;\n\\else\nSELECT 1;\n\\endif", {"R55"}),
+        ("\\if :dry\nROLLBACK;\n\\else\nALTER TABLE users DROP COLUMN a;\nCOMMIT;\n\\endif", {"R33"}),
+    ],
+)
+def test_of_the_arms_of_an_if_one_is_run(arms: str, wanted: set[str]) -> None:
+    assert errors(f"BEGIN;\nSET LOCAL lock_timeout = '1s';\n{arms}\n") == wanted
+
+
+@pytest.mark.parametrize(
+    ("header", "wanted"), [("SET lock_timeout = '1s'", set()), ("SET lock_timeout = '1h'", {"R02"}), ("", {"R01"})]
+)
+def test_a_setting_in_the_header_of_a_function_holds_while_it_runs(header: str, wanted: set[str]) -> None:
+    body = "AS $$ BEGIN ALTER TABLE users ADD COLUMN a int; END $$"
+    made = f"CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql {header} {body};"
+    assert errors(f"{made} SELECT f();") == wanted
+    known = {"f": {"language": "plpgsql", "definition": made, "source": "", "volatile": True}}
+    assert {p.rule for p in lint("SELECT f();", facts={"tables": {}, "functions": known})} == wanted
+    # Behind the call it holds no more.
+    assert errors(f"{made} SELECT f(); ALTER TABLE users ADD COLUMN b int;") & {"R01", "R02"}
+
+
+BATCH = "(SELECT id FROM users ORDER BY id LIMIT 500) AS b"
+
+
+@pytest.mark.parametrize(
+    ("statement", "level"),
+    [
+        (f"UPDATE users SET a = 1 FROM {BATCH} WHERE b.id = users.id", None),
+        (f"UPDATE users SET a = 1 FROM {BATCH} WHERE b.id <> users.id", "error"),
+        (f"UPDATE users SET a = 1 FROM {BATCH}", "error"),
+        (f"UPDATE users SET a = 1 FROM {BATCH} JOIN orders o ON o.user_id = b.id WHERE users.id = o.user_id", None),
+        (f"UPDATE users SET a = 1 FROM orders o LEFT JOIN {BATCH} ON o.user_id = b.id WHERE users.id = o.user_id", "error"),
+        (f"UPDATE users SET a = 1 FROM {BATCH} LEFT JOIN orders o ON o.user_id = b.id WHERE users.id = o.user_id", None),
+        (f"UPDATE users SET a = 1 FROM {BATCH} WHERE users.status = 'new' AND b.id > 0", "warning"),
+        ("UPDATE users SET a = 1 FROM (SELECT max(id) AS top FROM users) m WHERE users.id >= 1 AND users.id <= m.top", "error"),
+        ("UPDATE users SET a = 1 FROM (SELECT id FROM users WHERE status = 'new') n WHERE n.id = users.id", "warning"),
+        ("UPDATE users SET a = 1 FROM LATERAL (SELECT 1) x", "error"),
+        ("UPDATE users SET a = 1 WHERE id IN (SELECT id FROM users)", "error"),
+        ("UPDATE users SET a = 1 WHERE id IN (SELECT user_id FROM orders)", "warning"),
+        ("UPDATE users SET a = 1 WHERE status IN (SELECT 'new')", "warning"),
+        ("UPDATE users SET a = 1 WHERE id IN (SELECT id FROM (SELECT id, row_number() OVER () AS n FROM users) x WHERE n = 1)", "warning"),
+        ("UPDATE users SET a = 1 WHERE bio = ''", "warning"),
+        ("UPDATE users SET a = 1 WHERE 5 = id", None),
+        ("UPDATE users SET a = 1 WHERE 5 > id AND 1 < id", None),
+        ("UPDATE users SET a = 1 WHERE 0 < id", "error"),
+        ("UPDATE users SET a = 1 WHERE id BETWEEN 1 AND (SELECT last_value FROM users_id_seq)", "error"),
+        ("UPDATE users SET a = 1 WHERE id = ANY (string_to_array((SELECT string_agg(id, ',') FROM users), ','))", "error"),
+        ("UPDATE users SET a = 1 WHERE created::date = '2024-01-01'", "error"),
+        ("MERGE INTO users USING (VALUES (1)) v (id) ON v.id = users.id WHEN NOT MATCHED THEN INSERT VALUES (1)", None),
+        ("MERGE INTO users USING orders o ON o.user_id = users.id WHEN MATCHED AND users.id = 5 THEN DELETE", None),
+        ("INSERT INTO users SELECT g FROM generate_series(1, 50000000) g ON CONFLICT (id) DO UPDATE SET a = 1", "error"),
+        ("SELECT id FROM users WHERE a > 5 FOR UPDATE", "error"),
+    ],
+)  # fmt: skip
+def test_only_a_condition_on_the_target_bounds_it(statement: str, level: str | None) -> None:
+    assert [p.level for p in lint(f"{statement};")] == ([level] if level else [])
+
+
+def body(text: str, declared: str = "lo int; hi int;") -> str:
+    return f"DO $$ DECLARE {declared} BEGIN {text} END $$;"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("SELECT max(id) INTO hi FROM users; DELETE FROM users WHERE id BETWEEN 1 AND hi;", {"R41"}),
+        ("hi := (SELECT max(id) FROM users); DELETE FROM users WHERE id BETWEEN 1 AND hi;", {"R41"}),
+        ("SELECT max(id) INTO hi FROM users; lo := 0; LOOP DELETE FROM users WHERE id > lo AND id <= least(lo + 500, hi); COMMIT; END LOOP;", set()),
+        ("SELECT min(id), max(id) INTO lo, hi FROM (SELECT id FROM users LIMIT 500) b; DELETE FROM users WHERE id BETWEEN lo AND hi;", set()),
+        ("lo := (SELECT min(id) FROM users); hi := (SELECT max(id) FROM users); DELETE FROM users WHERE id >= lo AND id < least(lo + 500, hi);", set()),
+        ("hi := (SELECT max(id) FROM users WHERE id BETWEEN 1 AND hi); DELETE FROM users WHERE id BETWEEN 1 AND hi;", set()),
+        ("DELETE FROM users WHERE id = lo;", set()),
+        ("DELETE FROM users WHERE id = other;", {"R41"}),
+        ("FOR i IN 1..100 LOOP DELETE FROM users WHERE id = i; END LOOP;", set()),
+        ("FOR i IN 1..100 LOOP DELETE FROM users WHERE id BETWEEN i * 500 AND i * 500 + 499; END LOOP;", {"R41"}),
+        ("FOR i IN 1..900000 LOOP DELETE FROM users WHERE id = i; END LOOP;", {"R41"}),
+    ],
+)  # fmt: skip
+def test_a_variable_is_what_fills_it(text: str, wanted: set[str]) -> None:
+    assert errors(body(text)) == wanted
+
+
+def test_a_record_has_the_columns_of_its_query() -> None:
+    whole = "SELECT min(id) AS lo, max(id) AS hi INTO r FROM users; DELETE FROM users WHERE id BETWEEN r.lo AND r.hi;"
+    assert errors(body(whole, "r record;")) == {"R41"}
+    assert errors(body(whole.replace("FROM users; ", f"FROM {BATCH}; "), "r record;")) == set()
+
+
+def test_what_only_the_catalog_tells_of_an_index_on_only_and_of_a_check() -> None:
+    def known(**more: object) -> dict[str, object]:
+        return {"tables": {"public.users": {"rows": 9_000_000, "bytes": 9_000_000_000, "columns": {}, **more}}}
+
+    only = f"{TIMEOUT}CREATE INDEX ON ONLY users (a);"
+    assert lint(only) == lint(only, facts=known(partitioned=True)) == []
+    assert [p.rule for p in lint(only, facts=known(partitioned=False))] == ["R05"]
+    required = f"{TIMEOUT}ALTER TABLE users ALTER COLUMN a SET NOT NULL;"
+    proof = known(checks={"c": "CHECK ((NOT ((a IS NULL) OR (b IS NULL))))"})
+    assert lint(required, facts=proof) == []
+    without = required.replace("ALTER COLUMN", "DROP CONSTRAINT c, ALTER")
+    assert [p.rule for p in lint(without, facts=proof)] == ["R20"]
+    assert [p.rule for p in lint(required, facts=known(checks={"c": "CHECK ((a > 5))"}))] == ["R20"]
+
+
+def test_a_trigger_that_is_enabled_again_is_a_note() -> None:
+    off = f"{TIMEOUT}ALTER TABLE users DISABLE TRIGGER t; UPDATE users SET a = 1 WHERE id = 5; "
+    assert [(p.rule, p.level) for p in lint(off)] == [("R52", "warning")]
+    assert [(p.rule, p.level) for p in lint(f"{off}ALTER TABLE users ENABLE TRIGGER t;")] == [("R52", "note")]
+    assert [(p.rule, p.level) for p in lint(f"{off}ALTER TABLE users ENABLE TRIGGER u;")] == [("R52", "warning")]

@@ -59,18 +59,6 @@ def steps_of(statement: str) -> list[Step]:
     return found
 
 
-def variables_of(statement: str) -> frozenset[str]:
-    """:param statement: as ``steps_of``.
-    :return: the names of its arguments, variables and records."""
-    g = grammar()
-    try:
-        functions = json.loads(g.parser.parse_plpgsql_json(statement))
-    except (g.parser.ParseError, ValueError):
-        return frozenset()
-    datums = [d for function in functions for d in function.get("PLpgSQL_function", {}).get("datums", [])]
-    return frozenset(str(v["refname"]).lower() for datum in datums for v in datum.values() if v.get("refname"))
-
-
 @dataclass(frozen=True)
 class _Around:
     loop: bool = False

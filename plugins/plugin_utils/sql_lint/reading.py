@@ -27,6 +27,7 @@ from . import (  # noqa: F401 -- each registers its functions
     search_path,
 )
 from .locks import Relation
+from .plpgsql_variables import Definition, variables_of
 from .script import Part, Script
 from .session import Function, Objects, Seen, Session, Transaction
 
@@ -297,13 +298,13 @@ def _restore(session: Session, before: Mapping[str, Any]) -> None:
             session.transaction.local[name] = value
 
 
-def _variables(function: Function) -> frozenset[str] | None:
+def _variables(function: Function) -> Mapping[str, Definition | None] | None:
     """:return: the names that are variables in a body; None where nobody knows."""
     if function.language != "sql":
-        return procedural.variables_of(function.text)
+        return variables_of(function.text)
     if function.node is None:
         return None
-    return frozenset(parameter.name for parameter in function.node.parameters or () if parameter.name)
+    return {parameter.name: None for parameter in function.node.parameters or () if parameter.name}
 
 
 def _sets_timeout(node: Any) -> bool:

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar, walk
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar, relation_name, walk
 
 from . import row_expressions as text
 from .locks import Relation
+from .plpgsql_variables import Definition
 from .row_scopes import BOUNDED, DOUBTFUL, UNBOUNDED, Names, Scope, best, worst
 from .session import Session
 
 # Keys in one statement: up to the first an ordinary batch, above the second none, whatever the table.
 ORDINARY_BATCH = 10_000
 LARGEST_BATCH = 100_000
+_DEEPEST = 6
+_COLLECTING = ("array_agg", "string_agg", "json_agg", "jsonb_agg")
+# How many rows there are, or the last number of a sequence, as the server keeps it.
+_COUNTS = ("reltuples", "n_live_tup", "last_value")
 
 
 class Conditions:
@@ -24,6 +29,9 @@ class Conditions:
 
     def __init__(self, session: Session, procedural: bool, table: Relation | None = None) -> None:
         self.session, self.procedural = session, procedural
+        self.table, self.depth = table, 0
+        # The definitions that are looked into.
+        self.asked: list[Definition] = []
         facts = session.table_facts(table) if table is not None else None
         # 0 where nobody knows.
         self.rows = int(facts["rows"]) if facts is not None else 0
@@ -38,7 +46,12 @@ class Conditions:
         raise NotImplementedError
 
     def read(self, query: Any, names: Names, outer: Scope | None = None) -> Scope:
-        """:return: the relations of a query with their grades."""
+        """:param names: those of its own WITH among them.
+        :return: the relations of a query with their grades."""
+        raise NotImplementedError
+
+    def learned(self, query: Any, names: Names) -> Names:
+        """:return: the names with those of the query's own WITH."""
         raise NotImplementedError
 
     # --- conditions ----------------------------------------------------------------------------------------------------
@@ -76,6 +89,7 @@ class Conditions:
             return worst(*(self._equal(node.lexpr, value, alias, scope) for value in node.rexpr))
         if kind == "AEXPR_OP_ANY" and sign == "=":
             queries = [item.subselect for item in text.direct(node.rexpr) if isinstance(item, ast.SubLink)]
+            queries += self._collected(node.rexpr, scope)
             among = [self._among(query, scope) for query in queries]
             return worst(self._equal(node.lexpr, node.rexpr, alias, scope), *among)
         if kind in ("AEXPR_BETWEEN", "AEXPR_BETWEEN_SYM"):
@@ -98,6 +112,9 @@ class Conditions:
         if name is None or text.is_boolean(other):
             return UNBOUNDED
         known = self._known(other, alias, scope, name)
+        if self._numbered(text.compared(column), scope):
+            # A place among others of its kind: each kind has one.
+            return worst(known, DOUBTFUL)
         return worst(known, DOUBTFUL) if text.shared(name, other) else known
 
     def _known(self, value: Any, alias: str, scope: Scope, left: str) -> str:
@@ -114,6 +131,29 @@ class Conditions:
             grades.append(UNBOUNDED if owner == alias else scope.grade(owner))
         return worst(*grades)
 
+    def _definition(self, ref: Any, scope: Scope) -> Definition | None:
+        """:return: what stands behind a column of a query, or a variable that is filled in one place."""
+        fields = [part.sval for part in ref.fields if hasattr(part, "sval")]
+        variables = self.session.variables or {}
+        if len(fields) == 1 and fields[0] in variables:
+            return variables[fields[0]]
+        owner = scope.owner(ref)
+        record = variables.get(fields[-2]) if len(fields) == 2 and owner is None else None
+        query = scope.query(owner) if owner is not None else (record.query if record is not None else None)
+        value = text.output(query, fields[-1]) if query is not None and fields else None
+        return Definition(query, value) if value is not None else None
+
+    def _collected(self, node: Any, scope: Scope) -> list[Any]:
+        """:return: the queries behind columns and variables that hold an array of all their rows."""
+        refs = [item for item in text.direct(node) if isinstance(item, grammar().ast.ColumnRef)]
+        found = [self._definition(ref, scope) for ref in refs]
+        return [d.query for d in found if d is not None and d.query.fromClause and _collects(d.query)]
+
+    def _numbered(self, ref: Any, scope: Scope) -> bool:
+        """:return: whether a column is made by a window function."""
+        definition = self._definition(ref, scope)
+        return definition is not None and getattr(definition.value, "over", None) is not None
+
     def _variable(self, ref: Any, left: str, scope: Scope) -> bool:
         """A variable with the name of the column is the column in SQL, and refused (42702) in PL/pgSQL."""
         name = text.column_name(ref)
@@ -127,6 +167,10 @@ class Conditions:
         size = self.size(query, scope.names, outer=outer, whole=_collects(query))
         if size != UNBOUNDED:
             return size
+        reads = [relation_name(item) for item in walk(query) if isinstance(item, grammar().ast.RangeVar)]
+        if query.whereClause is None and self.table in reads:
+            # The table's own rows, all of them.
+            return UNBOUNDED
         return DOUBTFUL if query.limitCount is None and query.fromClause and outer is None else UNBOUNDED
 
     def _looks_out(self, query: Any, scope: Scope) -> bool:
@@ -155,10 +199,14 @@ class Conditions:
                 return UNBOUNDED
             among = self._among(query, scope)
             return worst(among, DOUBTFUL) if all(text.shared(name, None) for name in names) else among
-        if kind == "EXISTS_SUBLINK" and query.fromClause and query.larg is None:
-            inner = self.read(query, scope.names, scope)
-            if alias not in inner.grades and query.whereClause is not None:
-                return self._condition(query.whereClause, alias, inner)
+        if kind == "EXISTS_SUBLINK" and query.fromClause and query.larg is None and self.depth < _DEEPEST:
+            # Each level asks the next for each of its relations.
+            self.depth += 1
+            inner = self.read(query, self.learned(query, scope.names), scope)
+            joined = alias not in inner.grades and query.whereClause is not None
+            found = self._condition(query.whereClause, alias, inner) if joined else UNBOUNDED
+            self.depth -= 1
+            return found
         return UNBOUNDED
 
     # --- ends ----------------------------------------------------------------------------------------------------------
@@ -206,36 +254,52 @@ class Conditions:
     def _end_of_all(self, node: Any, word: str, scope: Scope) -> bool:
         """:return: whether the first or last key of a whole table is in it, in a query or a column of one."""
         ast = grammar().ast
-        for item in text.direct(node):
-            if isinstance(item, ast.SubLink) and isinstance(item.subselect, ast.SelectStmt):
-                query = item.subselect
-                value = query.targetList[0].val if query.targetList else None
-                if self._extreme(query, value, word, scope.names):
-                    return True
-            elif isinstance(item, ast.ColumnRef):
-                owner = scope.owner(item)
-                query = scope.query(owner) if owner is not None else None
-                value = text.output(query, text.column_name(item)) if query is not None else None
-                if value is not None and self._extreme(query, value, word, scope.names):
-                    return True
-        return False
+        if isinstance(node, ast.MinMaxExpr) and (node.op.name == "IS_LEAST") == (word == "max"):
+            # The nearer of several ends: each must be one.
+            return all(self._end_of_all(argument, word, scope) for argument in node.args)
+        if isinstance(node, ast.SubLink):
+            query = node.subselect
+            value = query.targetList[0].val if isinstance(query, ast.SelectStmt) and query.targetList else None
+            return self._extreme(query, value, word, scope.names)
+        if isinstance(node, ast.ColumnRef) and hasattr(node.fields[-1], "sval"):
+            found = self._definition(node, scope)
+            return found is not None and found.value is not None and self._defined_by_all(found, word, scope)
+        if isinstance(node, tuple):
+            return any(self._end_of_all(item, word, scope) for item in node)
+        return isinstance(node, ast.Node) and any(self._end_of_all(getattr(node, s), word, scope) for s in node)
+
+    def _defined_by_all(self, found: Definition, word: str, scope: Scope) -> bool:
+        if any(found.value is one.value for one in self.asked):
+            # A variable whose own query asks for it.
+            return False
+        self.asked.append(found)
+        try:
+            if found.query.fromClause:
+                return self._extreme(found.query, found.value, word, scope.names)
+            # v := (SELECT ...)
+            return isinstance(found.value, grammar().ast.SubLink) and self._end_of_all(found.value, word, scope)
+        finally:
+            self.asked.pop()
 
     def _extreme(self, query: Any, value: Any, word: str, names: Names) -> bool:
         ast = grammar().ast
         words = ("max", "count") if word == "max" else ("min",)
         if any(isinstance(i, ast.FuncCall) and i.funcname[-1].sval in words for i in text.direct(value)):
             return self.size(query, names, whole=True) == UNBOUNDED
+        columns = [i for i in text.direct(value) if isinstance(i, ast.ColumnRef)]
+        if word == "max" and any(text.column_name(i) in _COUNTS for i in columns):
+            return True
         order = query.sortClause[0].sortby_dir.name if query.sortClause else ""
         if text.number(query.limitCount) != 1 or query.limitOffset is not None or not order:
             return False
-        reads = self.read(query, names)
+        reads = self.read(query, self.learned(query, names))
         down = order == "SORTBY_DESC"
         return down == (word == "max") and worst(*reads.grades.values()) == UNBOUNDED
 
 
 def _collects(query: Any) -> bool:
-    """:return: whether it puts many values into one: array_agg()."""
+    """:return: whether it puts many values into one: array_agg() and the like."""
     ast = grammar().ast
     targets = query.targetList or () if isinstance(query, ast.SelectStmt) else ()
     calls = [item for target in targets for item in text.direct(target.val) if isinstance(item, ast.FuncCall)]
-    return any(call.funcname[-1].sval == "array_agg" for call in calls)
+    return any(call.funcname[-1].sval in _COLLECTING for call in calls)

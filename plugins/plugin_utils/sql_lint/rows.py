@@ -43,6 +43,8 @@ from .row_conditions import Conditions
 from .row_scopes import BOUNDED, DOUBTFUL, UNBOUNDED, Named, Names, Scope, best, worst
 from .session import Session
 
+_SYSTEM_COLUMNS = ("ctid", "tableoid", "xmin", "xmax", "cmin", "cmax")
+
 
 def changes(node: Any, session: Session, *, procedural: bool = False) -> Iterator[tuple[Any, str]]:
     """:param node: a statement.
@@ -143,10 +145,10 @@ class _Reader(Conditions):
         if isinstance(query, ast.InsertStmt):
             return self.size(query.selectStmt, names) if query.selectStmt is not None else BOUNDED
         if isinstance(query, (ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt)):
-            return self.touched(query, self._with(query, names))
+            return self.touched(query, self.learned(query, names))
         if not isinstance(query, ast.SelectStmt):
             return UNBOUNDED
-        names = self._with(query, names)
+        names = self.learned(query, names)
         one = text.aggregates(query)
         if query.valuesLists or (outer is None and not (whole and one) and self.limited(query, names)):
             return BOUNDED
@@ -172,14 +174,15 @@ class _Reader(Conditions):
         queries = [item.subselect for item in text.direct(limit) if isinstance(item, ast.SubLink)]
         return not any(text.aggregates(inner) and self.size(inner, names, whole=True) != BOUNDED for inner in queries)
 
-    def _with(self, query: Any, names: Names) -> Names:
+    def learned(self, query: Any, names: Names) -> Names:
+        """:return: as ``Conditions.learned``."""
         for cte in query.withClause.ctes or () if query.withClause is not None else ():
             names = {**names, cte.ctename: self.named(cte, names)}
         return names
 
     def read(self, query: Any, names: Names, outer: Scope | None = None) -> Scope:
         """:return: as ``Conditions.read``."""
-        scope = Scope(self._with(query, names), outer)
+        scope = Scope(names, outer)
         for source in query.fromClause or ():
             self._enter(source, scope)
         self._where(query.whereClause, scope)
@@ -205,8 +208,8 @@ class _Reader(Conditions):
         facts = self.session.table_facts(relation)
         known = self.session.objects.columns.get(relation)
         if known and self.session.made(relation):
-            return tuple(known)
-        return tuple(facts["columns"]) if facts and facts.get("columns") else None
+            return (*known, *_SYSTEM_COLUMNS)
+        return (*facts["columns"], *_SYSTEM_COLUMNS) if facts and facts.get("columns") else None
 
     def _enter(self, node: Any, scope: Scope) -> frozenset[str]:
         """Add what a FROM names. :return: its names."""

@@ -163,7 +163,8 @@ def set_not_null(seen: Seen) -> Iterator[Found]:
     for table, command in alterations(seen):
         if command.subtype.name == "AT_SetNotNull":
             column = command.name
-            if _without_what_goes(seen).column_is_not_null(table, column):
+            left = _without_what_goes(seen)
+            if left.column_is_not_null(table, column) or _checked_in_the_catalog(left, table, column):
                 continue
             proof = _proved_elsewhere(seen, table, column)
             if proof is None:
@@ -183,6 +184,15 @@ def set_not_null(seen: Seen) -> Iterator[Found]:
             names = [key.sval for key in constraint.keys or ()]
             if not all(seen.session.column_is_not_null(table, name) for name in names):
                 yield Found(f"NOT NULL reads every row of {table[1]} while nobody can use the table", table=table)
+
+
+def _checked_in_the_catalog(session: Session, table: Relation, column: str) -> bool:
+    """:return: whether a valid CHECK of the table says so together with other things."""
+    checks = (session.table_facts(table) or {}).get("checks") or {}
+    gone = session.objects.dropped_constraints
+    return any(
+        column in checked_not_null(_expression(text)) for name, text in checks.items() if (table, name) not in gone
+    )
 
 
 def _without_what_goes(seen: Seen) -> Session:

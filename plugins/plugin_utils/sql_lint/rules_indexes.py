@@ -63,10 +63,12 @@ def _option(node: Any, name: str) -> bool:
 
 @rule("R05", "IndexStmt")
 def blocking_build(seen: Seen) -> Iterator[Found]:
-    """CREATE INDEX without CONCURRENTLY; ON ONLY a partitioned table builds nothing."""
+    """CREATE INDEX without CONCURRENTLY; ON ONLY a partitioned table builds nothing, and whether it is one only the catalog tells."""
     node = seen.node
     table = relation_name(node.relation)
-    if not node.concurrent and node.relation.inh and seen.session.existing(table):
+    facts = seen.session.table_facts(table)
+    builds = node.relation.inh or (facts is not None and not facts.get("partitioned", True))
+    if not node.concurrent and builds and seen.session.existing(table):
         yield Found(f"CREATE INDEX on {table[1]} stops every write while it builds", table=table)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar, relation_name, walk
 
-from .rules import WARNING, Found, rule
+from .locks import Relation
+from .rules import NOTE, WARNING, Found, rule
 from .rules_constraints import alterations
 from .session import Seen
 
@@ -32,7 +33,7 @@ def row_security_without_policy(seen: Seen) -> Iterator[Found]:
 
 @rule("R52", "AlterTableStmt")
 def disabled_triggers(seen: Seen) -> Iterator[Found]:
-    """DISABLE TRIGGER ALL; others are a warning."""
+    """DISABLE TRIGGER ALL; others are a warning, and a note where the file enables them again."""
     for table, command in alterations(seen):
         name = command.subtype.name
         if name == "AT_DisableTrigAll" or (
@@ -40,7 +41,18 @@ def disabled_triggers(seen: Seen) -> Iterator[Found]:
         ):
             yield Found(f"the foreign keys of {table[1]} are off, and orphans stay")
         elif name in ("AT_DisableTrigUser", "AT_DisableTrig"):
-            yield Found(f"what {command.name or 'the triggers'} of {table[1]} would keep up does not happen", WARNING)
+            level = NOTE if _enabled_again(seen, table, command.name) else WARNING
+            yield Found(f"what {command.name or 'the triggers'} of {table[1]} would keep up does not happen", level)
+
+
+def _enabled_again(seen: Seen, table: Relation, trigger: str | None) -> bool:
+    later = [part.node for part in seen.session.parts if isinstance(part.node, grammar().ast.AlterTableStmt)]
+    return any(
+        command.subtype.name in ("AT_EnableTrig", "AT_EnableTrigUser") and command.name == trigger
+        for node in later
+        if relation_name(node.relation) == table
+        for command in node.cmds or ()
+    )
 
 
 @rule("R52", "VariableSetStmt", "SelectStmt", "AlterRoleSetStmt", "AlterDatabaseSetStmt")

@@ -13,6 +13,7 @@ from typing import Any
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import relation_name
 
 from .locks import Relation, strong_locks
+from .plpgsql_variables import Definition
 from .script import Part
 from .search_path import HIDDEN_PUBLIC
 
@@ -160,7 +161,7 @@ class Session:
     # While it is true, what may have been there counts as there.
     doubt: bool = False
     # The variables of the body that is read; None where nobody knows them.
-    variables: frozenset[str] | None = None
+    variables: Mapping[str, Definition | None] | None = None
 
     def setting(self, name: str) -> Any:
         """:return: a setting that the file made, as it holds now; None where the file made none."""
