@@ -194,9 +194,11 @@ class ActionModule(PgopsAction):
             for phase, done in (("apply", "applied"), ("revert", "reverted"))
         )
         playbook = self.run_fact(task_vars).get("playbook")
-        stands = f"this run has {'reverted' if playbook == 'rollback' else 'applied'} no version"
+        # Of another host of the run, of an earlier batch say, the table at the end tells.
+        here = f" on {task_vars['inventory_hostname']}" if len(self.run_fact(task_vars).get("hosts") or []) > 1 else ""
+        stands = f"this run has {'reverted' if playbook == 'rollback' else 'applied'} no version{here}"
         if applied or reverted:
-            stands = f"{', '.join(applied or reverted)} {'applied' if applied else 'reverted'} by this run stand"
+            stands = f"{', '.join(applied or reverted)} {'applied' if applied else 'reverted'} by this run stand{here}"
         sentence = f"The hook {label} on {on} failed: {why.rstrip('.')}; {stands}"
         again = self.again(task_vars)
         if stage == "back":

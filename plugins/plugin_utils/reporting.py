@@ -222,6 +222,9 @@ def build(
     fleet = fleet_summary.members(events, facts.get("hosts") or [], hosts)
     if cause is not None and facts.get("playbook") == "migrate" and facts.get("environment"):
         again = fleet_summary.only_failed(facts, fleet)
+        if again and (error or {}).get("unreachable"):
+            # What mends the host is not all: the others wait for the command that was typed.
+            again.insert(0, typed_commands.again(facts, str(facts.get("limit") or facts["environment"])))
         cause["next"] = list(dict.fromkeys([*cause["next"], *again]))
     hooks = run_outcome.hooks(facts.get("playbook"), ok, facts.get("hooks") or [], events)
     if cause is not None and facts.get("environment"):
@@ -479,7 +482,7 @@ def _slower(version: Mapping[str, Any]) -> str:
 def screen(report: Mapping[str, Any], page: str | None) -> list[str]:
     """The last lines of a run: seconds a version and in all (R1.27), what failed and what to type, where the report is."""
     lines = []
-    several = len({(version["host"], version["database"]) for version in report["versions"]}) > 1
+    several = len({(item["host"], item["database"]) for item in [*report["versions"], *report["fleet"]]}) > 1
     for version in report["versions"]:
         where = f" in {version['database']} on {version['host']}" if several else ""
         done = version.get("state") or ("reverted" if version["phase"] == "revert" else "applied")

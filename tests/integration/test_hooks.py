@@ -373,6 +373,30 @@ def test_a_hook_runs_once_for_all_hosts_unless_it_is_for_each(
 
 
 @pytest.mark.slow
+def test_of_two_hosts_the_one_that_is_not_brought_back_is_named(
+    site: Playbook, application: Application, server: Server, database: str
+) -> None:
+    other = f"{database}_2"
+    server.create_database(other, "white_cross_owner")
+    site.hosts["local"]["local-2"] = {"pgops_database": other}
+    for kind in ("stop", "start"):
+        (hook,) = site.variables[f"hooks_{kind}"]
+        own = {**hook, "url": hook["url"] + "/{{ inventory_hostname }}", "each_host": True}
+        site.variables[f"hooks_{kind}"] = [own]
+    application.answers = {"/start/local-2": 500}
+    result = site("migrate.yml")
+    assert result.rc == 2
+    assert f"{VERSION} applied by this run stand on local-2" in result.json["error"]["message"]
+    assert "NOT brought back: stop for local-2. Mend it" in result.json["error"]["message"]
+    assert result.json["error"]["next"][0] == "ansible-playbook hooks.yml -l local"
+    assert away(site) == ["stop"]
+    application.answers = {}
+    application.asked.clear()
+    assert site("hooks.yml").rc == 0
+    assert (application.asked, away(site)) == (["POST /start/local-2"], [])
+
+
+@pytest.mark.slow
 def test_a_single_hook_can_be_run_by_hand(site: Playbook, application: Application) -> None:
     assert site("hooks.yml", hooks_run="maintenance_on").rc == 0
     assert site("hooks.yml").rc == 0

@@ -320,6 +320,29 @@ def test_the_screen_ends_with_seconds_a_version_and_in_all() -> None:
     assert lines[-1] == "    report: /x.html"
 
 
+def test_where_a_host_of_several_is_lost_the_rest_has_a_command_too() -> None:
+    began, *rest = events("plan")
+    lost = {
+        "message": "Host db2 cannot be reached",
+        "next": ["ansible db2 -m ansible.builtin.ping"],
+        "unreachable": True,
+    }
+    journal = [{**began, "hosts": ["db1", "db2"]}, *rest, *failed("plan", {"message": "ssh"})]
+    journal[-2]["host"] = journal[-1]["host"] = "db2"
+    assert reporting.build(journal, error=lost)["next"] == [
+        "ansible db2 -m ansible.builtin.ping",
+        "ansible-playbook migrate.yml -l staging",
+        "ansible-playbook migrate.yml -l db2",
+    ]
+
+
+def test_a_version_in_one_of_several_databases_is_told_with_its_place() -> None:
+    other = {"event": "phase_started", "phase": "apply", "host": "db2", "databases": ["clinic"]}
+    began, *rest = events(*RESULTS)
+    told = reporting.screen(reporting.build([{**began, "hosts": ["db1", "db2"]}, *rest, other]), None)
+    assert told[0] == "    20260101000000 rooms in school on db1: applied in 0.25 s"
+
+
 def test_a_version_slower_than_it_expects_is_told_and_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     def with_seconds(duration: float) -> dict[str, Any]:
         version = {"version": "20260101000000", "name": "rooms", "duration_s": duration, "expected_s": 5}
