@@ -193,10 +193,15 @@ def test_a_function_that_was_there_before_the_object_means_another_one(target: A
 def test_a_function_that_the_version_replaced_itself_is_no_obstacle(target: Any, tree: TestTree) -> None:
     do(target, f"CREATE FUNCTION greeting() RETURNS text {PLAIN.format(chr(39) + chr(39))}")
     using = PLAIN.format("SELECT max(age) FROM people")
-    tree.add_sql(
-        V2, "age",
-        f"ALTER TABLE public.people ADD COLUMN age text; CREATE OR REPLACE FUNCTION public.greeting() RETURNS text {using};",
-        "ALTER TABLE public.people DROP COLUMN age;",
+    # In two transactions: the function is younger than the column.
+    tree.add(
+        V2, "age", [{"sql": {"up": "a.sql.j2", "down": "a_down.sql.j2"}}, {"sql": {"up": "b.sql.j2", "down": "b_down.sql.j2"}}],
+        {
+            "a.sql.j2": "ALTER TABLE public.people ADD COLUMN age text;",
+            "a_down.sql.j2": "ALTER TABLE public.people DROP COLUMN age;",
+            "b.sql.j2": f"CREATE OR REPLACE FUNCTION public.greeting() RETURNS text {using};",
+            "b_down.sql.j2": "SELECT 1;", "verify.sql.j2": NO_DIFFERENCE,
+        },
     )  # fmt: skip
     apply(target, tree)
     migrate.revert(target, Reverts(), way())

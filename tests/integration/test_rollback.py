@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, ledger, migrate, swap
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
-from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from support import engine
 from support.backups import RUN, back_up, names, proved, stage
@@ -107,10 +106,13 @@ def test_a_version_that_is_half_reverted_is_the_one_that_is_told_to_be_finished(
     applied: Any, server: Any, target: Any, database: str
 ) -> None:
     applied.variables["pgops_phases"] = ["plan", "apply"]
-    control = Control()
-    with pytest.raises(Interrupted):
-        stopped = engine.InterruptAt(control, "DROP COLUMN")
-        migrate.revert(target, Reverts(version=V2), engine.way(control=control, progress=stopped))
+    server.execute(
+        "CREATE FUNCTION no() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''not now''; END'; "
+        "CREATE EVENT TRIGGER no ON sql_drop EXECUTE FUNCTION no()", database=database,
+    )  # fmt: skip
+    with pytest.raises(PgopsError, match="not now"):
+        migrate.revert(target, Reverts(version=V2), engine.way())
+    server.execute("DROP EVENT TRIGGER no; DROP FUNCTION no()", database=database)
     finish = f"ansible-playbook rollback.yml -l local -e rollback_version={V2}"
     for asked in ("migrate.yml", "rollback.yml"):
         more = {"rollback_confirm": database} if asked == "rollback.yml" else {}
