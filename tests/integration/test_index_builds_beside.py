@@ -95,6 +95,7 @@ def a_build_of_theirs(server: Server, target: Any, statement: str = THEIRS) -> I
         yield person, client
 
 
+@pytest.mark.majors(15, 18, slow=(15,))
 def test_a_build_of_somebody_else_is_waited_for_and_not_called_remains(
     server: Server, target: Any, tree: TestTree
 ) -> None:
@@ -110,6 +111,7 @@ def test_a_build_of_somebody_else_is_waited_for_and_not_called_remains(
 
 
 @pytest.mark.slow
+@pytest.mark.majors(15, 18)
 def test_a_build_that_somebody_elses_deadlocks_with_is_done_when_that_one_is(
     server: Server, target: Any, tree: TestTree
 ) -> None:
