@@ -174,9 +174,12 @@ class PgopsAction(ActionBase):
                     **self.begun(),
                 }
             )
+        untouched: list[str] = []
         try:
             by = journal.stop_asked_by() if journal and self.STOPPABLE else None
             if by:
+                if not self.run_fact(variables).get("apply"):
+                    untouched = [str(name) for name in self.pgops(variables, "databases") or []]
                 raise AnsibleActionFail(
                     f"{self.PHASE} was not begun: {by} asked this run to stop. Then: {self.again(variables)}"
                 )
@@ -190,9 +193,8 @@ class PgopsAction(ActionBase):
             if not result.get("unreachable"):
                 result = self.after(result, variables)
         except AnsibleError as error:
-            self._record_failure(
-                journal, host, started, {"msg": str(error.message if hasattr(error, "message") else error)}
-            )
+            told = str(error.message if hasattr(error, "message") else error)
+            self._record_failure(journal, host, started, {"msg": told, "untouched": untouched or None})
             raise
         duration = round(time.monotonic() - started, 3)
         if result.get("failed") or result.get("unreachable"):

@@ -9,10 +9,12 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.podman import ROOT
 from support.server import OWNER
 from support.site import Playbook, Result
 from support.tree import TestTree
@@ -188,3 +190,29 @@ def test_a_canary_host_that_was_not_well_is_judged_again_although_nothing_is_pen
     fleet.variables["migrate_health"] = {"pause": 0}
     well = fleet("migrate.yml", **limit, migrate_canary="s2")
     assert (well.rc, states(well)) == (0, {a: "migrated", b: "nothing pending"}), well.output
+
+
+ASK_TO_STOP = """
+import pathlib, sys
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
+(path,) = pathlib.Path(sys.argv[1], "journal", "local").glob("*.jsonl")
+Journal(sys.argv[1], "local", path.stem).ask_to_stop("ada")
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_is_asked_to_stop_before_its_apply_leaves_all_untouched_and_none_failed(fleet: Playbook) -> None:
+    a, b, *_rest = databases(fleet)
+    fleet.variables["pgops_databases"] = [a, b]
+    # The last thing before the apply.
+    fleet.variables["hooks_stop"] = [
+        {
+            "argv": [sys.executable, "-c", ASK_TO_STOP, str(fleet.state)],
+            "environment": {"PYTHONPATH": str(ROOT / "collections")},
+        }
+    ]
+    fleet.variables["hooks_start"] = [{"argv": ["true"]}]
+    result = fleet("migrate.yml")
+    assert result.rc == 2, result.output
+    assert "apply was not begun: ada asked this run to stop" in result.json["error"]["message"]
+    assert states(result) == {a: "untouched", b: "untouched"}
