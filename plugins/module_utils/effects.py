@@ -17,7 +17,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import as_if_made, catalog
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    appeared,
+    as_if_made,
+    attributes_before,
+    catalog,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.declared import refuse_other_major, replay
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
@@ -112,9 +117,18 @@ def replayed(
 
 @contextmanager
 def _noting(conn: Connection, migration: Mapping[str, Any], made: list[dict[str, Any]], ordinal: int) -> Iterator[None]:
+    step = migration["steps"][ordinal - 1]
     made.append(as_if_made.progress(conn, migration, ordinal))
-    # What is told only by comparing with the time after the step belongs behind this.
+    if step["kind"] != "sql":
+        yield
+        return
+    # What is told only by comparing with the time after the step.
+    attributes = attributes_before.up(step["up"], step.get("down") or [], {})
+    attributes.begin(conn, first=True, whole=True)
+    before = appeared.before(conn, step["up"])
     yield
+    made[-1][appeared.PROGRESS] = appeared.since(conn, before)
+    made[-1] |= attributes.end(conn, last=True, tell=lambda _told: None)
 
 
 def _equal(left: Mapping[str, Any] | None, right: Mapping[str, Any] | None) -> bool:

@@ -148,6 +148,10 @@ def progress(target: Any) -> list[Any]:
     for made in told:
         for name in ("built", "skipped", "there_before", "present"):
             made[name] = sorted(item for item in made.get(name, []) if not item.endswith("_pgops_new"))
+        # An object is known by its name in another database.
+        made.get("attributes_before", {}).pop("database", None)
+        for entry in made.get("attributes_before", {}).get("changed", []):
+            del entry["key"]
     return told
 
 

@@ -144,6 +144,7 @@ def test_a_stop_request_ends_it_after_the_batch(server: Server, target: Any, mig
     def ask() -> None:
         with closing(connect(target, application_name="test")) as conn:
             assert ledger.ask_to_stop(conn, RUN, "somebody on call")
+        time.sleep(1.5)  # the run looks once a second, and the few rows of a test would be done by then
 
     with Clients(as_client(server, target.database)) as clients:
         with pytest.raises(Interrupted, match="somebody on call asked it to stop"):

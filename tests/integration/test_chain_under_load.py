@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import connection, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils import connection, label_removal, migrate, sql_step
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from support.clients import TABLES, Clients, LockWatch, let_in, load_sample_data
@@ -76,8 +76,10 @@ def chain() -> list[dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def outspoken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server tells the run when it goes through a whole table, and the run tells it on."""
+    """The server tells the run when it goes through a whole table, and the run tells it on, as it does with no text of others."""
     monkeypatch.setitem(connection.PINNED_SETTINGS, "client_min_messages", "debug1")
+    for module in (label_removal, sql_step):
+        monkeypatch.setattr(module, "told_notices", lambda notices, _statement: list(notices))
 
 
 class Watched(Told):

@@ -381,9 +381,12 @@ def test_the_session_that_works_has_its_name_and_every_time_limit(target: Any, t
     shown = " || ' ' || ".join(f"current_setting('{name}')" for name in names)
     told = Told()
     migrate.apply(
-        target, second(tree, f"DO $$ BEGIN RAISE NOTICE '%', {shown}; END $$;"), Selection(), way(progress=told)
+        target,
+        second(tree, f"DO $$ BEGIN RAISE NOTICE 'session: %', {shown}; END $$;"),
+        Selection(),
+        way(progress=told),
     )
-    assert told.said(f"pgops {RUN} 100ms 5min 1min 10 30000"), told.texts
+    assert told.said(f"session: pgops {RUN} 100ms 5min 1min 10 30000"), told.texts
 
 
 def test_a_running_pg_dump_is_named_and_waited_for(target: Any, tree: TestTree) -> None:
