@@ -28,6 +28,10 @@ a OR b                                                          the worse
 A source has few rows (it is BOUNDED) by a LIMIT that is one, VALUES, no FROM, an aggregate of all, a series of a batch, by its own
 conditions as above, or as a table that this file made and filled with few rows. A query that looks at a row outside of it is run for
 each row: its LIMIT bounds nothing. Of an outer join only the side that may be missing is bounded by ON.
+
+A column of a query, and a variable that one place of a block fills, is what its query says of it: max(id) the last key, array_agg(id)
+all of them, a number by a window function one that many rows share. In a loop without COMMIT the turns add up: a finding unless they
+are few and each changes the rows of one value.
 """
 
 from __future__ import annotations
