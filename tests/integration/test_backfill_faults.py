@@ -233,7 +233,7 @@ def test_it_waits_for_a_standby_that_falls_behind(migrations: list[dict[str, Any
                         resumed.append(time.monotonic())
 
             told = Resuming()
-            limits = Limits.of({"replica_lag_s": 0.5})
+            limits = Limits.of({"replica_lag_s": 0.1})
             result = migrate.apply(target, migrations, Selection(), way(progress=told, throttle=limits))
             assert resumed
             assert told.said("goes on after")
