@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import existing, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import NAME, folded
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import (
     kept_objects,
     needs_down,
@@ -19,16 +20,15 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.statements import
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import without_strings
 
-_NAME = r'(?:"(?:[^"]|"")+"|[A-Za-z_\u0080-\uffff][\w$]*)'
-_QUALIFIED = rf"{_NAME}(?:\s*\.\s*{_NAME})?"
+_QUALIFIED = rf"{NAME}(?:\s*\.\s*{NAME})?"
 _IF_EXISTS = r"(?:IF\s+EXISTS\s+)?"
 _DROP = re.compile(
     r"\bDROP\s+(?P<kind>MATERIALIZED\s+VIEW|FOREIGN\s+TABLE|TABLE|VIEW|SEQUENCE|INDEX(?:\s+CONCURRENTLY)?|TYPE|DOMAIN|FUNCTION|"
-    rf"PROCEDURE|ROUTINE|AGGREGATE|SCHEMA|EXTENSION)\s+{_IF_EXISTS}(?P<names>{_NAME}[^;]*)",
+    rf"PROCEDURE|ROUTINE|AGGREGATE|SCHEMA|EXTENSION)\s+{_IF_EXISTS}(?P<names>{NAME}[^;]*)",
     re.IGNORECASE,
 )
 _DROP_ON = re.compile(
-    rf"\bDROP\s+(?P<kind>TRIGGER|POLICY)\s+{_IF_EXISTS}(?P<name>{_NAME})\s+ON\s+(?P<table>{_QUALIFIED})(?P<rest>[^;]*)",
+    rf"\bDROP\s+(?P<kind>TRIGGER|POLICY)\s+{_IF_EXISTS}(?P<name>{NAME})\s+ON\s+(?P<table>{_QUALIFIED})(?P<rest>[^;]*)",
     re.IGNORECASE,
 )
 _ALTER = re.compile(
@@ -36,7 +36,7 @@ _ALTER = re.compile(
     re.IGNORECASE,
 )
 _PART = re.compile(
-    rf"\bDROP\s+(?P<kind>COLUMN|CONSTRAINT)\s+{_IF_EXISTS}(?P<name>{_NAME})(?P<rest>[^,]*)", re.IGNORECASE
+    rf"\bDROP\s+(?P<kind>COLUMN|CONSTRAINT)\s+{_IF_EXISTS}(?P<name>{NAME})(?P<rest>[^,]*)", re.IGNORECASE
 )
 _ONE = re.compile(
     rf"\s*(?P<name>{_QUALIFIED})\s*(?P<args>\([^()]*(?:\([^()]*\)[^()]*)*\))?\s*(?P<end>,|CASCADE|RESTRICT|$)",
@@ -189,12 +189,12 @@ def _does_more(text: str) -> bool:
 def _of_text(version: str, text: str) -> Iterator[Drop]:
     for match in _DROP_ON.finditer(text):
         schema, table = _split(match["table"])
-        yield Drop(version, match["kind"].lower(), schema, _plain(match["name"]), table)
+        yield Drop(version, match["kind"].lower(), schema, folded(match["name"]), table)
     for match in _ALTER.finditer(text):
         schema, table = _split(match["table"])
         for part in _PART.finditer(match["parts"]):
             cascade = bool(_CASCADE.search(part["rest"]))
-            yield Drop(version, part["kind"].lower(), schema, _plain(part["name"]), table, None, cascade)
+            yield Drop(version, part["kind"].lower(), schema, folded(part["name"]), table, None, cascade)
     for match in _DROP.finditer(text):
         kind = " ".join(match["kind"].lower().split())
         cascade, place = bool(_CASCADE.search(match["names"])), 0
@@ -210,12 +210,8 @@ def _of_text(version: str, text: str) -> Iterator[Drop]:
 
 
 def _split(name: str) -> tuple[str, str]:
-    parts = [_plain(part) for part in re.findall(_NAME, name)]
+    parts = [folded(part) for part in re.findall(NAME, name)]
     return (parts[0], parts[1]) if len(parts) == 2 else ("public", parts[0])
-
-
-def _plain(name: str) -> str:
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
 
 
 def _is_dynamic(text: str) -> bool:

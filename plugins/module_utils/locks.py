@@ -23,6 +23,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.query_digest import query_digest
+from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import NAME, folded
 from psycopg2 import errorcodes
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
@@ -356,7 +357,6 @@ def still_open(conn: Connection, sessions: Sequence[Session]) -> list[Session]:
     return [session for session in found if (session.pid, session.transaction) in seen]
 
 
-_NAME = r'(?:"(?:[^"]|"")+"|[A-Za-z_][A-Za-z0-9_$]*)'
 _TABLE_NAMED = re.compile(
     rf"""(?ix)\b(?:
         (?:ALTER|DROP|TRUNCATE|LOCK|CREATE(?:\s+UNLOGGED)?)\s+TABLE\s+(?:IF\s+(?:NOT\s+)?EXISTS\s+)?(?:ONLY\s+)?
@@ -364,7 +364,7 @@ _TABLE_NAMED = re.compile(
       | CREATE\s+(?:UNIQUE\s+)?INDEX\b[^()]*?\bON\s+(?:ONLY\s+)?
       | TRIGGER\b[^()]*?\bON\s+
       | UPDATE\s+(?:ONLY\s+)? | DELETE\s+FROM\s+(?:ONLY\s+)? | INSERT\s+INTO\s+
-    )({_NAME})(?:\s*\.\s*({_NAME}))?"""
+    )({NAME})(?:\s*\.\s*({NAME}))?"""
 )
 
 
@@ -377,10 +377,6 @@ _NO_TABLE = frozenset(
 _NO_NAMES = re.compile(r"""(?P<name>"(?:[^"]|"")*")|--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'""", re.DOTALL)
 
 
-def _plain(name: str) -> str:
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
-
-
 @lru_cache(maxsize=4096)
 def tables_in(statement: str) -> tuple[tuple[str, str], ...]:
     """:return: (schema, table) that a statement names as what it alters or refers to, as far as its text tells.
@@ -391,7 +387,7 @@ def tables_in(statement: str) -> tuple[tuple[str, str], ...]:
     found: list[tuple[str, str]] = []
     for match in _TABLE_NAMED.finditer(text):
         first, second = match.group(1), match.group(2)
-        name = (_plain(first), _plain(second)) if second else ("public", _plain(first))
+        name = (folded(first), folded(second)) if second else ("public", folded(first))
         if name not in found and not (second is None and first.lower() in _NO_TABLE):
             found.append(name)
     return tuple(found)

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import existing
+from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import NAME, folded
 
-_NAME = r'(?:"(?:[^"]|"")+"|[A-Za-z_\u0080-\uffff][\w$]*)'
-_QUALIFIED = rf"{_NAME}(?:\s*\.\s*{_NAME}){{1,2}}"
+_QUALIFIED = rf"{NAME}(?:\s*\.\s*{NAME}){{1,2}}"
 _BEFORE = r"^(?:\s|--[^\n]*\n|/\*.*?\*/)*"
 # Of a constraint, trigger or policy it is the table that counts.
 _COMMENT = re.compile(
     rf"{_BEFORE}COMMENT\s+ON\s+(?P<kind>TABLE|COLUMN|TYPE|VIEW|MATERIALIZED\s+VIEW|SEQUENCE|INDEX"
-    rf"|(?:CONSTRAINT|TRIGGER|POLICY|RULE)\s+{_NAME}\s+ON)\s+(?P<names>{_QUALIFIED})\s+IS\b",
+    rf"|(?:CONSTRAINT|TRIGGER|POLICY|RULE)\s+{NAME}\s+ON)\s+(?P<names>{_QUALIFIED})\s+IS\b",
     re.IGNORECASE | re.DOTALL,
 )
 _GRANT = re.compile(
@@ -46,7 +46,7 @@ def only(
             return None
         of_column = (match.groupdict().get("kind") or "").upper() == "COLUMN"
         for found in re.finditer(_QUALIFIED, match["names"]):
-            name = tuple(_folded(part) for part in re.findall(_NAME, found.group()))
+            name = tuple(folded(part) for part in re.findall(NAME, found.group()))
             if len(name) != (3 if of_column else 2) or not (name[:2] in whole or name in columns):
                 return None
     return made
@@ -54,8 +54,3 @@ def only(
 
 def _schema(made: Mapping[str, Any]) -> str:
     return str(made.get("schema") or "public")
-
-
-def _folded(name: str) -> str:
-    """:return: a name as the catalog has it."""
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()

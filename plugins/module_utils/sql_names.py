@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Names as a statement writes them, read where there is no parser of SQL.
+
+The form: https://www.postgresql.org/docs/18/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS
+"""
+
+from __future__ import annotations
+
+# A regular expression without groups, for one part of a name.
+NAME = r'(?:"(?:[^"]|"")+"|[A-Za-z_\u0080-\uffff][\w$]*)'
+
+
+def folded(name: str) -> str:
+    """:return: one part of a name as the catalog has it: without quotes, and in small letters where it had none."""
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
