@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar, relation_name, walk
@@ -24,7 +25,7 @@ _COLLECTING = ("array_agg", "string_agg", "json_agg", "jsonb_agg")
 _COUNTS = ("reltuples", "n_live_tup", "last_value")
 
 
-class Conditions:
+class Conditions(ABC):
     """Reads conditions; what they ask of queries is told by who reads those."""
 
     def __init__(self, session: Session, procedural: bool, table: Relation | None = None) -> None:
@@ -41,18 +42,18 @@ class Conditions:
         whole = 0 < self.rows <= 2 * number
         return number <= ORDINARY_BATCH or (number <= LARGEST_BATCH and not whole)
 
+    @abstractmethod
     def size(self, query: Any, names: Names, *, outer: Scope | None = None, whole: bool = False) -> str:
         """:return: how many rows a query returns."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, query: Any, names: Names, outer: Scope | None = None) -> Scope:
         """:param names: those of its own WITH among them.
         :return: the relations of a query with their grades."""
-        raise NotImplementedError
 
+    @abstractmethod
     def learned(self, query: Any, names: Names) -> Names:
         """:return: the names with those of the query's own WITH."""
-        raise NotImplementedError
 
     # --- conditions ----------------------------------------------------------------------------------------------------
 
