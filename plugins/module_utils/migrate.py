@@ -274,6 +274,25 @@ def _go_on(
     return regained.found
 
 
+def _gone_on(
+    session: _Session,
+    migration: Mapping[str, Any],
+    direction: str,
+    ordinal: int,
+    exc: PgopsError | psycopg2.Error,
+    done: Sequence[Mapping[str, Any]],
+) -> ledger.Migration | None:
+    """After a step that broke off: connect again where that is why.
+
+    :return: the version as the ledger has it now, None where it does not.
+    :raises PgopsError, psycopg2.Error: ``exc``, where the session was not lost; else why no other could go on.
+    """
+    if not session.reconnect.is_due(session.conn, exc):
+        raise exc
+    where, version = _where(session, migration, ordinal, direction), str(migration["version"])
+    return _go_on(session, where, version=version, step=ordinal, done=done).get(version)
+
+
 def _followed(conn: Connection, before: model_changes.Shape | None) -> list[dict[str, Any]] | None:
     after = model_changes.read(conn) if before is not None else None
     if before is None or after is None:
@@ -336,26 +355,21 @@ def _apply_one(
             _apply_steps(session, migration, row, result)
             break
         except (PgopsError, psycopg2.Error) as exc:
-            reason: PgopsError | psycopg2.Error = exc
-            if session.reconnect.is_due(session.conn, exc):
-                where = _where(session, migration, result.ordinal)
-                try:
-                    row = _go_on(session, where, version=version, step=result.ordinal, done=done).get(version)
-                    result.reconnected = True
-                    continue
-                except PgopsError as error:
-                    reason = error
-            raise _stopped(
-                session,
-                migration,
-                "failed",
-                result.ordinal,
-                len(migration["steps"]),
-                reason,
-                result.started,
-                done,
-                after,
-            ) from None
+            try:
+                row = _gone_on(session, migration, "up", result.ordinal, exc, done)
+            except (PgopsError, psycopg2.Error) as reason:
+                raise _stopped(
+                    session,
+                    migration,
+                    "failed",
+                    result.ordinal,
+                    len(migration["steps"]),
+                    reason,
+                    result.started,
+                    done,
+                    after,
+                ) from None
+            result.reconnected = True
     session.way.progress.emit(
         f"{version} {migration['name']}: applied in {result.duration_s:.2f} s", database=session.target.database
     )
@@ -629,32 +643,30 @@ def _revert_one(
 ) -> dict[str, Any]:
     version, back = row.version, _WayDown(len(migration["steps"]))
     ended_before = len(session.terminated)
-    now: ledger.Migration | None = row
-    while now is not None:
+    now = row
+    while True:
         try:
             _revert_steps(session, migration, now, back)
             break
         except (PgopsError, psycopg2.Error) as exc:
-            reason: PgopsError | psycopg2.Error = exc
-            if session.reconnect.is_due(session.conn, exc):
-                where = _where(session, migration, back.ordinal, "down")
-                try:
-                    now = _go_on(session, where, version=version, step=back.ordinal, done=done).get(version)
-                    back.lost.add(back.ordinal)
-                    continue
-                except PgopsError as error:
-                    reason = error
-            raise _stopped(
-                session,
-                migration,
-                "reverting",
-                back.ordinal,
-                len(migration["steps"]),
-                reason,
-                back.started,
-                done,
-                after,
-            ) from None
+            try:
+                found = _gone_on(session, migration, "down", back.ordinal, exc, done)
+            except (PgopsError, psycopg2.Error) as reason:
+                raise _stopped(
+                    session,
+                    migration,
+                    "reverting",
+                    back.ordinal,
+                    len(migration["steps"]),
+                    reason,
+                    back.started,
+                    done,
+                    after,
+                ) from None
+            # A version that the ledger has lost is refused by then: it is not as this run left it.
+            assert found is not None
+            now = found
+            back.lost.add(back.ordinal)
     session.way.progress.emit(
         f"{version} {row.name}: reverted in {back.duration_s:.2f} s", database=session.target.database
     )
