@@ -17,6 +17,7 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all
+from ansible_collections.whitecross.pgops.plugins.module_utils.drop_refusal import InTheWay, Refused, refusal
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.going_down import Drop, WayDown, words_of
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import without_comments
@@ -164,7 +165,13 @@ SELECT a.number, b.objid::regprocedure::text AS identity, b.name, b.body, EXISTS
  ORDER BY a.number, identity
 """
 )
-_NAMED = 10
+_STANDS_ON = Refused(
+    but="on it stands",
+    why="this rollback does not take away before",
+    yours="What no version made is yours to drop first, or to change so that it does without; keep its definition to make it again, then type "
+    "it again.",
+    reason="stands_on",
+)
 
 
 @dataclass(frozen=True)
@@ -255,50 +262,20 @@ class Dependents:
         return [words_of(text) for _, migration in self.chosen for text in _ups(migration)]
 
     def _refusal(self, conn: Connection, drop: Drop, found: Sequence[_Dependent]) -> PgopsError:
-        database = str(conn.info.dbname)
         going = {row.version for row, _ in self.chosen}
-        rest = (
-            "more of it"
-            if any(row.version == drop.version and row.state == "reverting" for row, _ in self.chosen)
-            else "of it"
-        )
-        told: list[str] = []
-        makers: set[str] = set()
-        strange = False
-        for one in dict.fromkeys(found):
-            by = [
+
+        def maker(one: _Dependent) -> str | None:
+            by = (
                 version
-                for version, migration in sorted(self.standing.items())
+                for version, migration in self.standing.items()
                 if version > drop.version
                 and version not in going
                 and any(_names(words_of(text), one) for text in _ups(migration))
-            ]
-            told.append(one.told + (f" (version {by[-1]} made it)" if by else ""))
-            makers |= set(by[-1:])
-            strange = strange or not by
-        more = f" and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
-        hints = []
-        if makers:
-            through = sorted((version for version in self.standing if version >= drop.version), reverse=True)
-            hints.append(f"-e rollback_through={drop.version} reverts {', '.join(through)}, in this order.")
-        if strange:
-            hints.append(
-                "What no version made is yours to drop first, or to change so that it does without; keep its definition to "
-                "make it again, then type it again."
             )
-        return PgopsError(
-            f"Version {drop.version} cannot be reverted in {database}: its way down drops {drop}, and on it stands "
-            f"{'; '.join(told[:_NAMED])}{more}, which this rollback does not take away before. Nothing {rest} was reverted.",
-            database=database,
-            object_name=str(drop),
-            hint=" ".join(hints),
-            extra={
-                "reason": "stands_on" if strange else "needed",
-                "version": drop.version,
-                "objects": told,
-                **({"needed_by": min(makers)} if makers and not strange else {}),
-            },
-        )
+            return max(by, default=None)
+
+        objects = [InTheWay(one.told, maker(one)) for one in found]
+        return refusal(str(conn.info.dbname), drop, objects, self.chosen, self.standing, _STANDS_ON)
 
 
 def _ups(migration: Mapping[str, Any]) -> list[str]:

@@ -78,20 +78,33 @@ def tables(conn: Connection, wanted: Sequence[Index]) -> dict[tuple[str, str], T
     return {(row["schema"], row["table"]): Table(row["kind"], int(row["bytes"])) for row in rows}
 
 
-def queues(todo: Sequence[Index], found: Mapping[tuple[str, str], Table]) -> list[list[Index]]:
+@dataclass
+class Queue:
+    """What is still to be built on one table. :ivar bytes: that each build reads."""
+
+    bytes: int
+    indexes: list[Index]
+
+    @property
+    def work(self) -> int:
+        """Bytes to read for all of it."""
+        return self.bytes * len(self.indexes)
+
+
+def queues(todo: Sequence[Index], found: Mapping[tuple[str, str], Table]) -> list[Queue]:
     """:return: the builds of each table, quick kinds first and GIN last; the table with the most bytes to read first, so
     that it is not the one that everybody waits for at the end."""
     by_table: dict[tuple[str, str], list[Index]] = {}
     for index in todo:
         by_table.setdefault((schema_of(index), str(index["table"])), []).append(index)
-
-    def work(name: tuple[str, str]) -> int:
-        return (found[name].bytes if name in found else 0) * len(by_table[name])
-
-    return [
-        sorted(by_table[name], key=lambda index: _RANK.get(str(index.get("method") or "btree"), 0))
-        for name in sorted(by_table, key=work, reverse=True)
+    made = [
+        Queue(
+            found[name].bytes if name in found else 0,
+            sorted(indexes, key=lambda index: _RANK.get(str(index.get("method") or "btree"), 0)),
+        )
+        for name, indexes in by_table.items()
     ]
+    return sorted(made, key=lambda queue: queue.work, reverse=True)
 
 
 class Memory:
@@ -149,8 +162,8 @@ def _budget_kb(context: StepContext, server_kb: int) -> int:
     return max(server_kb, budget)
 
 
-def run(context: StepContext, waiting: Sequence[Sequence[Index]], work: Work, *, empty: bool = False) -> None:
-    """Work through the queues, each by one session, ``migrate_index_workers`` of them at one time, and
+def run(context: StepContext, waiting: Sequence[Queue], work: Work, *, empty: bool = False) -> None:
+    """Work through the queues, one build of each at a time, ``migrate_index_workers`` of them side by side, and
     ``migrate_index_workers_busy`` while clients work.
 
     The session with the runner lock stays free for the ledger, unless there is one queue only.
@@ -160,14 +173,14 @@ def run(context: StepContext, waiting: Sequence[Sequence[Index]], work: Work, *,
     :raises PgopsError: the first failure; what the other sessions have in hand is finished before.
     :raises Interrupted: asked to end.
     """
-    total = sum(map(len, waiting))
+    total = sum(len(queue.indexes) for queue in waiting)
     if not total:
         return
     if empty or len(waiting) == 1 or context.builds.workers == 1:
         if not empty:
             Memory(context).take(context.conn, 1)
         try:
-            for number, index in enumerate([index for queue in waiting for index in queue], 1):
+            for number, index in enumerate([index for queue in waiting for index in queue.indexes], 1):
                 work(context.conn, index, _place(number, total), False)
         finally:
             if not empty:
@@ -187,17 +200,16 @@ def _place(number: int, total: int) -> str:
 
 
 class _SideBySide:
-    """Sessions that take queue after queue, until none is left or one of them has failed.
+    """Sessions that each take the next index of the table with the most work left, on which no other session builds, until none
+    is left or one of them has failed. With table by table instead, three tables and two sessions end with one that waits.
 
-    The first one always builds. Before each of its indexes it looks whether clients work, and how many of the others may.
+    The first session always builds. Before each of its indexes it looks whether clients work, and how many of the others may.
     """
 
-    def __init__(
-        self, context: StepContext, waiting: Sequence[Sequence[Index]], work: Work, memory: Memory, total: int
-    ) -> None:
+    def __init__(self, context: StepContext, waiting: Sequence[Queue], work: Work, memory: Memory, total: int) -> None:
         self._context, self._work, self._memory, self._total = context, work, memory, total
         self._waiting = list(waiting)
-        self._unfinished = len(waiting)
+        self._building = 0
         self._begun = 0
         self._allowed = 1
         self._leads = True
@@ -260,28 +272,27 @@ class _SideBySide:
     def _work_through(self, conn: Connection, number: int) -> None:
         try:
             while True:
+                if number == 0 and self._waiting:
+                    self._decide(conn)
                 with self._guard:
-                    self._guard.wait_for(lambda: self._may_build(number) or self._failures)
-                    if self._failures or not self._waiting:
+                    if self._is_done():
                         return
-                    mine = list(self._waiting.pop(0))
-                while mine:
-                    if number == 0:
-                        self._decide(conn)
-                    with self._guard:
-                        if self._failures:
-                            return
-                        if not self._may_build(number):
-                            self._waiting.insert(0, mine)
-                            break
-                        self._begun += 1
-                        place = _place(self._begun, self._total)
-                        at_once = min(self._allowed, self._unfinished)
-                    conn = self._work_on(conn, mine.pop(0), place, at_once)
-                else:
-                    with self._guard:
-                        self._unfinished -= 1
+                    if not (self._waiting and self._may_build(number)):
+                        self._guard.wait()
+                        continue
+                    mine = max(self._waiting, key=lambda queue: queue.work)
+                    self._waiting.remove(mine)
+                    self._begun += 1
+                    place = _place(self._begun, self._total)
+                    self._building += 1
+                    at_once = min(self._allowed, self._building + len(self._waiting))
+                conn = self._work_on(conn, mine.indexes.pop(0), place, at_once)
                 self._memory.give_back(conn)
+                with self._guard:
+                    self._building -= 1
+                    if mine.indexes:
+                        self._waiting.append(mine)
+                    self._guard.notify_all()
         except BaseException as exc:  # noqa: BLE001 - raised again in the main thread
             self._failures.append(exc)
         finally:
@@ -289,6 +300,9 @@ class _SideBySide:
             with self._guard:
                 self._leads = self._leads and number != 0
                 self._guard.notify_all()
+
+    def _is_done(self) -> bool:
+        return bool(self._failures) or not (self._waiting or self._building)
 
     def _may_build(self, number: int) -> bool:
         return number < self._allowed or not self._leads

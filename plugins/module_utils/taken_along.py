@@ -16,6 +16,7 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import appeared, ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all
+from ansible_collections.whitecross.pgops.plugins.module_utils.drop_refusal import InTheWay, Refused, refusal
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.going_down import Drop, WayDown, words_of
 
@@ -70,7 +71,6 @@ _CONTYPES = {"check": "c", "foreign_key": "f", "primary_key": "p", "unique": "u"
 _COPIES = re.compile(
     r'\bCREATE\s+(?:UNLOGGED\s+)?TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?([\w$".]+)\s*\([^;]*?\bLIKE\b', re.IGNORECASE
 )
-_NAMED = 10
 
 
 class TakenAlong:
@@ -123,50 +123,27 @@ class TakenAlong:
             raise self._refusal(conn, drop, going)
 
     def _refusal(self, conn: Connection, drop: Drop, found: Sequence[Mapping[str, Any]]) -> PgopsError:
-        database, strange = str(conn.info.dbname), False
-        told: list[str] = []
-        makers: set[str] = set()
-        rest = (
-            "more of it"
-            if any(row.version == drop.version and row.state == "reverting" for row, _ in self.chosen)
-            else "of it"
-        )
-        others = {
-            version: _Made([(self.found.get(version), migration)]) for version, migration in self.standing.items()
+        going = {row.version for row, _ in self.chosen}
+        later = {
+            version: _Made([(self.found.get(version), migration)])
+            for version, migration in self.standing.items()
+            if version > drop.version and version not in going
         }
-        for row, _ in self.chosen:
-            others.pop(row.version, None)
-        for what in {(row["kind"], row["schema"], row["table"], row["name"]): row for row in found}.values():
-            by = [version for version, made in others.items() if version > drop.version and made.has(what)]
-            told.append(f"{what['kind']} {what['name']} on {what['schema']}.{what['table']}")
-            if by:
-                told[-1] += f" (version {by[-1]} made it)"
-                makers.add(by[-1])
-            else:
-                strange = True
-        more = f" and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
-        through = sorted((version for version in self.standing if version >= drop.version), reverse=True)
-        hints = []
-        if makers:
-            hints.append(f"-e rollback_through={drop.version} reverts {', '.join(through)}, in this order.")
-        if strange:
-            hints.append(
-                f"What no version made is yours to drop first: \\d {drop.schema}.{drop.table or drop.name} in psql shows its definition to "
-                "keep; then type it again."
+        objects = [
+            InTheWay(
+                f"{what['kind']} {what['name']} on {what['schema']}.{what['table']}",
+                max((version for version, made in later.items() if made.has(what)), default=None),
             )
-        return PgopsError(
-            f"Version {drop.version} cannot be reverted in {database}: its way down drops {drop}, and PostgreSQL would drop with it "
-            f"{', '.join(told[:_NAMED])}{more}, which no version of this rollback made. Nothing {rest} was reverted.",
-            database=database,
-            object_name=str(drop),
-            hint=" ".join(hints),
-            extra={
-                "reason": "taken_along" if strange else "needed",
-                "version": drop.version,
-                "objects": told,
-                **({"needed_by": min(makers)} if makers else {}),
-            },
+            for what in found
+        ]
+        refused = Refused(
+            but="PostgreSQL would drop with it",
+            why="no version of this rollback made",
+            yours=f"What no version made is yours to drop first: \\d {drop.schema}.{drop.table or drop.name} in psql shows its definition to "
+            "keep; then type it again.",
+            reason="taken_along",
         )
+        return refusal(str(conn.info.dbname), drop, objects, self.chosen, self.standing, refused)
 
 
 class _Made:

@@ -76,7 +76,32 @@ def test_the_largest_table_comes_first_and_gin_last_on_each(target: Any, tree: T
 def test_a_table_with_many_indexes_comes_before_a_larger_one_with_few() -> None:
     tables = {("public", name): index_schedule.Table("r", size) for name, size in (("a", 100), ("b", 60))}
     queues = index_schedule.queues([index("a"), index("b"), index("b", "x"), index("gone")], tables)
-    assert [[item["name"] for item in queue] for queue in queues] == [["b_name", "b_x"], ["a_name"], ["gone_name"]]
+    assert [[item["name"] for item in queue.indexes] for queue in queues] == [
+        ["b_name", "b_x"],
+        ["a_name"],
+        ["gone_name"],
+    ]
+
+
+def test_of_three_tables_two_sessions_leave_no_two_builds_of_one_for_the_end(
+    target: Any, tree: TestTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Table by table, the third one's builds would come one after the other."""
+    both = threading.Barrier(2, timeout=20)
+    pairs: list[str] = []
+
+    def before(conn: Any, given: Any) -> None:
+        # Whoever builds alone waits here in vain.
+        both.wait()
+        pairs.append(given["table"])
+        both.wait()
+
+    tables = ("first", "second", "third")
+    do(target, *(f'CREATE TABLE "{table}" AS TABLE middle' for table in tables))
+    at_each_build(monkeypatch, before)
+    made = [index(table, column) for table in tables for column in ("name", "id")]
+    migrate.apply(target, wanted(tree, *made), Selection(), way(builds=IndexBuilds(workers=2)))
+    assert all(len(set(pairs[number : number + 2])) == 2 for number in (0, 2, 4)), pairs
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -188,10 +213,6 @@ def test_when_the_clients_are_gone_the_others_join_in(
     assert told.said("no clients are at work: indexes are built 2 at one time")
 
 
-def builders() -> int:
-    return sum(thread.name.startswith("pgops-build") for thread in threading.enumerate())
-
-
 def test_builds_at_one_time_share_the_memory_and_the_last_one_has_it_all(
     target: Any, tree: TestTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,8 +224,13 @@ def test_builds_at_one_time_share_the_memory_and_the_last_one_has_it_all(
         if given["table"] != "small":
             both.wait()
         elif given["name"] == "small_name":
-            wait_for(lambda: builders() == 1, what="the end of the other session's builds")
+            wait_for(lambda: schedule[0]._building == 1, what="the end of the other session's builds")
 
+    schedule: list[Any] = []
+    original = index_schedule._SideBySide._open
+    monkeypatch.setattr(
+        index_schedule._SideBySide, "_open", lambda self, count: schedule.append(self) or original(self, count)
+    )
     at_each_build(monkeypatch, before)
     migrations = wanted(tree, index("large"), index("middle"), index("small"), index("small", "id"))
     migrate.apply(target, migrations, Selection(), way(builds=IndexBuilds(workers=2, memory_mb=64)))

@@ -63,7 +63,7 @@ def test_what_somebody_made_on_its_column_is_named_and_stays(target: Any, tree: 
     apply(target, tree)
     do(target, "CREATE TABLE names (name text PRIMARY KEY)", *OWN.values())
     error = refused(
-        target, Reverts(), f"drops column public.people.nick, and PostgreSQL would drop with it {', '.join(OWN)}, which"
+        target, Reverts(), f"drops column public.people.nick, and PostgreSQL would drop with it {'; '.join(OWN)}, which"
     )
     assert "Nothing of it was reverted" in error.message
     assert "yours to drop first" in str(error.hint) and "rollback_through" not in str(error.hint)
@@ -232,7 +232,7 @@ def test_a_check_that_the_server_named_like_its_own_is_somebody_elses(target: An
     apply(target, tree)
     way_back.preview_revert(target, Reverts())
     do(target, "ALTER TABLE people ADD CHECK (length(nick) < 40)", "CREATE UNIQUE INDEX mine ON people (nick, code)")
-    refused(target, Reverts(), f"drop with it {told} on public.people, index mine on public.people, which no version")
+    refused(target, Reverts(), f"drop with it {told} on public.people; index mine on public.people, which no version")
     do(target, f"ALTER TABLE people DROP {told}", "DROP INDEX mine")
     migrate.revert(target, Reverts(), way())
     assert applied(target) == []
