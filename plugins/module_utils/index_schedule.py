@@ -8,6 +8,7 @@ No two builds run on one table: they deadlock, and one of them is left invalid (
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -38,6 +39,10 @@ Work = Callable[[Connection, Index, str, bool], None]
 _RANK = {"gist": 1, "spgist": 1, "gin": 2}
 # Of what the host has available, what builds may take where nobody says it.
 _SHARE_OF_HOST = 4
+# The least of maintenance_work_mem for each process of a parallel build (CREATE INDEX in PostgreSQL's manual).
+_PROCESS_KB = 32 * 1024
+# What a sort reads ahead of each of its runs when it merges them (MERGE_BUFFER_SIZE and a block in tuplesort.c).
+_RUN_KB = 264
 
 _TABLES = """
 SELECT n.nspname::text AS schema, c.relname::text AS "table", c.relkind::text AS kind,
@@ -117,22 +122,26 @@ class Memory:
         row = fetch_one(context.conn, _SETTINGS)
         assert row is not None
         self._a_build, self._together = int(row["a_build"]), int(row["together"])
-        self.budget_kb = _budget_kb(context, int(row["memory_kb"]))
+        self._server_kb = int(row["memory_kb"])
+        self.budget_kb = _budget_kb(context, self._server_kb)
 
-    def take(self, conn: Connection, at_once: int) -> None:
+    def take(self, conn: Connection, at_once: int, index: Index, table_bytes: int) -> None:
         """Set what the next build of a session may use.
 
         :param at_once: how many builds may run at one time from now on, this one too.
+        :param table_bytes: the size of the rows that it reads.
         """
-        with self._lock:
-            self._given.pop(id(conn), None)
-            share = min(self.budget_kb // at_once, self.budget_kb - sum(self._given.values()))
-            # The server's smallest is 1 MB before 18.
-            self._given[id(conn)] = share = max(1024, share)
-        # How many of them a build really uses depends on the table's size, and on 32 MB for each: the server sees to both.
+        # How many of them a build really uses depends on the table's size, and on the memory for each: the server sees to both.
         # Nobody works meanwhile but those who came since the build began; the second scan of a build has no parallel workers, and
         # leaves its processors to the other.
         workers = min(self._a_build, self._together // at_once)
+        with self._lock:
+            self._given.pop(id(conn), None)
+            share = min(self.budget_kb // at_once, self.budget_kb - sum(self._given.values()))
+            if str(index.get("method") or "btree") == "btree":
+                share = min(share, max(self._server_kb, sort_kb(table_bytes, workers)))
+            # The server's smallest is 1 MB before 18.
+            self._given[id(conn)] = share = max(1024, share)
         if self._set.get(id(conn)) == (share, workers):
             return
         self._set[id(conn)] = (share, workers)
@@ -148,6 +157,13 @@ class Memory:
         with self._lock:
             self._given.pop(id(conn), None)
             self._set.pop(id(conn), None)
+
+
+def sort_kb(table_bytes: int, workers: int) -> int:
+    """:return: kB with which a B-tree build of a table sorts at its best: so many that it merges once, and no more, as runs
+    that are larger than the processor's caches take longer to sort (256 MB took 8 % more of the processor's time than 64 MB,
+    benchmarks/indexes.py)."""
+    return (workers + 1) * max(_PROCESS_KB, math.isqrt(table_bytes // 1024 * _RUN_KB))
 
 
 def _budget_kb(context: StepContext, server_kb: int) -> int:
@@ -177,10 +193,11 @@ def run(context: StepContext, waiting: Sequence[Queue], work: Work, *, empty: bo
     if not total:
         return
     if empty or len(waiting) == 1 or context.builds.workers == 1:
-        if not empty:
-            Memory(context).take(context.conn, 1)
+        memory = None if empty else Memory(context)
         try:
-            for number, index in enumerate([index for queue in waiting for index in queue.indexes], 1):
+            for number, (queue, index) in enumerate([(each, index) for each in waiting for index in each.indexes], 1):
+                if memory is not None:
+                    memory.take(context.conn, 1, index, queue.bytes)
                 work(context.conn, index, _place(number, total), False)
         finally:
             if not empty:
@@ -286,7 +303,7 @@ class _SideBySide:
                     place = _place(self._begun, self._total)
                     self._building += 1
                     at_once = min(self._allowed, self._building + len(self._waiting))
-                conn = self._work_on(conn, mine.indexes.pop(0), place, at_once)
+                conn = self._work_on(conn, mine, place, at_once)
                 self._memory.give_back(conn)
                 with self._guard:
                     self._building -= 1
@@ -326,10 +343,13 @@ class _SideBySide:
             self._context.tell(f"{'clients' if busy else 'no clients'} are at work: indexes are built {how}")
         self._busy = busy
 
-    def _work_on(self, conn: Connection, index: Index, place: str, at_once: int) -> Connection:
-        """:return: the session to go on with: another one where the first was lost while the server went on."""
+    def _work_on(self, conn: Connection, queue: Queue, place: str, at_once: int) -> Connection:
+        """Build the first one of the queue.
+
+        :return: the session to go on with: another one where the first was lost while the server went on."""
+        index = queue.indexes.pop(0)
         try:
-            self._memory.take(conn, at_once)
+            self._memory.take(conn, at_once, index, queue.bytes)
             self._work(conn, index, place, False)
             return conn
         except psycopg2.Error as exc:
@@ -346,7 +366,7 @@ class _SideBySide:
                 self._sessions.append(conn)
             name = f"{schema_of(index)}.{index['name']}"
             self._context.tell(f"the session that built index {name} was lost: another one looks what became of it")
-            self._memory.take(conn, at_once)
+            self._memory.take(conn, at_once, index, queue.bytes)
             try:
                 self._work(conn, index, place, True)
             except psycopg2.Error:

@@ -239,6 +239,20 @@ def test_builds_at_one_time_share_the_memory_and_the_last_one_has_it_all(
     assert seen["small_id"] == "64MB"
 
 
+def test_a_b_tree_has_the_memory_that_it_sorts_best_with_and_gin_the_whole_budget(
+    target: Any, tree: TestTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, str] = {}
+    at_each_build(monkeypatch, lambda conn, given: seen.update({given["name"]: setting(conn, "maintenance_work_mem")}))
+    migrate.apply(
+        target, wanted(tree, index("large"), gin("large")), Selection(), way(builds=IndexBuilds(memory_mb=400))
+    )
+    workers = int(rows(target, "SHOW max_parallel_maintenance_workers")[0]["max_parallel_maintenance_workers"])
+    assert seen == {"large_name": f"{32 * (workers + 1)}MB", "large_words": "400MB"}
+    # A table of 100 GB is merged in one pass: 162 MB hold the beginnings of the 630 runs of 162 MB that it gives.
+    assert index_schedule.sort_kb(100 << 30, 0) == pytest.approx(162 << 10, rel=0.02)
+
+
 def test_the_session_that_goes_on_has_the_servers_memory_again(target: Any, tree: TestTree) -> None:
     own = rows(target, "SHOW maintenance_work_mem")[0]["maintenance_work_mem"]
     tree.add(
