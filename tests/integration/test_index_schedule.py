@@ -253,6 +253,17 @@ def test_a_b_tree_has_the_memory_that_it_sorts_best_with_and_gin_the_whole_budge
     assert index_schedule.sort_kb(100 << 30, 0) == pytest.approx(162 << 10, rel=0.02)
 
 
+@pytest.mark.parametrize("tables", [("large",), ("large", "middle")])
+def test_while_clients_work_a_build_has_one_parallel_worker(
+    server: Any, target: Any, tree: TestTree, monkeypatch: pytest.MonkeyPatch, tables: tuple[str, ...]
+) -> None:
+    seen: list[str] = []
+    at_each_build(monkeypatch, lambda conn, given: seen.append(setting(conn, "max_parallel_maintenance_workers")))
+    with at_work(server, target, index_schedule.FEWEST_CLIENTS):
+        migrate.apply(target, wanted(tree, *map(index, tables)), Selection(), way())
+    assert seen == ["1"] * len(tables)
+
+
 def test_the_session_that_goes_on_has_the_servers_memory_again(target: Any, tree: TestTree) -> None:
     own = rows(target, "SHOW maintenance_work_mem")[0]["maintenance_work_mem"]
     tree.add(
