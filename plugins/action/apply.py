@@ -28,7 +28,7 @@ class ActionModule(MigrationAction):
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the rendered tree, what of it is asked for, and what must not have moved since the backup."""
-        self._refuse_unproved(task_vars)
+        self._refuse_untried(task_vars)
         arguments = {
             "migrations": self.rendered_tree(task_vars),
             **self.selection(task_vars),
@@ -54,10 +54,8 @@ class ActionModule(MigrationAction):
             ),
         }
 
-    def _refuse_unproved(self, task_vars: dict[str, Any]) -> None:
-        """Tags choose what a run shows, not whether its backup is proved."""
+    def _refuse_untried(self, task_vars: dict[str, Any]) -> None:
         run = self.run_fact(task_vars)
-        owed = [name for name in ("backup", "prove") if name in (run.get("phases") or [])]
         if self._task.check_mode:
             return
         if "plan" not in run and run.get("environment") in self.pgops(task_vars, "production_environments"):
@@ -65,16 +63,11 @@ class ActionModule(MigrationAction):
                 f"Nothing was applied in {run['environment']}: this run has no plan (left out by --tags or --skip-tags?), which "
                 f"looks for the evidence of the environment before. Then: {self.again(task_vars)}"
             )
-        if not owed:
-            return
         pending = [name for name, found in (run.get("plan") or {}).items() if found.get("pending")]
-        for database in pending if "plan" in run else self.pgops(task_vars, "databases") or []:
-            missing = [name for name in owed if database not in (run.get(name) or {})]
-            if missing:
-                raise AnsibleActionFail(
-                    f"Nothing was applied to {database}: this run has no {' and no '.join(missing)} (left out by --tags or "
-                    f"--skip-tags?), and a version is only applied after its backup was proved. Then: {self.again(task_vars)}"
-                )
+        databases = pending if "plan" in run else self.pgops(task_vars, "databases") or []
+        self.refuse_unproved(
+            task_vars, databases, "applied to", "a version is only applied after its backup was proved"
+        )
 
     def _expected(self, task_vars: dict[str, Any]) -> dict[str, dict[str, str]]:
         """What plan and backup of this run saw; the backup's word counts where there is one."""

@@ -28,6 +28,10 @@ class ActionModule(MigrationAction):
         for name in ("keep", "through", "version"):
             if name in given:
                 given[name] = str(given[name])
+        if not self._task.check_mode:
+            going = [database for database, versions in (self._task.args.get("versions") or {}).items() if versions]
+            why = "a version is only reverted after a backup of what it would lose was proved"
+            self.refuse_unproved(task_vars, going, "reverted in", why)
         backups = self.run_fact(task_vars).get("backup") or {}
         expected = {
             database: {name: found.get(name) for name in ("ledger_head", "catalog_fingerprint", "snapshot", "path")}

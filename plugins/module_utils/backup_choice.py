@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import psycopg2
@@ -67,9 +68,12 @@ def choose(target: Target, directory: str, path: str | None, *, application_name
         fitting = [backup for backup in proved if str(backup.manifest["snapshot_time"]) <= last["began"]]
         why = f"the newest proved backup from before the last apply, run {last['run_id']} at {last['began']}"
         own = _own_backup(last)
-        for backup in fitting:
-            if own and backup.path == own:
-                return backup, f"the backup that the last apply, run {last['run_id']}, made before it began"
+        if own:
+            for backup in found:
+                if backup.path == own:
+                    _refuse_unproved(backup, last)
+                    return backup, f"the backup that the last apply, run {last['run_id']}, made before it began"
+            why += f"; {own}, which it made itself, is not there any more"
     if not fitting:
         before = f" from before the last apply (run {last['run_id']}, {last['began']})" if last else ""
         raise PgopsError(
@@ -79,6 +83,18 @@ def choose(target: Target, directory: str, path: str | None, *, application_name
             hint="Prove one with prove.yml -e backup_path=PATH, or name a proved one with -e rollback_backup=PATH.",
         )
     return fitting[0], why
+
+
+def _refuse_unproved(backup: Backup, last: dict[str, Any]) -> None:
+    # An older one loses more, and nobody asked for that.
+    if not backup.proved:
+        raise PgopsError(
+            f"{backup.path}, the backup that the last apply, run {last['run_id']}, made before it began, has no proof that holds, and none "
+            "from before it is taken in its place without being named.",
+            database=str(backup.manifest["database"]),
+            hint=f"Prove it with prove.yml -e backup_path={shlex.quote(backup.path)}, or name another one with -e rollback_backup=PATH.",
+            extra={"reason": "unproved", "path": backup.path},
+        )
 
 
 def _own_backup(last: dict[str, Any]) -> str | None:

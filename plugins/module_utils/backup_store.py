@@ -38,8 +38,10 @@ DUMP = "dump"
 PARTIAL = ".partial"
 LOCK = ".lock"
 READ_BLOCK = 1 << 20  # bytes; sha256 releases the interpreter for blocks of this size
+# What a file is called while it is written; a kill leaves it behind.
+_NEW = ".new"
 # Files that are written after the manifest and so are not in its list.
-_UNLISTED = frozenset({MANIFEST, PROOF})
+_UNLISTED = frozenset({MANIFEST, PROOF, PROOF + _NEW})
 _SAFE_WORD = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -179,9 +181,14 @@ def write_json(path: str, value: Any) -> str:
     :return: the sha256 of the file.
     """
     data = (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
-    temporary = path + ".new"
-    digest = write_private(temporary, data)
-    os.rename(temporary, path)
+    temporary = path + _NEW
+    try:
+        digest = write_private(temporary, data)
+        os.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
     sync_folder(os.path.dirname(path))
     return digest
 
@@ -321,8 +328,16 @@ def _read_proof(path: str) -> dict[str, Any] | None:
 
 
 def write_proof(backup: Backup, proof: dict[str, Any]) -> Backup:
-    """Put the proof into the backup's folder. :return: the backup with it."""
-    write_json(os.path.join(backup.path, PROOF), proof)
+    """Put the proof into the backup's folder. :return: the backup with it. :raises PgopsError: it cannot be written there."""
+    try:
+        write_json(os.path.join(backup.path, PROOF), proof)
+    except OSError as exc:
+        raise PgopsError(
+            f"The backup {backup.path} was restored and is whole, and its proof cannot be written there: {exc.strerror or exc}.",
+            database=backup.manifest.get("database"),
+            hint="Free space in that folder, or make it writable; then prove it again with prove.yml.",
+            extra={"errno": exc.errno},
+        ) from None
     return Backup(backup.path, backup.manifest, backup.manifest_sha256, proof)
 
 

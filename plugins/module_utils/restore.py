@@ -498,7 +498,8 @@ def _reduced_list(tool: str, folder: str, able: Restorer) -> Iterator[str]:
         yield stream.name
 
 
-_HINTS = (
+# What is wrong with where it was restored, not with the backup.
+_OF_THE_SERVER = (
     ("No space left on device", "Free space on the server; the half-restored database was dropped."),
     ("could not extend file", "Free space on the server; the half-restored database was dropped."),
     ("role \"", "The server lacks a role that the backup's policies or grants name; CREATE ROLE it there (NOLOGIN)."),
@@ -506,16 +507,29 @@ _HINTS = (
     ("is not available", "The server lacks an extension of the source; install its package there."),
     ("permission denied", "pgops_restore_user lacks a right; name a superuser or the provider's admin role."),
     ("must be owner", "pgops_restore_user lacks a right; name a superuser or the provider's admin role."),
-    ("could not uncompress", "A data file of the dump is damaged; take another backup."),
     ("server closed the connection", "The server or its session ended; see its log, then run it again."),
+    ("terminating connection", "The server or its session ended; see its log, then run it again."),
+    ("connection to server", "The server or its session ended; see its log, then run it again."),
 )  # fmt: skip
 
 
+def _of_the_server(text: str) -> str | None:
+    return next((hint for needle, hint in _OF_THE_SERVER if needle in text), None)
+
+
 def _hint(text: str) -> str | None:
-    for needle, hint in _HINTS:
-        if needle in text:
-            return hint
-    return "The backup is not proved; take another one, and see its messages in the report."
+    if "could not uncompress" in text:
+        return "A data file of the dump is damaged; take another backup."
+    return _of_the_server(text) or "The backup is not proved; take another one, and see its messages in the report."
+
+
+def _is_unfit(error: PgopsError) -> bool:
+    """:return: whether an error of a proof is the backup's: its files, what pg_restore says of them, or what came of them. A client that was
+    killed, a server that has no room, lacks something, or cannot be reached, says nothing of the backup."""
+    if error.extra.get("files") or error.extra.get("differences"):
+        return True
+    output = error.extra.get("client_output")
+    return output is not None and error.extra.get("client_exit", 0) >= 0 and _of_the_server("\n".join(output)) is None
 
 
 # -- comparing --------------------------------------------------------------------------------------------------------------
@@ -645,7 +659,8 @@ def prove(
 ) -> dict[str, Any]:
     """Prove a backup: read all its files, restore it into a scratch database, compare everything, write ``proof.json``.
 
-    A proof that was there before is taken back first: what cannot be proved again is not proved.
+    A proof that was there before is taken back where the backup is found unfit; it stands where the scratch server was, or somebody
+    ended the run.
 
     :param manifest_sha256: what the run recorded when it made the backup.
     :param other_cluster_only: refuse to restore on the cluster that the backup came from (production without a reason).
@@ -659,16 +674,22 @@ def prove(
     if database != target.database:
         raise PgopsError(f"{path} is a backup of {database}, not of {target.database}.", database=target.database)
     refuse_altered(backup, manifest_sha256)
-    backup_store.remove_proof(backup)
-    work.progress.emit("reading every file of the backup", database=database)
-    backup_store.verify_files(backup, work.control.check)
-    able = _look_at_scratch_server(target, backup, work, other_cluster_only)
-    with scratch_database(target, backup, work=work, name=scratch_name) as scratch:
-        work.control.check()
-        restored_in = restore_into(scratch, backup, able, work)
-        compare_began = time.monotonic()
-        _refuse_differences(differences(scratch, backup, able, work), backup)
-        compared_in = time.monotonic() - compare_began
+    try:
+        work.progress.emit("reading every file of the backup", database=database)
+        backup_store.verify_files(backup, work.control.check)
+        able = _look_at_scratch_server(target, backup, work, other_cluster_only)
+        with scratch_database(target, backup, work=work, name=scratch_name) as scratch:
+            work.control.check()
+            restored_in = restore_into(scratch, backup, able, work)
+            compare_began = time.monotonic()
+            _refuse_differences(differences(scratch, backup, able, work), backup)
+            compared_in = time.monotonic() - compare_began
+    except PgopsError as error:
+        if _is_unfit(error):
+            backup_store.remove_proof(backup)
+        elif backup.proved and backup.proof:
+            error.hint = f"{error.hint or ''} The proof of {backup.proof['proved_at']} stands.".strip()
+        raise
     manifest = backup.manifest
     proof = {
         "proved_at": _now(),

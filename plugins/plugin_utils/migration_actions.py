@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,23 @@ class MigrationAction(PgopsAction):
                 )
             chosen["allow_out_of_order"] = True
         return chosen
+
+    def refuse_unproved(self, task_vars: dict[str, Any], databases: Iterable[str], doing: str, why: str) -> None:
+        """Tags choose what a run shows, not whether its backup is proved.
+
+        :param databases: those that are about to be changed.
+        :param doing: what the module does with them, as it follows on "Nothing was".
+        :raises AnsibleActionFail: this environment backs up and proves, and this run has not done so for one of them.
+        """
+        run = self.run_fact(task_vars)
+        owed = [name for name in ("backup", "prove") if name in (run.get("phases") or [])]
+        for database in databases:
+            missing = [name for name in owed if database not in (run.get(name) or {})]
+            if missing:
+                raise AnsibleActionFail(
+                    f"Nothing was {doing} {database}: this run has no {' and no '.join(missing)} (left out by --tags or "
+                    f"--skip-tags?), and {why}. Then: {self.again(task_vars)}"
+                )
 
     def say_ended(self, database: str, item: Mapping[str, Any]) -> None:
         """Name the idle sessions that were ended for a version."""

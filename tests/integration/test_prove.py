@@ -4,7 +4,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -24,6 +28,7 @@ from support.backups import (
     largest_file,
     names,
     prove,
+    proved,
     recompute,
     start_python,
 )
@@ -439,3 +444,72 @@ def test_a_running_proof_is_not_disturbed_by_another(server: Any, target: Any, f
     with restore.scratch_database(target, backup, work=restore.Work("other")) as scratch:
         prove(target, backup)
         assert scratch.database in names(server, filled)
+
+
+# -- a proof that was there -------------------------------------------------------------------------------------------------
+
+
+def closed_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def test_what_is_wrong_with_the_scratch_server_takes_no_proof_away(target: Any, filled: str, tmp_path: Path) -> None:
+    backup = proved(target, tmp_path)
+    elsewhere = target.with_(scratch_host="127.0.0.1", scratch_port=closed_port())
+    with pytest.raises(PgopsError) as caught:
+        prove(elsewhere, backup)
+    assert str(caught.value.hint).endswith(f"The proof of {(backup.proof or {})['proved_at']} stands.")
+    assert backup_store.read_backup(backup.path).proof == backup.proof
+
+
+def test_a_restore_that_somebody_ended_takes_no_proof_away(
+    server: Any, target: Any, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup = proved(target, tmp_path)
+    original = restore._follow
+
+    def follow(client: Any, *given: Any) -> None:
+        client._process.send_signal(signal.SIGKILL)
+        original(client, *given)
+
+    monkeypatch.setattr(restore, "_follow", follow)
+    with pytest.raises(PgopsError, match="was killed by signal 9"):
+        prove(target, backup)
+    assert backup_store.read_backup(backup.path).proved
+    assert names(server, filled) == [filled]
+
+
+def test_a_backup_that_is_damaged_since_is_not_proved_any_longer(
+    server: Any, target: Any, filled: str, tmp_path: Path
+) -> None:
+    backup = proved(target, tmp_path)
+    with largest_file(backup).open("ab") as stream:
+        stream.write(b"x")
+    assert "is damaged" in not_proved(server, target, backup).message
+
+
+def test_a_proof_that_cannot_be_written_leaves_a_backup_that_can_be_proved(
+    target: Any, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full while it is written; and killed before the rename, which leaves the new file behind."""
+    backup = back_up(target, tmp_path)
+    proof = Path(backup.path, "proof.json")
+
+    def full(path: str, data: bytes) -> str:
+        Path(path).write_bytes(data[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(backup_store, "write_private", full)
+        with pytest.raises(
+            PgopsError,
+            match=f"{backup.path} was restored and is whole, and its proof cannot be written there: No space",
+        ):
+            prove(target, backup)
+    assert [path.name for path in proof.parent.glob("proof*")] == []
+    proof.with_name("proof.json.new").write_text("{")
+    prove(target, backup)
+    assert [path.name for path in proof.parent.glob("proof*")] == ["proof.json"]
+    assert backup_store.read_backup(backup.path).proved

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from contextlib import closing
@@ -264,9 +265,19 @@ def test_the_last_known_good_is_the_newest_proved_from_before_the_last_apply(
     assert chosen() == first.path  # the run says that it made that one
     proved(target, tmp_path, run_id="after")
     assert chosen() == first.path
+    # An older one loses more: it is not taken unless it is named.
+    backup_store.remove_proof(first)
+    with pytest.raises(
+        PgopsError, match=f"{first.path}, the backup that the last apply, run apply-run, made"
+    ) as caught:
+        chosen()
+    assert f"prove.yml -e backup_path={first.path}" in str(caught.value.hint)
+    shutil.rmtree(first.path)
+    backup, why = backup_choice.choose(target, str(tmp_path), None, application_name="test")
+    assert backup.path == second.path and f"{first.path}, which it made itself, is not there any more" in why
     server.execute("UPDATE pgops.run SET backup = NULL", database=filled)
     assert chosen() == second.path
-    assert backup_choice.choose(target, str(tmp_path), first.path, application_name="test")[0].path == first.path
+    assert backup_choice.choose(target, str(tmp_path), second.path, application_name="test")[0].path == second.path
 
 
 def write_ledger(target: Any, run_id: str, backup: dict[str, Any] | None = None) -> None:

@@ -54,6 +54,21 @@ def phases(result: Any, database: str) -> dict[str, Any]:
     return result.json["hosts"]["local-1"][database]
 
 
+@pytest.mark.parametrize("tags", [("--tags", "rollback"), ("--skip-tags", "prove")])
+def test_tags_do_not_let_a_version_go_without_a_proved_backup(
+    applied: Any, server: Any, database: str, tags: tuple[str, str]
+) -> None:
+    done = applied("rollback.yml", *tags, rollback_confirm=database)
+    assert done.rc == 2, done.output
+    missing = "no backup and no prove" if "--tags" in tags else "no prove"
+    assert (
+        f"Nothing was reverted in {database}: this run has {missing} (left out by --tags or --skip-tags?)"
+        in done.stdout
+    )
+    assert versions(server, database) == [V1, V2, V3]
+    assert server.execute("SELECT count(*) FROM pets", database=database) == [(1,)]
+
+
 # -- down -------------------------------------------------------------------------------------------------------------
 
 
@@ -286,9 +301,9 @@ def test_a_rollback_without_any_proved_backup_says_so(applied: Any, server: Any,
         proof.unlink()
     done = applied("rollback.yml", rollback_strategy="restore", rollback_confirm=database)
     assert done.rc != 0
-    assert "1 backups are there, 0 of them proved" in done.json["error"]["message"]
+    assert "has no proof that holds" in done.json["error"]["message"]
     assert "-e rollback_backup=PATH" in done.json["error"]["hint"]
-    assert "hint: Prove one" in done.stdout
+    assert "hint: Prove it with prove.yml -e backup_path=" in done.stdout
     assert (
         f"rollback.yml -l local -e rollback_strategy=restore -e rollback_confirm={database}"
         in done.json["error"]["next"][-1]
