@@ -15,21 +15,20 @@ from typing import Any
 
 from ansible import context
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 from ansible.release import __version__ as ansible_version
-from ansible.utils.display import Display
 from ansible.utils.vars import load_extra_vars
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import environments
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.unbroken import Screen, UnbrokenAction
 
 # Everything else of the collection is imported after the versions were looked at: it needs the Python that is missing.
 
-display = Display()
+display = Screen()
 
 # Set by Ansible itself beside what the user gave with -e.
 _NOT_EXTRA = ("ansible_version",)
 
 
-class ActionModule(ActionBase):
+class ActionModule(UnbrokenAction):
     """Runs on the controller, once a play; starts no module, so no host is reached."""
 
     TRANSFERS_FILES = False

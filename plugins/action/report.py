@@ -8,14 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import environments
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.unbroken import Screen, UnbrokenAction
 
-display = Display()
+display = Screen()
 
 
-class ActionModule(ActionBase):
+class ActionModule(UnbrokenAction):
     """Runs on the controller, once a play, after success and after failure."""
 
     TRANSFERS_FILES = False

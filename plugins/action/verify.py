@@ -10,12 +10,12 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
-from ansible.utils.display import Display
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import promotion, rendered_tree, verification
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.unbroken import Screen
 
-display = Display()
+display = Screen()
 
 
 class ActionModule(MigrationAction):

@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
-from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.whitecross.pgops.plugins.module_utils.job import LEASE
 from ansible_collections.whitecross.pgops.plugins.module_utils.job import PREFIX as JOB_PREFIX
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.unbroken import Screen, UnbrokenAction
 
 RUN_FACT = "__pgops_run"
 FIRST_POLL_S = 0.05
@@ -38,7 +37,7 @@ REPEAT_S = 2.0
 RECONNECT_S = 1.0
 DEAD_AFTER_S = 3.0
 
-display = Display()
+display = Screen()
 
 
 # Where the packages of this collection are imported from.
@@ -64,7 +63,7 @@ class ControllerInterrupted(BaseException):
     """The worker was told to end: not an error of the task, so nothing may catch it by accident."""
 
 
-class PgopsAction(ActionBase):
+class PgopsAction(UnbrokenAction):
     """Base of every action plugin that starts a module of the same name.
 
     Subclasses set :attr:`PHASE` and :attr:`MODULE` and override :meth:`module_arguments` and :meth:`after`.

@@ -10,22 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import environments, typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import sql_directory
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.reporting import write_result
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.unbroken import Screen, UnbrokenAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import (
     known_variables,
     role_names,
     unknown_variables,
 )
 
-display = Display()
+display = Screen()
 
 
-class TreeAction(ActionBase):
+class TreeAction(UnbrokenAction):
     """Base of the actions that start no module: one sentence for a fault, and the file of ``pgops_json``."""
 
     PLAYBOOK = ""

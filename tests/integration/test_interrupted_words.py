@@ -1,0 +1,88 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ctrl-C while a task shows its lines ends the run, with a report; Ansible's own queue would keep it waiting for ever."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import unbroken
+from support.tree import TestTree
+
+FORK = multiprocessing.get_context("fork")
+
+
+class SlowQueue:
+    """What a worker sends takes half a second, and all of it holds the queue's lock."""
+
+    def __init__(self) -> None:
+        self.lock = FORK.Lock()
+        self.writing = FORK.Event()
+        self.written = FORK.Value("i", 0)
+
+    def display(self, text: str) -> None:
+        with self.lock:
+            self.writing.set()
+            ends = time.monotonic() + 0.5
+            while time.monotonic() < ends:
+                time.sleep(0.01)
+            self.written.value += 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_line_is_shown_whole_and_then_the_signal_is_obeyed(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    queue = SlowQueue()
+    monkeypatch.setattr(unbroken, "_display", queue)
+
+    def work() -> None:
+        # As Ansible's workers take it.
+        signal.signal(number, lambda *_: os._exit(7))
+        for _ in range(20):
+            unbroken.Screen().display("a line")
+
+    worker = FORK.Process(target=work)
+    worker.start()
+    assert queue.writing.wait(10)
+    os.kill(worker.pid or 0, number)
+    worker.join(10)
+    assert worker.exitcode == 7
+    assert queue.lock.acquire(timeout=1), "the lock went with the worker"
+    assert queue.written.value == 1
+
+
+@pytest.mark.parametrize(
+    ("playbook_name", "words"), [("migrate.yml", "pending, highest risk"), ("status.yml", "VERSION  ")]
+)
+def test_a_run_that_is_interrupted_while_it_shows_lines_ends_and_leaves_its_report(
+    playbook: Any, tmp_path: Path, playbook_name: str, words: str
+) -> None:
+    tree = TestTree(tmp_path / "own sql")
+    for number in range(1, 8):
+        tree.add_sql(
+            f"2026010100000{number}", f"table_{number}", f"CREATE TABLE t{number} (id int);", f"DROP TABLE t{number};"
+        )
+    playbook.variables["pgops_sql"] = str(tree.folder)
+    seen: set[Path] = set()
+    for _ in range(3):
+        process = playbook.start(playbook_name)
+        for line in process.stdout:
+            if words in line:
+                os.killpg(process.pid, signal.SIGINT)
+                break
+        try:
+            process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            pytest.fail("it waits for ever")
+        reports = set(Path(playbook.folder).rglob("*.html")) - seen
+        assert len(reports) == 1
+        seen |= reports
