@@ -59,7 +59,8 @@ class ActionModule(PgopsAction):
         host = str(variables["inventory_hostname"])
         if stage not in ("back", "emergency") and _failed_before(journal, stage, host):
             return {"changed": False, "skipped": True, "done": "no"}
-        event = {"phase": self.PHASE, "host": host, "hook": {"stage": stage, "kind": kind, "label": label, "on": on}}
+        told_of = {"stage": stage, "kind": kind, "label": label, "on": on}
+        event = {"phase": self.PHASE, "host": host, "hook": told_of}
         journal.append(
             {
                 "event": "phase_started",
@@ -91,7 +92,7 @@ class ActionModule(PgopsAction):
             result = self._do(hook, kind, number, variables)
         seconds = round(time.monotonic() - begun, 3)
         failed = bool(result.get("failed"))
-        known = {**event["hook"], "done": "no" if failed else "yes", "duration_s": seconds}
+        known: dict[str, Any] = {**told_of, "done": "no" if failed else "yes", "duration_s": seconds}
         if result.get("metrics"):
             known["metrics"] = result["metrics"]
         answer = {

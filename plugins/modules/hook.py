@@ -212,7 +212,7 @@ def main() -> None:
     module.exit_json(changed=not given["metrics"], **found)
 
 
-def _texts(values: dict) -> dict:
+def _texts(values: dict[str, object]) -> dict[str, str]:
     return {str(name): str(value) for name, value in values.items()}
 
 

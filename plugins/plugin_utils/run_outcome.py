@@ -53,7 +53,7 @@ def final_state(
 
 def _in_the_middle(stopped: Mapping[str, Any]) -> bool:
     step = re.search(r"at step (\d+) of", str(stopped.get("state")))
-    return bool(step) and int(step[1]) > 1
+    return step is not None and int(step[1]) > 1
 
 
 def hooks(

@@ -40,8 +40,8 @@ def unbroken() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        for number in dict.fromkeys(arrived):
-            os.kill(os.getpid(), number)
+        for got in dict.fromkeys(arrived):
+            os.kill(os.getpid(), got)
 
 
 class Screen:
@@ -58,7 +58,7 @@ class Screen:
             _display.warning(text)
 
 
-class UnbrokenAction(ActionBase):  # type: ignore[misc]
+class UnbrokenAction(ActionBase):
     """An action whose result arrives, too: once it has ended, its worker has nothing more to do than to hand that over."""
 
     def __init__(self, *given: Any, **named: Any) -> None:

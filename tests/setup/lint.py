@@ -17,7 +17,7 @@ BIN = Path(sys.executable).parent
 # The longest first: two run at a time.
 CHECKS = {
     "ansible-lint": ["ansible-lint", "--offline", "--nocolor", "-q"],
-    "mypy": ["mypy", "--no-error-summary", "-p", "ansible_collections.whitecross.pgops.plugins.module_utils"],
+    "mypy": ["mypy", "--no-error-summary", "-p", "ansible_collections.whitecross.pgops.plugins"],
     "yamllint": ["yamllint", "--strict", "."],
     "mypy-demo": ["mypy", "--no-error-summary", "demo/run.py", "demo/embedded_server.py"],
     "ruff": ["ruff", "check", "--quiet", "."],
