@@ -9,7 +9,7 @@ import getpass
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -88,7 +88,7 @@ class ActionModule(UnbrokenAction):
 
         hosts = list(task_vars["ansible_play_hosts_all"])
         variables_of = {host: self._variables_of(host, task_vars) for host in hosts}
-        self._check_names(variables_of)
+        self._check_names(variables_of, load_extra_vars(self._loader))
 
         limit = str(task_vars.get("ansible_limit") or context.CLIARGS.get("subset") or "")
         groups = task_vars["groups"]
@@ -171,14 +171,20 @@ class ActionModule(UnbrokenAction):
         return task_vars["hostvars"].raw_get(host)
 
     @staticmethod
-    def _check_names(variables_of: dict[str, Any]) -> None:
+    def _check_names(variables_of: dict[str, Any], typed: Iterable[str]) -> None:
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import (
             known_variables,
+            misspelt_prefixes,
             role_names,
             unknown_variables,
         )
 
         known = known_variables()
+        misspelt = misspelt_prefixes(typed, known)
+        if misspelt:
+            raise environments.Refusal(
+                f"There is no variable {', '.join(map(str, misspelt))}; correct the name behind -e"
+            )
         for host, variables in variables_of.items():
             unknown = unknown_variables(variables, known)
             if unknown:

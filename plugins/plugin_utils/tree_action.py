@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible.utils.vars import load_extra_vars
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import environments, typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import sql_directory
@@ -17,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.reporting import 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.unbroken import Screen, UnbrokenAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import (
     known_variables,
+    misspelt_prefixes,
     role_names,
     unknown_variables,
 )
@@ -76,7 +78,9 @@ class TreeAction(UnbrokenAction):
 
     def _check_names(self, task_vars: dict[str, Any]) -> None:
         known = {*known_variables(), *self.VARIABLES}
-        unknown = unknown_variables(task_vars, known, (*role_names(), self.PLAYBOOK))
+        prefixes = (*role_names(), self.PLAYBOOK)
+        unknown = unknown_variables(task_vars, known, prefixes)
+        unknown += misspelt_prefixes(load_extra_vars(self._loader), known, prefixes)
         if unknown:
             listed = ", ".join(map(str, unknown))
             raise PgopsError(f"There is no variable {listed}; correct the name where it is set")

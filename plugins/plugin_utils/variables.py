@@ -23,6 +23,8 @@ COLLECTION_ROOT = Path(__file__).parents[2]
 SHARED_PREFIX = "pgops_"
 # The cutoff of difflib.get_close_matches.
 CLOSE_ENOUGH = 0.6
+# Of a prefix alone: `migration` and `migrate` have 0.75, `pg` and `pgops` 0.57.
+CLOSE_PREFIX = 0.7
 
 
 @dataclass(frozen=True)
@@ -103,3 +105,35 @@ def unknown_variables(
         for name in sorted(set(defined) - names)
         if name.startswith(prefixes) and not name.startswith("__")
     ]
+
+
+def misspelt_prefixes(
+    typed: Iterable[str], known: Iterable[str] | None = None, roles: Iterable[str] | None = None
+) -> list[Unknown]:
+    """The names given with ``-e`` that would be ours but for their first word: ``migration_target``, ``pgop_json``.
+
+    A name of somebody else's, in an inventory or with ``-e``, is left alone unless what follows its first word is close to a
+    variable of ours too.
+    """
+    names = set(known_variables() if known is None else known)
+    prefixes = [f"{role}_" for role in (role_names() if roles is None else roles)] + [SHARED_PREFIX]
+    found = []
+    for name in sorted(set(typed) - names):
+        word, _, rest = name.partition("_")
+        if name.startswith((*prefixes, "__", "ansible_")) or not rest:
+            continue
+        meant = [
+            prefix + one
+            for prefix in prefixes
+            if _alike(f"{word}_", prefix) >= CLOSE_PREFIX
+            for one in difflib.get_close_matches(
+                rest, [known.removeprefix(prefix) for known in names if known.startswith(prefix)], 1, 0.8
+            )
+        ]
+        if meant:
+            found.append(Unknown(name, max(meant, key=lambda candidate: _alike(name, candidate))))
+    return found
+
+
+def _alike(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()

@@ -179,6 +179,15 @@ def test_a_misspelt_role_variable(guarded: Playbook) -> None:
     refused(guarded, result, "preflight_wave (did you mean preflight_waive?) is no variable of this collection")
 
 
+def test_a_misspelt_first_word_of_what_was_typed(guarded: Playbook) -> None:
+    result = guarded("migrate.yml", migration_target="20250103000000")
+    refused(
+        guarded,
+        result,
+        "There is no variable migration_target (did you mean migrate_target?); correct the name behind -e",
+    )
+
+
 def test_a_misspelt_variable_in_the_inventory_of_one_host(guarded: Playbook) -> None:
     guarded.hosts["local"] = {"local-1": {}, "local-2": {"pgops_ssl_mode": "require"}}
     refused(

@@ -11,6 +11,7 @@ import yaml
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import (
     known_variables,
+    misspelt_prefixes,
     role_names,
     unknown_variables,
 )
@@ -33,6 +34,35 @@ def test_a_misspelt_role_variable_is_found_with_the_nearest_name() -> None:
 
 def test_a_name_that_is_near_to_nothing_is_told_alone() -> None:
     assert [str(found) for found in unknown_variables(["pgops_zzzzqqqq"])] == ["pgops_zzzzqqqq"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("migration_target", "migrate_target"),
+        ("migrat_target", "migrate_target"),
+        ("rollbak_confirm", "rollback_confirm"),
+        ("pgop_json", "pgops_json"),
+        ("migration_targt", "migrate_target"),
+        ("hook_health", "hooks_health"),
+    ],
+)
+def test_a_misspelt_first_word_is_found_among_what_was_typed(typed: str, meant: str) -> None:
+    assert [found.nearest for found in misspelt_prefixes([typed])] == [meant]
+
+
+def test_what_somebody_else_calls_his_own_is_passed_over() -> None:
+    own = [
+        "pg_database",
+        "app_password",
+        "db_host",
+        "migration",
+        "verified",
+        "my_target",
+        "ansible_user",
+        "backup_directory",
+    ]
+    assert misspelt_prefixes(own) == []
 
 
 def test_internals_and_other_peoples_variables_are_passed_over() -> None:

@@ -24,10 +24,17 @@ def test_the_database_is_as_it_was_before_the_last_migration(host):
     assert value(host, "SELECT count(*) FROM students") > 0
 
 
-def test_the_failed_database_is_kept_with_the_later_writes(host):
-    assert failed(host).startswith("white_cross")
-    connect = f"SELECT datallowconn FROM pg_database WHERE datname = '{failed(host)}'"
-    assert query(host, connect, "postgres") in ([[True]], [[False]])
+def test_the_failed_database_is_kept_closed_and_with_the_later_writes(host):
+    name = failed(host)
+    assert name.startswith("white_cross")
+    connect = f"SELECT datallowconn FROM pg_database WHERE datname = '{name}'"
+    assert query(host, connect, "postgres") == [[False]]
+    # Nobody gets in but by opening it.
+    query(host, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true', "postgres")
+    try:
+        assert query(host, "SELECT DISTINCT status::text FROM incident_reports", name) == [["CLOSED"]]
+    finally:
+        query(host, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false', "postgres")
 
 
 def test_the_application_can_connect_again_and_owner_and_rights_are_those_of_before(host):
