@@ -17,12 +17,17 @@ def major(host: Any) -> int:
 def query(host: Any, statement: str, database: str = "white_cross") -> list[list[Any]]:
     """The rows of a SELECT, with JSON's types (number, text, bool, None)."""
     wrapped = f"SELECT coalesce(json_agg(to_json(ARRAY(SELECT value FROM json_each(to_json(q)))))::text, '[]') FROM ({statement}) AS q"
+    return json.loads(execute(host, wrapped, database))
+
+
+def execute(host: Any, statement: str, database: str = "white_cross") -> str:
+    """What psql prints for a statement of any kind."""
     done = host.run(
         f"runuser -u postgres -- psql --cluster {major(host)}/main --dbname {shlex.quote(database)} "
-        f"--no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1 --command {shlex.quote(wrapped)}"
+        f"--no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1 --command {shlex.quote(statement)}"
     )
     assert done.rc == 0, done.stderr
-    return json.loads(done.stdout)
+    return str(done.stdout)
 
 
 def value(host: Any, statement: str, database: str = "white_cross") -> Any:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from support.hosts import databases, query, value
+from support.hosts import databases, execute, query, value
 
 VERSIONS = [folder.name.partition("_")[0] for folder in (Path(__file__).parents[3] / "sql" / "migrations").iterdir()]
 
@@ -30,11 +30,11 @@ def test_the_failed_database_is_kept_closed_and_with_the_later_writes(host):
     connect = f"SELECT datallowconn FROM pg_database WHERE datname = '{name}'"
     assert query(host, connect, "postgres") == [[False]]
     # Nobody gets in but by opening it.
-    query(host, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true', "postgres")
+    execute(host, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true', "postgres")
     try:
         assert query(host, "SELECT DISTINCT status::text FROM incident_reports", name) == [["CLOSED"]]
     finally:
-        query(host, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false', "postgres")
+        execute(host, f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false', "postgres")
 
 
 def test_the_application_can_connect_again_and_owner_and_rights_are_those_of_before(host):
