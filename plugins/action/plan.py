@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import promotion, typed_commands
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import promotion, typed_commands, windows
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import of_versions
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, table
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.rendered_tree import lint_findings
@@ -47,6 +48,8 @@ class ActionModule(MigrationAction):
             return result
         self._show(result)
         self._refuse_unpromoted(result, task_vars)
+        self._refuse_unreviewed(result, task_vars)
+        self._refuse_shut(result, task_vars)
         return result
 
     def _show(self, result: dict[str, Any]) -> None:
@@ -146,6 +149,68 @@ class ActionModule(MigrationAction):
         bare = typed_commands.without(place, typed_commands.typed_variables(place))
         first_there = typed_commands.other(bare, "migrate", before)
         self.tell_next(result, [("First", first_there), ("then", self.again(task_vars))])
+
+    def _refuse_unreviewed(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
+        """R6.13: who has reviewed what is pending is recorded, and asked for where the environment says so."""
+        found = [one for one in result["databases"].values() if one["pending"]]
+        reviewer = str(self._task.args.get("reviewed_by") or "").strip()
+        if reviewer:
+            for one in found:
+                one["reviewed_by"] = reviewer
+        elif found and self._truth(self._task.args.get("review_required")):
+            self.say("    not reviewed: nobody is named in migrate_reviewed_by")
+            if not (self._task.check_mode or result.get("failed")):
+                result.update(
+                    failed=True,
+                    reason="review",
+                    msg="Nothing was applied: nobody is named who has reviewed what is pending, and this environment asks for it.",
+                )
+                self.tell_next(
+                    result, [("When it is reviewed", self.again(task_vars, {"migrate_reviewed_by": "NAME"}))]
+                )
+
+    def _refuse_shut(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
+        """R6.18 and R5.17: what needs a window begins in one."""
+        pending = {item["version"]: item for found in result["databases"].values() for item in found["pending"]}
+        for found in result["databases"].values():
+            for item in found["pending"]:
+                if item.get("to_be_split"):
+                    pending[item["version"]] = item
+        try:
+            declared = windows.read(self._task.args.get("windows") or [])
+        except windows.NotUnderstood as fault:
+            raise AnsibleActionFail(f"Nothing was applied: {fault}.") from None
+        at_any_time = list(self._task.args.get("without_window", ["LOW"]))
+        wrong = windows.wrong_risks(at_any_time)
+        if wrong:
+            raise AnsibleActionFail(f"Nothing was applied: migrate_without_window {wrong}.")
+        environment = str(self.run_fact(task_vars).get("environment") or "")
+        waived = promotion.waived(self._waivers(), "window")
+        for version in sorted(set(waived) & set(pending)):
+            self.say(f"    waived: a window for {version}, because {waived[version]}")
+            for found in result["databases"].values():
+                entry = {"check": "window", "version": version, "reason": waived[version]}
+                found["waived"] = [*found.get("waived", []), entry]
+        shut = windows.shut(
+            [pending[version] for version in sorted(pending)],
+            declared,
+            at_any_time=at_any_time,
+            required=environment in self.pgops(task_vars, "production_environments"),
+            waived=waived,
+            now=datetime.now(UTC),
+        )
+        for one in shut:
+            self.say(f"    no window: {one.version}_{one.name} {one.why}")
+        if not shut or self._task.check_mode or result.get("failed"):
+            return
+        first, more = shut[0], f" (and {len(shut) - 1} more)" if len(shut) > 1 else ""
+        result.update(
+            failed=True,
+            reason="window",
+            msg=f"Nothing was applied: {first.version}_{first.name} {first.why}{more}. An exception goes by name and reason, as check "
+            "window in migrate_waive.",
+        )
+        self.tell_next(result, [("In a window", self.again(task_vars))])
 
     def _tell_expected(self, pending: list[dict[str, Any]]) -> None:
         """What the authors' estimates come to, and which version clients would wait for (an estimate is no promise)."""

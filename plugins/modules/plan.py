@@ -24,6 +24,29 @@ options:
         C(pgops_production_environments), a pending version that is not in it with the same files ends the run.
       - Read by the action plugin; C(evidence/<environment>.json) below C(pgops_state_directory) where it is not given.
     type: path
+  windows:
+    description:
+      - When a version may begin, each with C(opens), a moment in the calendar syntax of systemd with a time zone, and C(lasts). Read by the action
+        plugin, which refuses what needs a window while all are shut or does not fit into what is left of it.
+    type: list
+    elements: dict
+    default: []
+  without_window:
+    description:
+      - The risks that need no window. A version that is expected to make clients wait for more than a minute always needs one, and in
+        an environment of C(pgops_production_environments) also where none is declared. Read by the action plugin.
+    type: list
+    elements: str
+    default: [LOW]
+  reviewed_by:
+    description:
+      - Which database administrator has reviewed the pending versions; kept in the ledger and the report. Read by the action plugin.
+    type: str
+  review_required:
+    description:
+      - Refuse pending versions that nobody has reviewed. Read by the action plugin.
+    type: bool
+    default: false
 author:
   - White Cross pgops contributors
 """
@@ -66,6 +89,10 @@ databases:
       returned: where O(waive) names a pending version
       type: list
       elements: dict
+    reviewed_by:
+      description: Who has reviewed the pending versions.
+      returned: where O(reviewed_by) is given and a version is pending
+      type: str
     state:
       description: Ledger head, catalog fingerprint and checksum of the rendered SQL.
       type: dict
@@ -88,6 +115,10 @@ def main() -> None:
             **pgops_module.SELECTION_OPTIONS,
             **pgops_module.WAIVER_OPTIONS,
             "evidence": {"type": "path"},
+            "windows": {"type": "list", "elements": "dict", "default": []},
+            "without_window": {"type": "list", "elements": "str", "default": ["LOW"]},
+            "reviewed_by": {"type": "str"},
+            "review_required": {"type": "bool", "default": False},
         }
     )
 

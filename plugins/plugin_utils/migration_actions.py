@@ -38,6 +38,9 @@ class MigrationAction(PgopsAction):
         """:return: who runs what, for the ledger."""
         run = self.run_fact(task_vars)
         told = {name: run.get(name) for name in ("playbook", "environment", "who", "ops_host", "why")}
+        reviewed = {str(found["reviewed_by"]) for found in (run.get("plan") or {}).values() if found.get("reviewed_by")}
+        if reviewed:
+            told["why"] = f"reviewed by {', '.join(sorted(reviewed))}"
         backup = {
             database: {name: found.get(name) for name in ("path", "manifest_sha256", "finished") if found.get(name)}
             for database, found in (run.get("backup") or {}).items()

@@ -27,7 +27,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
 
 FORMAT = 1
 # What a waiver may name, besides the version and the reason.
-WAIVED_CHECKS = ("evidence", "contract")
+WAIVED_CHECKS = ("evidence", "contract", "window")
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def wrong_waiver(waivers: Any) -> str | None:
         return "is no list of check, version and reason"
     for item in waivers:
         if str(item.get("check")) not in WAIVED_CHECKS:
-            return f"has the check {item.get('check')}, and it takes {' and '.join(WAIVED_CHECKS)}"
+            return f"has the check {item.get('check')}, and it takes {', '.join(WAIVED_CHECKS)}"
         missing = [name for name in ("version", "reason") if not str(item.get(name) or "").strip()]
         if missing:
             return f"has an entry without {' and '.join(missing)}"

@@ -429,6 +429,29 @@ def test_the_history_survives_a_setting_that_nobody_changed_before(
 
 
 @pytest.mark.begins(SETTINGS)
+def test_what_a_configuration_service_asks_for_is_answered(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
+    """R6.20: list, create, update by id, history by key."""
+    listed = (
+        'SELECT key FROM system_configurations WHERE category = \'SECURITY\' AND "isActive" ORDER BY "sortOrder", key'
+    )
+    before = column(db, listed)
+    assert "MAX_LOGIN_ATTEMPTS" in before
+    (made,) = row(
+        db,
+        'INSERT INTO system_configurations (key, value, category, "valueType", description) '
+        "VALUES ('LOCK_AFTER_MINUTES', '15', 'SECURITY', 'NUMBER', 'idle time') RETURNING id::text",
+    )
+    assert column(db, listed) == sorted([*before, "LOCK_AFTER_MINUTES"])
+    for value in ("20", "30"):
+        do(db, f"UPDATE system_configurations SET value = '{value}' WHERE id = '{made}'")
+    history = (
+        'SELECT "oldValue" || \' -> \' || "newValue" FROM configuration_history WHERE "configKey" = \'LOCK_AFTER_MINUTES\' '
+        'ORDER BY "createdAt"'
+    )
+    assert column(db, history) == ["15 -> 20", "20 -> 30"]
+
+
+@pytest.mark.begins(SETTINGS)
 def test_a_role_without_rights_on_the_history_still_leaves_its_trace(
     target: Any, db: Any, superuser_connection: Any, chain: list[dict[str, Any]]
 ) -> None:

@@ -74,6 +74,8 @@ class Playbook:
             "pgops_state_directory": str(self.state),
             "pgops_progress": "never",
             "backup_directory": str(self.backups),
+            # Production asks for it, and few tests are about that.
+            "migrate_review_required": False,
         }
         self.hosts: dict[str, dict[str, dict[str, Any]]] = {name: {f"{name}-1": {}} for name in ENVIRONMENTS}
         self._lay_out()
