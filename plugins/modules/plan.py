@@ -11,6 +11,7 @@ description:
   - Tells which versions are pending, which of them goes on at which step, and how risky they are; writes nothing, not even the ledger.
   - Refuses an applied version whose files were edited (with the difference to the stored text) or are missing, a new version that
     sorts before an applied one, a version that is half reverted, and an unknown target.
+  - Refuses as well a database that is not encoded in UTF8, and one that has the tables of the first version in another schema.
   - Returns the state that must not move until the versions are applied.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
@@ -23,6 +24,11 @@ options:
       - The file on the ops host in which the environment before told what it has applied and verified. In an environment of
         C(pgops_production_environments), a pending version that is not in it with the same files ends the run.
       - Read by the action plugin; C(evidence/<environment>.json) below C(pgops_state_directory) where it is not given.
+    type: path
+  own_evidence:
+    description:
+      - The file that M(whitecross.pgops.verify) is given in this run. One that is another environment's ends the run before anything is applied.
+      - Read by the action plugin.
     type: path
 author:
   - White Cross pgops contributors
@@ -88,6 +94,7 @@ def main() -> None:
             **pgops_module.SELECTION_OPTIONS,
             **pgops_module.WAIVER_OPTIONS,
             "evidence": {"type": "path"},
+            "own_evidence": {"type": "path"},
         }
     )
 
@@ -95,8 +102,13 @@ def main() -> None:
         from ansible_collections.whitecross.pgops.plugins.module_utils import plan, preview
 
         given = module.params
-        waived = {item["version"]: item["reason"] for item in given["waive"] if item["check"] == "contract"}
-        selection = plan.Selection(given["target"], given["steps"], given["allow_out_of_order"], waived)
+        selection = plan.Selection(
+            given["target"],
+            given["steps"],
+            given["allow_out_of_order"],
+            pgops_module.waived(module, "contract"),
+            list(pgops_module.waived(module, "schema")),
+        )
         databases = {}
         diff = []
         for name, target in pgops_module.targets(module).items():
