@@ -145,21 +145,6 @@ def test_other_tables_in_another_schema_are_left_alone(target: Any, rooms: TestT
     assert migrate.apply(target, rooms.render(), Selection(), way("20260101T000000Z-000002"))["applied"]
 
 
-@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
-def test_a_database_that_does_not_hold_every_text_is_refused_before_any_change(
-    target: Any, server: Any, tree: TestTree, encoding: str
-) -> None:
-    other = target.with_(database=f"{target.database}_{encoding.lower()}")
-    server.create_database(other.database, encoding=encoding)
-    told = f"Nothing was applied to {other.database}: it is encoded in {encoding}, and the texts .* need UTF8; dump the database"
-    with pytest.raises(PgopsError, match=told) as caught:
-        preview.preview(other, tree.render(), Selection())
-    assert caught.value.extra["reason"] == "encoding"
-    with pytest.raises(PgopsError, match=told):
-        migrate.apply(other, tree.render(), Selection(), way())
-    assert no_ledger(other)
-
-
 def test_status_needs_no_ledger_and_writes_nothing(target: Any, tree: TestTree) -> None:
     found = plan.status(target, tree.render())
     assert (found["ledger"], found["counts"], found["running"]) == (False, {"pending": 2}, None)
