@@ -96,9 +96,7 @@ class ActionModule(MigrationAction):
             for database, found in (result.get("databases") or {}).items():
                 ledger = found.get("ledger") if found.get("passed") else None
                 of_before = {
-                    version: row
-                    for version, row in (ledger or {}).items()
-                    if version not in applied.get(database, [])
+                    version: row for version, row in (ledger or {}).items() if version not in applied.get(database, [])
                 }
                 promotion.withdraw(*evidence, host, database, of_before)
         except (OSError, PgopsError) as fault:

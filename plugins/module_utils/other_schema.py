@@ -32,7 +32,11 @@ SELECT n.nspname::text AS schema, c.relname::text AS name, quote_ident(n.nspname
 
 
 def refuse(
-    conn: Connection, found: Ledger, migrations: Sequence[Mapping[str, Any]], nothing_was: str, waived: Sequence[str] = ()
+    conn: Connection,
+    found: Ledger,
+    migrations: Sequence[Mapping[str, Any]],
+    nothing_was: str,
+    waived: Sequence[str] = (),
 ) -> None:
     """Look for the tables of the first version that makes any. Reads catalogs only.
 

@@ -227,7 +227,9 @@ def _session(target: Target, control: Control) -> Iterator[Connection]:
             raise
         except psycopg2.errors.CharacterNotInRepertoire as exc:
             # While the session is there to be asked for the encoding.
-            raise from_psycopg(exc, f"The verification of {target.database} broke off", database=target.database) from None
+            raise from_psycopg(
+                exc, f"The verification of {target.database} broke off", database=target.database
+            ) from None
         finally:
             forget()
 

@@ -107,7 +107,9 @@ def withdraw(
             _write(path, environment, kept)
 
 
-def leave(state_directory: str | Path, environment: str, run_id: str, events: Iterable[Mapping[str, Any]]) -> list[Path]:
+def leave(
+    state_directory: str | Path, environment: str, run_id: str, events: Iterable[Mapping[str, Any]]
+) -> list[Path]:
     """Write down what a run has verified. Only for a run that ended well.
 
     :param events: its journal
@@ -200,7 +202,13 @@ def lacking(
         if version in set(waived):
             continue
         if entry is None:
-            found.append(Lack(version, str(item["name"]), f"was not applied and verified in {environment} by a run that ended well"))
+            found.append(
+                Lack(
+                    version,
+                    str(item["name"]),
+                    f"was not applied and verified in {environment} by a run that ended well",
+                )
+            )
         elif entry.get("checksum") != item["checksum"]:
             when = str(entry.get("verified_at"))[:10]
             found.append(

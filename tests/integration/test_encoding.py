@@ -79,7 +79,9 @@ def test_one_with_latin_letters_is_verified_backed_up_and_goes_back(
     migrated_before(latin, server, plain, "LATIN1", monkeypatch)
     assert verify.verify({latin.database: latin})[latin.database]["passed"]
     assert dump.create_backup(latin, directory=str(tmp_path / "backups"), run_id=RUN)["tables"] > 0
-    assert inspection.inspect(latin, "SELECT name FROM public.rooms", {}, name="rooms")["rows"] == [{"name": "François"}]
+    assert inspection.inspect(latin, "SELECT name FROM public.rooms", {}, name="rooms")["rows"] == [
+        {"name": "François"}
+    ]
     done = migrate.revert(latin, Reverts(), way("20260101T000000Z-000002"))
     assert [item["version"] for item in done["reverted"]] == [V1]
     # With nothing pending there is nothing to refuse.

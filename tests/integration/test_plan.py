@@ -117,8 +117,12 @@ def test_the_first_tables_in_another_schema_are_named_and_nothing_is_made_beside
 ) -> None:
     do(target, 'CREATE SCHEMA "The App"', *(f'CREATE TABLE "The App".{name} {COLUMNS}' for name in ("rooms", "beds")))
     server.execute(f'ALTER DATABASE {target.database} SET search_path = "The App"')
-    told = re.escape(f'the tables of version {V1} stand in the schema "The App" (2 of 2: "The App".beds, "The App".rooms)')
-    with pytest.raises(PgopsError, match=f"Nothing was applied to .*: {told}, and the tree makes them in public") as caught:
+    told = re.escape(
+        f'the tables of version {V1} stand in the schema "The App" (2 of 2: "The App".beds, "The App".rooms)'
+    )
+    with pytest.raises(
+        PgopsError, match=f"Nothing was applied to .*: {told}, and the tree makes them in public"
+    ) as caught:
         preview.preview(target, rooms.render(), Selection())
     assert caught.value.extra["reason"] == "schema"
     with pytest.raises(PgopsError, match=told):
