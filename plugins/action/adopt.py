@@ -149,7 +149,7 @@ class ActionModule(MigrationAction):
             self.tell_next(result, [("To look", self.command(task_vars, "status.yml"))])
         elif reason == "text_ids":
             self.tell_next(result, [("To take it as it is", self.again(task_vars, {"adopt_baseline": "text_ids"}))])
-        elif reason in ("moved", "busy"):
+        elif reason in ("moved", "busy", "schema"):
             self.tell_next(result, [("Then", self.again(task_vars))])
 
     def _show(self, database: str, found: dict[str, Any]) -> None:

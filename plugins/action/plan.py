@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
@@ -30,6 +29,7 @@ class ActionModule(MigrationAction):
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the rendered tree and what of it is asked for."""
         waivers = self._waivers()
+        self._refuse_own_evidence(task_vars)
         return {"migrations": self.rendered_tree(task_vars), **self.selection(task_vars), "waive": waivers}
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
@@ -40,6 +40,8 @@ class ActionModule(MigrationAction):
                 self.tell_next(result, [("To finish it", self.finish_revert(task_vars, result))])
             if result.get("reason") == "baseline":
                 self.tell_next(result, [("To look", self.command(task_vars, "status.yml"))])
+            if result.get("reason") == "schema":
+                self.tell_next(result, [("Then", self.command(task_vars, "adopt.yml"))])
             self.tell_unknown_target(result, task_vars)
             self.tell_edited(result, task_vars)
             return result
@@ -47,6 +49,7 @@ class ActionModule(MigrationAction):
         if result.get("failed"):
             return result
         self._show(result)
+        self._tell_waived(result, "schema", "in another schema")
         self._refuse_unpromoted(result, task_vars)
         self._refuse_unreviewed(result, task_vars)
         self._refuse_shut(result, task_vars)
@@ -101,6 +104,34 @@ class ActionModule(MigrationAction):
             )
         return list(waivers)
 
+    def _tell_waived(self, result: dict[str, Any], check: str, of: str) -> dict[str, str]:
+        """:return: version -> reason of what is let off that check, told and recorded where it is pending."""
+        waived = promotion.waived(self._waivers(), check)
+        for version, reason in waived.items():
+            databases = [
+                found
+                for found in result["databases"].values()
+                if version in [item["version"] for item in found["pending"]]
+            ]
+            if databases:
+                self.say(f"    waived: {check} of {version} {of}, because {reason}")
+            for found in databases:
+                entry = {"check": check, "version": version, "reason": reason}
+                found["waived"] = [*found.get("waived", []), entry]
+        return waived
+
+    def _refuse_own_evidence(self, task_vars: dict[str, Any]) -> None:
+        """Before anything is applied: the verification would refuse it when all is done."""
+        environment = str(self.run_fact(task_vars).get("environment") or "")
+        given = self._task.args.get("own_evidence")
+        if not environment or environment in self.pgops(task_vars, "production_environments"):
+            return
+        path = promotion.path_of(self.pgops(task_vars, "state_directory"), environment, given)
+        try:
+            promotion.refuse_another(path, environment)
+        except PgopsError as fault:
+            raise AnsibleActionFail(f"Nothing was applied: {fault.message}.") from None
+
     def _refuse_unpromoted(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
         """Production takes what the environment before it has applied and verified, with the same files."""
         environment = str(self.run_fact(task_vars).get("environment") or "")
@@ -110,11 +141,7 @@ class ActionModule(MigrationAction):
         if before is None or not pending:
             return
         given = self._task.args.get("evidence")
-        path = (
-            Path(str(given)).expanduser()
-            if given
-            else promotion.path_of(self.pgops(task_vars, "state_directory"), before)
-        )
+        path = promotion.path_of(self.pgops(task_vars, "state_directory"), before, given)
         try:
             evidence = promotion.read(path) if given or path.exists() else None
         except PgopsError as fault:
@@ -123,15 +150,7 @@ class ActionModule(MigrationAction):
             raise AnsibleActionFail(
                 f"Nothing was applied: {path} is the evidence of {evidence.get('environment')}, not of {before}."
             )
-        waived = promotion.waived(self._waivers(), "evidence")
-        for version, reason in waived.items():
-            if version in pending:
-                self.say(f"    waived: evidence of {version} from {before}, because {reason}")
-                for found in result["databases"].values():
-                    found["waived"] = [
-                        *found.get("waived", []),
-                        {"check": "evidence", "version": version, "reason": reason},
-                    ]
+        waived = self._tell_waived(result, "evidence", f"from {before}")
         lacking = promotion.lacking(pending.values(), evidence, before, waived)
         for lack in lacking:
             self.say(f"    no evidence: {lack.version}_{lack.name} {lack.why}")
@@ -142,7 +161,7 @@ class ActionModule(MigrationAction):
         result.update(
             failed=True,
             reason="evidence",
-            msg=f"Nothing was applied: {first.version}_{first.name} {first.why}{more}, by {path}.",
+            msg=f"Nothing was applied: {first.version}_{first.name} {first.why}{more}, says {path}.",
         )
         place = self.typed(task_vars)
         # What was typed says where production is, and would take the other environment's command there.
@@ -185,12 +204,7 @@ class ActionModule(MigrationAction):
         if wrong:
             raise AnsibleActionFail(f"Nothing was applied: migrate_without_window {wrong}.")
         environment = str(self.run_fact(task_vars).get("environment") or "")
-        waived = promotion.waived(self._waivers(), "window")
-        for version in sorted(set(waived) & set(pending)):
-            self.say(f"    waived: a window for {version}, because {waived[version]}")
-            for found in result["databases"].values():
-                entry = {"check": "window", "version": version, "reason": waived[version]}
-                found["waived"] = [*found.get("waived", []), entry]
+        waived = self._tell_waived(result, "window", "to begin")
         shut = windows.shut(
             [pending[version] for version in sorted(pending)],
             declared,

@@ -56,12 +56,36 @@ class ActionModule(UnbrokenAction):
                     "what the run did to the database stands, and its journal is there as far as it could be written",
                 }
         result = self._answer(reporting, report, page, variables)
+        if page and report["ok"]:
+            self._leave_evidence(run, variables)
         if run:
             for line in reporting.screen(report, str(page) if page else None):
                 display.display(line)
         if page:
             result["notified"] = self._notify(report, variables)
         return result
+
+    def _leave_evidence(self, run: dict[str, Any], task_vars: dict[str, Any]) -> None:
+        """What the next environment asks for: the versions that are applied and verified, now that nothing has failed after it."""
+        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import promotion
+
+        environment, state = str(run["environment"]), self._state(task_vars)
+        # Production is the last.
+        if environment in self._production(task_vars):
+            return
+        try:
+            for path in promotion.leave(state, environment, str(run["id"]), self._recorded(task_vars, run)):
+                display.display(f"evidence of {environment}: {path}")
+        except (OSError, PgopsError) as fault:
+            told = fault.message if isinstance(fault, PgopsError) else f"{fault.filename}: {fault.strerror}"
+            display.warning(f"The run left no evidence for the next environment: {told}")
+
+    def _production(self, task_vars: dict[str, Any]) -> list[str]:
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
+
+        given = task_vars.get("pgops_production_environments")
+        return list(self._templar.template(given) or SHARED_VARIABLES["pgops_production_environments"].default)
 
     def _notify(self, report: dict[str, Any], task_vars: dict[str, Any]) -> bool:
         """Tell the environment's webhook how the run ended; whether that works changes nothing about the run."""

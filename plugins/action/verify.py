@@ -29,15 +29,21 @@ class ActionModule(MigrationAction):
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the task's own, the checks of the tree, and what this run has applied: it must be applied still.
 
-        :raises AnsibleActionFail: a check that cannot be read.
+        :raises AnsibleActionFail: a check that cannot be read, or a file of evidence that is another environment's.
         """
         applied = self._applied(task_vars)
+        self._refuse_evidence(task_vars)
         try:
             checks = rendered_tree.checks(self.sql_directory(task_vars))
         except PgopsError as error:
             raise AnsibleActionFail(error.message, result={"msg": error.message, **error.as_dict()}) from None
         own = {name: value for name, value in self._task.args.items() if name != "evidence"}
         return {**own, "checks": checks, **({"applied": applied} if applied else {})}
+
+    def begun(self) -> dict[str, Any]:
+        """:return: where the evidence goes if not to its usual place; the run's report writes it."""
+        given = self._task.args.get("evidence")
+        return {"evidence": str(given)} if given else {}
 
     def _applied(self, task_vars: dict[str, Any]) -> dict[str, list[str]]:
         done = self.run_fact(task_vars).get("apply") or {}
@@ -53,7 +59,7 @@ class ActionModule(MigrationAction):
             for line in verification.screen(database, found, verbose=verbose):
                 self.say(line)
         if not self._task.check_mode:
-            self._leave_evidence(result, task_vars)
+            self._withdraw_evidence(result, task_vars)
         if result.get("failed") and result.get("databases"):
             commands = [self.command(task_vars, "verify.yml")]
             applied = sorted(version for versions in self._applied(task_vars).values() for version in versions)
@@ -63,26 +69,36 @@ class ActionModule(MigrationAction):
             result.setdefault("next", commands)
         return result
 
-    def _leave_evidence(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
-        """What the next environment asks for: the versions that are applied here and verified, with their checksums."""
-        run = self.run_fact(task_vars)
-        environment, host = str(run.get("environment") or ""), str(task_vars.get("inventory_hostname"))
+    def _evidence(self, task_vars: dict[str, Any]) -> tuple[Path, str] | None:
+        """:return: the file for the next environment and whose it is; None where there is no next one."""
+        environment = str(self.run_fact(task_vars).get("environment") or "")
         # A run that named no environment is nobody's evidence, nor is one of production: it is the last.
         if not environment or environment in self.pgops(task_vars, "production_environments"):
-            return
+            return None
         given = self._task.args.get("evidence")
-        path = (
-            Path(str(given)).expanduser()
-            if given
-            else promotion.path_of(self.pgops(task_vars, "state_directory"), environment)
-        )
+        return promotion.path_of(self.pgops(task_vars, "state_directory"), environment, given), environment
+
+    def _refuse_evidence(self, task_vars: dict[str, Any]) -> None:
+        evidence = self._evidence(task_vars)
+        try:
+            if evidence is not None:
+                promotion.refuse_another(*evidence)
+        except PgopsError as fault:
+            raise AnsibleActionFail(f"Nothing was verified: {fault.message}.") from None
+
+    def _withdraw_evidence(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
+        """What holds no longer goes now; what this run has applied counts when the run has ended well, by its report."""
+        evidence, host = self._evidence(task_vars), str(task_vars.get("inventory_hostname"))
+        if evidence is None:
+            return
+        applied = self._applied(task_vars)
         try:
             for database, found in (result.get("databases") or {}).items():
                 ledger = found.get("ledger") if found.get("passed") else None
-                promotion.record(path, environment, host, database, str(run.get("id")), ledger)
+                of_before = {
+                    version: row for version, row in (ledger or {}).items() if version not in applied.get(database, [])
+                }
+                promotion.withdraw(*evidence, host, database, of_before)
         except (OSError, PgopsError) as fault:
             told = fault.message if isinstance(fault, PgopsError) else f"{fault.filename}: {fault.strerror}"
-            display.warning(f"The verification left no evidence for the next environment: {told}")
-            return
-        if result.get("databases"):
-            self.say(f"evidence of {environment}: {path}")
+            display.warning(f"The evidence for the next environment is as it was before this verification: {told}")

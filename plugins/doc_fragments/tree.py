@@ -52,8 +52,8 @@ options:
     suboptions:
       check:
         description:
-          - V(evidence) of the environment before and V(window), in which it may begin, which only the plan asks for, or V(contract), whose time
-            has not come.
+          - V(evidence) of the environment before and V(window), in which it may begin, which only the plan asks for; V(contract), whose time has
+            not come; V(schema), whose tables stand in another schema than the version makes them in.
         type: str
       version:
         description: The version.

@@ -19,10 +19,12 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     catalog,
     declared,
     effects,
+    encoding,
     ledger,
     legacy_fence,
     legacy_ledger,
     legacy_mirror,
+    other_schema,
     repair,
     text_ids,
 )
@@ -180,7 +182,7 @@ def assess(target: Target, migrations: Sequence[Mapping[str, Any]], request: Req
     decide whether a column can be converted.
 
     :param migrations: the whole tree, rendered.
-    :raises PgopsError: the database is another application's, half a run of ours stands in it, its objects belong to a
+    :raises PgopsError: the database is another application's, is not encoded in UTF8, has the tree's tables in another schema, half a run of ours stands in it, its objects belong to a
         role that this one cannot act for, or it cannot be compared.
     """
     with closing(connect(target, application_name=application_name(way.run.id))) as conn:
@@ -191,6 +193,7 @@ def _assess(
     target: Target, conn: Connection, migrations: Sequence[Mapping[str, Any]], request: Request, way: Way
 ) -> Assessment:
     _refuse_request(target, request)
+    encoding.refuse(conn, "written to")
     book = ledger.read(conn)
     half = book.in_state("applying", "failed", "reverting")
     if half:
@@ -199,6 +202,8 @@ def _assess(
             database=target.database,
             extra={"reason": "half", "version": half[0].version},
         )
+    if request.force != target.database:
+        other_schema.refuse(conn, book, migrations, "written to")
     legacy = legacy_ledger.find(conn)
     found = catalog.inventory(conn)
     way.progress.emit("the tree in a scratch database", database=target.database)

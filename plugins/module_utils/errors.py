@@ -13,6 +13,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.server_message im
     is_foreign_text,
     primary_message,
 )
+from psycopg2 import errorcodes
 
 
 class PgopsError(Exception):
@@ -87,6 +88,8 @@ def from_psycopg(
     function = failing_function(exc)
     if is_foreign_text(exc):
         name, hint = None, "The server's log has the text; mend what it refuses, then run it again."
+    elif _is_no_text(exc):
+        message += " in a database that is encoded in SQL_ASCII, which takes bytes that are no text; make it a UTF8 one (docs/preflight.md)"
     elif function and (state or "")[:2] == "42":
         hint = f"It is {function} that fails, not the statement: mend the function, then run it again."
     return PgopsError(
@@ -98,6 +101,13 @@ def from_psycopg(
         object_name=name,
         hint=hint,
     )
+
+
+def _is_no_text(exc: psycopg2.Error) -> bool:
+    """SQL_ASCII takes any bytes, and the server looks at them when they are read as UTF8."""
+    if exc.pgcode != errorcodes.CHARACTER_NOT_IN_REPERTOIRE or exc.cursor is None:
+        return False
+    return bool(exc.cursor.connection.info.parameter_status("server_encoding") == "SQL_ASCII")
 
 
 def as_pgops_error(exc: PgopsError | psycopg2.Error, doing: str, *, database: str | None = None) -> PgopsError:

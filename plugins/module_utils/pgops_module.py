@@ -119,6 +119,11 @@ def targets(module: AnsibleModule) -> dict[str, Any]:
     return {database: Target(database=database, run_id=run_id, **shared) for database in module.params["databases"]}
 
 
+def waived(module: AnsibleModule, check: str) -> dict[str, str]:
+    """:return: version -> reason, of what ``waive`` lets off that check."""
+    return {item["version"]: item["reason"] for item in module.params["waive"] if item["check"] == check}
+
+
 def job(module: AnsibleModule) -> tuple[Any, Any]:
     """Go on as a job that outlives the connection, where a controller asked for one; returns in the job's process only.
 

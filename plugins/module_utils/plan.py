@@ -28,12 +28,14 @@ class Selection:
     :ivar steps: at most so many versions.
     :ivar allow_out_of_order: take a new version that sorts before an applied one.
     :ivar contracts: versions that do not wait for their time, with the reason; None where no version waits.
+    :ivar schemas: versions that are made although their tables stand in another schema.
     """
 
     target: str | None = None
     steps: int | None = None
     allow_out_of_order: bool = False
     contracts: Mapping[str, str] | None = None
+    schemas: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ansible_collections.whitecross.pgops.plugins.module_utils import encoding
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import BEING_BUILT
 
 OK = "ok"
@@ -94,6 +95,16 @@ CHECKS: tuple[Check, ...] = (
         "the server is {state}",
         "point pgops_host at the primary, or give several hosts with commas",
         "a primary that takes writes",
+    ),
+    Check(
+        "encoding",
+        "encoding of the database",
+        STOP,
+        f"""SELECT pg_catalog.getdatabaseencoding() AS encoding, pg_catalog.current_database() AS database
+            WHERE pg_catalog.getdatabaseencoding() <> '{encoding.NEEDED}'""",
+        f"database {{database}} is encoded in {{encoding}}, and the texts of the versions and of the ledger need {encoding.NEEDED}",
+        encoding.FIX,
+        f"{encoding.NEEDED}, which holds every text",
     ),
     Check(
         "owner_role",

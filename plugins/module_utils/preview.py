@@ -12,8 +12,10 @@ import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     contract,
     duration_forecast,
+    encoding,
     extension_needs,
     ledger,
+    other_schema,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils import plan as planning
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, execute
@@ -69,7 +71,7 @@ def planned(
 ) -> planning.Plan:
     """:return: what of the tree is to be applied now.
 
-    :raises PgopsError: see :func:`plan.make` and :func:`extension_needs.refuse`.
+    :raises PgopsError: see :func:`plan.make`, :func:`encoding.refuse`, :func:`other_schema.refuse` and :func:`extension_needs.refuse`.
     """
     plan = planning.make(
         found,
@@ -78,6 +80,9 @@ def planned(
         stored=lambda version: ledger.stored(conn, version),
         database=str(conn.info.dbname),
     )
+    if plan.pending:
+        encoding.refuse(conn, "applied to")
+        other_schema.refuse(conn, found, migrations, "applied to", selection.schemas)
     plan = contract.hold_back(conn, found, plan, selection.contracts)
     extension_needs.refuse(conn, plan.pending)
     return plan

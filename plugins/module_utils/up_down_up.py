@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, migrate, scratch
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect, execute, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, encoding, migrate, scratch
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
@@ -33,11 +33,8 @@ def run(target: Target, migrations: Sequence[Mapping[str, Any]], version: str, w
         raise PgopsError(f"There is no version {version} in the tree; it holds {known}.", database=target.database)
     tree = [migration for migration in migrations if str(migration["version"]) <= version]
     with closing(connect(target, application_name="pgops test_migration")) as conn:
-        row = fetch_one(
-            conn, "SELECT pg_encoding_to_char(encoding) AS encoding FROM pg_database WHERE datname = current_database()"
-        )
-    encoding = str(row["encoding"]) if row else "UTF8"
-    with scratch.empty_database(target, encoding=encoding, run_id=way.run.id) as empty:
+        encoding.refuse(conn, "tried for")
+    with scratch.empty_database(target, encoding=encoding.NEEDED, run_id=way.run.id) as empty:
         where = _as_migrator(target, empty)
         if len(tree) > 1:
             migrate.apply(where, tree, Selection(target=str(tree[-2]["version"])), way)

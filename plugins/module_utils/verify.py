@@ -18,7 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.accepted_differen
 from ansible_collections.whitecross.pgops.plugins.module_utils.catalog import Inventory
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.declared import FAIL, NOTICE, WARN, Finding
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 
 
@@ -225,6 +225,11 @@ def _session(target: Target, control: Control) -> Iterator[Connection]:
         except psycopg2.errors.QueryCanceled:
             control.check()
             raise
+        except psycopg2.errors.CharacterNotInRepertoire as exc:
+            # While the session is there to be asked for the encoding.
+            raise from_psycopg(
+                exc, f"The verification of {target.database} broke off", database=target.database
+            ) from None
         finally:
             forget()
 

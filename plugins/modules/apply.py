@@ -230,8 +230,13 @@ def main() -> None:
         limits = run_limits.of(given)
         if not given["reconnect"] >= 0:
             raise PgopsError("migrate_reconnect must be 0 seconds or more; 0 never connects again.")
-        waived = {item["version"]: item["reason"] for item in given["waive"] if item["check"] == "contract"}
-        selection = plan.Selection(given["target"], given["steps"], given["allow_out_of_order"], waived)
+        selection = plan.Selection(
+            given["target"],
+            given["steps"],
+            given["allow_out_of_order"],
+            pgops_module.waived(module, "contract"),
+            list(pgops_module.waived(module, "schema")),
+        )
         databases: dict[str, Any] = {}
         diff = []
         if module.check_mode:

@@ -11,6 +11,7 @@ description:
   - Tells which versions are pending, which of them goes on at which step, and how risky they are; writes nothing, not even the ledger.
   - Refuses an applied version whose files were edited (with the difference to the stored text) or are missing, a new version that
     sorts before an applied one, a version that is half reverted, and an unknown target.
+  - Refuses as well a database that is not encoded in UTF8, and one that has the tables of the first version in another schema.
   - Returns the state that must not move until the versions are applied.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
@@ -47,6 +48,11 @@ options:
       - Refuse pending versions that nobody has reviewed. Read by the action plugin.
     type: bool
     default: false
+  own_evidence:
+    description:
+      - The file that M(whitecross.pgops.verify) is given in this run. One that is another environment's ends the run before anything is applied.
+      - Read by the action plugin.
+    type: path
 author:
   - White Cross pgops contributors
 """
@@ -119,6 +125,7 @@ def main() -> None:
             "without_window": {"type": "list", "elements": "str", "default": ["LOW"]},
             "reviewed_by": {"type": "str"},
             "review_required": {"type": "bool", "default": False},
+            "own_evidence": {"type": "path"},
         }
     )
 
@@ -126,8 +133,13 @@ def main() -> None:
         from ansible_collections.whitecross.pgops.plugins.module_utils import plan, preview
 
         given = module.params
-        waived = {item["version"]: item["reason"] for item in given["waive"] if item["check"] == "contract"}
-        selection = plan.Selection(given["target"], given["steps"], given["allow_out_of_order"], waived)
+        selection = plan.Selection(
+            given["target"],
+            given["steps"],
+            given["allow_out_of_order"],
+            pgops_module.waived(module, "contract"),
+            list(pgops_module.waived(module, "schema")),
+        )
         databases = {}
         diff = []
         for name, target in pgops_module.targets(module).items():

@@ -13,6 +13,8 @@ description:
   - Tells the address in C(pgops_webhook), or in the file (mode 0600, on the ops host) that C(pgops_webhook_file) names, how a run of
     migrate.yml or rollback.yml ended, as C({"text"}) in the form of Slack - environment, databases, seconds and the next command, no
     error and no statement. The address is shown nowhere. It has 5 seconds; one that does not take it is a warning and no more.
+  - After a run that ended well and verified, outside production, it writes what is applied there into the file of evidence that the next
+    environment asks for.
   - Writes the file that C(pgops_json) names, in check mode and for a refused run too.
   - Belongs into the C(always) of a play, with the tag C(always), so that a failed run has its report as well.
 options:

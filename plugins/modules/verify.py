@@ -37,8 +37,10 @@ options:
     default: false
   evidence:
     description:
-      - The file on the ops host that tells the next environment what is applied and verified in this one. Written by the action plugin,
-        outside production; C(evidence/<environment>.json) below C(pgops_state_directory) where it is not given.
+      - The file on the ops host that tells the next environment what is applied and verified in this one, outside production;
+        C(evidence/<environment>.json) below C(pgops_state_directory) where it is not given. One that is another environment's is refused.
+      - What holds no longer is taken out by the action plugin at once; what is new is put in by M(whitecross.pgops.report), when the whole
+        run has ended well.
     type: path
   applied:
     description:

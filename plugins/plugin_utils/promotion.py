@@ -4,7 +4,8 @@
 """The order of environments: what was not applied and verified in one is refused in the next, unless somebody says why not.
 
 The evidence is a file on the ops host, one an environment. What binds is the checksum of a version's files: the SQL that they
-render to may differ between environments.
+render to may differ between environments. It is written at the end of a run that ended well, from the run's journal: what comes
+after the verification, such as the smoke test, has a say, and a run that is cut off leaves none.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
 
 FORMAT = 1
 # What a waiver may name, besides the version and the reason.
-WAIVED_CHECKS = ("evidence", "contract", "window")
+WAIVED_CHECKS = ("evidence", "contract", "schema", "window")
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,11 @@ class Lack:
     why: str
 
 
-def path_of(state_directory: str | Path, environment: str) -> Path:
-    """:return: where the evidence of an environment lies on the ops host."""
+def path_of(state_directory: str | Path, environment: str, given: Any = None) -> Path:
+    """:param given: the file that was named for it, if one was.
+    :return: where the evidence of an environment lies on the ops host."""
+    if given:
+        return Path(str(given)).expanduser()
     return Path(state_directory).expanduser() / "evidence" / f"{environment}.json"
 
 
@@ -52,25 +56,104 @@ def previous(environment: str, environments: Sequence[str], production: Sequence
     return before[-1] if before else None
 
 
+def refuse_another(path: Path, environment: str) -> None:
+    """Who asks before a run begins has nothing to take back.
+
+    :raises PgopsError: the file is there, and it is another environment's evidence, or none
+    """
+    if path.exists():
+        _own(path, environment)
+
+
 def record(
-    path: Path, environment: str, host: str, database: str, run_id: str, ledger: Mapping[str, Mapping[str, Any]] | None
+    path: Path, environment: str, host: str, database: str, run_id: str, ledger: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Write down what a database of the environment has applied and verified; what it had before and has no longer goes.
 
-    :param ledger: version -> ``checksum``, ``applied_at``, ``duration_s``; None where the verification failed
+    :param ledger: version -> ``checksum``, ``applied_at``, ``duration_s``
     :raises OSError: the file cannot be written
-    :raises PgopsError: there is a file that is none of this tool's
+    :raises PgopsError: there is a file that is none of this tool's, or another environment's
     """
+    place = {"host": host, "database": database}
     with _locked(path):
-        known = read(path)["versions"] if path.exists() else {}
-        place = {"host": host, "database": database}
-        kept = {
-            version: entry for version, entry in known.items() if {name: entry.get(name) for name in place} != place
-        }
-        for version, row in (ledger or {}).items():
+        known = _own(path, environment) if path.exists() else {}
+        kept = {version: entry for version, entry in known.items() if not _is_of(entry, place)}
+        for version, row in ledger.items():
             kept[version] = {**row, "verified_at": now(), "run_id": run_id, **place}
-        document = {"format": FORMAT, "environment": environment, "versions": dict(sorted(kept.items()))}
-        write_private_file(path, json.dumps(document, indent=2) + "\n")
+        _write(path, environment, kept)
+
+
+def withdraw(
+    path: Path, environment: str, host: str, database: str, ledger: Mapping[str, Mapping[str, Any]] | None
+) -> None:
+    """Take out at once what a database of the environment has no longer, or not as it was; what is new waits for the run's end.
+
+    :param ledger: version -> ``checksum`` of what holds still; None where the verification failed
+    :raises OSError: the file cannot be written
+    :raises PgopsError: there is a file that is none of this tool's, or another environment's
+    """
+    if not path.exists():
+        return
+    place = {"host": host, "database": database}
+    with _locked(path):
+        known = _own(path, environment)
+        holds = {version: row["checksum"] for version, row in (ledger or {}).items()}
+        kept = {
+            version: entry
+            for version, entry in known.items()
+            if not _is_of(entry, place) or holds.get(version) == entry.get("checksum")
+        }
+        if kept != known:
+            _write(path, environment, kept)
+
+
+def leave(
+    state_directory: str | Path, environment: str, run_id: str, events: Iterable[Mapping[str, Any]]
+) -> list[Path]:
+    """Write down what a run has verified. Only for a run that ended well.
+
+    :param events: its journal
+    :return: the files
+    :raises OSError: a file cannot be written
+    :raises PgopsError: see :func:`record`
+    """
+    given: dict[str, Any] = {}
+    verified: dict[str, Mapping[str, Mapping[str, Any]]] = {}
+    for event in events:
+        host = str(event.get("host"))
+        if event.get("phase") != "verify":
+            continue
+        if event["event"] == "phase_started":
+            given[host] = event.get("evidence")
+        elif event["event"] == "phase_finished":
+            verified[host] = event.get("result") or {}
+    written = []
+    for host, databases in verified.items():
+        path = path_of(state_directory, environment, given.get(host))
+        for database, found in databases.items():
+            record(path, environment, host, database, run_id, found.get("ledger") or {})
+            written.append(path)
+    return list(dict.fromkeys(written))
+
+
+def _is_of(entry: Mapping[str, Any], place: Mapping[str, str]) -> bool:
+    return {name: entry.get(name) for name in place} == place
+
+
+def _own(path: Path, environment: str) -> dict[str, Any]:
+    """:return: the versions in the file. :raises PgopsError: it is not the environment's."""
+    document = read(path)
+    if document.get("environment") != environment:
+        raise PgopsError(
+            f"{path} is the evidence of {document.get('environment')}, and what {environment} has verified is not put "
+            "into it; name another file with verify_evidence"
+        )
+    return dict(document["versions"])
+
+
+def _write(path: Path, environment: str, versions: Mapping[str, Any]) -> None:
+    document = {"format": FORMAT, "environment": environment, "versions": dict(sorted(versions.items()))}
+    write_private_file(path, json.dumps(document, indent=2) + "\n")
 
 
 @contextmanager
@@ -119,7 +202,13 @@ def lacking(
         if version in set(waived):
             continue
         if entry is None:
-            found.append(Lack(version, str(item["name"]), f"was not applied and verified in {environment}"))
+            found.append(
+                Lack(
+                    version,
+                    str(item["name"]),
+                    f"was not applied and verified in {environment} by a run that ended well",
+                )
+            )
         elif entry.get("checksum") != item["checksum"]:
             when = str(entry.get("verified_at"))[:10]
             found.append(

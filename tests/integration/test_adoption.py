@@ -495,6 +495,25 @@ def test_the_database_of_another_application_is_refused_unless_forced_by_its_nam
         adopt(target, core, force=target.database)
 
 
+def test_the_tables_in_another_schema_are_named_and_nothing_is_forced(target: Any, server: Any, core: Any) -> None:
+    legacy.as_ours(target, CORE)
+    engine.do(target, "DROP SCHEMA IF EXISTS pgops CASCADE")
+    server.execute("ALTER SCHEMA public RENAME TO app", database=target.database)
+    server.execute("CREATE SCHEMA public AUTHORIZATION white_cross_owner", database=target.database)
+    told = rf"Nothing was written to {target.database}: the tables of version {BASE} stand in the schema app \(5 of 5: app\."
+    with pytest.raises(PgopsError, match=told) as caught:
+        adopt(target, core)
+    assert caught.value.extra["reason"] == "schema"
+    assert engine.rows(target, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
+
+
+def test_a_database_of_another_encoding_is_not_taken_over(target: Any, server: Any, core: Any) -> None:
+    other = target.with_(database=f"{target.database}_latin1")
+    server.create_database(other.database, encoding="LATIN1")
+    with pytest.raises(PgopsError, match=f"Nothing was written to {other.database}: it is encoded in LATIN1"):
+        adopt(other, core)
+
+
 def test_tables_of_another_owner_are_named_before_any_change(target: Any, server: Any, core: Any) -> None:
     legacy.as_ours(target, CORE)
     server.execute("ALTER TABLE public.students OWNER TO white_cross_app", database=target.database)

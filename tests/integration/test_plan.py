@@ -96,6 +96,59 @@ def test_a_reverted_version_may_change_or_go(target: Any, applied: TestTree) -> 
     assert preview.preview(target, applied.render(), Selection())["pending"] == []
 
 
+COLUMNS = "(id integer PRIMARY KEY, name text, born date)"
+
+
+@pytest.fixture
+def rooms(tmp_path: Path) -> TestTree:
+    """A tree whose first version makes two tables."""
+    tree = TestTree(tmp_path / "sql")
+    up = f"CREATE TABLE public.rooms {COLUMNS};\nCREATE TABLE public.beds {COLUMNS};\n"
+    tree.add_sql(V1, "rooms", up, "DROP TABLE public.beds;\nDROP TABLE public.rooms;\n")
+    return tree
+
+
+def no_ledger(target: Any) -> bool:
+    return rows(target, "SELECT to_regnamespace('pgops') IS NULL AS none") == [{"none": True}]
+
+
+def test_the_first_tables_in_another_schema_are_named_and_nothing_is_made_beside_them(
+    target: Any, server: Any, rooms: TestTree
+) -> None:
+    do(target, 'CREATE SCHEMA "The App"', *(f'CREATE TABLE "The App".{name} {COLUMNS}' for name in ("rooms", "beds")))
+    server.execute(f'ALTER DATABASE {target.database} SET search_path = "The App"')
+    told = re.escape(
+        f'the tables of version {V1} stand in the schema "The App" (2 of 2: "The App".beds, "The App".rooms)'
+    )
+    with pytest.raises(
+        PgopsError, match=f"Nothing was applied to .*: {told}, and the tree makes them in public"
+    ) as caught:
+        preview.preview(target, rooms.render(), Selection())
+    assert caught.value.extra["reason"] == "schema"
+    with pytest.raises(PgopsError, match=told):
+        migrate.apply(target, rooms.render(), Selection(), way())
+    assert no_ledger(target)
+    # Who wants them twice says so.
+    migrate.apply(target, rooms.render(), Selection(schemas=[V1]), way())
+    assert rows(target, "SELECT count(*) AS n FROM pg_class WHERE relname = 'rooms'") == [{"n": 2}]
+
+
+@pytest.mark.parametrize("there", [
+    # The names alone, by another application.
+    ["CREATE TABLE app.rooms (number text, price numeric)", "CREATE TABLE app.beds (number text, price numeric)"],
+    # A copy beside the real ones, which the run finds as they are to be.
+    [f"CREATE TABLE {schema}.{name} {COLUMNS}" for schema in ("app", "public") for name in ("rooms", "beds")],
+])  # fmt: skip
+def test_other_tables_in_another_schema_are_left_alone(target: Any, rooms: TestTree, there: list[str]) -> None:
+    do(target, "CREATE SCHEMA app", *there)
+    assert migrate.apply(target, rooms.render(), Selection(), way())["applied"]
+    # Once the ledger knows the version, nobody asks where its tables came from.
+    do(target, "DROP SCHEMA app CASCADE", "CREATE SCHEMA app", "CREATE TABLE app.rooms AS TABLE public.rooms",
+       "CREATE TABLE app.beds AS TABLE public.beds")  # fmt: skip
+    rooms.add_sql(V2, "pets", "CREATE TABLE public.pets (id integer);", "DROP TABLE public.pets;")
+    assert migrate.apply(target, rooms.render(), Selection(), way("20260101T000000Z-000002"))["applied"]
+
+
 def test_status_needs_no_ledger_and_writes_nothing(target: Any, tree: TestTree) -> None:
     found = plan.status(target, tree.render())
     assert (found["ledger"], found["counts"], found["running"]) == (False, {"pending": 2}, None)

@@ -107,6 +107,12 @@ def read_only(world: World) -> None:
     world.sql(f"ALTER DATABASE {world.database} SET default_transaction_read_only = on")
 
 
+def other_encoding(world: World) -> None:
+    name = f"{world.database}_latin1"
+    world.server.create_database(name, encoding="LATIN1")
+    world.target = world.target.with_(database=name)
+
+
 def not_a_member_of_owner(world: World) -> None:
     world.undo(f"GRANT {OWNER} TO {MIGRATOR}")
     world.sql(f"REVOKE {OWNER} FROM {MIGRATOR}")
@@ -395,6 +401,7 @@ MATRIX: dict[str, tuple[Callable[[World], None], str, str, str]] = {
     "version": (too_old, "stop", "99 or later is needed", "Upgrade"),
     "tls": (without_tls, "warn", "is not encrypted", "verify-full"),
     "primary": (read_only, "stop", "read-only", "pgops_host"),
+    "encoding": (other_encoding, "stop", "is encoded in LATIN1", "ENCODING 'UTF8'"),
     "owner_role": (
         not_a_member_of_owner,
         "stop",

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import stat
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import promotion
+from support.engine import wait_for
 from support.server import Server
 from support.site import Playbook, Result
 from support.tree import TestTree
@@ -115,6 +118,108 @@ def test_tags_do_not_lead_past_the_plan(site: Playbook) -> None:
     assert site.server.execute("SELECT to_regnamespace('pgops') IS NULL", database=site.database) == [(True,)]
 
 
+@pytest.mark.slow
+def test_what_fails_after_the_verification_leaves_no_evidence(site: Playbook) -> None:
+    staging = site.hosts["staging"]["staging-1"]
+    assert site("migrate.yml", limit="staging").rc == 0
+    add(site, V2, "beds")
+    staging["hooks_smoke_test"] = [{"argv": ["false"]}]
+    tried = site("migrate.yml", limit="staging")
+    assert (tried.rc, tried.json["state"]) == (2, "partial"), tried.output
+    assert list(promotion.read(evidence(site))["versions"]) == [V1]
+    plan = site("migrate.yml", "--tags", "plan", limit="production")
+    refused(plan, f"{V2}_beds was not applied and verified in staging by a run that ended well")
+    # A whole verification that ends well counts, whoever made the version.
+    assert site("verify.yml", limit="staging").rc == 0
+    assert site("migrate.yml", "--tags", "plan", limit="production").rc == 0
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_after_its_verification_leaves_no_evidence(site: Playbook) -> None:
+    begun = site.folder / "smoke test"
+    site.hosts["staging"]["staging-1"]["hooks_smoke_test"] = [{"argv": ["sh", "-c", f"touch '{begun}'; sleep 60"]}]
+    process = site.start("migrate.yml", limit="staging")
+    try:
+        wait_for(begun.exists, seconds=120, what="the smoke test")
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    staging = f"{site.database}_staging"
+    assert site.server.execute("SELECT state FROM pgops.migration", database=staging) == [("applied",)]
+    assert not evidence(site).exists()
+
+
+@pytest.mark.slow
+def test_what_goes_down_and_up_again_counts_when_that_run_has_ended_well(site: Playbook) -> None:
+    assert site("migrate.yml", limit="staging").rc == 0
+    promised = json.loads(evidence(site).read_text())
+    staging = f"{site.database}_staging"
+    down = site("rollback.yml", limit="staging", rollback_through=V1, rollback_confirm=staging)
+    assert down.rc == 0, down.output
+    assert promotion.read(evidence(site))["versions"] == {}
+    # As if the way down had not been verified.
+    evidence(site).write_text(json.dumps(promised))
+    site.hosts["staging"]["staging-1"]["hooks_smoke_test"] = [{"argv": ["false"]}]
+    assert site("migrate.yml", limit="staging").rc == 2
+    assert promotion.read(evidence(site))["versions"] == {}
+
+
+@pytest.mark.slow
+def test_the_file_of_another_environment_takes_nothing_in(site: Playbook) -> None:
+    shared = site.folder / "shared.json"
+    site.server.create_database(f"{site.database}_local")
+    site.hosts["local"] = {"local-1": {"pgops_database": f"{site.database}_local"}}
+    assert site("migrate.yml", limit="local", verify_evidence=str(shared)).rc == 0
+    before = shared.read_bytes()
+    for playbook, phase in (("migrate.yml", "plan"), ("verify.yml", "verify")):
+        other = site(playbook, limit="staging", verify_evidence=str(shared))
+        assert (other.rc, other.json["error"]["phase"]) == (2, phase), other.output
+        assert f"{shared} is the evidence of local, and what staging has verified" in other.json["error"]["message"]
+    assert shared.read_bytes() == before
+    staging = f"{site.database}_staging"
+    assert site.server.execute("SELECT to_regnamespace('pgops') IS NULL", database=staging) == [(True,)]
+
+
+@pytest.mark.parametrize("write", [
+    lambda path: promotion.record(path, "staging", "s1", "a", "run", {}),
+    lambda path: promotion.withdraw(path, "staging", "s1", "a", None),
+    lambda path: promotion.refuse_another(path, "staging"),
+])  # fmt: skip
+def test_evidence_of_two_environments_is_never_in_one_file(tmp_path: Path, write: Any) -> None:
+    path = tmp_path / "evidence.json"
+    promotion.record(path, "local", "l1", "a", "run", {V1: {"checksum": "a"}})
+    before = path.read_bytes()
+    with pytest.raises(PgopsError, match="is the evidence of local, and what staging has verified is not put into it"):
+        write(path)
+    assert path.read_bytes() == before
+
+
+def test_what_a_run_has_verified_is_left_in_the_file_that_it_was_given(tmp_path: Path) -> None:
+    def verified(host: str, version: str, file: str | None) -> list[dict[str, Any]]:
+        result = {"a": {"passed": True, "ledger": {version: {"checksum": "a"}}}}
+        begun = {"event": "phase_started", "phase": "verify", "host": host, **({"evidence": file} if file else {})}
+        return [begun, {"event": "phase_finished", "phase": "verify", "host": host, "result": result}]
+
+    named = tmp_path / "named.json"
+    other = {"event": "phase_finished", "phase": "apply", "host": "s3", "result": {"a": {"applied": []}}}
+    events = [*verified("s1", V1, None), *verified("s2", V2, str(named)), other]
+    usual = promotion.path_of(tmp_path, "staging")
+    assert promotion.leave(tmp_path, "staging", "run", events) == [usual, named]
+    assert [list(promotion.read(path)["versions"]) for path in (usual, named)] == [[V1], [V2]]
+
+
+def test_what_holds_no_longer_is_taken_out_and_nothing_is_put_in(tmp_path: Path) -> None:
+    path = tmp_path / "staging.json"
+    promotion.withdraw(path, "staging", "s1", "a", {V1: {"checksum": "a"}})
+    assert not path.exists()
+    promotion.record(path, "staging", "s1", "a", "run", {V1: {"checksum": "a"}})
+    promotion.record(path, "staging", "s1", "b", "run", {V2: {"checksum": "b"}})
+    promotion.withdraw(path, "staging", "s1", "a", {V1: {"checksum": "other"}, "3": {"checksum": "c"}})
+    assert list(promotion.read(path)["versions"]) == [V2]
+    promotion.withdraw(path, "staging", "s1", "b", {V2: {"checksum": "b"}})
+    assert list(promotion.read(path)["versions"]) == [V2]
+
+
 def test_each_database_answers_for_what_it_has(tmp_path: Path) -> None:
     path = tmp_path / "evidence" / "staging.json"
     row = {"checksum": "a", "applied_at": None, "duration_s": 1.0}
@@ -124,7 +229,7 @@ def test_each_database_answers_for_what_it_has(tmp_path: Path) -> None:
         V1: "a",
         V2: "b",
     }
-    promotion.record(path, "staging", "s1", "a", "run", None)
+    promotion.withdraw(path, "staging", "s1", "a", None)
     assert list(promotion.read(path)["versions"]) == [V2]
 
 
@@ -136,7 +241,7 @@ def test_what_lacks_evidence_is_told_by_version() -> None:
     assert promotion.lacking([item(V1, "a")], known, "staging", []) == []
     assert [lack.why for lack in promotion.lacking([item(V1, "b"), item(V2, "a")], known, "staging", [])] == [
         "was verified in staging on 2026-01-02 with other files than these",
-        "was not applied and verified in staging",
+        "was not applied and verified in staging by a run that ended well",
     ]
     assert promotion.lacking([item(V1, "a")], None, "staging", [V1]) == []
 
