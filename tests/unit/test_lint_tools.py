@@ -55,9 +55,15 @@ def test_flyway_runs_a_file_without_a_transaction_or_refuses_it() -> None:
 )
 def test_the_transaction_that_nobody_wrote_is_named(file: str, place: str) -> None:
     (problem,) = lint(TIMEOUT + CHECK, file)
-    assert f"while ACCESS EXCLUSIVE of line 2 is held, in {place}; instead" in problem.message
+    assert (
+        f"while ACCESS EXCLUSIVE of line 2 is held, in {place}; instead: VALIDATE CONSTRAINT in a later file"
+        in problem.message
+    )
     (problem,) = lint("SELECT 1;\nREINDEX TABLE CONCURRENTLY users;\n", file)
-    assert f"REINDEX CONCURRENTLY cannot run in {place}; instead" in problem.message
+    assert (
+        f"REINDEX CONCURRENTLY cannot run in {place}; instead: a file of its own, with nothing beside it"
+        in problem.message
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,6 +113,8 @@ def test_a_setting_of_an_earlier_changeset_holds_and_a_local_one_ends_with_it() 
     text = "--liquibase formatted sql\n--changeset a:1\nSET {}lock_timeout = '2s';\n--changeset a:2\nALTER TABLE users ADD a int;\n"
     assert found(text.format("")) == []
     assert found(text.format("LOCAL ")) == [("R01", "error", 5)]
+    (problem,) = lint(f"--liquibase formatted sql\n--changeset a:1\n{TIMEOUT}{CHECK}")
+    assert problem.message.endswith("opens around the changeset; instead: VALIDATE CONSTRAINT in a later changeset")
 
 
 # --- placeholders -----------------------------------------------------------------------------------------------------

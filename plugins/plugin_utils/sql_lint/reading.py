@@ -36,7 +36,7 @@ _DEEPEST = 4
 _WORST = frozenset({"R13", "R24", "R27", "R29", "R30", "R33", "R34", "R35", "R37", "R41", "R51", "R58"})
 
 # What is wrong because the transaction goes on.
-_LASTING = frozenset({"R15", "R19", "R38", "R42", "R43", "R44"})
+_LASTING = frozenset({"R15", "R19", "R42", "R43", "R44"})
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,16 @@ class _Reader:
         if entry.large and level == rules.ERROR and found.table is not None and self.session.small(found.table):
             level = rules.WARNING
         if level != rules.OFF:
-            instead = (entry.step if self.session.engine else None) or entry.instead
+            instead = (entry.step if self.session.engine else self._apart(entry)) or entry.instead
             text = f"{found.message}; instead: {instead}"
             self.problems.append(Problem(self.script.file, line, rule_id, level, text, found.table))
+
+    def _apart(self, entry: rules.Rule) -> str | None:
+        """:return: what to do instead where the transaction is that of the tool: the file has none to end."""
+        transaction = self.session.transaction
+        if entry.file is None or transaction is None or transaction.runner is None:
+            return None
+        return entry.file.replace("file", transaction.runner.around)
 
     def begin(self) -> None:
         """The tool opens what it opens around the file, now that its statements are known."""

@@ -136,6 +136,7 @@ def runner_of(path: Path, text: str, given: str = AUTO) -> Runner:
     :param text: what is in it.
     :param given: how it is run where its own marks do not tell: as its name tells, as one transaction, or a statement at a time.
     :return: how it is run."""
+    path = path.absolute()
     for mark, runner in _MARKS:
         if mark.search(text):
             return runner
