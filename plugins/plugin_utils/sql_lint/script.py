@@ -129,7 +129,7 @@ def read(text: str, file: str, transaction: str = tools.AUTO) -> Script:
     for number, piece in enumerate(unreadable, len(places)):
         if "syntax" not in allows.get(number, ()):
             _tell(piece, original[piece.begin : piece.end], lines, script)
-    marks = tools.changesets(text) if script.runner.tool == tools.LIQUIBASE else []
+    marks = tools.changesets(text if script.runner.tool == tools.LIQUIBASE else "")
     last = 0
     for number, (node, first, end) in enumerate(places):
         script.parts.append(
@@ -143,7 +143,7 @@ def read(text: str, file: str, transaction: str = tools.AUTO) -> Script:
                 run_result=any(first <= place <= end + 1 for place in cleaned.results),
                 connect=lines.of(new[-1]) if (new := [p for p in cleaned.connects if last <= p < first]) else 0,
                 arms=psql.arms(cleaned.branches, first),
-                opens=tools.opens_before(marks, last, first),
+                opens=tools.opened_before(marks, first),
             )
         )
         last = end

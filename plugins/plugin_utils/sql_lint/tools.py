@@ -10,7 +10,7 @@ Prisma's ``raw_cmd``, Liquibase's changesets, node-pg-migrate's ``sqlMigration``
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +82,6 @@ _MARKS: tuple[tuple[re.Pattern[str], Runner], ...] = (
     (_mark(r"\+migrate\s+up"), Runner("sql-migrate", begins=True)),
     # Its transactions are those of its changesets.
     (_mark(r"liquibase\s+formatted\s+sql"), Runner(LIQUIBASE, "changeset", reopens=True)),
-    (re.compile(r"\A\s*--[\s-]*no\s*transaction.*?^\s*--[\s-]*up\s+migration[ \t]*$", re.IGNORECASE | re.MULTILINE | re.DOTALL), Runner("node-pg-migrate", whole=True)),
     (_mark(r"up\s+migration[ \t]*\r?$"), Runner("node-pg-migrate", begins=True, whole=True)),
     (re.compile(r"^--> statement-breakpoint|;--> statement-breakpoint", re.MULTILINE), Runner("Drizzle", begins=True)),
     (re.compile(r"^-- atlas:txmode none\b", re.MULTILINE), Runner("Atlas")),
@@ -178,13 +177,17 @@ def _beside(path: Path, name: str) -> str:
         return ""
 
 
-def changesets(text: str) -> list[tuple[int, bool]]:
+def changesets(text: str) -> deque[tuple[int, bool]]:
     """:return: the place of each changeset of Liquibase, and whether it is a transaction."""
-    return [(m.start(), not _NO_TRANSACTION.search(m.group("attributes"))) for m in _CHANGESET.finditer(text)]
+    return deque((m.start(), not _NO_TRANSACTION.search(m.group("attributes"))) for m in _CHANGESET.finditer(text))
 
 
-def opens_before(marks: Iterable[tuple[int, bool]], last: int, first: int) -> bool | None:
-    """:param marks: as ``changesets`` gives them.
-    :return: of the last changeset that begins between two statements whether it is a transaction; None where none begins."""
-    new = [transaction for place, transaction in marks if last <= place < first]
-    return new[-1] if new else None
+def opened_before(marks: deque[tuple[int, bool]], place: int) -> bool | None:
+    """Take the changesets away that begin before a statement.
+
+    :param marks: those that are left, as ``changesets`` gives them.
+    :return: whether the last of them is a transaction; None where none begins."""
+    opens = None
+    while marks and marks[0][0] < place:
+        opens = marks.popleft()[1]
+    return opens
