@@ -70,6 +70,9 @@ def test_the_transaction_that_nobody_wrote_is_named(file: str, place: str) -> No
     ("file", "transaction", "rule"),
     [
         ("x.sql", "auto", None),
+        ("1_clean_up.sql", "auto", None),
+        ("1_x.down.sql", "auto", "R19"),
+        ("U1__x.sql", "auto", "R19"),
         ("x.sql", "statement", None),
         ("x.sql", "file", "R19"),
         ("V1__x.sql", "statement", None),
@@ -185,6 +188,27 @@ def test_an_ending_in_capitals_is_read(tmp_path: Path) -> None:
     for name in ("V1__A.SQL", "V2__b.Sql", "U1__A.SQL"):
         (tmp_path / name).write_text("DROP TABLE users;")
     assert [path.name for path in files.files_of([tmp_path]).files] == ["V1__A.SQL", "V2__b.Sql"]
+
+
+@pytest.mark.parametrize(
+    ("name", "beside", "is_down"),
+    [
+        ("1_x.down.sql", "", True),
+        ("1_X.DOWN.SQL", "", True),
+        ("down.sql", "", True),
+        ("U2__x.sql", "", True),
+        ("x.rollback.sql", "", True),
+        ("20240101-x-down.sql", "20240101-x-up.sql", True),
+        ("V7__scale_down.sql", "", False),
+        ("0009_slow_down.sql", "0008_x.sql", False),
+        ("users.sql", "", False),
+    ],
+)
+def test_what_is_a_way_down(tmp_path: Path, name: str, beside: str, is_down: bool) -> None:
+    for file in filter(None, (name, beside)):
+        (tmp_path / file).write_text("SELECT 1;")
+    chosen = files.files_of([tmp_path / name])
+    assert ([p.name for p in chosen.left_out], len(chosen.files)) == (([name], 0) if is_down else ([], 1))
 
 
 def test_the_hook_leaves_ways_down_out_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

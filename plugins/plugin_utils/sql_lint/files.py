@@ -16,9 +16,6 @@ from .reading import Problem
 from .script import Script, read
 from .session import Objects
 
-# The way down of golang-migrate and others, and Flyway's undo: they drop what the up made.
-_DOWN = re.compile(r"(?:[._-]down\.sql|^U\d[\w.]*__.*\.sql|^down\.sql|[._-]rollback\.sql)$", re.IGNORECASE)
-
 
 @dataclass(frozen=True)
 class Chosen:
@@ -48,16 +45,15 @@ def files_of(paths: Iterable[str | Path], *, ways_down: bool = False) -> Chosen:
             inside = _inside(path)
             if not inside:
                 raise ValueError(f"{path} holds no file that ends with .sql")
-            if not ways_down and all(_DOWN.search(p.name) for p in inside):
+            if not ways_down and all(tools.is_way_down(p) for p in inside):
                 raise ValueError(f"{path} holds ways down only, {len(inside)} of them")
             named += inside
         elif path.is_file():
             named.append(path)
         else:
             raise FileNotFoundError(str(given))
-    unique = list(dict.fromkeys(named))
-    left_out = [] if ways_down else [path for path in unique if _DOWN.search(path.name)]
-    return Chosen([path for path in unique if path not in left_out], left_out)
+    down = {path: not ways_down and tools.is_way_down(path) for path in named}
+    return Chosen([path for path in down if not down[path]], [path for path in down if down[path]])
 
 
 def _inside(folder: Path) -> list[Path]:

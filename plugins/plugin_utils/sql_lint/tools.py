@@ -86,14 +86,19 @@ _MARKS: tuple[tuple[re.Pattern[str], Runner], ...] = (
     (re.compile(r"^--> statement-breakpoint|;--> statement-breakpoint", re.MULTILINE), Runner("Drizzle", begins=True)),
     (re.compile(r"^-- atlas:txmode none\b", re.MULTILINE), Runner("Atlas")),
 )  # fmt: skip
-_CHANGESET = _mark(r"changeset\s+[^\s:]+:\S+(?P<attributes>.*)$")
+_CHANGESET = _mark(r"changeset\s+(?P<attributes>\S.*)$")
 _NO_TRANSACTION = re.compile(r"runInTransaction\s*:\s*\"?false", re.IGNORECASE)
 
 _FLYWAY_NAME = re.compile(
     r"(?:(?:V\d[\w.]*?|B\d[\w.]*?|U\d[\w.]*?|R)__.*|(?:before|after)(?:each)?(?:migrate|clean|info|validate|baseline|repair|undo|versioned|repeatables)\w*)\.sql",
     re.IGNORECASE,
 )
-_UP_NAME = re.compile(r"\d[\w.-]*[._-]up\.sql", re.IGNORECASE)
+# Its undo; golang-migrate and many others; Diesel and Hasura.
+_DOWN_NAME = re.compile(r"U\d[\w.]*__.*\.sql|.*\.(?:down|rollback)\.sql|down\.sql", re.IGNORECASE)
+# Those of db-migrate lie beside each other; by itself it may be what the file is about: slow_down.sql, clean_up.sql.
+_DOWN_BESIDE_UP = re.compile(r"(.*[_-])down(\.sql)", re.IGNORECASE)
+_STEP_NAME = re.compile(r"\d[\w.-]*\.(?:up|down)\.sql", re.IGNORECASE)
+_UP_BESIDE_DOWN = re.compile(r"(.*[_-])up(\.sql)", re.IGNORECASE)
 _NUMBERED = re.compile(r"\d+[_-]?.*")
 
 # The tables in which tools keep what they have run: a row each, which nobody else reads.
@@ -147,11 +152,13 @@ def runner_of(path: Path, text: str, given: str = AUTO) -> Runner:
 def _by_name(path: Path) -> Runner:
     if _FLYWAY_NAME.fullmatch(path.name):
         return _flyway(path)
-    if _UP_NAME.fullmatch(path.name):
+    if _STEP_NAME.fullmatch(path.name):
         return Runner("golang-migrate", whole=True)
+    if _is_beside(path, _UP_BESIDE_DOWN, "down"):
+        return Runner("db-migrate", whole=True)
     if path.name.lower() == "migration.sql" and _NUMBERED.fullmatch(path.parent.name):
         return Runner("Prisma", whole=True)
-    if path.name.lower() == "up.sql" and _NUMBERED.fullmatch(path.parent.name):
+    if path.name.lower() in ("up.sql", "down.sql") and _NUMBERED.fullmatch(path.parent.name):
         alone = re.search(r"^\s*run_in_transaction\s*=\s*false", _beside(path, "metadata.toml"), re.MULTILINE)
         return Runner("Diesel", begins=not alone, whole=True)
     if path.with_name("atlas.sum").is_file():
@@ -159,6 +166,19 @@ def _by_name(path: Path) -> Runner:
     if path.with_name("meta").joinpath("_journal.json").is_file():
         return Runner("Drizzle", begins=True)
     return SINGLY
+
+
+def is_way_down(path: Path) -> bool:
+    """:return: whether a file takes back what another one does: it drops what that one has made."""
+    if _DOWN_NAME.fullmatch(path.name):
+        return True
+    return _is_beside(path, _DOWN_BESIDE_UP, "up")
+
+
+def _is_beside(path: Path, pattern: re.Pattern[str], word: str) -> bool:
+    """:return: whether the other half of a pair lies in the same folder: x-up.sql, x-down.sql."""
+    match = pattern.fullmatch(path.name)
+    return match is not None and path.with_name(word.join(match.groups())).is_file()
 
 
 def _flyway(path: Path) -> Runner:
