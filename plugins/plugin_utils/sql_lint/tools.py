@@ -94,7 +94,7 @@ _FLYWAY_NAME = re.compile(
     re.IGNORECASE,
 )
 # Its undo; golang-migrate and many others; Diesel and Hasura.
-_DOWN_NAME = re.compile(r"U\d[\w.]*__.*\.sql|.*\.(?:down|rollback)\.sql|down\.sql", re.IGNORECASE)
+_DOWN_NAME = re.compile(r"U\d[\w.]*__.*\.sql|.*\.down\.sql|down\.sql|(?![VBR][\d_]).*[._-]rollback\.sql", re.IGNORECASE)
 # Those of db-migrate lie beside each other; by itself it may be what the file is about: slow_down.sql, clean_up.sql.
 _DOWN_BESIDE_UP = re.compile(r"(.*[_-])down(\.sql)", re.IGNORECASE)
 _STEP_NAME = re.compile(r"\d[\w.-]*\.(?:up|down)\.sql", re.IGNORECASE)
