@@ -3,8 +3,8 @@
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
 """Which tool runs a file, as its marks, its name or its folder tell, and the transaction that the tool puts around it.
 
-What each tool does is read in its source: Flyway's ``ParserSqlScript``, golang-migrate's and dbmate's ``Exec`` of the whole text,
-Prisma's ``raw_cmd``, Liquibase's changesets, node-pg-migrate's ``sqlMigration``, Drizzle's ``migrate``, Diesel's ``batch_execute``.
+Flyway's is what its ``ParserSqlScript`` and ``PostgreSQLParser`` do; dbmate 2.36 and node-pg-migrate 9.0 were run; the others' is what
+they document.
 """
 
 from __future__ import annotations
