@@ -120,7 +120,7 @@ def test_lint_reads_as_it_is_told_and_never_nothing(playbook: Playbook, tmp_path
     (folder / "A.SQL").write_text(f"SET lock_timeout = '1s';\n{check}")
     (folder / "A.down.sql").write_text("SET lock_timeout = '1s';\nALTER TABLE users DROP CONSTRAINT c;\n")
     plain = playbook("lint.yml", limit=None, lint_paths=str(folder))
-    assert (plain.rc, plain.json["findings"]) == (0, [])
+    assert (plain.rc, plain.json["findings"], plain.json["left_out"]) == (0, [], 1)
     assert "1 files, 0 errors, 0 warnings, 0 notes" in plain.stdout
     assert "1 way down left out; -e lint_ways_down=true reads them" in plain.stdout
     told = {"lint_transaction": "file", "lint_ways_down": True}
