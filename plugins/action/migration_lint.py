@@ -19,7 +19,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     quality,
 )
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_lint import files, reports, rules
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_lint import files, reports, rules, tools
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_lint.reading import Problem
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_lint.script import Script
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.tree_action import TreeAction
@@ -29,8 +29,18 @@ class ActionModule(TreeAction):
     """Reads files on the controller; asks a database only where one is named."""
 
     PLAYBOOK = "lint"
-    VARIABLES = ("lint_paths", "lint_report", "lint_levels", "lint_together", "lint_catalog")
-    _VALID_ARGS = frozenset({"sql", "variables", "paths", "report", "levels", "together", "catalog"})
+    VARIABLES = (
+        "lint_paths",
+        "lint_report",
+        "lint_levels",
+        "lint_together",
+        "lint_catalog",
+        "lint_transaction",
+        "lint_ways_down",
+    )
+    _VALID_ARGS = frozenset(
+        {"sql", "variables", "paths", "report", "levels", "together", "catalog", "transaction", "ways_down"}
+    )
 
     def work(self, directory: Path, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: every finding; failed if one of them is an error."""
@@ -47,24 +57,29 @@ class ActionModule(TreeAction):
 
     def _files(self, paths: Sequence[str], levels: Mapping[str, str], task_vars: dict[str, Any]) -> dict[str, Any]:
         try:
-            found = files.files_of(paths)
+            chosen = files.files_of(paths, ways_down=self._is_on("ways_down"))
         except FileNotFoundError as error:
             raise PgopsError(f"There is no file or folder {error}; correct lint_paths") from None
-        scripts = files.scripts_of(found)
+        except ValueError as error:
+            raise PgopsError(f"Nothing is read, {error}; correct lint_paths") from None
+        scripts = files.scripts_of(chosen.files, self._transaction())
         facts = self._facts(scripts, task_vars)
-        together = str(self._task.args.get("together", False)).lower() in ("true", "yes", "on", "1")
+        together = self._is_on("together")
         problems = files.lint_scripts(scripts, levels, facts, together=together)
         for line in reports.text(problems):
             self.say(f"    {line}")
         counts = {level: sum(problem.level == level for problem in problems) for level in rules.LEVELS}
-        names = [str(file) for file in found]
+        names = [str(file) for file in chosen.files]
         self.say(
             f"    {len(names)} files, {counts[rules.ERROR]} errors, {counts[rules.WARNING]} warnings, {counts[rules.NOTE]} notes"
         )
+        if chosen.told:
+            self.say(f"    {chosen.told}; -e lint_ways_down=true reads them")
         self._write_reports(problems, names)
         result: dict[str, Any] = {
             "changed": False,
             "files": len(names),
+            "left_out": len(chosen.left_out),
             "errors": counts[rules.ERROR],
             "warnings": counts[rules.WARNING],
             "notes": counts[rules.NOTE],
@@ -79,6 +94,18 @@ class ActionModule(TreeAction):
                 "next": [f"correct the files, or write why it is safe there, and type: {self.again(self._given())}"],
             }
         return result
+
+    def _transaction(self) -> str:
+        """:return: how files are run whose own marks do not tell.
+
+        :raises PgopsError: it is said in a word that is not known."""
+        given = str(self._task.args.get("transaction") or tools.AUTO)
+        if given not in tools.CHOICES:
+            raise PgopsError(f"lint_transaction is '{given}': it is {', '.join(tools.CHOICES)}")
+        return given
+
+    def _is_on(self, option: str) -> bool:
+        return str(self._task.args.get(option, False)).lower() in ("true", "yes", "on", "1")
 
     def _facts(self, scripts: Sequence[Script], task_vars: dict[str, Any]) -> dict[str, Any] | None:
         """:return: what the catalog says of the tables that the files name; None where no database is named."""
@@ -115,9 +142,7 @@ class ActionModule(TreeAction):
 
     def _given(self) -> dict[str, Any]:
         """:return: the choices of this run, to type them again."""
-        given = {
-            f"lint_{name}": self._task.args.get(name) for name in ("paths", "report", "levels", "together", "catalog")
-        }
+        given = {variable: self._task.args.get(variable.removeprefix("lint_")) for variable in self.VARIABLES}
         return {name: value for name, value in given.items() if value}
 
     # --- a tree of this collection -------------------------------------------------------------------------------------

@@ -53,6 +53,20 @@ options:
       - Whether the database is asked that C(pgops_host) and C(pgops_database) name. Without it, where one of them is given on the command
         line; V(false) reads the files alone.
     type: bool
+  transaction:
+    description:
+      - How a file of O(paths) is run whose own marks do not tell.
+      - With V(auto) its name and its folder tell - C(V1__x.sql) of Flyway, C(000001_x.up.sql) of golang-migrate, C(2024_x/migration.sql)
+        of Prisma and others are one transaction each, any other file is run a statement at a time.
+      - With V(file) each file is one transaction, with V(statement) none is.
+    type: str
+    choices: [auto, file, statement]
+    default: auto
+  ways_down:
+    description:
+      - Read the ways down among O(paths) too, C(x.down.sql) and Flyway's C(U1__x.sql), which are left out otherwise.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: It reads only.
@@ -103,6 +117,10 @@ notes:
   type: int
 files:
   description: How many files were read.
+  returned: with O(paths)
+  type: int
+left_out:
+  description: How many ways down were left out.
   returned: with O(paths)
   type: int
 findings:

@@ -204,6 +204,9 @@ def see(watch: Watch, piece: Piece) -> None:
         assert watch.ask(f"SELECT count(*) FROM {what}") == [(0,)]
     elif word == "sets":
         assert watch.ask(f"SHOW {what}") == [("replica",)]
+    elif word == "refuses":
+        with pytest.raises(psycopg2.errors.NotNullViolation):
+            run(watch.conn, f"INSERT INTO {what} (id) VALUES (-1)")
     elif word == "nullable":
         table, column = what.split(".")
         query = f"SELECT attnotnull FROM pg_attribute WHERE attrelid = '{table}'::regclass AND attname = '{column}'"

@@ -109,10 +109,38 @@ def test_lint_asks_the_database_that_is_named(playbook: Playbook, tmp_path: Path
     assert "-e lint_catalog=false reads the files alone" in lost.json["error"]["message"]
 
 
+def test_lint_reads_as_it_is_told_and_never_nothing(playbook: Playbook, tmp_path: Path) -> None:
+    folder = tmp_path / "db"
+    folder.mkdir()
+    empty = playbook("lint.yml", limit=None, lint_paths=str(folder))
+    assert empty.rc == 2
+    message = f"Nothing is read, {folder} holds no file that ends with .sql; correct lint_paths"
+    assert empty.json["error"]["message"] == message
+    check = "ALTER TABLE users ADD CONSTRAINT c CHECK (age > 0) NOT VALID;\nALTER TABLE users VALIDATE CONSTRAINT c;\n"
+    (folder / "A.SQL").write_text(f"SET lock_timeout = '1s';\n{check}")
+    (folder / "A.down.sql").write_text("SET lock_timeout = '1s';\nALTER TABLE users DROP CONSTRAINT c;\n")
+    plain = playbook("lint.yml", limit=None, lint_paths=str(folder))
+    assert (plain.rc, plain.json["findings"], plain.json["left_out"]) == (0, [], 1)
+    assert "1 files, 0 errors, 0 warnings, 0 notes" in plain.stdout
+    assert "1 way down left out; -e lint_ways_down=true reads them" in plain.stdout
+    told = {"lint_transaction": "file", "lint_ways_down": True}
+    whole = playbook("lint.yml", limit=None, lint_paths=str(folder), **told)
+    assert whole.rc == 2
+    assert [(Path(f["file"]).name, f["rule"]) for f in whole.json["findings"]] == [
+        ("A.SQL", "R19"),
+        ("A.down.sql", "R36"),
+    ]
+    assert "-e lint_transaction=file" in whole.json["error"]["next"][0]
+
+
 @pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
+        (
+            {"lint_paths": "lint.yml", "lint_transaction": "files"},
+            "lint_transaction is 'files': it is auto, file, statement",
+        ),
         ({"lint_paths": "/nowhere"}, "There is no file or folder /nowhere; correct lint_paths"),
         (
             {"lint_paths": "lint.yml", "lint_levels": {"R5": "off"}},

@@ -42,4 +42,6 @@ CREATE TRIGGER users_touch BEFORE UPDATE ON users FOR EACH ROW EXECUTE FUNCTION 
 CREATE SCHEMA archive;
 CREATE TABLE archive.users (id int);
 CREATE FUNCTION widen_scores() RETURNS void LANGUAGE plpgsql AS $$ BEGIN ALTER TABLE users ALTER COLUMN score TYPE bigint; END $$;
+CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY);
+INSERT INTO alembic_version VALUES ('a');
 ANALYZE;

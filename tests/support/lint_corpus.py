@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -42,3 +42,31 @@ def pieces(name: str) -> list[Piece]:
             )
         )
     return found
+
+
+@dataclass(frozen=True)
+class ToolPiece:
+    """A file of another tool; the keys are explained at the head of tools.yml."""
+
+    file: str
+    text: str
+    sent: str
+    does: str
+    rule: str = ""
+    beside: dict[str, str] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
+
+    def put(self, folder: Path) -> Path:
+        """:return: the file, written into a folder with what lies beside it."""
+        path = folder / self.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.text)
+        for name, text in self.beside.items():
+            path.with_name(name).write_text(text)
+        return path
+
+
+def tool_pieces() -> list[ToolPiece]:
+    """:return: the files of other tools, dangerous and safe."""
+    document = yaml.safe_load((FOLDER / "tools.yml").read_text())
+    return [ToolPiece(text=entry.pop("sql"), **entry) for entry in document]

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import reports, rules
+from . import reports, rules, tools
 from .files import files_of, lint_scripts, scripts_of
 
 
@@ -31,15 +31,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--report", action="append", default=[], metavar="FILE", help="write .json, .sarif or .xml (JUnit) too"
     )
     parser.add_argument("--together", action="store_true", help="the files run one after the other on one database")
+    parser.add_argument(
+        "--transaction",
+        choices=tools.CHOICES,
+        default=tools.AUTO,
+        help="how a file is run whose own marks do not tell: as its name tells (auto), as one transaction, or a statement at a time",
+    )
+    parser.add_argument("--ways-down", action="store_true", help="read the ways down too: x.down.sql, U1__x.sql")
     given = parser.parse_args(arguments)
     try:
         levels = rules.levels_of(dict(item.partition("=")[::2] for item in given.level))
-        files = files_of(given.paths)
-        problems = lint_scripts(scripts_of(files), levels, together=given.together)
+        chosen = files_of(given.paths, ways_down=given.ways_down)
+        problems = lint_scripts(scripts_of(chosen.files, given.transaction), levels, together=given.together)
         for line in reports.text(problems):
             print(line)
+        if chosen.told:
+            print(f"{chosen.told}; --ways-down reads them")
         for report in given.report:
-            reports.write(Path(report), problems, [str(file) for file in files])
+            reports.write(Path(report), problems, [str(file) for file in chosen.files])
     except (ValueError, OSError) as exc:
         reason = f"there is no {exc}" if isinstance(exc, FileNotFoundError) and not exc.strerror else str(exc)
         print(f"pgops-lint: {reason}", file=sys.stderr)

@@ -82,8 +82,9 @@ def _transaction(seen: Seen) -> None:
     if kind in ("BEGIN", "START"):
         if current is None:
             session.transaction = Transaction(seen.line, session.objects.copy())
-        elif current.implicit:
-            current.implicit = False
+        elif current.runner is not None and current.runner.whole and not current.runner.begins:
+            # What the server has made of a query becomes what BEGIN says.
+            current.implicit, current.runner = False, None
             current.line = seen.line
     elif kind in ("COMMIT", "PREPARE"):
         session.transaction = None
@@ -106,6 +107,8 @@ def _transaction(seen: Seen) -> None:
                 session.lost_timeout = f"the SET lock_timeout is taken back by the ROLLBACK TO in line {seen.line}"
     if session.transaction is None and current is not None and getattr(seen.node, "chain", False):
         session.transaction = Transaction(seen.line, session.objects.copy())
+    elif session.transaction is None and current is not None:
+        session.reopen(seen.line)
 
 
 def _set(seen: Seen) -> None:

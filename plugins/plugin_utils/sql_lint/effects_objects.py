@@ -141,6 +141,11 @@ def _alter(seen: Seen) -> None:
             objects.columns[table] = {**objects.columns.get(table, {}), column.colname: column_of(column)}
             for constraint in column.constraints or ():
                 _constraint(session, table, constraint, column.colname, seen.line)
+        elif name == "AT_ColumnDefault":
+            columns = objects.columns.get(table, {})
+            if command.name in columns:
+                changed = replace(columns[command.name], has_default=command.def_ is not None)
+                objects.columns[table] = {**columns, command.name: changed}
         elif name == "AT_DropColumn":
             objects.columns[table] = {k: v for k, v in objects.columns.get(table, {}).items() if k != command.name}
         elif name == "AT_AddConstraint":

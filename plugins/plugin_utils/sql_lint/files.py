@@ -7,34 +7,60 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import reading, rules
+from . import reading, rules, tools
 from .reading import Problem
 from .script import Script, read
 from .session import Objects
 
-# The way down of golang-migrate and others, and Flyway's undo: they drop what the up made.
-_DOWN = re.compile(r"(?:[._-]down\.sql|^U\d[\w.]*__.*\.sql|^down\.sql|[._-]rollback\.sql)$", re.IGNORECASE)
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which of the files that somebody names are read."""
+
+    files: list[Path]
+    # The ways down among them, which are not.
+    left_out: list[Path]
+
+    @property
+    def told(self) -> str:
+        """:return: what is left out, for people; nothing where nothing is."""
+        number = len(self.left_out)
+        return f"{number} {'way' if number == 1 else 'ways'} down left out" if number else ""
 
 
-def files_of(paths: Iterable[str | Path]) -> list[Path]:
-    """:param paths: files, and folders that hold ``*.sql`` at any depth.
-    :return: the files, those of a folder by their names; without the ways down, which are files of their own in some tools.
-    :raises FileNotFoundError: there is no such path."""
-    found: list[Path] = []
+def files_of(paths: Iterable[str | Path], *, ways_down: bool = False) -> Chosen:
+    """:param paths: files, and folders that hold ``*.sql`` at any depth, in capitals too.
+    :param ways_down: read them too, which are files of their own in some tools.
+    :return: the files, those of a folder by their names.
+    :raises FileNotFoundError: there is no such path.
+    :raises ValueError: a folder has nothing to read."""
+    named: list[Path] = []
     for given in paths:
         path = Path(given).expanduser()
         if path.is_dir():
-            inside = (p for p in path.rglob("*.sql") if p.is_file() and not _DOWN.search(p.name))
-            hidden = (p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts))
-            found += sorted(hidden, key=lambda p: [_natural(part) for part in p.relative_to(path).parts])
+            inside = _inside(path)
+            if not inside:
+                raise ValueError(f"{path} holds no file that ends with .sql")
+            if not ways_down and all(tools.is_way_down(p) for p in inside):
+                raise ValueError(f"{path} holds ways down only, {len(inside)} of them")
+            named += inside
         elif path.is_file():
-            found.append(path)
+            named.append(path)
         else:
             raise FileNotFoundError(str(given))
-    return list(dict.fromkeys(found))
+    down = {path: not ways_down and tools.is_way_down(path) for path in named}
+    return Chosen([path for path in down if not down[path]], [path for path in down if down[path]])
+
+
+def _inside(folder: Path) -> list[Path]:
+    """:return: the SQL files of a folder that are not hidden, in the order in which a tool runs them."""
+    found = {p: p.relative_to(folder).parts for p in folder.rglob("*") if p.suffix.lower() == ".sql" and p.is_file()}
+    seen = [p for p, parts in found.items() if not any(part.startswith(".") for part in parts)]
+    return sorted(seen, key=lambda p: [_natural(part) for part in found[p]])
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
@@ -42,12 +68,13 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", name)]
 
 
-def scripts_of(files: Iterable[Path]) -> list[Script]:
-    """:return: each file as statements."""
+def scripts_of(files: Iterable[Path], transaction: str = tools.AUTO) -> list[Script]:
+    """:param transaction: how a file is run where its own marks do not tell, one of ``tools.CHOICES``.
+    :return: each file as statements."""
     found = []
     for path in files:
         try:
-            found.append(read(path.read_text(encoding="utf-8-sig"), str(path)))
+            found.append(read(path.read_text(encoding="utf-8-sig"), str(path), transaction))
         except UnicodeDecodeError:
             found.append(Script(str(path), faults=[(1, "syntax", "the file is not UTF-8")]))
     return found

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import grammar, walk
@@ -34,6 +34,9 @@ from .session import Function, Objects, Seen, Session, Transaction
 _DEEPEST = 4
 # What takes rows or names away, or writes a table anew: an error also where nobody knows whether the table was there.
 _WORST = frozenset({"R13", "R24", "R27", "R29", "R30", "R33", "R34", "R35", "R37", "R41", "R51", "R58"})
+
+# What is wrong because the transaction goes on.
+_LASTING = frozenset({"R15", "R19", "R42", "R43", "R44"})
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,19 @@ def lint_script(
     :param objects: what files before this one have made in the same run.
     :param engine: the engine of this collection runs it, which looks after timeouts and retries.
     :return: what is wrong, by line, and the objects with those of this file."""
-    session = Session(objects=objects.copy() if objects else Objects(), engine=engine, facts=facts, parts=script.parts)
+    session = Session(
+        objects=objects.copy() if objects else Objects(),
+        engine=engine,
+        facts=facts,
+        parts=script.parts,
+        runner=script.runner,
+    )
     reader = _Reader(script, session, levels)
     for line, rule_id, message in script.faults:
         reader.add(rule_id, line, rules.Found(message), frozenset())
     for line, rule_id, message in script.notes:
         reader.add(rule_id, line, rules.Found(message, rules.NOTE), frozenset())
-    if script.transaction:
-        session.transaction = Transaction(1, session.objects.copy(), implicit=True)
+    reader.begin()
     arms = _Arms(session)
     last_timeout = max((number for number, part in enumerate(script.parts) if _sets_timeout(part.node)), default=-1)
     for number, part in enumerate(script.parts):
@@ -82,6 +90,9 @@ def lint_script(
         arms.enter(part.arms)
         if part.connect:
             session.reconnect(part.connect)
+        if part.opens is not None:
+            session.runner = replace(session.runner, begins=part.opens)
+            session.open(part.line)
         reader.part(part)
     arms.enter(())
     reader.end()
@@ -136,9 +147,31 @@ class _Reader:
         if entry.large and level == rules.ERROR and found.table is not None and self.session.small(found.table):
             level = rules.WARNING
         if level != rules.OFF:
-            instead = (entry.step if self.session.engine else None) or entry.instead
+            instead = (entry.step if self.session.engine else self._apart(entry)) or entry.instead
             text = f"{found.message}; instead: {instead}"
             self.problems.append(Problem(self.script.file, line, rule_id, level, text, found.table))
+
+    def _apart(self, entry: rules.Rule) -> str | None:
+        """:return: what to do instead where the transaction is that of the tool: the file has none to end."""
+        transaction = self.session.transaction
+        if entry.file is None or transaction is None or transaction.runner is None:
+            return None
+        return entry.file.replace("file", transaction.runner.around)
+
+    def begin(self) -> None:
+        """The tool opens what it opens around the file, now that its statements are known."""
+        parts, runner = self.script.parts, self.session.runner
+        alone = [(part, word) for part in parts if (word := rules_indexes.concurrent_word(part.node)) in runner.without]
+        if alone:
+            self.session.runner = replace(runner, begins=False)
+        if 0 < len(alone) < len(parts):
+            part, word = alone[0]
+            message = f"{runner.tool} refuses a file in which {word} stands beside what can run in a transaction, SET too, unless 'mixed' is on"
+            self.add("R06", part.line, rules.Found(message), part.allowed)
+        if runner.whole and not runner.begins and len(parts) == 1:
+            # A single statement is what it is by itself.
+            self.session.runner = replace(runner, whole=False)
+        self.session.open(1)
 
     def part(self, part: Part) -> None:
         """Read one statement of the file, unless its own depth is more than Python's."""
@@ -163,7 +196,7 @@ class _Reader:
         seen = Seen(node, line, self.session, part, **how)
         for rule_id, check in rules.checks_of(type(node).__name__):
             for found in self._asked(rule_id, check, seen):
-                self.add(rule_id, line, found, part.allowed)
+                self.add(rule_id, line, found if self.session.engine else _placed(rule_id, found, seen), part.allowed)
         if depth < _DEEPEST:
             self._inside(node, line, part, depth, how)
         effects.apply(seen)
@@ -309,6 +342,14 @@ def _variables(function: Function) -> Mapping[str, Definition | None] | None:
 
 def _sets_timeout(node: Any) -> bool:
     return isinstance(node, grammar().ast.VariableSetStmt) and node.name == "lock_timeout" and bool(node.args)
+
+
+def _placed(rule_id: str, found: rules.Found, seen: Seen) -> rules.Found:
+    """:return: what a rule finds; what lasts as long as a transaction says so of one that nobody has written into the file."""
+    transaction = seen.transaction
+    if rule_id not in _LASTING or transaction is None or transaction.runner is None:
+        return found
+    return found._replace(message=f"{found.message}, in {transaction.place}")
 
 
 def _in_doubt(rule_id: str, found: rules.Found) -> rules.Found:

@@ -49,6 +49,7 @@ class Rule:
     engine: bool = True
     tree: str | None = None
     step: str | None = None
+    file: str | None = None
 
 
 @dataclass

@@ -11,13 +11,15 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import (
     grammar,
+    relation_name,
     walk,
 )
 
+from .definitions import column_of
 from .locks import Relation, qualified
 from .rules import WARNING, Found, rule
 from .rules_constraints import alterations
-from .session import Seen
+from .session import Column, Seen
 
 # Those of the server's functions that give another value for each row (pg_proc.provolatile = 'v') and that stand in defaults.
 VOLATILE = frozenset(
@@ -228,6 +230,39 @@ def required(seen: Seen) -> Iterator[Found]:
         serial_type = command.def_.typeName is not None and command.def_.typeName.names[-1].sval in _SERIAL
         if kinds & {"CONSTR_NOTNULL", "CONSTR_PRIMARY"} and not filled and not serial_type:
             yield Found(f"{command.def_.colname} is NOT NULL without a default: refused where {table[1]} has rows")
+
+
+@rule("R31", "AlterTableStmt")
+def required_later(seen: Seen) -> Iterator[Found]:
+    """DROP DEFAULT of a NOT NULL column that this file adds, as Django writes it: code that does not know the column cannot insert."""
+    added: dict[str, Column] = {}
+    for table, command in alterations(seen):
+        if command.subtype.name == "AT_AddColumn":
+            added[command.def_.colname] = column_of(command.def_)
+    known = seen.session.objects
+    for table, command in alterations(seen):
+        name = command.name
+        if command.subtype.name != "AT_ColumnDefault" or command.def_ is not None:
+            continue
+        column = added.get(name) or known.columns.get(table, {}).get(name)
+        if column is None or not column.has_default or not (column.not_null or (table, name) in known.not_null):
+            continue
+        if not _optional_again(seen, table, name):
+            message = f"without its default {name} is asked for in every INSERT: code that does not know it cannot insert into {table[1]} (23502)"
+            yield Found(message)
+
+
+def _optional_again(seen: Seen, table: Relation, column: str) -> bool:
+    """:return: whether a later statement gives the column another default, lets it be NULL, or drops it."""
+    for part in seen.session.parts:
+        if type(part.node).__name__ != "AlterTableStmt" or relation_name(part.node.relation) != table:
+            continue
+        for command in part.node.cmds or ():
+            kind = command.subtype.name
+            again = kind in ("AT_DropNotNull", "AT_AddIdentity", "AT_DropColumn")
+            if command.name == column and (again or kind == "AT_ColumnDefault" and command.def_ is not None):
+                return True
+    return False
 
 
 @rule("R40", "AlterTableStmt")

@@ -218,8 +218,9 @@ def label_used_at_once(seen: Seen) -> Iterator[Found]:
     words = {node.sval for node in walk(seen.node) if isinstance(getattr(node, "sval", None), str)}
     for label, enum in transaction.labels.items():
         if label in words or any(f"'{label}'" in word for word in words):
+            place = "this transaction" if transaction.runner is None or seen.session.engine else transaction.place
             yield Found(
-                f"the label '{label}' is added to {enum} in this transaction and cannot be used before its commit (55P04)"
+                f"the label '{label}' is added to {enum} in {place} and cannot be used before its commit (55P04)"
             )
 
 

@@ -43,6 +43,8 @@ def concurrent_word(node: Any) -> str | None:
         return "DROP DATABASE"
     if isinstance(node, ast.AlterSystemStmt):
         return "ALTER SYSTEM"
+    if isinstance(node, ast.DiscardStmt) and node.target.name == "DISCARD_ALL":
+        return "DISCARD ALL"
     if isinstance(node, (ast.CreateTableSpaceStmt, ast.DropTableSpaceStmt)):
         return "CREATE and DROP TABLESPACE"
     if isinstance(node, ast.AlterTableStmt) and node.objtype == kinds.OBJECT_TABLE:
@@ -77,7 +79,7 @@ def in_a_transaction(seen: Seen) -> Iterator[Found]:
     """What PostgreSQL refuses inside of a transaction block."""
     word = concurrent_word(seen.node)
     if word and seen.transaction is not None:
-        place = "a block" if seen.procedural else f"the transaction of line {seen.transaction.line}"
+        place = "a block" if seen.procedural else seen.transaction.place
         yield Found(f"{word} cannot run in {place}")
 
 

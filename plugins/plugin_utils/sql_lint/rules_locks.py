@@ -152,7 +152,10 @@ def pairs(seen: Seen) -> Iterator[Found]:
     if seen.session.engine or seen.procedural:
         return
     if kind in ("BEGIN", "START") and current is not None:
-        place = "the tool's own" if current.implicit else f"that of line {current.line}"
+        if current.runner is not None and current.runner.whole and not current.runner.begins:
+            # What the server makes of a query of several statements is no transaction until one says so.
+            return
+        place = f"that of line {current.line}" if current.runner is None else f"{current.runner.tool}'s own"
         yield Found(f"{kind} inside of a transaction, {place}, is only a warning: the next COMMIT ends both")
     elif kind in ("COMMIT", "ROLLBACK", "PREPARE") and current is None:
         yield Found(f"{kind} without a BEGIN is only a warning")

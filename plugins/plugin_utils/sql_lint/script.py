@@ -12,24 +12,26 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import IDENTIFIER_BYTES, grammar
 
-from . import psql
+from . import placeholders, psql, tools
 from .rules import table
 
-# A tool's word for "what follows goes up", "... comes down", and "the file runs in no transaction".
-_UP = re.compile(r"^\s*--+\s*(?:migrate:up|\+goose\s+up|\+migrate\s+up|!ups)", re.IGNORECASE | re.MULTILINE)
-_DOWN = re.compile(r"^\s*--+\s*(?:migrate:down|\+goose\s+down|\+migrate\s+down|!downs)", re.IGNORECASE | re.MULTILINE)
+# A tool's word for "what follows goes up", and "... comes down".
+_UP = re.compile(
+    r"^\s*--[\s-]*(?:migrate:up|\+goose\s+up|\+migrate\s+up|!ups|up\s+migration[ \t]*\r?$)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_DOWN = re.compile(
+    r"^\s*--[\s-]*(?:migrate:down|\+goose\s+down|\+migrate\s+down|!downs|down\s+migration[ \t]*\r?$)",
+    re.IGNORECASE | re.MULTILINE,
+)
 # A plain word counts where both are there: alone it may be a remark.
 _PLAIN_UP = re.compile(r"^\s*--+\s*up:?[ \t]*$", re.IGNORECASE | re.MULTILINE)
 _PLAIN_DOWN = re.compile(r"^\s*--+\s*(?:down|rollback):?[ \t]*$", re.IGNORECASE | re.MULTILINE)
-_TRANSACTIONAL = re.compile(r"^\s*--+\s*(?:migrate:up|\+goose\s+up|\+migrate\s+up)", re.IGNORECASE | re.MULTILINE)
-_NO_TRANSACTION = re.compile(
-    r"^\s*--+\s*(?:migrate:up\b.*transaction\s*:\s*false|\+goose\s+no\s+transaction|\+migrate\s+up\b.*notransaction)",
-    re.IGNORECASE | re.MULTILINE,
-)
 _JINJA_COMMENT = re.compile(r"\{#(.*?)#\}", re.DOTALL)
 _ALLOW = re.compile(
     r"pgops:\s*allow(?P<file>-file)?\s+(?P<rules>[A-Za-z]\w*(?:\s*,\s*[A-Za-z]\w*)*)(?:\s+because\b[:\s]*(?P<reason>[^\n]*))?",
@@ -55,6 +57,8 @@ class Part:
     connect: int = 0
     # The arms of psql's \\if around it, as ``psql.arms``.
     arms: tuple[tuple[int, int], ...] = ()
+    # Before it the tool ends its transaction, and opens one (true) or none (false).
+    opens: bool | None = None
 
 
 @dataclass
@@ -68,13 +72,14 @@ class Script:
     # As they, but no more than a note.
     notes: list[tuple[int, str, str]] = field(default_factory=list)
     allowed: frozenset[str] = frozenset()
-    # The tool that reads this file opens a transaction around it.
-    transaction: bool = False
+    # The tool that runs this file.
+    runner: tools.Runner = tools.SINGLY
 
 
-def read(text: str, file: str) -> Script:
+def read(text: str, file: str, transaction: str = tools.AUTO) -> Script:
     """:param text: the whole file.
-    :param file: its name, for messages.
+    :param file: its name, for messages, and for what it tells of the tool.
+    :param transaction: how it is run where its own marks do not tell, one of ``tools.CHOICES``.
     :return: its statements in their order, with the line of each one's first word."""
     nul = text.find("\0")
     faults = []
@@ -82,12 +87,11 @@ def read(text: str, file: str) -> Script:
         # The parser takes it for the end, and reads nothing behind it.
         faults.append((text.count("\n", 0, nul) + 1, "syntax", "a NUL byte, which PostgreSQL's text cannot have"))
         text = text.replace("\0", " ")
-    script = Script(
-        file, faults=faults, transaction=bool(_TRANSACTIONAL.search(text)) and not _NO_TRANSACTION.search(text)
-    )
+    script = Script(file, faults=faults, runner=tools.runner_of(Path(file), text, transaction))
     text = _without_the_way_down(text)
     jinja = [(match.start(), match.group(1)) for match in _JINJA_COMMENT.finditer(text)]
-    text = _JINJA_COMMENT.sub(psql.blank, text)
+    text = original = _JINJA_COMMENT.sub(psql.blank, text)
+    text = placeholders.as_names(text)
     cleaned = psql.Cleaned(text, text)
     raws = _parse(text)
     if raws is None:
@@ -97,7 +101,9 @@ def read(text: str, file: str) -> Script:
         cleaned = psql.clean(text)
         text = cleaned.text
         raws = _parse(text)
-    pieces = raws if raws is not None else _parse_each(text, cleaned.named, script)
+    unreadable: list[_Unreadable] = []
+    if raws is None:
+        raws, unreadable = _parse_each(text, cleaned.named, placeholders.places(original))
     tokens = _tokens(text)
     comments = jinja + [(t.start, text[t.start : t.end + 1]) for t in tokens if t.name in ("SQL_COMMENT", "C_COMMENT")]
     words = [t for t in tokens if t.name not in ("SQL_COMMENT", "C_COMMENT")]
@@ -114,11 +120,16 @@ def read(text: str, file: str) -> Script:
     ]
     starts = [t.start for t in words]
     places = []
-    for node, begin, end in pieces:
+    for node, begin, end in raws:
         number = bisect_left(starts, begin)
         first = starts[number] if number < len(starts) and starts[number] < end else begin
         places.append((node, first, end))
-    allows = _allows(comments, [(first, end) for _, first, end in places], lines, script)
+    statements = [(first, end) for _, first, end in places] + [(piece.begin, piece.end) for piece in unreadable]
+    allows = _allows(comments, statements, lines, script)
+    for number, piece in enumerate(unreadable, len(places)):
+        if "syntax" not in allows.get(number, ()):
+            _tell(piece, original[piece.begin : piece.end], lines, script)
+    marks = tools.changesets(text if script.runner.tool == tools.LIQUIBASE else "")
     last = 0
     for number, (node, first, end) in enumerate(places):
         script.parts.append(
@@ -132,6 +143,7 @@ def read(text: str, file: str) -> Script:
                 run_result=any(first <= place <= end + 1 for place in cleaned.results),
                 connect=lines.of(new[-1]) if (new := [p for p in cleaned.connects if last <= p < first]) else 0,
                 arms=psql.arms(cleaned.branches, first),
+                opens=tools.opened_before(marks, first),
             )
         )
         last = end
@@ -178,21 +190,65 @@ def _parse(text: str) -> list[tuple[Any, int, int]] | None:
     return found
 
 
-def _parse_each(text: str, named: str, script: Script) -> list[tuple[Any, int, int]]:
-    """One wrong statement must not hide the others. :return: those that can be read; a fault for each other one."""
+@dataclass(frozen=True)
+class _Unreadable:
+    """A statement that is not SQL."""
+
+    begin: int
+    end: int
+    # Of the word that the parser does not expect.
+    place: int
+    message: str
+
+
+def _parse_each(
+    text: str, named: str, spots: list[tuple[int, int]]
+) -> tuple[list[tuple[Any, int, int]], list[_Unreadable]]:
+    """One wrong statement must not hide the others.
+
+    :param named: the text with names for the variables of psql.
+    :param spots: the places of the placeholders.
+    :return: the statements that can be read, and those that cannot."""
     g = grammar()
     found: list[tuple[Any, int, int]] = []
-    lines = _Lines(text)
+    unreadable: list[_Unreadable] = []
     for begin, end in _pieces(text):
-        piece = text[begin:end]
+        own = [(start - begin, stop - begin) for start, stop in spots if begin <= start < end]
         try:
-            raws = _first_read(piece, named[begin:end])
+            raws = _first_read(_numbered(text[begin:end], own), named[begin:end])
         except g.parser.ParseError as exc:
             place = exc.args[1] if len(exc.args) > 1 and isinstance(exc.args[1], int) else 0
-            script.faults.append((lines.of(begin + min(place, len(piece) - 1)), "syntax", str(exc.args[0])))
+            unreadable.append(_Unreadable(begin, end, begin + min(place, end - begin - 1), str(exc.args[0])))
             continue
         found += [(raw.stmt, begin, end) for raw in raws]
-    return found
+    return found, unreadable
+
+
+def _numbered(text: str, spots: list[tuple[int, int]]) -> str:
+    """:return: a statement with a number for each placeholder at which the parser wants no name."""
+    parser = grammar().parser
+    while spots:
+        try:
+            parser.parse_sql(text)
+        except parser.ParseError as exc:
+            place = exc.args[1] if len(exc.args) > 1 else None
+            wrong = [spot for spot in spots if isinstance(place, int) and spot[0] <= place < spot[1]]
+            if wrong:
+                text = placeholders.with_number(text, wrong[0])
+                spots = [spot for spot in spots if spot not in wrong]
+                continue
+        break
+    return text
+
+
+def _tell(piece: _Unreadable, text: str, lines: _Lines, script: Script) -> None:
+    """What is no SQL is a fault; what a placeholder may make of it nobody knows."""
+    spots = placeholders.places(text)
+    if spots:
+        message = f"{text[slice(*spots[0])]} stands for more than a name or a number, and the statement is not read"
+        script.notes.append((lines.of(piece.place), "R53", message))
+    else:
+        script.faults.append((lines.of(piece.place), "syntax", piece.message))
 
 
 def _first_read(*texts: str) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import relation_name
@@ -16,6 +16,7 @@ from .locks import Relation, strong_locks
 from .plpgsql_variables import Definition
 from .script import Part
 from .search_path import HIDDEN_PUBLIC
+from .tools import SINGLY, Runner
 
 # Some hundred rows, their indexes included: read or written anew in a millisecond.
 SMALL_BYTES = 128 * 1024
@@ -135,6 +136,13 @@ class Transaction:
     local: dict[str, Any] = field(default_factory=dict)
     savepoints: dict[str, tuple[Objects, dict[str, Any]]] = field(default_factory=dict)
     reported: set[str] = field(default_factory=set)
+    # The tool that opens it, where nobody wrote BEGIN.
+    runner: Runner | None = None
+
+    @property
+    def place(self) -> str:
+        """:return: which transaction it is, for messages."""
+        return self.runner.place if self.runner is not None else f"the transaction of line {self.line}"
 
     def copy(self) -> Transaction:
         """:return: the same, to come back to in another arm of psql's \\if."""
@@ -149,6 +157,8 @@ class Session:
     transaction: Transaction | None = None
     # The engine runs it: it takes care of timeouts and retries.
     engine: bool = False
+    # The tool that runs the file.
+    runner: Runner = SINGLY
     # Blocking advisory locks asked for, by line.
     advisory: int = 0
     # A lock_timeout that was set once and holds no more: why.
@@ -162,6 +172,21 @@ class Session:
     doubt: bool = False
     # The variables of the body that is read; None where nobody knows them.
     variables: Mapping[str, Definition | None] | None = None
+
+    def open(self, line: int) -> None:
+        """The tool opens its transaction, where it has one."""
+        self.transaction = None
+        if self.runner.begins or self.runner.whole:
+            self.transaction = Transaction(line, self.objects.copy(), implicit=True, runner=self.runner)
+
+    def reopen(self, line: int) -> None:
+        """The file has ended a transaction: of one query the rest is the next, and some drivers open one for each statement."""
+        if self.runner.whole:
+            # BEGIN of the tool is over, what the server makes of the query is left.
+            self.runner = replace(self.runner, begins=False)
+            self.open(line)
+        elif self.runner.begins and self.runner.reopens:
+            self.open(line)
 
     def setting(self, name: str) -> Any:
         """:return: a setting that the file made, as it holds now; None where the file made none."""

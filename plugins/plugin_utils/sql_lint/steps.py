@@ -16,6 +16,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements im
 from . import reading, rules
 from .script import Part, Script, allowance
 from .session import Objects
+from .tools import SINGLY, Runner
 
 if TYPE_CHECKING:
     from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import RenderedMigration
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # What takes data or a name away is a matter of the declared risk, which the gate and the plan read.
 DECLARED = frozenset({"R33", "R34", "R35", "R37", "R58"})
 HIGH = ("high", "critical")
+_ENGINE = Runner("the engine", "step", begins=True)
 # Several tables in one transaction, which a step may declare.
 TOGETHER = "R44"
 _ALLOW = re.compile(r"(?:--|/\*|\{#)[^\n]*pgops:\s*allow[^\n]*", re.IGNORECASE)
@@ -97,7 +99,7 @@ def _finding(problem: reading.Problem) -> Finding:
 
 def _script(item: RenderedMigration, source: Any, statements: list[Statement]) -> Script:
     file = item.migration.location(source["up"])
-    script = Script(file, transaction=item.migration.transaction)
+    script = Script(file, runner=_ENGINE if item.migration.transaction else SINGLY)
     if source.get("together"):
         script.allowed |= {TOGETHER}
     script.parts = [_part(statement) for statement in statements]
