@@ -58,6 +58,10 @@ class Chain:
         position = self.versions.index(version)
         return max(number for number, (since, _) in enumerate(self.states[key]) if since <= position)
 
+    def first(self, key: str) -> str:
+        """:return: the version that makes the object first."""
+        return self.versions[self.states[key][1][0]]
+
     def at(self, key: str, version: str) -> catalog.Definition | None:
         """:return: the object as it is after that version; None where it does not exist."""
         return self.states[key][self.depth(key, version)][1]
@@ -313,9 +317,9 @@ class Presence:
         """:return: each object that a version has an effect on, and whether that is there."""
         return {key: self.of(key, version) for key in self.chain.effects[version]}
 
-    def differences(self, key: str, version: str) -> list[catalog.Difference]:
-        """:return: how an object differs from what a version makes of it."""
-        wanted, found = self.chain.at(key, version), self.found.get(key)
+    def differences(self, key: str, version: str, found: catalog.Definition | None) -> list[catalog.Difference]:
+        """:return: how an object, as it was found or will be, differs from what a version makes of it."""
+        wanted = self.chain.at(key, version)
         return catalog.compare(
             {key: wanted} if wanted is not None else {},
             {key: found} if found is not None else {},
