@@ -31,6 +31,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.scratch import em
 # Alone they are no sign that a version ran: downs leave types behind, extensions belong to nobody.
 _BYSTANDERS = frozenset({"type", "extension", "schema", "function", "sequence"})
 
+# A template's line ends are made one, so such a name would come out as another.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
 PRESENT = "present"
 ABSENT = "absent"
 DIFFERENT = "different"
@@ -223,6 +226,8 @@ def twins(chain: Chain, found: catalog.Inventory) -> list[Twin]:
             clash = f"{', '.join(others)} would have to become the same type"
         elif sum(1 for other, _ in used if other == twin) > 1:
             clash = "columns of several declared types use it"
+        elif _CONTROL.search(twin):
+            clash = f"the name of {twin!r} cannot be written into a file"
         elif direct:
             clash = f"{', '.join(direct)} has the type {named} already"
         made.append(Twin(twin, named, tuple(columns), clash))

@@ -169,7 +169,9 @@ class Workshop:
                 key, "it is missing, and rows that exist would have no value in it (NOT NULL without a default)"
             )
         table, name = self._table_of(wanted), self._quoted(wanted["column"])
-        words = [f"ALTER TABLE {table} ADD COLUMN {name} {wanted['type']}"]
+        allowed = "-- pgops: allow R32 because the version that declares the column has it so\n"
+        first = allowed if wanted["type"] == "json" else ""
+        words = [f"{first}ALTER TABLE {table} ADD COLUMN {name} {wanted['type']}"]
         words += ["NOT NULL"] if wanted["not_null"] else []
         words += [f"DEFAULT {default}"] if default is not None else []
         return [

@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import adoption, migrate, verify
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import legacy_names, migration_lint, migration_tree
 from support import engine, legacy
 
@@ -101,7 +102,15 @@ def short(sql: Path) -> Path:
 def test_a_pending_version_between_adopted_ones_meets_what_they_declare(target: Any, short: Path) -> None:
     state(target, "six", record_types=False)
     # The version between the repairs uses a type that the first of them puts right.
-    assert carry(target, short) == ["20250103000004", "20251009013304"]
+    repairs = carry(target, short)
+    assert repairs == ["20250103000004", "20251009013304"]
+    # Down they go after what stands on them, and up again.
+    done = migrate.revert(target, Reverts(keep="20250103000003"), engine.way("20260101T000000Z-000003"))
+    gone = [item["version"] for item in done["reverted"]]
+    assert gone == ["20251009013304", ENHANCED, SECURITY, "20250103000004"]
+    done = migrate.apply(target, legacy.tree(short), Selection(), engine.way("20260101T000000Z-000004"))
+    assert [item["version"] for item in done["applied"]] == gone[::-1]
+    assert verify.verify({target.database: target})[target.database]["passed"]
 
 
 @pytest.mark.slow
