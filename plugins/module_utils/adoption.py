@@ -274,7 +274,8 @@ class _Portion:
 
     :ivar versions: that it completes.
     :ivar fixes: object -> what it does to it; where several of the versions made it, what the last makes of it.
-    :ivar made: object -> as it is afterwards.
+    :ivar after: object -> as it is afterwards, for what later versions make of it.
+    :ivar along: the same of objects that come along with another one, for the versions of this portion too.
     :ivar folder: see :func:`repair.folder`.
     """
 
@@ -283,7 +284,8 @@ class _Portion:
     fixes: dict[str, list[repair.Fix]] = field(default_factory=dict)
     rows: list[repair.Fix] = field(default_factory=list)
     comments: dict[str, repair.Fix] = field(default_factory=dict)
-    made: dict[str, catalog.Definition | None] = field(default_factory=dict)
+    after: dict[str, catalog.Definition | None] = field(default_factory=dict)
+    along: dict[str, catalog.Definition | None] = field(default_factory=dict)
     folder: dict[str, Any] | None = None
 
     def in_order(self) -> list[repair.Fix]:
@@ -424,7 +426,7 @@ class _Judge:
         portion = self._portions[-1]
         fixes: dict[str, list[repair.Fix]] = {}
         swaps: dict[str, repair.Fix] = {}
-        made: dict[str, catalog.Definition | None] = {}
+        along: dict[str, catalog.Definition | None] = {}
         earlier: list[_Portion] = []
         unsure = False
         for twin in self._twins:
@@ -443,10 +445,11 @@ class _Judge:
                 verdict.differs(key, self._told(key, version), "accepted")
                 continue
             if self._comes_along(key, version, bad):
-                made[key] = self._presence.chain.at(key, version)
+                along[key] = self._presence.chain.at(key, version)
                 continue
-            before = [one for one in self._portions if key in one.made and one is not portion]
-            found = before[-1].made[key] if before else portion.made.get(key, self._presence.found.get(key))
+            before = [one for one in self._portions[:-1] if key in one.after]
+            there = before[-1].after[key] if before else self._presence.found.get(key)
+            found = portion.along.get(key, there)
             earlier += before
             fix = shop.fix(key, version, found)
             if isinstance(fix, repair.Unsure):
@@ -458,8 +461,6 @@ class _Judge:
             elif fix:
                 fixes[key] = fix
                 verdict.differs(key, self._told(key, version), "; ".join(one.told for one in fix))
-            else:
-                made[key] = self._presence.chain.at(key, version)
         verdict.catalog = PARTLY if bad or swaps else WHOLLY
         if unsure:
             verdict.action = REFUSE
@@ -483,7 +484,8 @@ class _Judge:
                 repair.Fix("objects", f"rows of version {version}", "inserted", text, "true") for text in seeds
             ]
         portion.fixes |= fixes
-        portion.made |= made
+        portion.along |= along
+        portion.after |= along | {key: self._presence.chain.at(key, version) for key in fixes}
         comments = {key: text for key in self._presence.chain.effects[version] if (text := shop.comment(key, version))}
         portion.comments |= comments
         if comments:

@@ -481,6 +481,21 @@ def test_a_trigger_is_repaired_with_what_makes_it_fire(damage: str, target: Any,
     assert inventory(target)["trigger public.pupils.seen"]["enabled"] == "always"
 
 
+def test_a_later_repair_goes_on_from_what_an_earlier_one_makes(target: Any, tmp_path: Path) -> None:
+    tree = TestTree(tmp_path / "sql")
+    table = "CREATE TABLE public.{} (id integer PRIMARY KEY, grade text DEFAULT 'K');"
+    tree.add_sql(BASE, "pupils", table.format("pupils"), "DROP TABLE public.pupils;")
+    tree.add_sql(CRITICAL, "visitors", table.format("visitors"), "DROP TABLE public.visitors;")
+    other = "ALTER TABLE public.pupils ALTER COLUMN grade SET DEFAULT '{}';"
+    tree.add_sql(
+        INCIDENTS, "others", table.format("others") + other.format("1"), other.format("K") + "DROP TABLE public.others;"
+    )
+    engine.do(target, table.format("pupils"), table.format("others"), "ALTER TABLE pupils DROP COLUMN grade")
+    found = carry(target, tree.folder, tree.render())
+    assert [repair["version"] for repair in found["repairs"]] == ["20250103000001", "20251103204745"]
+    assert "'1'" in inventory(target)["column public.pupils.grade"]["default"]
+
+
 def test_a_repair_that_comes_too_late_for_a_version_in_between_is_refused(target: Any, core: Any, work: Path) -> None:
     """No number is free between these versions, so the second would use the type before it is put right."""
     tree = TestTree(work)
