@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import scaffold
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_lint, migration_tree, scaffold
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.legacy_names import read_names
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, table
 
@@ -48,6 +52,7 @@ class ActionModule(MigrationAction):
             return result
         given = self._task.args
         repairs = self._repairs(result["databases"], task_vars)
+        self._refuse_unreadable(repairs, task_vars)
         result["diff"] = [
             {"before": "", "before_header": "(absent)", "after": text, "after_header": f"{new.folder.name}/{name}"}
             for new in repairs
@@ -60,13 +65,11 @@ class ActionModule(MigrationAction):
             for new in repairs:
                 self.say(f"    {new.folder} would be written")
             return result
+        try:
+            scaffold.write_all(repairs)
+        except (OSError, PgopsError) as error:
+            raise AnsibleActionFail(f"The repair cannot be written: {error}. Nothing was adopted.") from None
         for new in repairs:
-            try:
-                scaffold.write(new)
-            except (OSError, PgopsError) as error:
-                raise AnsibleActionFail(
-                    f"The repair cannot be written to {new.folder}: {error}. Nothing was adopted."
-                ) from None
             self.say(f"    {new.folder} written: read it before migrate.yml applies it")
         return self._record(result, task_vars)
 
@@ -117,9 +120,7 @@ class ActionModule(MigrationAction):
     @staticmethod
     def _written(databases: dict[str, Any]) -> set[str]:
         return {
-            found["repair"]["version"]
-            for found in databases.values()
-            if found["repair"] and not found["repair"]["exists"]
+            repair["version"] for found in databases.values() for repair in found["repairs"] if not repair["exists"]
         }
 
     def _repairs(self, databases: dict[str, Any], task_vars: dict[str, Any]) -> list[scaffold.NewMigration]:
@@ -127,18 +128,39 @@ class ActionModule(MigrationAction):
         new: dict[str, scaffold.NewMigration] = {}
         directory = self.sql_directory(task_vars) / "migrations"
         for database, found in databases.items():
-            wanted = found["repair"]
-            if not wanted or wanted["exists"]:
-                continue
-            known = new.get(wanted["version"])
-            if known is not None and known.files != wanted["files"]:
-                raise AnsibleActionFail(
-                    f"{database} needs another repair than the databases before it; adopt one database at a time "
-                    "(-e pgops_database=NAME). Nothing was written."
-                )
-            folder = directory / f"{wanted['version']}_{wanted['name']}"
-            new[wanted["version"]] = scaffold.NewMigration(wanted["version"], wanted["name"], folder, wanted["files"])
+            for wanted in found["repairs"]:
+                if wanted["exists"]:
+                    continue
+                version, name = wanted["version"], wanted["name"]
+                if version in new and new[version].files != wanted["files"]:
+                    raise AnsibleActionFail(
+                        f"{database} needs another repair than the databases before it; adopt one database at a time "
+                        "(-e pgops_database=NAME). Nothing was written."
+                    )
+                new[version] = scaffold.NewMigration(version, name, directory / f"{version}_{name}", wanted["files"])
         return list(new.values())
+
+    def _refuse_unreadable(self, repairs: list[scaffold.NewMigration], task_vars: dict[str, Any]) -> None:
+        """Every run reads what is written into the tree, so it is read, rendered and linted in a copy first.
+
+        :raises AnsibleActionFail: lint finds an error in a repair.
+        """
+        if not repairs:
+            return
+        names = tuple(f"{new.folder.name}/" for new in repairs)
+        with TemporaryDirectory(prefix="pgops-adopt-") as copy:
+            migrations = Path(copy) / "migrations"
+            shutil.copytree(self.sql_directory(task_vars) / "migrations", migrations)
+            scaffold.write_all(replace(new, folder=migrations / new.folder.name) for new in repairs)
+            tree = migration_tree.scan_tree(copy)
+            found = migration_lint.lint(tree, self._task.args.get("variables") or {})
+        errors = [one for one in found if one.severity == "error" and one.file.startswith(names)]
+        if errors:
+            more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
+            raise AnsibleActionFail(
+                f"The repair that would be written does not pass lint: {errors[0]}{more}. Nothing was written, and nothing "
+                "was adopted. Put right by hand what it names, or take it as it is with adopt_accept."
+            )
 
     def _tell_next(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
         reason = result.get("reason")

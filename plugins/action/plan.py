@@ -77,9 +77,7 @@ class ActionModule(MigrationAction):
                     item["phase"],
                     item["risk"],
                     (item.get("rollback") or {}).get("safety"),
-                    f"goes on at step {item['resume_at']} of {len(item['steps'])}"
-                    if item["resume_at"]
-                    else f"{len(item['steps'])} steps",
+                    self._steps(item),
                     f"{item['expected_seconds']} s" if item.get("expected_seconds") else "",
                 ]
                 for item in found["pending"]
@@ -92,6 +90,14 @@ class ActionModule(MigrationAction):
             self._tell_expected(found["pending"])
             if found["later"]:
                 self.say(f"    left for another run: {', '.join(found['later'])}")
+
+    @staticmethod
+    def _steps(item: dict[str, Any]) -> str:
+        if item["unneeded"]:
+            return "recorded, not run"
+        if item["resume_at"]:
+            return f"goes on at step {item['resume_at']} of {len(item['steps'])}"
+        return f"{len(item['steps'])} steps"
 
     def _waivers(self) -> list[dict[str, Any]]:
         """:return: what this run is let off. :raises AnsibleActionFail: an entry that does not say of what, and why."""

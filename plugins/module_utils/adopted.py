@@ -76,10 +76,16 @@ def _states(
         if taken and state is not None:
             yield {**state, **taken}
     unrepaired = (proof.get("unrepaired") or {}).get(key)
-    if unrepaired is not None and _is_gone(conn, str(proof.get("repaired_by")), gone):
+    if unrepaired is not None and any(_is_gone(conn, version, gone) for version in _repairs(proof)):
         yield unrepaired
         if catalog.kind_of(key) == "index":
             yield None  # the repair built it anew
+
+
+def _repairs(proof: Mapping[str, Any] | None) -> list[str]:
+    """:return: the versions that complete an adopted one; an older ledger has one, or none."""
+    found = (proof or {}).get("repaired_by") or []
+    return [found] if isinstance(found, str) else list(found)
 
 
 def _is_gone(conn: Connection, version: str, gone: set[str]) -> bool:
@@ -117,7 +123,7 @@ def _refusal(conn: Connection, row: ledger.Migration, differences: Sequence[cata
     database = str(conn.info.dbname)
     first = [str(difference) for difference in differences[:5]]
     more = f", and {len(differences) - 5} more" if len(differences) > 5 else ""
-    repaired = (row.adopted or {}).get("repaired_by")
+    repaired = " and ".join(_repairs(row.adopted))
     hint = (
         f"Apply its repair {repaired} first, or restore a backup."
         if repaired

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -36,18 +37,20 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     fetch_one,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.going_down import words_of
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import RunnerLock, application_name
 from ansible_collections.whitecross.pgops.plugins.module_utils.migrate import Way
 
 # What the catalog says of a version.
 WHOLLY, PARTLY, NOT = "wholly present", "partly present", "not present"
-OURS, UNTOLD = "in our ledger", "changes rows only"
+OURS, UNTOLD, OF_REPAIR = "in our ledger", "changes rows only", "a repair"
 # What becomes of it.
-ADOPT, REPAIR, PENDING, COMPLETE, REFUSE, NOTHING = (
+ADOPT, REPAIR, PENDING, COMPLETE, UNNEEDED, REFUSE, NOTHING = (
     "adopt",
     "adopt and repair",
     "stays pending",
     "stays pending: its own up completes it",
+    "stays pending: repairs nothing here",
     "refuse",
     "nothing",
 )
@@ -121,6 +124,7 @@ class Assessment:
     """What there is, and what becomes of it; plain data but for what recording needs.
 
     :ivar proofs: version -> what it is adopted by; ``progress`` see ``effects.Chain``.
+    :ivar repairs: the migrations that complete what is adopted, in order; see :func:`repair.folder`.
     :ivar state: ledger head and catalog fingerprint, which must not move until it is recorded.
     :ivar baseline: see ``baseline.judge``, where one was asked for; ``objects`` is what it holds.
     :ivar kept_as: the name of the baseline that is recorded already.
@@ -132,7 +136,7 @@ class Assessment:
     strangers: list[str]
     state: dict[str, str]
     proofs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    repair: dict[str, Any] | None = None
+    repairs: list[dict[str, Any]] = field(default_factory=list)
     progress: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     accepted: list[str] = field(default_factory=list)
     text_ids: list[dict[str, Any]] = field(default_factory=list)
@@ -152,9 +156,9 @@ class Assessment:
 
     @property
     def pending(self) -> list[str]:
-        """:return: the versions that migrate.yml applies next, the repair among them."""
+        """:return: the versions that migrate.yml applies next, the repairs among them."""
         later = [verdict.version for verdict in self.verdicts if verdict.action in (PENDING, COMPLETE)]
-        return sorted({*later, *([self.repair["version"]] if self.repair else [])})
+        return sorted({*later, *(item["version"] for item in self.repairs)})
 
     def as_dict(self) -> dict[str, Any]:
         """The assessment as plain data for a module's result."""
@@ -165,7 +169,7 @@ class Assessment:
             ],
             "era": self.era,
             "strangers": self.strangers,
-            "repair": self.repair,
+            "repairs": self.repairs,
             "accepted": self.accepted,
             "text_ids": self.text_ids,
             "baseline": self.baseline,
@@ -254,7 +258,7 @@ def _assess(
             effects.strangers(chain, later, known),
             state,
             proofs=judge.proofs,
-            repair=judge.folder(),
+            repairs=judge.repairs,
             progress=chain.progress,
             accepted=sorted(judge.accepted),
             kept_as=kept_as,
@@ -262,6 +266,37 @@ def _assess(
     if assessment.adopted:
         _refuse_other_owner(target, conn, chain, swapped, found)
     return assessment
+
+
+@dataclass
+class _Portion:
+    """What one repair does: it completes versions between which none is pending, so its place is right after the last.
+
+    :ivar versions: that it completes.
+    :ivar fixes: object -> what it does to it; where several of the versions made it, what the last makes of it.
+    :ivar after: object -> as it is afterwards, for what later versions make of it.
+    :ivar along: the same of objects that come along with another one, for the versions of this portion too.
+    :ivar folder: see :func:`repair.folder`.
+    """
+
+    versions: set[str] = field(default_factory=set)
+    swaps: dict[str, repair.Fix] = field(default_factory=dict)
+    fixes: dict[str, list[repair.Fix]] = field(default_factory=dict)
+    rows: list[repair.Fix] = field(default_factory=list)
+    comments: dict[str, repair.Fix] = field(default_factory=dict)
+    after: dict[str, catalog.Definition | None] = field(default_factory=dict)
+    along: dict[str, catalog.Definition | None] = field(default_factory=dict)
+    folder: dict[str, Any] | None = None
+
+    def in_order(self) -> list[repair.Fix]:
+        """:return: all of them; what another object stands on comes first: a type before its table, that before a column."""
+        fixes = [*self.swaps.values(), *(fix for several in self.fixes.values() for fix in several)]
+        fixes += [*self.rows, *self.comments.values()]
+        order = {"table": 1, "column": 2, "constraint": 3, "function": 4, "trigger": 5}
+        fixes.sort(
+            key=lambda fix: (fix.told == "commented", fix.told == "inserted", order.get(catalog.kind_of(fix.object), 0))
+        )
+        return fixes
 
 
 class _Judge:
@@ -282,38 +317,88 @@ class _Judge:
         self._conn, self._presence, self._twins = conn, presence, twins
         self._book, self._legacy, self._request = book, legacy, request
         self._migrations, self._uuids, self._way = migrations, uuids, way
-        self._fixes: dict[str, list[repair.Fix]] = {}
-        self._comments: dict[str, repair.Fix] = {}
-        self._rows: list[repair.Fix] = []
-        self._swaps: dict[str, repair.Fix] = {}
-        self._completed: list[str] = []
+        self._portions: list[_Portion] = [_Portion()]
+        self._portion_of: dict[str, _Portion] = {}
+        self._repaired_by: dict[str, list[_Portion]] = {}
         self.accepted: set[str] = set()
         self.proofs: dict[str, dict[str, Any]] = {}
 
+    @property
+    def repairs(self) -> list[dict[str, Any]]:
+        """:return: the migrations that repair, in order."""
+        return [portion.folder for portion in self._portions if portion.folder is not None]
+
     def verdicts(self, scratch: Connection) -> list[Verdict]:
         shop = repair.Workshop(self._presence, scratch, self._migrations, self._uuids)
-        return [self._verdict(shop, migration) for migration in self._migrations]
+        verdicts = []
+        for migration in self._migrations:
+            verdict = self._verdict(shop, migration)
+            verdicts.append(verdict)
+            if verdict.action in (PENDING, COMPLETE) and not migration.get("repairs"):
+                # It runs before what later versions are repaired by, and needs what earlier ones declare.
+                self._portion_of[verdict.version] = _Portion()
+                self._portions += [self._portion_of[verdict.version], _Portion()]
+        self._write()
+        for verdict in verdicts:
+            self._refuse_too_late(verdict, verdicts)
+            if verdict.version in self.proofs:
+                written = {id(portion): portion.folder for portion in self._repaired_by.get(verdict.version, [])}
+                self.proofs[verdict.version]["repaired_by"] = [item["version"] for item in written.values() if item]
+        wanted = {item["version"] for item in self.repairs}
+        for verdict in verdicts:
+            if verdict.version in wanted and verdict.action == UNNEEDED:
+                verdict.action = PENDING
+        return verdicts
 
-    def folder(self) -> dict[str, Any] | None:
-        """:return: the migration that repairs, or None where nothing needs it."""
-        fixes = [*self._swaps.values(), *(fix for several in self._fixes.values() for fix in several)]
-        fixes += [*self._rows, *self._comments.values()]
-        if not fixes:
-            return None
-        order = {"table": 1, "column": 2, "constraint": 3, "function": 4, "trigger": 5}
-        # What another object stands on comes first: a type before its table, that before a column of another one.
-        fixes.sort(
-            key=lambda fix: (fix.told == "commented", fix.told == "inserted", order.get(catalog.kind_of(fix.object), 0))
-        )
-        return repair.folder(fixes, sorted(self._completed), self._migrations)
+    def _write(self) -> None:
+        for portion in self._portions:
+            fixes = portion.in_order()
+            if fixes:
+                portion.folder = repair.folder(fixes, sorted(portion.versions), self._migrations, self.repairs)
+
+    def _refuse_too_late(self, verdict: Verdict, verdicts: Sequence[Verdict]) -> None:
+        """A version that follows without a free number between is applied before the repair: it must not need that."""
+        portion = self._portion_of.get(verdict.version)
+        if portion is None or portion.folder is None or verdict.version != max(portion.versions):
+            return
+        last, number = max(portion.versions), portion.folder["version"]
+        between = {
+            item.version for item in verdicts if last < item.version < number and item.action in (PENDING, COMPLETE)
+        }
+        for migration in self._migrations:
+            version = str(migration["version"])
+            if version not in between or migration.get("repairs"):
+                continue
+            words = _words(migration)
+            for fix in portion.in_order():
+                if fix.told not in ("commented", "inserted") and all(part <= words for part in self._named(fix)):
+                    verdict.differs(
+                        fix.object,
+                        f"version {version} is applied before its repair, since no number is free between, and uses it",
+                        None,
+                    )
+                    verdict.action = REFUSE
+
+    def _named(self, fix: repair.Fix) -> list[set[str]]:
+        """:return: the words of a statement that uses the object."""
+        name = catalog.name_of(fix.object)
+        twin = next((twin for twin in self._twins if f"type {twin.name}" == fix.object), None)
+        parts = repair.parts_of((twin.named if twin else name).split("(", 1)[0])
+        return [words_of('"' + part.replace('"', '""') + '"') for part in parts[1:] or parts]
 
     def _verdict(self, shop: repair.Workshop, migration: Mapping[str, Any]) -> Verdict:
         version = str(migration["version"])
         states = self._presence.effects(version)
         present = sum(state == effects.PRESENT for state in states.values())
         verdict = Verdict(version, migration["name"], self._their_word(version), OURS, present, len(states), NOTHING)
+        self._portion_of[version] = self._portions[-1]
         row = self._book.get(version)
         if row is not None and row.state == "applied":
+            return verdict
+        if migration.get("repairs"):
+            # Whatever it repairs here is told by the versions that lack it.
+            verdict.catalog, verdict.present, verdict.of = OF_REPAIR, 0, 0
+            verdict.action = PENDING if version in self._book.adopted_around else UNNEEDED
             return verdict
         # What was accepted as an earlier version's is no sign of this one.
         signs = [key for key in states if effects.is_sign(key) and key not in self.accepted] or list(states)
@@ -338,18 +423,21 @@ class _Judge:
     ) -> None:
         """A version that has left something: wholly, or not."""
         version = verdict.version
+        portion = self._portions[-1]
         fixes: dict[str, list[repair.Fix]] = {}
         swaps: dict[str, repair.Fix] = {}
+        along: dict[str, catalog.Definition | None] = {}
+        earlier: list[_Portion] = []
         unsure = False
         for twin in self._twins:
             mine = [name for name in twin.columns if f"column {name}" in self._presence.chain.effects[version]]
             if not mine:
                 continue
             if twin.clash is None:
-                swaps[twin.name] = repair.swap(twin)
+                swaps[twin.named] = repair.swap(twin)
                 for name in mine:
                     verdict.differs(
-                        f"column {name}", f"type {twin.name}, declared {twin.named}", f"type {swaps[twin.name].told}"
+                        f"column {name}", f"type {twin.name}, declared {twin.named}", f"type {swaps[twin.named].told}"
                     )
         for key in bad:
             if key in self._request.accept:
@@ -357,8 +445,13 @@ class _Judge:
                 verdict.differs(key, self._told(key, version), "accepted")
                 continue
             if self._comes_along(key, version, bad):
+                along[key] = self._presence.chain.at(key, version)
                 continue
-            fix = shop.fix(key, version)
+            before = [one for one in self._portions[:-1] if key in one.after]
+            there = before[-1].after[key] if before else self._presence.found.get(key)
+            found = portion.along.get(key, there)
+            earlier += before
+            fix = shop.fix(key, version, found)
             if isinstance(fix, repair.Unsure):
                 clash = next(
                     (t.clash for t in self._twins if t.clash and key.removeprefix("column ") in t.columns), None
@@ -387,20 +480,27 @@ class _Judge:
             verdict.action = REFUSE
             return
         if rows or any(catalog.kind_of(key) == "table" for key in fixes):
-            self._rows += [
+            portion.rows += [
                 repair.Fix("objects", f"rows of version {version}", "inserted", text, "true") for text in seeds
             ]
-        for key, several in fixes.items():
-            self._fixes[key] = several
-        self._swaps |= swaps
-        comments = {key: made for key in self._presence.chain.effects[version] if (made := shop.comment(key, version))}
-        self._comments |= comments
+        portion.fixes |= fixes
+        portion.along |= along
+        portion.after |= along | {key: self._presence.chain.at(key, version) for key in fixes}
+        comments = {key: text for key in self._presence.chain.effects[version] if (text := shop.comment(key, version))}
+        portion.comments |= comments
         if comments:
             verdict.differs(f"{len(comments)} comment{'s' if len(comments) > 1 else ''}", "missing", "added")
-        needs = bool(fixes or swaps or rows or comments)
-        if needs:
-            self._completed.append(version)
-        verdict.action = REPAIR if needs else ADOPT
+        if fixes or rows or comments:
+            portion.versions.add(version)
+            earlier.append(portion)
+        for named, swap in swaps.items():
+            # A version between the one that makes the type and this one may use it.
+            first = self._presence.chain.first(f"type {named}")
+            self._portion_of[first].swaps[named] = swap
+            self._portion_of[first].versions.add(first)
+            earlier.append(self._portion_of[first])
+        self._repaired_by[version] = earlier
+        verdict.action = REPAIR if earlier else ADOPT
         self.proofs[version] = self._proof(version, shop.scratch)
 
     def _comes_along(self, key: str, version: str, bad: Mapping[str, str]) -> bool:
@@ -427,7 +527,7 @@ class _Judge:
         return table is not None and chain.states[key][1][0] == chain.states[table][1][0]
 
     def _told(self, key: str, version: str) -> str:
-        differences = self._presence.differences(key, version)
+        differences = self._presence.differences(key, version, self._presence.found.get(key))
         return "; ".join(str(difference).removeprefix(f"{key}: ") for difference in differences).replace(
             "expected, not found", "missing"
         )
@@ -498,6 +598,16 @@ class _Judge:
                 if key in self.accepted and state != effects.PRESENT
             },
         }
+
+
+def _words(migration: Mapping[str, Any]) -> set[str]:
+    """:return: the words and names of all that its way up runs."""
+    words: set[str] = set()
+    for step in migration["steps"]:
+        for statement in step.get("up", []):
+            words |= words_of(str(statement["sql"]))
+        words |= words_of(json.dumps(step.get("indexes", [])))
+    return words
 
 
 def _row_statements(migration: Mapping[str, Any]) -> tuple[list[str], bool]:
@@ -844,7 +954,6 @@ def _who(conn: Connection, way: Way) -> str:
 def _record(conn: Connection, migrations: Sequence[Mapping[str, Any]], assessment: Assessment, way: Way) -> None:
     who = _who(conn, way)
     verdicts = {verdict.version: verdict for verdict in assessment.verdicts}
-    repaired = assessment.repair["version"] if assessment.repair else None
     # They cannot be given over, and are often made by a superuser for everybody.
     others = {f"extension {row['name']}" for row in fetch_all(conn, _EXTENSIONS_NOT_OURS)}
     ledger.ensure(conn)
@@ -864,7 +973,7 @@ def _record(conn: Connection, migrations: Sequence[Mapping[str, Any]], assessmen
                 "found": proof["found"],
                 "of": proof["of"],
                 "differences": verdict.differences,
-                "repaired_by": repaired if verdict.action == REPAIR else None,
+                "repaired_by": proof["repaired_by"],
             }
             ledger.record_adopted(
                 conn,
@@ -887,7 +996,7 @@ def _record(conn: Connection, migrations: Sequence[Mapping[str, Any]], assessmen
                 "ledgers": [found.as_dict() for found in assessment.ledgers],
                 "strangers": assessment.strangers,
                 "accepted": assessment.accepted,
-                "repair": repaired,
+                "repairs": [item["version"] for item in assessment.repairs],
                 "adopted": assessment.adopted,
             },
         )

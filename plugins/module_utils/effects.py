@@ -31,6 +31,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.scratch import em
 # Alone they are no sign that a version ran: downs leave types behind, extensions belong to nobody.
 _BYSTANDERS = frozenset({"type", "extension", "schema", "function", "sequence"})
 
+# A template's line ends are made one, so such a name would come out as another.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
 PRESENT = "present"
 ABSENT = "absent"
 DIFFERENT = "different"
@@ -57,6 +60,10 @@ class Chain:
         """:return: which state of the object holds after that version."""
         position = self.versions.index(version)
         return max(number for number, (since, _) in enumerate(self.states[key]) if since <= position)
+
+    def first(self, key: str) -> str:
+        """:return: the version that makes the object first."""
+        return self.versions[self.states[key][1][0]]
 
     def at(self, key: str, version: str) -> catalog.Definition | None:
         """:return: the object as it is after that version; None where it does not exist."""
@@ -219,6 +226,8 @@ def twins(chain: Chain, found: catalog.Inventory) -> list[Twin]:
             clash = f"{', '.join(others)} would have to become the same type"
         elif sum(1 for other, _ in used if other == twin) > 1:
             clash = "columns of several declared types use it"
+        elif _CONTROL.search(twin):
+            clash = f"the name of {twin!r} cannot be written into a file"
         elif direct:
             clash = f"{', '.join(direct)} has the type {named} already"
         made.append(Twin(twin, named, tuple(columns), clash))
@@ -313,9 +322,9 @@ class Presence:
         """:return: each object that a version has an effect on, and whether that is there."""
         return {key: self.of(key, version) for key in self.chain.effects[version]}
 
-    def differences(self, key: str, version: str) -> list[catalog.Difference]:
-        """:return: how an object differs from what a version makes of it."""
-        wanted, found = self.chain.at(key, version), self.found.get(key)
+    def differences(self, key: str, version: str, found: catalog.Definition | None) -> list[catalog.Difference]:
+        """:return: how an object, as it was found or will be, differs from what a version makes of it."""
+        wanted = self.chain.at(key, version)
         return catalog.compare(
             {key: wanted} if wanted is not None else {},
             {key: found} if found is not None else {},

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 import psycopg2
@@ -180,6 +180,10 @@ def apply(
         )
         done: list[dict[str, Any]] = []
         for number, migration in enumerate(plan.pending):
+            if str(migration["version"]) in plan.unneeded:
+                where = f"The record of {migration['version']} in {target.database}"
+                done.append(_steadily(session, partial(_record_unneeded, session, migration), where, done))
+                continue
             row = found.get(str(migration["version"]))
             done.append(_apply_one(session, migration, row, done, plan.pending[number + 1 :]))
 
@@ -338,6 +342,19 @@ def _refuse_moved(
         database=conn.info.dbname,
         extra={"reason": "moved", "moved": moved},
     )
+
+
+def _record_unneeded(session: _Session, migration: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a repair as applied of which there is nothing to do. Its steps are not begun, so its way down does nothing."""
+    conn, run, version = session.conn, session.way.run, str(migration["version"])
+    told = "recorded and not run: what it repairs is whole here, and later versions are applied"
+    beginning = ledger.begin_text(conn, migration, run, applied_by=session.who, resume=False, again=True)
+    finish = ledger.finish_text(conn, version, "applied", 0.0)
+    with transaction(conn, f"{_SURE_COMMIT}; {beginning}; {finish}"):
+        detail = {"duration_s": 0.0, "unneeded": told, "checksum": migration["checksum"]}
+        ledger.append_audit(conn, "applied", run_id=run.id, version=version, detail=detail)
+    session.way.progress.emit(f"{version} {migration['name']}: {told}", database=session.target.database)
+    return {**VersionResult(migration, False).as_dict(), "notes": [told], "terminated": []}
 
 
 def _apply_one(

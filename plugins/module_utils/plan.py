@@ -40,11 +40,15 @@ class Selection:
 
 @dataclass(frozen=True)
 class Plan:
-    """Versions to apply now, in order, those that stay for later, and which of these waits for its time, and why."""
+    """Versions to apply now, in order, those that stay for later, and which of these waits for its time, and why.
+
+    :ivar unneeded: repairs among the versions to apply now, of which there is nothing to do: they are recorded and not run.
+    """
 
     pending: list[Mapping[str, Any]]
     later: list[str]
     waiting: list[dict[str, str]] = field(default_factory=list)
+    unneeded: frozenset[str] = frozenset()
 
     @property
     def versions(self) -> list[str]:
@@ -127,7 +131,9 @@ def make(
         for version in sorted(tree)
         if (row := found.get(version)) is None or row.state in ("applying", "failed", "reverted")
     ]
-    _refuse_out_of_order(found, pending, selection, database)
+    unneeded = _unneeded(found, pending)
+    new = [migration for migration in pending if str(migration["version"]) not in unneeded]
+    _refuse_out_of_order(found, new, selection, database)
     if selection.target is not None:
         if selection.target not in tree:
             near = difflib.get_close_matches(selection.target, list(tree), n=1)
@@ -146,7 +152,8 @@ def make(
             raise PgopsError(f"migrate_steps is {selection.steps}; give 1 or more.", database=database)
         now = now[: selection.steps]
     taken = {str(migration["version"]) for migration in now}
-    return Plan(now, [str(m["version"]) for m in pending if str(m["version"]) not in taken])
+    later = [str(m["version"]) for m in pending if str(m["version"]) not in taken]
+    return Plan(now, later, unneeded=unneeded & taken)
 
 
 def _refuse_baseline(found: Ledger, database: str) -> None:
@@ -230,6 +237,20 @@ def _essence(value: Any) -> Any:
             return value["sql"]
         return {key: _essence(item) for key, item in value.items() if key not in _NOT_THE_UP}
     return [_essence(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _unneeded(found: Ledger, pending: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """:return: repairs that were written for another database, where this one is further on: what they complete is complete
+    here, and later versions may have changed it since."""
+    last = max((row.version for row in found.migrations if row.state != "reverted"), default="")
+    return frozenset(
+        version
+        for version, migration in ((str(migration["version"]), migration) for migration in pending)
+        if migration.get("repairs")
+        and version < last
+        and version not in found.adopted_around
+        and ((row := found.get(version)) is None or row.state == "reverted")
+    )
 
 
 def _refuse_out_of_order(

@@ -41,7 +41,10 @@ def preview(
         found = ledger.read(conn)
         plan = planned(conn, found, migrations, selection)
         return {
-            "pending": [_summary(conn, migration, found) for migration in plan.pending],
+            "pending": [
+                {**_summary(conn, migration, found), "unneeded": str(migration["version"]) in plan.unneeded}
+                for migration in plan.pending
+            ],
             "later": plan.later,
             "waiting": plan.waiting,
             "applied": [row.version for row in found.in_state("applied")],
@@ -49,7 +52,9 @@ def preview(
             "state": planning.state(conn, found, plan) if plan.pending else {},
             "tables": tables_of(plan.pending),
             "prepared": "".join(
-                up_text(conn, migration, found.get(str(migration["version"]))) for migration in plan.pending
+                up_text(conn, migration, found.get(str(migration["version"])))
+                for migration in plan.pending
+                if str(migration["version"]) not in plan.unneeded
             ),
         }
     except psycopg2.errors.LockNotAvailable as exc:

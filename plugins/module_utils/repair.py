@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 White Cross pgops contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A migration that completes what a half-failed one has left behind.
+"""Migrations that complete what half-failed ones have left behind.
 
 Only what is certain is repaired: it makes the object what the tree declares, takes no row away, and does nothing in a
 database where the object is right already. Everything else is told, with the reason.
@@ -9,6 +9,7 @@ database where the object is right already. Everything else is told, with the re
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -79,51 +80,51 @@ class Workshop:
     scratch: Connection
     migrations: Sequence[Mapping[str, Any]]
     uuids: Callable[[str, str, str], Column]
-    _made: dict[tuple[str, str, str, str], Mapping[str, Any]] = field(default_factory=dict)
+    _made: dict[tuple[str, str, str, str], dict[str, Mapping[str, Any]]] = field(default_factory=dict)
     _names: dict[str, str] = field(default_factory=dict)
-    _indexes: dict[tuple[str, str], list[Mapping[str, Any]]] = field(default_factory=dict)
+    _indexes: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for migration in self.migrations:
+            version = str(migration["version"])
             for step in migration["steps"]:
                 for index in step.get("indexes", []):
-                    self._indexes.setdefault((index["schema"], index["name"]), []).append(index)
+                    self._indexes.setdefault((index["schema"], index["name"]), {})[version] = index
                 for statement in step.get("up", []):
                     made = statement.get("creates")
                     if made and made["kind"] == "index":
-                        self._indexes.setdefault((made["schema"], made["name"]), []).append(made)
+                        self._indexes.setdefault((made["schema"], made["name"]), {})[version] = made
                     if made:
-                        self._made.setdefault(
-                            (
-                                str(made["kind"]),
-                                str(made.get("schema") or "public"),
-                                str(made.get("table") or ""),
-                                str(made.get("name")),
-                            ),
-                            statement,
+                        name = (
+                            str(made["kind"]),
+                            str(made.get("schema") or "public"),
+                            str(made.get("table") or ""),
+                            str(made.get("name")),
                         )
+                        self._made.setdefault(name, {})[version] = statement
 
-    def statement(self, kind: str, schema: str, table: str, name: str) -> str | None:
-        """:return: the tree's own statement that makes an object."""
-        found = self._made.get((kind, schema, table, name))
-        return str(found["sql"]).rstrip().rstrip(";") if found else None
+    def statement(self, version: str, kind: str, schema: str, table: str, name: str) -> str | None:
+        """:return: the tree's own statement that makes an object as it is after that version."""
+        made = _last_of(self._made.get((kind, schema, table, name), {}), version)
+        return str(made["sql"]).rstrip().rstrip(";") if made else None
 
-    def fix(self, key: str, version: str) -> list[Fix] | Unsure:
-        """:return: what makes the object what that version makes of it, or why that is not certain."""
-        wanted, found = self.presence.chain.at(key, version), self.presence.found.get(key)
+    def fix(self, key: str, version: str, found: catalog.Definition | None) -> list[Fix] | Unsure:
+        """:param found: the object as it is when the repair comes to it.
+        :return: what makes the object what that version makes of it, or why that is not certain."""
+        wanted = self.presence.chain.at(key, version)
         if wanted is None:
             return Unsure(key, "it should be gone; drop it yourself if nobody needs it")
         if found is None:
             maker = _MISSING.get(catalog.kind_of(key), Workshop._by_its_statement)
-            return maker(self, key, wanted)
-        differences = self.presence.differences(key, version)
+            return maker(self, key, wanted, version)
+        differences = self.presence.differences(key, version, found)
         changer = _DIFFERENT.get(catalog.kind_of(key))
         told = "; ".join(str(difference).removeprefix(f"{key}: ") for difference in differences)
         if changer is None:
             return Unsure(key, told)
         fixes: list[Fix] = []
         for difference in differences:
-            one = changer(self, key, wanted, found, difference)
+            one = changer(self, key, wanted, found, difference, version)
             if one is None:
                 return Unsure(key, told)
             if isinstance(one, Unsure):
@@ -133,10 +134,10 @@ class Workshop:
 
     # -- what is missing ----------------------------------------------------------------------------------------------
 
-    def _type(self, key: str, wanted: Mapping[str, Any]) -> list[Fix] | Unsure:
+    def _type(self, key: str, wanted: Mapping[str, Any], version: str) -> list[Fix] | Unsure:
         if wanted.get("form") != "enum":
-            return self._by_its_statement(key, wanted)
-        labels = ", ".join(self._literal(label) for label in wanted["labels"])
+            return self._by_its_statement(key, wanted, version)
+        labels = ", ".join(self._literal(label) for label in _labels_of(wanted))
         name = catalog.name_of(key)
         return [
             Fix(
@@ -149,15 +150,15 @@ class Workshop:
             )
         ]
 
-    def _table(self, key: str, wanted: Mapping[str, Any]) -> list[Fix] | Unsure:
-        statement = self.statement("table", wanted["schema"], "", wanted["table"])
+    def _table(self, key: str, wanted: Mapping[str, Any], version: str) -> list[Fix] | Unsure:
+        statement = self.statement(version, "table", wanted["schema"], "", wanted["table"])
         if statement is None:
             return Unsure(key, "no CREATE TABLE of the tree makes it")
         name = catalog.name_of(key)
         there = f"to_regclass({self._literal(name)}) IS NOT NULL"
         return [Fix("objects", key, "created", statement, there, f"DROP TABLE {name}")]
 
-    def _column(self, key: str, wanted: Mapping[str, Any]) -> list[Fix] | Unsure:
+    def _column(self, key: str, wanted: Mapping[str, Any], version: str) -> list[Fix] | Unsure:
         default = wanted.get("default")
         if wanted.get("generated") or wanted.get("identity"):
             return Unsure(key, "it is missing, and adding a generated column rewrites the table")
@@ -168,7 +169,9 @@ class Workshop:
                 key, "it is missing, and rows that exist would have no value in it (NOT NULL without a default)"
             )
         table, name = self._table_of(wanted), self._quoted(wanted["column"])
-        words = [f"ALTER TABLE {table} ADD COLUMN {name} {wanted['type']}"]
+        allowed = "-- pgops: allow R32 because the version that declares the column has it so\n"
+        first = allowed if wanted["type"] == "json" else ""
+        words = [f"{first}ALTER TABLE {table} ADD COLUMN {name} {wanted['type']}"]
         words += ["NOT NULL"] if wanted["not_null"] else []
         words += [f"DEFAULT {default}"] if default is not None else []
         return [
@@ -182,7 +185,7 @@ class Workshop:
             )
         ]
 
-    def _constraint(self, key: str, wanted: Mapping[str, Any]) -> list[Fix] | Unsure:
+    def _constraint(self, key: str, wanted: Mapping[str, Any], version: str) -> list[Fix] | Unsure:
         if wanted["form"] not in ("foreign key", "check"):
             return Unsure(key, f"it is missing, and a {wanted['form']} needs its rows looked at first")
         table, name = self._table_of(wanted), self._quoted(self._last(key, wanted))
@@ -196,36 +199,37 @@ class Workshop:
         )
         return [add, self._validate(key, wanted)]
 
-    def _index(self, key: str, wanted: Mapping[str, Any]) -> list[Fix] | Unsure:
+    def _index(self, key: str, wanted: Mapping[str, Any], version: str) -> list[Fix] | Unsure:
         if wanted.get("constraint"):
             return []  # the constraint brings it
-        name = self._unquoted(catalog.name_of(key))[-1]
+        name = parts_of(catalog.name_of(key))[-1]
+        declared = self._as_declared(wanted["schema"], name, version)
         definition = index_definition(self.scratch, wanted["schema"], name)
-        if definition is None or definition["nulls_not_distinct"]:
+        # The scratch database has it as the last version makes it.
+        if self.presence.chain.since(key, version)[1:]:
+            definition = None
+        if definition is None and declared is None or definition and definition["nulls_not_distinct"]:
             return Unsure(key, "it is missing, and cannot be written as data")
         entry: dict[str, Any] = {"name": name}
         entry |= {"schema": wanted["schema"]} if wanted["schema"] != "public" else {}
         entry |= {"table": wanted["table"]}
-        entry |= self._as_declared(wanted["schema"], name) or self._as_found(definition)
+        entry |= declared or self._as_found(definition or {})
         entry |= {"phi": True, "why": "The version that declares it is adopted without it."}
         literal = self._literal(catalog.name_of(key))
         check = f"EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass({literal}) AND indisvalid)"
         return [Fix("indexes", key, "built concurrently", entry, check)]
 
-    def _as_declared(self, schema: str, name: str) -> dict[str, Any] | None:
-        """:return: the index in the tree's own words, which its lint compares; None where versions declare it differently."""
-        parts = ("method", "unique", "columns", "include", "where")
-        shapes: list[dict[str, Any]] = [
-            {part: index.get(part) for part in parts} for index in self._indexes.get((schema, name), [])
-        ]
-        if not shapes or any(shape != shapes[0] for shape in shapes):
+    def _as_declared(self, schema: str, name: str, version: str) -> dict[str, Any] | None:
+        """:return: the index in the tree's own words, which its lint compares; None where none of its versions has them."""
+        index = _last_of(self._indexes.get((schema, name), {}), version)
+        if index is None:
             return None
-        columns = [{word: value for word, value in column.items() if value} for column in shapes[0]["columns"]]
+        columns = [{word: value for word, value in column.items() if value} for column in index["columns"]]
         return {
-            **({"method": shapes[0]["method"]} if shapes[0]["method"] != "btree" else {}),
-            **({"unique": True} if shapes[0]["unique"] else {}),
+            **({"method": index["method"]} if index.get("method") != "btree" else {}),
+            **({"unique": True} if index.get("unique") else {}),
             "columns": [column["column"] if list(column) == ["column"] else column for column in columns],
-            **({part: shapes[0][part] for part in ("include", "where") if shapes[0][part]}),
+            **({part: index[part] for part in ("include", "where") if index.get(part)}),
         }
 
     def _as_found(self, definition: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,22 +256,41 @@ class Workshop:
         entry |= {"where": definition["where"]} if definition["where"] else {}
         return entry
 
-    def _trigger(self, key: str, wanted: Mapping[str, Any]) -> list[Fix] | Unsure:
+    def _trigger(self, key: str, wanted: Mapping[str, Any], version: str) -> list[Fix] | Unsure:
         name = self._last(key, wanted)
-        statement = self.statement("trigger", wanted["schema"], wanted["table"], name)
+        statement = self.statement(version, "trigger", wanted["schema"], wanted["table"], name)
         if statement is None:
             return Unsure(key, "it is missing, and no CREATE TRIGGER of the tree makes it")
-        table = self._table_of(wanted)
-        check = (
-            f"EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass({self._literal(table)}) "
-            f"AND tgname = {self._literal(name)})"
-        )
-        return [Fix("objects", key, "created", statement, check, f"DROP TRIGGER {self._quoted(name)} ON {table}")]
+        down = f"DROP TRIGGER {self._quoted(name)} ON {self._table_of(wanted)}"
+        made = Fix("objects", key, "created", statement, self._trigger_is_there(key, wanted), down)
+        # CREATE TRIGGER makes it fire at the origin only; whether it does elsewhere is another statement.
+        return [made] if wanted["enabled"] == "origin" else [made, self._enabled(key, wanted)]
 
-    def _function(self, key: str, wanted: Mapping[str, Any]) -> list[Fix] | Unsure:
+    def _trigger_differs(
+        self,
+        key: str,
+        wanted: Mapping[str, Any],
+        found: Mapping[str, Any],
+        difference: catalog.Difference,
+        version: str,
+    ) -> Fix | None:
+        return self._enabled(key, wanted) if difference.attribute == "enabled" else None
+
+    def _enabled(self, key: str, wanted: Mapping[str, Any]) -> Fix:
+        word, told = _ENABLED[wanted["enabled"]]
+        text = f"ALTER TABLE {self._table_of(wanted)} {word} TRIGGER {self._quoted(self._last(key, wanted))}"
+        return Fix("objects", key, told, text, self._trigger_is_there(key, wanted))
+
+    def _trigger_is_there(self, key: str, wanted: Mapping[str, Any]) -> str:
+        return (
+            f"EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass({self._literal(self._table_of(wanted))}) "
+            f"AND tgname = {self._literal(self._last(key, wanted))} AND tgenabled = {self._literal(wanted['enabled'][0].upper())})"
+        )
+
+    def _function(self, key: str, wanted: Mapping[str, Any], version: str) -> list[Fix] | Unsure:
         signature = catalog.name_of(key)
-        name = self._unquoted(signature.split("(", 1)[0])[-1]
-        statement = self.statement("function", wanted["schema"], "", name)
+        name = parts_of(signature.split("(", 1)[0])[-1]
+        statement = self.statement(version, "function", wanted["schema"], "", name)
         if statement is None:
             return Unsure(key, "it is missing, and no CREATE FUNCTION of the tree makes it")
         # The signature has the names of the arguments, which to_regprocedure refuses.
@@ -278,36 +301,42 @@ class Workshop:
         )
         return [Fix("objects", key, "created", statement, check, f"DROP FUNCTION {signature}")]
 
-    def _by_its_statement(self, key: str, wanted: Mapping[str, Any]) -> list[Fix] | Unsure:
-        kind, name = catalog.kind_of(key), self._unquoted(catalog.name_of(key))[-1]
+    def _by_its_statement(self, key: str, wanted: Mapping[str, Any], version: str) -> list[Fix] | Unsure:
+        kind, name = catalog.kind_of(key), parts_of(catalog.name_of(key))[-1]
         if kind == "extension":
-            statement = self._made.get(("extension", "public", "", name))
+            statement = self.statement(version, "extension", "public", "", name)
             if statement is not None:
                 check = f"EXISTS (SELECT FROM pg_extension WHERE extname = {self._literal(name)})"
-                text = str(statement["sql"]).rstrip().rstrip(";")
-                return [Fix("types", key, "created", text, check, None)]
+                return [Fix("types", key, "created", statement, check, None)]
         return Unsure(key, "it is missing, and this tool does not make a " + kind + " by itself")
 
     # -- what differs -------------------------------------------------------------------------------------------------
 
     def _labels(
-        self, key: str, wanted: Mapping[str, Any], found: Mapping[str, Any], difference: catalog.Difference
+        self,
+        key: str,
+        wanted: Mapping[str, Any],
+        found: Mapping[str, Any],
+        difference: catalog.Difference,
+        version: str,
     ) -> Fix | Unsure | None:
         if difference.attribute != "labels" or wanted.get("form") != "enum" or found.get("form") != "enum":
             return None
         known = {label for state in self.presence.chain.ever(key) for label in state.get("labels") or []}
-        own = [label for label in found["labels"] if label not in known]
+        there = _labels_of(found)
+        own = [label for label in there if label not in known]
         if own:
             return Unsure(key, f"it has values that no version declares: {', '.join(own)}")
-        kept = [label for label in wanted["labels"] if label in found["labels"]]
-        if kept != [label for label in found["labels"] if label in wanted["labels"]]:
-            return Unsure(key, f"its values have another order: {', '.join(found['labels'])}")
+        kept = [label for label in _labels_of(wanted) if label in there]
+        if kept != [label for label in there if label in _labels_of(wanted)]:
+            return Unsure(key, f"its values have another order: {', '.join(there)}")
         name = catalog.name_of(key)
         statements, checks = [], []
         before = None
-        for label in wanted["labels"]:
-            if label not in found["labels"]:
-                place = f" AFTER {self._literal(before)}" if before else f" BEFORE {self._literal(found['labels'][0])}"
+        for label in _labels_of(wanted):
+            if label not in there:
+                first = f" BEFORE {self._literal(there[0])}" if there else ""
+                place = f" AFTER {self._literal(before)}" if before is not None else first
                 statements.append(f"ALTER TYPE {name} ADD VALUE {self._literal(label)}{place}")
                 checks.append(self._literal(label))
             before = label
@@ -318,7 +347,12 @@ class Workshop:
         return Fix("labels", key, f"{len(statements)} values added", ";\n".join(statements), check)
 
     def _column_differs(
-        self, key: str, wanted: Mapping[str, Any], found: Mapping[str, Any], difference: catalog.Difference
+        self,
+        key: str,
+        wanted: Mapping[str, Any],
+        found: Mapping[str, Any],
+        difference: catalog.Difference,
+        version: str,
     ) -> Fix | Unsure | None:
         table, name = self._table_of(wanted), self._quoted(wanted["column"])
         alter = f"ALTER TABLE {table} ALTER COLUMN {name}"
@@ -385,8 +419,7 @@ class Workshop:
 
     def _only_while(self, wanted: Mapping[str, Any], old: str, statement: str) -> str:
         """A statement that is no CREATE, so the engine cannot see that it was done: it asks itself."""
-        return f"""DO $repair$
-BEGIN
+        return _do(f"""BEGIN
     IF EXISTS (
         SELECT FROM pg_attribute
         WHERE attrelid = to_regclass({self._literal(self._table_of(wanted))})
@@ -395,22 +428,31 @@ BEGIN
     ) THEN
         {statement};
     END IF;
-END
-$repair$"""
+END""")
 
     def _index_differs(
-        self, key: str, wanted: Mapping[str, Any], found: Mapping[str, Any], difference: catalog.Difference
+        self,
+        key: str,
+        wanted: Mapping[str, Any],
+        found: Mapping[str, Any],
+        difference: catalog.Difference,
+        version: str,
     ) -> Fix | Unsure | None:
         if difference.attribute != "valid" or found.get("valid") is not False:
             return None
-        fixes = self._index(key, wanted)
+        fixes = self._index(key, wanted, version)
         if isinstance(fixes, Unsure) or not fixes:
             return fixes if isinstance(fixes, Unsure) else None
         fix = fixes[0]
         return Fix(fix.phase, key, "dropped and built again, it is INVALID", fix.up, fix.check)
 
     def _constraint_differs(
-        self, key: str, wanted: Mapping[str, Any], found: Mapping[str, Any], difference: catalog.Difference
+        self,
+        key: str,
+        wanted: Mapping[str, Any],
+        found: Mapping[str, Any],
+        difference: catalog.Difference,
+        version: str,
     ) -> Fix | None:
         if difference.attribute != "validated" or found.get("validated") is not False:
             return None
@@ -458,12 +500,7 @@ $repair$"""
         return f"{self._quoted(wanted['schema'])}.{self._quoted(wanted['table'])}"
 
     def _last(self, key: str, wanted: Mapping[str, Any]) -> str:
-        return self._unquoted(catalog.name_of(key))[-1]
-
-    @staticmethod
-    def _unquoted(name: str) -> list[str]:
-        parts = re.findall(r'"(?:[^"]|"")*"|[^."]+', name)
-        return [part[1:-1].replace('""', '"') if part.startswith('"') else part for part in parts]
+        return parts_of(catalog.name_of(key))[-1]
 
     def _plain(self, text: str) -> str | None:
         """:return: the name of a column, or None for an expression."""
@@ -485,7 +522,7 @@ $repair$"""
         )
 
 
-_MISSING: dict[str, Callable[[Workshop, str, Mapping[str, Any]], list[Fix] | Unsure]] = {
+_MISSING: dict[str, Callable[[Workshop, str, Mapping[str, Any], str], list[Fix] | Unsure]] = {
     "type": Workshop._type,
     "table": Workshop._table,
     "column": Workshop._column,
@@ -496,13 +533,40 @@ _MISSING: dict[str, Callable[[Workshop, str, Mapping[str, Any]], list[Fix] | Uns
 }
 _DIFFERENT: dict[
     str,
-    Callable[[Workshop, str, Mapping[str, Any], Mapping[str, Any], catalog.Difference], Fix | Unsure | None],
+    Callable[[Workshop, str, Mapping[str, Any], Mapping[str, Any], catalog.Difference, str], Fix | Unsure | None],
 ] = {
     "type": Workshop._labels,
     "column": Workshop._column_differs,
     "index": Workshop._index_differs,
     "constraint": Workshop._constraint_differs,
+    "trigger": Workshop._trigger_differs,
 }
+# How a trigger is made to fire: the words of ALTER TABLE, and in ours.
+_ENABLED = {
+    "origin": ("ENABLE", "enabled"),
+    "always": ("ENABLE ALWAYS", "enabled always"),
+    "replica": ("ENABLE REPLICA", "enabled on a replica"),
+    "disabled": ("DISABLE", "disabled"),
+}
+
+
+def _last_of(made: Mapping[str, Mapping[str, Any]], version: str) -> Mapping[str, Any] | None:
+    """:return: what the last of these versions up to that one has."""
+    since = max((one for one in made if one <= version), default=None)
+    return made[since] if since is not None else None
+
+
+def _labels_of(definition: Mapping[str, Any]) -> list[str]:
+    """:return: the values of an enum, which may have none."""
+    return list(definition.get("labels") or [])
+
+
+def _do(body: str) -> str:
+    """:return: a DO of that body, in quotes that do not occur in it."""
+    tag = "repair"
+    while f"${tag}$" in body:
+        tag += "_"
+    return f"DO ${tag}$\n{body}\n${tag}$"
 
 
 def _unwrapped(expression: str) -> str:
@@ -519,26 +583,27 @@ def _unwrapped(expression: str) -> str:
 
 def swap(twin: Twin) -> Fix:
     """The named type, which nothing uses, goes; the twin takes its name, and its columns come along without a rewrite."""
-    name = twin.named.split(".", 1)[1]
-    text = f"""DO $repair$
-BEGIN
-    IF to_regtype('{twin.name}') IS NULL THEN
-        RAISE NOTICE 'There is no type {twin.name.replace("'", "''")}: nothing to do';
+    there = f"to_regtype({_quote(twin.name)}) IS NULL"
+    text = _do(f"""BEGIN
+    IF {there} THEN
+        RAISE NOTICE USING MESSAGE = {_quote(f"There is no type {twin.name}: nothing to do")};
         RETURN;
     END IF;
     -- No CASCADE: what uses the type by now stops the step here.
     DROP TYPE IF EXISTS {twin.named};
-    ALTER TYPE {twin.name} RENAME TO {name};
-END
-$repair$"""
+    ALTER TYPE {twin.name} RENAME TO {_quoted_parts(twin.named)[-1]};
+END""")
     columns = ", ".join(twin.columns)
-    return Fix(
-        "types",
-        f"type {twin.name}",
-        f"takes the place of {twin.named} (used by {columns})",
-        text,
-        f"to_regtype('{twin.name}') IS NULL",
-    )
+    return Fix("types", f"type {twin.name}", f"takes the place of {twin.named} (used by {columns})", text, there)
+
+
+def parts_of(name: str) -> list[str]:
+    """:return: the parts of a qualified name, without quotes."""
+    return [part[1:-1].replace('""', '"') if part.startswith('"') else part for part in _quoted_parts(name)]
+
+
+def _quoted_parts(name: str) -> list[str]:
+    return re.findall(r'"(?:[^"]|"")*"|[^."]+', name)
 
 
 # ------------------------------------------------------------------------------------------------------------ the folder
@@ -556,30 +621,47 @@ _TOGETHER = {
 }
 
 
-def folder(fixes: Sequence[Fix], versions: Sequence[str], migrations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def folder(
+    fixes: Sequence[Fix],
+    versions: Sequence[str],
+    migrations: Sequence[Mapping[str, Any]],
+    besides: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """Write the fixes as a migration.
 
     :param versions: the versions that it completes, in order.
     :param migrations: the tree: its number is the first free one after those versions; a repair that is there already
         with the same files is taken again.
-    :return: ``version``, ``name``, ``files`` (name -> text), ``exists`` (it is in the tree).
+    :param besides: the repairs that are to be written as well.
+    :return: ``version``, ``name``, ``files`` (name -> text), ``repairs`` (the versions), ``exists`` (it is in the tree).
     """
     files = _files(fixes, versions)
     taken = {str(migration["version"]): migration for migration in migrations}
     for version, migration in sorted(taken.items()):
-        if (
-            NAME in str(migration["name"])
-            and {name: file["text"] for name, file in migration["files"].items()} == files
-        ):
-            return {"version": version, "name": migration["name"], "files": files, "exists": True}
+        if migration.get("repairs") and {name: file["text"] for name, file in migration["files"].items()} == files:
+            return {
+                "version": version,
+                "name": migration["name"],
+                "files": files,
+                "repairs": list(versions),
+                "exists": True,
+            }
+    known = [*migrations, *besides]
+    numbers = {str(migration["version"]) for migration in known}
     number = int(max(versions)) + 1
-    while f"{number:014d}" in taken:
+    while f"{number:014d}" in numbers:
         number += 1
-    names = {str(migration["name"]) for migration in migrations}
+    names = {str(migration["name"]) for migration in known}
     name, more = NAME, 2
     while name in names:
         name, more = f"{NAME}_{more}", more + 1
-    return {"version": f"{number:014d}", "name": name, "files": files, "exists": False}
+    return {
+        "version": f"{number:014d}",
+        "name": name,
+        "files": files,
+        "repairs": list(versions),
+        "exists": False,
+    }
 
 
 def _files(fixes: Sequence[Fix], versions: Sequence[str]) -> dict[str, str]:
@@ -615,7 +697,7 @@ def _files(fixes: Sequence[Fix], versions: Sequence[str]) -> dict[str, str]:
     )
     files["verify.sql.j2"] = _sql([query])
     risk = "high" if any(fix.phase == "types" for fix in fixes) else "medium"
-    depends = ", ".join(f'"{version}"' for version in versions)
+    completed = ", ".join(f'"{version}"' for version in versions)
     rollback = (
         "  safety: partial\n  stays: >-\n    Types, values, defaults and comments stay as the versions that it completes declare them; what it\n"
         "    created goes.\n"
@@ -626,9 +708,9 @@ def _files(fixes: Sequence[Fix], versions: Sequence[str]) -> dict[str, str]:
         f"---\n# {_HEAD.format('#')}"
         "title: Repair of an adopted schema\n"
         "why: >-\n"
-        "  Written by adopt.yml: the versions that it depends on were adopted from another tool, which had left them\n"
+        "  Written by adopt.yml: the versions that it repairs were adopted from another tool, which had left them\n"
         "  incomplete. Each step does nothing in a database where they are complete.\n"
-        f"risk: {risk}\nphi: true\nphase: enhancement\ndepends_on: [{depends}]\nrollback:\n{rollback}steps:\n"
+        f"risk: {risk}\nphi: true\nphase: enhancement\nrepairs: [{completed}]\nrollback:\n{rollback}steps:\n"
         + "\n".join(steps)
         + "\nverify: verify.sql.j2\n"
     )
@@ -637,8 +719,8 @@ def _files(fixes: Sequence[Fix], versions: Sequence[str]) -> dict[str, str]:
 
 def _sql(statements: Sequence[str]) -> str:
     text = "".join(f"\n{statement};\n" for statement in statements)
-    if re.search(r"\{[{%#]", text):
-        text = f"\n{{% raw %}}{text}{{% endraw %}}\n"
+    # A name may have the braces of a template.
+    text = re.sub(r"\{[{%#]", lambda found: f'{{{{ "{found[0]}" }}}}', text)
     return f"-- {_HEAD.format('--')}{text}"
 
 
@@ -668,7 +750,7 @@ def _scalar(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     text = str(value)
-    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_ .]*", text) and text.lower() not in (
+    if re.fullmatch(r"[A-Za-z_](?:[A-Za-z0-9_ .]*[A-Za-z0-9_])?", text) and text.lower() not in (
         "true",
         "false",
         "yes",
@@ -680,4 +762,4 @@ def _scalar(value: Any) -> str:
         "n",
     ):
         return text
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return json.dumps(text, ensure_ascii=False)

@@ -122,9 +122,10 @@ databases:
       description: Objects that no version declares; they are left alone.
       type: list
       elements: str
-    repair:
-      description: Version, name and files of the migration that repairs, if one is needed.
-      type: dict
+    repairs:
+      description: Version, name and files of each migration that repairs, in order, and which versions it completes.
+      type: list
+      elements: dict
     adopted:
       description: Versions that are recorded, or would be.
       type: list

@@ -18,7 +18,7 @@ RULES = {
     "column-rewrite": "A new column with a value that differs by row rewrites the table.",
     "constraint-blocking": "A constraint that is validated at once reads the whole table under its lock.",
     "data-apart": "A step changes the schema or rows, not both.",
-    "depends-on": "`depends_on` names versions of the tree that come before.",
+    "depends-on": "`depends_on` and `repairs` name versions of the tree that come before.",
     "destructive": "An up that takes data away declares `risk: high` or `critical`.",
     "down-missing": "A step that changes objects or rows has a down, or `rollback` says what stays.",
     "duplicate-index": "An index name stands for one definition.",

@@ -34,6 +34,7 @@ class Migration:
     phase: str = "enhancement"
     rollback: dict[str, str] = field(default_factory=dict)
     depends_on: list[str] = field(default_factory=list)
+    repairs: list[str] = field(default_factory=list)
     contract: dict[str, Any] = field(default_factory=dict)
     variables: dict[str, Any] = field(default_factory=dict)
     budgets: dict[str, int] = field(default_factory=dict)

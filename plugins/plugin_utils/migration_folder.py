@@ -56,6 +56,7 @@ _METADATA_KEYS: Keys = {
     "phi": (bool, True, ()),
     "phase": (str, False, PHASES),
     "depends_on": (list, False, ()),
+    "repairs": (list, False, ()),
     "contract": (dict, False, ()),
     "rollback": (dict, True, ()),
     "variables": (dict, False, ()),
@@ -186,6 +187,8 @@ def _fill(migration: Migration, contents: dict[str, dict[str, str]], findings: l
                 )
             )
     migration.depends_on = [document.written.get(("depends_on", i), "") for i in range(len(data.get("depends_on", [])))]
+    migration.repairs = [document.written.get(("repairs", i), "") for i in range(len(data.get("repairs", [])))]
+    migration.depends_on += [version for version in migration.repairs if version not in migration.depends_on]
     migration.contract = _contract(migration, findings)
     migration.variables = _variables(migration, findings)
     migration.budgets = _budgets(migration, findings)

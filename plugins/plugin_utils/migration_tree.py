@@ -76,6 +76,7 @@ class RenderedMigration:
             "phase": source.phase,
             "rollback": source.rollback,
             "depends_on": source.depends_on,
+            "repairs": source.repairs,
             "contract": source.contract,
             "budgets": source.budgets,
             "expected_seconds": source.expected_seconds,
@@ -214,12 +215,13 @@ def _check_order(migrations: list[Migration], findings: list[Finding]) -> None:
     for migration in migrations:
         file = migration.location(METADATA)
         for i, wanted in enumerate(migration.depends_on):
-            line = migration.document.line("depends_on", i)
+            key = "repairs" if wanted in migration.repairs else "depends_on"
+            line = migration.document.line(key, migration.repairs.index(wanted) if key == "repairs" else i)
             if wanted not in by_version:
-                text = f"depends_on names {wanted or 'no version'}, which is not in the tree"
+                text = f"{key} names {wanted or 'no version'}, which is not in the tree"
                 findings.append(Finding(file, line, "depends-on", text + nearest(wanted, by_version)))
             elif wanted >= migration.version:
-                text = f"depends_on names {wanted}, which does not come before {migration.version}"
+                text = f"{key} names {wanted}, which does not come before {migration.version}"
                 findings.append(Finding(file, line, "depends-on", text))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support import engine, legacy
 from support.site import Playbook
+from support.tree import TestTree
 
 # The version that declares all types of a record, which their chain has at once.
 TYPES_OF_RECORDS = "20251010000000"
@@ -118,6 +119,34 @@ def test_a_refusal_shows_the_table_and_leaves_the_tree_alone(site: Playbook, tar
     assert (folders(site), schemas(target)) == (before, [])
     assert result.json is not None
     assert "cannot be adopted as it is" in result.json["error"]["message"]
+
+
+@pytest.mark.slow
+def test_a_repair_that_does_not_pass_lint_is_not_written_and_nothing_is_adopted(
+    playbook: Playbook, target: Any
+) -> None:
+    playbook.keep_versions(())
+    tables = (
+        "CREATE TABLE public.schools (id bigint PRIMARY KEY);\n"
+        "CREATE TABLE public.pupils (id integer PRIMARY KEY, school integer);"
+    )
+    # Both sides of a foreign key have one type, lint says.
+    key = "ADD CONSTRAINT goes_to FOREIGN KEY (school) REFERENCES public.schools (id) ON UPDATE CASCADE ON DELETE RESTRICT"
+    TestTree(playbook.folder / "sql").add_sql(
+        "20250101000000",
+        "pupils",
+        f"{tables}\nALTER TABLE public.pupils {key};",
+        "DROP TABLE public.pupils;\nDROP TABLE public.schools;",
+    )
+    engine.do(target, tables)
+    before = folders(playbook)
+    result = playbook("adopt.yml")
+    assert result.rc == 2
+    assert (
+        "The repair that would be written does not pass lint: 20250101000001_repair_adopted_schema/up.sql.j2:"
+        in result.output
+    )
+    assert (folders(playbook), schemas(target)) == (before, [])
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def forget_and_adopt(server: Server, target: Any, tree: list[dict[str, Any]], **
 
 def write_repair(tree: TestTree, found: dict[str, Any]) -> str:
     """Put the repair of an adoption into the tree. :return: its version."""
-    repair = found["repair"]
+    (repair,) = found["repairs"]
     path = tree.folder / "migrations" / f"{repair['version']}_{repair['name']}"
     path.mkdir()
     for name, text in repair["files"].items():
@@ -292,7 +292,7 @@ def test_what_was_accepted_is_no_sign_of_a_later_version_that_changes_it(
     do(target, "ALTER TABLE pupils ALTER COLUMN grade SET NOT NULL")
     before = inventory(target)
     found = forget_and_adopt(server, target, tree.render(), accept=("column public.pupils.grade",))
-    assert (found["recorded"], found["repair"]) == ([V1], None)
+    assert (found["recorded"], found["repairs"]) == ([V1], [])
     assert apply(target, tree.render()) == [V2]
     assert verify.verify({target.database: target})[target.database]["passed"]
     assert revert(target) == [V2]
@@ -325,7 +325,7 @@ def test_what_was_accepted_is_left_alone_by_a_later_version_that_names_it(
     before = inventory(target)
     accepted = ("column public.pupils.school", "index public.pupils_old")
     found = forget_and_adopt(server, target, tree.render(), accept=accepted)
-    assert (found["recorded"], found["repair"]) == ([V1], None)
+    assert (found["recorded"], found["repairs"]) == ([V1], [])
     assert apply(target, tree.render()) == [V2]
     assert verify.verify({target.database: target})[target.database]["passed"]
     assert revert(target) == [V2]
@@ -404,7 +404,7 @@ def test_the_whole_chain_goes_down_version_by_version_and_up_again_with_its_rows
         fill_empty_tables(conn)
         before = contents(conn)
     found = forget_and_adopt(server, target, chain)
-    assert (found["repair"], found["pending"]) == (None, list(UNTOLD))
+    assert (found["repairs"], found["pending"]) == ([], list(UNTOLD))
     assert len(found["recorded"]) == len(chain) - len(UNTOLD)
     assert apply(target, chain) == list(UNTOLD)
     assert differences(seen[-1], target) == []

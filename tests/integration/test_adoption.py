@@ -18,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     connection,
     ledger,
     migrate,
+    preview,
     verify,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
@@ -81,19 +82,18 @@ def inventory(target: Any) -> catalog.Inventory:
         return catalog.inventory(conn)
 
 
-def write(folder: Path, repair: dict[str, Any]) -> Path:
-    path = folder / "migrations" / f"{repair['version']}_{repair['name']}"
-    path.mkdir()
-    for name, text in repair["files"].items():
-        (path / name).write_text(text, encoding="utf-8")
-    return path
+def write(folder: Path, repairs: list[dict[str, Any]]) -> None:
+    for repair in repairs:
+        path = folder / "migrations" / f"{repair['version']}_{repair['name']}"
+        path.mkdir()
+        for name, text in repair["files"].items():
+            (path / name).write_text(text, encoding="utf-8")
 
 
 def carry(target: Any, folder: Path, tree: list[dict[str, Any]], **asked: Any) -> dict[str, Any]:
     """Adopt, write the repair, apply what is pending and hold the result against the tree."""
     found = adopt(target, tree, **asked)
-    if found["repair"] and not found["repair"]["exists"]:
-        write(folder, found["repair"])
+    write(folder, [repair for repair in found["repairs"] if not repair["exists"]])
     assert migration_lint.lint(migration_tree.read_tree(folder), {}) == []
     migrate.apply(target, legacy.tree(folder), Selection(), engine.way("20260101T000000Z-000009"))
     assert verify.verify({target.database: target})[target.database]["passed"]
@@ -108,7 +108,7 @@ def test_what_is_wholly_there_is_recorded_with_its_fingerprint_and_audited(targe
     legacy.as_ours(target, CORE)
     legacy.sequelize_ledger(target, [legacy.FILES[version] for version in CORE])
     found = adopt(target, core)
-    assert (found["recorded"], found["repair"], found["pending"]) == (list(CORE), None, [INCIDENTS])
+    assert (found["recorded"], found["repairs"], found["pending"]) == (list(CORE), [], [INCIDENTS])
     rows = engine.rows(
         target,
         "SELECT version, state, applied_by, adopted ->> 'their_ledger' AS word, length(adopted ->> 'fingerprint') AS n "
@@ -127,7 +127,7 @@ def test_a_second_adoption_changes_nothing(target: Any, core: Any) -> None:
     adopt(target, core)
     before = engine.rows(target, "SELECT * FROM pgops.audit ORDER BY seq")
     again = adopt(target, core, run=2)
-    assert (again["recorded"], again["repair"]) == ([], None)
+    assert (again["recorded"], again["repairs"]) == ([], [])
     assert engine.rows(target, "SELECT * FROM pgops.audit ORDER BY seq") == before
     assert engine.rows(target, "SELECT count(*) AS n FROM pgops.adoption") == [{"n": 1}]
 
@@ -237,6 +237,11 @@ def drop_column(target: Any, server: Any) -> None:
     engine.do(target, 'ALTER TABLE users DROP COLUMN "mustChangePassword"')
 
 
+def drop_json_column(target: Any, server: Any) -> None:
+    """Lint wants jsonb on a table in use; the repair makes what the tree declares."""
+    engine.do(target, "ALTER TABLE health_records DROP COLUMN attachments")
+
+
 def drop_foreign_key(target: Any, server: Any) -> None:
     engine.do(target, 'ALTER TABLE students DROP CONSTRAINT "students_nurseId_fkey"')
 
@@ -286,6 +291,7 @@ def no_comment(target: Any, server: Any) -> None:
         pytest.param(drop_label, {'type public."UserRole"': "2 values added"}, marks=pytest.mark.slow),
         (drop_table, {"table public.emergency_contacts": "created"}),
         pytest.param(drop_column, {'column public.users."mustChangePassword"': "added"}, marks=pytest.mark.slow),
+        pytest.param(drop_json_column, {"column public.health_records.attachments": "added"}, marks=pytest.mark.slow),
         pytest.param(
             drop_foreign_key,
             {'constraint public.students."students_nurseId_fkey"': "added; validated"},
@@ -335,7 +341,7 @@ def test_a_repair_does_nothing_in_a_database_that_is_whole(
 ) -> None:
     legacy.sequelize(target, record_types=False)
     drop_column(target, server)
-    write(work, adopt(target, core)["repair"])
+    write(work, adopt(target, core)["repairs"])
     server.create_database(f"{database}_new")
     fresh = target.with_(database=f"{database}_new")
     migrate.apply(fresh, core[:4], Selection(), engine.way())
@@ -354,14 +360,156 @@ def test_the_same_repair_serves_the_next_database(
     target: Any, server: Any, database: str, core: Any, work: Path
 ) -> None:
     legacy.sequelize(target, record_types=False)
-    write(work, adopt(target, core)["repair"])
+    write(work, adopt(target, core)["repairs"])
     server.create_database(f"{database}_two")
     second = target.with_(database=f"{database}_two")
     legacy.sequelize(second, record_types=False)
     found = look(second, legacy.tree(work))
-    assert found.repair is not None
-    assert (found.repair["version"], found.repair["exists"]) == ("20250103000004", True)
+    assert [(repair["version"], repair["exists"]) for repair in found.repairs] == [("20250103000004", True)]
     assert found.pending == ["20250103000004", INCIDENTS]
+
+
+FURTHER = "20260101000000"
+
+
+def test_a_repair_stops_no_database_that_is_further_on_and_changes_nothing_there(
+    target: Any, server: Any, database: str, core: Any, work: Path
+) -> None:
+    # A later version changes what the repair sets, so that to run it there would do harm.
+    TestTree(work).add_sql(
+        FURTHER,
+        "grade",
+        "COMMENT ON COLUMN public.students.grade IS 'PHI: where a pupil is in school';",
+        "COMMENT ON COLUMN public.students.grade IS 'PHI';",
+    )
+    server.create_database(f"{database}_staging")
+    staging = target.with_(database=f"{database}_staging")
+    migrate.apply(staging, legacy.tree(work), Selection(), engine.way())
+    before = inventory(staging)
+
+    legacy.sequelize(target, record_types=False)
+    engine.do(target, "DROP INDEX students_name_idx")
+    carry(target, work, legacy.tree(work))
+
+    tree = legacy.tree(work)
+    (shown,) = pending(staging, tree)
+    assert (shown["version"], shown["unneeded"]) == ("20250103000004", True)
+    done = migrate.apply(staging, tree, Selection(), engine.way("20260101T000000Z-000003"))
+    assert [item["version"] for item in done["applied"]] == ["20250103000004"]
+    assert "recorded and not run" in done["applied"][0]["notes"][0]
+    assert verify.verify({staging.database: staging})[staging.database]["passed"]
+    assert catalog.compare(before, inventory(staging), ignore=()) == []
+    # Nor does its way back.
+    migrate.revert(staging, Reverts(version="20250103000004"), engine.way("20260101T000000Z-000004"))
+    assert catalog.compare(before, inventory(staging), ignore=()) == []
+
+
+def pending(target: Any, tree: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = preview.preview(target, tree, Selection())["pending"]
+    return found
+
+
+def test_a_new_version_that_calls_itself_no_repair_is_still_a_newcomer(target: Any, work: Path) -> None:
+    migrate.apply(target, legacy.tree(work), Selection(), engine.way())
+    TestTree(work).add_sql(
+        "20250103000004", "repair_adopted_schema", "CREATE TABLE public.late (id integer);", "DROP TABLE public.late;"
+    )
+    with pytest.raises(PgopsError, match="sorts before version"):
+        migrate.apply(target, legacy.tree(work), Selection(), engine.way("20260101T000000Z-000002"))
+
+
+def test_the_repair_of_another_database_is_no_repair_of_this_one(
+    target: Any, server: Any, database: str, core: Any, work: Path
+) -> None:
+    legacy.as_ours(target, CORE)
+    drop_index(target, server)
+    write(work, adopt(target, core)["repairs"])
+    server.create_database(f"{database}_two")
+    second = target.with_(database=f"{database}_two")
+    legacy.as_ours(second, CORE)
+    drop_column(second, server)
+    found = look(second, legacy.tree(work))
+    assert actions(found)["20250103000004"] == adoption.UNNEEDED
+    assert found.pending == ["20250103000005", INCIDENTS]
+    found_again = carry(second, work, legacy.tree(work))
+    assert found_again["recorded"] == list(CORE)
+    assert engine.state(second, "20250103000004")["state"] == "applied"
+
+
+ODD = ("enum_o'neil", "enum_{{ x }}", "enum_{% endraw %}{#", "enum_$repair$", "enum_\\", "enum_\"'")
+
+
+@pytest.mark.few(1)
+@pytest.mark.parametrize("name", ODD)
+def test_a_twin_of_any_name_is_repaired(name: str, target: Any, core: Any, work: Path) -> None:
+    legacy.sequelize(target, (BASE,), record_types=False)
+    quoted = '"' + name.replace('"', '""') + '"'
+    engine.do(target, f"ALTER TYPE public.enum_contacts_type RENAME TO {quoted}")
+    carry(target, work, core)
+    assert inventory(target)["column public.contacts.type"]["type"] == 'public."ContactType"'
+
+
+def test_an_enum_without_values_gets_them(target: Any, core: Any, work: Path) -> None:
+    legacy.sequelize(target, (BASE,), record_types=False)
+    engine.do(
+        target,
+        "ALTER TABLE contacts DROP COLUMN type",
+        "DROP TYPE public.enum_contacts_type",
+        'DROP TYPE public."ContactType"',
+        'CREATE TYPE public."ContactType" AS ENUM ()',
+        'ALTER TABLE contacts ADD COLUMN type public."ContactType" NOT NULL',
+    )
+    found = carry(target, work, core)
+    assert found["recorded"][:1] == [BASE]
+    assert inventory(target)['type public."ContactType"']["labels"][0] == "GUARDIAN"
+
+
+@pytest.mark.parametrize("damage", ["DROP TRIGGER seen ON pupils", "ALTER TABLE pupils ENABLE TRIGGER seen"])
+def test_a_trigger_is_repaired_with_what_makes_it_fire(damage: str, target: Any, tmp_path: Path) -> None:
+    tree = TestTree(tmp_path / "sql")
+    tree.add_sql(
+        BASE,
+        "pupils",
+        "CREATE TABLE public.pupils (id integer PRIMARY KEY);\n"
+        "CREATE TRIGGER seen AFTER INSERT ON public.pupils FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger();\n"
+        "ALTER TABLE public.pupils ENABLE ALWAYS TRIGGER seen;",
+        "DROP TABLE public.pupils;",
+    )
+    migrate.apply(target, tree.render(), Selection(), engine.way())
+    engine.do(target, "DROP SCHEMA pgops CASCADE", damage)
+    carry(target, tree.folder, tree.render())
+    assert inventory(target)["trigger public.pupils.seen"]["enabled"] == "always"
+
+
+def test_a_later_repair_goes_on_from_what_an_earlier_one_makes(target: Any, tmp_path: Path) -> None:
+    tree = TestTree(tmp_path / "sql")
+    table = "CREATE TABLE public.{} (id integer PRIMARY KEY, grade text DEFAULT 'K');"
+    tree.add_sql(BASE, "pupils", table.format("pupils"), "DROP TABLE public.pupils;")
+    tree.add_sql(CRITICAL, "visitors", table.format("visitors"), "DROP TABLE public.visitors;")
+    other = "ALTER TABLE public.pupils ALTER COLUMN grade SET DEFAULT '{}';"
+    tree.add_sql(
+        INCIDENTS, "others", table.format("others") + other.format("1"), other.format("K") + "DROP TABLE public.others;"
+    )
+    engine.do(target, table.format("pupils"), table.format("others"), "ALTER TABLE pupils DROP COLUMN grade")
+    found = carry(target, tree.folder, tree.render())
+    assert [repair["version"] for repair in found["repairs"]] == ["20250103000001", "20251103204745"]
+    assert "'1'" in inventory(target)["column public.pupils.grade"]["default"]
+
+
+def test_a_repair_that_comes_too_late_for_a_version_in_between_is_refused(target: Any, core: Any, work: Path) -> None:
+    """No number is free between these versions, so the second would use the type before it is put right."""
+    tree = TestTree(work)
+    tree.add_sql(
+        "20250103000004",
+        "use_the_type",
+        'CREATE TABLE public.visitors (id integer PRIMARY KEY, gender public."Gender");',
+        "DROP TABLE public.visitors;",
+    )
+    legacy.sequelize(target, record_types=False)
+    with pytest.raises(PgopsError, match="version 20250103000004 is applied before its repair") as caught:
+        adopt(target, legacy.tree(work))
+    assert [item["object"] for item in caught.value.extra["differences"]] == ["type public.enum_students_gender"]
+    assert engine.rows(target, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
@@ -378,6 +526,10 @@ def other_index(target: Any, server: Any) -> None:
 def no_uuid(target: Any, server: Any) -> None:
     text_key(target, server)
     engine.do(target, "UPDATE system_configurations SET \"lastModifiedBy\" = 'admin' WHERE key = 'MAX_LOGIN_ATTEMPTS'")
+
+
+def name_of_two_lines(target: Any, server: Any) -> None:
+    legacy.make_twin(target, "contacts", "type", "enum_contacts\rtype", "ContactType")
 
 
 def own_label(target: Any, server: Any) -> None:
@@ -399,6 +551,7 @@ def required_column(target: Any, server: Any) -> None:
         (other_type, 'column public.schools."totalEnrollment"'),
         (other_index, "index public.students_name_idx"),
         (no_uuid, "1 of 12 values are none (by ctid (0,"),
+        (name_of_two_lines, "cannot be written into a file"),
         (own_label, "it has values that no version declares: JANITOR"),
         (two_twins, 'public.contacts.kind has the type public."IncidentType" already'),
         (required_column, "NOT NULL without a default"),

@@ -8,6 +8,7 @@ unique constraint beside each unique index, no comments, fewer indexes, all thir
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,16 @@ FILES = {
     "20250103000003": "20250103000003-create-system-configuration.js",
 }
 FIRST_THREE = tuple(FILES)[:3]
+# What their chain did after those, statement by statement as its files make it: `sequelize/<version>.sql`.
+LATER_FILES = {
+    "20250104": "20250104-add-mfa-oauth-fields-to-users.js",
+    "20251009013303": "20251009013303-enhance-system-configuration.js",
+    "20251010000000": "20251010000000-complete-health-records-schema.js",
+    "20251011000000": "20251011000000-performance-indexes.js",
+    "20251103204744": "20251103204744-add-status-and-safety-type-to-incidents.js",
+    "20251104160219": "20251104160219-add-deleted-at-to-users.js",
+}
+LATER = Path(__file__).parent / "sequelize"
 
 # column -> (its twin, the named type), by version.
 TWINS = {
@@ -107,6 +118,14 @@ def sequelize(target: Target, versions: Sequence[str] = tuple(FILES), *, record_
         for (table, column), (twin, named) in TWINS[version].items():
             make_twin(target, table, column, twin, named)
     sequelize_ledger(target, [FILES[version] for version in versions])
+
+
+def sequelize_later(target: Target, *versions: str) -> None:
+    """The versions that Sequelize ran after those of :func:`sequelize`."""
+    for version in versions:
+        text = (LATER / f"{version}.sql").read_text(encoding="utf-8")
+        engine.do(target, *(part for part in re.split(r";\n", text) if part.strip()))
+    sequelize_ledger(target, [LATER_FILES[version] for version in versions])
 
 
 def sequelize_ledger(target: Target, names: Sequence[str]) -> None:

@@ -86,10 +86,13 @@ def sql(tmp_path: Path) -> Sql:
 
 def test_a_sound_tree_is_read_in_the_order_of_versions(sql: Sql) -> None:
     sql.add("20250102000000_second", depends_on=["20250101000000"])
+    sql.add("20250103000000_third", repairs=["20250101000000"])
     sql.add("20250101000000_first")
     assert sql.faults() == []
-    assert [item["name"] for item in sql.render()] == ["first", "second"]
+    assert [item["name"] for item in sql.render()] == ["first", "second", "third"]
     assert sql.render()[1]["depends_on"] == ["20250101000000"]
+    # What a version repairs comes before it, and does not go alone.
+    assert (sql.render()[2]["repairs"], sql.render()[2]["depends_on"]) == (["20250101000000"], ["20250101000000"])
 
 
 def test_a_missing_folder_is_told_with_the_variable_that_names_it(tmp_path: Path) -> None:
@@ -164,6 +167,7 @@ def test_the_shipped_versions_with_an_estimate_have_the_four_classes_of_the_hand
         ({"variables": {"n": None}}, "the variable 'n' has no default"),
         ({"depends_on": ["20240101000000"]}, "depends_on names 20240101000000, which is not in the tree"),
         ({"depends_on": ["20250101000000"]}, "which does not come before 20250101000000"),
+        ({"repairs": ["20240101000000"]}, "repairs names 20240101000000, which is not in the tree"),
         ({"verify": "verfy.sql.j2"}, "the file 'verfy.sql.j2' is missing; did you mean 'verify.sql.j2'?"),
     ],
 )
