@@ -221,7 +221,7 @@ ODD = [
         for name in ("nick", '"a.b"', '"c""d"', '"e on f"')
     ),
     'CREATE DOMAIN public.size AS integer CONSTRAINT "tall on small" CHECK (value > 0)',
-    'COMMENT ON CONSTRAINT "tall on small" ON DOMAIN public.size IS \'theirs\'',
+    "COMMENT ON CONSTRAINT \"tall on small\" ON DOMAIN public.size IS 'theirs'",
 ]
 KIDS = 'ALTER TABLE "cli.nic"."my.kids"'
 COLUMNS_THAT_GO = {
@@ -231,8 +231,8 @@ COLUMNS_THAT_GO = {
         f'{KIDS} ADD COLUMN "a.b" text;\n{KIDS} ADD COLUMN "c""d" text;\n{KIDS} ADD COLUMN "e on f" text;',
     ),
     "revoked": (
-        f'REVOKE ALL ("a.b", "c""d", "e on f") ON "cli.nic"."my.kids" FROM {NURSE};\n'
-        'COMMENT ON CONSTRAINT "tall on small" ON DOMAIN public.size IS NULL;',
+        f"""REVOKE ALL ("a.b", "c""d", "e on f") ON "cli.nic"."my.kids" FROM {NURSE};
+        COMMENT ON CONSTRAINT "tall on small" ON DOMAIN public.size IS NULL;""",
         "SELECT 1;",
     ),
     "another type": (
