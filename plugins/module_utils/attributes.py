@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import NAME
 from psycopg2 import sql
 
 PRIVILEGES, COMMENT, DEFINITION = "privileges", "comment", "definition"
@@ -67,8 +69,10 @@ SELECT json_build_object(
                               e.privilege_type, e.is_grantable, pg_get_userbyid(e.grantor))) FROM aclexplode(g.acl) e))))
           FROM granted g CROSS JOIN LATERAL pg_identify_object(g.class, g.oid, g.sub) i),
     'comment', (
-        SELECT json_agg(json_build_array(d.classoid::regclass::text, d.objoid::bigint, d.objsubid, i.type, i.identity, d.description))
+        SELECT json_agg(json_build_array(d.classoid::regclass::text, d.objoid::bigint, d.objsubid, i.type, i.identity, d.description,
+                   quote_ident(a.attname)))
           FROM pg_description d CROSS JOIN LATERAL pg_identify_object(d.classoid, d.objoid, d.objsubid) i
+          LEFT JOIN pg_attribute a ON d.classoid = 'pg_class'::regclass AND a.attrelid = d.objoid AND a.attnum = nullif(d.objsubid, 0)
          WHERE (d.objoid >= 16384 OR d.objoid = to_regnamespace('public')) AND NOT EXISTS (
                SELECT FROM pg_depend m WHERE m.classid = d.classoid AND m.objid = d.objoid AND m.deptype = 'e')
            AND NOT coalesce({_OTHERS.format("coalesce(i.schema, i.identity)")}, false)),
@@ -81,36 +85,74 @@ SELECT json_build_object(
         SELECT json_object_agg(class, oids) FROM (
             SELECT class::regclass::text AS class, json_agg(oid::bigint) AS oids FROM objects WHERE oid >= 16384 GROUP BY 1) o),
     'columns', (SELECT json_object_agg(c.oid, c.relnatts) FROM pg_class c JOIN schemas n ON n.oid = c.relnamespace
-                 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c'))
+                 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c')),
+    'dropped', (
+        SELECT json_object_agg(relation, numbers) FROM (
+            SELECT a.attrelid AS relation, json_agg(a.attnum) AS numbers
+              FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN schemas n ON n.oid = c.relnamespace
+             WHERE a.attisdropped GROUP BY 1) d)
     )::text AS found
 """
+# A column that was dropped keeps its row in pg_attribute, and pg_identify_object gives the name that it has there.
 _NAMES = """
-SELECT asked.class, asked.oid, asked.sub, i.type || ' ' || i.identity AS name
+SELECT asked.class, asked.oid, asked.sub, i.type, i.identity, quote_ident(a.attname)
   FROM jsonb_to_recordset(%s) AS asked(class text, oid oid, sub int)
+  LEFT JOIN pg_attribute a ON asked.class::regclass = 'pg_class'::regclass AND a.attrelid = asked.oid
+                          AND a.attnum = nullif(asked.sub, 0)
  CROSS JOIN LATERAL pg_identify_object(asked.class::regclass, asked.oid, asked.sub) i
+ WHERE i.identity IS NOT NULL AND a.attisdropped IS NOT TRUE
 """
+# By name, also in a table that was dropped and made again.
+_COLUMNS_NOW = """
+SELECT asked.number, a.attrelid, a.attnum
+  FROM jsonb_to_recordset(%s) AS asked(number int, relation text, part text)
+  JOIN pg_attribute a ON a.attrelid = to_regclass(asked.relation) AND quote_ident(a.attname) = asked.part AND NOT a.attisdropped
+"""
+
+
+@dataclass(frozen=True)
+class Name:
+    """What an object is called.
+
+    :ivar type: as pg_identify_object calls it: ``table``, ``table column``, ``function``.
+    :ivar identity: its qualified and quoted name.
+    :ivar part: of a column its own quoted name, with which the identity ends. A name may hold any character, a dot too.
+    """
+
+    type: str
+    identity: str
+    part: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.identity}"
+
+    @property
+    def relation(self) -> str:
+        """The table or view that has the column; the object itself where it is no column."""
+        return self.identity if self.part is None else self.identity[: -len(f".{self.part}")]
 
 
 @dataclass(frozen=True)
 class Attribute:
     """One attribute of one object.
 
-    :ivar type: as pg_identify_object calls it: ``table``, ``table column``, ``function``.
-    :ivar identity: its qualified and quoted name.
+    :ivar called: the object's name.
     :ivar value: a comment or definition; of privileges a frozenset of grants.
     :ivar owner: of what has privileges.
     """
 
     key: Key
-    type: str
-    identity: str
+    called: Name
     value: Any
     owner: str | None = None
-    part: str | None = None
+
+    @property
+    def type(self) -> str:
+        return self.called.type
 
     @property
     def name(self) -> str:
-        return f"{self.type} {self.identity}"
+        return str(self.called)
 
 
 class Look:
@@ -125,7 +167,7 @@ class Look:
         self.database = int(found["database"])
         self.of: dict[str, dict[Key, Attribute]] = {
             # What somebody drops at this moment has no name any more.
-            kind: {(row[0], row[1], row[2]): _attribute(kind, row) for row in found[kind] or [] if None not in row[3:]}
+            kind: {(row[0], row[1], row[2]): _attribute(kind, row) for row in found[kind] or [] if None not in row[3:6]}
             for kind in (PRIVILEGES, COMMENT, DEFINITION)
         }
         self.named = {
@@ -134,11 +176,14 @@ class Look:
         }
         self._there = {name: set(oids) for name, oids in (found["there"] or {}).items()}
         self._columns = {int(oid): int(last) for oid, last in (found["columns"] or {}).items()}
+        self._dropped = {int(oid): set(numbers) for oid, numbers in (found.get("dropped") or {}).items()}
 
     def has(self, key: Key) -> bool:
         """:return: whether the object was there, with or without the attribute."""
         name, oid, column = key
-        return oid in self._there.get(name, ()) and column <= self._columns.get(oid, 0)
+        if oid not in self._there.get(name, ()):
+            return False
+        return column <= self._columns.get(oid, 0) and column not in self._dropped.get(oid, ())
 
     def packed(self) -> str:
         """:return: the look as a word for a ledger's progress, from which :func:`unpacked` makes it again."""
@@ -180,23 +225,34 @@ def qualified_names(conn: Connection) -> Iterator[None]:
     )
 
 
-def names_now(conn: Connection, keys: Sequence[Key]) -> dict[Key, str]:
-    """:return: of those objects that are still there the name, as :attr:`Attribute.name` tells it."""
+def names_now(conn: Connection, keys: Sequence[Key]) -> dict[Key, Name]:
+    """:return: of those objects that are still there the name of now."""
     if not keys:
         return {}
     asked = json.dumps([dict(zip(("class", "oid", "sub"), key)) for key in keys])
     with conn.cursor() as cursor:
         cursor.execute(_NAMES, (asked,))
-        return {(row[0], int(row[1]), row[2]): row[3] for row in cursor.fetchall() if row[3]}
+        return {(row[0], int(row[1]), row[2]): Name(*row[3:]) for row in cursor.fetchall()}
 
 
-def comment_statement(type_: str, identity: str, comment: str | None) -> sql.Composed:
-    """:return: COMMENT ON the object of that type and name; None takes the comment away."""
-    word = type_.upper()
+def columns_now(conn: Connection, names: Sequence[Name]) -> dict[Name, Key]:
+    """:return: of those columns whose name a column has now the key of that one."""
+    if not names:
+        return {}
+    asked = [{"number": number, "relation": name.relation, "part": name.part} for number, name in enumerate(names)]
+    with conn.cursor() as cursor:
+        cursor.execute(_COLUMNS_NOW, (json.dumps(asked),))
+        return {names[row[0]]: ("pg_class", int(row[1]), row[2]) for row in cursor.fetchall()}
+
+
+def comment_statement(name: Name, comment: str | None) -> sql.Composed:
+    """:return: COMMENT ON the object of that name; None takes the comment away."""
+    word, identity = name.type.upper(), name.identity
     if word.endswith(" COLUMN"):
         word = "COLUMN"
     elif word == "DOMAIN CONSTRAINT":
-        word, identity = "CONSTRAINT", identity.replace(" on ", " ON DOMAIN ", 1)
+        # Its own name stands first, and may itself hold the word.
+        word, identity = "CONSTRAINT", re.sub(rf"^({NAME}) on ", r"\1 ON DOMAIN ", identity)
     elif word == "TABLE CONSTRAINT":
         word = "CONSTRAINT"
     elif word == "STATISTICS OBJECT":
@@ -205,13 +261,13 @@ def comment_statement(type_: str, identity: str, comment: str | None) -> sql.Com
 
 
 def privilege_statements(
-    attribute: Attribute, lost: Sequence[Grant], gained: Sequence[Grant]
+    name: Name, lost: Iterable[Grant], gained: Iterable[Grant]
 ) -> Iterator[tuple[str, sql.Composed]]:
     """The statements that take away ``gained`` and give back ``lost``.
 
     :return: each with the role that has to run it, since a privilege says who granted it.
     """
-    target, part = _target(attribute)
+    target, part = _target(name)
     for grantee, privilege, _, grantor in sorted(gained, key=str):
         yield (
             grantor,
@@ -242,12 +298,11 @@ def checksum(text: str | None) -> str | None:
     return None if text is None else hashlib.sha256(text.encode()).hexdigest()
 
 
-def _target(attribute: Attribute) -> tuple[sql.SQL, sql.SQL]:
-    if attribute.type.endswith(" column"):
-        column = attribute.part or attribute.identity.rsplit(".", 1)[-1]
-        return sql.SQL(f"TABLE {attribute.identity[: -len(column) - 1]}"), sql.SQL(f" ({column})")
+def _target(name: Name) -> tuple[sql.SQL, sql.SQL]:
+    if name.part is not None:
+        return sql.SQL(f"TABLE {name.relation}"), sql.SQL(f" ({name.part})")
     words = {"sequence": "SEQUENCE", "schema": "SCHEMA", "type": "TYPE", "function": "ROUTINE", "procedure": "ROUTINE"}
-    return sql.SQL(f"{words.get(attribute.type, 'TABLE')} {attribute.identity}"), sql.SQL("")
+    return sql.SQL(f"{words.get(name.type, 'TABLE')} {name.identity}"), sql.SQL("")
 
 
 def _role(name: str | None) -> sql.Composable:
@@ -257,6 +312,6 @@ def _role(name: str | None) -> sql.Composable:
 def _attribute(kind: str, row: Sequence[Any]) -> Attribute:
     key = (str(row[0]), int(row[1]), int(row[2]))
     if kind != PRIVILEGES:
-        return Attribute(key, row[3], row[4], row[5])
+        return Attribute(key, Name(row[3], row[4], *row[6:]), row[5])
     owner, part, grants = row[5]
-    return Attribute(key, row[3], row[4], frozenset(tuple(grant) for grant in grants or []), owner, part)
+    return Attribute(key, Name(row[3], row[4], part), frozenset(tuple(grant) for grant in grants or []), owner)

@@ -21,7 +21,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.attributes import
     PRIVILEGES,
     Attribute,
     Grant,
+    Key,
     Look,
+    Name,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
 
@@ -150,18 +152,20 @@ def changes(before: Look, after: Look) -> dict[str, Any]:
             now = after.of[kind].get(key) if same else None
             if now is None and not (same and after.has(key)):
                 now = after.named[kind].get(was.name)
+                # It took the name of what is gone, and has its own entry.
+                now = None if now and same and before.has(now.key) else now
             if now is not None:
                 seen.add(now.key)
             there = now is not None or (same and after.has(key))
             entry = _entry(kind, was, now, there)
             if entry:
-                changed.append(_of(kind, now or was, entry) | {"object": was.name})
+                changed.append(_of(kind, was.called, (now or was).key, entry))
         for key, now in after.of[kind].items():
             if kind != DEFINITION and key not in seen and same and before.has(key):
                 was = replace(now, value=frozenset() if kind == PRIVILEGES else None)
                 entry = _entry(kind, was, now, True)
                 if entry:
-                    changed.append(_of(kind, now, entry))
+                    changed.append(_of(kind, now.called, key, entry))
     made = [
         now.name
         for key, now in after.of[PRIVILEGES].items()
@@ -170,12 +174,13 @@ def changes(before: Look, after: Look) -> dict[str, Any]:
     return {"changed": changed, "made": sorted(made), "database": after.database}
 
 
-def _of(kind: str, attribute: Attribute, entry: Mapping[str, Any]) -> dict[str, Any]:
+def _of(kind: str, called: Name, key: Key, entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "attribute": kind,
-        "object": attribute.name,
-        "type": attribute.type,
-        "key": list(attribute.key),
+        "object": str(called),
+        "type": called.type,
+        "part": called.part,
+        "key": list(key),
         **entry,
     }
 

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,12 +17,17 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.attributes import
     DEFINITION,
     PRIVILEGES,
     Attribute,
-    Grant,
+    Key,
     Look,
+    Name,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import NAME
 from psycopg2 import errorcodes, sql
+
+Record = Mapping[str, Any]
+Known = Mapping[tuple[str, str], Mapping[str, Any]]
 
 # In the time since, somebody may have dropped an object or a role.
 _GONE = (
@@ -34,7 +40,7 @@ _GONE = (
 )
 
 
-def run(conn: Connection, record: Mapping[str, Any], beginning: Look, tell: Callable[[str], None]) -> None:
+def run(conn: Connection, record: Record, beginning: Look, tell: Callable[[str], None]) -> None:
     """Undo what a step has changed, and what its way down has changed beside that. Call in the transaction of the way down.
 
     Takes SHARE UPDATE EXCLUSIVE on a table for a comment, no lock for a privilege or function.
@@ -52,27 +58,37 @@ def run(conn: Connection, record: Mapping[str, Any], beginning: Look, tell: Call
     _comments(conn, known, beginning, attributes.look(conn), tell)
 
 
-def _known(conn: Connection, record: Mapping[str, Any], database: int) -> dict[tuple[str, str], Mapping[str, Any]]:
-    """:return: what was recorded, by kind and by the name that the object has now."""
-    names: dict[attributes.Key, str] = {}
+def _known(conn: Connection, record: Record, database: int) -> dict[tuple[str, str], dict[str, Any]]:
+    """:return: what was recorded, with the name ``called`` that the object has now, by kind and that name."""
+    names: dict[Key, Name] = {}
     if record.get("database") == database:
         names = attributes.names_now(conn, [_key(entry) for entry in record["changed"]])
-    known: dict[tuple[str, str], Mapping[str, Any]] = {}
+    known = {}
     for entry in record["changed"]:
-        name = names.get(_key(entry), str(entry["object"]))
-        type_ = str(entry["type"])
-        known[str(entry["attribute"]), name] = {**entry, "object": name, "identity": name[len(type_) + 1 :]}
+        called = names.get(_key(entry)) or _called(entry)
+        known[str(entry["attribute"]), str(called)] = {**entry, "called": called}
     return known
 
 
-def _key(entry: Mapping[str, Any]) -> attributes.Key:
+def _called(entry: Mapping[str, Any]) -> Name:
+    """:return: the name that the object had before the version."""
+    type_ = str(entry["type"])
+    identity = str(entry["object"])[len(f"{type_} ") :]
+    part = entry.get("part")
+    if part is None and type_.endswith(" column"):
+        # An older tool did not record it.
+        part = re.findall(NAME, identity)[-1]
+    return Name(type_, identity, part)
+
+
+def _key(entry: Mapping[str, Any]) -> Key:
     name, oid, column = entry["key"]
     return str(name), int(oid), int(column)
 
 
 def _functions(
     conn: Connection,
-    known: Mapping[tuple[str, str], Mapping[str, Any]],
+    known: Known,
     made: set[str],
     beginning: Look,
     now: Look,
@@ -82,7 +98,7 @@ def _functions(
     for name in names:
         found, entry = now.named[DEFINITION].get(name), known.get((DEFINITION, name))
         first = beginning.of[DEFINITION].get(found.key) if found else None
-        first = first or beginning.named[DEFINITION].get(name)
+        first = first or _gone(beginning, now, DEFINITION, name)
         value = first.value if first else None
         if entry and ("after" not in entry or value is None or attributes.checksum(value) == entry["after"]):
             value = entry["before"]
@@ -101,7 +117,7 @@ def _functions(
 
 def _privileges(
     conn: Connection,
-    known: Mapping[tuple[str, str], Mapping[str, Any]],
+    known: Known,
     made: set[str],
     beginning: Look,
     now: Look,
@@ -111,18 +127,18 @@ def _privileges(
     asked: dict[str, tuple[Attribute, Attribute | None]] = {}
     for found in now.of[PRIVILEGES].values():
         asked[found.name] = found, beginning.of[PRIVILEGES].get(found.key)
-    # Of a column without any there is nothing to see, and it may have another name by now.
-    bare = [key for key in beginning.of[PRIVILEGES] if key[2] and key not in now.of[PRIVILEGES]]
-    for key, name in attributes.names_now(conn, bare).items():
-        of_before = beginning.of[PRIVILEGES][key]
-        asked.setdefault(name, (_named(of_before, name), of_before))
+    # Of a column without any there is nothing to see, and it may have another name by now, or be another one.
+    bare = [was for key, was in beginning.of[PRIVILEGES].items() if key[2] and key not in now.of[PRIVILEGES]]
+    for key, called in _names_now(conn, beginning, bare).items():
+        was = beginning.of[PRIVILEGES][key]
+        asked.setdefault(str(called), (replace(was, called=called, value=frozenset()), was))
     for (kind, name), changed in known.items():
-        if kind == PRIVILEGES and changed["type"].endswith(" column"):
-            asked.setdefault(name, (Attribute(("", 0, 1), changed["type"], changed["identity"], frozenset()), None))
+        if kind == PRIVILEGES and changed["called"].part:
+            asked.setdefault(name, (Attribute(("", 0, 1), changed["called"], frozenset()), None))
     for name, (found, first) in asked.items():
-        if found.type.endswith(" column") is not columns or name in made:
+        if (found.called.part is not None) is not columns or name in made:
             continue
-        first = first or beginning.named[PRIVILEGES].get(name)
+        first = first or _gone(beginning, now, PRIVILEGES, name)
         entry = known.get((PRIVILEGES, name))
         if entry and "before" in entry:
             value = attributes.grants(entry["before"])
@@ -133,15 +149,12 @@ def _privileges(
             if entry:
                 value = (value - attributes.grants(entry["gained"])) | attributes.grants(entry["lost"])
         lost, gained = value - found.value, found.value - value
-        done = [_granted(conn, found, statement, grantor) for grantor, statement in _statements(found, lost, gained)]
+        statements = list(attributes.privilege_statements(found.called, lost, gained))
+        done = [_granted(conn, found, statement, grantor) for grantor, statement in statements]
         if lost and any(done):
             tell(f"{name}: put back {attributes.words(lost)}, as before this version")
         if gained and any(done):
             tell(f"{name}: taken back {attributes.words(gained)}, as before this version")
-
-
-def _statements(found: Attribute, lost: frozenset[Grant], gained: frozenset[Grant]) -> list[tuple[str, sql.Composed]]:
-    return list(attributes.privilege_statements(found, tuple(lost), tuple(gained)))
 
 
 def _granted(conn: Connection, found: Attribute, statement: sql.Composed, grantor: str) -> bool:
@@ -155,32 +168,44 @@ def _granted(conn: Connection, found: Attribute, statement: sql.Composed, granto
 
 def _comments(
     conn: Connection,
-    known: Mapping[tuple[str, str], Mapping[str, Any]],
+    known: Known,
     beginning: Look,
     now: Look,
     tell: Callable[[str], None],
 ) -> None:
-    gone = [key for key in beginning.of[COMMENT] if key not in now.of[COMMENT]]
-    names = {key: found.name for key, found in now.of[COMMENT].items()} | attributes.names_now(conn, gone)
-    first_of = {names[key]: first for key, first in beginning.of[COMMENT].items() if key in names}
+    gone = [was for key, was in beginning.of[COMMENT].items() if key not in now.of[COMMENT]]
+    names = {key: found.called for key, found in now.of[COMMENT].items()} | _names_now(conn, beginning, gone)
+    called = {str(name): name for name in names.values()}
+    called |= {name: entry["called"] for (kind, name), entry in known.items() if kind == COMMENT and name not in called}
+    first_of = {str(names[key]): first for key, first in beginning.of[COMMENT].items() if key in names}
     there = {found.name for key, found in now.of[COMMENT].items() if beginning.has(key)}
     for name in dict.fromkeys([*first_of, *there, *(name for kind, name in known if kind == COMMENT)]):
         entry, found = known.get((COMMENT, name)), now.named[COMMENT].get(name)
-        first = first_of.get(name) or beginning.named[COMMENT].get(name)
+        first = first_of.get(name) or _gone(beginning, now, COMMENT, name)
         value = first.value if first else None
         if entry and ("after" not in entry or first is None or value == entry["after"]):
             value = entry["before"]
         if value == (found.value if found else None):
             continue
-        about = found or (_named(first, name) if first else None)
-        if about:
-            statement = attributes.comment_statement(about.type, about.identity, value)
-        elif entry:
-            statement = attributes.comment_statement(entry["type"], entry["identity"], value)
-        else:
-            continue
-        if _tried(conn, None, statement):
+        if _tried(conn, None, attributes.comment_statement(called[name], value)):
             tell(f"{name}: its comment is as before this version again")
+
+
+def _names_now(conn: Connection, beginning: Look, asked: Iterable[Attribute]) -> dict[Key, Name]:
+    """:return: by key the names of now, of a column that was dropped its old one where another was made in its place."""
+    by_key = {attribute.key: attribute.called for attribute in asked}
+    names = attributes.names_now(conn, list(by_key))
+    dropped = {called: key for key, called in by_key.items() if called.part and key not in names}
+    for called, key in attributes.columns_now(conn, list(dropped)).items():
+        if not beginning.has(key):
+            names[dropped[called]] = called
+    return names
+
+
+def _gone(beginning: Look, now: Look, kind: str, name: str) -> Attribute | None:
+    """:return: what had that name and is there no more, under no name."""
+    was = beginning.named[kind].get(name)
+    return None if was is None or now.has(was.key) else was
 
 
 def _tried(conn: Connection, role: str | None, statement: sql.Composable) -> bool:
@@ -205,8 +230,3 @@ def _tried(conn: Connection, role: str | None, statement: sql.Composable) -> boo
         execute(conn, "ROLLBACK TO SAVEPOINT pgops_put_back; RELEASE SAVEPOINT pgops_put_back")
         return False
     return True
-
-
-def _named(attribute: Attribute, name: str) -> Attribute:
-    type_ = attribute.type
-    return replace(attribute, identity=name[len(type_) + 1 :], value=frozenset(), part=None)

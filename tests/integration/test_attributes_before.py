@@ -211,6 +211,112 @@ def test_what_is_dropped_and_made_again_gets_it_back(target: Any, tree: TestTree
         migrate.revert(target, Reverts(), way())
 
 
+# Names in which a dot, a quote or a word of SQL parts nothing.
+ODD = [
+    'CREATE SCHEMA "cli.nic"',
+    'CREATE TABLE "cli.nic"."my.kids" (id integer PRIMARY KEY, name text, nick text, "a.b" text, "c""d" text, "e on f" text)',
+    f'GRANT SELECT (id, nick, "a.b", "c""d", "e on f"), UPDATE ("a.b") ON "cli.nic"."my.kids" TO {NURSE}',
+    *(
+        f'COMMENT ON COLUMN "cli.nic"."my.kids".{name} IS \'theirs\''
+        for name in ("nick", '"a.b"', '"c""d"', '"e on f"')
+    ),
+    'CREATE DOMAIN public.size AS integer CONSTRAINT "tall on small" CHECK (value > 0)',
+    "COMMENT ON CONSTRAINT \"tall on small\" ON DOMAIN public.size IS 'theirs'",
+]
+KIDS = 'ALTER TABLE "cli.nic"."my.kids"'
+COLUMNS_THAT_GO = {
+    "dropped": (f"{KIDS} DROP COLUMN nick;", f"{KIDS} ADD COLUMN nick text;"),
+    "quoted": (
+        f'{KIDS} DROP COLUMN "a.b";\n{KIDS} DROP COLUMN "c""d";\n{KIDS} DROP COLUMN "e on f";',
+        f'{KIDS} ADD COLUMN "a.b" text;\n{KIDS} ADD COLUMN "c""d" text;\n{KIDS} ADD COLUMN "e on f" text;',
+    ),
+    "revoked": (
+        f"""REVOKE ALL ("a.b", "c""d", "e on f") ON "cli.nic"."my.kids" FROM {NURSE};
+        COMMENT ON CONSTRAINT "tall on small" ON DOMAIN public.size IS NULL;""",
+        "SELECT 1;",
+    ),
+    "another type": (
+        f"{KIDS} DROP COLUMN nick;\n{KIDS} ADD COLUMN nick integer;",
+        f"{KIDS} DROP COLUMN nick;\n{KIDS} ADD COLUMN nick text;",
+    ),
+    "another type, by the down alone": (
+        f"{KIDS} ALTER COLUMN nick TYPE integer USING NULL;",
+        f"DO $$ BEGIN {KIDS} DROP COLUMN nick; {KIDS} ADD COLUMN nick text; END $$;",
+    ),
+    "its name taken": (
+        f"{KIDS} DROP COLUMN nick;\n{KIDS} RENAME COLUMN name TO nick;",
+        f"{KIDS} RENAME COLUMN nick TO name;\n{KIDS} ADD COLUMN nick text;",
+    ),
+    "its name taken by one of its own": (
+        f'{KIDS} DROP COLUMN nick;\n{KIDS} RENAME COLUMN "a.b" TO nick;',
+        f'{KIDS} RENAME COLUMN nick TO "a.b";\n{KIDS} ADD COLUMN nick text;',
+    ),
+    "its table": (
+        'DROP TABLE "cli.nic"."my.kids";',
+        f"{ODD[1]};",
+    ),
+}
+
+
+@MODES
+@pytest.mark.parametrize(("up", "down"), COLUMNS_THAT_GO.values(), ids=list(COLUMNS_THAT_GO))
+def test_what_hangs_on_a_column_comes_back_with_it(
+    target: Any, tree: TestTree, roles: None, up: str, down: str, one_transaction: bool
+) -> None:
+    tree.add_sql(V1, "columns", up, down, transaction=one_transaction)
+    do(target, *ODD)
+    with as_it_was(target):
+        for _ in range(2):
+            migrate.apply(target, tree.render(), Selection(), way())
+            migrate.revert(target, Reverts(), way())
+
+
+def test_what_was_given_since_stays_on_a_column_that_its_way_back_makes_anew(
+    target: Any, tree: TestTree, roles: None
+) -> None:
+    """And a column that takes the name meanwhile gets nothing that is not its own."""
+    kids = "ALTER TABLE public.kids"
+    tree.add_sql(
+        V1,
+        "type",
+        f"{kids} ALTER COLUMN nick TYPE integer USING NULL;\n{kids} RENAME COLUMN name TO called;",
+        f"DO $$ BEGIN {kids} DROP COLUMN nick; {kids} ADD COLUMN nick text;\n"
+        f"{kids} DROP COLUMN old; {kids} RENAME COLUMN called TO old; END $$;",
+    )
+    do(target, "CREATE TABLE public.kids (name text, nick text, old text)")
+    migrate.apply(target, tree.render(), Selection(), way())
+    do(
+        target,
+        f"GRANT SELECT (nick), UPDATE (old) ON public.kids TO {NURSE}",
+        "COMMENT ON COLUMN public.kids.nick IS 'since'",
+        "COMMENT ON COLUMN public.kids.old IS 'old'",
+    )
+    migrate.revert(target, Reverts(), way())
+    found = rows(
+        target,
+        "SELECT a.attname::text AS name, a.attacl IS NOT NULL AS given, col_description(a.attrelid, a.attnum) AS comment "
+        "FROM pg_attribute a WHERE a.attrelid = 'public.kids'::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY 1",
+    )
+    assert found == [
+        {"name": "nick", "given": True, "comment": "since"},
+        {"name": "old", "given": False, "comment": None},
+    ]
+
+
+def test_a_record_of_an_older_tool_is_read(target: Any, tree: TestTree, roles: None) -> None:
+    """It had the name of a column in its identity only."""
+    tree.add_sql(V1, "columns", *COLUMNS_THAT_GO["quoted"])
+    do(target, *ODD)
+    with as_it_was(target):
+        migrate.apply(target, tree.render(), Selection(), way())
+        do(
+            target,
+            "UPDATE pgops.step SET progress = jsonb_set(progress, '{attributes_before,changed}', "
+            "(SELECT jsonb_agg(e - 'part') FROM jsonb_array_elements(progress #> '{attributes_before,changed}') AS e))",
+        )
+        migrate.revert(target, Reverts(), way())
+
+
 KINDS = [
     "CREATE TABLE public.people (id integer PRIMARY KEY, kind integer)",
     "CREATE VIEW public.ids AS SELECT id FROM public.people",

@@ -672,6 +672,23 @@ def test_unknown_texts_are_counted_read_active_and_come_back(target: Any, db: An
     assert contents(db) == data
 
 
+@pytest.mark.begins(at=lambda server: chain_before(server, HEALTH))
+def test_a_rewrite_that_takes_long_is_told_before_it_begins(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
+    do(
+        db,
+        PEOPLE + 'INSERT INTO chronic_conditions ("studentId", "conditionName", "diagnosedDate") '
+        "SELECT (SELECT id FROM students LIMIT 1), 'asthma', now() FROM generate_series(1, 100000)",
+    )
+    told = Told()
+    up_to(target, chain, HEALTH, progress=told)
+    assert told.said("nobody reads or writes chronic_conditions while its 100020 row(s) are rewritten, about 0.5 s")
+    told = Told()
+    migrate.revert(target, Reverts(), way())
+    do(db, "DELETE FROM chronic_conditions WHERE \"conditionName\" = 'asthma'")
+    up_to(target, chain, HEALTH, progress=told)
+    assert not told.said("nobody reads or writes chronic_conditions")
+
+
 @WITH_HEALTH
 def test_a_status_that_was_changed_since_is_kept_on_the_way_back(target: Any, db: Any) -> None:
     do(db, "UPDATE chronic_conditions SET status = 'RESOLVED' WHERE \"legacyStatus\" = 'inactive'")

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg2
 import pytest
 import yaml
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, connection, migrate, preview
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, connection, migrate, preview, statements
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
@@ -309,6 +309,54 @@ def test_what_is_there_with_the_same_definition_is_taken_over_and_left_by_the_wa
         migrate.revert(target, Reverts(version=version), engine.way())
     assert indexes_of(db) == names
     assert extensions(db) == {"pg_trgm", "unaccent"}
+
+
+@pytest.mark.begins(at=lambda server: chain_through(server, PERFORMANCE))
+def test_R14_8_the_performance_indexes_twice_are_there_once(
+    target: Any, db: Any, chain: list[dict[str, Any]], superuser_connection: Any
+) -> None:
+    ours, files = set(DECLARED[PERFORMANCE]), index_files(db)
+    assert len(ours) == 57
+    assert ours <= files.keys()
+    once_more = Selection(target=PERFORMANCE)
+    assert migrate.apply(target, chain, once_more, engine.way())["applied"] == []
+    # As after a restore of the schema without the ledger: the version runs, and builds nothing.
+    forget(db, PERFORMANCE)
+    assert built(migrate.apply(target, chain, once_more, engine.way())) == set()
+    assert index_files(db) == files
+    # As after a run that was cut off: what is missing is built, and what is invalid built anew.
+    missing, invalid = "idx_students_school", "idx_users_search"
+    forget(db, PERFORMANCE)
+    execute(db, f"DROP INDEX {missing}")
+    unfinished = f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{invalid}'::regclass"
+    execute(superuser_connection, unfinished)
+    assert built(migrate.apply(target, chain, once_more, engine.way())) == {missing, invalid}
+    now = index_files(db)
+    assert now.keys() == files.keys()
+    assert {name for name, file in now.items() if file != files[name]} == {missing, invalid}
+    assert differences(db, find(chain, PERFORMANCE)) == []
+    with pytest.raises(psycopg2.errors.DuplicateTable):
+        for index in find(chain, PERFORMANCE)["steps"][0]["indexes"]:
+            execute(db, statements.create_index(index))
+
+
+def forget(db: Any, version: str) -> None:
+    """The ledger knows nothing of the version."""
+    for table in ("step", "migration"):
+        execute(db, f"DELETE FROM pgops.{table} WHERE version = %s", (version,))
+
+
+def built(result: dict[str, Any]) -> set[str]:
+    """:return: the declared indexes that were not there already."""
+    (applied,) = result["applied"]
+    there = {word.removeprefix("index public.") for word in applied["skipped"]}
+    return set(DECLARED[applied["version"]]) - there
+
+
+def index_files(db: Any) -> dict[str, int]:
+    """:return: of each index the file that it is in: another one when it is built anew."""
+    query = "SELECT relname::text AS name, relfilenode::bigint AS file FROM pg_class WHERE relkind = 'i' AND relnamespace = 'public'::regnamespace"
+    return {row["name"]: row["file"] for row in fetch_all(db, query)}
 
 
 @pytest.mark.slow

@@ -449,8 +449,8 @@ def order_page(found: Applied) -> str:
         f"The {len(migrations)} versions run in the order of their numbers and go back in the reverse order. A version that another applied one depends",
         "on does not go back alone.", "",
         "The lock is the strongest one that a version takes on tables that were there before it, as `pg_locks` shows it. All but that of a",
-        "validation, a build and a batch is held for a moment, asked for with a `lock_timeout` of 100 ms, and asked for again. SHARE UPDATE",
-        "EXCLUSIVE and weaker let clients read and write.", "",
+        "validation, a build, a batch and a rewrite, of which the version's words tell, is held for a moment, asked for with a `lock_timeout`",
+        "of 100 ms, and asked for again. SHARE UPDATE EXCLUSIVE and weaker let clients read and write.", "",
         *_table(
             ["#", "version", "phase", "risk", "PHI", "strongest lock", "way back"],
             [
