@@ -44,6 +44,11 @@ SELECT coalesce(sum(pg_stat_get_xact_tuples_deleted(part)), 0) AS n, pg_stat_for
   FROM (SELECT %(oid)s::oid UNION SELECT relid FROM pg_partition_tree(%(oid)s)) AS parts(part)
 """
 
+# Of a statement whose only condition is the keys: a row that was there before its transaction, by the oldest one that was
+# under way then, and still has the version of then.
+_NOTE_BEFORE = "SELECT set_config('pgops.before', pg_snapshot_xmin(pg_current_snapshot())::text, true)"
+_AS_BEFORE = "age(t.xmin) > age(current_setting('pgops.before')::xid8::xid)"
+
 T = TypeVar("T")
 
 
@@ -92,8 +97,8 @@ def run(context: StepContext, step: Mapping[str, Any], statement: Mapping[str, A
     :param statement: uses ``$1`` to ``$n``, the first key of a batch, and ``$n+1`` to ``$2n``, the last one, both
         inclusive, for a key of n columns.
     :return: rows changed, over all attempts.
-    :raises PgopsError: the key is not fit (nullable, no index), a batch failed or removed rows, rows are left;
-        earlier batches stay done.
+    :raises PgopsError: the key is not fit (nullable, no index), a batch failed, removed rows, changed others than its own or
+        left some of its own, rows are left; earlier batches stay done.
     """
     schema, table = str(step.get("schema") or "public"), str(step["table"])
     walked = keyset.find(
@@ -151,6 +156,7 @@ def run(context: StepContext, step: Mapping[str, Any], statement: Mapping[str, A
     told = throttle.summary()
     context.outcome.update(
         rows=walk.changed,
+        walked=walk.seen,
         batches=walk.batches,
         batch_size=size.rows,
         **{name: walk.more[name] for name in ("remaining_before", "remaining") if name in walk.more},
@@ -229,6 +235,8 @@ def _batch(
         limits += f"; SET LOCAL statement_timeout = '{max(1, int(limit_s * 1000))}ms'"
     if len(walked.columns) > 1:
         limits += _BY_INDEX
+    if statement.get("rows") == "all":
+        limits += f"; {_NOTE_BEFORE}"
     values = sql.SQL(", ").join(map(sql.Literal, (*batch.first, *batch.last)))
     question = sql.SQL("EXECUTE pgops_backfill({})").format(values)
     since = 0.0
@@ -238,13 +246,20 @@ def _batch(
         began = time.monotonic()
         with transaction(context.conn, limits) as ending:
             # What an attempt that had to give way removed and put back is counted too.
-            before = _removed(context, walked) if _deletes(statement) else 0
+            deletes = _deletes(statement)
+            before = _removed(context, walked) if deletes else 0
+            held = walked.between(context.conn, batch) if deletes else batch.rows
             since = time.monotonic()
             rows = max(execute(context.conn, question), 0)
             worked = time.monotonic() - since
-            _refuse_removed(context, statement, walked, batch, before)
+            if statement.get("rows") and rows > held and not deletes:
+                # A key that repeats has more rows than were counted up to it, and clients add some.
+                held = walked.between(context.conn, batch)
+            _refuse_removed(context, statement, walked, held, before)
+            _refuse_others(context, statement, walked, held, rows)
+            _refuse_left(context, statement, walked, batch, rows)
             now = _Walk(
-                list(batch.last), walk.changed + rows, walk.seen + batch.rows, walk.total, walk.batches + 1, walk.more
+                list(batch.last), walk.changed + rows, walk.seen + held, walk.total, walk.batches + 1, walk.more
             )
             ending.append(context.saved("running", now.to_ledger(target_size)))
         return now, time.monotonic() - began, worked
@@ -279,23 +294,63 @@ def _refuse_removed(
     context: StepContext,
     statement: Mapping[str, Any],
     walked: keyset.Keyset,
-    batch: keyset.Batch,
+    held: int,
     before: int,
 ) -> None:
     """A batch changes rows; it removes none but those that a DELETE says, and these are the batch's.
 
+    :param held: how many rows have a key of the batch.
     :raises PgopsError: it removed others, also by a trigger or a cascade; the batch is taken back.
     """
     removed = _removed(context, walked) - before
-    allowed = batch.rows if _deletes(statement) else 0
+    allowed = held if _deletes(statement) else 0
     if removed > allowed:
         raise PgopsError(
-            f"{context.doing} failed at {location(statement)}: a batch of {batch.rows} rows removed {removed} rows of "
+            f"{context.doing} failed at {location(statement)}: a batch of {held} rows removed {removed} rows of "
             f"{walked.full}, and {'no more than its own' if allowed else 'none'} may go; that batch is taken back",
             database=context.database,
             object_name=walked.full,
             hint="Look at the statement and at the triggers of the table; to remove rows in batches write a DELETE.",
             extra={"removed": removed},
+        )
+
+
+def _refuse_others(
+    context: StepContext, statement: Mapping[str, Any], walked: keyset.Keyset, held: int, rows: int
+) -> None:
+    """A statement that changes the table itself changes each row of the batch once at most.
+
+    :raises PgopsError: it changed others too, and clients wait for these; the batch is taken back.
+    """
+    if statement.get("rows") and rows > held:
+        raise PgopsError(
+            f"{context.doing} failed at {location(statement)}: a batch of {held} rows changed {rows} rows of {walked.full}, "
+            "and no more than its own may change; that batch is taken back",
+            database=context.database,
+            object_name=walked.full,
+            hint="See that a row changes only where its own key lies between those of the batch.",
+            extra={"changed": rows, "held": held},
+        )
+
+
+def _refuse_left(
+    context: StepContext, statement: Mapping[str, Any], walked: keyset.Keyset, batch: keyset.Batch, rows: int
+) -> None:
+    """A statement that names no condition but the keys changes every row of the batch that is still there.
+
+    :raises PgopsError: it passed some over; the batch is taken back.
+    """
+    if statement.get("rows") != "all" or rows >= batch.rows:
+        return
+    left = walked.between(context.conn, batch, also=_AS_BEFORE)
+    if left:
+        raise PgopsError(
+            f"{context.doing} failed at {location(statement)}: a batch of {batch.rows} rows left {left} rows of {walked.full} "
+            "as they were, and the statement has no condition but the keys; that batch is taken back",
+            database=context.database,
+            object_name=walked.full,
+            hint="Look at the triggers and rules of the table; where rows are left on purpose, say so in a condition.",
+            extra={"left": left},
         )
 
 

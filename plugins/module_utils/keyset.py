@@ -113,6 +113,24 @@ class Keyset:
             return None
         return Batch(tuple(found["first"]), tuple(rest["last"]), int(rest["rows"]))
 
+    def between(self, conn: Connection, batch: Batch, *, also: str = "") -> int:
+        """Count the rows that have a key of a batch now. Takes no lock but that of a reader.
+
+        :param also: a condition on ``t``, the table.
+        """
+        counted = sql.SQL("SELECT count(*) AS n FROM {table} t WHERE ({keys}) BETWEEN ({first}) AND ({last}){also}")
+        found = fetch_one(
+            conn,
+            counted.format(
+                table=self._table,
+                keys=self._list("t.{}"),
+                first=self._values(batch.first),
+                last=self._values(batch.last),
+                also=sql.SQL(f" AND {also}" if also else ""),
+            ),
+        )
+        return int(found["n"]) if found else 0
+
     @property
     def _table(self) -> sql.Composable:
         return sql.Identifier(self.schema, self.table)
@@ -123,10 +141,12 @@ class Keyset:
     def _behind(self, after: Sequence[str] | None) -> sql.Composable:
         if after is None:
             return sql.SQL("")
-        values = sql.SQL(", ").join(
-            sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(kind)) for value, kind in zip(after, self.types)
+        return sql.SQL("WHERE ({}) > ({})").format(self._list("t.{}"), self._values(after))
+
+    def _values(self, key: Sequence[str]) -> sql.Composable:
+        return sql.SQL(", ").join(
+            sql.SQL("{}::{}").format(sql.Literal(value), sql.SQL(kind)) for value, kind in zip(key, self.types)
         )
-        return sql.SQL("WHERE ({}) > ({})").format(self._list("t.{}"), values)
 
 
 def columns_of(step: Mapping[str, Any]) -> tuple[str, ...]:

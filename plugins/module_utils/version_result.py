@@ -17,6 +17,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.step_context impo
 # Figures of a backfill: the word in the result, and in the ledger.
 _OF_BACKFILL = {
     "rows": "rows",
+    "walked": "seen",
     "batches": "batches",
     "batch_size": "size",
     "remaining_before": "remaining_before",

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import sql_statements
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.batch_bounds import Bounds
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import Finding
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration import METADATA, Migration
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import Statement
@@ -24,17 +26,26 @@ def render(
     :param step: grows.
     :param statements: gives the statements of a file.
     """
-    columns = 1 if isinstance(source["key"], str) else len(source["key"])
+    key = (source["key"],) if isinstance(source["key"], str) else tuple(source["key"])
+    table = (str(source["schema"]), str(source["table"]))
     for name in ("statement", "down"):
-        step[name] = _batch(migration, source[name], columns, statements, findings) if source[name] else None
+        step[name] = _batch(migration, source[name], table, key, statements, findings) if source[name] else None
     if "remaining" in source:
         step["remaining"] = _remaining(migration, source["remaining"], statements, findings)
 
 
-def _batch(migration: Migration, name: str, columns: int, statements: Any, findings: list[Finding]) -> Statement | None:
+def _batch(
+    migration: Migration,
+    name: str,
+    table: tuple[str, str],
+    key: tuple[str, ...],
+    statements: Any,
+    findings: list[Finding],
+) -> Statement | None:
     """The one statement of a backfill, bounded by both ends of the batch.
 
-    :param columns: of its key.
+    :param table: (schema, name) of the table that is walked.
+    :param key: its columns.
     """
     file = migration.location(name)
     found: list[Statement] = statements(name)
@@ -45,18 +56,10 @@ def _batch(migration: Migration, name: str, columns: int, statements: Any, findi
             Finding(file, found[1].line, "backfill", "a backfill is one statement; the engine loops over the batches")
         )
         return None
-    if sql_statements.parameters(found[0]) != {*range(1, 2 * columns + 1)}:
-        fault = "a backfill must be bounded by $1 and $2, the first and the last key of a batch (both inclusive)"
-        if columns > 1:
-            first, last = (
-                ", ".join(f"${number}" for number in range(start, start + columns)) for start in (1, columns + 1)
-            )
-            fault = (
-                f"a backfill by {columns} columns must be bounded by ({first}) and ({last}), the first and the last key of a "
-                "batch (both inclusive)"
-            )
-        findings.append(Finding(file, found[0].line, "backfill", fault))
-    return found[0]
+    bounds = Bounds(found[0].node, table, key)
+    if bounds.fault:
+        findings.append(Finding(file, found[0].line, "backfill", bounds.fault))
+    return replace(found[0], rows=bounds.rows)
 
 
 def _remaining(migration: Migration, name: str, statements: Any, findings: list[Finding]) -> Statement | None:

@@ -60,6 +60,8 @@ class Statement:
     line: int
     creates: dict[str, Any] | None = None
     destroys: dict[str, Any] | None = None
+    # Of a backfill: which rows of its table it counts when it has run, see ``batch_bounds.Bounds.rows``.
+    rows: str | None = None
     # The parsed statement, for lint. Not part of the plan that travels to the module.
     node: Any = field(default=None, repr=False, compare=False)
 
@@ -71,6 +73,7 @@ class Statement:
             "line": self.line,
             "creates": self.creates,
             "destroys": self.destroys,
+            **({"rows": self.rows} if self.rows else {}),
         }
 
 

@@ -116,8 +116,9 @@ def test_a_key_of_several_columns_that_no_index_serves_is_refused(
     grades(target)
     if change:
         do(target, *change.split("; "))
+    by_key = UP.replace("(school, pupil)", f"({', '.join(key)})")
     with pytest.raises(PgopsError, match=told):
-        migrate.apply(target, migrations(tmp_path, UP, table="grades", key=key), Selection(), way())
+        migrate.apply(target, migrations(tmp_path, by_key, table="grades", key=key), Selection(), way())
 
 
 # Sizes
@@ -220,7 +221,8 @@ def test_a_batch_that_removes_rows_is_taken_back(target: Any, tmp_path: Any) -> 
     assert rows(target, "SELECT count(*) AS n, count(upper_name) AS filled FROM people") == [{"n": 100, "filled": 40}]
 
 
-def test_what_clients_remove_meanwhile_is_none_of_its_business(target: Any, tmp_path: Any) -> None:
+@pytest.mark.parametrize("statement", [FILL, FILL.replace(" AND upper_name IS NULL", "")])
+def test_what_clients_remove_meanwhile_is_none_of_its_business(target: Any, tmp_path: Any, statement: str) -> None:
     people(target, 2000)
     ended = threading.Event()
 
@@ -233,7 +235,7 @@ def test_what_clients_remove_meanwhile_is_none_of_its_business(target: Any, tmp_
     working = threading.Thread(target=client)
     working.start()
     try:
-        migrate.apply(target, migrations(tmp_path, FILL, batch_size=50, adapt=False), Selection(), way())
+        migrate.apply(target, migrations(tmp_path, statement, batch_size=50, adapt=False), Selection(), way())
     finally:
         ended.set()
         working.join()
@@ -256,6 +258,80 @@ def test_a_delete_that_had_to_give_way_is_counted_once(target: Any, tmp_path: An
         migrate.apply(target, given, Selection(), way(progress=told))
     assert told.said("gave way to pid")
     assert rows(target, "SELECT count(*) AS n FROM people") == [{"n": 0}]
+
+
+def test_a_batch_that_changes_rows_of_other_batches_is_taken_back(target: Any, tmp_path: Any) -> None:
+    people(target, 100)
+    # Joined by the key to what one batch gives, and that is a row of another.
+    wrong = (
+        "UPDATE public.people SET upper_name = 'x' FROM (SELECT n.id FROM public.people AS s, public.people AS n "
+        "WHERE s.id BETWEEN $1 AND $2) AS other WHERE people.id = other.id"
+    )
+    with pytest.raises(
+        PgopsError, match=r"a batch of 20 rows changed 100 rows of public\.people, .* taken back"
+    ) as caught:
+        migrate.apply(target, migrations(tmp_path, wrong, batch_size=20, adapt=False), Selection(), way())
+    assert caught.value.location is None or f"{V1}_fill/fill.sql.j2:1" in caught.value.message
+    assert caught.value.extra["changed"] == 100
+    assert "\n" not in caught.value.message
+    assert rows(target, "SELECT count(upper_name) AS n FROM people") == [{"n": 0}]
+    assert (state(target, V1)["state"], state(target, V1)["failed_step"]) == ("failed", 1)
+
+
+@pytest.mark.parametrize("statement", ["UPDATE public.people SET name = 'x'", "DELETE FROM public.people"])
+def test_a_key_that_repeats_has_more_rows_than_its_batches(target: Any, tmp_path: Any, statement: str) -> None:
+    do(
+        target,
+        "CREATE TABLE people (school integer NOT NULL, name text)",
+        "INSERT INTO people SELECT n / 30, 'p' || n FROM generate_series(1, 500) n",
+        "CREATE INDEX ON people (school)",
+    )
+    given = migrations(
+        tmp_path, f"{statement} WHERE school BETWEEN $1 AND $2", key="school", batch_size=100, adapt=False
+    )
+    result = migrate.apply(target, given, Selection(), way())
+    (step,) = result["applied"][0]["step_durations"]
+    assert (step["rows"], step["walked"]) == (500, 500)
+
+
+def test_rows_that_come_between_the_keys_meanwhile_are_the_batch_s_too(target: Any, tmp_path: Any) -> None:
+    people(target, 10)
+    do(target, "UPDATE people SET id = id * 100")
+    given = migrations(tmp_path, "UPDATE public.people SET name = 'x' WHERE id BETWEEN $1 AND $2", batch_size=10)
+    with holding(target, "UPDATE people SET name = 'y' WHERE id = 500") as other:
+
+        def come() -> None:
+            do(target, "INSERT INTO people VALUES (501, 'new'), (502, 'new')")
+            other.close()
+
+        migrate.apply(target, given, Selection(), way(progress=When("gave way to pid", come)))
+    assert rows(target, "SELECT name, count(*) AS n FROM people GROUP BY 1") == [{"name": "x", "n": 12}]
+
+
+def test_a_batch_that_leaves_rows_which_its_statement_does_not_except_is_taken_back(target: Any, tmp_path: Any) -> None:
+    people(target, 100)
+    do(
+        target,
+        "CREATE FUNCTION not_these() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN IF OLD.id IN (50, 55) THEN RETURN NULL; END IF; RETURN NEW; END'",
+        "CREATE TRIGGER not_these BEFORE UPDATE ON people FOR EACH ROW EXECUTE FUNCTION not_these()",
+    )
+    every = FILL.replace(" AND upper_name IS NULL", "")
+    with pytest.raises(PgopsError, match=r"a batch of 20 rows left 2 rows of public\.people as they were") as caught:
+        migrate.apply(target, migrations(tmp_path, every, batch_size=20, adapt=False), Selection(), way())
+    assert caught.value.extra["left"] == 2
+    assert rows(target, "SELECT count(upper_name) AS n FROM people") == [{"n": 40}]
+    do(target, "DROP TRIGGER not_these ON people")
+    migrate.apply(target, migrations(tmp_path, every, batch_size=20, adapt=False), Selection(), way())
+    assert rows(target, LEFT) == [{"count": 0}]
+
+
+def test_the_result_tells_how_many_rows_were_changed_of_those_that_were_walked(target: Any, tmp_path: Any) -> None:
+    people(target, 100)
+    some = FILL.replace("upper_name IS NULL", "id NOT IN (50, 55)")
+    result = migrate.apply(target, migrations(tmp_path, some, batch_size=20, adapt=False), Selection(), way())
+    (step,) = result["applied"][0]["step_durations"]
+    assert (step["rows"], step["walked"]) == (98, 100)
 
 
 # What is left

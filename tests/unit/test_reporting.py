@@ -231,14 +231,15 @@ def test_the_page_has_all_that_a_reader_asks_for() -> None:
 
 def test_the_page_tells_what_batches_did_and_which_indexes_were_built(monkeypatch: pytest.MonkeyPatch) -> None:
     step = {
-        "step": 1, "kind": "backfill", "name": "backfill people", "duration_s": 7.5, "rows": 1_000_000, "batches": 140,
+        "step": 1, "kind": "backfill", "name": "backfill people", "duration_s": 7.5, "rows": 1_000_000, "walked": 1_000_002,
+        "batches": 140,
         "remaining_before": 1_000_001, "remaining": 0, "throttle": {"paused_s": 3.0, "reasons": {"lock waits": 2}},
     }  # fmt: skip
     index = {"schema": "public", "name": "people_name", "bytes": 20_971_520, "duration_s": 1.25}
     done = {"version": "20260101000000", "name": "x", "duration_s": 9.0, "step_durations": [step], "indexes": [index]}
     monkeypatch.setitem(RESULTS, "apply", {"applied": [done], "tables": []})
     text = " ".join(reporting.as_page(reporting.build(events(*RESULTS))).split())
-    assert "1,000,000 rows in 140 batches, 0 left of 1000001, paused for 3.0 s, lock waits 2×" in text
+    assert "1,000,000 of 1,000,002 rows in 140 batches, 0 left of 1000001, paused for 3.0 s, lock waits 2×" in text
     assert 'people_name <span class="quiet">20 MB</span></td><td class="number">1.250' in text
 
 
