@@ -43,7 +43,7 @@ WITH RECURSIVE given AS MATERIALIZED (
 named AS (
     SELECT g.number, g.mode, g.follow, g.part, c.oid FROM given g
       JOIN pg_namespace n ON n.nspname = g.schema JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = g.name
-     WHERE NOT g.follow ?| '{table,domain}' AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')"""
+     WHERE NOT g.follow ?| '{table,domain,dependents}' AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')"""
 _NAMED = {
     "table": """
     UNION ALL
@@ -56,6 +56,58 @@ _NAMED = {
       JOIN pg_namespace n ON n.nspname = g.schema JOIN pg_type t ON t.typnamespace = n.oid AND t.typname = g.name
       JOIN pg_attribute a ON a.atttypid = t.oid AND NOT a.attisdropped
       JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p', 'm') WHERE g.follow ? 'domain'""",
+    # What CASCADE takes along, as findDependentObjects() goes: whatever depends on what goes, and what this is an internal
+    # part of: of a view's rule the view. Whose row goes away locks the table that it belongs to.
+    "dependents": """
+    UNION ALL
+    SELECT g.number, g.mode, g.follow, g.part, d.oid FROM given g CROSS JOIN LATERAL (
+        WITH RECURSIVE gone(classid, objid, objsubid) AS (
+            SELECT o.classid, o.objid, o.objsubid FROM (
+                SELECT c.tableoid, c.oid, 0 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                 WHERE g.follow ? 'relation' AND n.nspname = g.schema AND c.relname = g.name
+                UNION ALL
+                SELECT c.tableoid, c.oid, a.attnum FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = g.part
+                 WHERE g.follow ? 'column' AND n.nspname = g.schema AND c.relname = g.name
+                UNION ALL
+                SELECT t.tableoid, t.oid, 0 FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+                 WHERE g.follow ? 'type' AND n.nspname = g.schema AND t.typname = g.name
+                UNION ALL
+                SELECT p.tableoid, p.oid, 0 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+                 WHERE g.follow ? 'function' AND n.nspname = g.schema AND p.proname = g.name
+                   AND (g.part IS NULL OR p.pronargs = g.part::int)
+                UNION ALL
+                SELECT n.tableoid, n.oid, 0 FROM pg_namespace n WHERE g.follow ? 'schema' AND n.nspname = g.name
+                UNION ALL
+                SELECT e.tableoid, e.oid, 0 FROM pg_extension e WHERE g.follow ? 'extension' AND e.extname = g.name
+            ) AS o(classid, objid, objsubid)
+            UNION
+            SELECT next.classid, next.objid, next.objsubid FROM gone CROSS JOIN LATERAL (
+                SELECT d.classid, d.objid, d.objsubid FROM pg_depend d
+                 WHERE d.refclassid = gone.classid AND d.refobjid = gone.objid
+                   AND (gone.objsubid = 0 OR d.refobjsubid = gone.objsubid)
+                UNION ALL
+                SELECT d.refclassid, d.refobjid, d.refobjsubid FROM pg_depend d
+                 WHERE d.classid = gone.classid AND d.objid = gone.objid AND d.deptype = 'i'
+                   AND (gone.objsubid = 0 OR d.objsubid = gone.objsubid)) AS next)
+        SELECT owner.oid FROM gone CROSS JOIN LATERAL (
+            SELECT c.oid FROM pg_class c WHERE gone.classid = 'pg_class'::regclass AND c.oid = gone.objid
+               AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+            UNION ALL
+            SELECT i.indrelid FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid AND c.relkind <> 't'
+             WHERE gone.classid = 'pg_class'::regclass AND i.indexrelid = gone.objid
+            UNION ALL
+            SELECT r.ev_class FROM pg_rewrite r WHERE gone.classid = 'pg_rewrite'::regclass AND r.oid = gone.objid
+            UNION ALL
+            SELECT k.conrelid FROM pg_constraint k
+             WHERE gone.classid = 'pg_constraint'::regclass AND k.oid = gone.objid AND k.conrelid <> 0
+            UNION ALL
+            SELECT t.tgrelid FROM pg_trigger t WHERE gone.classid = 'pg_trigger'::regclass AND t.oid = gone.objid
+            UNION ALL
+            SELECT y.polrelid FROM pg_policy y WHERE gone.classid = 'pg_policy'::regclass AND y.oid = gone.objid
+            UNION ALL
+            SELECT f.adrelid FROM pg_attrdef f WHERE gone.classid = 'pg_attrdef'::regclass AND f.oid = gone.objid) AS owner
+    ) AS d WHERE g.follow ? 'dependents'""",
 }
 _TREE = """),
 tree AS (

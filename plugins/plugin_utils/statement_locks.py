@@ -24,6 +24,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.lock_modes import
     SHARE_UPDATE_EXCLUSIVE,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import tables_in
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_lint import procedural
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import (
     DEFAULT_SCHEMA,
     grammar,
@@ -81,8 +82,9 @@ def locks_of(node: Any, text: str) -> list[Lock]:
 
     :param text: its SQL, for a DO block of which nothing else is known.
     :return: ``schema``, ``name`` and ``mode`` each, and where the catalog has to be asked: ``follow``. With ``children`` the
-        partitions and heirs are locked too, with ``table`` the name is an index's, ``guessed`` is read out of a text. In the
-        place of the table itself: ``referenced`` and ``referencing``, the tables at the other end of its foreign keys (only
+        partitions and heirs are locked too, with ``table`` the name is an index's, ``guessed`` is read out of a text. With
+        ``dependents`` the name is that of what goes by CASCADE, with a word for its kind, and the tables and views are meant that go
+        along or lose a part (``part`` is its column, or how many arguments it has). In the place of the table itself: ``referenced`` and ``referencing``, the tables at the other end of its foreign keys (only
         those of ``part``, a constraint or a column; with ``cascade`` on and on), ``parent``, that it is a partition of, with its default partition,
         ``default``, its own default partition, ``domain``, the tables with a column of that domain.
     """
@@ -120,6 +122,11 @@ def _found(node: Any, text: str) -> Iterator[Lock]:
     elif isinstance(node, ast.CreateStatsStmt):
         for relation in node.relations:
             yield _lock(relation_name(relation), SHARE_UPDATE_EXCLUSIVE)
+    elif isinstance(node, (ast.CreatePublicationStmt, ast.AlterPublicationStmt)):
+        for item in node.pubobjects or ():
+            if item.pubtable is not None:
+                relation = item.pubtable.relation
+                yield _lock(relation_name(relation), SHARE_UPDATE_EXCLUSIVE, *_children(relation))
     elif isinstance(node, ast.RefreshMatViewStmt):
         yield _lock(relation_name(node.relation), EXCLUSIVE if node.concurrent else ACCESS_EXCLUSIVE)
     elif isinstance(node, ast.LockStmt):
@@ -132,12 +139,35 @@ def _found(node: Any, text: str) -> Iterator[Lock]:
             name = (names[-2] if len(names) > 1 else DEFAULT_SCHEMA, names[-1])
             yield _lock(name, SHARE, "domain")
     elif isinstance(node, ast.DoStmt):
-        for table in tables_in(text):
-            yield _lock(table, ACCESS_EXCLUSIVE, "guessed")
+        yield from _block(text)
     elif isinstance(node, (ast.InsertStmt, ast.UpdateStmt, ast.DeleteStmt, ast.MergeStmt, ast.SelectStmt)):
         yield from _rows(node)
     elif isinstance(node, (ast.ViewStmt, ast.CreateTableAsStmt)):
+        if isinstance(node, ast.ViewStmt) and node.replace:
+            yield _lock(relation_name(node.view), ACCESS_EXCLUSIVE)
         yield from _rows(node.query)
+
+
+def _block(text: str) -> Iterator[Lock]:
+    """What a DO block may lock: tables that its words name, and what it runs by EXECUTE as far as that is written down."""
+    for table in tables_in(text):
+        yield _lock(table, ACCESS_EXCLUSIVE, "guessed")
+    try:
+        executed = [step.text for step in procedural.steps_of(text) if step.kind == "dynamic"]
+    except ValueError:
+        # In another language.
+        return
+    parser = grammar().parser
+    for statement in executed:
+        try:
+            parsed = parser.parse_sql(statement)
+        except parser.ParseError:
+            # Put together from what only the server knows.
+            continue
+        for raw in parsed:
+            # Nobody knows whether it comes to this statement.
+            for lock in _found(raw.stmt, statement):
+                yield {**lock, "follow": list(dict.fromkeys([*lock.get("follow", []), "guessed"]))}
 
 
 def _children(relation: Any) -> list[str]:
@@ -151,9 +181,11 @@ def _alter_table(node: Any) -> Iterator[Lock]:
     if node.objtype not in (objects.OBJECT_TABLE, objects.OBJECT_VIEW, objects.OBJECT_MATVIEW):
         # Of an index or a sequence: the readers and writers of its table are not kept waiting by that.
         return
+    # The options of a view have no weaker mode than the rest of it.
+    weaker = {} if node.objtype == objects.OBJECT_VIEW else _WEAKER
     mode, others = SHARE_UPDATE_EXCLUSIVE, list[Lock]()
     for command in node.cmds or ():
-        needed = _WEAKER.get(command.subtype.name, ACCESS_EXCLUSIVE)
+        needed = weaker.get(command.subtype.name, ACCESS_EXCLUSIVE)
         if command.subtype == kinds.AT_AddConstraint:
             needed = _added_constraint(command.def_, others)
         elif command.subtype == kinds.AT_AddColumn:
@@ -163,6 +195,8 @@ def _alter_table(node: Any) -> Iterator[Lock]:
             cascade = command.behavior == g.enums.DropBehavior.DROP_CASCADE
             follow = ["referenced", "children", *(["referencing"] if cascade else [])]
             others.append(_lock(table, ACCESS_EXCLUSIVE, *follow, part=command.name))
+            if cascade and command.subtype == kinds.AT_DropColumn:
+                others.append(_lock(table, ACCESS_EXCLUSIVE, "dependents", "column", part=command.name))
         elif command.subtype == kinds.AT_AlterColumnType:
             # Foreign keys of the column are made anew.
             others.append(_lock(table, ACCESS_EXCLUSIVE, "referenced", "referencing", part=command.name))
@@ -226,6 +260,8 @@ def _drop(node: Any) -> Iterator[Lock]:
     kinds = g.enums.ObjectType
     cascade = node.behavior == g.enums.DropBehavior.DROP_CASCADE
     for target in node.objects:
+        if cascade:
+            yield from _dropped_along(node.removeType, target)
         if node.removeType in (kinds.OBJECT_TRIGGER, kinds.OBJECT_POLICY, kinds.OBJECT_RULE):
             children = ["children"] if node.removeType == kinds.OBJECT_TRIGGER else []
             yield _lock(_named(target[:-1]), ACCESS_EXCLUSIVE, *children)
@@ -239,6 +275,24 @@ def _drop(node: Any) -> Iterator[Lock]:
             yield _lock(_named(target), ACCESS_EXCLUSIVE, "referenced", "children", *more)
         elif node.removeType in (kinds.OBJECT_VIEW, kinds.OBJECT_MATVIEW, kinds.OBJECT_SEQUENCE):
             yield _lock(_named(target), ACCESS_EXCLUSIVE)
+
+
+def _dropped_along(kind: Any, target: Any) -> Iterator[Lock]:
+    """The tables and views of which CASCADE takes something away, or that go as a whole."""
+    kinds = grammar().enums.ObjectType
+    routines = (kinds.OBJECT_FUNCTION, kinds.OBJECT_PROCEDURE, kinds.OBJECT_ROUTINE, kinds.OBJECT_AGGREGATE)
+    if kind in (kinds.OBJECT_TABLE, kinds.OBJECT_VIEW, kinds.OBJECT_MATVIEW, kinds.OBJECT_SEQUENCE):
+        yield _lock(_named(target), ACCESS_EXCLUSIVE, "dependents", "relation")
+    elif kind in (kinds.OBJECT_TYPE, kinds.OBJECT_DOMAIN):
+        yield _lock(_named(target.names), ACCESS_EXCLUSIVE, "dependents", "type")
+    elif kind in routines:
+        # The arguments of the others are not all told.
+        known = kind == kinds.OBJECT_FUNCTION and not target.args_unspecified
+        count = str(len(target.objargs or ())) if known else None
+        yield _lock(_named(target.objname), ACCESS_EXCLUSIVE, "dependents", "function", part=count)
+    elif kind in (kinds.OBJECT_SCHEMA, kinds.OBJECT_EXTENSION):
+        word = "schema" if kind == kinds.OBJECT_SCHEMA else "extension"
+        yield _lock(("", target.sval), ACCESS_EXCLUSIVE, "dependents", word)
 
 
 def _named(names: tuple[Any, ...]) -> tuple[str, str]:
@@ -256,7 +310,7 @@ def _rename(node: Any) -> Iterator[Lock]:
 
 def _comment(node: Any) -> Iterator[Lock]:
     kinds = grammar().enums.ObjectType
-    if node.objtype == kinds.OBJECT_TABLE:
+    if node.objtype in (kinds.OBJECT_TABLE, kinds.OBJECT_VIEW, kinds.OBJECT_MATVIEW):
         yield _lock(_named(node.object), SHARE_UPDATE_EXCLUSIVE)
     elif node.objtype == kinds.OBJECT_COLUMN:
         yield _lock(_named(node.object[:-1]), SHARE_UPDATE_EXCLUSIVE)

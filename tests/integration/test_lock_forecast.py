@@ -44,6 +44,26 @@ CREATE TRIGGER old_trigger AFTER INSERT ON child FOR EACH ROW EXECUTE FUNCTION n
 CREATE TRIGGER many_trigger AFTER INSERT ON many FOR EACH ROW EXECUTE FUNCTION nothing();
 CREATE POLICY old_policy ON child USING (true);
 CREATE SCHEMA elsewhere;
+CREATE VIEW singles AS SELECT id, name FROM alone;
+CREATE VIEW of_singles AS SELECT id FROM singles;
+CREATE TYPE feeling AS ENUM ('a');
+CREATE TABLE moods (id integer, m feeling, n integer);
+CREATE VIEW moody AS SELECT id, m FROM moods;
+CREATE VIEW not_moody AS SELECT id, n FROM moods;
+CREATE TYPE pair AS (a integer, b integer);
+CREATE TABLE pairs (id integer, p pair[]);
+CREATE FUNCTION plain() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+CREATE FUNCTION plain(integer) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+CREATE TABLE by_default (id integer DEFAULT plain());
+CREATE TABLE by_check (id integer CHECK (id > plain()));
+CREATE TABLE by_index (id integer);
+CREATE INDEX ON by_index ((id + plain()));
+CREATE TABLE by_policy (id integer);
+CREATE POLICY plain_ids ON by_policy USING (id = plain());
+CREATE TABLE by_another (id integer DEFAULT plain(1));
+CREATE VIEW by_view AS SELECT plain() AS id FROM alone;
+CREATE TABLE elsewhere.there (id integer, child_id integer REFERENCES child);
+CREATE VIEW from_there AS SELECT id FROM elsewhere.there;
 """
 
 STATEMENTS = [
@@ -131,11 +151,43 @@ STATEMENTS = [
     "GRANT SELECT ON child TO PUBLIC",
     "CREATE TYPE mood AS ENUM ('a')",
     "CREATE VIEW v AS SELECT * FROM child",
+    "CREATE OR REPLACE VIEW v AS SELECT * FROM child",
+    "CREATE OR REPLACE VIEW singles AS SELECT id, upper(name) AS name FROM alone",
+    "ALTER VIEW singles SET (security_barrier)",
+    "ALTER VIEW singles RESET (security_barrier)",
+    "ALTER VIEW singles ALTER COLUMN name SET DEFAULT 'x'",
+    "ALTER VIEW singles RENAME TO doubles",
+    "ALTER MATERIALIZED VIEW stored SET (autovacuum_enabled = false)",
+    "COMMENT ON VIEW singles IS 'x'",
+    "DROP VIEW singles CASCADE",
+    "DROP TABLE alone CASCADE",
+    "DROP TABLE child CASCADE",
+    "ALTER TABLE moods DROP COLUMN m CASCADE",
+    "DROP TYPE feeling CASCADE",
+    "DROP TYPE pair CASCADE",
+    "DROP DOMAIN short CASCADE",
+    "DROP FUNCTION nothing() CASCADE",
+    "DROP FUNCTION plain() CASCADE",
+    "DROP FUNCTION plain(integer) CASCADE",
+    "DROP ROUTINE nothing CASCADE",
+    "DROP SCHEMA elsewhere CASCADE",
+    "CREATE PUBLICATION news FOR TABLE base, ONLY child",
+    "DROP TYPE IF EXISTS no_such_type CASCADE",
+    "DROP FUNCTION IF EXISTS unknown(integer) CASCADE",
+]
+
+# What a DO block runs by EXECUTE, as far as it is written down.
+BLOCKS = [
+    "EXECUTE 'ALTER TABLE child ADD COLUMN z integer'",
+    "EXECUTE 'ALTER TABLE child ' || 'ADD COLUMN z integer; DROP VIEW children'",
+    "EXECUTE format('ALTER TABLE %I ADD COLUMN %I integer', 'child', 'z')",
+    "EXECUTE 'CREATE OR REPLACE VIEW singles AS SELECT id, upper(name) AS name FROM alone'",
+    "IF true THEN EXECUTE 'DROP TYPE feeling CASCADE'; END IF",
 ]
 
 _THERE = """
 SELECT oid::bigint AS oid, relname::text AS name FROM pg_class
- WHERE oid >= 16384 AND relkind IN ('r', 'p', 'v', 'm') AND relnamespace = 'public'::regnamespace
+ WHERE oid >= 16384 AND relkind IN ('r', 'p', 'v', 'm') AND relnamespace::regnamespace::text IN ('public', 'elsewhere')
 """
 _HELD = """
 SELECT relation::bigint AS oid, mode FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted
@@ -187,3 +239,20 @@ def test_the_forecast_of_a_statement_is_what_it_locks(zoo: Any, statement: str) 
     finally:
         execute(zoo, "ROLLBACK")
     assert forecast == taken
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_what_a_block_executes_from_a_text_is_looked_for_and_not_asked_for(zoo: Any, block: str) -> None:
+    there = {row["oid"]: row["name"] for row in fetch_all(zoo, _THERE)}
+    statement = f"DO $$ BEGIN {block}; END $$"
+    found = lock_forecast.forecast(zoo, {0: told(statement)}).get(0, [])
+    execute(zoo, "BEGIN")
+    try:
+        lock_forecast.ask(zoo, found)
+        assert held(zoo, there) == {}
+        execute(zoo, statement)
+        taken = held(zoo, there)
+    finally:
+        execute(zoo, "ROLLBACK")
+    assert {lock.name: lock.mode for lock in found if lock_modes.strength(lock.mode) > 1} == taken
+    assert all(lock.guessed for lock in found)

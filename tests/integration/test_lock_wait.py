@@ -17,6 +17,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import lock_forec
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect, execute, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.query_digest import query_digest
+from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from support.engine import RUN, Told, do, holding, rows, wait_for, way
 from support.lock_line import Line
 from support.server import MIGRATOR
@@ -80,6 +81,49 @@ def test_while_somebody_is_in_the_way_nothing_is_asked_for(
         assert time.monotonic() - started > 1.3
     assert line.waited == set()
     assert told.said(f"waiting for pid {pid} (the reporting job")
+
+
+NAMES = "CREATE VIEW public.names AS SELECT id, name FROM public.people"
+TRIGGER = (
+    "CREATE FUNCTION public.touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
+    "CREATE TRIGGER touch AFTER INSERT ON public.people FOR EACH ROW EXECUTE FUNCTION public.touch()"
+)
+LABELLED = "CREATE TYPE public.kind AS ENUM ('a'); ALTER TABLE public.people ADD COLUMN kind public.kind"
+REPLACED = "CREATE OR REPLACE VIEW public.names AS SELECT id, upper(name) AS name FROM public.people;"
+
+
+@pytest.mark.parametrize(
+    ("there", "statement"),
+    [
+        pytest.param(NAMES, REPLACED, id="view"),
+        pytest.param(NAMES, "ALTER VIEW public.names SET (security_barrier);", id="options"),
+        pytest.param(TRIGGER, "DROP FUNCTION public.touch() CASCADE;", id="function"),
+        pytest.param(LABELLED, "DROP TYPE public.kind CASCADE;", id="type"),
+        pytest.param(NAMES, "ALTER TABLE public.people DROP COLUMN name CASCADE;", id="column"),
+        pytest.param(NAMES, "DO $$ BEGIN EXECUTE 'ALTER TABLE public.people ADD COLUMN z integer'; END $$;", id="block"),
+    ],
+)  # fmt: skip
+def test_what_only_the_catalog_or_a_text_tells_is_looked_for_too(
+    target: Any, tree: TestTree, there: str, statement: str
+) -> None:
+    do(target, there)
+    # Of a view the reader holds the table too, and the table's own reader not the view.
+    held_by = "SELECT count(*) FROM public.names" if there == NAMES else READER
+    with leaving(target, held_by, 1.2) as conn, Line(target) as line:
+        told, pid = Told(), conn.info.backend_pid
+        migrate.apply(target, second(tree, statement), Selection(), way(progress=told))
+        assert told.said(f"waiting for pid {pid} (the reporting job")
+    assert line.waited == set()
+
+
+def test_a_view_that_is_put_back_is_looked_for_too(target: Any, tree: TestTree) -> None:
+    do(target, NAMES)
+    migrations = second(tree, REPLACED, "CREATE OR REPLACE VIEW public.names AS SELECT id, name FROM public.people;")
+    migrate.apply(target, migrations, Selection(), way())
+    with leaving(target, "SELECT count(*) FROM public.names", 1.2), Line(target) as line:
+        migrate.revert(target, Reverts(), way("20260101T000000Z-000002"))
+    assert line.waited == set()
+    assert "upper" not in rows(target, "SELECT pg_get_viewdef('names'::regclass) AS d")[0]["d"]
 
 
 def test_without_the_look_it_stands_in_line(target: Any, tree: TestTree, monkeypatch: pytest.MonkeyPatch) -> None:

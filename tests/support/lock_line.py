@@ -16,7 +16,7 @@ class Line:
     QUERY = (
         "SELECT l.relation::regclass::text AS name, l.mode, l.granted FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
         "WHERE a.application_name LIKE 'pgops %%' AND l.locktype = 'relation' AND l.relation >= 16384 "
-        "AND l.relation::regclass::text IN ('people', 'pets', 'toys') AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')"
+        "AND l.relation::regclass::text IN ('people', 'pets', 'toys', 'names') AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')"
     )
 
     def __init__(self, target: Any) -> None:
