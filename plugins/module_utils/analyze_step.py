@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import statistics
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
+from psycopg2 import errorcodes
 
 
 def analyze_tables(context: StepContext, tables: Sequence[tuple[str, str]]) -> None:
@@ -16,7 +19,7 @@ def analyze_tables(context: StepContext, tables: Sequence[tuple[str, str]]) -> N
 
     :param tables: (schema, table).
     :raises PgopsError: see :func:`statistics.analyze`.
-    :raises Interrupted: asked to end between two tables.
+    :raises Interrupted: asked to end; the table in hand keeps its statistics of before.
     """
     pid = context.conn.info.backend_pid
 
@@ -25,6 +28,12 @@ def analyze_tables(context: StepContext, tables: Sequence[tuple[str, str]]) -> N
         context.tell(f"analyzing {name}")
         context.monitor.started(pid, f"analyzing {name}", context.tell)
 
-    statistics.analyze(
-        context.conn, tables, doing=context.doing, before=before, after=lambda name: context.monitor.ended(pid)
-    )
+    try:
+        with context.stoppable(context.conn):
+            statistics.analyze(
+                context.conn, tables, doing=context.doing, before=before, after=lambda name: context.monitor.ended(pid)
+            )
+    except (psycopg2.Error, PgopsError) as exc:
+        if errorcodes.QUERY_CANCELED in (getattr(exc, "pgcode", None), getattr(exc, "sqlstate", None)):
+            context.control.check()
+        raise

@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -32,17 +33,21 @@ from support.engine import (
     way,
 )
 from support.kept import keep
+from support.recording_client import RecordingClient
 from support.tree import TestTree
 
 V1, V2 = "20260101000001", "20260101000002"
 
-# Step of version 2, what is told when it is at work, and what another session does so that it stays at work.
+# Step of version 2, what is told when it is at work, and what another session does so that it stays at work: of ANALYZE
+# nothing, it takes its time over SLOW_STATISTICS.
 STEPS = {
     "sql": (1, "pg_sleep", None),
     "validate": (2, "validating public.people.adult", None),
     "indexes": (3, "building index public.people_name", "UPDATE people SET age = 20 WHERE id = 1"),
     "backfill": (4, "backfilling public.people", "SELECT 1 FROM people WHERE id = 9000 FOR UPDATE"),
+    "analyze": (5, "analyzing public.people", None),
 }
+SLOW_STATISTICS = "CREATE STATISTICS slow_ages ON (slow(age)) FROM people"
 
 
 @pytest.fixture
@@ -106,10 +111,18 @@ def uninterrupted(server: Any, target: Any, migrations: list[dict[str, Any]]) ->
 
 
 @pytest.fixture
-def whole(server: Any, target: Any, migrations: list[dict[str, Any]]) -> Any:
-    """After the test: everything is as if nothing had happened."""
+def client(target: Any, migrations: list[dict[str, Any]]) -> Iterator[RecordingClient]:
+    """Writes to the table that is migrated, from before the first step to the end of the last run."""
+    with RecordingClient(target, "people") as made:
+        yield made
+
+
+@pytest.fixture
+def whole(server: Any, target: Any, migrations: list[dict[str, Any]], client: RecordingClient) -> Any:
+    """After the test: everything is as if nothing had happened, and what the client has committed is there."""
 
     def check() -> None:
+        client.nothing_is_lost()
         assert state(target, V2)["state"] == "applied"
         assert rows(target, "SELECT done, count(*) AS n FROM people GROUP BY 1") == [{"done": 1, "n": 10000}]
         assert rows(target, "SELECT indexrelid::regclass::text AS i FROM pg_index WHERE NOT indisvalid") == []
@@ -142,6 +155,9 @@ def one_quick(first: str, *others: str) -> list[Any]:
 def at_work(target: Any, kind: str, migrations: list[dict[str, Any]], stack: ExitStack) -> None:
     """Do the steps before that one, and have somebody in its way, so that it stays at work."""
     told, statement = STEPS[kind][1:]
+    if kind == "analyze":
+        do(target, SLOW_STATISTICS)
+        stack.callback(do, target, "DROP STATISTICS slow_ages")
     if statement:
         control = Control()
         with pytest.raises(Interrupted):
@@ -149,7 +165,7 @@ def at_work(target: Any, kind: str, migrations: list[dict[str, Any]], stack: Exi
         stack.enter_context(holding(target, statement))
 
 
-@pytest.mark.parametrize("kind", one_quick("sql", "validate", "indexes", "backfill"))
+@pytest.mark.parametrize("kind", one_quick(*STEPS))
 def test_after_kill_9_of_the_module_the_next_run_goes_on(
     target: Any, migrations: list[dict[str, Any]], finished: Any, tmp_path: Path, kind: str
 ) -> None:
@@ -173,7 +189,7 @@ def test_after_kill_9_of_the_module_the_next_run_goes_on(
     finished()
 
 
-@pytest.mark.parametrize("kind", one_quick("sql", "validate", "indexes", "backfill"))
+@pytest.mark.parametrize("kind", one_quick(*STEPS))
 def test_after_kill_9_of_the_server_the_next_run_goes_on(
     server: Any, target: Any, migrations: list[dict[str, Any]], finished: Any, kind: str, tmp_path: Path
 ) -> None:
@@ -207,7 +223,7 @@ def test_after_kill_9_of_the_server_the_next_run_goes_on(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ["kill", "restart"])
-@pytest.mark.parametrize("kind", ["sql", "validate", "indexes", "backfill"])
+@pytest.mark.parametrize("kind", list(STEPS))
 def test_after_the_end_of_the_server_the_same_run_goes_on(
     server: Any, target: Any, migrations: list[dict[str, Any]], whole: Any, kind: str, end: str
 ) -> None:
@@ -236,7 +252,7 @@ def test_after_the_end_of_the_server_the_same_run_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", one_quick("sql", "validate", "indexes", "backfill"))
+@pytest.mark.parametrize("kind", one_quick(*STEPS))
 def test_without_its_controller_the_job_ends_by_itself(
     target: Any, migrations: list[dict[str, Any]], finished: Any, tmp_path: Path, kind: str
 ) -> None:

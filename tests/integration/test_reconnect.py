@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selec
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from support.cut import Network
 from support.engine import RUN, Told, do, rows, state, wait_for, way
+from support.recording_client import RecordingClient
 from support.server import Server
 from support.tree import TestTree
 
@@ -59,6 +60,14 @@ def written(folder: Path, middle: str = "SELECT pg_sleep(0)") -> list[dict[str, 
 @pytest.fixture
 def migrations(tmp_path: Path) -> list[dict[str, Any]]:
     return written(tmp_path / "sql")
+
+
+@pytest.fixture(autouse=True)
+def client(target: Any) -> Iterator[None]:
+    """A client that writes meanwhile has lost nothing in the end."""
+    with RecordingClient(target) as made:
+        yield
+        made.nothing_is_lost()
 
 
 class At(Told):

@@ -18,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.index_builds impo
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from support import server as servers
 from support.engine import When, do, rows, state, target_of, wait_for, way
+from support.recording_client import RecordingClient
 from support.server import MIGRATOR, OWNER, Server
 from support.tree import TestTree
 
@@ -79,7 +80,9 @@ def vacuum() -> Iterator[Vacuum]:
         )
         made = Vacuum(server, target)
         wait_for(lambda: made.pids, 60, "the vacuum")
-        yield made
+        with RecordingClient(target, "people") as client:
+            yield made
+            client.nothing_is_lost()
     finally:
         servers.discard(server)
 

@@ -193,6 +193,32 @@ def applying(target: Target, migrations: list[dict[str, Any]], path: Path, run_i
         process.join()
 
 
+def _apply_by_another_clock(
+    target: Target, migrations: list[dict[str, Any]], path: str, lease: str, lease_s: float, set_by: Any
+) -> None:
+    real_time = time.time
+    # The wall clock only: what is monotonic nobody can set.
+    time.time = lambda: real_time() + set_by.value
+    control = Control(lease, lease_seconds=lease_s, interval=0.05).start()
+    migrate.apply(target, migrations, Selection(), way(progress=Progress(path), control=control))
+
+
+@contextmanager
+def applying_by_another_clock(
+    target: Target, migrations: list[dict[str, Any]], path: Path, lease: Path, lease_s: float, set_by: Any
+) -> Iterator[Any]:
+    """An apply in a process of its own, whose wall clock differs by the seconds in `set_by`, a value that both see."""
+    process = multiprocessing.get_context("spawn").Process(
+        target=_apply_by_another_clock, args=(target, migrations, str(path), str(lease), lease_s, set_by)
+    )
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
 def wait_for(condition: Callable[[], Any], seconds: float = 20, what: str = "what the test waits for") -> Any:
     """Poll until the condition holds; fails aloud when it does not."""
     deadline = time.monotonic() + seconds
