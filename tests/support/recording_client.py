@@ -68,7 +68,8 @@ class RecordingClient:
             conn, f"SELECT id, name FROM {self._table} WHERE id BETWEEN %s AND %s", (FIRST, FIRST + COUNT - 1)
         )
         names = {int(row["id"]): row["name"] for row in found}
-        assert {number: names.get(number) for number in last} == last
+        other = {number: names.get(number) for number in last if names.get(number) != last[number]}
+        assert not other, f"of {len(other)} rows not the last value is there: {other}"
 
     def _work(self) -> None:
         conn: Any = None
