@@ -141,7 +141,7 @@ class Bounds:
         if isinstance(source, ast.RangeSubselect):
             return self._is_confined(source.subquery, seen)
         name = source.relname if isinstance(source, ast.RangeVar) and source.schemaname is None else None
-        if name not in self._queries or name in seen:
+        if name is None or name not in self._queries or name in seen:
             return False
         return self._is_confined(self._queries[name], seen | {name})
 
