@@ -21,7 +21,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     fetch_all,
     fetch_one,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 
 # Fewer transactions say nothing of a rate: one of ten that rolls back is 10 %.
@@ -138,11 +138,12 @@ def look_after(
     told = {}
     for name, target in targets.items():
         with _session(target) as conn:
-            told[name] = _judge(conn, before[name], begun[name], applied.get(name, ()), limits, control, sleep)
+            told[name] = _judge(target, conn, before[name], begun[name], applied.get(name, ()), limits, control, sleep)
     return told
 
 
 def _judge(
+    target: Target,
     conn: Connection,
     before: Before,
     begun: tuple[int, int],
@@ -170,9 +171,7 @@ def _judge(
     new = sorted({str(index["name"]) for index in integrity.invalid_indexes(conn)} - before.invalid)
     if new:
         findings.append(f"invalid since the batch: {', '.join(new)}")
-    for migration in applied:
-        differences = declared.check_statements(conn, migration, control, limit=3)
-        findings += [f"verification of {migration['version']}: {_difference(item)}" for item in differences]
+    findings += _differing(target, conn, applied, control)
     probe_ms = None
     if limits.probe:
         probe_ms, fault = _probe(conn, limits.probe, limits.probe_limit)
@@ -201,8 +200,30 @@ def _not_applied(conn: Connection, applied: Sequence[Mapping[str, Any]]) -> list
     return [str(migration["version"]) for migration in applied if str(migration["version"]) not in there]
 
 
-def _difference(finding: declared.Finding) -> str:
-    return f"{finding.object}: expected {finding.expected}, found {finding.found}"
+def _differing(target: Target, conn: Connection, applied: Sequence[Mapping[str, Any]], control: Control) -> list[str]:
+    """What the batch's versions say of themselves, without what a later one of the same batch has taken away or changed."""
+
+    def said(known: declared.Superseded) -> list[str]:
+        return [
+            f"verification of {migration['version']}: {found.object}: expected {found.expected}, found {found.found}"
+            for migration in applied
+            for found in declared.check_statements(
+                conn, migration, control, limit=3, superseded=frozenset(known.get(str(migration["version"]), ()))
+            )
+        ]
+
+    differing = said({})
+    if not differing or len(applied) == 1:
+        return differing
+    versions = [row.version for row in ledger.read(conn).in_state("applied")]
+    try:
+        known = declared.superseded(target, conn, ledger.all_stored(conn, versions), control=control)
+    except Interrupted:
+        raise
+    except PgopsError:
+        # Without a scratch database nobody knows: all of it is told.
+        return differing
+    return said(known) if known else differing
 
 
 def _standbys(conn: Connection) -> tuple[str, ...]:

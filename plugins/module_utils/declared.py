@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import psycopg2
@@ -28,6 +28,11 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.statements import
 from psycopg2 import sql
 
 Around = Callable[[int], AbstractContextManager[None]]
+
+# What a verification says of one thing: object, attribute, expected, found.
+Words = tuple[str, str, str, str]
+# By version what its own verification says since a later version has run.
+Superseded = Mapping[str, Collection[Words]]
 
 FAIL = "fail"
 WARN = "warn"
@@ -60,14 +65,21 @@ class Finding:
         """The finding as plain data for a module's result."""
         return asdict(self)
 
+    @property
+    def words(self) -> Words:
+        """:return: what it says, whoever says it."""
+        return self.object, self.attribute or "", str(self.expected), str(self.found)
+
 
 @dataclass
 class Comparison:
-    """``lines`` has one entry for each declared object (R1.20), ``findings`` what differs, ``declared`` the definitions."""
+    """``lines`` has one entry for each declared object (R1.20), ``findings`` what differs, ``declared`` the definitions,
+    ``superseded`` what the versions' own verification says without a fault, see :func:`superseded`."""
 
     lines: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     declared: catalog.Inventory = field(default_factory=dict)
+    superseded: Superseded = field(default_factory=dict)
 
 
 def compare(
@@ -94,51 +106,118 @@ def compare(
     Takes ACCESS SHARE on system catalogs of the database, and no lock on its tables.
     """
     found = catalog.inventory(conn)
-    encoding = str(conn.info.parameter_status("server_encoding"))
-    with closing(connect(target.scratch(target.maintenance_database), application_name="pgops verify")) as scratch:
-        refuse_other_major(target, conn, scratch)
-        drop_leftovers(scratch)
-        key = remembered_schema.key(scratch, migrations, encoding)
+    key = _key(target, conn, migrations, tidy=True)
     remembered = remembered_schema.recall(key)
     if remembered is not None:
-        comparison = _compared(*remembered, found, accepted, reparse=None)
+        comparison = _compared(remembered, found, accepted, reparse=None)
         # It was made on another day: that nothing differs can be believed, a difference has to be seen.
         if all(finding.level == NOTICE for finding in comparison.findings):
             return comparison
+    with _made_again(target, conn, migrations, control=control, run_id=run_id) as (made, other):
+        comparison = _compared(made, found, accepted, reparse=other)
+    remembered_schema.remember(key, made)
+    return comparison
+
+
+def superseded(
+    target: Target,
+    conn: Connection,
+    migrations: Sequence[Mapping[str, Any]],
+    *,
+    control: Control,
+    run_id: str | None = None,
+    again: bool = True,
+) -> Superseded | None:
+    """What the versions' own verification says of the declared schema itself, since a later version has run.
+
+    A version is verified for as long as it is applied, by the text that the ledger keeps, and a later one may drop, rename
+    or replace what that text asks for: then it finds in the database what it finds in an empty one in which the same
+    versions have run. Only what it says there word for word, and did not say before the later ones ran, is meant; so
+    a column that somebody dropped is a difference still, and so is what no empty database has, such as rows that a
+    backfill makes. What a later version does is seen and not read from its text: a block of PL/pgSQL may do it as well.
+
+    :param conn: a session on the database itself.
+    :param again: run the migrations again where what they make is not remembered; without it no database is made.
+    :return: by version; None where it is not remembered and nothing is to be run.
+    :raises PgopsError: no scratch database, or a migration that cannot be run again.
+    """
+    key = _key(target, conn, migrations, tidy=again)
+    remembered = remembered_schema.recall(key)
+    if remembered is not None:
+        return remembered.superseded
+    if not again:
+        return None
+    with _made_again(target, conn, migrations, control=control, run_id=run_id) as (made, _):
+        pass
+    remembered_schema.remember(key, made)
+    return made.superseded
+
+
+def _key(target: Target, conn: Connection, migrations: Sequence[Mapping[str, Any]], *, tidy: bool) -> str:
+    with closing(connect(target.scratch(target.maintenance_database), application_name="pgops verify")) as scratch:
+        refuse_other_major(target, conn, scratch)
+        if tidy:
+            drop_leftovers(scratch)
+        return remembered_schema.key(scratch, migrations, _encoding(conn))
+
+
+def _encoding(conn: Connection) -> str:
+    return str(conn.info.parameter_status("server_encoding"))
+
+
+@contextmanager
+def _made_again(
+    target: Target,
+    conn: Connection,
+    migrations: Sequence[Mapping[str, Any]],
+    *,
+    control: Control,
+    run_id: str | None,
+) -> Iterator[tuple[remembered_schema.Made, Connection]]:
+    """:return: what the migrations make in an empty database, and the session on it."""
     with ExitStack() as stack:
-        empty = stack.enter_context(empty_database(target, encoding=encoding, run_id=run_id))
+        empty = stack.enter_context(empty_database(target, encoding=_encoding(conn), run_id=run_id))
         other = stack.enter_context(closing(connect(empty, application_name="pgops verify")))
         # Nothing of it is to outlive this call.
         execute(other, "SET synchronous_commit = off")
         forget = control.on_interrupt(other.cancel)
         try:
             before = catalog.inventory(other)
+            alone = {}
             for migration in migrations:
                 control.check()
                 replay(other, migration)
-            after = catalog.inventory(other)
-            comparison = _compared(before, after, found, accepted, reparse=other)
+                alone[str(migration["version"])] = _said(other, migration, control)
+            at_last = {str(migration["version"]): _said(other, migration, control) for migration in migrations[:-1]}
+            since = {version: sorted(said - alone[version]) for version, said in at_last.items()}
+            made = remembered_schema.Made(
+                before, catalog.inventory(other), {version: words for version, words in since.items() if words}
+            )
+            yield made, other
         finally:
             forget()
-    remembered_schema.remember(key, before, after)
-    return comparison
+
+
+def _said(conn: Connection, migration: Mapping[str, Any], control: Control) -> set[Words]:
+    return {finding.words for finding in check_statements(conn, migration, control, limit=None)}
 
 
 def _compared(
-    before: catalog.Inventory,
-    after: catalog.Inventory,
+    made: remembered_schema.Made,
     found: catalog.Inventory,
     accepted: Accepted | None,
     *,
     reparse: Connection | None,
 ) -> Comparison:
     # What an empty database has anyway is not declared, unless a migration changed it.
-    declared = {key: value for key, value in after.items() if before.get(key) != value}
+    declared = {key: value for key, value in made.after.items() if made.before.get(key) != value}
     differences = catalog.compare(
         declared, {key: value for key, value in found.items() if key in declared}, reparse=reparse
     )
-    strangers = {key: value for key, value in found.items() if key not in after and before.get(key) != value}
-    return _judge(declared, differences, strangers, accepted, reparse)
+    strangers = {key: value for key, value in found.items() if key not in made.after and made.before.get(key) != value}
+    comparison = _judge(declared, differences, strangers, accepted, reparse)
+    comparison.superseded = made.superseded
+    return comparison
 
 
 def compare_recorded(conn: Connection, recorded: catalog.Inventory) -> Comparison:
@@ -345,13 +424,15 @@ def check_statements(
     conn: Connection,
     migration: Mapping[str, Any],
     control: Control,
-    limit: int = 100,
+    limit: int | None = 100,
     accepted: Accepted | None = None,
+    superseded: Collection[Words] = (),
 ) -> list[Finding]:
     """Run a version's own verification in a read-only transaction; each row it returns is a difference.
 
-    :param limit: how many rows of one statement are told.
+    :param limit: how many rows of one statement are told; None for all.
     :param accepted: objects that are as somebody accepted them are warnings only.
+    :param superseded: what it may say since a later version has run, see :func:`superseded`.
     :return: the differences; a statement that fails, or returns something else than object, expected, found, is one too.
     """
     findings = []
@@ -359,24 +440,33 @@ def check_statements(
         control.check()
         location = existing.location(statement) or "a statement without a place"
         check = f"verify of {migration['version']}"
+        said: list[Finding] = []
+        more = 0
         try:
             with transaction(conn), conn.cursor() as cursor:
                 cursor.execute("SET TRANSACTION READ ONLY")
                 cursor.execute(statement["sql"])
-                rows = cursor.fetchmany(limit) if cursor.description else []
-                more = cursor.rowcount - len(rows)
                 width = len(cursor.description or ())
+                for row in cursor if width == 3 else ():
+                    finding = Finding(check, FAIL, str(row[0]), None, row[1], row[2])
+                    if finding.words in superseded:
+                        continue
+                    if limit is None or len(said) < limit:
+                        said.append(finding)
+                    else:
+                        more += 1
         except psycopg2.Error as exc:
             control.check()
             error = from_psycopg(exc, location, statement=str(statement["sql"]))
-            findings.append(Finding(check, FAIL, location, "statement", "no error", error.message))
+            failed = Finding(check, FAIL, location, "statement", "no error", error.message)
+            findings += [] if failed.words in superseded else [failed]
             continue
         if width != 3:
             findings.append(Finding(check, FAIL, location, "columns", "object, expected, found", f"{width} columns"))
             continue
-        for object_name, expected, found in rows:
-            note = accepted.of_check(str(object_name)) if accepted is not None else None
-            findings.append(Finding(check, WARN if note else FAIL, str(object_name), None, expected, found, note))
+        for finding in said:
+            note = accepted.of_check(finding.object) if accepted is not None else None
+            findings.append(replace(finding, level=WARN, note=note) if note else finding)
         if more > 0:
             findings.append(Finding(check, FAIL, location, "rows", "0", f"{more} more differences"))
     return findings

@@ -3,7 +3,7 @@
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
 """What the applied migrations made in an empty database, remembered: running thirty versions again takes seconds at each run.
 
-It is only good to say that nothing differs. Where anything does, the migrations are run again.
+It is only good to say that nothing differs. Where the catalog does, the migrations are run again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,17 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.private_store imp
 _CODE = b"".join(
     # Not __package__: Python 3.9 gives a module in an archive none.
     resources.files(__name__.rpartition(".")[0]).joinpath(f"{name}.py").read_bytes()
-    for name in ("catalog", "catalog_queries", "connection", "declared", "existing", "scratch", "statements")
+    for name in (
+        "catalog",
+        "catalog_queries",
+        "connection",
+        "declared",
+        "errors",
+        "existing",
+        "scratch",
+        "server_message",
+        "statements",
+    )
 )
 
 # All of the server that a definition can depend on: its build, what can be installed, who is there, how values are read.
@@ -42,6 +53,19 @@ SELECT version() AS build, current_user AS role,
          WHERE category ~ '^(Client Connection Defaults|Version and Platform Compatibility)' OR context = 'internal')
          AS settings
 """
+
+
+@dataclass(frozen=True)
+class Made:
+    """What migrations make in an empty database.
+
+    :ivar before: its inventory; ``after`` that after the last of them.
+    :ivar superseded: by version what its own verification says since a later one has run: object, attribute, expected, found.
+    """
+
+    before: catalog.Inventory
+    after: catalog.Inventory
+    superseded: dict[str, list[tuple[str, str, str, str]]]
 
 
 def store() -> PrivateStore | None:
@@ -64,18 +88,19 @@ def key(conn: Connection, migrations: Sequence[Mapping[str, Any]], encoding: str
     return digest.hexdigest()
 
 
-def recall(key: str) -> tuple[catalog.Inventory, catalog.Inventory] | None:
-    """:return: the inventories of the empty database before and after the migrations, None where they are not known."""
+def recall(key: str) -> Made | None:
+    """:return: what was remembered under the key, None where nothing is."""
     kept = store()
     made = kept.read(key) if kept else None
-    if isinstance(made, dict) and all(isinstance(made.get(name), dict) for name in ("before", "after")):
-        return made["before"], made["after"]
+    if isinstance(made, dict) and all(isinstance(made.get(field.name), dict) for field in fields(Made)):
+        said = {version: [tuple(words) for words in each] for version, each in made["superseded"].items()}
+        return Made(made["before"], made["after"], said)
     return None
 
 
-def remember(key: str, before: catalog.Inventory, after: catalog.Inventory) -> None:
-    """Keep them for the next run; where that cannot be done, the next run takes longer."""
+def remember(key: str, made: Made) -> None:
+    """Keep it for the next run; where that cannot be done, the next run takes longer."""
     kept = store()
     if kept:
         with suppress(OSError):
-            kept.write(key, {"before": before, "after": after})
+            kept.write(key, {field.name: getattr(made, field.name) for field in fields(Made)})

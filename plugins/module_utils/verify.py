@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 import psycopg2
@@ -120,6 +121,7 @@ def verify_database(
             control,
             lambda beside: _look(beside, checks, versions, control=control, progress=progress),
         ) as looked:
+            superseded = cache(partial(_remembered, target, conn, applied, control))
             if book.baseline is not None:
                 progress.emit(f"schema against baseline {book.baseline.name}", database=name)
                 comparison = declared.compare_recorded(conn, ledger.baseline_objects(conn, book.baseline.name))
@@ -136,11 +138,13 @@ def verify_database(
                 findings += comparison.findings
                 lines = comparison.lines
                 wanted = comparison.declared
+                superseded = cache(lambda: comparison.superseded)
             for migration in applied:
                 if declared.is_recorded_only(book.get(str(migration["version"])), migration):
                     continue
                 progress.emit(f"verification of version {migration['version']}", database=name)
-                findings += declared.check_statements(conn, migration, control, accepted=accepted)
+                later = superseded if migration is not applied[-1] else None
+                findings += _of_own_verification(conn, migration, later, control, accepted)
             sound = looked.result()
         findings += _of_foreign_keys(sound.keys, WARN if book.baseline else FAIL, accepted)
         findings += _of_objects(sound, wanted, {(finding.object, finding.attribute) for finding in findings}, accepted)
@@ -162,6 +166,35 @@ def verify_database(
         "extensions": sound.extensions,
         "definitions": sound.definitions,
     }
+
+
+def _remembered(
+    target: Target, conn: Connection, applied: Sequence[Mapping[str, Any]], control: Control
+) -> declared.Superseded | None:
+    """:return: what the versions' own verification says without a fault, where another run has seen it."""
+    try:
+        return declared.superseded(target, conn, applied, control=control, again=False)
+    except PgopsError:
+        # The schema is not compared: perhaps because there is no scratch server.
+        return None
+
+
+def _of_own_verification(
+    conn: Connection,
+    migration: Mapping[str, Any],
+    superseded: Callable[[], declared.Superseded | None] | None,
+    control: Control,
+    accepted: Accepted,
+) -> list[Finding]:
+    """:param superseded: None for the last version, which no other has changed."""
+    found = declared.check_statements(conn, migration, control, accepted=accepted)
+    known = superseded() if superseded is not None and found else {}
+    if known is None:
+        note = "a later version may have taken it away: a comparison of the schema tells"
+        return [replace(finding, note=finding.note or note) for finding in found]
+    said = frozenset(known.get(str(migration["version"]), ()))
+    # Once more where some of it is no fault: only so many of the others were told.
+    return declared.check_statements(conn, migration, control, accepted=accepted, superseded=said) if said else found
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ options:
   compare_schema:
     description:
       - Whether the applied migrations are run again and compared. Without it O(restore_user) need not create databases, and
-        drift goes unseen.
+        drift goes unseen, and what a later version has taken away of an earlier one fails with a note, unless a run that compared has left
+        on this host what it saw.
     type: bool
     default: true
   verbose:
