@@ -201,7 +201,8 @@ class ActionModule(PgopsAction):
         if applied or reverted:
             stands = f"{', '.join(applied or reverted)} {'applied' if applied else 'reverted'} by this run stand{here}"
         sentence = f"The hook {label} on {on} failed: {why.rstrip('.')}; {stands}"
-        again = self.again(task_vars)
+        onward = self.onward(task_vars)
+        again = "; ".join(onward)
         if stage == "back":
             # Whatever comes next must not hide that users are kept out.
             command = self.command(task_vars, "hooks.yml")
@@ -210,7 +211,7 @@ class ActionModule(PgopsAction):
                 "msg": f"{sentence}; it is NOT brought back. Mend it and type: {command}",
                 "next": [command],
             }
-        commands = [again]
+        commands = [*onward]
         if applied:
             commands.append(self.command(task_vars, "rollback.yml", {"rollback_through": applied[0]}))
         if stage in hooks.KINDS:
@@ -218,7 +219,7 @@ class ActionModule(PgopsAction):
         return {
             "failed": True,
             "msg": f"{sentence}{hooks.COMES_BACK}. To go on: {again}"
-            + (f"; to go back: {commands[1]}" if applied else ""),
+            + (f"; to go back: {commands[-1]}" if applied else ""),
             "next": commands,
         }
 

@@ -45,4 +45,14 @@ class ActionModule(PgopsAction):
                 )
                 largest = ", ".join(f"{table} {rows}" for table, rows in found["largest"].items())
                 self.say(f"{database}: rows of its largest tables: {largest or 'none'}")
+        if result.get("reason") == "restored_before":
+            self._tell_restored_before(result, task_vars)
         return result
+
+    def _tell_restored_before(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
+        """Each way from there is named, and each only looks."""
+        database = str(result["database"])
+        choices = [{"rollback_strategy": "restore", "rollback_backup": result["backup"]}]
+        if result.get("aside"):
+            choices.insert(0, {"rollback_strategy": "swap", "rollback_swap_to": result["aside"]})
+        result["next"] = [self.rollback_of(task_vars, database, choice) for choice in choices]

@@ -11,6 +11,13 @@ from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, seconds, table
 
+# Of a swap that keeps nobody out; another one is told in the place of the status.
+_LEFT_TO_DO = {
+    "fenced": "look again",
+    "opened": "the next rollback.yml takes its marks off and swaps nothing",
+    "swapped": "the next rollback.yml writes it",
+}
+
 
 class ActionModule(MigrationAction):
     """A look that changes nothing, and the first check of a connection."""
@@ -57,6 +64,8 @@ class ActionModule(MigrationAction):
             self._show_baseline(database, found["baseline"])
         else:
             self._show_versions(database, found)
+        if found["swap"]:
+            self.say(f"    {found['swap']['told']}; {_LEFT_TO_DO[found['swap']['state']]}")
         running = found["running"]
         if running:
             self.say(

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.losses import swap_losses
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.losses import restore_losses, swap_losses
 
 
 class ActionModule(PgopsAction):
@@ -27,6 +28,10 @@ class ActionModule(PgopsAction):
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the task's arguments, with the databases that this run has staged where none is named."""
         arguments = super().module_arguments(task_vars)
+        if self.PHASE == "resume":
+            answer = batches.names(arguments.pop("answer", None))
+            arguments["confirmed"] = sorted(answer) == sorted(self.pgops(task_vars, "databases") or [])
+            return arguments
         if not arguments.get("to") and not arguments.get("staged"):
             made = self.run_fact(task_vars).get("restore") or {}
             arguments["staged"] = {name: entry["staged"] for name, entry in made.items() if entry.get("staged")}
@@ -36,15 +41,12 @@ class ActionModule(PgopsAction):
         """Say where the replaced database is, and the command that goes back to it."""
         back = []
         for database, found in (result.get("databases") or {}).items():
-            if found.get("state") == "lifted":
-                self.say(f"{database}: a swap had been killed; clients are let in again ({found['why']})")
+            self._tell_resumed(database, found)
             if "lost" in found:
-                for line in swap_losses(database, found):
+                for line in (restore_losses if "backup" in found else swap_losses)(database, found):
                     self.say(line)
             if not found.get("aside"):
                 continue
-            if found.get("state") == "completed":
-                self.say(f"{database}: a swap that had been killed was completed")
             outage = f", clients were kept out for {found['outage_ms']:.0f} ms" if "outage_ms" in found else ""
             command = self.way_back(task_vars, database, found["aside"])
             self.say(
@@ -56,17 +58,29 @@ class ActionModule(PgopsAction):
             history = found.get("history") or {}
             if history.get("carried") is False:
                 self.say(f"{database}: the history was not carried across: {history.get('why')}")
-        if back:
+        if result.get("reason") == "not_what_was_asked":
+            result["next"] = [self.command(task_vars, "status.yml"), *back]
+        elif back and not result.get("failed"):
             result["next"] = back
         return result
 
+    def _tell_resumed(self, database: str, found: dict[str, Any]) -> None:
+        state = found.get("state")
+        if state == "completed":
+            self.say(f"{database}: a swap that had been cut off was completed")
+        elif state == "lifted":
+            self.say(
+                f"{database}: a swap had been cut off; its fence is lifted and nothing was swapped ({found['why']})"
+            )
+        elif state in ("opened", "swapped", "recorded"):
+            self.say(f"{found['why']}" + ("; it is written now" if state == "recorded" else ""))
+        if found.get("drop"):
+            self.say(f"{database}: the staged copy {found['staged']} stays; where nobody needs it: {found['drop']}")
+
     def way_back(self, task_vars: dict[str, Any], database: str, aside: str) -> str:
         """:return: the command that swaps the replaced database in again."""
-        choice: dict[str, Any] = {
-            "rollback_strategy": "swap",
-            "rollback_swap_to": str(aside),
-            "rollback_confirm": str(database),
-        }
-        if list(self.pgops(task_vars, "databases") or []) != [database]:
-            choice["pgops_databases"] = [str(database)]
-        return self.command(task_vars, "rollback.yml", choice)
+        return self.rollback_of(
+            task_vars,
+            database,
+            {"rollback_strategy": "swap", "rollback_swap_to": str(aside), "rollback_confirm": str(database)},
+        )

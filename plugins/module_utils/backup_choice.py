@@ -9,10 +9,23 @@ import shlex
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    backup_store,
+    database_marks,
+    ledger,
+    restored_from,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    Target,
+    connect,
+    fetch_one,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.restored_from import RestoredFrom
+
+RESTORED_BEFORE = "restored_before"
 
 # The last apply, whatever became of it: a failed one is what somebody wants to get away from. A row keeps the time at
 # which it was applied when it is reverted, but not the run.
@@ -28,9 +41,13 @@ WHERE l.began IS NOT NULL GROUP BY r.id, r.backup
 
 
 def last_apply(target: Target, application_name: str) -> dict[str, Any] | None:
-    """:return: run_id, began (server time) and backup of the last apply; None where nothing was ever applied."""
+    """:return: run_id, began (server time) and backup of the last apply; None where nothing was ever applied.
+    :raises PgopsError: the database came out of a restore and nothing was applied since: the last apply lies before it."""
     conn = connect(target.as_restore(), application_name=application_name)
     try:
+        restored = restored_from.look(conn)
+        if restored and not restored.applied_since:
+            raise _restored_before(target.database, restored, _last_aside(conn, target.database))
         if ledger.schema_version(conn) == 0:
             return None
         return fetch_one(conn, _LAST_APPLY)
@@ -40,13 +57,29 @@ def last_apply(target: Target, application_name: str) -> dict[str, Any] | None:
         conn.close()
 
 
+def _last_aside(conn: Connection, database: str) -> str | None:
+    found = database_marks.set_aside(conn, database)
+    return found[0].name if found else None
+
+
+def _restored_before(database: str, restored: RestoredFrom, aside: str | None) -> PgopsError:
+    # Its ledger is that of the backup: the last apply in it lies further back than anybody asked for.
+    return PgopsError(
+        f"{database} was restored from {restored.backup} and swapped in at {restored.at}, and nothing was applied to it since: "
+        "any choice would go further back than that, so none is made; nothing was changed.",
+        database=database,
+        hint="Swap back to the database that was put aside, or name the backup to go to with -e rollback_backup=PATH.",
+        extra={"reason": RESTORED_BEFORE, "backup": restored.backup, "aside": aside},
+    )
+
+
 def choose(target: Target, directory: str, path: str | None, *, application_name: str) -> tuple[Backup, str]:
     """Find the backup to go back to.
 
     :param directory: where the backups lie on this host.
     :param path: the backup that the user named; nothing else is looked at then.
     :return: the backup and why it was chosen. It is proved, unless it was named: whoever uses it looks again.
-    :raises PgopsError: none fits; says what is there.
+    :raises PgopsError: none fits; says what is there. Or none is to be chosen: the database came out of a restore itself.
     """
     database = target.database
     if path:
@@ -54,6 +87,8 @@ def choose(target: Target, directory: str, path: str | None, *, application_name
     try:
         last = last_apply(target, application_name)
     except PgopsError as error:
+        if error.extra.get("reason") == RESTORED_BEFORE:
+            raise
         raise PgopsError(
             f"Which backup of {database} was taken before its last change cannot be told, since its ledger cannot be "
             f"read ({error.message.rstrip('.')}).",

@@ -211,7 +211,7 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
     (
         r"database .* is not currently accepting",
         "55000",
-        "the database is fenced (ALLOW_CONNECTIONS false); a rollback did not finish, run rollback.yml again",
+        "the database is fenced (ALLOW_CONNECTIONS false); where a swap was cut off, status.yml says how to finish or undo it",
     ),
     (r"database .* does not exist", "3D000", "there is no database of that name on the server; check pgops_database"),
     (r"too many (clients|connections)|remaining connection slots", "53300", "the server has no free connection slot"),
@@ -387,6 +387,14 @@ def system_identifier(conn: Connection) -> str:
     """:return: the cluster's identity, the same on all its standbys, other on every initdb."""
     row = fetch_one(conn, "SELECT system_identifier::text AS id FROM pg_catalog.pg_control_system()")
     return str(row["id"]) if row else ""
+
+
+def database_oid(conn: Connection) -> int:
+    """:return: the identity of the connected database in its cluster, which a rename keeps and a restore does not."""
+    row = fetch_one(
+        conn, "SELECT oid::bigint AS oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"
+    )
+    return int(row["oid"]) if row else 0
 
 
 def fetch_all(conn: Connection, query: str | sql.Composable, params: Any = None) -> list[dict[str, Any]]:

@@ -30,6 +30,11 @@ RESTORED = "restored"  # a staged restore beside the live database
 FAILED = "failed"  # a database that a swap has put aside
 LIVE = "live"  # has just been swapped in; the last steps of the swap are still to do
 
+# States of a mark.
+VERIFIED = "verified"  # a staged restore that equals its backup
+FENCED = "fenced"  # a swap keeps clients out, or was cut off while it did
+SWAPPED = "swapped"  # the names are swapped, the record is still to be written
+
 _COMMENTS = """
 SELECT d.datname AS name, pg_catalog.shobj_description(d.oid, 'pg_database') AS comment, d.datallowconn AS open,
        pg_catalog.pg_get_userbyid(d.datdba) AS owner, d.oid::bigint AS oid
@@ -40,7 +45,8 @@ FROM pg_catalog.pg_database AS d
 @dataclass(frozen=True)
 class Mark:
     """What a database of ours is. ``comment`` keeps the comment that the database has beneath the mark; ``xid`` is the
-    transaction of the swap that put it aside.
+    transaction of the swap that put it aside. Of a staged restore ``restored_xid`` is the first transaction that may have
+    written to it since it equalled its backup, and ``was`` its name until it was swapped in.
     """
 
     role: str
@@ -53,6 +59,8 @@ class Mark:
     comment: str | None = None
     aside: str = ""
     xid: int = 0
+    restored_xid: int = 0
+    was: str = ""
 
     def text(self) -> str:
         """:return: the comment that carries the mark."""
@@ -96,6 +104,16 @@ def database(conn: Connection, name: str) -> Database | None:
     return _database(row) if row else None
 
 
+def set_aside(conn: Connection, name: str) -> list[Database]:
+    """:return: what swaps of a database have put aside, newest first."""
+    found = [
+        entry
+        for entry in databases(conn).values()
+        if entry.mark and entry.mark.role == FAILED and entry.mark.database == name
+    ]
+    return sorted(found, key=lambda entry: entry.mark.since if entry.mark else "", reverse=True)
+
+
 def set_comment(conn: Connection, name: str, comment: str | None) -> None:
     """Comment on a database; takes part in the caller's transaction."""
     execute(conn, sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(comment or None)))
@@ -128,3 +146,15 @@ def try_lock(conn: Connection, what: str) -> bool:
 def unlock(conn: Connection, what: str) -> None:
     """Give the lock of :func:`try_lock` back."""
     fetch_one(conn, "SELECT pg_advisory_unlock(hashtextextended(%s, 0)) AS done", (PREFIX + what,))
+
+
+def is_locked(conn: Connection, what: str) -> bool:
+    """:param conn: to any database of the server.
+    :return: whether any session has the lock of :func:`try_lock`; takes nothing itself."""
+    row = fetch_one(
+        conn,
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted "
+        "AND (classid::bigint << 32 | objid::bigint) = hashtextextended(%s, 0)) AS held",
+        (PREFIX + what,),
+    )
+    return bool(row and row["held"])

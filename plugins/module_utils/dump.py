@@ -34,6 +34,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     Target,
     client_tool,
     connect,
+    database_oid,
     execute,
     fetch_all,
     fetch_one,
@@ -573,6 +574,7 @@ class _Run:
         return {
             "database": database,
             "system_identifier": system_identifier(self.conn),
+            "database_oid": database_oid(self.conn),
             "server_version": [major, minor],
             "server": snapshot.server,
             "client": os.path.basename(self.tool),

@@ -132,6 +132,7 @@ def job(module: AnsibleModule) -> tuple[Any, Any]:
     :return: the Progress and the Control of this job; both do nothing where no controller watches.
     """
     global _job, _control
+    from ansible_collections.whitecross.pgops.plugins.module_utils import pending_swap  # noqa: F401 -- for _why_fenced
     from ansible_collections.whitecross.pgops.plugins.module_utils.job import LEASE, PROGRESS, Job
     from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 
@@ -169,6 +170,7 @@ def _result(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> dict[s
     try:
         return {"changed": False, **work()}
     except PgopsError as error:
+        error = _why_fenced(module, error)
         told = error.as_dict()
         if _control is not None and _control.reason and error.sqlstate == QUERY_CANCELED:
             # Cancelled by us: why says more than the server's "user request".
@@ -187,6 +189,24 @@ def _result(module: AnsibleModule, work: Callable[[], dict[str, Any]]) -> dict[s
         }
     finally:
         os.umask(old_umask)
+
+
+def _why_fenced(module: AnsibleModule, error: Any) -> Any:
+    """:return: where a swap that was cut off is why nobody is let in, the error that says so, whatever the module was about."""
+    from ansible_collections.whitecross.pgops.plugins.module_utils import pending_swap
+
+    if (
+        error.sqlstate != pending_swap.NOT_ACCEPTING
+        or "pending_swap" in error.extra
+        or error.database not in module.params["databases"]
+    ):
+        return error
+    pending = pending_swap.keeping_out(targets(module)[error.database])
+    if pending is None:
+        return error
+    found = pending.error()
+    found.extra.update(error.extra)
+    return found
 
 
 def _leave(module: AnsibleModule, result: dict[str, Any]) -> NoReturn:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, locks
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, locks, pending_swap
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Ledger, Migration, read
@@ -383,12 +383,13 @@ def status(
     """Read where a database is; writes nothing and takes no lock.
 
     :param prefix: only versions that begin with it.
-    :return: ``versions``, ``counts``, ``running``, ``ledger``, ``ledger_head``, ``baseline``.
+    :return: ``versions``, ``counts``, ``running``, ``ledger``, ``ledger_head``, ``baseline``, and ``swap``: one that was cut off.
     """
     conn = connect(target, application_name="pgops status")
     try:
         found = read(conn)
         holder = locks.holder(conn)
+        pending = pending_swap.look(conn, target.database)
     finally:
         conn.close()
     # On a baseline nothing of the tree is pending: none of it fits.
@@ -407,4 +408,5 @@ def status(
         "ledger": found.exists,
         "ledger_head": found.head,
         "baseline": asdict(found.baseline) if found.baseline else None,
+        "swap": pending.as_dict() if pending else None,
     }

@@ -14,7 +14,11 @@ import re
 from typing import Any, Callable
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import application, integrity
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    application,
+    integrity,
+    pending_swap,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
@@ -134,6 +138,10 @@ def _open(target: Target, application_name: str, report: list[dict[str, Any]]) -
     try:
         conn = connect(target.with_(owner=None), application_name=application_name, allow_pooler=True)
     except PgopsError as error:
+        pending = pending_swap.keeping_out(target) if error.sqlstate == pending_swap.NOT_ACCEPTING else None
+        if pending:
+            # No check among others: nothing else can be asked, and it has commands of its own.
+            raise pending.error() from None
         name = "version" if "or later is needed" in error.message else "server"
         if name == "version":
             report.append(_special("server", OK, f"{target.host} answers"))

@@ -29,6 +29,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     database_properties,
     ledger,
     locks,
+    row_versions,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
 from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import ClientProcess
@@ -43,12 +44,11 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     server_version,
     system_identifier,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks import Mark
+from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks import FENCED, VERIFIED, Mark
 from ansible_collections.whitecross.pgops.plugins.module_utils.dump import Contents
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
-from ansible_collections.whitecross.pgops.plugins.module_utils.swap import FENCED, VERIFIED
 from psycopg2 import sql
 
 POLL_SECONDS = 0.05
@@ -768,6 +768,8 @@ def stage(
         try:
             destination = target.as_restore().with_(database=staged)
             seconds = restore_into(destination, backup, able, work)
+            # Whatever is written from here on is no row of the backup.
+            mark = replace(mark, restored_xid=row_versions.next_xid(conn))
             _refuse_differences(differences(destination, backup, able, work), backup)
             work.control.check()
             work.progress.emit("collecting statistics", database=database)

@@ -36,11 +36,16 @@ def count(conn: Connection, schema: str, table: str, window: Mapping[str, Any]) 
 def window(conn: Connection, snapshot: Mapping[str, Any]) -> dict[str, Any]:
     """:param snapshot: ``xmax`` (64 bits) and ``xip`` of pg_current_snapshot() when it was taken.
     :return: what :func:`count` takes for new."""
-    row = fetch_one(conn, "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint AS xmax")
-    now = int(row["xmax"]) if row else 0
+    now = next_xid(conn)
     return {
         "xmax": snapshot["xmax"] % XID_RANGE,
         # After four billion transactions every xmin may be new; then nothing is called old.
         "window": min(max(now - snapshot["xmax"], 0), XID_RANGE),
         "xip": [xid % XID_RANGE for xid in snapshot["xip"]],
     }
+
+
+def next_xid(conn: Connection) -> int:
+    """:return: the first transaction, 64 bits, that nothing committed by now can have been written by."""
+    row = fetch_one(conn, "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint AS xmax")
+    return int(row["xmax"]) if row else 0

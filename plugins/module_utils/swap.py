@@ -10,19 +10,30 @@ Three transactions in the maintenance database, each of which leaves a state tha
    waits for each in turn: 831 ms against 42 ms for the worst of 8 clients, fact 9);
 3. swap: both renames, the fence lifted and the marks written, together.
 
-Whatever ends the process between them, :func:`resume` reads the marks and either finishes or lifts the fence.
+Whatever ends the process between them, the marks tell it (:mod:`pending_swap`), and :func:`resume` finishes, where that is
+what was asked for and confirmed, or lifts the fence.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, Callable
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import database_marks, history, locks, lost_writes
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    backup_store,
+    database_marks,
+    history,
+    locks,
+    lost_writes,
+    pending_swap,
+    restored_from,
+    row_versions,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
@@ -31,18 +42,32 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     fetch_all,
     fetch_one,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks import Database, Mark
+from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks import (
+    FENCED,
+    SWAPPED,
+    VERIFIED,
+    Database,
+    Mark,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import (
     Interrupted,
     PgopsError,
     from_psycopg,
 )
+from ansible_collections.whitecross.pgops.plugins.module_utils.pending_swap import PendingSwap
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 from psycopg2 import sql
 
-VERIFIED = "verified"  # a staged restore that equals its backup
-FENCED = "fenced"
-SWAPPED = "swapped"
+# What a rollback may be typed for; the names are those of rollback_strategy.
+RESTORE = "restore"
+SWAP = "swap"
+UNFENCE = "unfence"
+
+# States of :func:`resume`.
+NOTHING = "nothing"
+COMPLETED = "completed"  # as it was asked for
+RECORDED = "recorded"  # it had gone through, and something else was asked for
+LIFTED = "lifted"
 
 POLL_SECONDS = 0.002
 SIGNAL_AGAIN_SECONDS = 0.05  # a client that was connecting while the fence came up shows only now
@@ -183,6 +208,7 @@ class Swap:
         self._after = after
         self._now = now
         self._xid = 0
+        self._swapped_at = ""
 
     # -- the whole way --------------------------------------------------------------------------------------------
 
@@ -228,7 +254,8 @@ class Swap:
     def preview(self) -> dict[str, Any]:
         """Look whether the swap could be done, and touch nothing.
 
-        :return: live, swapped_in, how many sessions would be ended, and, on the way back, the rows written since (``lost``).
+        :return: live, swapped_in, how many sessions would be ended, and what is ``lost``: on the way back the rows written since,
+            with a staged restore, also ``backup``, what going back to its backup loses.
         :raises PgopsError: as :meth:`run` would before the fence.
         """
         conn = connect(self.target.maintenance(), application_name=locks.application_name(self.run_id))
@@ -242,9 +269,23 @@ class Swap:
                     self.target, staged.mark.xid, application_name=locks.application_name(self.run_id)
                 )
                 told["lost"]["since"] = staged.mark.since
+            elif staged.mark and staged.mark.role == database_marks.RESTORED:
+                # The backup may be on another host by now.
+                with contextlib.suppress(PgopsError):
+                    told["lost"] = self._lost_since_the_backup(staged.mark)
+                    told.update(backup=staged.mark.backup, why=f"restored as {self.staged}")
             return told
         finally:
             conn.close()
+
+    def _lost_since_the_backup(self, mark: Mark) -> dict[str, Any]:
+        return lost_writes.lost_writes(
+            self.target,
+            backup_store.read_backup(mark.backup),
+            application_name=locks.application_name(self.run_id),
+            progress=self.progress,
+            control=self.control,
+        )
 
     def _lock(self, conn: Connection) -> None:
         if not database_marks.try_lock(conn, f"swap {self.live}"):
@@ -285,12 +326,10 @@ class Swap:
                 object_name=self.staged,
                 hint="Run rollback.yml again: it restores anew.",
             )
-        if not live.open:
-            raise PgopsError(
-                f"{self.live} does not allow connections, and it was not a swap that fenced it; nothing was touched.",
-                database=self.live,
-                hint=f"ALTER DATABASE {self.live} ALLOW_CONNECTIONS true",
-            )
+        pending = pending_swap.look(conn, self.live)
+        if pending and pending.state == FENCED:
+            raise pending.error()
+        _refuse_unknown_fence(conn, self.live)
         return live, staged
 
     def _carry(self, held: contextlib.ExitStack) -> dict[str, Any]:
@@ -340,10 +379,7 @@ class Swap:
         mark = staged.mark
         assert mark is not None
         self.progress.emit("fence, end sessions, rename", database=self.live)
-        row = fetch_one(
-            conn, "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint AS xid"
-        )
-        self._xid = int(row["xid"]) if row else 0
+        self._xid, self._swapped_at = row_versions.next_xid(conn), _server_time(conn)
         began = time.monotonic()
         try:
             self._fence(conn, live, replace(mark, state=FENCED, run_id=self.run_id, aside=aside))
@@ -422,7 +458,10 @@ class Swap:
             database_marks.FAILED, self.live, self.run_id, since, backup=mark.backup,
             manifest_sha256=mark.manifest_sha256, comment=_beneath(live), xid=self._xid,
         )  # fmt: skip
-        swapped = replace(mark, role=database_marks.LIVE, state=SWAPPED, run_id=self.run_id, since=since, aside=aside)
+        swapped = replace(
+            mark, role=database_marks.LIVE, state=SWAPPED, run_id=self.run_id, since=self._swapped_at,
+            aside=aside, was=self.staged,
+        )  # fmt: skip
         _transaction(
             conn,
             sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(RENAME_TIMEOUT_MS)),
@@ -453,8 +492,7 @@ class Swap:
                         f"{self.live} IS STILL FENCED: its server did not answer for {LIFT_SECONDS:g} s while the "
                         "swap was undone.",
                         database=self.live,
-                        hint="When the server is back: run rollback.yml again, or "
-                        f'ALTER DATABASE "{self.live}" ALLOW_CONNECTIONS true in {self.target.maintenance_database}.',
+                        hint="When the server is back, status.yml says how to finish the swap and how to undo it.",
                     ) from None
                 time.sleep(0.2)
 
@@ -476,11 +514,10 @@ class Swap:
     def _record(self, mark: Mark, carried: dict[str, Any]) -> None:
         session = connect(self.target.as_restore(), application_name=locks.application_name(self.run_id))
         try:
-            history.record_swap(
-                session,
-                run_id=self.run_id,
-                detail={"aside": mark.aside, "backup": mark.backup, "manifest_sha256": mark.manifest_sha256, **carried},
-            )
+            detail = {"aside": mark.aside, "backup": mark.backup, "manifest_sha256": mark.manifest_sha256, **carried}
+            if mark.restored_xid:
+                detail["restored"] = restored_from.detail(session, mark.restored_xid, mark.since)
+            history.record_swap(session, run_id=self.run_id, detail=detail)
         finally:
             session.close()
         self._after("audit written")
@@ -509,6 +546,14 @@ def _comment(name: str, mark: Mark) -> sql.Composable:
 def _beneath(database: Database) -> str | None:
     """:return: the comment that a database has of its own, beneath a mark of ours."""
     return database.mark.comment if database.mark else database.comment
+
+
+def _server_time(conn: Connection) -> str:
+    """:return: what tells later whether a version was applied before or after the swap: both by the server's clock."""
+    row = fetch_one(
+        conn, """SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS at"""
+    )
+    return str(row["at"]) if row else ""
 
 
 def _give_back(conn: Connection) -> None:
@@ -568,8 +613,55 @@ def lift_fence(conn: Connection, live: str, staged: str, mark: Mark | None) -> b
     return False
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a rollback was typed for. A swap that was cut off is finished by nothing but the same, confirmed.
+
+    :ivar strategy: ``rollback_strategy``.
+    :ivar to: with ``swap``, the database that takes the name.
+    :ivar backup: with ``restore``, the backup where one was named.
+    :ivar confirmed: the name of the database was given.
+    """
+
+    strategy: str = ""
+    to: str | None = None
+    backup: str | None = None
+    confirmed: bool = False
+
+    def finishes(self, pending: PendingSwap) -> bool:
+        """Whether the swap is what was asked for; whoever asked for anything else has not seen what it takes away."""
+        if not self.confirmed:
+            return False
+        if self.strategy == SWAP:
+            return self.to == pending.staged
+        if self.strategy == RESTORE:
+            return pending.role == database_marks.RESTORED and self.backup in (None, pending.backup)
+        return False
+
+    def undoes(self, pending: PendingSwap) -> bool:
+        """Whether the fence is to be lifted, be it since what was to be swapped in is gone."""
+        return self.confirmed and (self.strategy == UNFENCE or (self.strategy in (SWAP, RESTORE) and not pending.role))
+
+
+def refuse_pending(target: Target, asked: Asked, *, run_id: str, check_only: bool = False) -> None:
+    """Refuse what cannot be done while clients are kept out, before anything of any database is touched.
+
+    :raises PgopsError: a swap that was cut off keeps clients out, and what was asked for neither finishes nor undoes it.
+    """
+    conn = connect(target.maintenance(), application_name=locks.application_name(run_id))
+    try:
+        pending = pending_swap.look(conn, target.database)
+    finally:
+        conn.close()
+    if pending is None or pending.state != FENCED:
+        return
+    if check_only or pending.running or not (asked.finishes(pending) or asked.undoes(pending)):
+        raise pending.error()
+
+
 def resume(
     target: Target,
+    asked: Asked,
     *,
     run_id: str,
     check_only: bool = False,
@@ -577,39 +669,86 @@ def resume(
     control: Control | None = None,
     after: Step = lambda step: None,
 ) -> dict[str, Any]:
-    """Bring a swap that was killed to an end: finish it where it had fenced, write down what was left to write.
+    """Bring a swap that was cut off to an end.
 
-    The one that fenced had been confirmed, verified and found free of blockers, so going on is the shortest way back
-    to a working database; where it cannot go on, the fence is lifted.
+    Under its fence it is finished or undone as was asked for and confirmed, and nothing else. Where somebody has let clients
+    in again by hand, rows were written since: its marks are taken off, and nothing is swapped. Behind the renames only its
+    record is written.
 
     :param check_only: only look.
-    :return: state (``nothing``, ``completed``, ``lifted``; ``fenced`` where it only looked), and what :meth:`Swap.run`
-        returns where it was completed.
+    :return: state (``nothing``, ``completed``, ``recorded``, ``lifted``; ``opened`` or ``swapped`` where it only looked),
+        what :meth:`Swap.run` returns where it was completed, ``why``, and ``drop`` where a staged copy stays.
+    :raises PgopsError: the fence is up, and what was asked for neither finishes nor undoes it.
     """
+    refuse_pending(target, asked, run_id=run_id, check_only=check_only)
     conn = connect(target.maintenance(), application_name=locks.application_name(run_id))
     try:
-        live = database_marks.database(conn, target.database)
-        mark = live.mark if live else None
-        if live is None or mark is None or mark.state not in (FENCED, SWAPPED) or mark.database != target.database:
-            return {"state": "nothing"}
+        pending = pending_swap.look(conn, target.database)
+        if pending is None:
+            if asked.strategy == UNFENCE:
+                _refuse_unknown_fence(conn, target.database)
+            return {"state": NOTHING}
         if check_only:
-            return {"state": mark.state, "aside" if mark.state == SWAPPED else "staged": mark.aside}
-        if mark.state == SWAPPED:
-            swap = Swap(target, live.name, run_id=run_id, progress=progress, control=control, after=after)
-            swap._lock(conn)
-            swap._finish({"resumed": True})
-            return {"state": "completed", "live": target.database, "aside": mark.aside}
+            return {"state": pending.state, "why": pending.sentence}
+        if pending.state == SWAPPED:
+            return _record_dead_swap(conn, target, pending, asked, run_id, after)
         # The fence keeps everybody out, us too: it is lifted, and put up again once all is looked at anew.
-        staged = _lift_dead_fence(conn, target.database, mark.aside)
+        staged = _lift_dead_fence(conn, target.database, pending.staged)
     finally:
         conn.close()
-    if staged is None:
-        return {"state": "lifted", "staged": mark.aside, "why": f"{mark.aside} is gone"}
+    if pending.state == FENCED and asked.finishes(pending) and staged:
+        try:
+            done = Swap(target, staged, run_id=run_id, progress=progress, control=control, after=after).run()
+        except PgopsError as error:
+            return {"state": LIFTED, "why": error.message, **_copy_that_stays(pending)}
+        return {"state": COMPLETED, **done}
+    if pending.state == pending_swap.OPENED:
+        why = pending.sentence
+    else:
+        why = f"{pending.staged} is gone" if staged is None else "as was asked for"
+    return {"state": LIFTED, "why": why, **_copy_that_stays(pending)}
+
+
+def _refuse_unknown_fence(conn: Connection, name: str) -> None:
+    live = database_marks.database(conn, name)
+    if live and not live.open:
+        raise PgopsError(
+            f"{name} does not allow connections, and it was not a swap that fenced it; nothing was touched.",
+            database=name,
+            hint=f"ALTER DATABASE {name} ALLOW_CONNECTIONS true",
+        )
+
+
+def _copy_that_stays(pending: PendingSwap) -> dict[str, Any]:
+    """What nobody would look for: a staged restore takes as much room as the database. One put aside has a name that tells."""
+    if pending.role != database_marks.RESTORED:
+        return {"staged": pending.staged}
+    return {"staged": pending.staged, "drop": f'DROP DATABASE "{pending.staged}"'}
+
+
+def _record_dead_swap(
+    conn: Connection, target: Target, pending: PendingSwap, asked: Asked, run_id: str, after: Step
+) -> dict[str, Any]:
+    done = asked.finishes(pending) and not _applied_since(target, run_id)
+    swap = Swap(target, target.database, run_id=run_id, after=after)
+    swap._lock(conn)
+    swap._finish({"resumed": True})
+    return {
+        "state": COMPLETED if done else RECORDED,
+        "live": target.database,
+        "aside": pending.aside,
+        "swapped_in": pending.staged,
+        "why": pending.sentence,
+    }
+
+
+def _applied_since(target: Target, run_id: str) -> bool:
+    conn = connect(target.as_restore(), application_name=locks.application_name(run_id))
     try:
-        done = Swap(target, staged, run_id=run_id, progress=progress, control=control, after=after).run()
-    except PgopsError as error:
-        return {"state": "lifted", "staged": staged, "why": error.message}
-    return {"state": "completed", **done}
+        restored = restored_from.look(conn)
+        return bool(restored and restored.applied_since)
+    finally:
+        conn.close()
 
 
 def _lift_dead_fence(conn: Connection, live: str, staged: str) -> str | None:
@@ -627,11 +766,28 @@ def _lift_dead_fence(conn: Connection, live: str, staged: str) -> str | None:
     return staged
 
 
-def set_aside_databases(conn: Connection, database: str) -> list[Database]:
-    """:return: what swaps of a database have put aside, newest first."""
-    found = [
-        entry
-        for entry in database_marks.databases(conn).values()
-        if entry.mark and entry.mark.role == database_marks.FAILED and entry.mark.database == database
-    ]
-    return sorted(found, key=lambda entry: entry.mark.since if entry.mark else "", reverse=True)
+def not_what_was_asked(found: Mapping[str, Mapping[str, Any]], asked: Asked) -> PgopsError | None:
+    """A swap that was cut off is at its end now, and what the rollback was typed for was typed for another database.
+
+    :param found: by database what :func:`resume` returned.
+    :return: the refusal to go on with it; None where there is nothing in the way, or nothing is left to do.
+    """
+    if not asked.confirmed and asked.strategy != UNFENCE:
+        return None
+    of: dict[str, list[str]] = {}
+    for name, entry in found.items():
+        of.setdefault(str(entry["state"]), []).append(name)
+    recorded, done = of.get(RECORDED, []), of.get(COMPLETED, [])
+    rest = [name for name in found if name not in done]
+    if recorded:
+        told = f"{', '.join(recorded)} had been swapped by a run that was cut off before it wrote that down; it is written down now"
+    elif done and rest:
+        told = f"The swap of {', '.join(done)}, which had been cut off, was completed"
+    else:
+        return None
+    return PgopsError(
+        f"{told}, and nothing else was done: what was asked for was not begun in {', '.join(rest)}.",
+        database=(recorded or rest)[0],
+        hint="Look at the database, then type what it needs now.",
+        extra={"reason": "not_what_was_asked", "databases": {name: dict(entry) for name, entry in found.items()}},
+    )

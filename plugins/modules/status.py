@@ -59,6 +59,9 @@ databases:
       description: Where the database was taken as it is, V(name), V(at), V(who), V(fingerprint), V(tables) and what the V(ledgers) of
         other tools said then. Then no version of the tree is pending.
       type: dict
+    swap:
+      description: A swap of the database that was cut off and keeps nobody out, V(state), V(staged), V(aside) and what it is, V(told), if any.
+      type: dict
     ledger:
       description: Whether there is a ledger.
       type: bool

@@ -12,7 +12,10 @@ description:
     that this role may not end.
   - Carries the history (runs, audit) into the staged database, fences both, ends all sessions, and swaps the names in one
     transaction. The replaced database is kept as C(<database>_failed_<time>) and refuses connections.
-  - On any failure the fence is lifted again. With O(state=resumed), a swap that was killed is finished, or its fence lifted.
+  - On any failure the fence is lifted again.
+  - With O(state=resumed) it looks after a swap that was cut off. Under its fence that is refused, unless what was asked for, and
+    confirmed, is to finish or to undo it. Where somebody has let clients in again, its marks are taken off and nothing is swapped.
+    Where the names were swapped, what is missing in the audit is written.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
 options:
@@ -26,6 +29,25 @@ options:
     description:
       - The database that takes the name, where there is one to swap - a staged restore, or one that a swap has put aside.
     type: str
+  strategy:
+    description:
+      - With O(state=resumed), what the rollback was asked for.
+    type: str
+    choices: [down, restore, swap, unfence]
+    default: down
+  backup:
+    description:
+      - With O(state=resumed), the backup to go back to, where one was named.
+    type: path
+  confirmed:
+    description:
+      - With O(state=resumed), whether the databases were named. Filled by the action plugin, which takes O(answer).
+    type: bool
+    default: false
+  answer:
+    description:
+      - With O(state=resumed), the name of the database, several with commas; anything else confirms nothing. Read by the action plugin.
+    type: raw
   staged:
     description:
       - The same by database. Filled by the action plugin with those that this run has restored.
@@ -50,13 +72,19 @@ databases:
   type: dict
   contains:
     state:
-      description: With O(state=resumed), V(nothing), V(completed), V(lifted), or in check mode V(fenced).
+      description: With O(state=resumed), V(nothing), V(completed), V(recorded), V(lifted), or in check mode V(opened) or V(swapped).
       type: str
     live:
       description: The database that was replaced, and has the name again.
       type: str
     aside:
       description: Where the replaced database is now.
+      type: str
+    why:
+      description: With O(state=resumed), what was found.
+      type: str
+    drop:
+      description: The statement that drops the staged copy, where one stays.
       type: str
     outage_ms:
       description: From the fence to the lifted fence, in milliseconds.
@@ -81,6 +109,10 @@ def main() -> None:
             "state": {"type": "str", "choices": ["swapped", "resumed"], "default": "swapped"},
             "to": {"type": "str"},
             "staged": {"type": "dict", "default": {}},
+            "strategy": {"type": "str", "choices": ["down", "restore", "swap", "unfence"], "default": "down"},
+            "backup": {"type": "path"},
+            "confirmed": {"type": "bool", "default": False},
+            "answer": {"type": "raw"},
         }
     )
 
@@ -93,27 +125,37 @@ def main() -> None:
         end_on_sigterm(control)
         run_id = module.params["run_id"] or "by-hand"
         databases: dict[str, Any] = {}
-        changed = False
         targets = pgops_module.targets(module)
         if module.params["to"] and len(targets) != 1:
             raise PgopsError(
                 f"One database is named to swap in and there are {len(targets)} to swap.",
                 hint="Name one with -e pgops_database=NAME.",
             )
-        for database, target in targets.items():
-            if module.params["state"] == "resumed":
+        if module.params["state"] == "resumed":
+            asked = swap.Asked(*(module.params[name] for name in ("strategy", "to", "backup", "confirmed")))
+            for target in targets.values():
+                swap.refuse_pending(target, asked, run_id=run_id, check_only=module.check_mode)
+            for database, target in targets.items():
                 databases[database] = swap.resume(
-                    target, run_id=run_id, check_only=module.check_mode, progress=progress, control=control
+                    target, asked, run_id=run_id, check_only=module.check_mode, progress=progress, control=control
                 )
-                changed = changed or databases[database]["state"] != "nothing"
-                continue
+            error = swap.not_what_was_asked(databases, asked)
+            if error:
+                raise error
+            changed = any(found["state"] != swap.NOTHING for found in databases.values())
+            return {"changed": changed and not module.check_mode, "databases": databases}
+        for database, target in targets.items():
             staged = module.params["to"] or module.params["staged"].get(database)
             if not staged:
                 raise PgopsError(f"No database is named to take the place of {database}.", database=database)
             swapping = swap.Swap(target, staged, run_id=run_id, progress=progress, control=control)
-            databases[database] = swapping.preview() if module.check_mode else swapping.run()
-            changed = True
-        return {"changed": changed, "databases": databases}
+            try:
+                databases[database] = swapping.preview() if module.check_mode else swapping.run()
+            except PgopsError as error:
+                # Those before it are swapped, and have a way back.
+                error.extra["databases"] = databases
+                raise
+        return {"changed": True, "databases": databases}
 
     pgops_module.run(module, work)
 

@@ -145,6 +145,27 @@ class PgopsAction(UnbrokenAction):
         """:return: the command that was typed, to type it again."""
         return typed_commands.again(self.typed(task_vars), self.limit(task_vars), variables)
 
+    def onward(self, task_vars: dict[str, Any]) -> list[str]:
+        """:return: the commands with which this run goes on. Behind a swap the one that was typed would go further back: to look,
+        and the way back."""
+        run = self.run_fact(task_vars)
+        back = [
+            str(found["way_back"])
+            for phase in ("resume", "swap")
+            for found in (run.get(phase) or {}).values()
+            if found.get("way_back")
+        ]
+        return [self.command(task_vars, "verify.yml"), *back] if back else [self.again(task_vars)]
+
+    def rollback_of(self, task_vars: dict[str, Any], database: str, choice: Mapping[str, Any]) -> str:
+        """:return: the command of a rollback of one database of this host and of no other."""
+        chosen = dict(choice)
+        if list(self.pgops(task_vars, "databases") or []) != [database]:
+            chosen["pgops_databases"] = [str(database)]
+        run = self.typed(task_vars)
+        limit = str(task_vars["inventory_hostname"]) if len(run.get("hosts") or []) > 1 else self.limit(task_vars)
+        return typed_commands.other(run, "rollback", limit, chosen)
+
     def say(self, text: str) -> None:
         """Show a line to the person who watches, under any stdout callback."""
         display.display(text)
@@ -180,7 +201,7 @@ class PgopsAction(UnbrokenAction):
                 if not self.run_fact(variables).get("apply"):
                     untouched = [str(name) for name in self.pgops(variables, "databases") or []]
                 raise AnsibleActionFail(
-                    f"{self.PHASE} was not begun: {by} asked this run to stop. Then: {self.again(variables)}"
+                    f"{self.PHASE} was not begun: {by} asked this run to stop. Then: {'; '.join(self.onward(variables))}"
                 )
             arguments = {**self.connection_arguments(variables), **self.module_arguments(variables)}
             module = f"whitecross.pgops.{self.MODULE}"
@@ -191,6 +212,8 @@ class PgopsAction(UnbrokenAction):
             result.pop("invocation", None)
             if not result.get("unreachable"):
                 result = self.after(result, variables)
+            if result.get("pending_swap"):
+                self._tell_pending(result, variables)
         except AnsibleError as error:
             told = str(error.message if hasattr(error, "message") else error)
             self._record_failure(journal, host, started, {"msg": told, "untouched": untouched or None})
@@ -220,6 +243,24 @@ class PgopsAction(UnbrokenAction):
             fact[self.PHASE] = databases
             result.setdefault("ansible_facts", {})[RUN_FACT] = fact
         return result
+
+    def _tell_pending(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
+        """Whatever was asked for: the application is down, so what ends that is said first."""
+        pending = result["pending_swap"]
+        database = str(pending["database"])
+        confirmed = {"rollback_confirm": database}
+        finish = {"rollback_strategy": "swap", "rollback_swap_to": pending["staged"], **confirmed}
+        words = [
+            ("Finish it", self.rollback_of(task_vars, database, finish)),
+            ("Or undo it", self.rollback_of(task_vars, database, {"rollback_strategy": "unfence", **confirmed})),
+        ]
+        if pending["running"]:
+            words = [("Look again", self.command(task_vars, "status.yml"))]
+        elif not pending["role"]:
+            words = [(f"{pending['staged']} is gone; undo it", words[1][1])]
+        result["msg"] = f"{pending['told']}. " + "; ".join(f"{word}: {command}" for word, command in words)
+        result["next"] = [command for _, command in words]
+        result.pop("hint", None)
 
     def _record_failure(
         self, journal: Journal | None, host: str | None, started: float, result: dict[str, Any]

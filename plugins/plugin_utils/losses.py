@@ -19,8 +19,8 @@ def restore_losses(database: str, found: Mapping[str, Any]) -> list[str]:
             _what(entry),
             str(entry["rows_then"]),
             str(entry["rows_now"]),
-            str(entry["rows_written"]),
-            str(entry["rows_gone"]),
+            _number(entry, "rows_written"),
+            _number(entry, "rows_gone"),
         )
         for entry in lost["tables"]
         if not _empty(entry)
@@ -30,6 +30,8 @@ def restore_losses(database: str, found: Mapping[str, Any]) -> list[str]:
         lines += [f"  {line}" for line in _table([header, *rows])]
     else:
         lines.append(f"{database}: no row was written since; no data is lost")
+    if lost.get("bounds"):
+        lines.append(f"{database}: {lost['bounds']}")
     empty = [entry["table"] for entry in lost["tables"] if _empty(entry)]
     if empty:
         lines.append(f"{database}: {len(empty)} tables made since, without a row, go: {', '.join(empty)}")
@@ -55,11 +57,18 @@ def swap_losses(database: str, found: Mapping[str, Any]) -> list[str]:
     lost = found["lost"]
     lines = [f"{database}: {found['swapped_in']} would take its place, as it was put aside at {lost['since']}"]
     if lost["tables"]:
-        rows = [(entry["table"], str(entry["rows_now"]), str(entry["rows_written"])) for entry in lost["tables"]]
+        rows = [(entry["table"], str(entry["rows_now"]), _number(entry, "rows_written")) for entry in lost["tables"]]
         lines += [f"  {line}" for line in _table([("table", "rows now", "written since and left behind"), *rows])]
     else:
         lines.append(f"{database}: no row was written since")
+    if lost.get("bounds"):
+        lines.append(f"{database}: {lost['bounds']}")
     return lines
+
+
+def _number(entry: Mapping[str, Any], name: str) -> str:
+    least = entry.get("at_least", {}).get(name, entry[name])
+    return str(entry[name]) if least == entry[name] else f"at least {least}, at most {entry[name]}"
 
 
 def _empty(entry: Mapping[str, Any]) -> bool:

@@ -214,6 +214,8 @@ def build(
             cause = error_of({"message": f"The run ended before the phase {missing} was done; its output says why"})
     if cause is None and interrupted:
         cause = _interruption(facts, rows, hosts)
+    if cause is not None:
+        _go_no_further_back(cause, facts, rows, hosts)
     if cause is not None and not cause["next"]:
         cause["next"] = next_commands(facts, way_back(facts, rows, hosts), confirmed_reverts(events))
     ok = cause is None and not interrupted
@@ -309,6 +311,41 @@ def way_back(
         return None
     limit = str(run.get("limit") or run["environment"])
     return typed_commands.other(run, "rollback", limit, {"rollback_through": versions[0]})
+
+
+def _go_no_further_back(
+    cause: dict[str, Any],
+    run: Mapping[str, Any],
+    rows: Iterable[Mapping[str, Any]],
+    hosts: Mapping[str, Mapping[str, Mapping[str, Any]]],
+) -> None:
+    """Behind a swap the command that was typed would choose anew, from a ledger that is the backup's by now: in its place stand
+    the look and the way back, and where nobody knows whether names were swapped, the backup is named."""
+    if run.get("playbook") != "rollback" or run.get("check_mode") or not run.get("environment"):
+        return
+    back, named = [], []
+    unknown = {str(row["host"]) for row in rows if row["phase"] == "swap" and row["result"] in ("unfinished", "failed")}
+    for host, databases in hosts.items():
+        limit = host if len(run.get("hosts") or hosts) > 1 else str(run.get("limit") or run["environment"])
+        for database, phases in databases.items():
+            swapped = [
+                str(found["way_back"])
+                for found in phases.values()
+                if isinstance(found, Mapping) and found.get("way_back")
+            ]
+            backup = (phases.get("disclose") or {}).get("backup")
+            back += swapped
+            if host in unknown and backup and not swapped:
+                choice: dict[str, Any] = {"rollback_strategy": "restore", "rollback_backup": str(backup)}
+                if len(databases) > 1:
+                    choice["pgops_databases"] = [database]
+                named.append(typed_commands.other(run, "rollback", limit, choice))
+    if not back and not named:
+        return
+    again = typed_commands.again(run, str(run.get("limit") or run["environment"]))
+    own = [command for command in cause["next"] if command != again]
+    look = typed_commands.other(run, "verify" if back else "status", str(run.get("limit") or run["environment"]))
+    cause["next"] = list(dict.fromkeys([*own, look, *back, *named]))
 
 
 def confirmed_reverts(events: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -44,6 +44,8 @@ def final_state(
         return PARTIAL
     for databases in hosts.values():
         for phases in databases.values():
+            if any((phases.get(phase) or {}).get("aside") for phase in ("swap", "resume")):
+                return PARTIAL
             for phase, done in _CHANGES.items():
                 found = phases.get(phase) or {}
                 if found.get(done) or any(_in_the_middle(item) for item in found.get("stopped") or []):

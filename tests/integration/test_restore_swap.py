@@ -26,6 +26,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     swap,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import losses
 from psycopg2 import sql
 from support.backups import RUN, back_up, fill, largest_file, names, prove, proved, recompute, stage, start_python
 from support.server import APP, BACKUP, MIGRATOR, OWNER, RESTORE, SUPERUSER
@@ -35,6 +36,10 @@ from support.server import APP, BACKUP, MIGRATOR, OWNER, RESTORE, SUPERUSER
 def filled(server: Any, database: str) -> str:
     fill(server, database, 100)
     return database
+
+
+# What the run that was killed had been typed for.
+FINISH = swap.Asked(swap.RESTORE, confirmed=True)
 
 
 def swapped(target: Any, staged: str, **settings: Any) -> dict[str, Any]:
@@ -246,6 +251,88 @@ def test_the_way_back_says_what_was_written_since_the_swap(
     assert told["lost"]["tables"] == [{"table": "public.students", "rows_now": 101, "rows_written": 1}]
 
 
+def test_rows_that_a_restore_wrote_are_not_counted_as_written_since(
+    server: Any, target: Any, filled: str, tmp_path: Path
+) -> None:
+    """It gives each row a new transaction."""
+    write_ledger(target, "first")
+    backup = proved(target, tmp_path)
+    swapped(target, stage(target, backup))
+    assert lost(target, backup)["tables"] == {}
+    server.execute("INSERT INTO students (name) VALUES ('the only new one')", database=filled)
+    server.execute("DELETE FROM students WHERE id = 7", database=filled)
+    entry = lost(target, backup)["tables"]["public.students"]
+    assert (entry["rows_then"], entry["rows_now"], entry["rows_written"], entry["rows_gone"]) == (100, 100, 1, 1)
+    assert "at_least" not in entry
+    # ... nor where a backup is taken of the restored database
+    second = back_up(target, tmp_path, run_id="20261121T120001Z-0a1b2c")
+    assert lost(target, second)["tables"] == {}
+
+
+def test_of_an_older_backup_than_the_one_restored_only_bounds_are_told_where_the_tables_differ(
+    server: Any, target: Any, filled: str, tmp_path: Path
+) -> None:
+    write_ledger(target, "first")
+    oldest = back_up(target, tmp_path)
+    server.execute("INSERT INTO students (name) SELECT 'later' FROM generate_series(1, 10)", database=filled)
+    newer = proved(target, tmp_path, run_id="20261121T120001Z-0a1b2c")
+    swapped(target, stage(target, newer))
+    server.execute("INSERT INTO students (name) VALUES ('newest')", database=filled)
+    server.execute("UPDATE visits SET price = 9 WHERE id = 1", database=filled)
+    found = lost(target, oldest)
+    students = found["tables"]["public.students"]
+    assert (students["rows_then"], students["rows_now"]) == (100, 111)
+    assert students["at_least"] == {"rows_written": 11, "rows_gone": 0}
+    assert (students["rows_written"], students["rows_gone"]) == (111, 100)
+    # the same in both backups, so each row is told
+    visits = found["tables"]["public.visits"]
+    assert (visits["rows_written"], visits["rows_gone"]) == (1, 1)
+    assert "at_least" not in visits
+    assert 'public."Odd Name; --"' not in found["tables"]
+    assert "at least" in found["bounds"]
+    assert "at least 11, at most 111" in "\n".join(
+        losses.restore_losses(filled, {"lost": {**found, "tables": [students]}, "backup": "x", "why": "y"})
+    )
+
+
+def test_what_only_the_replaced_database_has_is_lost_with_a_backup_of_its_successor(
+    server: Any, target: Any, filled: str, tmp_path: Path
+) -> None:
+    write_ledger(target, "first")
+    backup = proved(target, tmp_path)
+    server.execute("INSERT INTO students (name) SELECT 'kept aside' FROM generate_series(1, 10)", database=filled)
+    done = swapped(target, stage(target, backup))
+    of_the_successor = back_up(target, tmp_path, run_id="20261121T120001Z-0a1b2c")
+    swapped(target, done["aside"])
+    entry = lost(target, of_the_successor)["tables"]["public.students"]
+    assert entry["at_least"]["rows_written"] == 10
+    assert lost(target, backup)["tables"]["public.students"]["rows_written"] == 10
+
+
+def test_without_a_ledger_only_bounds_are_told_of_a_restored_database(
+    server: Any, target: Any, filled: str, tmp_path: Path
+) -> None:
+    backup = proved(target, tmp_path)
+    swapped(target, stage(target, backup))
+    server.execute("INSERT INTO students (name) VALUES ('the only new one')", database=filled)
+    found = lost(target, backup)
+    assert list(found["tables"]) == ["public.students"]
+    assert found["tables"]["public.students"]["at_least"] == {"rows_written": 1, "rows_gone": 0}
+
+
+def test_two_swaps_back_only_what_was_written_since_the_first_is_told(
+    server: Any, target: Any, filled: str, tmp_path: Path
+) -> None:
+    write_ledger(target, "first")
+    backup = proved(target, tmp_path)
+    first = swapped(target, stage(target, backup))
+    time.sleep(1)  # the second copy has a name of its own second
+    swapped(target, stage(target, backup))
+    server.execute("INSERT INTO students (name) VALUES ('after')", database=filled)
+    told = swap.Swap(target, first["aside"], run_id=RUN).preview()
+    assert told["lost"]["tables"] == [{"table": "public.students", "rows_now": 101, "rows_written": 1}]
+
+
 # -- which backup ---------------------------------------------------------------------------------------------------------
 
 
@@ -425,7 +512,9 @@ def test_a_fence_that_nobody_knows_is_left_alone(server: Any, target: Any, fille
     server.execute(f"ALTER DATABASE {filled} ALLOW_CONNECTIONS false")
     with pytest.raises(PgopsError, match="not a swap that fenced it"):
         swapped(target, staged)
-    assert swap.resume(target, run_id=RUN) == {"state": "nothing"}
+    assert swap.resume(target, FINISH, run_id=RUN) == {"state": "nothing"}
+    with pytest.raises(PgopsError, match="not a swap that fenced it"):
+        swap.resume(target, swap.Asked(swap.UNFENCE, confirmed=True), run_id=RUN)
     server.execute(f"ALTER DATABASE {filled} ALLOW_CONNECTIONS true")
 
 
@@ -438,7 +527,7 @@ def test_a_session_that_does_not_end_lifts_the_fence_again(
         with pytest.raises(PgopsError, match=f"of {APP} did not end within 0.5 s"):
             swapped(target, staged)
         assert is_open(server, filled)
-    found = swap.resume(target, run_id=RUN)
+    found = swap.resume(target, FINISH, run_id=RUN)
     assert found == {"state": "nothing"}
 
 
@@ -541,7 +630,7 @@ def test_killed_after_any_statement_the_next_run_converges(
     wait_until_gone(server)
     assert filled in names(server, filled)
 
-    found = swap.resume(target, run_id="next")
+    found = swap.resume(target, FINISH, run_id="next")
 
     assert is_open(server, filled)
     closed = [name for name in names(server, filled) if name != filled and "_failed_" in name]
@@ -559,7 +648,7 @@ def test_killed_after_any_statement_the_next_run_converges(
         assert "database_swapped" in {row["event"] for row in rows}
         mark = database_marks.database(conn, filled)
     assert mark is not None and mark.mark is None and mark.comment is None
-    assert swap.resume(target, run_id="again") == {"state": "nothing"}
+    assert swap.resume(target, FINISH, run_id="again") == {"state": "nothing"}
 
 
 def wait_until_gone(server: Any) -> None:
@@ -577,10 +666,14 @@ def test_resuming_lifts_the_fence_where_the_swap_cannot_go_on(
     process.communicate(timeout=60)
     wait_until_gone(server)
     assert not is_open(server, filled)
-    assert swap.resume(target, run_id=RUN, check_only=True)["state"] == "fenced"
+    with pytest.raises(PgopsError, match="is fenced and clients are kept out"):
+        swap.resume(target, FINISH, run_id=RUN, check_only=True)
+    for asked in (swap.Asked(swap.RESTORE), swap.Asked("down", confirmed=True)):
+        with pytest.raises(PgopsError, match="is fenced and clients are kept out"):
+            swap.resume(target, asked, run_id=RUN)
     assert not is_open(server, filled)
     server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(staged)))
-    found = swap.resume(target, run_id=RUN)
+    found = swap.resume(target, FINISH, run_id=RUN)
     assert found == {"state": "lifted", "staged": staged, "why": f"{staged} is gone"}
     assert is_open(server, filled)
     assert count(server, filled) == 100
@@ -594,6 +687,6 @@ def test_a_server_that_dies_under_the_fence_is_unfenced_when_it_is_back(
     server.kill()
     server.start()
     assert not is_open(server, filled)
-    assert swap.resume(target, run_id=RUN)["state"] == "completed"
+    assert swap.resume(target, FINISH, run_id=RUN)["state"] == "completed"
     assert count(server, filled) == 100
     assert server.execute("SELECT current_user", database=filled, user=RESTORE) == [(RESTORE,)]

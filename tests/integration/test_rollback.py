@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, ledger, migrate, swap
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from support import engine
@@ -318,32 +319,241 @@ def test_swap_needs_the_database_to_swap_in(applied: Any, database: str) -> None
     assert "rollback_swap_to=NAME" in done.output
 
 
-def test_a_playbook_killed_under_the_fence_is_finished_by_the_next(
-    applied: Any, server: Any, database: str, target: Any
-) -> None:
-    """A run that dies between fence and rename leaves no database; the next command of the same kind ends that."""
+# -- a swap that was cut off ------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Ends a swap as kill -9 would: nothing is undone."""
+
+
+@pytest.fixture
+def copy(applied: Any, server: Any, database: str) -> str:
+    """A verified staged restore with both people, while the live database has lost them."""
     staged = f"{database}_restore_x"
     server.execute(f"CREATE DATABASE {staged} TEMPLATE {database} OWNER {OWNER}")
     server.execute("DELETE FROM people", database=database)
-    mark = swap.Mark("restored", database, "killed", "2026-01-01T00:00:00Z", state="verified")
+    mark = swap.Mark(
+        "restored", database, "killed", "2026-01-01T00:00:00Z", state="verified", backup="/nowhere", restored_xid=1
+    )
     server.execute(f"COMMENT ON DATABASE {staged} IS '{mark.text()}'")
+    return staged
 
-    class Killed(BaseException):
-        pass
 
+def cut_off(target: Any, staged: str, at: str = "fence: commit") -> None:
     def die(step: str) -> None:
-        if step == "fence: commit":
+        if step == at:
             raise Killed
 
     dying = swap.Swap(target, staged, run_id="killed", after=die)
     dying._lift = lambda mark: (_ for _ in ()).throw(Killed())  # type: ignore[method-assign]
     with pytest.raises(Killed):
         dying.run()
-    assert server.execute(f"SELECT datallowconn FROM pg_database WHERE datname = '{database}'") == [(False,)]
+
+
+def is_open(server: Any, database: str) -> bool:
+    return bool(server.execute(f"SELECT datallowconn FROM pg_database WHERE datname = '{database}'")[0][0])
+
+
+def people(server: Any, database: str) -> int:
+    return int(server.execute("SELECT count(*) FROM people", database=database)[0][0])
+
+
+def ways(database: str, staged: str) -> list[str]:
+    """What finishes a swap that was cut off, and what undoes it."""
+    command = "ansible-playbook rollback.yml -l local -e rollback_strategy="
+    return [
+        f"{command}swap -e rollback_swap_to={staged} -e rollback_confirm={database}",
+        f"{command}unfence -e rollback_confirm={database}",
+    ]
+
+
+def type_in(playbook: Any, command: str) -> subprocess.CompletedProcess[str]:
+    playbook.write_inventory()
+    return subprocess.run(
+        shlex.split(command), cwd=playbook.folder, env=playbook.environment(), capture_output=True, text=True,
+        stdin=subprocess.DEVNULL, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def assert_only_told(done: Any, server: Any, database: str, staged: str) -> None:
+    finish, undo = ways(database, staged)
+    assert done.rc == 2, done.output
+    assert not done.json["ok"]
+    assert done.json["error"]["next"] == [finish, undo]
+    told = done.json["error"]["message"]
+    assert told.startswith(
+        f"{database} is fenced and clients are kept out: the swap of {staged} into its place was cut off"
+    )
+    assert f"Finish it: {finish}; Or undo it: {undo}" in told
+    assert not is_open(server, database)
+    assert names(server, database) == [database, staged]
+
+
+def test_a_fence_that_was_left_is_told_first_with_what_ends_it_and_a_look_ends_nothing(
+    applied: Any, server: Any, database: str, target: Any, copy: str
+) -> None:
+    cut_off(target, copy)
+    assert_only_told(applied("status.yml"), server, database, copy)
+    assert_only_told(applied("rollback.yml", rollback_strategy="restore"), server, database, copy)
+
+
+@pytest.mark.slow
+def test_no_playbook_passes_over_a_fence_that_was_left(
+    applied: Any, server: Any, database: str, target: Any, copy: str
+) -> None:
+    cut_off(target, copy)
+    applied.variables["pgops_phases"] = ["preflight", *applied.variables["pgops_phases"]]
+    confirmed = {"rollback_confirm": database}
+    for playbook in ("migrate.yml", "verify.yml", "backup.yml", "stop.yml"):
+        assert_only_told(applied(playbook), server, database, copy)
+    assert_only_told(applied("rollback.yml", "--check", rollback_strategy="restore"), server, database, copy)
+    for more in (
+        {},  # who confirmed a way down has not confirmed this
+        {"rollback_emergency": "true"},
+        {"rollback_strategy": "swap", "rollback_swap_to": f"{database}_other"},
+        {"rollback_strategy": "restore", "rollback_backup": "/elsewhere"},
+    ):
+        assert_only_told(applied("rollback.yml", **more, **confirmed), server, database, copy)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{}, pytest.param({"rollback_strategy": "restore"}, marks=pytest.mark.slow)],
+    ids=["printed", "typed-again"],
+)
+def test_a_swap_killed_under_its_fence_is_finished_by_who_asks_for_it(
+    applied: Any, server: Any, database: str, target: Any, copy: str, asked: dict[str, str]
+) -> None:
+    cut_off(target, copy)
+    if asked:
+        done = applied("rollback.yml", rollback_confirm=database, **asked)
+        assert done.rc == 0, done.output
+        assert done.json["ok"]
+        output = done.stdout
+    else:
+        typed = type_in(applied, ways(database, copy)[0])
+        assert typed.returncode == 0, typed.stdout + typed.stderr
+        output = typed.stdout
+    assert "a swap that had been cut off was completed" in output
+    assert people(server, database) == 2
+    assert not is_open(server, next(name for name in names(server, database) if "_failed_" in name))
+
+
+def test_the_printed_command_lifts_a_fence_that_was_left(
+    applied: Any, server: Any, database: str, target: Any, copy: str
+) -> None:
+    cut_off(target, copy)
+    typed = type_in(applied, ways(database, copy)[1])
+    assert typed.returncode == 0, typed.stdout + typed.stderr
+    assert f'the staged copy {copy} stays; where nobody needs it: DROP DATABASE "{copy}"' in typed.stdout
+    assert people(server, database) == 0
+    assert names(server, database) == [database, copy]
+
+
+def test_where_somebody_has_let_clients_in_again_nothing_is_swapped(
+    applied: Any, server: Any, database: str, target: Any, copy: str
+) -> None:
+    """Rows were written since; what was confirmed before them says nothing of them."""
+    cut_off(target, copy)
+    server.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS true')
+    server.execute("INSERT INTO people SELECT g, 'new' FROM generate_series(10, 1009) g", database=database)
+    seen = applied("status.yml")
+    assert seen.rc == 0, seen.output
+    assert f"the swap of {copy} into its place was cut off" in seen.stdout
+    assert "takes its marks off and swaps nothing" in seen.stdout
+    look = applied("rollback.yml")
+    assert look.rc == 2
+    assert "was not confirmed" in look.json["error"]["message"]
+    assert f'DROP DATABASE "{copy}"' in look.stdout
+    assert people(server, database) == 1000
+    assert names(server, database) == [database, copy]
+    assert server.execute(
+        f"SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = '{database}'"
+    ) == [(None,)]
+    assert swap.resume(target, swap.Asked("restore", confirmed=True), run_id=RUN) == {"state": "nothing"}
+
+
+def test_a_swap_that_had_gone_through_is_no_way_down(
+    applied: Any, server: Any, database: str, target: Any, copy: str
+) -> None:
+    """The database is another one than the way down was typed for."""
+    cut_off(target, copy, "swap: commit")
+    done = applied("rollback.yml", rollback_confirm=database)
+    assert done.rc == 2, done.output
+    assert not done.json["ok"]
+    assert f"what was asked for was not begun in {database}" in done.json["error"]["message"]
+    assert done.json["error"]["next"][0] == "ansible-playbook status.yml -l local"
+    assert "rollback_strategy=swap" in done.json["error"]["next"][1]
+    assert versions(server, database) == [V1, V2, V3]
+    assert people(server, database) == 2
     done = applied("rollback.yml", rollback_confirm=database)
     assert done.rc == 0, done.output
-    assert "a swap that had been killed was completed" in done.stdout
-    assert server.execute("SELECT count(*) FROM people", database=database) == [(2,)]
+    assert versions(server, database) == [V1, V2]
+
+
+# -- after a restore --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_after_ctrl_c_behind_a_swap_the_printed_commands_go_no_further_back(
+    applied: Any, server: Any, database: str, tmp_path: Path
+) -> None:
+    tree = TestTree(tmp_path / "own sql")
+    tree.add_sql(V4, "create_rooms", "CREATE TABLE rooms (id int);\n", "DROP TABLE rooms;\n")
+    applied.variables["pgops_phases"].append("verify")
+    migrated = applied("migrate.yml")
+    assert migrated.rc == 0, migrated.output
+    process = applied.start("rollback.yml", rollback_strategy="restore", rollback_confirm=database)
+    output = ""
+    for line in process.stdout:
+        output += line
+        if "swapped, clients were kept out" in line:
+            os.killpg(process.pid, signal.SIGINT)
+            break
+    output += process.communicate(timeout=60)[0]
+    assert versions(server, database) == [V1, V2, V3]
+    told = [line.partition("next: ")[2].strip() for line in output.splitlines() if "    next: " in line]
+    assert told[0] == "ansible-playbook verify.yml -l local", output
+    assert "rollback_strategy=swap" in told[1]
+    assert len(told) == 2
+    back = type_in(applied, told[1])
+    assert back.returncode == 0, back.stdout
+    assert versions(server, database) == [V1, V2, V3, V4]
+    assert people(server, database) == 2
+
+
+def test_a_second_restore_right_after_one_is_not_chosen(applied: Any, server: Any, target: Any, database: str) -> None:
+    backup = proved(target, applied.backups, run_id="20261121T120009Z-0a1b2c")
+    swap.Swap(target, stage(target, backup), run_id=RUN).run()
+    aside = next(name for name in names(server, database) if "_failed_" in name)
+    for how in (["--check"], []):
+        done = applied("rollback.yml", *how, rollback_strategy="restore", rollback_confirm=database)
+        assert done.rc == 2, done.output
+        assert f"{database} was restored from {backup.path}" in done.json["error"]["message"]
+        command = "ansible-playbook rollback.yml -l local -e rollback_strategy="
+        assert done.json["error"]["next"] == [
+            f"{command}swap -e rollback_swap_to={aside}",
+            f"{command}restore {extra_variables_argument({'rollback_backup': backup.path})}",
+        ]
+        assert versions(server, database) == [V1, V2, V3]
+    named = applied("rollback.yml", "--check", rollback_strategy="restore", rollback_backup=backup.path)
+    assert named.rc == 0, named.output
+
+
+@pytest.mark.slow
+def test_a_restore_after_what_was_applied_since_one_is_chosen_as_ever(
+    applied: Any, server: Any, target: Any, database: str, tmp_path: Path
+) -> None:
+    backup = proved(target, applied.backups, run_id="20261121T120009Z-0a1b2c")
+    swap.Swap(target, stage(target, backup), run_id=RUN).run()
+    tree = TestTree(tmp_path / "own sql")
+    tree.add_sql(V4, "create_rooms", "CREATE TABLE rooms (id int);\n", "DROP TABLE rooms;\n")
+    migrated = applied("migrate.yml")
+    assert migrated.rc == 0, migrated.output
+    done = applied("rollback.yml", rollback_strategy="restore", rollback_confirm=database)
+    assert done.rc == 0, done.output
+    assert phases(done, database)["disclose"]["backup"] == phases(migrated, database)["backup"]["path"]
+    assert phases(done, database)["disclose"]["lost"]["rows_written"] == 0
     assert versions(server, database) == [V1, V2, V3]
 
 

@@ -388,3 +388,41 @@ def test_a_health_table_names_what_is_not_well_and_its_fix() -> None:
     assert "fix: ALTER TABLE x;" in text
     assert "waived: a reason" in text
     assert "nothing is worse" in text
+
+
+def of_a_restore(*ended: dict[str, Any], swap: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The journal of a rollback by restore whose swap ended with this, or never came to its end."""
+    run = {**RUN, "playbook": "rollback", "command": "ansible-playbook rollback.yml"}
+    made: list[dict[str, Any]] = [{"event": "run_started", "time": "2026-01-01T12:00:00.000Z", **run}]
+    for phase, found in (("disclose", {"backup": "/backups/one"}), ("restore", {"staged": "copy"}), ("swap", swap)):
+        shared = {"time": "2026-01-01T12:00:01.000Z", "phase": phase, "host": "db1"}
+        made.append({"event": "phase_started", **shared})
+        if found is not None:
+            made.append(
+                {"event": "phase_finished", "duration_s": 0.5, "changed": True, "result": {"school": found}, **shared}
+            )
+    return [*made, *ended]
+
+
+TYPED = {"given": {"variables": {"rollback_strategy": "restore", "rollback_confirm": "school"}}}
+AGAIN = "ansible-playbook rollback.yml -l staging -e rollback_strategy=restore -e rollback_confirm=school"
+BACK = "ansible-playbook rollback.yml -l staging -e rollback_strategy=swap -e rollback_swap_to=aside"
+
+
+@pytest.mark.parametrize(
+    "next_of_the_failure", [[], [AGAIN], ["ansible-playbook verify.yml -l staging"]], ids=["none", "again", "verify"]
+)
+def test_behind_a_swap_the_restore_is_not_told_to_be_typed_again(next_of_the_failure: list[str]) -> None:
+    """Its choice would be made from the ledger of the backup, and go further back."""
+    broken = failed("verify", {"message": "no", "next": next_of_the_failure})
+    report = reporting.build(of_a_restore(*broken, swap={"aside": "aside", "way_back": BACK}), run=TYPED)
+    assert report["next"] == ["ansible-playbook verify.yml -l staging", BACK]
+    assert report["state"] == "partial"
+
+
+def test_where_nobody_knows_whether_names_were_swapped_the_backup_is_named() -> None:
+    report = reporting.build(of_a_restore(swap=None), run=TYPED, interrupted=True)
+    assert report["next"] == [
+        "ansible-playbook status.yml -l staging",
+        "ansible-playbook rollback.yml -l staging -e rollback_strategy=restore -e rollback_backup=/backups/one",
+    ]
