@@ -140,7 +140,7 @@ def test_a_run_that_is_killed_after_its_verification_leaves_no_evidence(site: Pl
     site.hosts["staging"]["staging-1"]["hooks_smoke_test"] = [{"argv": ["sh", "-c", f"touch '{begun}'; sleep 60"]}]
     process = site.start("migrate.yml", limit="staging")
     try:
-        wait_for(begun.exists, seconds=120, what="the smoke test")
+        wait_for(begun.exists, seconds=280, what="the smoke test")
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
