@@ -80,7 +80,7 @@ class ActionModule(PgopsAction):
             result = {"failed": True, "msg": f"it was not begun, as {refused}"}
         elif takes_away:
             # On the disk before anything is taken away: a run that is killed now is one that has taken it away.
-            first = _is_first(variables, host)
+            first = bool(given.get("first", True))
             away.note(host, kind, journal.run_id, first=first)
             self.say(f"{told} ...; should this run be killed, bring it back: {self.command(variables, 'stop.yml')}")
             result = self._do(hook, kind, number, variables)
@@ -255,10 +255,6 @@ def _failed_before(journal: Journal, stage: str, host: str, kind: str | None = N
         hook.get("done") == "no" and hook["stage"] == stage and kind in (None, hook["kind"])
         for hook in (event.get("hook") or {} for event in journal.events() if event.get("host") == host)
     )
-
-
-def _is_first(task_vars: dict[str, Any], host: str) -> bool:
-    return [str(name) for name in task_vars.get("ansible_play_batch") or [host]][:1] == [host]
 
 
 def _shown(hook: dict[str, Any]) -> str:

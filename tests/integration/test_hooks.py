@@ -14,55 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.taken_away import TakenAway
 from support.application import Application
+from support.hooked_site import AWAY, BACK, VERSION, away, recorded, with_hooks, without_hooks
 from support.podman import ROOT
 from support.server import Server
 from support.site import Playbook, Result
 from support.tree import TestTree
 from support.webhook import Webhook
 
-VERSION = "20260101000000"
-AWAY = ["POST /drain", "POST /maintenance/on", "POST /stop"]
 # A run that is told to end does so after the statement in hand, a second at most, and users come back after it.
 SLOW = "SELECT pg_sleep(1) /* pg_sleep(60) */;\n" * 60
-BACK = ["POST /start", "POST /maintenance/off", "POST /undrain"]
-PATHS = {
-    "divert_traffic": "/drain", "maintenance_on": "/maintenance/on", "stop": "/stop", "start": "/start",
-    "maintenance_off": "/maintenance/off", "smoke_test": "/smoke", "restore_traffic": "/undrain",
-}  # fmt: skip
 
 
 @pytest.fixture
 def application() -> Iterator[Application]:
     with Application() as made:
-        made.body = (
-            b'{"error_rate": 0.0, "p50_ms": 3, "p95_ms": 9, "p99_ms": 20, "throughput": 80, "note": "Ada Lovelace"}'
-        )
         yield made
 
 
 @pytest.fixture
 def site(playbook: Playbook, application: Application) -> Playbook:
-    """An operator's folder with one small version and every hook; no backup, which has nothing to do with them."""
-    shutil.rmtree(playbook.copy_sql() / "migrations")
-    up = "CREATE TABLE public.rooms (id integer PRIMARY KEY);\n"
-    TestTree(playbook.folder / "sql").add_sql(VERSION, "rooms", up, "DROP TABLE public.rooms;\n")
-    playbook.variables["pgops_phases"] = ["plan", "apply", "report"]
-    for kind, path in PATHS.items():
-        playbook.variables[f"hooks_{kind}"] = [{"url": application.url + path, "method": "POST"}]
-    playbook.variables["hooks_health"] = [{"name": "web", "url": f"{application.url}/health", "retries": 3}]
-    playbook.variables["hooks_metrics"] = [{"url": f"{application.url}/metrics"}]
-    return playbook
-
-
-def away(site: Playbook) -> list[str]:
-    return sorted(taken.kind for taken in TakenAway(site.state, "local").all())
-
-
-def recorded(result: Result) -> dict[str, str]:
-    assert result.json is not None
-    return {hook["kind"]: hook["done"] for hook in result.json["hooks"]}
+    return with_hooks(playbook, application)
 
 
 def report_of(result: Result, kind: str) -> str:
@@ -410,9 +382,7 @@ def test_a_single_hook_can_be_run_by_hand(site: Playbook, application: Applicati
 
 @pytest.mark.slow
 def test_without_hooks_a_run_has_no_more_tasks_and_says_so(site: Playbook) -> None:
-    for name in [name for name in site.variables if name.startswith("hooks_")]:
-        site.variables.pop(name)
-    result = site("migrate.yml")
+    result = without_hooks(site)("migrate.yml")
     assert result.rc == 0, result.output
     assert "hooks: not applicable" in result.stdout
     assert set(recorded(result).values()) == {"not applicable"}
@@ -424,8 +394,7 @@ def test_without_hooks_a_run_has_no_more_tasks_and_says_so(site: Playbook) -> No
 def test_the_example_of_the_page_switches_the_platforms_setting(
     site: Playbook, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in site.variables if name.startswith("hooks_")]:
-        site.variables.pop(name)
+    without_hooks(site)
     shutil.copy(ROOT / "docs" / "examples" / "hooks.yml", site.folder / "inventories" / "group_vars" / "local")
     monkeypatch.setenv("PATH", f"{server.bindir}{os.pathsep}{os.environ['PATH']}")
     server.execute(
