@@ -207,7 +207,7 @@ class ActionModule(PgopsAction):
             command = self.command(task_vars, "hooks.yml")
             return {
                 "failed": True,
-                "msg": f"{sentence}; it is NOT brought back. Mend it and type: {command}",
+                "msg": f"{sentence}; {hooks.IS_AWAY}{command}",
                 "next": [command],
             }
         commands = [again]

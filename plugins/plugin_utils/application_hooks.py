@@ -42,6 +42,8 @@ WEBHOOK = -1
 
 # What the message of a hook that fails promises; a report that knows better takes it out.
 COMES_BACK = ", and what it took away comes back at its end"
+# What that of one which fails to bring back says, of itself alone; the report names everything that is away.
+IS_AWAY = "it is NOT brought back. Mend it and type: "
 
 # What a hook may say; the argument specs of the role say the same. These only the controller reads.
 CONTROLLERS = frozenset({"name", "delegate_to", "each_host"})

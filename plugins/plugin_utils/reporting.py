@@ -253,9 +253,9 @@ def _tell_away(cause: dict[str, Any], away: Sequence[str], run: Mapping[str, Any
     if not away:
         return
     command = typed_commands.other(run, "hooks", str(run.get("limit") or run["environment"]))
-    message = cause["message"].replace(application_hooks.COMES_BACK, "").rstrip(".")
-    if command not in message:
-        message += f". NOT brought back: {', '.join(away)}. Mend it and type: {command}"
+    message = cause["message"].replace(application_hooks.COMES_BACK, "")
+    message = message.replace(f"; {application_hooks.IS_AWAY}{command}", "").rstrip(".")
+    message += f". NOT brought back: {', '.join(away)}. Mend it and type: {command}"
     cause.update(message=message, next=list(dict.fromkeys([command, *cause["next"]])))
 
 

@@ -103,7 +103,7 @@ def not_brought_back(found: Iterable[Mapping[str, Any]]) -> list[str]:
     away = [(host, kind) for (host, kind, _label), done in last.items() if done != "yes"]
     return [
         f"{application_hooks.KINDS[application_hooks.BRINGS_BACK[kind]]} for {host}"
-        for host, kind in dict.fromkeys(away)
+        for host, kind in sorted(dict.fromkeys(away), key=lambda known: known[0])
     ]
 
 

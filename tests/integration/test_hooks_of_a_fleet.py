@@ -11,7 +11,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, s
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from support import engine
 from support.application import Application
-from support.hooked_site import away, recorded, with_hooks
+from support.hooked_site import away, recorded, taken_away, with_hooks
 from support.server import OWNER
 from support.site import Playbook
 from support.tree import TestTree
@@ -184,4 +184,41 @@ def test_where_the_first_host_finds_a_swap_completed_the_next_one_runs_the_hooks
     assert "a swap that had been killed was completed" in result.stdout
     assert application.asked == [asked.format("local-2") for asked in ALL_FOR]
     assert migrated(site) == ["local-1"]
+    assert away(site) == []
+
+
+def lost_after_stop(site: Playbook, host: str) -> None:
+    """This host cannot be reached any more as soon as the application is stopped."""
+    lost = site.folder / "lost"
+    site.hosts["local"][host].update(
+        ansible_connection=f"{{{{ 'ssh' if '{lost}' is exists else 'local' }}}}",
+        ansible_host="127.0.0.1",
+        ansible_port=9,
+    )
+    site.variables["hooks_stop"] = [{"argv": ["touch", str(lost)]}]
+
+
+@pytest.mark.slow
+def test_where_a_host_is_lost_a_hook_of_another_one_that_fails_keeps_nothing_else_away(
+    site: Playbook, application: Application
+) -> None:
+    for_each(site, "divert_traffic", "restore_traffic")
+    lost_after_stop(site, "local-1")
+    application.answers = {"/undrain/each": 500}
+    result = site("migrate.yml", limit="local-1,local-2")
+    assert result.rc == 4, result.output
+    for path in ("start", "maintenance/off", "undrain", "undrain/each"):
+        assert f"POST /{path}?local-1" in application.asked, path
+    # What answers 500 for both is all that is away; both are named, and the command brings them back.
+    assert [(taken.host, taken.kind) for taken in taken_away(site)] == [
+        ("local-1", "divert_traffic"), ("local-2", "divert_traffic"),
+    ]  # fmt: skip
+    error = result.json["error"]
+    command = "ansible-playbook hooks.yml -l local-1,local-2"
+    told = f"NOT brought back: divert traffic for local-1, divert traffic for local-2. Mend it and type: {command}"
+    assert told in error["message"]
+    assert error["next"][0] == command
+    assert f"NOT brought back: divert traffic for local-1, divert traffic for local-2; type: {command}" in result.stdout
+    application.answers = {}
+    assert site("hooks.yml", limit="local-1,local-2").rc == 0
     assert away(site) == []

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import shutil
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.taken_away import TakenAway
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.taken_away import Taken, TakenAway
 
 from support.application import Application
 from support.site import Playbook, Result
@@ -44,9 +44,14 @@ def without_hooks(site: Playbook) -> Playbook:
     return site
 
 
+def taken_away(site: Playbook) -> list[Taken]:
+    """What is away by now, by host and kind."""
+    return TakenAway(site.state, "local").all()
+
+
 def away(site: Playbook) -> list[str]:
-    """What is away by now, of all hosts."""
-    return sorted(taken.kind for taken in TakenAway(site.state, "local").all())
+    """The kinds of it."""
+    return sorted(taken.kind for taken in taken_away(site))
 
 
 def recorded(result: Result) -> dict[str, str]:

@@ -235,6 +235,20 @@ def test_the_tags_of_the_environment_do_not_keep_users_out(tmp_path: Path, monke
     assert all("always" in task["tags"] for task in [*play["tasks"][0]["block"], *play["tasks"][0]["always"]])
 
 
+def test_what_was_tried_is_not_tried_again_and_keeps_nothing_else_away(tmp_path: Path) -> None:
+    run_id = begun(tmp_path, os.getpid())
+    journal, taken = Journal(tmp_path, "local", run_id), TakenAway(tmp_path, "local")
+    for host in ("db1", "db2"):
+        for kind in ("divert_traffic", "stop"):
+            taken.note(host, kind, run_id, first=True)
+    tried = {"stage": "back", "kind": "restore_traffic", "label": "restore traffic", "on": "localhost", "done": "no"}
+    journal.append({"event": "phase_failed", "phase": "hooks", "host": "db2", "hook": tried})
+    run = {"id": run_id, "journal": str(journal.path), "environment": "local", "hooks": ["divert_traffic", "stop"]}
+    assert [(left.host, left.kind) for left in bring_back.left_by(run)] == [
+        ("db1", "divert_traffic"), ("db1", "stop"), ("db2", "stop"),
+    ]  # fmt: skip
+
+
 SECOND_CTRL_C = """
 import os, signal, subprocess, sys
 from ansible_collections.whitecross.pgops.plugins.callback.record import CallbackModule
