@@ -55,6 +55,8 @@ class LookupModule(LookupBase):
         run = dict((seen.get("ansible_facts") or {}).get("__pgops_run") or {})
         # The guard has looked at every host; where nobody declares a hook nothing more is imported.
         looked_for = bool(run.get("hooks")) or stage in ("back", "emergency")
+        if stage in ("before", "after") and run.get("playbook") == "migrate":
+            looked_for = looked_for or bool(self._value(seen, "migrate_watch"))
         items = self._due(str(stage), run, seen) if run and looked_for else []
         if not items and step:
             # A numbered step is told, also where there is nothing to do.
@@ -88,7 +90,7 @@ class LookupModule(LookupBase):
                 f"remove {lost[0]}.json below {folder}"
             )
         watch: list[float] = []
-        if stage == "after" and run.get("playbook") == "migrate":
+        if stage in ("before", "after") and run.get("playbook") == "migrate":
             minutes = float(self._value(seen, "migrate_watch") or 0)
             watch = hooks.watch_times(minutes, float(self._value(seen, "hooks_watch_interval") or 15))
         first = set() if stage == "back" else self._first(stage, [kind for kind in hooks.KINDS if declared[kind]], seen)
@@ -96,6 +98,9 @@ class LookupModule(LookupBase):
         if stage == "after" and seen.get("ansible_check_mode"):
             out = {kind: kind in first for kind in hooks.BROUGHT_BACK_BY}  # shown as if it had been taken away
         items = hooks.due(stage, declared, first=first, out=out, watch=watch)
+        if not any(declared[kind] for kind in hooks.PROBES):
+            looks = hooks.looks_at_databases(str(stage), host, watch)
+            items = [*looks, *items] if stage == "before" else [*items, *looks]
         if (
             stage == "emergency"
             and [*map(str, seen.get("ansible_play_batch") or [])][:1] in ([], [host])

@@ -39,6 +39,9 @@ EMERGENCY = ("maintenance_on", "alert")
 PROBES = ("health", "metrics")
 # The webhook of the environment, which is told by the same stage as the alert hooks.
 WEBHOOK = -1
+# A look at the databases of a host, in a watch for which nothing is declared.
+DATABASES = -2
+DATABASES_LABEL = "health (databases)"
 
 # What the message of a hook that fails promises; a report that knows better takes it out.
 COMES_BACK = ", and what it took away comes back at its end"
@@ -196,6 +199,19 @@ def due(
     for at in watch if stage == "after" else ():
         items += [{**item, "at": at} for kind in PROBES for item in _of_kind(kind, hooks, kind in first)]
     return items
+
+
+def looks_at_databases(stage: str, host: str, watch: Sequence[float]) -> list[dict[str, Any]]:
+    """What a watch goes over where none of :data:`PROBES` is declared: a look before the apply says what is usual, those after it judge.
+
+    :param watch: when it looks again, from :func:`watch_times`
+    """
+    shared = {"kind": "health", "number": DATABASES, "last": True, "first": True, "on": host, "label": DATABASES_LABEL}
+    if not watch:
+        return []
+    if stage == "before":
+        return [shared]
+    return [{**shared, "at": at} for at in (0.0, *watch)] if stage == "after" else []
 
 
 def _of_kind(kind: str, hooks: Mapping[str, Sequence[Mapping[str, Any]]], first: bool) -> list[dict[str, Any]]:

@@ -448,6 +448,25 @@ def health_table(database: str, found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def clients(health: Mapping[str, Any], since: str) -> str:
+    """How the clients of a database are, ``well: 14 transactions after it; standbys 0 s behind``.
+
+    :param since: since when they were watched
+    """
+    told = f"{health['transactions']} transactions {since}"
+    if health["error_rate"] is not None:
+        told += f", {health['error_rate']:.1f} % rolled back"
+    if health["probe_ms"] is not None:
+        told += f"; probe {health['probe_ms']:.1f} ms"
+    lag = health["replication_lag_s"]
+    told += (
+        "; standbys unseen (GRANT pg_read_all_stats TO the migrator)"
+        if lag is None
+        else f"; standbys {lag:.0f} s behind"
+    )
+    return f"not well: {'; '.join(health['findings'])} ({told})" if health["findings"] else f"well: {told}"
+
+
 def rows_changed(tables: Sequence[Mapping[str, Any]], shown: int | None = None) -> str:
     """Tables whose rows are not those of before, ``public.a 12 to 7``; the first ``shown`` of them."""
 

@@ -6,13 +6,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from support.application import Application
 from support.hooked_site import AWAY, BACK, VERSION, away, recorded, with_hooks, without_hooks
@@ -324,6 +328,60 @@ def test_a_watch_looks_again_and_a_failing_probe_makes_the_run_partial(
     assert application.asked.index("POST /undrain") < len(application.asked) - 3
     assert result.json["state"] == "partial"
     assert "/health answered 503" in result.json["error"]["message"]
+
+
+def rolling_back(site: Playbook, over: threading.Event) -> None:
+    """A client whose transactions fail from the apply on; the server counts those that have touched a table."""
+    with closing(site.server.connect(site.database)) as conn, conn.cursor() as cursor:
+        while not over.wait(0.02):
+            cursor.execute("SELECT to_regclass('public.rooms')")
+            if cursor.fetchone() != (None,):
+                with suppress(psycopg2.Error):
+                    cursor.execute("SELECT 1 / (relpages - relpages) FROM pg_class")
+
+
+@pytest.mark.slow
+def test_a_watch_for_which_nothing_is_declared_says_so_and_watches_the_databases(
+    site: Playbook, application: Application
+) -> None:
+    for kind in ("health", "metrics"):
+        site.variables.pop(f"hooks_{kind}")
+    site.variables["hooks_watch_interval"] = 2
+    over = threading.Event()
+    client = threading.Thread(target=rolling_back, args=(site, over))
+    client.start()
+    try:
+        result = site("migrate.yml", migrate_watch=0.2)
+    finally:
+        over.set()
+        client.join()
+    assert result.rc == 2, result.output
+    assert "migrate_watch=0.2 and neither hooks_health nor hooks_metrics is declared for local-1" in unwrapped(result)
+    assert application.asked[-1] == "POST /undrain", "the users are back when the watch begins"
+    assert result.json["state"] == "partial"
+    assert re.search(
+        rf"The hook health \(databases\) on local-1 failed: {site.database}: \d+ of \d+ transactions rolled back within \d+ s",
+        result.json["error"]["message"],
+    )
+    assert f"rollback_through={VERSION}" in result.json["error"]["next"][1]
+
+
+@pytest.mark.slow
+def test_a_watch_needs_no_hook_at_all(site: Playbook) -> None:
+    result = without_hooks(site)("migrate.yml", migrate_watch=0.1, hooks_watch_interval=3)
+    assert result.rc == 0, result.output
+    assert "only the databases are watched" in unwrapped(result)
+    looks = re.findall(r"local-1: health \(databases\) on local-1: yes .*", result.stdout)
+    assert len(looks) == 4, "one before the apply, one when the watch begins, two in it"
+    assert re.search(rf"{site.database} well: \d+ transactions since the last look; standbys", looks[-1])
+    assert (result.json["state"], recorded(result)["health"]) == ("complete", "yes")
+    application_hooks = [hook for hook in result.json["hooks"] if hook["done"] != "not applicable"]
+    assert {hook["label"] for hook in application_hooks} == {"health (databases)"}
+
+
+def unwrapped(result: Result) -> str:
+    """Ansible wraps a warning at the width of the terminal."""
+    return " ".join(result.output.split())
 
 
 @pytest.mark.slow
