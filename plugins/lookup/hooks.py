@@ -116,14 +116,16 @@ class LookupModule(LookupBase):
         from ansible_collections.whitecross.pgops.plugins.plugin_utils import application_hooks as hooks
 
         host = str(seen["inventory_hostname"])
-        left, own = set(kinds), None
+        left = set(kinds)
+        own: dict[str, Any] = {}
         earlier = [*takewhile(lambda name: name != host, map(str, seen.get("ansible_play_batch") or []))]
         # The nearest is the likeliest; each look at a host's variables costs a millisecond, and a fleet has many.
         for name in reversed(earlier):
             if not left:
                 break
             other = seen["hostvars"].raw_get(name)
-            if stage in ("before", "after") and not hooks.has_work((other.get("ansible_facts") or {})["__pgops_run"]):
+            run = (other.get("ansible_facts") or {}).get("__pgops_run") or {}
+            if stage in ("before", "after") and not hooks.has_work(run):
                 continue
             # Both without the variables of the play, which no other host's are told with.
             own = own or seen["hostvars"].raw_get(host)
