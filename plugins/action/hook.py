@@ -66,7 +66,8 @@ class ActionModule(PgopsAction):
         host = str(variables["inventory_hostname"])
         if stage not in ("back", "emergency") and _failed_before(journal, stage, host):
             return {"changed": False, "skipped": True, "done": "no"}
-        told_of = {"stage": stage, "kind": kind, "label": label, "on": on}
+        # Without the number, two hooks of a kind that have no names could not be told apart.
+        told_of = {"stage": stage, "kind": kind, "number": number, "label": label, "on": on}
         event = {"phase": self.PHASE, "host": host, "hook": told_of}
         journal.append(
             {

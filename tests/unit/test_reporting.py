@@ -170,6 +170,12 @@ def test_what_was_not_brought_back_is_the_last_word_and_the_first_command() -> N
     ), "it names itself only, and another one is away too"
 
 
+def test_of_two_hooks_without_names_the_one_that_failed_is_not_hidden_by_the_other() -> None:
+    tried = [*hook("back", "start", "no", number=0), *hook("back", "start", "yes", number=1)]
+    error = reporting.build([*events(), *tried], run=RUN, error={"message": "No answer", "next": []})["error"]
+    assert "NOT brought back: stop for db1" in error["message"]
+
+
 def test_an_interrupted_run_says_so() -> None:
     report = reporting.build(events("preflight"), interrupted=True)
     assert (report["ok"], report["result"]) == (False, "interrupted")
