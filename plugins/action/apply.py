@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, typed_commands
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, reporting, typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import (
     MigrationAction,
     model_lines,
@@ -111,7 +111,7 @@ class ActionModule(MigrationAction):
             for line in model_lines(database, found.get("model_changes", [])):
                 self.say(line)
             if found.get("health"):
-                self.say(f"{database}: {_told_health(found['health'])}")
+                self.say(f"{database}: {reporting.clients(found['health'], 'after it')}")
         if result.get("failed"):
             self.show_edited(result)
             self._tell_next(result, task_vars)
@@ -170,18 +170,3 @@ class ActionModule(MigrationAction):
         return typed_commands.again(
             typed_commands.without(self.typed(task_vars), ["migrate_canary"]), self.limit(task_vars), more
         )
-
-
-def _told_health(health: dict[str, Any]) -> str:
-    told = f"{health['transactions']} transactions after it"
-    if health["error_rate"] is not None:
-        told += f", {health['error_rate']:.1f} % rolled back"
-    if health["probe_ms"] is not None:
-        told += f"; probe {health['probe_ms']:.1f} ms"
-    lag = health["replication_lag_s"]
-    told += (
-        "; standbys unseen (GRANT pg_read_all_stats TO the migrator)"
-        if lag is None
-        else f"; standbys {lag:.0f} s behind"
-    )
-    return f"not well: {'; '.join(health['findings'])} ({told})" if health["findings"] else f"well: {told}"

@@ -115,6 +115,9 @@ class ActionModule(UnbrokenAction):
         self._check_values(variables_of, given, limit or environment)
         hooks = self._hooks(variables_of)
         self._check_batches(variables_of, given, limit or environment, groups["all"])
+        playbook = str(self._task.args.get("playbook") or environments.playbook_name())
+        if playbook == "migrate":
+            self._warn_of_watch(variables_of)
 
         try:
             who = os.environ.get("SUDO_USER") or getpass.getuser()
@@ -123,7 +126,7 @@ class ActionModule(UnbrokenAction):
         run: dict[str, Any] = {
             "id": new_run_id(),
             "environment": environment,
-            "playbook": str(self._task.args.get("playbook") or environments.playbook_name()),
+            "playbook": playbook,
             "command": environments.typed_command(),
             "limit": limit,
             "who": who,
@@ -211,6 +214,28 @@ class ActionModule(UnbrokenAction):
                 raise environments.Refusal(f"{wrong}; correct it where it is set (for {host})")
             found.update(application_hooks.declared(variables))
         return [kind for kind in application_hooks.KINDS if kind in found]
+
+    @staticmethod
+    def _warn_of_watch(variables_of: dict[str, Any]) -> None:
+        """A watch of minutes that looks at no application is hardly what was meant."""
+        minutes = {}
+        for host, variables in variables_of.items():
+            given = str(variables.get("migrate_watch") or 0)
+            # A template is no number, and that of another host not the guard's to read.
+            if given.replace(".", "", 1).isdigit() and float(given) > 0:
+                minutes[host] = given
+        if not minutes:
+            return
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import application_hooks
+
+        probes = {application_hooks.variable(kind) for kind in application_hooks.PROBES}
+        bare = [host for host in minutes if not any(variables_of[host].get(name) for name in probes)]
+        if bare:
+            named = f" for {', '.join(bare[:3])}{f' and {len(bare) - 3} more' if len(bare) > 3 else ''}"
+            display.warning(
+                f"migrate_watch={minutes[bare[0]]} and neither hooks_health nor hooks_metrics is declared{named}: only the databases "
+                "are watched (transactions that roll back, indexes that become invalid, standbys), not the application"
+            )
 
     def _check_values(self, variables_of: dict[str, Any], given: dict[str, Any], limit: str) -> None:
         """A value that cannot be meant would quietly take the default, or fail in the middle of the run."""

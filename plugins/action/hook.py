@@ -14,6 +14,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import application_hooks as hooks
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal, now
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.taken_away import TakenAway
@@ -21,6 +22,8 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.time_limit import
 
 # The module keeps the time limit itself; so much later its host is taken for one that does not answer.
 GRACE_S = 15.0
+# A look at databases waits a minute for a standby that is behind.
+DATABASES_TIMEOUT_S = 120.0
 DEFAULT_TIMEOUT_S = 30.0
 # For a run that was stopped to bring back what it took away.
 ANOTHER_S = 60.0
@@ -48,18 +51,23 @@ class ActionModule(PgopsAction):
             raise AnsibleActionFail(
                 "A hook is part of a run, and none has begun; put whitecross.pgops.guard before it."
             )
-        hook = {} if number == hooks.WEBHOOK else self._declared(variables, kind, number)
-        label = "alert (pgops_webhook)" if number == hooks.WEBHOOK else hooks.label(kind, hook)
-        on = str(hook.get("delegate_to") or "localhost")
+        hook = {} if number < 0 else self._declared(variables, kind, number)
+        label = _UNDECLARED.get(number) or hooks.label(kind, hook)
+        on = str(
+            variables["inventory_hostname"] if number == hooks.DATABASES else hook.get("delegate_to") or "localhost"
+        )
         told = f"{variables['inventory_hostname']}: {step + ': ' if step else ''}{label} on {on}"
         if self._task.check_mode:
-            self.say(f"{told}: would be run, {_shown(hook)}")
+            self.say(
+                f"{told}: would be run, {'statistics and catalogs' if number == hooks.DATABASES else _shown(hook)}"
+            )
             return {"changed": False, "done": "not applicable"}
         journal = Journal(str(self.pgops(variables, "state_directory")), str(run["environment"]), str(run["id"]))
         host = str(variables["inventory_hostname"])
         if stage not in ("back", "emergency") and _failed_before(journal, stage, host):
             return {"changed": False, "skipped": True, "done": "no"}
-        told_of = {"stage": stage, "kind": kind, "label": label, "on": on}
+        # Without the number, two hooks of a kind that have no names could not be told apart.
+        told_of = {"stage": stage, "kind": kind, "number": number, "label": label, "on": on}
         event = {"phase": self.PHASE, "host": host, "hook": told_of}
         journal.append(
             {
@@ -80,7 +88,7 @@ class ActionModule(PgopsAction):
             result = {"failed": True, "msg": f"it was not begun, as {refused}"}
         elif takes_away:
             # On the disk before anything is taken away: a run that is killed now is one that has taken it away.
-            first = _is_first(variables, host)
+            first = bool(given.get("first", True))
             away.note(host, kind, journal.run_id, first=first)
             self.say(f"{told} ...; should this run be killed, bring it back: {self.command(variables, 'stop.yml')}")
             result = self._do(hook, kind, number, variables)
@@ -89,7 +97,10 @@ class ActionModule(PgopsAction):
         else:
             self._wait_for_its_time(journal, host)
             begun = time.monotonic()
-            result = self._do(hook, kind, number, variables)
+            if number == hooks.DATABASES:
+                result = self._look_at_databases(journal, host, variables)
+            else:
+                result = self._do(hook, kind, number, variables)
         seconds = round(time.monotonic() - begun, 3)
         failed = bool(result.get("failed"))
         known: dict[str, Any] = {**told_of, "done": "no" if failed else "yes", "duration_s": seconds}
@@ -101,7 +112,9 @@ class ActionModule(PgopsAction):
             "seconds": seconds,
         }
         answer.update({name: result[name] for name in ("tries", "metrics") if name in result})
-        self.say(f"{told}: {known['done']} ({seconds:.2f} s){_metrics(result.get('metrics'))}")
+        self.say(
+            f"{told}: {known['done']} ({seconds:.2f} s){_metrics(result.get('metrics'))}{result.get('told') or ''}"
+        )
         back = hooks.BRINGS_BACK.get(kind)
         if failed:
             answer.update(self._failure(label, on, str(result.get("msg") or "failed"), stage, variables))
@@ -166,6 +179,38 @@ class ActionModule(PgopsAction):
             return {"failed": True, "msg": f"its host cannot be reached: {str(result.get('msg')).strip()}"}
         return result
 
+    def _look_at_databases(self, journal: Journal, host: str, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """:return: failed where the clients of one are not well; a database that cannot be reached is one, too."""
+        looks = [event for event in journal.events() if event.get("event") == "looked" and event.get("host") == host]
+        seen = dict(looks[-1]["seen"]) if looks else {}
+        if str(self._task.args.get("at")) in ("0", "0.0"):
+            # What happened while the application was away and changed is no error of a client.
+            seen = {name: {**one, "counters": None} for name, one in seen.items()}
+        arguments = {
+            **self.connection_arguments(task_vars),
+            "health": self._templar.template(task_vars.get("migrate_health")) or {},
+            "seen": seen,
+        }
+        try:
+            with alarm(DATABASES_TIMEOUT_S, _NoAnswer):
+                result = self._call("whitecross.pgops.watch", arguments, task_vars)
+        except _NoAnswer:
+            return {"failed": True, "msg": f"{host} has not answered for {DATABASES_TIMEOUT_S:g} s"}
+        if result.get("failed") or result.get("unreachable"):
+            return {"failed": True, "msg": str(result.get("msg") or "the look failed")}
+        found = result["databases"]
+        journal.append({"event": "looked", "host": host, "seen": {name: one["seen"] for name, one in found.items()}})
+        findings = [f"{name}: {finding}" for name, one in found.items() for finding in one["findings"]]
+        if findings:
+            more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
+            return {"failed": True, "msg": f"{findings[0]}{more}"}
+        figures = [
+            f" {name} {reporting.clients(one, 'since the last look')}"
+            for name, one in found.items()
+            if "transactions" in one
+        ]
+        return {"told": ",".join(figures)}
+
     def _tell_webhook(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.plugin_utils import notification
 
@@ -208,7 +253,7 @@ class ActionModule(PgopsAction):
             command = self.command(task_vars, "hooks.yml")
             return {
                 "failed": True,
-                "msg": f"{sentence}; it is NOT brought back. Mend it and type: {command}",
+                "msg": f"{sentence}; {hooks.IS_AWAY}{command}",
                 "next": [command],
             }
         commands = [*onward]
@@ -258,8 +303,7 @@ def _failed_before(journal: Journal, stage: str, host: str, kind: str | None = N
     )
 
 
-def _is_first(task_vars: dict[str, Any], host: str) -> bool:
-    return [str(name) for name in task_vars.get("ansible_play_batch") or [host]][:1] == [host]
+_UNDECLARED = {hooks.WEBHOOK: "alert (pgops_webhook)", hooks.DATABASES: hooks.DATABASES_LABEL}
 
 
 def _shown(hook: dict[str, Any]) -> str:

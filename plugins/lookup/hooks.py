@@ -37,6 +37,7 @@ _raw:
   elements: dict
 """
 
+from itertools import takewhile
 from typing import Any
 
 from ansible.errors import AnsibleError
@@ -54,10 +55,12 @@ class LookupModule(LookupBase):
         run = dict((seen.get("ansible_facts") or {}).get("__pgops_run") or {})
         # The guard has looked at every host; where nobody declares a hook nothing more is imported.
         looked_for = bool(run.get("hooks")) or stage in ("back", "emergency")
+        if stage in ("before", "after") and run.get("playbook") == "migrate":
+            looked_for = looked_for or bool(self._value(seen, "migrate_watch"))
         items = self._due(str(stage), run, seen) if run and looked_for else []
         if not items and step:
             # A numbered step is told, also where there is nothing to do.
-            items = [{"kind": "", "number": 0, "last": True, "on": "localhost", "label": "none"}]
+            items = [{"kind": "", "number": 0, "last": True, "first": False, "on": "localhost", "label": "none"}]
         return items
 
     def _due(self, stage: str, run: dict[str, Any], seen: dict[str, Any]) -> list[dict[str, Any]]:
@@ -87,22 +90,47 @@ class LookupModule(LookupBase):
                 f"remove {lost[0]}.json below {folder}"
             )
         watch: list[float] = []
-        if stage == "after" and run.get("playbook") == "migrate":
+        if stage in ("before", "after") and run.get("playbook") == "migrate":
             minutes = float(self._value(seen, "migrate_watch") or 0)
             watch = hooks.watch_times(minutes, float(self._value(seen, "hooks_watch_interval") or 15))
-        first = [str(name) for name in seen.get("ansible_play_batch") or [host]][:1] == [host]
+        first = set() if stage == "back" else self._first(stage, [kind for kind in hooks.KINDS if declared[kind]], seen)
         out = {kind: taken.first for kind, taken in away.items()}
         if stage == "after" and seen.get("ansible_check_mode"):
-            out = dict.fromkeys(hooks.BROUGHT_BACK_BY, first)  # shown as if it had been taken away
+            out = {kind: kind in first for kind in hooks.BROUGHT_BACK_BY}  # shown as if it had been taken away
         items = hooks.due(stage, declared, first=first, out=out, watch=watch)
+        if not any(declared[kind] for kind in hooks.PROBES):
+            looks = hooks.looks_at_databases(str(stage), host, watch)
+            items = [*looks, *items] if stage == "before" else [*items, *looks]
         if (
             stage == "emergency"
-            and first
+            and [*map(str, seen.get("ansible_play_batch") or [])][:1] in ([], [host])
             and (self._value(seen, "pgops_webhook") or self._value(seen, "pgops_webhook_file"))
         ):
-            told = {"kind": "alert", "number": hooks.WEBHOOK, "last": True, "on": "localhost"}
+            told = {"kind": "alert", "number": hooks.WEBHOOK, "last": True, "first": True, "on": "localhost"}
             items.append({**told, "label": "alert (pgops_webhook)"})
         return items
+
+    @staticmethod
+    def _first(stage: str, kinds: list[str], seen: dict[str, Any]) -> set[str]:
+        """:return: the kinds whose hooks no earlier host of the batch runs that this run changes too, declared as they are here."""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import application_hooks as hooks
+
+        host = str(seen["inventory_hostname"])
+        left = set(kinds)
+        own: dict[str, Any] = {}
+        earlier = [*takewhile(lambda name: name != host, map(str, seen.get("ansible_play_batch") or []))]
+        # The nearest is the likeliest; each look at a host's variables costs a millisecond, and a fleet has many.
+        for name in reversed(earlier):
+            if not left:
+                break
+            other = seen["hostvars"].raw_get(name)
+            run = (other.get("ansible_facts") or {}).get("__pgops_run") or {}
+            if stage in ("before", "after") and not hooks.has_work(run):
+                continue
+            # Both without the variables of the play, which no other host's are told with.
+            own = own or seen["hostvars"].raw_get(host)
+            left = {kind for kind in left if other.get(hooks.variable(kind)) != own.get(hooks.variable(kind))}
+        return left
 
     def _value(self, seen: dict[str, Any], name: str) -> Any:
         value = seen.get(name)

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 White Cross pgops contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Whether the clients of a database are as well after a batch as before it: what lets the next batch begin."""
+"""Whether the clients of a database are as well after a batch as before it: what lets the next batch begin, and what a watch tells."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import declared, integrity, ledger
@@ -38,7 +38,7 @@ OWN_SESSIONS_S = 2.0
 POLL_S = 0.1
 
 _COUNTERS = """
-SELECT xact_commit AS commits, xact_rollback AS rollbacks FROM pg_catalog.pg_stat_database
+SELECT xact_commit AS commits, xact_rollback AS rollbacks, deadlocks FROM pg_catalog.pg_stat_database
 WHERE datname = pg_catalog.current_database()
 """
 _LAG = """
@@ -86,24 +86,28 @@ class Before:
     :ivar invalid: its invalid indexes.
     :ivar standbys: those of the server by application_name, each as often as it is connected.
     :ivar clients: the sessions of others in it.
+    :ivar when: before what that was, in the words of a finding.
     """
 
     error_rate: float
     invalid: frozenset[str]
     standbys: tuple[str, ...] = ()
     clients: int = 0
+    when: str = "the batch"
+
+
+class _Counters(NamedTuple):
+    """What the server has counted in a database since its statistics were reset."""
+
+    commits: int
+    rollbacks: int
+    deadlocks: int
 
 
 def look_before(target: Target) -> Before:
     """:return: what is usual for this database. Reads statistics and catalogs, no lock on tables."""
     with _session(target) as conn:
-        commits, rollbacks = _counters(conn)
-        return Before(
-            100.0 * rollbacks / max(commits + rollbacks, 1),
-            frozenset(str(index["name"]) for index in integrity.invalid_indexes(conn)),
-            _standbys(conn),
-            _clients(conn),
-        )
+        return _before(conn)
 
 
 def look_after(
@@ -142,11 +146,58 @@ def look_after(
     return told
 
 
+def look_again(
+    target: Target,
+    seen: Mapping[str, Any] | None,
+    limits: Limits,
+    *,
+    control: Control,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, Any]:
+    """One look of a watch, which judges what was since the look before. Reads statistics and catalogs, and what the probe reads.
+
+    :param seen: the ``seen`` of the look before; None before the apply, for what is usual. Without its ``counters`` the watch begins
+        with this look. Neither finds anything.
+    :return: as :func:`look_after` for one database, and ``seen``, plain data for the next look; where nothing is judged only that.
+    :raises Interrupted: asked to stop.
+    """
+    with _session(target) as conn:
+        usual = dict(seen["before"]) if seen else _plain(_before(conn))
+        if not seen or not seen.get("counters"):
+            if seen:
+                _wait_for_own_sessions(conn, sleep)
+            return {"seen": {"before": usual, **_now(conn)}, "findings": []}
+        now = _now(conn)
+        before = Before(**{**usual, "invalid": frozenset(usual["invalid"]), "standbys": tuple(usual["standbys"])})
+        since = replace(limits, pause=round(now["at"] - seen["at"]))
+        found = _judge(target, conn, before, _Counters(*seen["counters"]), (), since, control, sleep)
+        return {**found, "seen": {"before": usual, **now}}
+
+
+def _plain(before: Before) -> dict[str, Any]:
+    told = asdict(replace(before, when="the apply"))
+    return {**told, "invalid": sorted(before.invalid), "standbys": list(before.standbys)}
+
+
+def _now(conn: Connection) -> dict[str, Any]:
+    return {"counters": list(_counters(conn)), "at": time.time()}
+
+
+def _before(conn: Connection) -> Before:
+    commits, rollbacks, _deadlocks = _counters(conn)
+    return Before(
+        100.0 * rollbacks / max(commits + rollbacks, 1),
+        frozenset(str(index["name"]) for index in integrity.invalid_indexes(conn)),
+        _standbys(conn),
+        _clients(conn),
+    )
+
+
 def _judge(
     target: Target,
     conn: Connection,
     before: Before,
-    begun: tuple[int, int],
+    begun: _Counters,
     applied: Sequence[Mapping[str, Any]],
     limits: Limits,
     control: Control,
@@ -154,23 +205,23 @@ def _judge(
 ) -> dict[str, Any]:
     findings = []
     # After a crash the server counts from zero.
-    commits, rollbacks = (now - then if now >= then else now for now, then in zip(_counters(conn), begun))
+    commits, rollbacks, deadlocks = (now - then if now >= then else now for now, then in zip(_counters(conn), begun))
     transactions = commits + rollbacks
     rate = 100.0 * rollbacks / transactions if transactions >= FEWEST_TRANSACTIONS else None
     allowed = max(limits.error_rate, min(2 * before.error_rate, before.error_rate + limits.error_rate))
     if rate is not None and rate > allowed:
         findings.append(
-            f"{rollbacks} of {transactions} transactions rolled back within {limits.pause:g} s, {rate:.1f} %, and "
-            f"{allowed:.1f} % are let pass"
+            f"{rollbacks} of {transactions} transactions rolled back within {limits.pause:g} s, {rate:.1f} %"
+            f"{f' ({deadlocks} by deadlocks)' if deadlocks else ''}, and {allowed:.1f} % are let pass"
         )
     if before.clients >= FEWEST_CLIENTS and rate is None and not _clients(conn):
-        findings.append(f"no client is connected any longer, and {before.clients} sessions were before the batch")
+        findings.append(f"no client is connected any longer, and {before.clients} sessions were before {before.when}")
     lost = _not_applied(conn, applied)
     if lost:
         findings.append(f"not applied on the server that answers by now: {', '.join(lost)}")
     new = sorted({str(index["name"]) for index in integrity.invalid_indexes(conn)} - before.invalid)
     if new:
-        findings.append(f"invalid since the batch: {', '.join(new)}")
+        findings.append(f"invalid since {before.when}: {', '.join(new)}")
     findings += _differing(target, conn, applied, control)
     probe_ms = None
     if limits.probe:
@@ -181,7 +232,7 @@ def _judge(
         if name in gone:
             gone.remove(name)
     if gone:
-        findings.append(f"no longer connected since the batch: standby {', '.join(gone)}")
+        findings.append(f"no longer connected since {before.when}: standby {', '.join(gone)}")
     lag = _lag(conn, limits, control, sleep)
     if lag is not None and lag > limits.replication_lag:
         findings.append(f"a standby is {lag:.0f} s behind, and {limits.replication_lag:g} s are let pass")
@@ -240,9 +291,9 @@ def _session(target: Target) -> closing[Connection]:
     return closing(connect(target, application_name="pgops health"))
 
 
-def _counters(conn: Connection) -> tuple[int, int]:
+def _counters(conn: Connection) -> _Counters:
     row = fetch_one(conn, _COUNTERS)
-    return (int(row["commits"]), int(row["rollbacks"])) if row else (0, 0)
+    return _Counters(*(int(row[name]) for name in _Counters._fields)) if row else _Counters(0, 0, 0)
 
 
 def _wait_for_own_sessions(conn: Connection, sleep: Callable[[float], None]) -> None:

@@ -29,6 +29,10 @@ options:
     description: Whether it is the last one of its kind.
     type: bool
     default: true
+  first:
+    description: Whether this host is the one of its batch that runs the hooks that are not for each host, and brings back what they took away.
+    type: bool
+    default: true
   at:
     description: Of a watch, the seconds after its beginning at which it looks.
     type: float

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 # In the order in which a report lists them.
@@ -39,9 +39,14 @@ EMERGENCY = ("maintenance_on", "alert")
 PROBES = ("health", "metrics")
 # The webhook of the environment, which is told by the same stage as the alert hooks.
 WEBHOOK = -1
+# A look at the databases of a host, in a watch for which nothing is declared.
+DATABASES = -2
+DATABASES_LABEL = "health (databases)"
 
 # What the message of a hook that fails promises; a report that knows better takes it out.
 COMES_BACK = ", and what it took away comes back at its end"
+# What that of one which fails to bring back says, of itself alone; the report names everything that is away.
+IS_AWAY = "it is NOT brought back. Mend it and type: "
 
 # What a hook may say; the argument specs of the role say the same. These only the controller reads.
 CONTROLLERS = frozenset({"name", "delegate_to", "each_host"})
@@ -138,6 +143,18 @@ def _is_number(value: Any, positive: bool) -> bool:
     return number > 0 or (number == 0 and not positive)
 
 
+def has_work(run: Mapping[str, Any]) -> bool:
+    """Whether a run changes a host, as the conditions in migrate.yml and rollback.yml say: one that it leaves alone runs no hooks.
+
+    :param run: what the run knows of that host
+    """
+    plan = run.get("plan")
+    if plan is not None and not any(found.get("pending") for found in plan.values()):
+        return False
+    # A swap that had been killed was completed in the place of what was asked for.
+    return not any(found.get("state") == "completed" for found in (run.get("resume") or {}).values())
+
+
 def watch_times(minutes: float, interval: float) -> list[float]:
     """:return: the seconds after its beginning at which a watch looks, the last at its end.
 
@@ -154,7 +171,7 @@ def due(
     stage: str,
     hooks: Mapping[str, Sequence[Mapping[str, Any]]],
     *,
-    first: bool,
+    first: Collection[str],
     out: Mapping[str, bool],
     watch: Iterable[float] = (),
 ) -> list[dict[str, Any]]:
@@ -162,7 +179,7 @@ def due(
 
     :param stage: ``before``, ``after``, ``back``, ``emergency``, or the kind that is asked for by hand
     :param hooks: kind -> the hooks that are declared
-    :param first: whether this is the first host of its batch, which runs the hooks that are not for each host
+    :param first: the kinds of which this is the first host of its batch; it runs the hooks that are not for each host
     :param out: what this run has to bring back here -> whether the first host took it away
     :param watch: when the probes look again, from :func:`watch_times`
     :return: what the loop of the role goes over; no item holds anything of a hook that may be secret
@@ -170,7 +187,7 @@ def due(
     kinds = {"before": BEFORE, "after": AFTER, "back": BACK, "emergency": EMERGENCY}.get(stage, (stage,))
     items = []
     for kind in kinds:
-        mine = first
+        mine = kind in first
         taken = BRINGS_BACK.get(kind)
         if taken and stage in ("after", "back") and (stage == "back" or hooks.get(taken)):
             if taken not in out:
@@ -180,8 +197,21 @@ def due(
             continue  # the emergency stage of this very run has done it
         items += _of_kind(kind, hooks, mine)
     for at in watch if stage == "after" else ():
-        items += [{**item, "at": at} for kind in PROBES for item in _of_kind(kind, hooks, first)]
+        items += [{**item, "at": at} for kind in PROBES for item in _of_kind(kind, hooks, kind in first)]
     return items
+
+
+def looks_at_databases(stage: str, host: str, watch: Sequence[float]) -> list[dict[str, Any]]:
+    """What a watch goes over where none of :data:`PROBES` is declared: a look before the apply says what is usual, those after it judge.
+
+    :param watch: when it looks again, from :func:`watch_times`
+    """
+    shared = {"kind": "health", "number": DATABASES, "last": True, "first": True, "on": host, "label": DATABASES_LABEL}
+    if not watch:
+        return []
+    if stage == "before":
+        return [shared]
+    return [{**shared, "at": at} for at in (0.0, *watch)] if stage == "after" else []
 
 
 def _of_kind(kind: str, hooks: Mapping[str, Sequence[Mapping[str, Any]]], first: bool) -> list[dict[str, Any]]:
@@ -193,6 +223,7 @@ def _of_kind(kind: str, hooks: Mapping[str, Sequence[Mapping[str, Any]]], first:
             "kind": kind,
             "number": number,
             "last": number == chosen[-1][0],
+            "first": first,
             "on": str(hook.get("delegate_to") or "localhost"),
             "label": label(kind, hook),
         }

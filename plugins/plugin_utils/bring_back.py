@@ -31,14 +31,16 @@ _ALL_TAGS = {"ANSIBLE_RUN_TAGS": "all", "ANSIBLE_SKIP_TAGS": ""}
 
 
 def left_by(run: Mapping[str, Any]) -> list[Taken]:
-    """:return: what a run has taken away and not brought back; nothing of a run that has tried and failed, and said so."""
+    """:return: what a run has taken away and not brought back, but what it has tried to and failed, and has said so."""
     if not run.get("journal") or run.get("check_mode") or not run.get("hooks"):
         return []
     journal = _journal(run)
-    hooks = [event.get("hook") or {} for event in journal.events()]
-    if any(hook.get("stage") == "back" and hook.get("done") == "no" for hook in hooks):
-        return []
-    return [taken for taken in _away(run).all() if taken.run_id == journal.run_id]
+    failed = {
+        (event.get("host"), application_hooks.BRINGS_BACK.get(str(hook.get("kind"))))
+        for event, hook in ((event, event.get("hook") or {}) for event in journal.events())
+        if hook.get("stage") == "back" and hook.get("done") == "no"
+    }
+    return [taken for taken in _still_away(run) if (taken.host, taken.kind) not in failed]
 
 
 def bring_back(
@@ -71,7 +73,8 @@ def bring_back(
             env={**os.environ, **_ALL_TAGS}, check=False, text=True,
         )  # fmt: skip
         output = done.stdout
-        left = [taken for taken in _away(run).all() if taken.run_id == run["id"]]
+        # All of it, also what the run itself has tried in vain: whoever reads this is to know of everything.
+        left = _still_away(run)
         if not left:
             say("It is back.")
             return True
@@ -138,6 +141,7 @@ def _journal(run: Mapping[str, Any]) -> Journal:
     return Journal(str(run["journal"]).rsplit("/journal/", 1)[0], str(run["environment"]), str(run["id"]))
 
 
-def _away(run: Mapping[str, Any]) -> TakenAway:
+def _still_away(run: Mapping[str, Any]) -> list[Taken]:
     journal = _journal(run)
-    return TakenAway(journal.state_directory, journal.environment)
+    there = TakenAway(journal.state_directory, journal.environment).all()
+    return [taken for taken in there if taken.run_id == journal.run_id]

@@ -255,9 +255,9 @@ def _tell_away(cause: dict[str, Any], away: Sequence[str], run: Mapping[str, Any
     if not away:
         return
     command = typed_commands.other(run, "hooks", str(run.get("limit") or run["environment"]))
-    message = cause["message"].replace(application_hooks.COMES_BACK, "").rstrip(".")
-    if command not in message:
-        message += f". NOT brought back: {', '.join(away)}. Mend it and type: {command}"
+    message = cause["message"].replace(application_hooks.COMES_BACK, "")
+    message = message.replace(f"; {application_hooks.IS_AWAY}{command}", "").rstrip(".")
+    message += f". NOT brought back: {', '.join(away)}. Mend it and type: {command}"
     cause.update(message=message, next=list(dict.fromkeys([command, *cause["next"]])))
 
 
@@ -483,6 +483,25 @@ def health_table(database: str, found: Mapping[str, Any]) -> list[str]:
     if "rows" in found:
         lines += [f"    {line}" for line in _rows_lines(found["rows"])]
     return lines
+
+
+def clients(health: Mapping[str, Any], since: str) -> str:
+    """How the clients of a database are, ``well: 14 transactions after it; standbys 0 s behind``.
+
+    :param since: since when they were watched
+    """
+    told = f"{health['transactions']} transactions {since}"
+    if health["error_rate"] is not None:
+        told += f", {health['error_rate']:.1f} % rolled back"
+    if health["probe_ms"] is not None:
+        told += f"; probe {health['probe_ms']:.1f} ms"
+    lag = health["replication_lag_s"]
+    told += (
+        "; standbys unseen (GRANT pg_read_all_stats TO the migrator)"
+        if lag is None
+        else f"; standbys {lag:.0f} s behind"
+    )
+    return f"not well: {'; '.join(health['findings'])} ({told})" if health["findings"] else f"well: {told}"
 
 
 def rows_changed(tables: Sequence[Mapping[str, Any]], shown: int | None = None) -> str:

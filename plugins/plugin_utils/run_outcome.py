@@ -98,14 +98,14 @@ def not_brought_back(found: Iterable[Mapping[str, Any]]) -> list[str]:
 
     :param found: as :func:`hooks` gives it; of several tries of one hook the last one counts
     """
-    last: dict[tuple[str, str, str], str] = {}
+    last: dict[tuple[str, str, str, Any], str] = {}
     for hook in found:
         if hook.get("stage") == "back" and hook["kind"] in application_hooks.BRINGS_BACK:
-            last[str(hook["host"]), str(hook["kind"]), str(hook["label"])] = str(hook["done"])
-    away = [(host, kind) for (host, kind, _label), done in last.items() if done != "yes"]
+            last[str(hook["host"]), str(hook["kind"]), str(hook["label"]), hook.get("number")] = str(hook["done"])
+    away = [(host, kind) for (host, kind, _label, _number), done in last.items() if done != "yes"]
     return [
         f"{application_hooks.KINDS[application_hooks.BRINGS_BACK[kind]]} for {host}"
-        for host, kind in dict.fromkeys(away)
+        for host, kind in sorted(dict.fromkeys(away), key=lambda known: known[0])
     ]
 
 

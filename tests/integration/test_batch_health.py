@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -451,3 +452,41 @@ def test_a_connection_lost_between_two_versions_keeps_what_the_others_did(
     assert (error.extra["applied"], error.extra["not_applied"]) == ([V1], [later])
     assert [item["version"] for item in error.extra["databases"][first]["applied"]] == [V1, later]
     assert [item["version"] for item in error.extra["databases"][second]["applied"]] == [V1]
+
+
+# -- a watch ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_watch_judges_what_was_since_its_last_look(server: Server, target: Target) -> None:
+    def look(seen: dict[str, Any] | None) -> dict[str, Any]:
+        found = batch_health.look_again(target, seen, LIMITS, control=Control(), sleep=lambda _s: None)
+        return json.loads(json.dumps(found))  # as a module gives it to the next one
+
+    def clients(query: str) -> None:
+        with closing(server.connect(target.database)) as conn, conn.cursor() as cursor:
+            for _ in range(batch_health.FEWEST_TRANSACTIONS):
+                with suppress(psycopg2.Error):
+                    cursor.execute(query)
+        # A session tells its counters when it ends, and is gone after that.
+        gone = f"SELECT 1 FROM pg_stat_activity WHERE datname = '{target.database}'"
+        wait_for(lambda: not server.execute(gone), seconds=20)
+
+    clients("SELECT 1")
+    usual = look(None)
+    clients("SELECT 1 / 0")
+    first = look({**usual["seen"], "counters": None})
+    assert first["seen"]["before"] == usual["seen"]["before"], "what is usual was before the apply"
+    assert (usual["findings"], first["findings"]) == ([], []), "what was meanwhile is no error of a client"
+    clients("SELECT 1 / 0")
+    second = look(first["seen"])
+    assert "transactions rolled back within 0 s" in second["findings"][0]
+    clients("SELECT 1")
+    third = look(second["seen"])
+    assert third["findings"] == [], "the errors were before the second look"
+    assert third["transactions"] >= batch_health.FEWEST_TRANSACTIONS
+    server.execute(
+        "CREATE TABLE marks (id int); CREATE INDEX marks_id ON marks (id);"
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'marks_id'::regclass",
+        database=target.database,
+    )
+    assert look(third["seen"])["findings"] == ["invalid since the apply: public.marks_id"]

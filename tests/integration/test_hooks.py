@@ -6,63 +6,39 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.taken_away import TakenAway
 from support.application import Application
+from support.hooked_site import AWAY, BACK, VERSION, away, recorded, with_hooks, without_hooks
 from support.podman import ROOT
 from support.server import Server
 from support.site import Playbook, Result
 from support.tree import TestTree
 from support.webhook import Webhook
 
-VERSION = "20260101000000"
-AWAY = ["POST /drain", "POST /maintenance/on", "POST /stop"]
 # A run that is told to end does so after the statement in hand, a second at most, and users come back after it.
 SLOW = "SELECT pg_sleep(1) /* pg_sleep(60) */;\n" * 60
-BACK = ["POST /start", "POST /maintenance/off", "POST /undrain"]
-PATHS = {
-    "divert_traffic": "/drain", "maintenance_on": "/maintenance/on", "stop": "/stop", "start": "/start",
-    "maintenance_off": "/maintenance/off", "smoke_test": "/smoke", "restore_traffic": "/undrain",
-}  # fmt: skip
 
 
 @pytest.fixture
 def application() -> Iterator[Application]:
     with Application() as made:
-        made.body = (
-            b'{"error_rate": 0.0, "p50_ms": 3, "p95_ms": 9, "p99_ms": 20, "throughput": 80, "note": "Ada Lovelace"}'
-        )
         yield made
 
 
 @pytest.fixture
 def site(playbook: Playbook, application: Application) -> Playbook:
-    """An operator's folder with one small version and every hook; no backup, which has nothing to do with them."""
-    shutil.rmtree(playbook.copy_sql() / "migrations")
-    up = "CREATE TABLE public.rooms (id integer PRIMARY KEY);\n"
-    TestTree(playbook.folder / "sql").add_sql(VERSION, "rooms", up, "DROP TABLE public.rooms;\n")
-    playbook.variables["pgops_phases"] = ["plan", "apply", "report"]
-    for kind, path in PATHS.items():
-        playbook.variables[f"hooks_{kind}"] = [{"url": application.url + path, "method": "POST"}]
-    playbook.variables["hooks_health"] = [{"name": "web", "url": f"{application.url}/health", "retries": 3}]
-    playbook.variables["hooks_metrics"] = [{"url": f"{application.url}/metrics"}]
-    return playbook
-
-
-def away(site: Playbook) -> list[str]:
-    return sorted(taken.kind for taken in TakenAway(site.state, "local").all())
-
-
-def recorded(result: Result) -> dict[str, str]:
-    assert result.json is not None
-    return {hook["kind"]: hook["done"] for hook in result.json["hooks"]}
+    return with_hooks(playbook, application)
 
 
 def report_of(result: Result, kind: str) -> str:
@@ -354,6 +330,60 @@ def test_a_watch_looks_again_and_a_failing_probe_makes_the_run_partial(
     assert "/health answered 503" in result.json["error"]["message"]
 
 
+def rolling_back(site: Playbook, over: threading.Event) -> None:
+    """A client whose transactions fail from the apply on; the server counts those that have touched a table."""
+    with closing(site.server.connect(site.database)) as conn, conn.cursor() as cursor:
+        while not over.wait(0.02):
+            cursor.execute("SELECT to_regclass('public.rooms')")
+            if cursor.fetchone() != (None,):
+                with suppress(psycopg2.Error):
+                    cursor.execute("SELECT 1 / (relpages - relpages) FROM pg_class")
+
+
+@pytest.mark.slow
+def test_a_watch_for_which_nothing_is_declared_says_so_and_watches_the_databases(
+    site: Playbook, application: Application
+) -> None:
+    for kind in ("health", "metrics"):
+        site.variables.pop(f"hooks_{kind}")
+    site.variables["hooks_watch_interval"] = 2
+    over = threading.Event()
+    client = threading.Thread(target=rolling_back, args=(site, over))
+    client.start()
+    try:
+        result = site("migrate.yml", migrate_watch=0.2)
+    finally:
+        over.set()
+        client.join()
+    assert result.rc == 2, result.output
+    assert "migrate_watch=0.2 and neither hooks_health nor hooks_metrics is declared for local-1" in unwrapped(result)
+    assert application.asked[-1] == "POST /undrain", "the users are back when the watch begins"
+    assert result.json["state"] == "partial"
+    assert re.search(
+        rf"The hook health \(databases\) on local-1 failed: {site.database}: \d+ of \d+ transactions rolled back within \d+ s",
+        result.json["error"]["message"],
+    )
+    assert f"rollback_through={VERSION}" in result.json["error"]["next"][1]
+
+
+@pytest.mark.slow
+def test_a_watch_needs_no_hook_at_all(site: Playbook) -> None:
+    result = without_hooks(site)("migrate.yml", migrate_watch=0.1, hooks_watch_interval=3)
+    assert result.rc == 0, result.output
+    assert "only the databases are watched" in unwrapped(result)
+    looks = re.findall(r"local-1: health \(databases\) on local-1: yes .*", result.stdout)
+    assert len(looks) == 4, "one before the apply, one when the watch begins, two in it"
+    assert re.search(rf"{site.database} well: \d+ transactions since the last look; standbys", looks[-1])
+    assert (result.json["state"], recorded(result)["health"]) == ("complete", "yes")
+    application_hooks = [hook for hook in result.json["hooks"] if hook["done"] != "not applicable"]
+    assert {hook["label"] for hook in application_hooks} == {"health (databases)"}
+
+
+def unwrapped(result: Result) -> str:
+    """Ansible wraps a warning at the width of the terminal."""
+    return " ".join(result.output.split())
+
+
 @pytest.mark.slow
 def test_a_hook_runs_once_for_all_hosts_unless_it_is_for_each(
     site: Playbook, application: Application, server: Server, database: str
@@ -410,9 +440,7 @@ def test_a_single_hook_can_be_run_by_hand(site: Playbook, application: Applicati
 
 @pytest.mark.slow
 def test_without_hooks_a_run_has_no_more_tasks_and_says_so(site: Playbook) -> None:
-    for name in [name for name in site.variables if name.startswith("hooks_")]:
-        site.variables.pop(name)
-    result = site("migrate.yml")
+    result = without_hooks(site)("migrate.yml")
     assert result.rc == 0, result.output
     assert "hooks: not applicable" in result.stdout
     assert set(recorded(result).values()) == {"not applicable"}
@@ -424,8 +452,7 @@ def test_without_hooks_a_run_has_no_more_tasks_and_says_so(site: Playbook) -> No
 def test_the_example_of_the_page_switches_the_platforms_setting(
     site: Playbook, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in site.variables if name.startswith("hooks_")]:
-        site.variables.pop(name)
+    without_hooks(site)
     shutil.copy(ROOT / "docs" / "examples" / "hooks.yml", site.folder / "inventories" / "group_vars" / "local")
     monkeypatch.setenv("PATH", f"{server.bindir}{os.pathsep}{os.environ['PATH']}")
     server.execute(

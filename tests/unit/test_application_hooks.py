@@ -23,7 +23,7 @@ ALL = {kind: [TRUE] for kind in hooks.KINDS}
 
 
 def kinds(stage: str, declared: dict[str, Any] = ALL, **options: Any) -> list[str]:
-    given = {"first": True, "out": {}, **options}
+    given = {"first": hooks.KINDS, "out": {}, **options}
     return [item["kind"] for item in hooks.due(stage, declared, **given)]
 
 
@@ -53,19 +53,39 @@ def test_a_hook_runs_once_for_a_batch_unless_it_is_for_each_host() -> None:
         "divert_traffic": [TRUE, {**TRUE, "each_host": True}],
         "restore_traffic": [TRUE, {**TRUE, "each_host": True}],
     }
-    assert [item["number"] for item in hooks.due("before", declared, first=True, out={})] == [0, 1]
-    (other,) = hooks.due("before", declared, first=False, out={})
+    assert [item["number"] for item in hooks.due("before", declared, first=hooks.KINDS, out={})] == [0, 1]
+    (other,) = hooks.due("before", declared, first=(), out={})
     assert (other["number"], other["last"]) == (1, True)
     # Whichever host is the first by then: it brings back what it has taken away.
-    assert len(hooks.due("back", declared, first=False, out={"divert_traffic": True})) == 2
-    assert len(hooks.due("back", declared, first=True, out={"divert_traffic": False})) == 1
+    assert len(hooks.due("back", declared, first=(), out={"divert_traffic": True})) == 2
+    assert len(hooks.due("back", declared, first=hooks.KINDS, out={"divert_traffic": False})) == 1
+
+
+def test_what_the_first_host_is_to_bring_back_for_all_is_said_of_each_hook() -> None:
+    declared = {"divert_traffic": [TRUE], "stop": [{**TRUE, "each_host": True}]}
+    found = hooks.due("before", declared, first={"divert_traffic"}, out={})
+    assert [(item["kind"], item["first"]) for item in found] == [("divert_traffic", True), ("stop", False)]
+
+
+@pytest.mark.parametrize(
+    ("run", "has_work"),
+    [
+        ({}, True),
+        ({"plan": {"a": {"pending": []}, "b": {"pending": [{"version": "1"}]}}}, True),
+        ({"plan": {"a": {"pending": []}}}, False),
+        ({"resume": {"a": {"state": "nothing"}}}, True),
+        ({"resume": {"a": {"state": "nothing"}, "b": {"state": "completed"}}}, False),
+    ],
+)
+def test_a_host_that_the_run_leaves_alone_runs_no_hooks(run: dict[str, Any], has_work: bool) -> None:
+    assert hooks.has_work(run) is has_work
 
 
 def test_a_watch_looks_at_the_probes_until_its_end() -> None:
     assert hooks.watch_times(1, 15) == [15, 30, 45, 60]
     assert hooks.watch_times(0.01, 15) == [0.6]
     assert hooks.watch_times(0, 15) == []
-    found = hooks.due("after", ALL, first=True, out={}, watch=[5.0, 10.0])
+    found = hooks.due("after", ALL, first=hooks.KINDS, out={}, watch=[5.0, 10.0])
     assert [(item["kind"], item["at"]) for item in found if "at" in item] == [
         ("health", 5.0), ("metrics", 5.0), ("health", 10.0), ("metrics", 10.0),
     ]  # fmt: skip
@@ -213,6 +233,20 @@ def test_the_tags_of_the_environment_do_not_keep_users_out(tmp_path: Path, monke
     )
     (play,) = yaml.safe_load((ROOT / "playbooks" / "hooks.yml").read_text(encoding="utf-8"))
     assert all("always" in task["tags"] for task in [*play["tasks"][0]["block"], *play["tasks"][0]["always"]])
+
+
+def test_what_was_tried_is_not_tried_again_and_keeps_nothing_else_away(tmp_path: Path) -> None:
+    run_id = begun(tmp_path, os.getpid())
+    journal, taken = Journal(tmp_path, "local", run_id), TakenAway(tmp_path, "local")
+    for host in ("db1", "db2"):
+        for kind in ("divert_traffic", "stop"):
+            taken.note(host, kind, run_id, first=True)
+    tried = {"stage": "back", "kind": "restore_traffic", "label": "restore traffic", "on": "localhost", "done": "no"}
+    journal.append({"event": "phase_failed", "phase": "hooks", "host": "db2", "hook": tried})
+    run = {"id": run_id, "journal": str(journal.path), "environment": "local", "hooks": ["divert_traffic", "stop"]}
+    assert [(left.host, left.kind) for left in bring_back.left_by(run)] == [
+        ("db1", "divert_traffic"), ("db1", "stop"), ("db2", "stop"),
+    ]  # fmt: skip
 
 
 SECOND_CTRL_C = """

@@ -162,8 +162,18 @@ def test_what_was_not_brought_back_is_the_last_word_and_the_first_command() -> N
     mended = reporting.build([*events(), *tried, *hook("back", "start", "yes", by_run="x")], run=RUN, error=cause)
     assert mended["error"]["message"] == promised
     assert mended["next"] == cause["next"]
-    itself = {"message": "NOT brought back. Mend it and type: ansible-playbook hooks.yml -l staging", "next": []}
-    assert reporting.build([*events(), *tried], run=RUN, error=itself)["error"]["message"] == itself["message"]
+    itself = {"message": f"No answer; {application_hooks.IS_AWAY}ansible-playbook hooks.yml -l staging", "next": []}
+    tried += hook("back", "restore_traffic", "no", host="db0")
+    assert reporting.build([*events(), *tried], run=RUN, error=itself)["error"]["message"] == (
+        "No answer. NOT brought back: divert traffic for db0, stop for db1. Mend it and type: "
+        "ansible-playbook hooks.yml -l staging"
+    ), "it names itself only, and another one is away too"
+
+
+def test_of_two_hooks_without_names_the_one_that_failed_is_not_hidden_by_the_other() -> None:
+    tried = [*hook("back", "start", "no", number=0), *hook("back", "start", "yes", number=1)]
+    error = reporting.build([*events(), *tried], run=RUN, error={"message": "No answer", "next": []})["error"]
+    assert "NOT brought back: stop for db1" in error["message"]
 
 
 def test_an_interrupted_run_says_so() -> None:
