@@ -32,7 +32,12 @@ def window(begins_in: timedelta) -> dict[str, str]:
     return {"opens": f"{datetime.now(UTC) + begins_in:%Y-%m-%d %H:%M} UTC", "lasts": "2h"}
 
 
-OPEN, SHUT = window(-timedelta(hours=1)), window(timedelta(hours=3))
+def is_open() -> dict[str, str]:
+    return window(-timedelta(hours=1))
+
+
+def is_shut() -> dict[str, str]:
+    return window(timedelta(hours=3))
 
 
 def refused(site: Playbook, result: Result, why: str) -> list[str]:
@@ -51,15 +56,15 @@ def refused(site: Playbook, result: Result, why: str) -> list[str]:
 
 def test_what_needs_a_window_waits_for_it(site: Playbook) -> None:
     add(site, risk="high")
-    closed = site("migrate.yml", migrate_windows=[SHUT])
+    closed = site("migrate.yml", migrate_windows=[is_shut()])
     commands = refused(site, closed, f"{V1}_rooms needs a window, and it is ")
     assert (
         f"the next one opens at {datetime.now(UTC) + timedelta(hours=3):%a %Y-%m-%d}" in closed.json["error"]["message"]
     )
     assert commands[0].startswith("ansible-playbook migrate.yml -l local")
-    shown = site("migrate.yml", "--check", migrate_windows=[SHUT])
+    shown = site("migrate.yml", "--check", migrate_windows=[is_shut()])
     assert shown.rc == 0 and f"no window: {V1}_rooms needs a window" in shown.stdout
-    applied = site("migrate.yml", migrate_windows=[SHUT, OPEN])
+    applied = site("migrate.yml", migrate_windows=[is_shut(), is_open()])
     assert applied.rc == 0, applied.output
 
 
@@ -68,19 +73,19 @@ def test_a_low_risk_needs_none_and_an_exception_has_a_name_and_a_reason(site: Pl
     waiver = {"check": "window", "version": V1, "reason": "the outage needs it now"}
     for wrong in ({"migrate_windows": [{"opens": "whenever", "lasts": "2h"}]}, {"migrate_without_window": ["SMALL"]}):
         assert site("migrate.yml", **wrong).rc != 0
-    let = site("migrate.yml", migrate_windows=[SHUT], migrate_waive=[waiver])
+    let = site("migrate.yml", migrate_windows=[is_shut()], migrate_waive=[waiver])
     assert let.rc == 0, let.output
     assert let.json["hosts"]["local-1"][site.database]["plan"]["waived"] == [waiver]
     assert site("rollback.yml", rollback_confirm=site.database).rc == 0, "a way back waits for no window"
     add(site, risk="low")
-    assert site("migrate.yml", migrate_windows=[SHUT]).rc == 0
+    assert site("migrate.yml", migrate_windows=[is_shut()]).rc == 0
 
 
 def test_what_is_expected_to_take_longer_than_the_window_is_open_waits(site: Playbook) -> None:
     add(site, risk="high", expected_seconds=7200)
     refused(
         site,
-        site("migrate.yml", migrate_windows=[OPEN]),
+        site("migrate.yml", migrate_windows=[is_open()]),
         "is expected to end after 7200 s, and the window closes in 3",
     )
 
