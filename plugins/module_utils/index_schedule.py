@@ -137,7 +137,9 @@ class Memory:
         """
         # How many of them a build really uses depends on the table's size, and on the memory for each: the server sees to both.
         # The second scan of a build has no parallel workers, and leaves its processors to the other.
-        workers = min(self._a_build, self._together // at_once, WORKERS_BUSY if busy else self._a_build)
+        # Builds side by side share those of one, rounded up.
+        share_of_one = -(-self._a_build // at_once)
+        workers = min(share_of_one, self._together // at_once, WORKERS_BUSY if busy else share_of_one)
         with self._lock:
             self._given.pop(id(conn), None)
             share = min(self.budget_kb // at_once, self.budget_kb - sum(self._given.values()))
