@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
-# Two tables side by side take 0.8 of one after the other on two processors (benchmarks/indexes.py); each build has parallel workers of
+# Two tables side by side take 0.85 of one after the other on two processors (benchmarks/indexes.py); each build has parallel workers of
 # its own.
 WORKERS = 2
 # While clients work: two builds on two processors leave them none, and their slowest transaction took 19 ms instead of 11
