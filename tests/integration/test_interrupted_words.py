@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -57,6 +58,33 @@ def test_a_line_is_shown_whole_and_then_the_signal_is_obeyed(
     assert worker.exitcode == 7
     assert queue.lock.acquire(timeout=1), "the lock went with the worker"
     assert queue.written.value == 1
+
+
+def test_a_worker_whose_action_has_ended_hands_its_result_over() -> None:
+    """What it does with a signal before, meanwhile, afterwards, and when the next item of a loop begins."""
+    seen = FORK.SimpleQueue()
+
+    def work() -> None:
+        task, connection = SimpleNamespace(async_val=0), SimpleNamespace(_shell=SimpleNamespace(tmpdir=None))
+
+        def action() -> unbroken.UnbrokenAction:
+            return type("Action", (unbroken.UnbrokenAction,), {"run": None})(task, connection, None, None, None, None)
+
+        signal.signal(signal.SIGTERM, lambda *_: seen.put("obeyed"))
+        first = action()
+        os.kill(os.getpid(), signal.SIGTERM)
+        first.cleanup()
+        os.kill(os.getpid(), signal.SIGTERM)
+        seen.put("handed over")
+        action()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    worker = FORK.Process(target=work)
+    worker.start()
+    worker.join(20)
+    assert worker.exitcode == 0
+    assert [seen.get() for _ in range(3)] == ["obeyed", "handed over", "obeyed"]
+    assert seen.empty()
 
 
 @pytest.mark.parametrize(
