@@ -71,8 +71,14 @@ def test_what_needs_a_window_waits_for_it(site: Playbook) -> None:
 def test_a_low_risk_needs_none_and_an_exception_has_a_name_and_a_reason(site: Playbook) -> None:
     add(site, risk="medium")
     waiver = {"check": "window", "version": V1, "reason": "the outage needs it now"}
-    for wrong in ({"migrate_windows": [{"opens": "whenever", "lasts": "2h"}]}, {"migrate_without_window": ["SMALL"]}):
-        assert site("migrate.yml", **wrong).rc != 0
+    for wrong, why in (
+        (
+            {"migrate_windows": [{"opens": "whenever", "lasts": "2h"}]},
+            "window 1 of migrate_windows opens at 'whenever'",
+        ),
+        ({"migrate_without_window": ["SMALL"]}, "migrate_without_window is ['SMALL'], and takes a list of LOW"),
+    ):
+        refused(site, site("migrate.yml", **wrong), why)
     let = site("migrate.yml", migrate_windows=[is_shut()], migrate_waive=[waiver])
     assert let.rc == 0, let.output
     assert let.json["hosts"]["local-1"][site.database]["plan"]["waived"] == [waiver]
