@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import existing, ledger
-from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import NAME, folded
+from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import NAME, folded, name_parts
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import (
     kept_objects,
     needs_down,
@@ -210,8 +210,8 @@ def _of_text(version: str, text: str) -> Iterator[Drop]:
 
 
 def _split(name: str) -> tuple[str, str]:
-    parts = [folded(part) for part in re.findall(NAME, name)]
-    return (parts[0], parts[1]) if len(parts) == 2 else ("public", parts[0])
+    found = name_parts(name)
+    return (found[0], found[1]) if len(found) == 2 else ("public", found[0])
 
 
 def _is_dynamic(text: str) -> bool:

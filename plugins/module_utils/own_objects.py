@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import existing
-from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import NAME, folded
+from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import NAME, name_parts
 
 _QUALIFIED = rf"{NAME}(?:\s*\.\s*{NAME}){{1,2}}"
 _BEFORE = r"^(?:\s|--[^\n]*\n|/\*.*?\*/)*"
@@ -46,7 +46,7 @@ def only(
             return None
         of_column = (match.groupdict().get("kind") or "").upper() == "COLUMN"
         for found in re.finditer(_QUALIFIED, match["names"]):
-            name = tuple(folded(part) for part in re.findall(NAME, found.group()))
+            name = tuple(name_parts(found.group()))
             if len(name) != (3 if of_column else 2) or not (name[:2] in whole or name in columns):
                 return None
     return made

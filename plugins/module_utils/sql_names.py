@@ -8,6 +8,8 @@ The form: https://www.postgresql.org/docs/18/sql-syntax-lexical.html#SQL-SYNTAX-
 
 from __future__ import annotations
 
+import re
+
 # A regular expression without groups, for one part of a name.
 NAME = r'(?:"(?:[^"]|"")+"|[A-Za-z_\u0080-\uffff][\w$]*)'
 
@@ -15,3 +17,8 @@ NAME = r'(?:"(?:[^"]|"")+"|[A-Za-z_\u0080-\uffff][\w$]*)'
 def folded(name: str) -> str:
     """:return: one part of a name as the catalog has it: without quotes, and in small letters where it had none."""
     return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
+
+
+def name_parts(name: str) -> list[str]:
+    """:return: the parts of a qualified name, each as the catalog has it."""
+    return [folded(part) for part in re.findall(NAME, name)]
