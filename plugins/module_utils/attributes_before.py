@@ -26,6 +26,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.attributes import
     Name,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
+from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import without_literals
 
 # The key of a step's progress that holds them.
 PROGRESS = "attributes_before"
@@ -35,7 +36,8 @@ BEGINNING = "attributes_at_beginning"
 # What else than one of these words leaves them alone: what is created has them from its beginning, and DROP COLUMN takes
 # along only what nobody brings back. A function may do anything.
 _CHANGES = re.compile(
-    r"\b(GRANT|REVOKE|COMMENT|REPLACE|DO|DROP|FUNCTION|PROCEDURE|ROUTINE|SELECT|CALL|PRIVILEGES|RENAME|OWNER|REASSIGN)\b",
+    r"\b(GRANT|REVOKE|COMMENT|REPLACE|DO(?!\s+(?:NOTHING|UPDATE)\b)|DROP|FUNCTION|PROCEDURE|ROUTINE|"
+    r"SELECT|CALL|PRIVILEGES|RENAME|OWNER|REASSIGN)\b",
     re.IGNORECASE,
 )
 Record = Mapping[str, Any]
@@ -230,7 +232,7 @@ def _may_change(statement: Mapping[str, Any]) -> bool:
     made = statement.get("creates")
     if made and not made.get("replace") and not statement.get("destroys"):
         return bool(made["kind"] == "function")
-    return bool(_CHANGES.search(str(statement["sql"])))
+    return bool(_CHANGES.search(without_literals(str(statement["sql"]))))
 
 
 def _listed(grants: Iterable[Grant]) -> list[list[Any]]:

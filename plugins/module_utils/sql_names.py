@@ -12,6 +12,12 @@ import re
 
 # A regular expression without groups, for one part of a name.
 NAME = r'(?:"(?:[^"]|"")+"|[A-Za-z_\u0080-\uffff][\w$]*)'
+# The body of a function or of a DO block is kept: what it says is said to the server.
+_SILENT = re.compile(
+    r"--[^\n]*|/\*.*?\*/|\b[eE]'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\""
+    r"|(?P<kept>\$(?P<tag>\w*)\$.*?\$(?P=tag)\$)",
+    re.DOTALL,
+)
 
 
 def folded(name: str) -> str:
@@ -22,3 +28,8 @@ def folded(name: str) -> str:
 def name_parts(name: str) -> list[str]:
     """:return: the parts of a qualified name, each as the catalog has it."""
     return [folded(part) for part in re.findall(NAME, name)]
+
+
+def without_literals(statement: str) -> str:
+    """:return: a statement without its comments, its strings between quotes and its quoted names: where key words can stand."""
+    return _SILENT.sub(lambda found: found["kept"] or " ", statement)
