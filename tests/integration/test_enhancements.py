@@ -108,6 +108,19 @@ TABLES = (
 )
 
 
+class EndsAt(Told):
+    """Asks the run to end when it begins a step."""
+
+    def __init__(self, step: int, control: Any) -> None:
+        super().__init__()
+        self.step, self.control = step, control
+
+    def emit(self, text: str, **fields: Any) -> None:
+        super().emit(text, **fields)
+        if fields.get("step") == self.step:
+            self.control.request("the test ends it")
+
+
 @pytest.fixture(scope="module")
 def tree() -> migration_tree.Tree:
     return migration_tree.read_tree(SQL)
@@ -679,14 +692,63 @@ def test_a_rewrite_that_takes_long_is_told_before_it_begins(target: Any, db: Any
         PEOPLE + 'INSERT INTO chronic_conditions ("studentId", "conditionName", "diagnosedDate") '
         "SELECT (SELECT id FROM students LIMIT 1), 'asthma', now() FROM generate_series(1, 100000)",
     )
+    up_to(target, chain, HEALTH)
     told = Told()
-    up_to(target, chain, HEALTH, progress=told)
+    migrate.revert(target, Reverts(), way(progress=told))
     assert told.said("nobody reads or writes chronic_conditions while its 100020 row(s) are rewritten, about 0.5 s")
-    told = Told()
-    migrate.revert(target, Reverts(), way())
     do(db, "DELETE FROM chronic_conditions WHERE \"conditionName\" = 'asthma'")
-    up_to(target, chain, HEALTH, progress=told)
+    up_to(target, chain, HEALTH)
+    told = Told()
+    migrate.revert(target, Reverts(), way(progress=told))
     assert not told.said("nobody reads or writes chronic_conditions")
+
+
+@pytest.mark.begins(at=lambda server: ready(server, HEALTH))
+def test_what_hangs_on_the_status_as_a_text_hangs_on_the_enum(
+    server: Any, target: Any, db: Any, chain: list[dict[str, Any]]
+) -> None:
+    do(db, "GRANT SELECT (status), UPDATE (status) ON chronic_conditions TO PUBLIC")
+    do(db, "COMMENT ON COLUMN chronic_conditions.status IS 'PHI: ask the nurse''s office'")
+    hangs = (
+        "SELECT a.attnotnull, a.attacl::text, col_description(a.attrelid, a.attnum), (SELECT k.conname FROM pg_constraint AS k "
+        "WHERE k.conrelid = a.attrelid AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum]), "
+        "pg_get_indexdef('chronic_conditions_status_idx'::regclass, 1, true), (SELECT string_agg(attname, ',') FROM pg_attribute "
+        "WHERE attrelid = 'chronic_conditions_status_idx'::regclass) FROM pg_attribute AS a "
+        "WHERE a.attrelid = 'chronic_conditions'::regclass AND a.attname = 'status'"
+    )
+    then = row(db, hangs)
+    up_to(target, chain, HEALTH)
+    assert row(db, hangs) == then
+    assert columns(db, "chronic_conditions").get("statusLabel") is None
+    assert (
+        column(db, "SELECT tgname FROM pg_trigger WHERE tgrelid = 'chronic_conditions'::regclass AND NOT tgisinternal")
+        == []
+    )
+    assert column(db, "SELECT proname FROM pg_proc WHERE proname = 'chronic_conditions_status_label'") == []
+    migrate.revert(target, Reverts(), way())
+    assert row(db, hangs) == then
+
+
+@pytest.mark.begins(at=lambda server: ready(server, HEALTH))
+def test_what_is_written_between_two_steps_counts(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
+    stopped = way()
+    stopped.progress = EndsAt(8, stopped.control)
+    with pytest.raises(PgopsError, match="Step 9 of 15"):
+        migrate.apply(target, chain, Selection(target=HEALTH), stopped)
+    do(db, "UPDATE chronic_conditions SET status = ' managed' WHERE status = 'INACTIVE'")
+    do(db, "UPDATE chronic_conditions SET status = 'ACTIVE' WHERE status = 'inactive'")
+    up_to(target, chain, HEALTH)
+    with db.cursor() as cursor:
+        cursor.execute(
+            'SELECT status::text, "legacyStatus", count(*) FROM chronic_conditions GROUP BY 1, 2 ORDER BY 1, 2'
+        )
+        assert cursor.fetchall() == [
+            ("ACTIVE", None, 8),
+            ("MANAGED", " managed", 3),
+            ("MANAGED", None, 3),
+            ("MONITORING", None, 3),
+            ("RESOLVED", " Resolved ", 3),
+        ]
 
 
 @WITH_HEALTH

@@ -106,6 +106,12 @@ def up(db: Any, migration: dict[str, Any]) -> None:
                 cursor.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(item["schema"], item["table"])))
 
 
+def is_there(cursor: Any, index: dict[str, Any]) -> bool:
+    """Whether it still has the name that it was built under: a later step may have given it another."""
+    cursor.execute("SELECT to_regclass(format('%%I.%%I', %s, %s)) IS NOT NULL", (index["schema"], index["name"]))
+    return cursor.fetchone() == (True,)
+
+
 def down(db: Any, migration: dict[str, Any]) -> None:
     kept = THERE_BEFORE.get((db.info.dbname, migration["version"]), [])
     asked = sql.SQL("SET LOCAL {} = {}").format(sql.SQL(sql_step.THERE_BEFORE), sql.Literal(json.dumps(kept)))
@@ -123,7 +129,7 @@ def down(db: Any, migration: dict[str, Any]) -> None:
             for index in reversed(step.get("indexes", [])):
                 if index.get("replaces"):
                     swap(db, index["replaces"])
-                elif f"index {index['name']}" not in kept:
+                elif f"index {index['name']}" not in kept and is_there(cursor, index):
                     cursor.execute(statements.drop_index(index["schema"], index["name"]))
             if step["kind"] == "backfill" and step.get("down"):
                 whole_table(db, step, step["down"])
