@@ -19,6 +19,7 @@ class ActionModule(KeptBackupsAction):
 
     PHASE = "backup_expire"
     MODULE = "backup_expire"
+    REMEMBERED = False
     LIVE = True
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class ActionModule(KeptBackupsAction):
 
     PHASE = "backup_list"
     MODULE = "backup_list"
+    REMEMBERED = False
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the task's arguments, and the environment of the run."""

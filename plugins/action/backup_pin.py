@@ -16,6 +16,7 @@ class ActionModule(KeptBackupsAction):
 
     PHASE = "backup_pin"
     MODULE = "backup_pin"
+    REMEMBERED = False
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: which backup, whether it is pinned or released, and who asks.

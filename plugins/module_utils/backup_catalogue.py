@@ -29,7 +29,7 @@ FOREIGN = "foreign"
 
 DELETIONS = "deletions.jsonl"
 # What the collection itself keeps beside the backups.
-_OWN_FILES = frozenset({backup_store.LOCK, DELETIONS, "restores.jsonl"})
+_OWN_FILES = frozenset({backup_store.LOCK, backup_pins.LOCK, DELETIONS, "restores.jsonl"})
 # A proof that says no level compared everything that was restored.
 _LEVEL_WITHOUT_A_WORD = 4
 _PURPOSES_OF_A_CHANGE = ("before_", "emergency")
@@ -217,13 +217,15 @@ def decide(
     *,
     environment: str = "",
     needed: Mapping[str, str] | None = None,
+    ledger_read: bool = False,
 ) -> list[Decision]:
     """Say of each entry what keeps it. Deletes nothing.
 
     :param now: UTC.
     :param environment: the backups of another one are not this run's to delete; every one is where it is empty.
-    :param needed: id -> why, of what a rollback needs as the server tells it; None where it was not asked. Then the newest backup
-        from before a change is kept in their place.
+    :param needed: id -> why, of what a rollback needs as the server tells it.
+    :param ledger_read: the ledger has told what a rollback would go back to; where it has not, the newest backup from before a
+        change is kept in its place.
     :return: in the order of the entries.
     """
     own = {
@@ -234,8 +236,7 @@ def decide(
     }
     candidates = [entry.candidate() for entry in found if entry.id in own]
     rules = retention.kept(candidates, policy, now)
-    if needed is None:
-        needed = _newest_of_a_change(candidates)
+    needed = {**({} if ledger_read else _newest_of_a_change(candidates)), **(needed or {})}
     decisions = []
     for entry in found:
         pins = [_told_pin(pin) for pin in entry.pins]

@@ -70,8 +70,11 @@ def refuse_locked(folder: str, database: str) -> None:
     except FileNotFoundError:
         return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        # What is open for reading only cannot be locked otherwise on NFS.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as exc:
+        if exc.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
         holder = os.pread(descriptor, 500, 0).decode("utf-8", "replace").strip() or "another process"
         raise PgopsError(
             f"The backups of {database} in {folder} are locked by {holder}; nothing was done.",
@@ -107,10 +110,32 @@ class Deletions:
         :return: the line of the record.
         :raises PgopsError: it is pinned now, is no folder of ours, holds a link or another file system, or cannot be removed.
         """
-        with backup_pins.held(entry.path) as held, self._opened() as folder:
+        with _opened(self.folder) as folder, _opened(entry.path) as inside:
+            line = self._say_that_it_goes(entry, why, folder, inside)
+            for name in os.listdir(inside):
+                if name != backup_store.MANIFEST:
+                    _remove(name, inside)
+            self.after("emptied")
+            self.note({**line, "event": DELETED})
+            self.after("written")
+            for name in os.listdir(inside):
+                _remove(name, inside)
+            os.rmdir(_id(entry) + backup_store.PARTIAL, dir_fd=folder)
+            os.fsync(folder)
+            self.after("gone")
+        return line
+
+    def _say_that_it_goes(self, entry: Entry, why: str, folder: int, inside: int) -> dict[str, Any]:
+        """Look once more, write the line, and take its name; from here on no pin finds it.
+
+        :param folder: descriptor of the database's folder. :param inside: of the backup's.
+        """
+        with backup_pins.held(self.folder):
+            if not _is_still(entry.path, inside):
+                raise PgopsError(f"{entry.path} is not the folder any more that was looked at.", database=self.database)
             if entry.state != HALF_WRITTEN:
                 _refuse_pinned(entry)
-            self._refuse_strange(entry, held)
+            self._refuse_strange(entry, inside)
             before = self._of_before(entry)
             line = {**self._line(entry), "why": why} if before is None else before
             try:
@@ -119,23 +144,10 @@ class Deletions:
                 if exc.errno not in _FULL:
                     raise
             self.after("noted")
-            name = entry.id
-            if not name.endswith(backup_store.PARTIAL):
-                name += backup_store.PARTIAL
-                os.rename(entry.id, name, src_dir_fd=folder, dst_dir_fd=folder)
+            if entry.state != HALF_WRITTEN:
+                os.rename(entry.id, entry.id + backup_store.PARTIAL, src_dir_fd=folder, dst_dir_fd=folder)
                 os.fsync(folder)
             self.after("renamed")
-            for inside in os.listdir(held):
-                if inside != backup_store.MANIFEST:
-                    _remove(inside, held)
-            self.after("emptied")
-            self.note({**line, "event": DELETED})
-            self.after("written")
-            for inside in os.listdir(held):
-                _remove(inside, held)
-            os.rmdir(name, dir_fd=folder)
-            os.fsync(folder)
-            self.after("gone")
         return line
 
     def _of_before(self, entry: Entry) -> dict[str, Any] | None:
@@ -159,14 +171,6 @@ class Deletions:
             "level": entry.level,
             **self.shared,
         }
-
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[int]:
-        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
 
     def _refuse_strange(self, entry: Entry, held: int) -> None:
         status = os.fstat(held)
@@ -242,6 +246,24 @@ def _refuse_pinned(entry: Entry) -> None:
         )
 
 
+@contextlib.contextmanager
+def _opened(path: str, within: int | None = None) -> Iterator[int]:
+    """:return: the descriptor of a folder, which is no link.
+
+    :param within: descriptor of the folder that a relative path begins in.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _is_still(path: str, descriptor: int) -> bool:
+    there, opened = os.lstat(path), os.fstat(descriptor)
+    return (there.st_dev, there.st_ino) == (opened.st_dev, opened.st_ino)
+
+
 def _strange(folder: int, device: int) -> str:
     """:return: the first thing below an open folder that is neither file nor folder of its file system; empty where none is."""
     for name in os.listdir(folder):
@@ -249,7 +271,7 @@ def _strange(folder: int, device: int) -> str:
         if stat.S_ISDIR(status.st_mode):
             if status.st_dev != device:
                 return f"{name}, where another file system is mounted"
-            with _below(name, folder) as below:
+            with _opened(name, folder) as below:
                 found = _strange(below, device)
             if found:
                 return found
@@ -263,16 +285,7 @@ def _remove(name: str, folder: int) -> None:
     if not stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode):
         os.unlink(name, dir_fd=folder)
         return
-    with _below(name, folder) as below:
+    with _opened(name, folder) as below:
         for inside in os.listdir(below):
             _remove(inside, below)
     os.rmdir(name, dir_fd=folder)
-
-
-@contextlib.contextmanager
-def _below(name: str, folder: int) -> Iterator[int]:
-    descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

@@ -89,40 +89,50 @@ def expire(
             after,
         )
         try:
-            result["expired"] = _delete(deletions, decisions, result, progress or Progress(), control or Control())
+            _delete(deletions, decisions, result, progress or Progress(), control or Control())
+        except PgopsError as error:
+            # What went before it is gone, and has to be told.
+            error.extra["databases"] = {target.database: result}
+            raise
         finally:
             result.update(_audit(target, deletions, asked.run_id))
     return result
 
 
-def _needed(target: Target, directory: str, asked: Asked) -> tuple[dict[str, str] | None, str]:
-    """:return: id -> why; None where the server was not asked, and then why not."""
-    try:
-        return needed_backups.needed(
-            target, directory, application_name=f"{locks.application_name(asked.run_id)} expire"
-        ), ""
-    except PgopsError as error:
-        if asked.offline:
-            return None, error.message
-        raise PgopsError(
-            f"What a rollback of {target.database} needs cannot be asked, so nothing was deleted: {error.message}",
-            sqlstate=error.sqlstate,
-            database=target.database,
-            hint="Mend that; or delete without asking with -e backup_expire_offline=true, which keeps the newest backup from "
-            "before a change.",
-        ) from None
-
-
 def _decide(target: Target, directory: str, asked: Asked, now: datetime) -> tuple[list[Decision], str]:
-    """:return: of each entry what keeps it; and why the server was not asked, empty where it was."""
-    needed, why_not = _needed(target, directory, asked)
+    """:return: of each entry what keeps it; and what could not be asked, empty where all was."""
+    name = f"{locks.application_name(asked.run_id)} expire"
+    needed: dict[str, str] = {}
+    why_not = _ask(asked, target.database, needed, lambda: needed_backups.restored_now(target, application_name=name))
+    unread = _ask(
+        asked, target.database, needed, lambda: needed_backups.gone_back_to(target, directory, application_name=name)
+    )
     found = backup_catalogue.entries(directory, target.database)
-    decisions = backup_catalogue.decide(found, asked.policy, now, environment=asked.environment, needed=needed)
+    decisions = backup_catalogue.decide(
+        found, asked.policy, now, environment=asked.environment, needed=needed, ledger_read=not unread
+    )
     for decision in decisions:
         if decision.expires:
             backup_deletion.refuse_other_owner(decision.entry.path, decision.entry.owner, target.database)
     # The oldest first: should it be cut off, what is left is what a later one would leave.
-    return sorted(decisions, key=lambda decision: decision.entry.id), why_not
+    return sorted(decisions, key=lambda decision: decision.entry.id), why_not or unread
+
+
+def _ask(asked: Asked, database: str, needed: dict[str, str], question: Callable[[], dict[str, str]]) -> str:
+    """Add what a rollback needs. :return: why that could not be asked, where it is to be done without; empty where it was."""
+    try:
+        needed.update(question())
+    except PgopsError as error:
+        if asked.offline:
+            return error.message
+        raise PgopsError(
+            f"What a rollback of {database} needs cannot be asked, so nothing was deleted: {error.message}",
+            sqlstate=error.sqlstate,
+            database=database,
+            hint="Mend that; or delete without asking with -e backup_expire_offline=true, which keeps the newest backup from "
+            "before a change.",
+        ) from None
+    return ""
 
 
 def _why(decision: Decision) -> str:
@@ -156,34 +166,31 @@ def _result(folder: str, decisions: Sequence[Decision], why_not: str) -> dict[st
 
 def _delete(
     deletions: Deletions, decisions: Sequence[Decision], result: dict[str, Any], progress: Progress, control: Control
-) -> list[dict[str, Any]]:
-    """:return: what was deleted; what was is not to go after all goes to ``result["left"]``."""
+) -> None:
+    """Leave in ``result["expired"]`` what was deleted; what is not to go after all comes to ``result["left"]``."""
     going = {entry["id"]: entry for entry in result["expired"]}
-    done: list[dict[str, Any]] = []
+    result["expired"] = []
     for number, decision in enumerate((one for one in decisions if one.expires), 1):
         entry = decision.entry
+        control.check()
         progress.emit("deleting backups", database=deletions.database, done=number, total=len(going), unit="backups")
         try:
-            control.check()
             deletions.delete(entry, _why(decision))
         except (OSError, PgopsError) as error:
             if isinstance(error, PgopsError) and (error.extra.get("left") or error.extra.get("locked")):
                 result["left"].append({"id": entry.id, "told": error.message.rstrip(".")})
                 continue
-            result["expired"] = done
-            raise _broken_off(error, deletions, entry.path, result) from None
-        done.append(going[entry.id])
-    return done
+            raise _broken_off(error, deletions.database, entry.path, len(result["expired"])) from None
+        result["expired"].append(going[entry.id])
 
 
-def _broken_off(error: OSError | PgopsError, deletions: Deletions, path: str, result: dict[str, Any]) -> PgopsError:
+def _broken_off(error: OSError | PgopsError, database: str, path: str, done: int) -> PgopsError:
     told = error.message.rstrip(".") if isinstance(error, PgopsError) else f"{error.strerror or error}"
-    done = len(result["expired"])
     return PgopsError(
         f"The backup {path} could not be deleted: {told}; {done} were deleted before it, and the rest are as they were.",
-        database=deletions.database,
+        database=database,
         hint="Mend that, then run the same command again.",
-        extra={"databases": {deletions.database: result}},
+        extra={"errno": error.errno} if isinstance(error, OSError) else {},
     )
 
 

@@ -3,8 +3,8 @@
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
 """Pins: a person's word, by name and with a reason, that a backup stays whatever the policy says.
 
-They lie in the backup's own folder in ``pins.json``, with those that were released. A lock on the folder keeps a pin and the
-deletion of the same backup apart; the lock of all backups would let no hold be placed while one is made.
+They lie in the backup's own folder in ``pins.json``, with those that were released. A lock of its own keeps a pin and the deletion
+of the same backup apart; the lock of all backups would let no hold be placed while one is made.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import errno
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -23,6 +24,10 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import backup_sto
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
 FORMAT = 1
+LOCK = ".pins.lock"
+# Who has it writes a file or renames a folder, and lets go.
+WAIT_S = 2.0
+POLL_S = 0.05
 
 
 def read(path: str) -> dict[str, Any]:
@@ -61,40 +66,35 @@ def _is_sound(found: Any) -> bool:
 
 
 @contextlib.contextmanager
-def held(path: str) -> Iterator[int]:
-    """Hold a backup's folder against a pin or a deletion at the same time; free again as soon as the process is gone.
+def held(folder: str) -> Iterator[None]:
+    """Keep pins and deletions of a database's backups apart for a moment; free again as soon as the process is gone.
 
-    :return: the descriptor of the folder, which is no link.
-    :raises PgopsError: another process holds it, or it is gone.
+    A file is locked and not the backup's folder: of a folder, NFS locks nothing.
+
+    :param folder: of the database.
+    :raises PgopsError: another process does not let go of it.
     """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(os.path.join(folder, LOCK), flags, 0o600)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as exc:
-        raise PgopsError(f"The backup {path} cannot be opened: {exc.strerror}.") from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            if exc.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            raise PgopsError(
-                f"The backup {path} is being pinned, released or deleted by another process; nothing was done.",
-                hint="Run the same command again.",
-                extra={"locked": True},
-            ) from None
-        if not _is_still(path, descriptor):
-            raise PgopsError(f"The backup {path} is gone: it was deleted a moment ago.")
-        yield descriptor
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as exc:
+                if exc.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise
+            if time.monotonic() > deadline:
+                raise PgopsError(
+                    f"A backup in {folder} is being pinned, released or deleted by another process; nothing was done.",
+                    hint="Run the same command again.",
+                    extra={"locked": True},
+                )
+            time.sleep(POLL_S)
+        yield
     finally:
         os.close(descriptor)
-
-
-def _is_still(path: str, descriptor: int) -> bool:
-    try:
-        there, opened = os.lstat(path), os.fstat(descriptor)
-    except OSError:
-        return False
-    return (there.st_dev, there.st_ino) == (opened.st_dev, opened.st_ino)
 
 
 def change(
@@ -125,7 +125,9 @@ def change(
     database, path = _find(directory, databases, name)
     moment = (now or datetime.now(timezone.utc)).astimezone(timezone.utc).isoformat(timespec="seconds")
     # Who only looks takes no lock.
-    with contextlib.nullcontext() if check_only else held(path):
+    with contextlib.nullcontext() if check_only else held(os.path.dirname(path)):
+        if not os.path.isdir(path):
+            raise PgopsError(f"The backup {path} is gone: it was deleted a moment ago.", database=database)
         before = read(path)
         if release:
             after = _released(before, name, reason, {"released_by": who, "released_at": moment})

@@ -19,21 +19,19 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks im
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 
 
-def needed(target: Target, directory: str, *, application_name: str) -> dict[str, str]:
-    """Ask the server.
+def restored_now(target: Target, *, application_name: str) -> dict[str, str]:
+    """Ask the server, and that of scratch restores, what is restored at this moment.
 
-    :param directory: where the backups lie on this host.
     :return: id -> why.
-    :raises PgopsError: it cannot be asked; then nobody knows what a running rollback needs.
+    :raises PgopsError: one cannot be asked; then nobody knows.
     """
-    found = _restored_now(target.maintenance(), application_name)
+    found = _marked(target.maintenance(), application_name)
     if target.scratch_host or target.scratch_port:
-        found.update(_restored_now(target.scratch(target.maintenance_database), application_name))
-    found.update(_gone_back_to(target, directory, application_name))
+        found.update(_marked(target.scratch(target.maintenance_database), application_name))
     return found
 
 
-def _restored_now(maintenance: Target, application_name: str) -> dict[str, str]:
+def _marked(maintenance: Target, application_name: str) -> dict[str, str]:
     """What the marks of databases name: a staged restore, a scratch restore, a swap that has not come to its end."""
     conn = connect(maintenance, application_name=application_name)
     try:
@@ -49,8 +47,13 @@ def _restored_now(maintenance: Target, application_name: str) -> dict[str, str]:
     }
 
 
-def _gone_back_to(target: Target, directory: str, application_name: str) -> dict[str, str]:
-    """What ``rollback_strategy=restore`` would take now, be it not proved yet."""
+def gone_back_to(target: Target, directory: str, *, application_name: str) -> dict[str, str]:
+    """Ask the ledger what ``rollback_strategy=restore`` would take now, be it not proved yet.
+
+    :param directory: where the backups lie on this host.
+    :return: id -> why.
+    :raises PgopsError: the ledger cannot be read.
+    """
     try:
         backup, why = backup_choice.choose(target, directory, None, application_name=application_name)
     except PgopsError as error:

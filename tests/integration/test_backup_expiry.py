@@ -65,7 +65,7 @@ def refused(target: Any, directory: Path, policy: Policy = TWO, **settings: Any)
 
 def present(directory: Path, database: str) -> list[str]:
     """The names in the database's folder, without what is no backup's."""
-    own = {backup_store.LOCK, backup_catalogue.DELETIONS}
+    own = {backup_store.LOCK, backup_pins.LOCK, backup_catalogue.DELETIONS}
     return sorted(path.name for path in (directory / database).iterdir() if path.name not in own)
 
 
@@ -235,12 +235,16 @@ def test_a_pin_that_comes_between_the_look_and_the_deletion_is_obeyed(
     assert backups[1].is_dir()
 
 
-def test_one_that_is_being_pinned_at_this_moment_is_left(target: Any, database: str, tmp_path: Path) -> None:
+def test_while_somebody_pins_nothing_goes(
+    target: Any, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backups = five(tmp_path, database)
-    with backup_pins.held(str(backups[0])):
+    monkeypatch.setattr(backup_pins, "WAIT_S", 0.1)
+    with backup_pins.held(str(tmp_path / database)):
         done = expire(target, tmp_path)
-    assert backups[0].is_dir()
-    assert ids(done["expired"]) == [path.name for path in backups[1:3]]
+    assert done["expired"] == []
+    assert len(done["left"]) == 3
+    assert all(path.is_dir() for path in backups)
 
 
 @pytest.mark.parametrize("spoil", ["manifest", "no manifest", "file gone", "file cut", "file more", "link inside"])
@@ -398,6 +402,20 @@ def test_where_the_server_cannot_be_asked_nothing_goes_unless_it_is_said(
     assert done["audited"] == 0
     assert "Cannot connect" in done["not_audited"]
     assert "Cannot connect" in done["not_asked"]
+
+
+def test_of_a_database_that_is_gone_the_marks_still_count(
+    server: Any, target: Any, database: str, tmp_path: Path
+) -> None:
+    gone = target.with_(database=f"{database}_gone")
+    backups = five(tmp_path, gone.database)
+    mark = database_marks.Mark(database_marks.RESTORED, gone.database, RUN, "2026-01-14", backup=str(backups[0]))
+    conn = connection.connect(target.maintenance(), application_name="test")
+    database_marks.set_mark(conn, database, mark)
+    conn.close()
+    assert "its ledger cannot be read" in refused(gone, tmp_path).message
+    done = expire(gone, tmp_path, offline=True)
+    assert ids(done["expired"]) == [path.name for path in backups[1:3]]
 
 
 # -- the record --------------------------------------------------------------------------------------------------------------
