@@ -27,6 +27,10 @@ class ActionModule(PgopsAction):
         arguments = super().module_arguments(task_vars)
         arguments["purpose"] = arguments.get("purpose") or _PURPOSES.get(str(run.get("playbook")), "manual")
         arguments.setdefault("environment", str(run.get("environment") or ""))
+        arguments["phi"] = {
+            database: any(bool(version.get("phi", True)) for version in found.get("pending") or [])
+            for database, found in (run.get("plan") or {}).items()
+        }
         return arguments
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:

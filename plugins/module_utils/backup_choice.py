@@ -26,6 +26,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.restored_from import RestoredFrom
 
 RESTORED_BEFORE = "restored_before"
+NONE_FITS = "none_fits"
 
 # The last apply, whatever became of it: a failed one is what somebody wants to get away from. A row keeps the time at
 # which it was applied when it is reverted, but not the run.
@@ -116,6 +117,7 @@ def choose(target: Target, directory: str, path: str | None, *, application_name
             f"{len(found)} backups are there, {len(proved)} of them proved.",
             database=database,
             hint="Prove one with prove.yml -e backup_path=PATH, or name a proved one with -e rollback_backup=PATH.",
+            extra={"reason": NONE_FITS},
         )
     return fitting[0], why
 

@@ -33,6 +33,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 MANIFEST_FORMAT = 1
 MANIFEST = "manifest.json"
 PROOF = "proof.json"
+PINS = "pins.json"
+# Where the backup was copied to.
+COPIES = "copies.json"
 CATALOG = "catalog.json.gz"
 DUMP = "dump"
 PARTIAL = ".partial"
@@ -41,7 +44,7 @@ READ_BLOCK = 1 << 20  # bytes; sha256 releases the interpreter for blocks of thi
 # What a file is called while it is written; a kill leaves it behind.
 _NEW = ".new"
 # Files that are written after the manifest and so are not in its list.
-_UNLISTED = frozenset({MANIFEST, PROOF, PROOF + _NEW})
+_UNLISTED = frozenset({MANIFEST, PROOF, PROOF + _NEW, PINS, PINS + _NEW, COPIES, COPIES + _NEW})
 _SAFE_WORD = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -228,6 +231,25 @@ def list_files(path: str) -> tuple[dict[str, int], list[str]]:
     return sizes, strange
 
 
+def differing_files(backup: Backup) -> dict[str, str]:
+    """Compare names and sizes of a backup's files with its manifest, without reading them.
+
+    :return: what is wrong, by name; missing and further files too.
+    """
+    listed: dict[str, dict[str, Any]] = backup.manifest["files"]
+    sizes, strange = list_files(backup.path)
+    wrong = {name: "is no plain file" for name in strange}
+    for name in sizes:
+        if name not in listed and name not in _UNLISTED:
+            wrong[name] = "is not in the manifest"
+    for name, entry in listed.items():
+        if name not in sizes:
+            wrong.setdefault(name, "is missing")
+        elif sizes[name] != entry["bytes"]:
+            wrong[name] = f"has {sizes[name]} bytes, the manifest says {entry['bytes']}"
+    return wrong
+
+
 def hash_file(path: str) -> str:
     """:return: the sha256 of a file's contents."""
     digest = hashlib.sha256()
@@ -356,17 +378,8 @@ def verify_files(backup: Backup, check: Callable[[], None] | None = None) -> Non
     :raises PgopsError: naming the first file that differs, with all of them in ``extra["files"]``.
     """
     listed: dict[str, dict[str, Any]] = backup.manifest["files"]
-    sizes, strange = list_files(backup.path)
-    wrong = {name: "is no plain file" for name in strange}
-    for name in sizes:
-        if name not in listed and name not in _UNLISTED:
-            wrong[name] = "is not in the manifest"
-    for name, entry in listed.items():
-        if name not in sizes:
-            wrong.setdefault(name, "is missing")
-        elif sizes[name] != entry["bytes"]:
-            wrong[name] = f"has {sizes[name]} bytes, the manifest says {entry['bytes']}"
-    whole = sorted((name for name in listed if name not in wrong), key=lambda name: -sizes[name])
+    wrong = differing_files(backup)
+    whole = sorted((name for name in listed if name not in wrong), key=lambda name: -listed[name]["bytes"])
     for name, digest in hash_files(backup.path, whole, check=check).items():
         if digest != listed[name]["sha256"]:
             wrong[name] = "has other contents than the manifest says (sha256)"

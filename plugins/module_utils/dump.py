@@ -383,6 +383,7 @@ def create_backup(
     run_id: str,
     purpose: str = "manual",
     environment: str = "",
+    phi: bool | None = None,
     jobs: int = 2,
     compression: str | None = None,
     tool_version: str = "",
@@ -394,6 +395,8 @@ def create_backup(
 
     :param directory: the folder that holds a folder for each database, on this host.
     :param purpose: why, in the folder's name: ``before_migration``, ``before_rollback``, ``emergency``, ``manual``.
+    :param phi: whether the schema change that it is made for touches protected health information; None where there is none or
+        nobody has said. Retention goes by it.
     :param jobs: processes of pg_dump, and as many sessions that count and hash.
     :param compression: pg_dump's ``--compress``; light gzip by default.
     :return: path, manifest_sha256, started, finished, seconds, bytes, files, tables, rows, ledger_head,
@@ -431,6 +434,8 @@ def create_backup(
                         "finished": now().isoformat(timespec="seconds"),
                     }
                 )
+                if phi is not None:
+                    manifest["phi"] = phi
                 digest = backup_store.write_json(os.path.join(partial, backup_store.MANIFEST), manifest)
                 backup_store.publish(partial, final)
             except BaseException as error:

@@ -344,6 +344,11 @@ def _refuse_moved(
     )
 
 
+def _backup_of(run: Run) -> dict[str, Any]:
+    """What the audit says of the backup that was made before the change; nothing where the run made none."""
+    return {"backup": dict(run.backup)} if run.backup else {}
+
+
 def _record_unneeded(session: _Session, migration: Mapping[str, Any]) -> dict[str, Any]:
     """Write a repair as applied of which there is nothing to do. Its steps are not begun, so its way down does nothing."""
     conn, run, version = session.conn, session.way.run, str(migration["version"])
@@ -424,6 +429,7 @@ def _apply_steps(
                 "checksum": migration["checksum"],
                 "rendered_checksum": migration["rendered_checksum"],
                 **_replaced(row, migration, resume),
+                **_backup_of(run),
             },
         )
     for ordinal, step in enumerate(steps, 1):
@@ -722,7 +728,9 @@ def _revert_steps(session: _Session, migration: Mapping[str, Any], row: ledger.M
     if not back.lost or row.state != "reverted":
         session.way.control.check()
         with transaction(conn, ledger.begin_down_text(conn, version, steps, run)):
-            ledger.append_audit(conn, "revert_started", run_id=run.id, version=version, detail={"from": row.state})
+            ledger.append_audit(
+                conn, "revert_started", run_id=run.id, version=version, detail={"from": row.state, **_backup_of(run)}
+            )
         for ordinal in range(len(steps), 0, -1):
             back.ordinal = ordinal
             session.way.control.check()

@@ -31,6 +31,12 @@ options:
       - The environment, for the manifest.
     type: str
     default: ""
+  phi:
+    description:
+      - By database whether the schema change that it is made for touches protected health information; in the manifest, for
+        M(whitecross.pgops.backup_expire). Filled by the action plugin from the plan of the run.
+    type: dict
+    default: {}
   jobs:
     description:
       - Processes of C(pg_dump), and as many sessions that count and hash.
@@ -118,6 +124,7 @@ def main() -> None:
             "directory": {"type": "path", "required": True},
             "purpose": {"type": "str", "default": "manual"},
             "environment": {"type": "str", "default": ""},
+            "phi": {"type": "dict", "default": {}},
             "jobs": {"type": "int", "default": 2},
             "compression": {"type": "str", "default": "1"},
         }
@@ -143,6 +150,7 @@ def main() -> None:
                     target,
                     **settings,
                     environment=module.params["environment"],
+                    phi=module.params["phi"].get(database),
                     jobs=module.params["jobs"],
                     compression=module.params["compression"],
                     progress=progress,

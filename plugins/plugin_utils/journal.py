@@ -30,6 +30,8 @@ EVENTS = (
     # Of a run that brought back what this one took away; the beginning of a watch.
     "hook",
     "watch_started",
+    # Of an expiry, one a backup.
+    "backup_deleted",
 )
 
 # A key that says what it holds is never written with its value, whoever asks for it.

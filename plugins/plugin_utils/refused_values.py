@@ -37,6 +37,10 @@ NEVER_EMPTY = frozenset(
         "migrate_canary",
         "migrate_batches",
         "backup_path",
+        "backup_pin",
+        "backup_unpin",
+        "backup_list_only",
+        "backup_list_newest",
     }
 )
 # Of none of these 0 means anything.
@@ -48,6 +52,7 @@ _COUNTS = frozenset(
         "migrate_index_workers_busy",
         "migrate_index_memory_mb",
         "migrate_index_timeout",
+        "backup_list_newest",
     }
 )
 

@@ -581,6 +581,7 @@ def as_log(report: Mapping[str, Any]) -> str:
         lines.append(f"{row['started']} {row['host']} {label}: {row['result']} {seconds(row['duration_s'])}".rstrip())
         if row["error"]:
             lines.append(f"{row['started']} {row['host']} {row['error']['message']}")
+    lines.extend(f"{report['finished']} {line}" for line in _backups(report["results"]))
     for version in report["versions"]:
         done = version.get("state") or ("reverted" if version["phase"] == "revert" else "applied")
         lines.append(f"{report['finished']} {version['version']} {done} in {version['duration_s']} s")
@@ -598,6 +599,21 @@ def as_log(report: Mapping[str, Any]) -> str:
         lines.extend(f"{report['finished']} NEXT {command}" for command in report["error"]["next"])
     lines += [rule, f"{report['finished']} END {report['result']} after {seconds(report['duration_s'])}", rule]
     return "\n".join(lines) + "\n"
+
+
+def _backups(hosts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """The backups that a run has made, proved and deleted."""
+    lines = []
+    for host, databases in hosts.items():
+        for database, phases in databases.items():
+            made, proved = phases.get("backup") or {}, phases.get("prove") or {}
+            if made.get("path"):
+                lines.append(f"BACKUP {host} {database}: {made['path']} ({size(made.get('bytes'))})")
+            if proved.get("proved_at"):
+                lines.append(f"PROVED {host} {database}: {proved['path']} at {proved['proved_at']}")
+            gone = (phases.get("backup_expire") or {}).get("expired") or []
+            lines.extend(f"DELETED {host} {database}: {entry['id']} ({entry['why']})" for entry in gone)
+    return lines
 
 
 def as_page(report: Mapping[str, Any]) -> str:

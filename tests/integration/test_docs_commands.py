@@ -27,6 +27,8 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 PLACEHOLDERS = {
     # The newest proved backup of the demo's database.
     "BACKUP": "$(ls -d .local/backups/white_cross/*/ | tail -n 1)",
+    # The id of the oldest one.
+    "BACKUP_ID": "$(basename $(ls -d .local/backups/white_cross/*/ | head -n 1))",
     # The database that a swap has put aside.
     "FAILED": "$(psql -XAtc \"SELECT max(datname) FROM pg_database WHERE datname LIKE 'white_cross_failed_%'\")",
 }

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,42 @@ def back_up(target: Target, directory: Path, **settings: Any) -> Backup:
     """A published backup, not proved yet."""
     made = dump.create_backup(target, directory=str(directory), run_id=settings.pop("run_id", RUN), **settings)
     return backup_store.read_backup(made["path"])
+
+
+def small(
+    directory: Path,
+    database: str,
+    moment: datetime,
+    /,
+    *,
+    purpose: str = "manual",
+    proved: bool = True,
+    level: int | None = None,
+    run_id: str = RUN,
+    **manifest: Any,
+) -> Path:
+    """The folder of a backup as the collection publishes it, with next to nothing in it; for hundreds at a time."""
+    path = directory / database / backup_store.folder_name(moment, purpose, run_id)
+    (path / "dump").mkdir(parents=True, mode=0o700)
+    (path / "dump" / "toc.dat").write_bytes(b"PGDMP")
+    files = {"dump/toc.dat": {"bytes": 5, "sha256": hashlib.sha256(b"PGDMP").hexdigest()}}
+    told = {
+        "format": backup_store.MANIFEST_FORMAT, "database": database, "purpose": purpose, "run_id": run_id, "environment": "local",
+        "snapshot_time": moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "files": files, "bytes": 5,
+        "ledger": [{"version": "20260101000000", "state": "applied"}, {"version": "20260102000000", "state": "reverted"}],
+        **manifest,
+    }  # fmt: skip
+    data = json.dumps(told).encode()
+    (path / backup_store.MANIFEST).write_bytes(data)
+    if proved:
+        proof: dict[str, Any] = {
+            "manifest_sha256": hashlib.sha256(data).hexdigest(),
+            "proved_at": told["snapshot_time"],
+        }
+        if level is not None:
+            proof["level"] = level
+        (path / backup_store.PROOF).write_text(json.dumps(proof))
+    return path
 
 
 def prove(target: Target, backup: Backup, **settings: Any) -> dict[str, Any]:
