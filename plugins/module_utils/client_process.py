@@ -179,7 +179,7 @@ class ClientProcess:
         """The other end of the client's input, where it was started with ``subprocess.PIPE``."""
         assert self._process.stdin is not None
         # The buffer below: what a client reads has the encoding of a database, and not ours.
-        return cast("TextIOWrapper", self._process.stdin).buffer
+        return cast("BinaryIO", cast("TextIOWrapper", self._process.stdin).buffer)
 
     @property
     def process_id(self) -> int:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import IO, Callable, cast
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, plain_sql
+from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
 from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import first_error, told_lines
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plain_sql import Scan
@@ -172,10 +173,19 @@ def open_plain(source: Source) -> IO[bytes]:
 
 
 @contextlib.contextmanager
+def archive_of(backup: Backup) -> Iterator[str]:
+    """The archive of a backup of ours, as long as the block lasts. The one place that knows what form it has there.
+
+    :return: its path, as pg_restore takes it.
+    """
+    yield os.path.join(backup.path, backup_store.DUMP)
+
+
+@contextlib.contextmanager
 def read_archive(path: str, tool: str, arguments: list[str]) -> Iterator[IO[bytes]]:
     """Run pg_restore over an archive without a database. The one place where an archive is read for its text.
 
-    :param path: the archive; where it is encrypted, this is where its plaintext is piped in.
+    :param path: the archive.
     :return: what it writes.
     :raises PgopsError: it could not read the archive to its end; naming the file.
     """
