@@ -71,6 +71,8 @@ def identify(path: str) -> Source:
         if os.path.exists(os.path.join(path, _TOC)):
             return Source(path, DIRECTORY)
         raise _refused(path, f"holds neither {backup_store.MANIFEST} nor {_TOC}: it is no backup and no dump", _WHAT)
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise _refused(path, "is no plain file and no folder", _WHAT)  # a pipe would be waited for
     try:
         with open(path, "rb") as stream:
             head = stream.read(_HEAD_BYTES)

@@ -47,7 +47,10 @@ _POLL_SECONDS = 0.05
 _NEAR = 5  # names that are told where there is none of the one that was typed
 _MODULUS = 1 << 64
 
-_SCHEMA_FREE = "SELECT pg_catalog.to_regnamespace(%s) IS NULL AS free, pg_catalog.pg_is_in_recovery() AS standby"
+_SCHEMA_FREE = """
+SELECT pg_catalog.to_regnamespace(%s) IS NULL AS free, pg_catalog.pg_is_in_recovery() AS standby,
+       pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE') AS able, current_user::text AS role
+"""
 _OWNER = """
 SELECT coalesce((SELECT pg_catalog.pg_get_userbyid(c.relowner) FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(%s)),
                 (SELECT pg_catalog.pg_get_userbyid(d.datdba) FROM pg_catalog.pg_database AS d
@@ -150,6 +153,13 @@ def _look(target: Target, asked: Asked, work: Work, moment: datetime) -> _Plan:
                 database=target.database,
                 hint="Type the command again.",
             )
+        if row and not row["able"]:
+            raise PgopsError(
+                f"Role {row['role']} may not make a schema in {target.database}; nothing was done.",
+                sqlstate="42501",
+                database=target.database,
+                hint=f"GRANT CREATE ON DATABASE {target.database} TO {row['role']}, or name another role in pgops_restore_user.",
+            )
         owner = fetch_one(conn, _OWNER, (tables[0].regclass,))
     with closing(connect(target.scratch(target.maintenance_database), application_name=work.application_name)) as conn:
         restore.refuse_other_major(backup, conn)
@@ -194,7 +204,8 @@ def _wanted(backup: Backup, asked: Asked) -> tuple[list[Wanted], list[str]]:
             hint="-e restore_table=NAME, or -e restore_schema=NAME for all tables of a schema.",
         )
     inventory = backup_store.read_catalog(backup)
-    relations = {key: entry for key, entry in inventory.items() if catalog.kind_of(key) == "table"}
+    everything = {key: entry for key, entry in inventory.items() if catalog.kind_of(key).endswith("table")}
+    relations = {key: entry for key, entry in everything.items() if catalog.kind_of(key) == "table"}
     if asked.schema:
         found = {key: entry for key, entry in relations.items() if entry["schema"] == asked.schema}
         # A partition comes with its table.
@@ -217,7 +228,7 @@ def _wanted(backup: Backup, asked: Asked) -> tuple[list[Wanted], list[str]]:
             f"{backup.path} holds several tables {asked.table}: {', '.join(names)}; nothing was done.",
             hint=f"Name one with its schema: -e restore_table={names[0]}",
         )
-    tables = [_table(backup, relations, key) for key in sorted(found)]
+    tables = [_table(backup, everything, key) for key in sorted(found)]
     others = ("view", "materialized view", "foreign table")
     passed = [
         key for key, entry in sorted(inventory.items())
@@ -245,6 +256,13 @@ def _table(backup: Backup, relations: dict[str, Any], key: str) -> Wanted:
     """:return: the table with what the manifest says of it; of a partitioned one, of its partitions together."""
     entry, manifest = relations[key], backup.manifest["tables"]
     parts = _leaves(relations, catalog.name_of(key)) if entry.get("partition_key") else [catalog.name_of(key)]
+    for part in parts:
+        if part not in manifest or manifest[part]["kind"] != "table":
+            raise PgopsError(
+                f"{backup.path} holds no rows of {part}: it is a foreign table, or an unlogged one of a standby; nothing was done.",
+                object_name=part,
+                extra={"file": backup.path},
+            )
     held = [manifest[part] for part in parts]
     total = sum(int(part["hash"], 16) for part in held) % _MODULUS
     return Wanted(

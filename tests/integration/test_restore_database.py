@@ -214,6 +214,8 @@ def test_what_is_no_dump_is_refused_by_what_it_is(server: Any, target: Any, fill
     ):
         (tmp_path / name).write_bytes(data)
         assert told in refused(server, target, tmp_path / name).message, name
+    os.mkfifo(tmp_path / "pipe")
+    assert "no plain file" in refused(server, target, tmp_path / "pipe").message
     (tmp_path / "folder").mkdir()
     assert "no backup and no dump" in refused(server, target, tmp_path / "folder").message
     assert "cannot be read" in refused(server, target, tmp_path / "nowhere").message
@@ -381,6 +383,18 @@ def test_a_restore_that_fails_half_way_names_file_step_and_what_remains(
     assert f"{filled}_restored_20261122_201500 was dropped" in error.message
     assert f"{filled} was not touched" in error.message
     assert (error.extra["file"], error.extra["step"]) == (str(path), "restoring")
+
+
+def test_a_row_that_the_server_refuses_is_told_without_its_values(
+    server: Any, target: Any, filled: str, tmp_path: Path
+) -> None:
+    path = dumped(target, tmp_path, "plain")
+    forget_sums(path)
+    text = path.read_text(encoding="utf-8")
+    assert f"\n1\t{PATIENT}1\t" in text
+    path.write_text(text.replace(f"\n1\t{PATIENT}1\t", f"\n{PATIENT}\t{PATIENT}1\t", 1), encoding="utf-8")
+    error = refused(server, target, path)
+    assert "invalid input syntax for type bigint" in error.message
 
 
 def test_a_full_server_is_told_and_nothing_is_left(server: Any, target: Any, filled: str, tmp_path: Path) -> None:

@@ -259,6 +259,20 @@ def test_a_migration_that_is_under_way_is_not_disturbed(server: Any, target: Any
         assert "being migrated" in refused(server, target, backup.path).message
 
 
+def test_rows_that_the_backup_does_not_hold_are_not_taken_for_none(
+    server: Any, target: Any, filled: str, tmp_path: Path
+) -> None:
+    server.execute(
+        "CREATE EXTENSION postgres_fdw; CREATE SERVER other FOREIGN DATA WRAPPER postgres_fdw;"
+        "CREATE TABLE logs (day date) PARTITION BY RANGE (day);"
+        "CREATE FOREIGN TABLE logs_1 PARTITION OF logs FOR VALUES FROM ('2026-01-01') TO ('2026-02-01') SERVER other",
+        database=filled,
+    )
+    backup = back_up(target, tmp_path)
+    assert "no rows of public.logs_1" in refused(server, target, backup.path, "logs").message
+    assert "holds no table logs_1" in refused(server, target, backup.path, "logs_1").message
+
+
 @pytest.mark.parametrize("role", [BACKUP, MIGRATOR])
 def test_a_role_that_may_make_no_schema_or_no_database_is_told_and_nothing_is_left(
     server: Any, target: Any, filled: str, tmp_path: Path, role: str
