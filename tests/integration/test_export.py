@@ -195,6 +195,3 @@ def test_the_playbook_exports_and_says_that_it_is_no_backup(playbook: Any, fille
     assert f"exported to {found['path']}" in done.stdout
     assert "an export is no backup" in done.stdout
     assert PATIENT not in done.output
-    wrong = playbook("export.yml", export_directory=str(folder), export_format="tar")
-    assert wrong.rc == 2
-    assert "export_format" in wrong.output

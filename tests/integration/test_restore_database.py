@@ -166,6 +166,7 @@ def test_the_latest_entries_of_the_ledger_are_told(server: Any, target: Any, fil
 # -- whole or not --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("form", ["custom", "plain", "gzip"])
 @pytest.mark.parametrize("share", [0.95, 0.6])
 def test_a_file_that_is_cut_off_is_refused_by_name(
@@ -186,6 +187,7 @@ def test_a_file_that_is_cut_off_is_refused_by_name(
         )
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("form", ["backup", "directory"])
 @pytest.mark.parametrize("how", ["cut", "gone"])
 def test_a_folder_with_a_data_file_cut_off_or_gone_is_refused_by_name(
@@ -221,6 +223,7 @@ def test_what_is_no_dump_is_refused_by_what_it_is(server: Any, target: Any, fill
     assert "cannot be read" in refused(server, target, tmp_path / "nowhere").message
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "line",
     [
@@ -322,6 +325,7 @@ def test_rows_that_are_not_those_of_the_dump_are_found(
 # -- what cannot be recreated --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("form", ["custom", "plain", "backup"])
 def test_roles_that_are_missing_are_named_before_the_start_and_the_rest_comes_back(
     server: Any, target: Any, filled: str, tmp_path: Path, form: str
@@ -416,6 +420,7 @@ def test_a_full_server_is_told_and_nothing_is_left(server: Any, target: Any, fil
     assert "temporary file size exceeds" in error.message
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("form", ["custom", "plain", "backup"])
 def test_a_run_that_is_asked_to_end_drops_what_it_made(
     server: Any, target: Any, filled: str, tmp_path: Path, form: str
@@ -450,6 +455,7 @@ def test_what_a_killed_run_has_left_goes_with_the_next(server: Any, target: Any,
 # -- in the place of the live one ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("form", ["custom", "plain", "backup"])
 def test_a_replaced_database_is_kept_and_the_restored_one_has_its_owner_privileges_and_settings(
     server: Any, target: Any, filled: str, tmp_path: Path, form: str
@@ -515,9 +521,6 @@ def test_the_playbook_restores_beside_and_in_place(
     assert "public.students: 100 rows" in done.stdout
     assert "users: there is no such table" in done.stdout
     assert done.json["hosts"]["local-1"][filled]["restore_database"]["into"] == f"{filled}_copy"
-    unsure = playbook("restore.yml", restore_from=path, restore_replace=True)
-    assert unsure.rc == 2
-    assert "was not confirmed" in unsure.output
     placed = playbook("restore.yml", restore_from=path, restore_replace=True, restore_confirm=filled)
     assert placed.rc == 0, placed.output
     assert "to go back: ansible-playbook rollback.yml" in placed.stdout
