@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import table
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.restore_source import whole_path
 
 
 class ActionModule(PgopsAction):
@@ -21,12 +21,9 @@ class ActionModule(PgopsAction):
     LIVE = True
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
-        """:return: the task's arguments. :raises AnsibleActionFail: nothing is named to be restored."""
+        """:return: the task's arguments. :raises AnsibleActionFail: nothing is named to be restored, or no whole path."""
         arguments = super().module_arguments(task_vars)
-        if not arguments.get("from"):
-            raise AnsibleActionFail(
-                "restore_from is not set; name a backup's folder or a dump on the inventory host with -e restore_from=PATH."
-            )
+        arguments["from"] = whole_path(arguments.get("from"))
         return arguments
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.restore_source import whole_path
 
 _SAID = (
     ("missing", "rows of the backup that the live table has no more"),
@@ -26,12 +26,9 @@ class ActionModule(PgopsAction):
     LIVE = True
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
-        """:return: the task's arguments, with the rule for production. :raises AnsibleActionFail: no backup is named."""
+        """:return: the task's arguments, with the rule for production. :raises AnsibleActionFail: no backup is named, or no whole path."""
         arguments = super().module_arguments(task_vars)
-        if not arguments.get("from"):
-            raise AnsibleActionFail(
-                "restore_from is not set; name a backup's folder on the inventory host with -e restore_from=PATH."
-            )
+        arguments["from"] = whole_path(arguments.get("from"))
         environment = self.run_fact(task_vars).get("environment")
         production = environment in (self.pgops(task_vars, "production_environments") or [])
         arguments["other_cluster_only"] = production and not arguments.get("scratch_reason")
@@ -56,7 +53,7 @@ class ActionModule(PgopsAction):
         self.say(
             f"{database}: restored, compared with the manifest and copied in {found['seconds']:.1f} s; no live table was touched"
         )
-        self.say(f"-- psql, as a role that owns the table and has BYPASSRLS\n{found['preamble']}")
+        self.say(f"-- the SQL below is for psql, as a role that owns the table and has BYPASSRLS\n{found['preamble']}")
         for table, told in found["statements"].items():
             if told["note"]:
                 self.say(f"-- {table}: {told['note']}")
