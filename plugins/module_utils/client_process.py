@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 White Cross pgops contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
-"""pg_dump and pg_restore as child processes: followed, ended with us, their messages kept without row contents."""
+"""pg_dump, pg_restore and psql as child processes: followed, ended with us, their messages kept without row contents."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -12,7 +13,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from typing import IO, Callable
+from io import TextIOWrapper
+from typing import IO, BinaryIO, Callable, cast
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
@@ -35,7 +37,11 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 # A client's own message, the server's primary message behind it, and the first line of the command that failed. DETAIL
 # and CONTEXT (`COPY students, line 5: "…"`) repeat rows and are left out.
-_TOLD = re.compile(r"^pg_\w+: (error|warning|detail|hint): |^(ERROR|FATAL|PANIC): |^Command was: ")
+_TOLD = re.compile(
+    r"^pg_\w+: (error|warning|detail|hint): |^psql(:<stdin>:\d+)?: (error|ERROR|FATAL|PANIC): |^(ERROR|FATAL|PANIC): |^Command was: "
+)
+# What a client does, as --verbose tells it: names of objects and no rows.
+_STEP = re.compile(r"^pg_\w+: (?!error: |warning: |detail: |hint: )")
 _UNTOLD = re.compile(r"\b(DETAIL|CONTEXT|QUERY|STATEMENT): ")
 # `invalid input syntax for type integer: "Ann …"`: the value is the end of the message.
 _VALUE = re.compile(r': ".*$')
@@ -104,18 +110,23 @@ class ClientProcess:
         *,
         application_name: str,
         options: dict[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
+        log: IO[str] | None = None,
     ) -> None:
         """
         :param tool: absolute path, from ``connection.client_tool``.
         :param arguments: all but the connection's and the database's.
         :param application_name: shown in pg_stat_activity for the client and its workers.
         :param options: settings of the client's sessions (``PGOPTIONS``).
+        :param stdin: what the client reads, a descriptor or ``subprocess.PIPE`` (then :attr:`stdin` is its other end).
+        :param log: takes what the client tells with ``--verbose``, and its messages without row contents.
         """
         self.name = os.path.basename(tool)
         environment = {**target.client_environment(), "PGAPPNAME": application_name}
         if options:
             environment["PGOPTIONS"] = " ".join(f"-c {name}={value}" for name, value in options.items())
         self._lines: list[str] = []
+        self._log = log
         try:
             self._process = subprocess.Popen(
                 [
@@ -131,7 +142,7 @@ class ClientProcess:
                     _dbname(target.database),
                     *arguments,
                 ],
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 env=environment,
@@ -146,9 +157,29 @@ class ClientProcess:
         self._reader.start()
 
     def _read(self, stream: IO[str]) -> None:
-        for told in told_lines(stream):
+        for told in told_lines(self._logged(stream)):
+            self._write_log(told)
             if len(self._lines) < KEPT_LINES:
                 self._lines.append(told)
+
+    def _logged(self, stream: IO[str]) -> Iterator[str]:
+        for line in stream:
+            if _STEP.match(line):
+                self._write_log(line.rstrip("\n"))
+            yield line
+
+    def _write_log(self, line: str) -> None:
+        if self._log is not None:
+            # A full disk must not end the reader: the client would wait for it for ever.
+            with contextlib.suppress(OSError):
+                print(line, file=self._log)
+
+    @property
+    def stdin(self) -> BinaryIO:
+        """The other end of the client's input, where it was started with ``subprocess.PIPE``."""
+        assert self._process.stdin is not None
+        # The buffer below: what a client reads has the encoding of a database, and not ours.
+        return cast("BinaryIO", cast("TextIOWrapper", self._process.stdin).buffer)
 
     @property
     def process_id(self) -> int:
@@ -209,4 +240,5 @@ def first_error(lines: list[str]) -> str | None:
 
 
 def _plain(line: str) -> str:
-    return re.sub(r"^pg_\w+: (error|detail): ", "", line).rstrip(".")
+    line = re.sub(r"^psql:<stdin>:(\d+): (\w+:  ?)?", r"line \1: ", line)
+    return re.sub(r"^(pg_\w+|psql): (error|detail): ", "", line).rstrip(".")

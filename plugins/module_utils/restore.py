@@ -70,7 +70,7 @@ _RESTORE_OPTIONS = {
 _SUPERUSER_OPTIONS = frozenset({"session_replication_role"})
 
 # What only a superuser can make. Left out of a restore by another role and told; extensions that are not trusted stop it.
-_SUPERUSER_ENTRIES = {
+SUPERUSER_ENTRIES = {
     "event trigger": "EVENT TRIGGER",
     "foreign data wrapper": "FOREIGN DATA WRAPPER",
     "access method": "ACCESS METHOD",
@@ -248,7 +248,7 @@ def scratch_database(target: Target, backup: Backup, *, work: Work, name: str | 
         if not database_marks.try_lock(conn, f"restore {scratch}"):
             raise PgopsError(f"Another run restores into {scratch} on {maintenance.host}.", database=database)
         mark = Mark(database_marks.SCRATCH, database, work.run_id, _now(), backup=backup.path)
-        create(conn, scratch, backup, mark)
+        create(conn, scratch, backup.manifest["properties"], mark)
         try:
             yield target.scratch(scratch)
         finally:
@@ -257,9 +257,10 @@ def scratch_database(target: Target, backup: Backup, *, work: Work, name: str | 
         conn.close()
 
 
-def create(conn: Connection, name: str, backup: Backup, mark: Mark, *, whole: bool = False) -> None:
+def create(conn: Connection, name: str, properties: dict[str, Any], mark: Mark, *, whole: bool = False) -> None:
     """Create an empty database with the source's encoding and collation, marked as ours and closed to PUBLIC.
 
+    :param properties: the source's, as ``catalog.database_properties`` returns them.
     :param whole: with the source's owner and tablespace.
 
     :raises PgopsError: it exists, the role may not create databases, or the server lacks the locale.
@@ -280,7 +281,6 @@ def create(conn: Connection, name: str, backup: Backup, mark: Mark, *, whole: bo
             database=mark.database,
         )
     try:
-        properties = backup.manifest["properties"]
         execute(conn, database_properties.create_statement(name, properties, server_version(conn), whole=whole))
         database_marks.set_mark(conn, name, mark)
         # Patients' data must not be open to whoever may connect to any new database.
@@ -374,7 +374,7 @@ def restorer(conn: Connection, backup: Backup) -> Restorer:
         _refuse_untrusted(conn, inventory, found.role, backup.manifest["database"])
         for key in inventory:
             kind = catalog.kind_of(key)
-            if kind in _SUPERUSER_ENTRIES or (kind == "publication" and _needs_superuser(inventory[key])):
+            if kind in SUPERUSER_ENTRIES or (kind == "publication" and _needs_superuser(inventory[key])):
                 found.left_out.append(key)
                 found.reservations.append(f"{key} was not recreated: only a superuser may")
     for key in inventory:
@@ -385,6 +385,11 @@ def restorer(conn: Connection, backup: Backup) -> Restorer:
             found.left_out.append(key)
             found.reservations.append(f"{key} was not recreated: it is invalid, and pg_dump leaves it out")
     return found
+
+
+def session_options(superuser: bool) -> dict[str, str]:
+    """:return: the settings of the sessions that restore, of those that this role may set."""
+    return {name: value for name, value in _RESTORE_OPTIONS.items() if superuser or name not in _SUPERUSER_OPTIONS}
 
 
 def _is_invalid_index(key: str, entry: dict[str, Any]) -> bool:
@@ -439,11 +444,10 @@ def restore_into(
     with contextlib.ExitStack() as stack:
         if able.left_out:
             arguments.append(f"--use-list={stack.enter_context(_reduced_list(tool, folder, able))}")
-        options = {k: v for k, v in _RESTORE_OPTIONS.items() if able.superuser or k not in _SUPERUSER_OPTIONS}
         began = time.monotonic()
         client = ClientProcess(
             tool, [*arguments, folder], destination,
-            application_name=f"{work.application_name} restore", options=options,
+            application_name=f"{work.application_name} restore", options=session_options(able.superuser),
         )  # fmt: skip
         try:
             _follow(client, destination, backup, work)
@@ -483,7 +487,7 @@ def _reduced_list(tool: str, folder: str, able: Restorer) -> Iterator[str]:
     listed = subprocess.run([tool, "--list", folder], capture_output=True, text=True, check=False)
     if listed.returncode != 0:
         raise PgopsError(f"The table of contents of {folder} cannot be read.")
-    kinds = [_SUPERUSER_ENTRIES.get(catalog.kind_of(key)) for key in able.left_out]
+    kinds = [SUPERUSER_ENTRIES.get(catalog.kind_of(key)) for key in able.left_out]
     left_out = tuple(f" {kind} " for kind in kinds if kind)
     if any(catalog.kind_of(key) == "publication" for key in able.left_out):
         left_out += (" PUBLICATION ",)
@@ -764,7 +768,7 @@ def stage(
             database_marks.RESTORED, database, work.run_id, _now(), state=RESTORING, backup=backup.path,
             manifest_sha256=backup.manifest_sha256, comment=properties["comment"],
         )  # fmt: skip
-        create(conn, staged, backup, mark, whole=True)
+        create(conn, staged, properties, mark, whole=True)
         try:
             destination = target.as_restore().with_(database=staged)
             seconds = restore_into(destination, backup, able, work)

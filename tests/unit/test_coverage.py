@@ -16,10 +16,10 @@ PAGE = ROOT / "docs" / "coverage.md"
 
 # chapter -> its numbers; those that are left out belong to a later version.
 CHAPTERS = {
-    1: [*range(1, 13), *range(17, 33)],
+    1: range(1, 33),
     2: range(1, 123),
     3: range(1, 29),
-    4: [8, 9, 16],
+    4: [8, 9, 12, 16],
     5: [15, 17, 18, 19],
     6: range(1, 23),
     7: range(1, 46),
@@ -28,7 +28,7 @@ CHAPTERS = {
     10: [13],
     13: range(1, 11),
     14: [*range(1, 27), 30, 32],
-    16: [*range(1, 17), *range(18, 24)],
+    16: range(1, 24),
     17: [11],
 }
 OWED = [f"R{chapter}.{number}" for chapter, numbers in CHAPTERS.items() for number in numbers]
@@ -101,7 +101,7 @@ def test_every_owed_number_has_one_row_whose_tests_exist() -> None:
     [
         (r"^\| R1\.1 \|.*\n", "", "R1.1: 0 rows"),
         (r"^(\| R3\.1 \|.*\n)", r"\1\1", "R3.1: 2 rows"),
-        (r"^\| R1\.1 \|", "| R1.13 |", "R1.13 is owed by nobody"),
+        (r"^\| R1\.1 \|", "| R1.33 |", "R1.33 is owed by nobody"),
         (r"^\| R2\.18-R2\.22 \|", "| R2.18-R2.21 |", "R2.22: 0 rows"),
         (r"^\| R2\.18-R2\.22 \|", "| R2.18-R2.23 |", "R2.23: 2 rows"),
         (r"^\| R2\.18-R2\.22 \|", "| R2.22-R2.18 |", "R2.22-R2.18 is no number"),

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Starts the module restore_database and shows what was restored; documented in the module of the same name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import table
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.restore_source import whole_path
+
+
+class ActionModule(PgopsAction):
+    """A restore into a new database."""
+
+    PHASE = "restore_database"
+    MODULE = "restore_database"
+    LIVE = True
+
+    def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """:return: the task's arguments. :raises AnsibleActionFail: nothing is named to be restored, or no whole path."""
+        arguments = super().module_arguments(task_vars)
+        arguments["from"] = whole_path(arguments.get("from"))
+        return arguments
+
+    def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Show what was restored and what could not be; of a swap the way back."""
+        for database, found in (result.get("databases") or {}).items():
+            if "restore_seconds" not in found:
+                place = f"take the place of {database}" if found["replace"] else f"be restored into {found['into']}"
+                self.say(
+                    f"{database}: {found['source']} ({found['kind']}) is whole and would {place}: {found['tables']} tables, "
+                    f"{found['rows']} rows"
+                )
+            else:
+                self._show(database, found)
+            for reservation in found["reservations"]:
+                self.say(f"{database}: {reservation}")
+            if found.get("swap"):
+                self._show_swap(result, database, found["swap"], task_vars)
+        return result
+
+    def _show(self, database: str, found: dict[str, Any]) -> None:
+        self.say(
+            f"{database}: restored {found['tables']} tables, {found['rows']} rows from {found['source']} into {found['into']} in "
+            f"{found['restore_seconds']:.1f} s, and compared"
+        )
+        for name, rows in found["key_tables"].items():
+            self.say(f"{database}: {name}: " + ("there is no such table" if rows is None else f"{rows} rows"))
+        if found["sizes"]:
+            cells = [
+                (e["table"], "" if e["rows"] is None else e["rows"], reporting.size(e["bytes"])) for e in found["sizes"]
+            ]
+            for line in table(["TABLE", "ROWS", "SIZE"], cells):
+                self.say(f"    {line}")
+        self.say(f"{database}: {found['into']} has {reporting.size(found['database_bytes'])} in all")
+        if found["ledger"]:
+            entries = [(e["version"], e["name"], e["state"], e["at"] or "") for e in found["ledger"]]
+            for line in table(["VERSION", "NAME", "STATE", "AT"], entries):
+                self.say(f"    {line}")
+        else:
+            self.say(f"{database}: it has no ledger: nothing was ever applied to what was restored")
+
+    def _show_swap(
+        self, result: dict[str, Any], database: str, swapped: dict[str, Any], task_vars: dict[str, Any]
+    ) -> None:
+        command = self.rollback_of(
+            task_vars,
+            database,
+            {"rollback_strategy": "swap", "rollback_swap_to": swapped["aside"], "rollback_confirm": database},
+        )
+        self.say(
+            f"{database}: swapped, clients were kept out for {swapped['outage_ms']:.0f} ms; the replaced database is kept as "
+            f"{swapped['aside']}, closed to clients"
+        )
+        self.say(f"{database}: to go back: {command}")
+        swapped["way_back"] = command
+        result["next"] = [command]

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""All that can be told of a restore before anything is written: whether it can be, into what, and what it cannot recreate."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    backup_store,
+    catalog,
+    database_marks,
+    dump_source,
+    restore,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    Target,
+    client_tool,
+    connect,
+    fetch_all,
+    fetch_one,
+    server_version,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.dump_source import Source
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.plain_sql import Scan
+from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Restorer, Work
+
+KEY_TABLES = ("users", "students")
+
+# Those of template0 in the C locale, which fits every encoding.
+_BARE: dict[str, Any] = {
+    "locale_provider": "c", "collate": "C", "ctype": "C", "locale": None, "icu_rules": None, "tablespace": "pg_default",
+    "acl": [], "comment": None, "settings": [], "role_settings": {}, "connection_limit": -1, "is_template": False,
+}  # fmt: skip
+
+_ROLES = """
+SELECT wanted.name::text AS name, r.oid IS NOT NULL AS there,
+       coalesce(pg_has_role(r.oid, 'USAGE'), false) AS member
+FROM unnest(%s::text[]) AS wanted (name) LEFT JOIN pg_catalog.pg_roles AS r ON r.rolname = wanted.name
+ORDER BY 1
+"""
+_GRANTEE = re.compile(r'^(?:"((?:[^"]|"")*)"|([^="]*))=')
+
+
+@dataclass
+class Decided(Restorer):
+    """A restore that gives owners and privileges where every role that the dump names is there, and nowhere else."""
+
+    give_owners: bool = False
+
+    @property
+    def owners(self) -> bool:
+        return self.give_owners
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was typed.
+
+    :ivar path: a backup's folder, or a dump of pg_dump, on this host.
+    :ivar into: the new database; ``<database>_restored_<time>`` where it is empty.
+    :ivar replace: put it in the place of the target, which is kept under another name.
+    :ivar confirm: the target's name, typed.
+    :ivar key_tables: whose rows are counted one by one.
+    """
+
+    path: str
+    into: str = ""
+    replace: bool = False
+    confirm: str = ""
+    key_tables: tuple[str, ...] = KEY_TABLES
+
+
+@dataclass
+class Plan:
+    """A restore that nothing speaks against.
+
+    :ivar name: of the new database; with ``replace`` of the one that takes the target's place afterwards.
+    :ivar backup: where it is one of ours, else ``scan`` says what the dump holds.
+    :ivar owners: whether owners, privileges and settings are restored; ``reservations`` says what is not, and why.
+    :ivar properties: of the new database.
+    """
+
+    source: Source
+    name: str
+    replace: bool
+    able: Restorer
+    owners: bool
+    properties: dict[str, Any]
+    backup: Backup | None = None
+    scan: Scan = field(default_factory=Scan)
+    reservations: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """:return: the plan, for a result."""
+        if self.backup:
+            tables = [entry["rows"] for entry in self.backup.manifest["tables"].values() if entry["kind"] == "table"]
+        else:
+            tables = list(self.scan.rows.values())
+        return {
+            "source": self.source.path,
+            "kind": self.source.kind,
+            "into": self.name,
+            "replace": self.replace,
+            "owners": self.owners,
+            "tables": len(tables),
+            "rows": sum(tables),
+            "reservations": self.reservations,
+        }
+
+
+def look(target: Target, asked: Asked, work: Work, now: datetime) -> Plan:
+    """Read the whole dump and ask the server; writes nothing.
+
+    :raises PgopsError: the dump is cut off, altered or newer than the server, the database exists already, a policy names a role that
+        is not there, or the target is to be replaced and that was not confirmed.
+    """
+    source = dump_source.identify(asked.path)
+    conn = connect(target.maintenance(), application_name=work.application_name)
+    try:
+        name = _name(conn, target, asked, now)
+        work.progress.emit("reading the whole dump", database=target.database)
+        if source.kind == dump_source.BACKUP:
+            plan = _of_backup(conn, target, source, name, asked, work)
+        else:
+            plan = _of_dump(conn, target, source, name, asked, work)
+    finally:
+        conn.close()
+    return plan
+
+
+def _name(conn: Connection, target: Target, asked: Asked, now: datetime) -> str:
+    live = database_marks.database(conn, target.database)
+    if asked.replace:
+        if asked.into:
+            raise PgopsError(
+                "restore_into and restore_replace are two ways, and both are given; nothing was done.",
+                database=target.database,
+                hint="Leave restore_into out to replace, or restore_replace to restore into a new database.",
+            )
+        if live is None:
+            raise PgopsError(
+                f"There is no database {target.database} on {target.host} to be replaced.",
+                database=target.database,
+                hint=f"Restore it as a new one with -e restore_into={target.database}.",
+            )
+    suffix = f"{'restore' if asked.replace else 'restored'}_{now.strftime('%Y%m%d_%H%M%S')}"
+    name = asked.into or database_marks.name_for(target.database, suffix)
+    if len(name.encode()) > database_marks.NAME_LIMIT:
+        raise PgopsError(
+            f"restore_into={name} has {len(name.encode())} bytes; a name has at most {database_marks.NAME_LIMIT}.",
+            database=target.database,
+        )
+    if database_marks.database(conn, name) is not None:
+        hint = "Name one that does not exist with -e restore_into=NAME"
+        if name == target.database:
+            hint += ", or put the restored one in its place with -e restore_replace=true"
+        raise PgopsError(
+            f"There is a database {name} on {target.host} already; it was not touched.",
+            database=target.database,
+            object_name=name,
+            hint=f"{hint}.",
+        )
+    return name
+
+
+# -- a backup of ours ----------------------------------------------------------------------------------------------------
+
+
+def _of_backup(conn: Connection, target: Target, source: Source, name: str, asked: Asked, work: Work) -> Plan:
+    backup = backup_store.read_backup(source.path)
+    restore.refuse_altered(backup, None)
+    if asked.replace and backup.manifest["database"] != target.database:
+        raise PgopsError(
+            f"{source.path} is a backup of {backup.manifest['database']}, and {target.database} is to be replaced; nothing was done.",
+            database=target.database,
+            hint="Restore it into a new database: leave restore_replace out.",
+        )
+    major = server_version(conn)[0]
+    refuse_newer(source.path, int(backup.manifest["server_version"][0]), major)
+    backup_store.verify_files(backup, work.control.check)
+    able = restore.restorer(conn, backup)
+    inventory = backup_store.read_catalog(backup)
+    properties = dict(backup.manifest["properties"])
+    _refuse_policy_roles(conn, source.path, _policy_roles(inventory))
+    kept = [text for text in able.reservations if not text.startswith("owners and privileges")]
+    why = _why_without_owners(conn, able, _roles_of(inventory, properties))
+    if not able.same_cluster and properties["tablespace"] != "pg_default":
+        kept.append(f"the tablespace {properties['tablespace']} is the other cluster's: everything lies in pg_default")
+        properties["tablespace"] = "pg_default"
+    if int(backup.manifest["server_version"][0]) != major:
+        kept.append(
+            f"the backup is of PostgreSQL {backup.manifest['server_version'][0]} and this server is {major}: rows are compared by number, "
+            "their contents are not"
+        )
+    if asked.replace and why:
+        raise _cannot_replace(source.path, target.database, why)
+    decided = Decided(able.role, able.superuser, able.same_cluster, able.server, kept, able.left_out, why is None)
+    return Plan(
+        source, name, asked.replace, decided, why is None, properties, backup=backup,
+        reservations=[*kept, *([why] if why else [])],
+    )  # fmt: skip
+
+
+def _policy_roles(inventory: dict[str, Any]) -> set[str]:
+    entries = (entry for key, entry in inventory.items() if catalog.kind_of(key) == "policy")
+    return {str(role) for entry in entries for role in entry.get("roles") or []} - {"public"}
+
+
+def _roles_of(inventory: dict[str, Any], properties: dict[str, Any]) -> set[str]:
+    """:return: whoever owns something or may do something in the dump."""
+    entries = [*inventory.values(), properties]
+    found = {str(entry["owner"]) for entry in entries if entry.get("owner")}
+    for entry in entries:
+        for item in entry.get("acl") or []:
+            grantee = _GRANTEE.match(str(item))
+            if grantee:
+                found.add((grantee[1] or "").replace('""', '"') or grantee[2])
+    found.update(properties["role_settings"])
+    return found - {"", "pg_database_owner"}
+
+
+# -- a dump of somebody --------------------------------------------------------------------------------------------------
+
+
+def _of_dump(conn: Connection, target: Target, source: Source, name: str, asked: Asked, work: Work) -> Plan:
+    tool = client_tool(target.as_restore(), conn, "pg_restore")
+    scan = dump_source.examine(source, tool, work.control.check)
+    refuse_newer(source.path, max(scan.server or 0, scan.client or 0), server_version(conn)[0])
+    row = fetch_one(
+        conn,
+        "SELECT current_user::text AS role, rolsuper AS superuser FROM pg_catalog.pg_roles WHERE rolname = current_user",
+    )
+    assert row is not None
+    able = Restorer(row["role"], row["superuser"], False, server_version(conn))
+    _refuse_policy_roles(conn, source.path, scan.policy_roles)
+    told = ["what its rows hold cannot be compared: the dump has no manifest; their numbers are"]
+    why = _why_without_owners(conn, able, scan.owners)
+    if why is None and not scan.owners:
+        why = f"owners and privileges are not restored, the dump names none: everything will belong to {able.role}"
+    properties, reservation = _like_live(target, scan, able.role, work)
+    told += [text for text in (reservation, why) if text]
+    if asked.replace and why:
+        raise _cannot_replace(source.path, target.database, why)
+    return Plan(source, name, asked.replace, able, why is None, properties, scan=scan, reservations=told)
+
+
+def _like_live(target: Target, scan: Scan, role: str, work: Work) -> tuple[dict[str, Any], str | None]:
+    """:return: the properties of the database that the new one stands beside, where there is one of that encoding."""
+    encoding = scan.encoding or "UTF8"
+    bare = {**_BARE, "encoding": encoding, "owner": role}
+    try:
+        conn = connect(target.as_restore(), application_name=work.application_name)
+    except PgopsError:
+        return bare, f"{target.database} cannot be reached to take its locale from: the new database has C"
+    try:
+        properties = catalog.database_properties(conn)
+    finally:
+        conn.close()
+    mark = database_marks.read_mark(properties["comment"])
+    if mark is not None:
+        properties["comment"] = mark.comment
+    if properties["encoding"] == encoding:
+        return properties, None
+    return (
+        bare,
+        f"the dump is encoded in {encoding} and {target.database} in {properties['encoding']}: the new database has the locale C",
+    )
+
+
+# -- of both -------------------------------------------------------------------------------------------------------------
+
+
+def refuse_newer(path: str, made_for: int, server: int) -> None:
+    """:raises PgopsError: the dump comes from a server or a pg_dump of a newer major than the server."""
+    if made_for > server:
+        raise PgopsError(
+            f"{path} comes from PostgreSQL {made_for} and this server is {server}: a newer dump does not restore into an older server; "
+            "nothing was done.",
+            object_name=path,
+            hint=f"Restore it on a PostgreSQL {made_for} or later.",
+            extra={"file": path},
+        )
+
+
+def _cannot_replace(path: str, database: str, why: str) -> PgopsError:
+    # The application would come back to tables that it may not read.
+    return PgopsError(
+        f"{path} cannot take the place of {database}: {why}; nothing was done.",
+        database=database,
+        hint="Make these roles with CREATE ROLE, or restore it into a new database: leave restore_replace out.",
+        extra={"file": path},
+    )
+
+
+def _refuse_policy_roles(conn: Connection, path: str, roles: set[str]) -> None:
+    missing = [row["name"] for row in fetch_all(conn, _ROLES, (sorted(roles),)) if not row["there"]]
+    if missing:
+        raise PgopsError(
+            f"{path} has policies for roles that are not on this server: {', '.join(missing)}; nothing was done.",
+            object_name=missing[0],
+            hint="; ".join(f'CREATE ROLE "{name}" NOLOGIN' for name in missing) + ".",
+            extra={"file": path, "missing_roles": missing},
+        )
+
+
+def _why_without_owners(conn: Connection, able: Restorer, roles: set[str]) -> str | None:
+    """:return: why owners and privileges are left out, all of them: half of them would look like all; None where they are restored."""
+    found = fetch_all(conn, _ROLES, (sorted(roles),))
+    missing = [row["name"] for row in found if not row["there"]]
+    if missing:
+        return (
+            f"owners, privileges and settings of roles are not restored, everything will belong to {able.role}: "
+            f"the server has no role {', '.join(missing)}"
+        )
+    foreign = [row["name"] for row in found if not row["member"]]
+    if foreign and not able.superuser:
+        return (
+            f"owners, privileges and settings of roles are not restored, everything will belong to {able.role}: "
+            f"it is no superuser and no member of {', '.join(foreign)}"
+        )
+    return None

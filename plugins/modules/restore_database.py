@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: restore_database
+short_description: Restore any dump into a new database
+version_added: 0.1.0
+description:
+  - Takes a folder of M(whitecross.pgops.backup), or a dump of pg_dump in the custom, the directory or the plain format, the last also
+    with gzip. It is read to its end before anything is written, and refused where it is cut off, altered or newer than the server.
+  - The text of a plain dump is read as psql reads it. Backslash commands, and statements that reach beyond the database, are refused
+    with their line. psql runs it in one transaction and ends at the first error.
+  - Goes into a new database that is compared with the manifest of the backup, or by its numbers of rows with what the dump holds, and
+    gets statistics. Where that fails the new database is dropped.
+  - With O(replace=true) it takes the place of the target afterwards, by the swap of M(whitecross.pgops.swap), which keeps the replaced
+    database.
+extends_documentation_fragment:
+  - whitecross.pgops.pgops
+options:
+  from:
+    description:
+      - The backup or the dump, on the host where the module runs.
+    type: path
+    required: true
+  into:
+    description:
+      - The new database; it must not exist. C(<database>_restored_<YYYYMMDD_HHMMSS>) where it is not set.
+    type: str
+  replace:
+    description:
+      - Put it in the place of the target.
+    type: bool
+    default: false
+  confirm:
+    description:
+      - The name of the target, where O(replace=true).
+    type: str
+  key_tables:
+    description:
+      - Tables whose rows are told one by one, without their schema.
+    type: list
+    elements: str
+    default: [users, students]
+  jobs:
+    description:
+      - Processes of C(pg_restore), and sessions that count and hash.
+    type: int
+    default: 2
+author:
+  - White Cross pgops contributors
+"""
+
+EXAMPLES = r"""
+- name: Restore an export beside the live database
+  whitecross.pgops.restore_database:
+    databases: [white_cross]
+    restore_user: postgres
+    from: /var/backups/postgres/exports/white_cross/white_cross_20260101_120000.dump
+"""
+
+RETURN = r"""
+databases:
+  description: What was restored, by database; in check mode what would be.
+  returned: always
+  type: dict
+  contains:
+    source:
+      description: What was restored.
+      type: str
+    kind:
+      description: V(backup), V(custom), V(directory) or V(plain).
+      type: str
+    into:
+      description: The new database.
+      type: str
+    tables:
+      description: How many tables it has rows for.
+      type: int
+    rows:
+      description: How many rows they have.
+      type: int
+    owners:
+      description: Whether owners, privileges and settings are restored.
+      type: bool
+    reservations:
+      description: What could not be recreated or compared, and why.
+      type: list
+      elements: str
+    restore_seconds:
+      description: How long the restore took.
+      type: float
+    key_tables:
+      description: Rows of the key tables; null where there is none of that name.
+      type: dict
+    sizes:
+      description: Each table with its rows and bytes, the largest first.
+      type: list
+      elements: dict
+    ledger:
+      description: The latest ten entries of the ledger.
+      type: list
+      elements: dict
+    swap:
+      description: With O(replace=true), what the swap did.
+      type: dict
+"""
+
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module
+
+
+def main() -> None:
+    """Restore into one new database."""
+    module = pgops_module.create_module(
+        {
+            "from": {"type": "path", "required": True},
+            "into": {"type": "str"},
+            "replace": {"type": "bool", "default": False},
+            "confirm": {"type": "str"},
+            "key_tables": {"type": "list", "elements": "str", "default": ["users", "students"]},
+            "jobs": {"type": "int", "default": 2},
+        }
+    )
+
+    def work() -> dict[str, Any]:
+        from ansible_collections.whitecross.pgops.plugins.module_utils import restore, restore_database, restore_plan
+        from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
+        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+
+        progress, control = pgops_module.job(module)
+        end_on_sigterm(control)
+        targets = pgops_module.targets(module)
+        if len(targets) != 1:
+            raise PgopsError(
+                f"One dump is named and there are {len(targets)} databases.",
+                hint="Name one with -e pgops_database=NAME.",
+            )
+        settings = restore.Work(module.params["run_id"] or "by-hand", module.params["jobs"], progress, control)
+        asked = restore_plan.Asked(
+            module.params["from"],
+            into=module.params["into"] or "",
+            replace=module.params["replace"],
+            confirm=module.params["confirm"] or "",
+            key_tables=tuple(module.params["key_tables"]),
+        )
+        do = restore_database.preview if module.check_mode else restore_database.run
+        databases = {database: do(target, asked, settings) for database, target in targets.items()}
+        return {"changed": True, "databases": databases}
+
+    pgops_module.run(module, work)
+
+
+if __name__ == "__main__":
+    main()
