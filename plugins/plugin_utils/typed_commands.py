@@ -29,8 +29,10 @@ _NEVER = frozenset({"pgops_json"})
 _SELECTION = re.compile(
     r"^(rollback_\w+|migrate_(target|steps|allow_out_of_order|canary|batches|reviewed_by|\w*waive)|backup_path|(inspect|test_migration|new_migration)_\w+)$"
 )
-# A value that holds a secret under a harmless name: a URL with a password, a connection string, a whole-file vault's text.
-_SECRET_VALUE = re.compile(r"://[^/\s]*:[^/\s]*@|passw\w*\s*=|\$ANSIBLE_VAULT")
+# A value that holds a secret under a harmless name: a URL with a password, a connection string, a whole-file vault's text, a private key.
+_SECRET_VALUE = re.compile(
+    r"://[^/\s]*:[^/\s]*@|passw\w*\s*=|\$ANSIBLE_VAULT|(?i:age-secret-key-|private key-----|secret_access_key\s*=)"
+)
 _ENCRYPTED = frozenset({"EncryptedString", "AnsibleVaultEncryptedUnicode"})
 
 
