@@ -31,7 +31,7 @@ options:
     default: {}
   places:
     description:
-      - Where to - each V({path: /mnt/second}), V({rsync: user@host:/path}) or V({rclone: remote:bucket/prefix}).
+      - Where to - each is one of C(path) (a mounted folder), C(rsync) (V(user@host:/path)) and C(rclone) (V(remote:bucket/prefix)).
       - Beside C(path) stands C(same_file_system), beside C(rsync) C(ssh_config), beside C(rclone) C(config).
     type: list
     elements: dict

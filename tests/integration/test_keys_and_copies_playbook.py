@@ -83,6 +83,9 @@ def test_a_run_that_could_not_prove_its_encrypted_backup_does_not_begin_it(
     assert "the backup of this run could not be proved, so it was not begun" in done.output
     assert not list(site.backups.rglob("manifest.json"))
     assert server.execute("SELECT to_regclass('people')", database=database) == [(None,)]
+    unproved = site("backup.yml", "--skip-tags", "prove", backup_identity_file="")
+    assert unproved.rc == 0, unproved.output
+    assert list(site.backups.rglob("dump.age"))
 
 
 def test_a_private_key_among_the_recipients_is_not_repeated(site: Any, key: Key) -> None:
