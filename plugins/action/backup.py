@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
+from ansible.errors import AnsibleActionFail
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import identity, reporting
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 
 # The purpose is in the folder's name, so that one sees years later why it was made.
@@ -31,7 +32,22 @@ class ActionModule(PgopsAction):
             database: any(bool(version.get("phi", True)) for version in found.get("pending") or [])
             for database, found in (run.get("plan") or {}).items()
         }
+        if arguments.get("encrypt_to"):
+            identity.refuse_recipients(arguments["encrypt_to"])
+            self._refuse_unprovable(run, task_vars)
         return arguments
+
+    def _refuse_unprovable(self, run: dict[str, Any], task_vars: dict[str, Any]) -> None:
+        """A backup of an hour that its own run cannot prove is told before it is begun; one that was asked for without is made."""
+        wanted, left_out = (set(task_vars.get(f"ansible_{word}_tags") or ()) for word in ("run", "skip"))
+        if left_out & {"prove"} or (wanted and not wanted & {"all", "prove"}):
+            return
+        given = self._templar.template(task_vars.get("backup_identity_file") or "")
+        if "prove" in (run.get("phases") or []) and not given:
+            raise AnsibleActionFail(
+                "backup_encrypt_to is set and backup_identity_file is not: the backup of this run could not be proved, so it was "
+                "not begun. Name the file of a private key on the ops host with -e backup_identity_file=FILE."
+            )
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Say where the backups are, and what no dump holds."""
@@ -40,8 +56,14 @@ class ActionModule(PgopsAction):
                 continue
             self.say(
                 f"{database}: backed up {found['tables']} tables, {found['rows']} rows in {found['seconds']:.1f} s "
-                f"to {found['path']} ({reporting.size(found['bytes'])})"
+                f"to {found['path']} ({reporting.size(found['bytes'])}{_encrypted(found)})"
             )
             for entry in found["not_included"]:
                 self.say(f"{database}: not in the backup: {entry['object']} ({entry['why']})")
         return result
+
+
+def _encrypted(found: dict[str, Any]) -> str:
+    encryption = found.get("encryption")
+    keys = len(encryption["recipients"]) if encryption else 0
+    return f", encrypted to {keys} key{'' if keys == 1 else 's'}" if keys else ""

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.identity import IdentityAction
 
 
-class ActionModule(PgopsAction):
+class ActionModule(IdentityAction):
     """The proof of a run's backup, or of one that the user names."""
 
     PHASE = "prove"

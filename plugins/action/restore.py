@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.identity import IdentityAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.losses import restore_losses
 
 
-class ActionModule(PgopsAction):
+class ActionModule(IdentityAction):
     """Disclosing and staging are two phases of the journal."""
 
     PHASE = "restore"

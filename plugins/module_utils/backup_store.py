@@ -5,6 +5,7 @@
 
 ``<directory>/<database>/<YYYYMMDD_HHMMSS>_<purpose>_<run id>/`` holds ``dump/`` (pg_dump, directory format),
 ``catalog.json.gz``, ``manifest.json`` and, once it has been proved, ``proof.json``. Folders are 0700, files 0600.
+An encrypted one holds ``dump.age`` and ``catalog.json.gz.age`` in their place; only its manifest and proof can be read.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ import stat
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Callable
 from urllib.parse import quote
 
+from ansible_collections.whitecross.pgops.plugins.module_utils import encryption
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
 MANIFEST_FORMAT = 1
@@ -56,6 +58,13 @@ class Backup:
     manifest: dict[str, Any]
     manifest_sha256: str
     proof: dict[str, Any] | None
+    # What opens an encrypted one, from ``encrypted_dump.unlock``.
+    identity: encryption.Identity | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def encrypted(self) -> bool:
+        """Dump and catalog can only be read with a private key."""
+        return bool(self.manifest.get("encryption"))
 
     @property
     def proved(self) -> bool:
@@ -196,16 +205,25 @@ def write_json(path: str, value: Any) -> str:
     return digest
 
 
-def write_catalog(folder: str, inventory: dict[str, Any]) -> None:
-    """Keep the whole catalog beside the dump, compressed; its fingerprint stands in the manifest."""
-    text = json.dumps(inventory, sort_keys=True, ensure_ascii=False).encode()
-    write_private(os.path.join(folder, CATALOG), gzip.compress(text, 6, mtime=0))
+def write_catalog(folder: str, inventory: dict[str, Any], recipients: list[str]) -> None:
+    """Keep the whole catalog beside the dump, compressed; its fingerprint stands in the manifest.
+
+    :param recipients: who alone may read it, since defaults and checks may hold values; everybody where there is none.
+    """
+    data = gzip.compress(json.dumps(inventory, sort_keys=True, ensure_ascii=False).encode(), 6, mtime=0)
+    if recipients:
+        write_private(os.path.join(folder, CATALOG + encryption.SUFFIX), encryption.encrypt(data, recipients))
+    else:
+        write_private(os.path.join(folder, CATALOG), data)
 
 
 def read_catalog(backup: Backup) -> dict[str, Any]:
-    """:return: the catalog as it was in the dump's snapshot. :raises PgopsError: it cannot be read."""
+    """:return: the catalog as it was in the dump's snapshot. :raises PgopsError: it cannot be read, or its key is missing."""
     path = os.path.join(backup.path, CATALOG)
     try:
+        if backup.encrypted:
+            path += encryption.SUFFIX
+            return dict(json.loads(gzip.decompress(encryption.decrypt(path, backup.identity))))
         with gzip.open(path, "rb") as stream:
             return dict(json.loads(stream.read()))
     except (OSError, EOFError, ValueError) as exc:
@@ -360,7 +378,7 @@ def write_proof(backup: Backup, proof: dict[str, Any]) -> Backup:
             hint="Free space in that folder, or make it writable; then prove it again with prove.yml.",
             extra={"errno": exc.errno},
         ) from None
-    return Backup(backup.path, backup.manifest, backup.manifest_sha256, proof)
+    return replace(backup, proof=proof)
 
 
 def remove_proof(backup: Backup) -> None:

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from io import TextIOWrapper
-from typing import IO, BinaryIO, Callable, cast
+from typing import IO, Any, BinaryIO, Callable, cast
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
@@ -99,6 +99,20 @@ def end_on_sigterm(control: Control) -> None:
     signal.signal(signal.SIGTERM, lambda *_: control.request("the job was told to end (SIGTERM)"))
 
 
+def start_with_us(arguments: list[str], **streams: Any) -> subprocess.Popen[Any]:
+    """Start a program that gets SIGTERM when this process dies, however that happens.
+
+    :param streams: of ``subprocess.Popen``.
+    :raises PgopsError: it cannot be started.
+    """
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _STARTER, str(os.getpid()), *arguments], umask=0o077, **streams
+        )
+    except OSError as exc:
+        raise PgopsError(f"{arguments[0]} cannot be started: {exc.strerror}.") from None
+
+
 class ClientProcess:
     """A running client tool. Start it in the thread that stays until it ends: its death takes the client along."""
 
@@ -111,6 +125,7 @@ class ClientProcess:
         application_name: str,
         options: dict[str, str] | None = None,
         stdin: int = subprocess.DEVNULL,
+        stdout: int = subprocess.DEVNULL,
         log: IO[str] | None = None,
     ) -> None:
         """
@@ -119,6 +134,7 @@ class ClientProcess:
         :param application_name: shown in pg_stat_activity for the client and its workers.
         :param options: settings of the client's sessions (``PGOPTIONS``).
         :param stdin: what the client reads, a descriptor or ``subprocess.PIPE`` (then :attr:`stdin` is its other end).
+        :param stdout: a descriptor that it writes an archive to.
         :param log: takes what the client tells with ``--verbose``, and its messages without row contents.
         """
         self.name = os.path.basename(tool)
@@ -127,32 +143,16 @@ class ClientProcess:
             environment["PGOPTIONS"] = " ".join(f"-c {name}={value}" for name, value in options.items())
         self._lines: list[str] = []
         self._log = log
-        try:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-I",
-                    "-S",
-                    "-c",
-                    _STARTER,
-                    str(os.getpid()),
-                    tool,
-                    *target.client_arguments(),
-                    "--dbname",
-                    _dbname(target.database),
-                    *arguments,
-                ],
-                stdin=stdin,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                env=environment,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-                umask=0o077,
-            )
-        except OSError as exc:
-            raise PgopsError(f"{tool} cannot be started: {exc.strerror}.") from None
+        self._process = start_with_us(
+            [tool, *target.client_arguments(), "--dbname", _dbname(target.database), *arguments],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            env=environment,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
         self._reader = threading.Thread(target=self._read, args=(self._process.stderr,), daemon=True)
         self._reader.start()
 
@@ -185,6 +185,11 @@ class ClientProcess:
     def process_id(self) -> int:
         """The client's process id, for who wants to look."""
         return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """How it ended, None as long as it runs."""
+        return self._process.poll()
 
     @property
     def messages(self) -> list[str]:

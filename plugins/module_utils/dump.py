@@ -25,6 +25,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     catalog,
     content,
     database_marks,
+    encrypted_dump,
+    encryption,
     ledger,
     locks,
 )
@@ -41,6 +43,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     server_version,
     system_identifier,
 )
+from ansible_collections.whitecross.pgops.plugins.module_utils.encrypted_dump import EncryptedDump
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import (
     Interrupted,
     PgopsError,
@@ -386,6 +389,7 @@ def create_backup(
     phi: bool | None = None,
     jobs: int = 2,
     compression: str | None = None,
+    encrypt_to: list[str] | None = None,
     tool_version: str = "",
     progress: Progress | None = None,
     control: Control | None = None,
@@ -399,6 +403,7 @@ def create_backup(
         nobody has said. Retention goes by it.
     :param jobs: processes of pg_dump, and as many sessions that count and hash.
     :param compression: pg_dump's ``--compress``; light gzip by default.
+    :param encrypt_to: public keys; the dump is encrypted to all of them, and nothing of it is ever written plain.
     :return: path, manifest_sha256, started, finished, seconds, bytes, files, tables, rows, ledger_head,
         catalog_fingerprint, snapshot, not_included, removed (leftovers of dead runs).
     :raises PgopsError: with the cause; then nothing of this backup is left.
@@ -409,6 +414,7 @@ def create_backup(
     control = control or Control(None)
     source = target.as_backup()
     application_name = f"{locks.application_name(run_id)} backup"
+    recipients = encryption.usable_recipients(encrypt_to) if encrypt_to else []
     conn = connect(source, application_name=application_name)
     try:
         tool = _look(source, conn)
@@ -420,7 +426,7 @@ def create_backup(
             try:
                 backup_store.make_private_folder(partial)
                 manifest = _Run(
-                    source, conn, tool, partial, jobs, compression, application_name, progress, control
+                    source, conn, tool, partial, jobs, compression, recipients, application_name, progress, control
                 ).work()
                 control.check()
                 manifest.update(
@@ -459,13 +465,17 @@ def _look(source: Target, conn: Connection) -> str:
     return client_tool(source, conn, "pg_dump")
 
 
-def preview(target: Target, *, directory: str, run_id: str, purpose: str = "manual") -> dict[str, Any]:
+def preview(
+    target: Target, *, directory: str, run_id: str, purpose: str = "manual", encrypt_to: list[str] | None = None
+) -> dict[str, Any]:
     """Look whether a backup could be made, and write nothing.
 
     :return: would_write (the folder that holds the backups of this database), client.
     :raises PgopsError: as :func:`create_backup` would, before it begins.
     """
     source = target.as_backup()
+    if encrypt_to:
+        encryption.usable_recipients(encrypt_to)
     conn = connect(source, application_name=f"{locks.application_name(run_id)} backup")
     try:
         tool = _look(source, conn)
@@ -497,6 +507,7 @@ def summary(backup: backup_store.Backup, removed: list[str] | None = None) -> di
         "catalog_fingerprint": manifest["catalog_fingerprint"],
         "snapshot": manifest["snapshot"],
         "snapshot_time": manifest["snapshot_time"],
+        "encryption": manifest.get("encryption"),
         "not_included": manifest["not_included"],
         "removed": removed or [],
     }
@@ -530,6 +541,7 @@ class _Run:
         partial: str,
         jobs: int,
         compression: str | None,
+        recipients: list[str],
         application_name: str,
         progress: Progress,
         control: Control,
@@ -540,6 +552,7 @@ class _Run:
         self.partial = partial
         self.jobs = jobs
         self.compression = compression or DEFAULT_COMPRESSION
+        self.recipients = recipients
         self.application_name = application_name
         self.progress = progress
         self.control = control
@@ -572,7 +585,7 @@ class _Run:
         for name, position in sequences.items():
             position["after"] = positions.get(name, position)
         inventory = described.pop("inventory")
-        backup_store.write_catalog(self.partial, inventory)
+        backup_store.write_catalog(self.partial, inventory, self.recipients)
         self.progress.emit("reading the dump back for its checksums", database=database)
         files = backup_store.seal(self.partial, self.jobs, self.control.check)
         major, minor = server_version(self.conn)
@@ -596,6 +609,8 @@ class _Run:
             "bytes": sum(entry["bytes"] for entry in files.values()),
             "jobs": self.jobs,
             "compression": self.compression,
+            "dump_format": encrypted_dump.FORMAT if self.recipients else "directory",
+            "encryption": {"tool": encryption.TOOL, "recipients": self.recipients} if self.recipients else None,
             "seconds": round(time.monotonic() - began, 3),
             **described,
         }
@@ -613,13 +628,20 @@ class _Run:
             progress=self.progress,
         )
 
-    def _pg_dump(self, snapshot: Snapshot) -> ClientProcess:
+    def _pg_dump(self, snapshot: Snapshot) -> ClientProcess | EncryptedDump:
         arguments = [
-            "--format=directory",
-            f"--jobs={self.jobs}",
             f"--compress={self.compression}",
             f"--snapshot={snapshot.name}",
             f"--lock-wait-timeout={LOCK_TIMEOUT_MS}",
+        ]
+        if self.recipients:
+            return EncryptedDump(
+                self.tool, arguments, self.source,
+                folder=self.partial, recipients=self.recipients, application_name=self.application_name,
+            )  # fmt: skip
+        arguments += [
+            "--format=directory",
+            f"--jobs={self.jobs}",
             f"--file={os.path.join(self.partial, backup_store.DUMP)}",
         ]
         return ClientProcess(self.tool, arguments, self.source, application_name=self.application_name)
@@ -641,10 +663,9 @@ class _Run:
             ],
         }
 
-    def _follow(self, dump: ClientProcess, workers: Contents) -> dict[str, dict[str, Any]]:
+    def _follow(self, dump: ClientProcess | EncryptedDump, workers: Contents) -> dict[str, dict[str, Any]]:
         """Wait for both; the first failure of either ends the other. :return: counts and hashes."""
         database = self.source.database
-        folder = os.path.join(self.partial, backup_store.DUMP)
         dumping = True
         told = time.monotonic()
         while dumping or workers.running:
@@ -658,7 +679,7 @@ class _Run:
             self.control.check()
             if dumping and time.monotonic() - told >= TELL_SECONDS:
                 told = time.monotonic()
-                written = sum(backup_store.list_files(folder)[0].values()) if os.path.isdir(folder) else 0
+                written = sum(backup_store.list_files(self.partial)[0].values())
                 self.progress.emit("writing the dump", database=database, done=written, unit="bytes")
         return workers.result(f"The backup of {database} failed while its tables were hashed")
 

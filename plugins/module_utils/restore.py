@@ -27,6 +27,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     content,
     database_marks,
     database_properties,
+    encrypted_dump,
     ledger,
     locks,
     row_versions,
@@ -46,6 +47,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks import FENCED, VERIFIED, Mark
 from ansible_collections.whitecross.pgops.plugins.module_utils.dump import Contents
+from ansible_collections.whitecross.pgops.plugins.module_utils.encrypted_dump import DecryptedRestore
+from ansible_collections.whitecross.pgops.plugins.module_utils.encryption import Identity
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
@@ -435,20 +438,16 @@ def restore_into(
         tool = client_tool(destination, conn, "pg_restore")
     finally:
         conn.close()
-    folder = os.path.join(backup.path, backup_store.DUMP)
-    arguments = ["--format=directory", "--exit-on-error", f"--jobs={work.jobs}", "--no-subscriptions"]
+    arguments = ["--exit-on-error", "--no-subscriptions"]
     if not able.owners:
         arguments += ["--no-owner", "--no-privileges"]
     if not able.same_cluster:
         arguments.append("--no-tablespaces")
     with contextlib.ExitStack() as stack:
         if able.left_out:
-            arguments.append(f"--use-list={stack.enter_context(_reduced_list(tool, folder, able))}")
+            arguments.append(f"--use-list={stack.enter_context(_reduced_list(tool, backup, able))}")
         began = time.monotonic()
-        client = ClientProcess(
-            tool, [*arguments, folder], destination,
-            application_name=f"{work.application_name} restore", options=session_options(able.superuser),
-        )  # fmt: skip
+        client = _pg_restore(tool, arguments, destination, backup, work, session_options(able.superuser))
         try:
             _follow(client, destination, backup, work)
         finally:
@@ -457,7 +456,18 @@ def restore_into(
     return time.monotonic() - began
 
 
-def _follow(client: ClientProcess, destination: Target, backup: Backup, work: Work) -> None:
+def _pg_restore(
+    tool: str, arguments: list[str], destination: Target, backup: Backup, work: Work, options: dict[str, str]
+) -> ClientProcess | DecryptedRestore:
+    name = f"{work.application_name} restore"
+    if backup.encrypted:
+        return DecryptedRestore(tool, arguments, destination, backup=backup, application_name=name, options=options)
+    folder = os.path.join(backup.path, backup_store.DUMP)
+    arguments = [*arguments, "--format=directory", f"--jobs={work.jobs}", folder]
+    return ClientProcess(tool, arguments, destination, application_name=name, options=options)
+
+
+def _follow(client: ClientProcess | DecryptedRestore, destination: Target, backup: Backup, work: Work) -> None:
     told = 0.0
     watcher: Connection | None = None
     try:
@@ -482,11 +492,15 @@ def _follow(client: ClientProcess, destination: Target, backup: Backup, work: Wo
 
 
 @contextlib.contextmanager
-def _reduced_list(tool: str, folder: str, able: Restorer) -> Iterator[str]:
+def _reduced_list(tool: str, backup: Backup, able: Restorer) -> Iterator[str]:
     """A table of contents without the entries that this role cannot make, for ``pg_restore --use-list``."""
-    listed = subprocess.run([tool, "--list", folder], capture_output=True, text=True, check=False)
+    if backup.encrypted:
+        listed = encrypted_dump.listed(tool, backup)
+    else:
+        folder = os.path.join(backup.path, backup_store.DUMP)
+        listed = subprocess.run([tool, "--list", folder], capture_output=True, text=True, check=False)
     if listed.returncode != 0:
-        raise PgopsError(f"The table of contents of {folder} cannot be read.")
+        raise PgopsError(f"The table of contents of {backup.path} cannot be read.")
     kinds = [SUPERUSER_ENTRIES.get(catalog.kind_of(key)) for key in able.left_out]
     left_out = tuple(f" {kind} " for kind in kinds if kind)
     if any(catalog.kind_of(key) == "publication" for key in able.left_out):
@@ -660,6 +674,7 @@ def prove(
     scratch_name: str | None = None,
     other_cluster_only: bool = False,
     scratch_reason: str = "",
+    identity: Identity | None = None,
 ) -> dict[str, Any]:
     """Prove a backup: read all its files, restore it into a scratch database, compare everything, write ``proof.json``.
 
@@ -669,6 +684,7 @@ def prove(
     :param manifest_sha256: what the run recorded when it made the backup.
     :param other_cluster_only: refuse to restore on the cluster that the backup came from (production without a reason).
     :param scratch_reason: why it may be that cluster all the same; kept in the proof.
+    :param identity: the private key, where it is encrypted.
     :return: the proof, with the backup's path.
     :raises PgopsError: anything that makes the backup unfit; the scratch database is dropped whatever happens.
     """
@@ -679,6 +695,7 @@ def prove(
         raise PgopsError(f"{path} is a backup of {database}, not of {target.database}.", database=target.database)
     refuse_altered(backup, manifest_sha256)
     try:
+        backup = encrypted_dump.unlock(backup, identity)
         work.progress.emit("reading every file of the backup", database=database)
         backup_store.verify_files(backup, work.control.check)
         able = _look_at_scratch_server(target, backup, work, other_cluster_only)

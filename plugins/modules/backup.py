@@ -47,6 +47,14 @@ options:
       - What C(pg_dump --compress) takes; V(0) to V(9), and from PostgreSQL 16 also V(lz4) or V(zstd:3) where the client has it.
     type: str
     default: "1"
+  encrypt_to:
+    description:
+      - Public keys of C(age), V(age1…), or of kind V(ssh-ed25519). Dump and catalog are encrypted to all of them, so that one of
+        their private keys opens them; nothing of them is ever written plain.
+      - An encrypted dump is one archive in custom format, written and restored by one session.
+    type: list
+    elements: str
+    default: []
 author:
   - White Cross pgops contributors
 """
@@ -58,6 +66,15 @@ EXAMPLES = r"""
     backup_user: white_cross_backup
     directory: /var/backups/postgres/migrations
     purpose: before_migration
+
+- name: Back up so that only the holders of two private keys can read it
+  whitecross.pgops.backup:
+    databases: [white_cross]
+    backup_user: white_cross_backup
+    directory: /var/backups/postgres/migrations
+    encrypt_to:
+      - age1x9h43wgr2ng28sswzrxwcd2gjyc6ss2qqa770uzeypdpuk2tgp0sk7whp2
+      - ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ7Lq0vJd3l1cZ1VQ0wqkZt1n0m3c1oJr9xk5m2b7QfT vault
 """
 
 RETURN = r"""
@@ -102,6 +119,9 @@ databases:
     snapshot:
       description: What the snapshot sees - V(xmax) is the first transaction that it does not, V(xip) those that were open.
       type: dict
+    encryption:
+      description: C(tool) and C(recipients), the public keys; null where it is plain.
+      type: dict
     not_included:
       description: What a dump leaves out, with the reason.
       type: list
@@ -127,6 +147,7 @@ def main() -> None:
             "phi": {"type": "dict", "default": {}},
             "jobs": {"type": "int", "default": 2},
             "compression": {"type": "str", "default": "1"},
+            "encrypt_to": {"type": "list", "elements": "str", "default": []},
         }
     )
 
@@ -142,6 +163,7 @@ def main() -> None:
                 "directory": module.params["directory"],
                 "run_id": module.params["run_id"] or "by-hand",
                 "purpose": module.params["purpose"],
+                "encrypt_to": module.params["encrypt_to"],
             }
             if module.check_mode:
                 databases[database] = dump.preview(target, **settings)

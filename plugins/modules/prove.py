@@ -48,6 +48,16 @@ options:
         O(scratch_reason) is given.
     type: bool
     default: false
+  identity_file:
+    description:
+      - The file of a private key, mode 0600, on the host where the module runs; needed where the backup is encrypted.
+      - It is read into memory before anything else. A key behind a passphrase is refused, since nobody is there to type it.
+    type: path
+  identity_once:
+    description:
+      - The file was handed over for this call only and is removed as soon as it is read. Filled by the action plugin.
+    type: bool
+    default: false
 author:
   - White Cross pgops contributors
 """
@@ -113,14 +123,22 @@ def main() -> None:
             "scratch_database": {"type": "str"},
             "scratch_reason": {"type": "str"},
             "other_cluster_only": {"type": "bool", "default": False},
+            "identity_file": {"type": "path"},
+            "identity_once": {"type": "bool", "default": False},
         }
     )
 
     def work() -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, restore
+        from ansible_collections.whitecross.pgops.plugins.module_utils import (
+            backup_store,
+            encrypted_dump,
+            encryption,
+            restore,
+        )
         from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
         from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
+        identity = encryption.open_identity(module.params["identity_file"], once=module.params["identity_once"])
         progress, control = pgops_module.job(module)
         end_on_sigterm(control)
         settings = restore.Work(module.params["run_id"] or "by-hand", module.params["jobs"], progress, control)
@@ -144,7 +162,7 @@ def main() -> None:
                     )
                 path = found[0].path
             if module.check_mode:
-                backup_store.verify_files(backup_store.read_backup(path))
+                backup_store.verify_files(encrypted_dump.unlock(backup_store.read_backup(path), identity))
                 databases[database] = {"path": path, "would_prove": True}
                 continue
             databases[database] = restore.prove(
@@ -155,6 +173,7 @@ def main() -> None:
                 scratch_name=module.params["scratch_database"],
                 scratch_reason=module.params["scratch_reason"] or "",
                 other_cluster_only=module.params["other_cluster_only"],
+                identity=identity,
             )
         return {"changed": True, "databases": databases}
 

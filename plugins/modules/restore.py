@@ -41,6 +41,16 @@ options:
       - Processes of C(pg_restore), and sessions that count and hash.
     type: int
     default: 2
+  identity_file:
+    description:
+      - The file of a private key, mode 0600, on the host where the module runs; needed where the backup is encrypted.
+      - It is read into memory before anything else. A key behind a passphrase is refused, since nobody is there to type it.
+    type: path
+  identity_once:
+    description:
+      - The file was handed over for this call only and is removed as soon as it is read. Filled by the action plugin.
+    type: bool
+    default: false
 author:
   - White Cross pgops contributors
 """
@@ -113,14 +123,23 @@ def main() -> None:
             "backup": {"type": "path"},
             "backups": {"type": "dict", "default": {}},
             "jobs": {"type": "int", "default": 2},
+            "identity_file": {"type": "path"},
+            "identity_once": {"type": "bool", "default": False},
         }
     )
 
     def work() -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.module_utils import backup_choice, lost_writes, restore
+        from ansible_collections.whitecross.pgops.plugins.module_utils import (
+            backup_choice,
+            encrypted_dump,
+            encryption,
+            lost_writes,
+            restore,
+        )
         from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
         from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
+        identity = encryption.open_identity(module.params["identity_file"], once=module.params["identity_once"])
         progress, control = pgops_module.job(module)
         end_on_sigterm(control)
         settings = restore.Work(module.params["run_id"] or "by-hand", module.params["jobs"], progress, control)
@@ -139,6 +158,7 @@ def main() -> None:
                 module.params["backup"] or module.params["backups"].get(database),
                 application_name=settings.application_name,
             )
+            backup = encrypted_dump.unlock(backup, identity)
             found = {"backup": backup.path, "why": why, "proved_at": (backup.proof or {}).get("proved_at")}
             if stage:
                 found.update(restore.stage(target, backup, work=settings))

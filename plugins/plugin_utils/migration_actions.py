@@ -46,6 +46,8 @@ class MigrationAction(PgopsAction):
             for database, found in (run.get("backup") or {}).items()
             if isinstance(found, Mapping)
         }
+        for database, found in (run.get("copy") or {}).items():
+            backup.setdefault(database, {})["copies"] = [entry["path"] for entry in found.get("copies") or []]
         return {**told, "backup": backup}
 
     def selection(self, task_vars: dict[str, Any]) -> dict[str, Any]:

@@ -31,8 +31,10 @@ _SELECTION = re.compile(
     r"|backup_(path|pin|unpin|pin_reason|list_\w+|expire_offline)|restore_(from|into|replace|confirm|table|schema)"
     r"|(inspect|test_migration|new_migration)_\w+)$"
 )
-# A value that holds a secret under a harmless name: a URL with a password, a connection string, a whole-file vault's text.
-_SECRET_VALUE = re.compile(r"://[^/\s]*:[^/\s]*@|passw\w*\s*=|\$ANSIBLE_VAULT")
+# A value that holds a secret under a harmless name: a URL with a password, a connection string, a whole-file vault's text, a private key.
+_SECRET_VALUE = re.compile(
+    r"://[^/\s]*:[^/\s]*@|passw\w*\s*=|\$ANSIBLE_VAULT|(?i:age-secret-key-|private key-----|secret_access_key\s*=)"
+)
 _ENCRYPTED = frozenset({"EncryptedString", "AnsibleVaultEncryptedUnicode"})
 
 

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A dump that is encrypted between pg_dump and the disk, and decrypted between the disk and pg_restore.
+
+pg_dump's directory format writes its files itself, which would be plain ones; so an encrypted dump is one archive in custom format,
+through a pipe, by one session. Both ends of a pipe are looked at: a pg_dump that dies leaves age a stream that simply ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from dataclasses import replace
+from typing import Callable
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, encryption
+from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
+from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import END_SECONDS, ClientProcess
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
+from ansible_collections.whitecross.pgops.plugins.module_utils.encryption import AgeProcess, Identity
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+
+DUMP = backup_store.DUMP + encryption.SUFFIX
+FORMAT = "custom"
+MAGIC = b"PGDMP"  # how an archive in custom format begins
+_FULL = ("no space left on device", "disk quota exceeded")
+
+
+def unlock(backup: Backup, identity: Identity | None) -> Backup:
+    """Take the private key to a backup, and see that it opens it; costs the first block of it.
+
+    :param identity: the key, None where there is none.
+    :return: the backup with the key, or as it is where it is not encrypted.
+    :raises PgopsError: it is encrypted and the key is missing or another one, age is not there, or the dump is none.
+    """
+    if not backup.encrypted:
+        return backup
+    path = os.path.join(backup.path, DUMP)
+    if identity is None:
+        raise encryption.missing_identity(backup.path)
+    encryption.refuse_missing_tool()
+    # A dump that is missing is named by who reads all the files.
+    if os.path.isfile(path) and encryption.decrypt(path, identity, first=len(MAGIC)) != MAGIC:
+        raise PgopsError(
+            f"{path} holds no dump.",
+            database=backup.manifest.get("database"),
+            hint="Take another backup, or name an older one with -e rollback_backup=PATH.",
+            extra={"files": {DUMP: "holds no dump"}},
+        )
+    return replace(backup, identity=identity)
+
+
+class EncryptedDump:
+    """pg_dump into age into ``dump.age``; waited for and ended as one."""
+
+    def __init__(
+        self,
+        tool: str,
+        arguments: list[str],
+        source: Target,
+        *,
+        folder: str,
+        recipients: list[str],
+        application_name: str,
+    ) -> None:
+        """
+        :param arguments: pg_dump's, but for format and file.
+        :param folder: where ``dump.age`` is written, not published yet.
+        """
+        self._path = os.path.join(folder, DUMP)
+        written = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        reading, writing = os.pipe()
+        try:
+            self._age = encryption.encrypting(recipients, stdin=reading, stdout=written)
+            try:
+                self._client = ClientProcess(
+                    tool, [f"--format={FORMAT}", *arguments], source,
+                    application_name=application_name, stdout=writing,
+                )  # fmt: skip
+            except BaseException:
+                self._age.end()
+                raise
+        finally:
+            # Each has its own end now; as long as we had one too, neither would see the other's end.
+            for descriptor in (reading, writing, written):
+                os.close(descriptor)
+
+    @property
+    def processes(self) -> tuple[int, int]:
+        """The process ids of pg_dump and age, for who wants to look."""
+        return self._client.process_id, self._age.process_id
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a while. :return: whether both have ended."""
+        return self._client.wait(seconds) and self._age.wait(seconds)
+
+    def end(self) -> None:
+        """End both if they still run."""
+        self._client.end()
+        self._age.end()
+
+    def result(self, doing: str, *, database: str | None = None, hints: Callable[[str], str | None]) -> None:
+        """Look at how both ended.
+
+        :raises PgopsError: one of them failed. OSError: age could not write the file.
+        """
+        failure = self._age.failure()
+        if failure is None:
+            self._client.result(doing, database=database, hints=hints)
+        elif any(words in failure for words in _FULL):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
+        else:
+            # That pg_dump could not write on is what came of it.
+            raise PgopsError(f"{doing}: {failure}.", database=database, hint=hints(failure))
+
+
+class DecryptedRestore:
+    """``dump.age`` into age into pg_restore; waited for and ended as one."""
+
+    def __init__(
+        self,
+        tool: str,
+        arguments: list[str],
+        destination: Target,
+        *,
+        backup: Backup,
+        application_name: str,
+        options: dict[str, str],
+    ) -> None:
+        """
+        :param arguments: pg_restore's, but for format, jobs and file.
+        :param backup: with its key, from :func:`unlock`.
+        """
+        self._identity, self._path = _key(backup), os.path.join(backup.path, DUMP)
+        self._reading, writing = os.pipe()
+        try:
+            self._age = encryption.decrypting(self._path, self._identity, stdout=writing)
+        except OSError as exc:
+            os.close(self._reading)
+            raise PgopsError(f"{self._path} cannot be read: {exc.strerror}.") from None
+        finally:
+            os.close(writing)
+        try:
+            self._client = ClientProcess(
+                tool, [f"--format={FORMAT}", *arguments], destination,
+                application_name=application_name, options=options, stdin=self._reading,
+            )  # fmt: skip
+        except BaseException:
+            self._close()
+            raise
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a while. :return: whether both have ended."""
+        if not self._client.wait(seconds):
+            return False
+        if self._client.returncode == 0:
+            # age looks at the end of the file last, and pg_restore does not read so far.
+            while self._reading >= 0 and os.read(self._reading, backup_store.READ_BLOCK):
+                pass
+            self._age.wait(END_SECONDS)
+        else:
+            # It has ended already where that is why pg_restore failed.
+            self._age.wait(seconds)
+        self._close()
+        return True
+
+    def end(self) -> None:
+        """End both if they still run."""
+        self._client.end()
+        self._close()
+
+    def _close(self) -> None:
+        self._age.end()
+        if self._reading >= 0:
+            os.close(self._reading)
+            self._reading = -1
+
+    def result(self, doing: str, *, database: str | None = None, hints: Callable[[str], str | None]) -> None:
+        """Look at how both ended.
+
+        :raises PgopsError: one of them failed.
+        """
+        failure = self._age.failure()
+        if failure is not None and "signal 13" not in failure:  # pg_restore went first
+            raise encryption.unreadable(self._path, self._identity, failure)
+        self._client.result(doing, database=database, hints=hints)
+
+
+def listed(tool: str, backup: Backup) -> subprocess.CompletedProcess[str]:
+    """:return: what ``pg_restore --list`` says of an encrypted dump. It reads the head only."""
+    reading, writing = os.pipe()
+    try:
+        age: AgeProcess = encryption.decrypting(os.path.join(backup.path, DUMP), _key(backup), stdout=writing)
+    finally:
+        os.close(writing)
+    try:
+        return subprocess.run([tool, "--list"], stdin=reading, capture_output=True, text=True, check=False)
+    finally:
+        os.close(reading)
+        age.end()
+
+
+def _key(backup: Backup) -> Identity:
+    if backup.identity is None:
+        raise encryption.missing_identity(backup.path)
+    return backup.identity
