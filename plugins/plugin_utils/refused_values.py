@@ -37,6 +37,8 @@ NEVER_EMPTY = frozenset(
         "migrate_canary",
         "migrate_batches",
         "backup_path",
+        "drill_backup",
+        "drill_point_in_time",
     }
 )
 # Of none of these 0 means anything.
