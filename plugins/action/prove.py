@@ -7,10 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible.errors import AnsibleActionFail
+from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import EQUAL, RESTORES, SOUND
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import proof_levels
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.identity import IdentityAction
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction
+
+# Playbooks that rely on the proof for what they do next.
+RELYING = ("migrate", "rollback")
 
 
-class ActionModule(IdentityAction):
+class ActionModule(IdentityAction, MigrationAction):
     """The proof of a run's backup, or of one that the user names."""
 
     PHASE = "prove"
@@ -22,6 +29,7 @@ class ActionModule(IdentityAction):
         variables = task_vars or {}
         made = self.run_fact(variables).get("backup") or {}
         if self._task.check_mode and any("path" not in entry for entry in made.values()):
+            self._level_required(variables)
             return {"changed": False, "skipped": True, "skip_reason": "check mode: no backup was made"}
         return super().run(tmp, variables)
 
@@ -37,17 +45,52 @@ class ActionModule(IdentityAction):
         environment = self.run_fact(task_vars).get("environment")
         production = environment in (self.pgops(task_vars, "production_environments") or [])
         arguments["other_cluster_only"] = production and not arguments.get("scratch_reason")
+        arguments["level_required"] = self._level_required(task_vars)
+        if int(arguments.get("level") or EQUAL) >= SOUND:
+            arguments["checks"] = self.named_checks(task_vars)
         return arguments
+
+    def _level_required(self, task_vars: dict[str, Any]) -> int | None:
+        """:return: what this environment needs, where this playbook relies on the proof.
+        :raises AnsibleActionFail: the climb that is asked for ends below it."""
+        run = self.run_fact(task_vars)
+        if run.get("playbook") not in RELYING:
+            return None
+        environment = str(run.get("environment"))
+        production = environment in (self.pgops(task_vars, "production_environments") or [])
+        needed = proof_levels.required(self._task.args.get("level_required"), environment, production)
+        asked = int(self._task.args.get("level") or EQUAL)
+        if asked < needed:
+            command = self.again(task_vars, {"backup_prove_level": needed})
+            raise AnsibleActionFail(
+                f"backup_prove_level is {asked}, and {environment} needs a backup that is proved to level {needed} "
+                f"({proof_levels.VARIABLE}); nothing was restored and nothing was changed. Then: {command}",
+                result={"next": [command]},
+            )
+        return needed
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Say what was compared, and what could not be."""
         for database, found in (result.get("databases") or {}).items():
             if "proved_at" not in found:
                 continue
-            self.say(
-                f"{database}: backup proved: {found['tables']} tables, {found['rows']} rows and {found['objects']} objects "
-                f"restored and compared in {found['seconds']:.1f} s (restore {found['restore_seconds']:.1f} s)"
-            )
+            self.say(f"{database}: {_told(found)}")
+            if any(entry["level"] >= SOUND for entry in found["levels"]):
+                for line in proof_levels.ladder_lines(found):
+                    self.say(line)
+            if "forecast" in found:
+                self.say(f"{database}: {proof_levels.forecast_line(found['forecast'])}")
             for reservation in found["reservations"]:
                 self.say(f"{database}: {reservation}")
         return result
+
+
+def _told(found: dict[str, Any]) -> str:
+    if found["level"] < RESTORES:
+        return f"backup read to its end in {found['seconds']:.1f} s, level {found['level']}; it was not restored"
+    if found["level"] < EQUAL:
+        return f"backup restored in {found['restore_seconds']:.1f} s, level {found['level']}; it was not compared"
+    return (
+        f"backup proved: {found['tables']} tables, {found['rows']} rows and {found['objects']} objects restored and compared in "
+        f"{found['seconds']:.1f} s (restore {found['restore_seconds']:.1f} s), level {found['level']}"
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import proof_levels
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.identity import IdentityAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.losses import restore_losses
 
@@ -27,6 +28,9 @@ class ActionModule(IdentityAction):
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the task's arguments, with the backup that was disclosed and confirmed."""
         arguments = super().module_arguments(task_vars)
+        environment = str(self.run_fact(task_vars).get("environment"))
+        production = environment in (self.pgops(task_vars, "production_environments") or [])
+        arguments["level_required"] = proof_levels.required(arguments.get("level_required"), environment, production)
         disclosed = self.run_fact(task_vars).get("disclose") or {}
         if disclosed and self.PHASE == "restore":
             arguments["backups"] = {name: entry["backup"] for name, entry in disclosed.items() if entry.get("backup")}
@@ -45,9 +49,21 @@ class ActionModule(IdentityAction):
                 )
                 largest = ", ".join(f"{table} {rows}" for table, rows in found["largest"].items())
                 self.say(f"{database}: rows of its largest tables: {largest or 'none'}")
+        if result.get("reason") == "level":
+            self._tell_climb(result, task_vars)
         if result.get("reason") == "restored_before":
             self._tell_restored_before(result, task_vars)
         return result
+
+    def _tell_climb(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
+        """The command that proves this backup further, then the one that was typed."""
+        climb: dict[str, Any] = {
+            "backup_path": str(result["path"]),
+            "backup_prove_level": int(result["level_required"]),
+        }
+        if list(self.pgops(task_vars, "databases") or []) != [result["database"]]:
+            climb["pgops_databases"] = [str(result["database"])]
+        result["next"] = [self.command(task_vars, "prove.yml", climb), self.again(task_vars)]
 
     def _tell_restored_before(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
         """Each way from there is named, and each only looks."""

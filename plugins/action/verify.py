@@ -11,7 +11,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import promotion, rendered_tree, verification
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import promotion, verification
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.unbroken import Screen
 
@@ -33,10 +33,7 @@ class ActionModule(MigrationAction):
         """
         applied = self._applied(task_vars)
         self._refuse_evidence(task_vars)
-        try:
-            checks = rendered_tree.checks(self.sql_directory(task_vars))
-        except PgopsError as error:
-            raise AnsibleActionFail(error.message, result={"msg": error.message, **error.as_dict()}) from None
+        checks = self.named_checks(task_vars)
         own = {name: value for name, value in self._task.args.items() if name != "evidence"}
         return {**own, "checks": checks, **({"applied": applied} if applied else {})}
 

@@ -74,11 +74,15 @@ def _restored_before(database: str, restored: RestoredFrom, aside: str | None) -
     )
 
 
-def choose(target: Target, directory: str, path: str | None, *, application_name: str) -> tuple[Backup, str]:
+def choose(
+    target: Target, directory: str, path: str | None, *, application_name: str, level: int = backup_store.PROVED
+) -> tuple[Backup, str]:
     """Find the backup to go back to.
 
     :param directory: where the backups lie on this host.
     :param path: the backup that the user named; nothing else is looked at then.
+    :param level: to which its proof must have come. Above that of a restore that was compared it makes no older one be taken:
+        whoever uses the backup refuses it then.
     :return: the backup and why it was chosen. It is proved, unless it was named: whoever uses it looks again.
     :raises PgopsError: none fits; says what is there. Or none is to be chosen: the database came out of a restore itself.
     """
@@ -97,7 +101,7 @@ def choose(target: Target, directory: str, path: str | None, *, application_name
             hint="Name one with -e rollback_backup=PATH.",
         ) from None
     found = backup_store.backups_of(directory, database)
-    proved = [backup for backup in found if backup.proved]
+    proved = [backup for backup in found if backup.proof_level >= min(level, backup_store.PROVED)]
     if last is None:
         fitting, why = proved, "the newest proved backup; nothing was ever applied"
     else:
@@ -124,7 +128,7 @@ def choose(target: Target, directory: str, path: str | None, *, application_name
 
 def _refuse_unproved(backup: Backup, last: dict[str, Any]) -> None:
     # An older one loses more, and nobody asked for that.
-    if not backup.proved:
+    if not backup.proof_level:
         raise PgopsError(
             f"{backup.path}, the backup that the last apply, run {last['run_id']}, made before it began, has no proof that holds, and none "
             "from before it is taken in its place without being named.",

@@ -42,6 +42,9 @@ CATALOG = "catalog.json.gz"
 DUMP = "dump"
 PARTIAL = ".partial"
 LOCK = ".lock"
+# Of the ladder's levels the one at which everything was restored and compared, and the last.
+PROVED = 4
+HIGHEST = 6
 READ_BLOCK = 1 << 20  # bytes; sha256 releases the interpreter for blocks of this size
 # What a file is called while it is written; a kill leaves it behind.
 _NEW = ".new"
@@ -67,9 +70,18 @@ class Backup:
         return bool(self.manifest.get("encryption"))
 
     @property
+    def proof_level(self) -> int:
+        """The level of the ladder that the proof of this very manifest has reached, 0 where there is none; see proof_ladder."""
+        if self.proof is None or self.proof.get("manifest_sha256") != self.manifest_sha256:
+            return 0
+        # A proof without a level is of a version that knew one kind only, and that compared everything.
+        level = self.proof.get("level", PROVED)
+        return level if isinstance(level, int) and 0 <= level <= HIGHEST else 0
+
+    @property
     def proved(self) -> bool:
-        """A proof is there, and it is of this very manifest."""
-        return self.proof is not None and self.proof.get("manifest_sha256") == self.manifest_sha256
+        """A proof is there, it is of this very manifest, and everything was restored and compared for it."""
+        return self.proof_level >= PROVED
 
 
 def database_folder(directory: str, database: str) -> str:

@@ -15,7 +15,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Callable
@@ -27,10 +27,13 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     content,
     database_marks,
     database_properties,
+    dump_reading,
     encrypted_dump,
     ledger,
     locks,
+    restore_times,
     row_versions,
+    soundness,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
 from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import ClientProcess
@@ -52,6 +55,18 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.encryption import
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
+from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import (
+    CHECKSUMMED,
+    COUNTED,
+    ELSEWHERE,
+    EQUAL,
+    READABLE,
+    RESTORES,
+    SOUND,
+    Ladder,
+    refuse_below,
+    refuse_no_time,
+)
 from psycopg2 import sql
 
 POLL_SECONDS = 0.05
@@ -143,8 +158,8 @@ def refuse_altered(backup: Backup, manifest_sha256: str | None) -> None:
         )
 
 
-def refuse_unproved(backup: Backup) -> None:
-    """:raises PgopsError: there is no proof, or it is of another manifest."""
+def refuse_unproved(backup: Backup, level: int = EQUAL) -> None:
+    """:raises PgopsError: there is no proof, it is of another manifest, or below the level that is needed."""
     if backup.proof is None:
         raise PgopsError(
             f"The backup {backup.path} was never proved.",
@@ -152,6 +167,7 @@ def refuse_unproved(backup: Backup) -> None:
             hint=f"Prove it first: ansible-playbook prove.yml … {extra_variables_argument({'backup_path': backup.path})}",
         )
     refuse_altered(backup, None)
+    refuse_below(level, backup.proof_level, backup.path, backup.manifest["database"])
 
 
 def refuse_foreign(backup: Backup, conn: Connection, database: str) -> None:
@@ -191,14 +207,15 @@ def refuse_other_major(backup: Backup, conn: Connection) -> None:
         )
 
 
-def refuse_unfit(target: Target, backup: Backup, work: Work) -> None:
+def refuse_unfit(target: Target, backup: Backup, work: Work, level: int = EQUAL) -> None:
     """Refuse, without restoring anything, a backup that :func:`stage` would refuse.
 
-    :raises PgopsError: it is unproved, altered, damaged, or of another database, cluster or major version.
+    :param level: to which its proof must have come.
+    :raises PgopsError: it is unproved or not far enough, altered, damaged, or of another database, cluster or major version.
     """
     conn = connect(target.maintenance(), application_name=work.application_name)
     try:
-        refuse_unproved(backup)
+        refuse_unproved(backup, level)
         refuse_foreign(backup, conn, target.database)
     finally:
         conn.close()
@@ -675,49 +692,76 @@ def prove(
     other_cluster_only: bool = False,
     scratch_reason: str = "",
     identity: Identity | None = None,
+    level: int = EQUAL,
+    needed: int | None = None,
+    queries: Sequence[Mapping[str, Any]] = (),
+    rto_seconds: float | None = None,
+    ladder: Ladder | None = None,
 ) -> dict[str, Any]:
-    """Prove a backup: read all its files, restore it into a scratch database, compare everything, write ``proof.json``.
+    """Prove a backup as far up the ladder as asked, and write ``proof.json``: read all its files, restore it into a scratch
+    database, compare everything, and further up look whether the copy could serve, and where it was restored.
 
-    A proof that was there before is taken back where the backup is found unfit; it stands where the scratch server was, or somebody
-    ended the run.
+    A proof that was there before is taken back where the backup is found unfit; it stands where the scratch server was, somebody
+    ended the run, or it is of a higher level than was climbed now.
 
     :param manifest_sha256: what the run recorded when it made the backup.
     :param other_cluster_only: refuse to restore on the cluster that the backup came from (production without a reason).
     :param scratch_reason: why it may be that cluster all the same; kept in the proof.
     :param identity: the private key, where it is encrypted.
+    :param level: how far to climb, 1 to 6.
+    :param needed: which level must be reached, where that is less.
+    :param queries: the application's own, for level 5.
+    :param rto_seconds: until when the copy must be restored and compared, for level 6.
+    :param ladder: where the levels are noted, for who wants them of a failure too.
     :return: the proof, with the backup's path.
-    :raises PgopsError: anything that makes the backup unfit; the scratch database is dropped whatever happens.
+    :raises PgopsError: anything that makes the backup unfit, or a level that does not hold; then ``extra["proof"]`` has what was
+        proved. The scratch database is dropped whatever happens.
     """
     began = time.monotonic()
+    ladder = Ladder() if ladder is None else ladder
+    refuse_no_time(rto_seconds)
     backup = backup_store.read_backup(path)
     database = backup.manifest["database"]
     if database != target.database:
         raise PgopsError(f"{path} is a backup of {database}, not of {target.database}.", database=target.database)
     refuse_altered(backup, manifest_sha256)
+    sound = soundness.Soundness()
     try:
         backup = encrypted_dump.unlock(backup, identity)
         work.progress.emit("reading every file of the backup", database=database)
-        backup_store.verify_files(backup, work.control.check)
+        with ladder.climbing(CHECKSUMMED) as step:
+            backup_store.verify_files(backup, work.control.check)
+            step.detail = f"{len(backup.manifest['files'])} files"
         able = _look_at_scratch_server(target, backup, work, other_cluster_only)
-        with scratch_database(target, backup, work=work, name=scratch_name) as scratch:
-            work.control.check()
-            restored_in = restore_into(scratch, backup, able, work)
-            compare_began = time.monotonic()
-            _refuse_differences(differences(scratch, backup, able, work), backup)
-            compared_in = time.monotonic() - compare_began
+        if level >= RESTORES:
+            with scratch_database(target, backup, work=work, name=scratch_name) as scratch:
+                work.control.check()
+                _restore_and_compare(scratch, backup, able, work, ladder, level)
+                if level >= SOUND:
+                    sound = _look_at_soundness(scratch, work, ladder, queries, database)
+        else:
+            work.progress.emit("reading the dump to its end", database=database)
+            with ladder.climbing(READABLE):
+                dump_reading.read_to_the_end(target, backup, work.control)
     except PgopsError as error:
         if _is_unfit(error):
             backup_store.remove_proof(backup)
-        elif backup.proved and backup.proof:
+        elif backup.proof_level and backup.proof:
             error.hint = f"{error.hint or ''} The proof of {backup.proof['proved_at']} stands.".strip()
         raise
+    ready = ladder.seconds(CHECKSUMMED, RESTORES, COUNTED, EQUAL)
+    late = level >= ELSEWHERE and not ladder.judge_elsewhere(able.same_cluster, ready, rto_seconds)
     manifest = backup.manifest
     proof = {
         "proved_at": _now(),
         "run_id": work.run_id,
+        "level": ladder.reached,
+        "levels": ladder.levels,
         "seconds": round(time.monotonic() - began, 3),
-        "restore_seconds": round(restored_in, 3),
-        "compare_seconds": round(compared_in, 3),
+        "restore_seconds": round(ladder.seconds(RESTORES), 3),
+        "compare_seconds": round(ladder.seconds(COUNTED, EQUAL), 3),
+        "ready_seconds": round(ready, 3),
+        "rto_seconds": rto_seconds,
         "tables": sum(1 for entry in manifest["tables"].values() if entry["kind"] == "table"),
         "rows": sum(entry["rows"] or 0 for entry in manifest["tables"].values() if entry["kind"] == "table"),
         "objects": manifest["objects"],
@@ -727,8 +771,53 @@ def prove(
         "scratch_reason": scratch_reason,
         "reservations": able.reservations,
     }
-    backup_store.write_proof(backup, proof)
+    if ladder.reached >= EQUAL:
+        where = restore_times.place_of(target.scratch(database))
+        able.reservations += restore_times.note(backup, proof, where, jobs=work.jobs, run_id=work.run_id)
+        proof["forecast"] = restore_times.forecast_for(backup, where)
+    if sound.faults or late or ladder.reached >= backup.proof_level:
+        backup_store.write_proof(backup, proof)
+    try:
+        sound.refuse(backup.path, database)
+        if late:
+            ladder.refuse_late(backup.path, database)
+        ladder.refuse_below(level if needed is None else needed, backup.path, database)
+    except PgopsError as error:
+        error.extra["proof"] = {"path": backup.path, **proof}
+        raise
     return {"path": backup.path, **proof}
+
+
+def _restore_and_compare(
+    scratch: Target, backup: Backup, able: Restorer, work: Work, ladder: Ladder, level: int
+) -> None:
+    """Levels 1 to 4: counts and hashes are taken in one pass, so who asks for 3 has 4 too."""
+    with ladder.climbing(RESTORES) as step:
+        restored_in = restore_into(scratch, backup, able, work)
+        step.detail = f"by pg_restore with {work.jobs} processes in {restored_in:.1f} s"
+    ladder.record(READABLE, True, 0.0, "not read apart: the restore of level 2 reads all of it")
+    if level < COUNTED:
+        return
+    began = time.monotonic()
+    found = differences(scratch, backup, able, work)
+    of_contents = [entry for entry in found if entry.get("attribute") == "hash"]
+    told = f"{len(found) - len(of_contents)} differences" if len(found) > len(of_contents) else "no difference"
+    ladder.record(COUNTED, len(found) == len(of_contents), time.monotonic() - began, told)
+    told = f"{len(of_contents)} tables differ" if of_contents else "in the same pass as level 3, no difference"
+    ladder.record(EQUAL, not found, 0.0, told)
+    _refuse_differences(found, backup)
+
+
+def _look_at_soundness(
+    scratch: Target, work: Work, ladder: Ladder, queries: Sequence[Mapping[str, Any]], database: str
+) -> soundness.Soundness:
+    began = time.monotonic()
+    sound = soundness.look(
+        scratch, queries, database=database, jobs=work.jobs, application_name=f"{work.application_name} check",
+        progress=work.progress, control=work.control,
+    )  # fmt: skip
+    ladder.record(SOUND, sound.ok, time.monotonic() - began, sound.detail())
+    return sound
 
 
 def _look_at_scratch_server(target: Target, backup: Backup, work: Work, other_cluster_only: bool) -> Restorer:
@@ -757,20 +846,25 @@ def stage(
     *,
     work: Work,
     now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+    level: int = EQUAL,
 ) -> dict[str, Any]:
     """Restore a proved backup into a new database beside the live one, compared, with statistics, ready for a swap.
 
     The live database is not touched. On failure the new one is dropped.
 
+    :param level: to which the backup's proof must have come.
+
     :return: staged (the new database's name), restore_seconds, tables, rows, largest (rows of the ten largest tables),
         ledger (its last ten versions), reservations.
     :raises PgopsError: the backup is unproved, altered, damaged, foreign or of another major, or the restore differs.
     """
+    began = time.monotonic()
     database = target.database
     maintenance = target.maintenance()
     conn = connect(maintenance, application_name=work.application_name)
     try:
-        refuse_unfit(target, backup, work)
+        refuse_unfit(target, backup, work, level)
+        files_read_in = time.monotonic() - began
         able = restorer(conn, backup)
         if not able.owners:
             # A staged restore becomes the live database: it must have its owners and grants.
@@ -791,7 +885,9 @@ def stage(
             seconds = restore_into(destination, backup, able, work)
             # Whatever is written from here on is no row of the backup.
             mark = replace(mark, restored_xid=row_versions.next_xid(conn))
+            compare_began = time.monotonic()
             _refuse_differences(differences(destination, backup, able, work), backup)
+            ready = files_read_in + seconds + time.monotonic() - compare_began
             work.control.check()
             work.progress.emit("collecting statistics", database=database)
             _analyze(destination, work)
@@ -806,6 +902,15 @@ def stage(
         raise from_psycopg(exc, f"The staged restore of {database} failed", database=database) from None
     finally:
         conn.close()
+    measured = {
+        "level": EQUAL,
+        "restore_seconds": seconds,
+        "ready_seconds": ready,
+        "seconds": time.monotonic() - began,
+    }
+    able.reservations += restore_times.note(
+        backup, measured, restore_times.place_of(maintenance), jobs=work.jobs, run_id=work.run_id
+    )
     rows = {name: entry["rows"] for name, entry in backup.manifest["tables"].items() if entry["kind"] == "table"}
     return {
         "staged": staged,

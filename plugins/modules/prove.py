@@ -10,6 +10,8 @@ version_added: 0.1.0
 description:
   - Reads every file of the backup, restores it into a scratch database, compares every table's count and content hash, the
     sequences, the large objects and the whole catalog with the manifest, drops the scratch database, and writes C(proof.json).
+  - A proof climbs a ladder of levels - 0 complete and checksummed, 1 readable to the end, 2 restores, 3 counts and catalog equal, 4 content
+    hashes equal, 5 indexes, constraints and the application's queries hold, 6 restored on another host within the RTO.
   - C(pg_restore --list) is no proof - it returns 0 on a dump of which 80 % is missing.
   - The scratch database is dropped whatever happens; one that a killed run left is removed by the next.
 extends_documentation_fragment:
@@ -58,6 +60,28 @@ options:
       - The file was handed over for this call only and is removed as soon as it is read. Filled by the action plugin.
     type: bool
     default: false
+  level:
+    description:
+      - How far to climb. V(1) reads the dump and restores nothing; V(3) and V(4) are one pass.
+      - A lower climb does not take a higher proof away.
+    type: int
+    choices: [1, 2, 3, 4, 5, 6]
+    default: 4
+  level_required:
+    description:
+      - The level below which it fails; what O(level) is where it is not set. The action plugin sets it where a migration or a rollback
+        needs a level of its own.
+    type: int
+  checks:
+    description:
+      - The named checks of C(sql/checks), for level 5; the action plugin reads them from the tree that C(pgops_sql) names.
+    type: list
+    elements: dict
+    default: []
+  rto_seconds:
+    description:
+      - In how many seconds a copy must be restored and compared, for level 6.
+    type: float
 author:
   - White Cross pgops contributors
 """
@@ -86,9 +110,23 @@ databases:
     seconds:
       description: How long it took in all.
       type: float
+    level:
+      description: The level that was reached.
+      type: int
+    levels:
+      description: Each level that was climbed - C(level), C(name), C(ok), C(seconds), C(detail).
+      type: list
+      elements: dict
     restore_seconds:
-      description: How long the restore took - the time that a real one will take.
+      description: How long the restore took.
       type: float
+    ready_seconds:
+      description: How long it took until the copy was restored and compared - the time that a real one will take.
+      type: float
+    forecast:
+      description: How long a restore of this backup takes, by those that were measured - C(seconds), C(low), C(high), C(measured), C(trend).
+      returned: from level 4 on
+      type: dict
     tables:
       description: How many tables were compared.
       type: int
@@ -125,6 +163,10 @@ def main() -> None:
             "other_cluster_only": {"type": "bool", "default": False},
             "identity_file": {"type": "path"},
             "identity_once": {"type": "bool", "default": False},
+            "level": {"type": "int", "default": 4, "choices": [1, 2, 3, 4, 5, 6]},
+            "level_required": {"type": "int"},
+            "checks": {"type": "list", "elements": "dict", "default": []},
+            "rto_seconds": {"type": "float"},
         }
     )
 
@@ -174,6 +216,10 @@ def main() -> None:
                 scratch_reason=module.params["scratch_reason"] or "",
                 other_cluster_only=module.params["other_cluster_only"],
                 identity=identity,
+                level=module.params["level"],
+                needed=module.params["level_required"],
+                queries=module.params["checks"],
+                rto_seconds=module.params["rto_seconds"],
             )
         return {"changed": True, "databases": databases}
 

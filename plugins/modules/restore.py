@@ -51,6 +51,11 @@ options:
       - The file was handed over for this call only and is removed as soon as it is read. Filled by the action plugin.
     type: bool
     default: false
+  level_required:
+    description:
+      - The level to which the backup must be proved; see M(whitecross.pgops.prove). One below is refused.
+    type: int
+    default: 4
 author:
   - White Cross pgops contributors
 """
@@ -82,6 +87,13 @@ databases:
     why:
       description: Why it was chosen.
       type: str
+    level:
+      description: The level to which its proof came.
+      type: int
+    forecast:
+      description: How long the restore will take, by those that were measured - C(seconds), C(low), C(high), C(measured), C(trend).
+      returned: with O(state=disclosed), where one was measured
+      type: dict
     lost:
       description: What going back to it loses; rows per table, versions, settings.
       type: dict
@@ -125,6 +137,7 @@ def main() -> None:
             "jobs": {"type": "int", "default": 2},
             "identity_file": {"type": "path"},
             "identity_once": {"type": "bool", "default": False},
+            "level_required": {"type": "int", "default": 4},
         }
     )
 
@@ -135,6 +148,7 @@ def main() -> None:
             encryption,
             lost_writes,
             restore,
+            restore_times,
         )
         from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
         from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
@@ -151,19 +165,27 @@ def main() -> None:
                 f"One backup is named and there are {len(targets)} databases.",
                 hint="Name one with -e pgops_database=NAME.",
             )
+        level = module.params["level_required"]
         for database, target in targets.items():
             backup, why = backup_choice.choose(
                 target,
                 module.params["directory"],
                 module.params["backup"] or module.params["backups"].get(database),
                 application_name=settings.application_name,
+                level=level,
             )
             backup = encrypted_dump.unlock(backup, identity)
-            found = {"backup": backup.path, "why": why, "proved_at": (backup.proof or {}).get("proved_at")}
+            found = {
+                "backup": backup.path,
+                "why": why,
+                "proved_at": (backup.proof or {}).get("proved_at"),
+                "level": backup.proof_level,
+            }
             if stage:
-                found.update(restore.stage(target, backup, work=settings))
+                found.update(restore.stage(target, backup, work=settings, level=level))
             else:
-                restore.refuse_unfit(target, backup, settings)
+                restore.refuse_unfit(target, backup, settings, level)
+                found["forecast"] = restore_times.forecast_for(backup, restore_times.place_of(target.maintenance()))
                 found["lost"] = lost_writes.lost_writes(
                     target, backup, application_name=settings.application_name, progress=progress, control=control
                 )

@@ -216,7 +216,10 @@ class PgopsAction(UnbrokenAction):
                 self._tell_pending(result, variables)
         except AnsibleError as error:
             told = str(error.message if hasattr(error, "message") else error)
-            self._record_failure(journal, host, started, {"msg": told, "untouched": untouched or None})
+            commands = (getattr(error, "result", None) or {}).get("next")
+            self._record_failure(
+                journal, host, started, {"msg": told, "untouched": untouched or None, "next": commands}
+            )
             raise
         duration = round(time.monotonic() - started, 3)
         if result.get("failed") or result.get("unreachable"):

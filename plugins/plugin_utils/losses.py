@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.proof_levels import forecast_line
+
 
 def restore_losses(database: str, found: Mapping[str, Any]) -> list[str]:
     """:return: what going back to a backup loses, from the result of the module restore."""
@@ -48,6 +50,8 @@ def restore_losses(database: str, found: Mapping[str, Any]) -> list[str]:
                 f"{database}: {entry['attribute']} of the database goes back from {_short(entry['now'])} to "
                 f"{_short(entry['after'])}"
             )
+    if "forecast" in found:
+        lines.append(f"{database}: {forecast_line(found['forecast'])}; clients are kept out for the swap only")
     lines.append(f"{database}: nothing is destroyed: the present database is kept under another name")
     return lines
 

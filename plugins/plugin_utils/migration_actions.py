@@ -12,7 +12,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.rendered_tree import rendered_tree
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.rendered_tree import checks, rendered_tree
 
 COLLECTION_ROOT = Path(__file__).parents[2]
 # Only here may a new version be applied behind an applied one: nobody else's database is like it.
@@ -34,6 +34,13 @@ class MigrationAction(PgopsAction):
         except PgopsError as error:
             raise AnsibleActionFail(error.message, result={"msg": error.message, **error.as_dict()}) from None
 
+    def named_checks(self, task_vars: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """:return: the named checks of the tree. :raises AnsibleActionFail: the first that cannot be read, in one sentence."""
+        try:
+            return checks(self.sql_directory(task_vars))
+        except PgopsError as error:
+            raise AnsibleActionFail(error.message, result={"msg": error.message, **error.as_dict()}) from None
+
     def run_of(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: who runs what, for the ledger."""
         run = self.run_fact(task_vars)
@@ -48,6 +55,9 @@ class MigrationAction(PgopsAction):
         }
         for database, found in (run.get("copy") or {}).items():
             backup.setdefault(database, {})["copies"] = [entry["path"] for entry in found.get("copies") or []]
+        for database, found in (run.get("prove") or {}).items():
+            if database in backup and isinstance(found, Mapping) and "level" in found:
+                backup[database]["level"] = found["level"]
         return {**told, "backup": backup}
 
     def selection(self, task_vars: dict[str, Any]) -> dict[str, Any]:

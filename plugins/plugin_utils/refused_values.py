@@ -41,6 +41,8 @@ NEVER_EMPTY = frozenset(
         "backup_unpin",
         "backup_list_only",
         "backup_list_newest",
+        "drill_backup",
+        "drill_point_in_time",
     }
 )
 # Of none of these 0 means anything.

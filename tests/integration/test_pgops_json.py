@@ -65,6 +65,7 @@ def test_every_playbook_leaves_a_file_that_fits(site: Playbook, schema: dict[str
     assert "verify" in of(site("verify.yml"), "verify")
     assert of(site("backup.yml"), "backup")["backup"]["rows"] > 0
     assert "prove" in of(site("prove.yml"), "prove")
+    assert of(site("restore_drill.yml"), "restore_drill")["drill"]["verdict"] == "passed"
     assert "stop" in of(site("stop.yml"), "stop")
     assert "revert" in of(site("rollback.yml", rollback_strategy="down", rollback_confirm=database), "rollback")
 

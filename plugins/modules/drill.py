@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: drill
+short_description: Drill a restore and leave evidence of it
+version_added: 0.1.0
+description:
+  - Restores the newest backup of each database, or a named one, into a scratch database on C(scratch_host), climbs the whole ladder of
+    M(whitecross.pgops.prove) with it, drops it, and returns what a reviewer asks for, of a drill that failed too.
+  - The scratch database is dropped whatever happens; one that a killed run left is removed by the next.
+extends_documentation_fragment:
+  - whitecross.pgops.pgops
+options:
+  directory:
+    description:
+      - The folder of the backups; the newest of each database is drilled where O(backup) does not name one.
+    type: path
+    required: true
+  backup:
+    description:
+      - The backup to drill, where there is one database.
+    type: path
+  point_in_time:
+    description:
+      - A moment to restore. A logical backup has none but that of its snapshot, and is refused with one.
+    type: str
+  level:
+    description:
+      - The level below which the drill fails. It climbs as far as it can all the same.
+    type: int
+    default: 5
+  jobs:
+    description:
+      - Processes of C(pg_restore), and sessions that count, hash and check.
+    type: int
+    default: 2
+  rto_seconds:
+    description:
+      - In how many seconds the copy must be restored and compared; a drill that takes longer fails.
+    type: float
+  checks:
+    description:
+      - The named checks of C(sql/checks); the action plugin reads them from the tree that C(pgops_sql) names.
+    type: list
+    elements: dict
+    default: []
+  scratch_database:
+    description:
+      - What to call the scratch database; it must not exist. A name of the collection's own where it is not set.
+    type: str
+  scratch_reason:
+    description:
+      - Why a production backup may be restored on the production cluster itself; kept in the proof.
+    type: str
+  other_cluster_only:
+    description:
+      - Refuse to restore on the cluster that the backup comes from. Filled by the action plugin - in production, unless
+        O(scratch_reason) is given.
+    type: bool
+    default: false
+author:
+  - White Cross pgops contributors
+"""
+
+EXAMPLES = r"""
+- name: Drill the newest backup on another server
+  whitecross.pgops.drill:
+    databases: [white_cross]
+    directory: /var/backups/postgres/migrations
+    scratch_host: scratch.example.org
+    restore_user: postgres
+    rto_seconds: 3600
+"""
+
+RETURN = r"""
+databases:
+  description: The evidence of each drill, by database.
+  returned: always
+  type: dict
+  contains:
+    verdict:
+      description: Whether it C(passed) or C(failed).
+      type: str
+    backup:
+      description: The backup.
+      type: str
+    level:
+      description: The level that was reached.
+      type: int
+    levels:
+      description: Each level that was climbed - C(level), C(name), C(ok), C(seconds), C(detail).
+      type: list
+      elements: dict
+    ready_seconds:
+      description: How long it took until the copy was restored and compared.
+      type: float
+    forecast:
+      description: How long a restore of this backup takes, by those that were measured.
+      type: dict
+    history:
+      description: The last ten measured restores.
+      type: list
+      elements: dict
+    error:
+      description: What went wrong, in one sentence; none where nothing did.
+      type: str
+    evidence:
+      description: The page on the ops host; the same as JSON lies beside it.
+      type: str
+"""
+
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module
+
+
+def main() -> None:
+    """Drill every database, one after the other; one that fails keeps no other away."""
+    module = pgops_module.create_module(
+        {
+            "directory": {"type": "path", "required": True},
+            "backup": {"type": "path"},
+            "point_in_time": {"type": "str"},
+            "level": {"type": "int", "default": 5},
+            "jobs": {"type": "int", "default": 2},
+            "rto_seconds": {"type": "float"},
+            "checks": {"type": "list", "elements": "dict", "default": []},
+            "scratch_database": {"type": "str"},
+            "scratch_reason": {"type": "str"},
+            "other_cluster_only": {"type": "bool", "default": False},
+        }
+    )
+
+    def work() -> dict[str, Any]:
+        from ansible_collections.whitecross.pgops.plugins.module_utils import (
+            backup_store,
+            drill,
+            restore,
+            restore_times,
+        )
+        from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
+        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+
+        progress, control = pgops_module.job(module)
+        end_on_sigterm(control)
+        settings = restore.Work(module.params["run_id"] or "by-hand", module.params["jobs"], progress, control)
+        targets = pgops_module.targets(module)
+        if module.params["backup"] and len(targets) != 1:
+            raise PgopsError(
+                f"One backup is named and there are {len(targets)} databases.",
+                hint="Name one with -e pgops_database=NAME.",
+            )
+        chosen = {
+            database: drill.choose(target, module.params["directory"], module.params["backup"])
+            for database, target in targets.items()
+        }
+        for backup in chosen.values():
+            drill.refuse_point_in_time(backup, module.params["point_in_time"])
+        databases: dict[str, Any] = {}
+        for database, target in targets.items():
+            backup = chosen[database]
+            if module.check_mode:
+                backup_store.verify_files(backup)
+                where = restore_times.place_of(target.scratch(database))
+                databases[database] = {
+                    "backup": backup.path,
+                    "scratch_server": where,
+                    "forecast": restore_times.forecast_for(backup, where),
+                    "would_drill": True,
+                }
+                continue
+            databases[database] = drill.drill(
+                target,
+                backup,
+                work=settings,
+                least=module.params["level"],
+                queries=module.params["checks"],
+                rto_seconds=module.params["rto_seconds"],
+                scratch_name=module.params["scratch_database"],
+                scratch_reason=module.params["scratch_reason"] or "",
+                other_cluster_only=module.params["other_cluster_only"],
+            )
+            if databases[database].get("interrupted"):
+                break
+        result: dict[str, Any] = {"changed": True, "databases": databases}
+        failed = {name: found for name, found in databases.items() if found.get("verdict") == drill.FAILED}
+        for name, found in failed.items():
+            more = f" ({len(failed) - 1} more drills failed)" if len(failed) > 1 else ""
+            told = {key: found[key] for key in ("hint", "sqlstate") if found.get(key)}
+            return {**result, "failed": True, "msg": f"{found['error']}{more}", "database": name, **told}
+        return result
+
+    pgops_module.run(module, work)
+
+
+if __name__ == "__main__":
+    main()
