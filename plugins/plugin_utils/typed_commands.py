@@ -27,7 +27,7 @@ _DEFAULT = "ansible-playbook migrate.yml"
 _NEVER = frozenset({"pgops_json"})
 # What says which versions, backup or rows, of one playbook; another playbook, or another choice, must not inherit it.
 _SELECTION = re.compile(
-    r"^(rollback_\w+|migrate_(target|steps|allow_out_of_order|canary|batches|reviewed_by|\w*waive)|backup_path|(inspect|test_migration|new_migration)_\w+)$"
+    r"^(rollback_\w+|migrate_(target|steps|allow_out_of_order|canary|batches|reviewed_by|\w*waive)|backup_path|(inspect|test_migration|new_migration|lost_writes)_\w+)$"
 )
 # A value that holds a secret under a harmless name: a URL with a password, a connection string, a whole-file vault's text.
 _SECRET_VALUE = re.compile(r"://[^/\s]*:[^/\s]*@|passw\w*\s*=|\$ANSIBLE_VAULT")
