@@ -138,17 +138,20 @@ def opened(target: Target, kept: Database, *, sessions: int, application_name: s
 def _door(maintenance: Connection, live: str, kept: Database) -> Iterator[None]:
     if not database_marks.try_lock(maintenance, f"swap {live}"):
         raise PgopsError(
-            f"A swap of {live} is running; nothing was read.",
+            f"A swap of {live} is running, or another look at what it has put aside is beginning; nothing was read.",
             database=live,
             hint="Wait until it has ended, then type it again.",
             extra={"locked": True},
         )
-    if not kept.open:
+    # Looked at again under the lock: another look may have had it open a moment ago.
+    now = database_marks.database(maintenance, kept.name)
+    closed = now is not None and not now.open
+    if closed:
         _allow(maintenance, kept.name, True)
     try:
         yield
     finally:
-        if not kept.open:
+        if closed:
             _allow(maintenance, kept.name, False)
         database_marks.unlock(maintenance, f"swap {live}")
 
@@ -160,7 +163,7 @@ def _allow(conn: Connection, name: str, allowed: bool) -> None:
 def _sessions(target: Target, number: int, application_name: str, held: contextlib.ExitStack) -> list[Connection]:
     conns: list[Connection] = []
     snapshot = ""
-    for _ in range(number):
+    for _ in range(max(number, 1)):
         conn = connect(target.as_restore(), application_name=application_name)
         held.callback(conn.close)
         execute(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
