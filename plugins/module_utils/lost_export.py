@@ -65,10 +65,7 @@ class Export:
         self.path = os.path.join(directory, f"{pair.kept.database}_{self._now.strftime('%Y%m%d_%H%M%S')}")
         self._partial = f"{self.path}.partial"
         _remove_dead(directory, pair.kept.database)
-        os.mkdir(self._partial, 0o700)
-        # Tells the next export that this one lives.
-        self._lock = os.open(self._partial, os.O_RDONLY)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._lock = _locked_folder(self._partial)
         self._found: dict[str, _Places] = {}
         self._written: list[str] = []
 
@@ -293,13 +290,34 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_.")[:100] or "table"
 
 
+def _locked_folder(path: str) -> int:
+    """Make a folder that bears its name only once it is locked, so that another export does not take it for a dead one's.
+
+    :return: the descriptor that holds the lock.
+    """
+    making = f"{path}.{os.getpid()}"
+    os.mkdir(making, 0o700)
+    descriptor = os.open(making, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.rename(making, path)
+    except OSError:
+        os.close(descriptor)
+        os.rmdir(making)
+        raise
+    return descriptor
+
+
 def _remove_dead(directory: str, kept: str) -> None:
     """What a killed export left holds rows, and nobody would look for it."""
     for name in os.listdir(directory):
         if not (name.startswith(f"{kept}_") and name.endswith(".partial")):
             continue
         path = os.path.join(directory, name)
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
+        except OSError:
+            continue  # removed a moment ago, or no folder of ours
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path)
