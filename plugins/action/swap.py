@@ -47,6 +47,9 @@ class ActionModule(PgopsAction):
                     self.say(line)
             if not found.get("aside"):
                 continue
+            shown = (self.run_fact(task_vars).get("swap") or {}).get(database, {}).get("lost")
+            if shown:
+                found["shown_before"] = shown
             outage = f", clients were kept out for {found['outage_ms']:.0f} ms" if "outage_ms" in found else ""
             command = self.way_back(task_vars, database, found["aside"])
             self.say(

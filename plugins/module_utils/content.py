@@ -51,6 +51,9 @@ _TYPED = {
     "timestamp": f"timestamp_hash_extended(coalesce({{0}}, '{_NULL_TIMESTAMP}'), {{1}})",
     "timestamptz": f"timestamp_hash_extended(coalesce({{0}} AT TIME ZONE 'UTC', '{_NULL_TIMESTAMP}'), {{1}})",
 }
+# Of a column that is one number type here and another one there.
+NUMBER = "number of any type"
+_TYPED[NUMBER] = f"""hashtextextended(coalesce(trim_scale({{0}}::numeric)::text, '{_NULL_TEXT}') COLLATE "C", {{1}})"""
 _AS_TEXT = f"""hashtextextended(coalesce({{0}}::text, '{_NULL_TEXT}') COLLATE "C", {{1}})"""
 
 # Nested calls deeper than this come near max_stack_depth; longer rows are several chains.
@@ -205,26 +208,29 @@ def row_hash(table: Table) -> sql.Composable:
     return sql.SQL(" # ").join(chains) if chains else sql.SQL("0::int8")
 
 
-def _parts(table: Table) -> list[tuple[int, int | None]]:
-    """Page ranges of the table; the last has no end, since the size and the snapshot are of two moments."""
+def parts(table: Table) -> list[tuple[int, int | None]]:
+    """:return: page ranges of the table; the last has no end, since the size and the snapshot are of two moments."""
     if not table.heap or table.kind != "table" or table.pages <= PART_PAGES:
         return [(0, None)]
     starts = list(range(0, table.pages, PART_PAGES))
     return [(start, end) for start, end in zip(starts, [*starts[1:], None])]
 
 
-def _hash_query(table: Table, part: tuple[int, int | None]) -> sql.Composable:
-    # ONLY: the rows of a child table are counted there, once.
+def within(part: tuple[int, int | None]) -> sql.Composable:
+    """:return: the condition of a page range, with its WHERE; nothing for the whole table."""
     conditions: list[sql.Composable] = []
     first, end = part
     if first:
         conditions.append(sql.SQL("ctid >= {}::tid").format(sql.Literal(f"({first},0)")))
     if end is not None:
         conditions.append(sql.SQL("ctid < {}::tid").format(sql.Literal(f"({end},0)")))
-    where: sql.Composable = sql.SQL("")
-    if conditions:
-        where = sql.SQL(" WHERE ") + sql.SQL(" AND ").join(conditions)
-    elif table.condition:
+    return sql.SQL(" WHERE ") + sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("")
+
+
+def _hash_query(table: Table, part: tuple[int, int | None]) -> sql.Composable:
+    # ONLY: the rows of a child table are counted there, once.
+    where = within(part)
+    if part == (0, None) and table.condition:
         where = sql.SQL(" ") + sql.SQL(table.condition)
     return (
         sql.SQL("SELECT count(*), coalesce(sum({}), 0)::text FROM ONLY {}").format(
@@ -276,7 +282,7 @@ def table_contents(
                 entry["populated"] = table.populated
             result[table.quoted] = entry
             if table.kind != "foreign table" and table.populated:
-                for part in _parts(table):
+                for part in parts(table):
                     pages = (part[1] if part[1] is not None else table.pages) - part[0]
                     work.append((max(pages, 1), table, part))
         # Largest first, so that the workers end together.

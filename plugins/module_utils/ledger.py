@@ -21,7 +21,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 # What came with version 2: which versions another tool had applied, and what was found when they were taken over.
 # The two texts of a version are stored as they are: to compress them took half of the time of the row (measured).
@@ -60,6 +60,19 @@ CREATE TABLE pgops.baseline (
     ended_at timestamptz
 );
 REVOKE ALL ON pgops.baseline FROM PUBLIC;
+"""
+# What came with version 4: which transactions were a step's own, so that a rollback can tell the rows that a version wrote
+# from those of the application. A transaction's number means nothing in another database, nor does it after a restore.
+_TRANSACTIONS = """
+CREATE TABLE pgops.step_transaction (
+    database oid NOT NULL,
+    xid xid8 NOT NULL,
+    version text NOT NULL,
+    direction text NOT NULL,
+    ordinal integer NOT NULL,
+    PRIMARY KEY (database, xid)
+);
+REVOKE ALL ON pgops.step_transaction FROM PUBLIC;
 """
 _CREATE = f"""
 CREATE SCHEMA IF NOT EXISTS pgops;
@@ -145,12 +158,13 @@ ALTER TABLE pgops.audit ENABLE ALWAYS TRIGGER audit_no_delete;
 ALTER TABLE pgops.audit ENABLE ALWAYS TRIGGER audit_no_truncate;
 {_ADOPTION}
 {_BASELINE}
+{_TRANSACTIONS}
 REVOKE ALL ON ALL TABLES IN SCHEMA pgops FROM PUBLIC;
 INSERT INTO pgops.meta (schema_version) VALUES ({SCHEMA_VERSION});
 """
 
 # What brings a ledger of version N to N + 1, by N.
-UPGRADES: dict[int, str] = {1: _ADOPTION, 2: _BASELINE}
+UPGRADES: dict[int, str] = {1: _ADOPTION, 2: _BASELINE, 3: _TRANSACTIONS}
 
 GENESIS = "0" * 64
 
@@ -638,10 +652,14 @@ def step_state_text(
     state: str,
     progress: Mapping[str, Any] | None = None,
 ) -> str:
-    """:return: the statement that records a step's state and, when given, its progress."""
+    """:return: the statements that record a step's state, when given its progress, and that this transaction is its own."""
     return _text(
         conn,
         """
+        INSERT INTO pgops.step_transaction (database, xid, version, direction, ordinal)
+        SELECT d.oid, pg_current_xact_id(), %(version)s, %(direction)s, %(ordinal)s
+          FROM pg_catalog.pg_database AS d WHERE d.datname = current_database()
+        ON CONFLICT DO NOTHING;
         UPDATE pgops.step SET state = %(state)s, progress = coalesce(%(progress)s, progress),
                started_at = coalesce(started_at, clock_timestamp()),
                finished_at = CASE WHEN %(state)s = 'done' THEN clock_timestamp() END

@@ -39,7 +39,7 @@ _WHY_BOUNDS = (
 
 
 @dataclass(frozen=True)
-class _Since:
+class Since:
     """How the rows of the live database are told from those of a backup.
 
     :ivar window: rows in it were written since, see :func:`row_versions.window`.
@@ -76,12 +76,8 @@ def lost_writes(
     with _tables_now(
         target, application_name, control, f"What a rollback of {target.database} would lose cannot be counted"
     ) as (conn, tables):
-        known = {
-            name: entry
-            for name, entry in manifest["tables"].items()
-            if entry["kind"] == "table" and not name.startswith(catalog.LEDGER_SCHEMA + ".")
-        }
-        since = _since(conn, backup, known)
+        known = counted(manifest)
+        since = since_backup(conn, backup, known)
         lost = []
         for done, table in enumerate(tables):
             control.check()
@@ -174,19 +170,34 @@ def _tables_now(
         conn.close()
 
 
-def _since(conn: Connection, backup: Backup, known: Mapping[str, Any]) -> _Since:
-    """A restore writes every row anew, so a row's transaction is older than a backup only where that was taken of this very
-    database."""
+def counted(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """:return: the tables of a backup whose rows are counted; the ledger's own are not data."""
+    return {
+        name: entry
+        for name, entry in manifest["tables"].items()
+        if entry["kind"] == "table" and not name.startswith(catalog.LEDGER_SCHEMA + ".")
+    }
+
+
+def since_restore(conn: Connection, xid: int) -> Since:
+    """:param xid: the first transaction whose rows are the database's own, 64 bits.
+    :return: how these rows are told from those that it was made with."""
+    return Since(_from(conn, xid))
+
+
+def since_backup(conn: Connection, backup: Backup, known: Mapping[str, Any]) -> Since:
+    """:return: how the rows of a database are told from a backup's. A restore writes every row anew, so a row's transaction
+    is older than a backup only where that was taken of this very database."""
     manifest = backup.manifest
     restored = restored_from.look(conn)
     if restored and restored.manifest_sha256 == backup.manifest_sha256:
-        return _Since(_from(conn, restored.xid))
+        return Since(_from(conn, restored.xid))
     taken_here = manifest.get("database_oid", database_oid(conn)) == database_oid(conn)
     if taken_here and (restored is None or restored.xid <= manifest["snapshot"]["xmax"]):
-        return _Since(row_versions.window(conn, manifest["snapshot"]))
+        return Since(row_versions.window(conn, manifest["snapshot"]))
     if restored is None:
-        return _Since(_nothing(conn), frozenset())
-    return _Since(_from(conn, restored.xid), _same_tables(restored, known))
+        return Since(_nothing(conn), frozenset())
+    return Since(_from(conn, restored.xid), _same_tables(restored, known))
 
 
 def _from(conn: Connection, xid: int) -> dict[str, Any]:
@@ -216,7 +227,7 @@ def _manifest_of(restored: RestoredFrom) -> dict[str, Any]:
     return backup.manifest if backup.manifest_sha256 == restored.manifest_sha256 else {}
 
 
-def _table(conn: Connection, table: Table, then: dict[str, Any] | None, since: _Since) -> dict[str, Any] | None:
+def _table(conn: Connection, table: Table, then: dict[str, Any] | None, since: Since) -> dict[str, Any] | None:
     row = row_versions.count(conn, table.schema, table.name, since.window)
     now, written = row["now"], row["written"]
     if then is None:

@@ -15,11 +15,12 @@ XID_RANGE = 1 << 32
 
 # A row's xmin is 32 bits of a 64-bit counter. What counts as new lies in the window between the backup's snapshot and
 # now; a frozen row keeps its old xmin and falls outside. In the snapshot's xip: begun before it, committed after it.
-_COUNT = """
+WRITTEN = """((xmin::text::bigint - %(xmax)s + 4294967296) %% 4294967296 < %(window)s
+                              OR xmin::text::bigint = ANY (%(xip)s))"""
+_COUNT = f"""
 SELECT count(*) AS now,
-       count(*) FILTER (WHERE (xmin::text::bigint - %(xmax)s + 4294967296) %% 4294967296 < %(window)s
-                              OR xmin::text::bigint = ANY (%(xip)s)) AS written
-FROM ONLY {}
+       count(*) FILTER (WHERE {WRITTEN}) AS written
+FROM ONLY {{}}
 """
 
 
@@ -43,6 +44,11 @@ def window(conn: Connection, snapshot: Mapping[str, Any]) -> dict[str, Any]:
         "window": min(max(now - snapshot["xmax"], 0), XID_RANGE),
         "xip": [xid % XID_RANGE for xid in snapshot["xip"]],
     }
+
+
+def all_rows() -> dict[str, Any]:
+    """:return: the window in which every row counts as new."""
+    return {"xmax": 0, "window": XID_RANGE, "xip": []}
 
 
 def next_xid(conn: Connection) -> int:

@@ -70,6 +70,54 @@ def swap_losses(database: str, found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def lost_rows(database: str, found: Mapping[str, Any]) -> list[str]:
+    """:return: what the module lost_writes has found, beside what was shown before the rollback where that is known."""
+    if "tables" not in found:
+        return [f"{database}: would be compared with {found['kept']}, put aside at {found['put_aside']}"]
+    shown = {entry["table"]: entry for entry in found.get("estimate") or []}
+    entries = {entry["table"]: entry for entry in found["tables"]}
+    header = ("table", "inserted", "updated", "deleted", "written in both", "by a version")
+    rows = [
+        (*_lost(name, entries.get(name, {})), *([_shown(shown.get(name))] if shown else []))
+        for name in sorted({*entries, *(name for name, entry in shown.items() if _tells(entry))})
+    ]
+    lines = [f"{database}: compared with {found['kept']}, put aside at {found['put_aside']}"]
+    if rows:
+        lines += [f"  {line}" for line in _table([(*header, *(["shown before"] if shown else [])), *rows])]
+    lines.append(f"{database}: {_sum(found['rows'])}")
+    lines += [f"{database}: {entry['table']}: {note}" for entry in found["tables"] for note in entry["notes"]]
+    if found.get("bounds"):
+        lines.append(f"{database}: not exact: {found['bounds']}")
+    lines += [f"{database}: {note}" for note in found["notes"]]
+    if found.get("export"):
+        lines.append(f"{database}: exported to {found['export']}; read lost_writes.sql there before you run it")
+    return lines
+
+
+def _lost(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
+    own = int(entry.get("own_inserted", 0)) + int(entry.get("own_updated", 0))
+    kinds = ("inserted", "updated", "deleted", "both")
+    return (name, *(str(entry.get(kind, 0)) for kind in kinds), str(own))
+
+
+def _tells(entry: Mapping[str, Any]) -> bool:
+    return entry.get("change", "rows") == "rows" and bool(entry["rows_written"] or entry.get("rows_gone"))
+
+
+def _shown(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return "nothing"
+    gone = f", {_number(entry, 'rows_gone')} changed or deleted" if "rows_gone" in entry else ""
+    return f"{_number(entry, 'rows_written')} written{gone}"
+
+
+def _sum(rows: Mapping[str, Any]) -> str:
+    if not rows["application"] and not rows["versions"]:
+        return "no row of the kept database is missing"
+    by_versions = f", and {rows['versions']} that a version wrote last" if rows["versions"] else ""
+    return f"{rows['application']} rows of the application are not in the live database{by_versions}; the kept one has them"
+
+
 def _number(entry: Mapping[str, Any], name: str) -> str:
     least = entry.get("at_least", {}).get(name, entry[name])
     return str(entry[name]) if least == entry[name] else f"at least {least}, at most {entry[name]}"

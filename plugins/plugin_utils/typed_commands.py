@@ -29,7 +29,7 @@ _NEVER = frozenset({"pgops_json"})
 _SELECTION = re.compile(
     r"^(rollback_\w+|migrate_(target|steps|allow_out_of_order|canary|batches|reviewed_by|\w*waive)"
     r"|backup_(path|pin|unpin|pin_reason|list_\w+|expire_offline)|restore_(from|into|replace|confirm|table|schema)"
-    r"|drill_\w+|(inspect|test_migration|new_migration)_\w+)$"
+    r"|drill_\w+|(inspect|test_migration|new_migration|lost_writes)_\w+)$"
 )
 # A value that holds a secret under a harmless name: a URL with a password, a connection string, a whole-file vault's text, a private key.
 _SECRET_VALUE = re.compile(

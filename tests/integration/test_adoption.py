@@ -844,7 +844,7 @@ def test_a_ledger_of_version_1_is_read_and_upgraded(target: Any, core: Any) -> N
     migrate.apply(target, core, Selection(target=BASE), engine.way())
     engine.do(
         target,
-        "DROP TABLE pgops.adoption, pgops.mirror, pgops.baseline",
+        "DROP TABLE pgops.adoption, pgops.mirror, pgops.baseline, pgops.step_transaction",
         "ALTER TABLE pgops.migration DROP COLUMN adopted",
         "UPDATE pgops.meta SET schema_version = 1",
     )

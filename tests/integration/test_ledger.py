@@ -64,26 +64,26 @@ def test_no_right_to_make_it_names_the_grant(server: Any, database: str, target:
 def test_a_newer_ledger_is_refused(conn: Any) -> None:
     execute(conn, "UPDATE pgops.meta SET schema_version = 99")
     for call in (ledger.read, ledger.ensure):
-        with pytest.raises(PgopsError, match="schema version 99.*knows 3 at most"):
+        with pytest.raises(PgopsError, match="schema version 99.*knows 4 at most"):
             call(conn)
 
 
 def test_an_older_ledger_is_upgraded_in_one_transaction(conn: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "SCHEMA_VERSION", 5)
+    monkeypatch.setattr(ledger, "SCHEMA_VERSION", 6)
     monkeypatch.setattr(
         ledger,
         "UPGRADES",
-        {3: "ALTER TABLE pgops.run ADD COLUMN a integer", 4: "ALTER TABLE pgops.run ADD COLUMN a integer"},
+        {4: "ALTER TABLE pgops.run ADD COLUMN a integer", 5: "ALTER TABLE pgops.run ADD COLUMN a integer"},
     )
     with pytest.raises(psycopg2.errors.DuplicateColumn):
         ledger.ensure(conn)
-    assert ledger.schema_version(conn) == 3
+    assert ledger.schema_version(conn) == 4
     assert fetch_one(
         conn, "SELECT count(*) AS n FROM pg_attribute WHERE attrelid = 'pgops.run'::regclass AND attname = 'a'"
     ) == {"n": 0}
-    ledger.UPGRADES[4] = "ALTER TABLE pgops.run ADD COLUMN b integer"
+    ledger.UPGRADES[5] = "ALTER TABLE pgops.run ADD COLUMN b integer"
     assert ledger.ensure(conn) is True
-    assert ledger.schema_version(conn) == 5
+    assert ledger.schema_version(conn) == 6
 
 
 @pytest.mark.parametrize("part", ["first", "block", "last"])

@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Lost rows as files that a person reads: a CSV for each table and kind, and one SQL file that brings them back.
+
+The folder has mode 0700 and its files 0600; it gets its name when all of it is on the disk. What is found is kept as the
+places of the rows until then, never as values: both snapshots are still open, and every value is read once more where it is
+written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from itertools import islice
+from typing import IO, Any, Callable
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import lost_rows, lost_sql
+from ansible_collections.whitecross.pgops.plugins.module_utils.both_databases import Pair, Side
+from ansible_collections.whitecross.pgops.plugins.module_utils.common_tables import Common, references
+from ansible_collections.whitecross.pgops.plugins.module_utils.content import Table
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.lost_rows import (
+    BOTH,
+    DELETED,
+    INSERTED,
+    UPDATED,
+    LostRow,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
+from psycopg2 import sql
+
+SQL_FILE = "lost_writes.sql"
+SUMMARY = "lost_writes.json"
+ROWS = 500  # read and written at a time
+
+_ABOUT = """\
+-- What {kept} has and {live} lacks, as of {now}.
+-- Read it, then run it on a copy first:
+--   psql -X -v ON_ERROR_STOP=1 -f {file} {live}
+-- One transaction: a statement that fails leaves nothing of it. To run it twice does nothing twice.
+-- INSERT passes over a row whose key is there; UPDATE changes a row only where the columns are what they were.
+-- What begins with "-- " below a heading is for you to decide, and is not run.
+"""
+
+
+class Export:
+    """One folder of an export."""
+
+    def __init__(self, directory: str, pair: Pair, *, control: Control, progress: Progress) -> None:
+        """
+        :param directory: where the folder is made, on the host where the module runs.
+        :raises OSError: it cannot be.
+        """
+        self._pair, self._control, self._progress = pair, control, progress
+        self._now = datetime.now(timezone.utc)
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        self.path = os.path.join(directory, f"{pair.kept.database}_{self._now.strftime('%Y%m%d_%H%M%S')}")
+        self._partial = f"{self.path}.partial"
+        _remove_dead(directory, pair.kept.database)
+        self._lock = _locked_folder(self._partial)
+        self._found: dict[str, _Places] = {}
+        self._written: list[str] = []
+
+    def found(self, table: Common, row: LostRow) -> None:
+        """Keep where a difference is."""
+        if table.name not in self._found:
+            self._found[table.name] = _Places(os.path.join(self._partial, f"{len(self._found)}.places"))
+        self._found[table.name].add(row)
+
+    def write(self, tables: Sequence[Common], whole: Sequence[Table], summary: dict[str, Any]) -> str:
+        """Write all of it and give the folder its name.
+
+        :param tables: those that both have, parents first.
+        :param whole: those that only the kept database has.
+        :return: the folder.
+        :raises PgopsError: the disk is full, or something cannot be read; nothing is left of it then.
+        """
+        try:
+            with_rows = [table for table in tables if table.name in self._found]
+            for number, table in enumerate(with_rows, 1):
+                self._control.check()
+                self._progress.emit(
+                    f"exporting {table.name}", database=self._pair.live.database, done=number, total=len(with_rows)
+                )
+                self._write_csv(number, table)
+            for number, relation in enumerate(whole, len(with_rows) + 1):
+                self._csv(f"{number:03}_{_file_name(relation.quoted)}.new_table.csv", self._pair.kept, relation, None)
+            self._write_sql(with_rows)
+            for places in self._found.values():
+                places.remove()
+            with self._open(SUMMARY) as file:
+                file.write(
+                    json.dumps({**summary, "files": sorted(self._written)}, indent=1, default=str).encode() + b"\n"
+                )
+                _to_disk(file)
+            os.rename(self._partial, self.path)
+            _sync_folder(os.path.dirname(self.path))
+        except psycopg2.Error as exc:
+            self._control.check()
+            raise from_psycopg(exc, "The lost writes cannot be exported", database=self._pair.live.database) from None
+        except OSError as exc:
+            raise PgopsError(
+                f"The lost writes cannot be exported to {self.path}: {exc.strerror}; nothing of it was kept.",
+                database=self._pair.live.database,
+                hint="Free room or name another folder, and run lost_writes.yml: the kept database still has them.",
+            ) from None
+        return self.path
+
+    def discard(self) -> None:
+        """Remove what is not finished."""
+        for places in self._found.values():
+            with contextlib.suppress(OSError):  # what it still holds is not wanted, and the disk may be full
+                places.close()
+        shutil.rmtree(self._partial, ignore_errors=True)
+        os.close(self._lock)
+
+    # -- CSV ------------------------------------------------------------------------------------------------------------
+
+    def _write_csv(self, number: int, table: Common) -> None:
+        for kind in lost_rows.KINDS:
+            side, relation = (self._pair.live, table.live) if kind == DELETED else (self._pair.kept, table.kept)
+            for own in (False, True):
+                rows = self._found[table.name].of(kind, own)
+                places = (row.live if kind == DELETED else row.kept for row in rows)
+                name = f"{number:03}_{_file_name(table.name)}.{kind}{'_by_a_version' if own else ''}.csv"
+                self._csv(name, side, relation, places)
+
+    def _csv(self, name: str, side: Side, relation: Table, places: Iterator[str] | None) -> None:
+        for number, chunk in enumerate([None] if places is None else _chunks(places)):
+            self._control.check()
+            where: sql.Composable = sql.SQL("")
+            if chunk is not None:
+                where = sql.SQL(" WHERE ctid = ANY ({}::tid[])").format(sql.Literal(list(chunk)))
+            copy = sql.SQL("COPY (SELECT * FROM ONLY {}{}) TO STDOUT WITH (FORMAT csv, HEADER {})").format(
+                sql.Identifier(relation.schema, relation.name), where, sql.Literal(number == 0)
+            )
+            with self._open(name, append=number > 0) as file, side.conn.cursor() as cursor:
+                cursor.copy_expert(copy, file)
+                _to_disk(file)
+
+    # -- SQL ------------------------------------------------------------------------------------------------------------
+
+    def _write_sql(self, tables: Sequence[Common]) -> None:
+        pair = self._pair
+        own_parent = {child for child, parent in references(pair.live.conn) if child == parent}
+        with self._open(SQL_FILE) as file:
+            text = _Text(file, self._control)
+            about = _ABOUT.format(
+                kept=pair.kept.database,
+                live=pair.live.database,
+                now=self._now.strftime("%Y-%m-%d %H:%M:%S UTC"),
+                file=SQL_FILE,
+            )
+            text.line(about + ("" if pair.bounds is None else f"-- Mind that {pair.bounds}.\n"))
+            text.line(f"SET client_encoding = 'UTF8';\nBEGIN;\n{lost_sql.settings()}")
+            told = [table for table in tables if self._fits_a_line(table, text)]
+            for table in told:
+                statements = lost_sql.Statements(pair, table)
+                rows = self._found[table.name].of(INSERTED, False)
+                if table.name in own_parent and table.key:
+                    text.one_statement(f"{table.name}: inserted", statements, rows)
+                else:
+                    text.section(f"{table.name}: inserted", rows, statements.inserts)
+                if self._found[table.name].has(INSERTED):
+                    for statement in lost_sql.sequences(pair, table):
+                        text.line(statement)
+            for table in told:
+                rows = self._found[table.name].of(UPDATED, False)
+                text.section(f"{table.name}: updated", rows, lost_sql.Statements(pair, table).updates)
+            for table in reversed(told):
+                rows = self._found[table.name].of(DELETED, False)
+                title = f"{table.name}: deleted there; take the dashes away where they are to go here too"
+                text.section(title, rows, lost_sql.Statements(pair, table).deletes, commented=True)
+            for table in told:
+                statements = lost_sql.Statements(pair, table)
+                title = f"{table.name}: written last by a version that is undone"
+                text.section(title, self._found[table.name].of(INSERTED, True), statements.inserts, commented=True)
+                text.section(title, self._found[table.name].of(UPDATED, True), statements.updates, commented=True)
+            text.line("\nCOMMIT;")
+            _to_disk(file)
+
+    def _fits_a_line(self, table: Common, text: _Text) -> bool:
+        fits = all(lost_sql.one_line(name) for name in (table.name, *(column for column, _ in table.columns)))
+        if not fits:
+            text.line(f"-- {table.name!r} has a line break in a name: its rows are in the CSV alone.")
+            return False
+        for note in table.notes:
+            text.line(f"-- {table.name}: {note}")
+        if self._found[table.name].has(BOTH):
+            text.line(f"-- {table.name}: rows that were written in both databases since are in the CSV alone")
+        return True
+
+    def _open(self, name: str, *, append: bool = False) -> IO[bytes]:
+        flags = os.O_APPEND if append else os.O_CREAT | os.O_EXCL
+        if not append:
+            self._written.append(name)
+        return os.fdopen(os.open(os.path.join(self._partial, name), os.O_WRONLY | flags, 0o600), "wb")
+
+
+class _Places:
+    """The differences of one table, in a file: no more of them is in memory than is written at a time."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+", encoding="ascii")
+        self._kinds: set[tuple[str, bool]] = set()
+
+    def add(self, row: LostRow) -> None:
+        self._kinds.add((row.kind, row.own))
+        self._file.write(f"{row.kind}\t{int(row.own)}\t{row.kept}\t{row.live}\t{row.same}\n")
+
+    def has(self, kind: str) -> bool:
+        return (kind, False) in self._kinds
+
+    def of(self, kind: str, own: bool) -> Iterator[LostRow]:
+        if (kind, own) not in self._kinds:
+            return
+        self._file.flush()
+        with open(self._path, encoding="ascii") as file:
+            for line in file:
+                found, by, kept, live, same = line.rstrip("\n").split("\t")
+                if (found, by) == (kind, str(int(own))):
+                    yield LostRow(kind, own, kept, live, int(same))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def remove(self) -> None:
+        self._file.close()
+        os.unlink(self._path)
+
+
+class _Text:
+    """The SQL file while it is written."""
+
+    def __init__(self, file: IO[bytes], control: Control) -> None:
+        self._file, self._control = file, control
+
+    def line(self, text: str) -> None:
+        self._file.write(text.encode() + b"\n")
+
+    def section(
+        self,
+        title: str,
+        rows: Iterator[LostRow],
+        statements: Callable[[Sequence[LostRow]], Iterator[str]],
+        *,
+        commented: bool = False,
+    ) -> None:
+        for number, chunk in enumerate(_chunks(rows)):
+            self._control.check()
+            if number == 0:
+                self.line(f"\n-- {title}")
+            for statement in statements(chunk):
+                self.line(f"-- {statement}" if commented else statement)
+
+    def one_statement(self, title: str, statements: lost_sql.Statements, rows: Iterator[LostRow]) -> None:
+        """Rows that refer to each other come in together: the key is looked at when the statement ends."""
+        begun = False
+        for chunk in _chunks(rows):
+            self._control.check()
+            for values in statements.rows(chunk):
+                self.line(
+                    f",\n  ({', '.join(values)})"
+                    if begun
+                    else f"\n-- {title}\n{statements.insert} VALUES\n  ({', '.join(values)})"
+                )
+                begun = True
+        if begun:
+            self.line("ON CONFLICT DO NOTHING;")
+
+
+def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:
+    while True:
+        chunk = list(islice(rows, ROWS))
+        if not chunk:
+            return
+        yield chunk
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_.")[:100] or "table"
+
+
+def _locked_folder(path: str) -> int:
+    """Make a folder that bears its name only once it is locked, so that another export does not take it for a dead one's.
+
+    :return: the descriptor that holds the lock.
+    """
+    making = f"{path}.{os.getpid()}"
+    os.mkdir(making, 0o700)
+    descriptor = os.open(making, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.rename(making, path)
+    except OSError:
+        os.close(descriptor)
+        os.rmdir(making)
+        raise
+    return descriptor
+
+
+def _remove_dead(directory: str, kept: str) -> None:
+    """What a killed export left holds rows, and nobody would look for it."""
+    for name in os.listdir(directory):
+        if not (name.startswith(f"{kept}_") and name.endswith(".partial")):
+            continue
+        path = os.path.join(directory, name)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
+        except OSError:
+            continue  # removed a moment ago, or no folder of ours
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path)
+        except BlockingIOError:
+            pass  # its run lives
+        finally:
+            os.close(descriptor)
+
+
+def _to_disk(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(path: str) -> None:
+    descriptor = os.open(path or ".", os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
