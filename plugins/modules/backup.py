@@ -41,6 +41,16 @@ options:
       - What C(pg_dump --compress) takes; V(0) to V(9), and from PostgreSQL 16 also V(lz4) or V(zstd:3) where the client has it.
     type: str
     default: "1"
+  timeout:
+    description:
+      - After so many seconds it ends without a result; V(0) waits for its end.
+    type: float
+    default: 0
+  tolerated:
+    description:
+      - Whether the run goes on where this fails. Read by the action plugin, which then tells what is C(missed).
+    type: bool
+    default: false
 author:
   - White Cross pgops contributors
 """
@@ -120,6 +130,8 @@ def main() -> None:
             "environment": {"type": "str", "default": ""},
             "jobs": {"type": "int", "default": 2},
             "compression": {"type": "str", "default": "1"},
+            "timeout": {"type": "float", "default": 0},
+            "tolerated": {"type": "bool", "default": False},
         }
     )
 
@@ -129,6 +141,7 @@ def main() -> None:
 
         progress, control = pgops_module.job(module)
         end_on_sigterm(control)
+        control.end_after(module.params["timeout"])
         databases: dict[str, Any] = {}
         for database, target in pgops_module.targets(module).items():
             settings = {

@@ -48,6 +48,16 @@ options:
         O(scratch_reason) is given.
     type: bool
     default: false
+  timeout:
+    description:
+      - After so many seconds it ends without a result; V(0) waits for its end.
+    type: float
+    default: 0
+  tolerated:
+    description:
+      - Whether the run goes on where this fails. Read by the action plugin, which then tells what is C(missed).
+    type: bool
+    default: false
 author:
   - White Cross pgops contributors
 """
@@ -113,6 +123,8 @@ def main() -> None:
             "scratch_database": {"type": "str"},
             "scratch_reason": {"type": "str"},
             "other_cluster_only": {"type": "bool", "default": False},
+            "timeout": {"type": "float", "default": 0},
+            "tolerated": {"type": "bool", "default": False},
         }
     )
 
@@ -123,6 +135,7 @@ def main() -> None:
 
         progress, control = pgops_module.job(module)
         end_on_sigterm(control)
+        control.end_after(module.params["timeout"])
         settings = restore.Work(module.params["run_id"] or "by-hand", module.params["jobs"], progress, control)
         databases: dict[str, Any] = {}
         targets = pgops_module.targets(module)
