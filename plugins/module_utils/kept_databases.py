@@ -164,7 +164,8 @@ def drop(
     """
     _refuse_nonsense(keep_days, target.database)
     progress, control = progress or Progress(None), control or Control(None)
-    database, done = target.database, []
+    database = target.database
+    done: list[str] = []
     conn = connect(target.maintenance(), application_name=locks.application_name(run_id))
     try:
         if not database_marks.try_lock(conn, f"swap {database}"):

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Callable
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
@@ -82,11 +82,13 @@ def weigh(target: Target, asked: Asked, *, directory: str, work: Work) -> dict[s
         change = situation.change
         lowest = min(change.versions) if asked.strategy == AUTO and change and change.versions else None
         selection = way_back.Reverts(through=lowest) if lowest else asked.selection
+        aside = change.aside if change else ""
         ways = {
-            DOWN: weighed_ways.down(situation, selection),
-            RESTORE: weighed_ways.to_a_backup(situation, directory, asked.backup),
-            UNDO_SWAP: weighed_ways.to_a_kept_one(
-                situation, *weighed_ways.last_kept(conn, database, change.aside if change else "")
+            DOWN: _weighed(DOWN, lambda: weighed_ways.down(situation, selection)),
+            RESTORE: _weighed(RESTORE, lambda: weighed_ways.to_a_backup(situation, directory, asked.backup)),
+            UNDO_SWAP: _weighed(
+                UNDO_SWAP,
+                lambda: weighed_ways.to_a_kept_one(situation, *weighed_ways.last_kept(conn, database, aside)),
             ),
         }
         if asked.strategy == SWAP and asked.to:
@@ -112,6 +114,15 @@ def weigh(target: Target, asked: Asked, *, directory: str, work: Work) -> dict[s
         raise from_psycopg(exc, f"The ways back of {database} cannot be weighed", database=database) from None
     finally:
         conn.close()
+
+
+def _weighed(strategy: str, look: Callable[[], Way]) -> Way:
+    """One way that cannot be looked at - a folder that may not be read, a file that is damaged - stops none of the others."""
+    try:
+        return look()
+    except (PgopsError, psycopg2.Error, OSError) as error:
+        told = error.message if isinstance(error, PgopsError) else str(error).strip().split("\n", 1)[0]
+        return Way(strategy, why_not=f"it cannot be looked at: {told.rstrip('.')}")
 
 
 def _look(target: Target, conn: Any, asked: Asked, work: Work) -> Situation:

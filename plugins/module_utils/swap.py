@@ -174,12 +174,12 @@ class Swap:
             **({"pool": self._held} if self._held else {}),
         }
         if self._still_held:
-            held = self._still_held
+            told = self._still_held
             raise PgopsError(
-                f"{self.live} is swapped, and {held.message}",
+                f"{self.live} is swapped, and {told.message}",
                 database=self.live,
-                hint=held.hint,
-                extra={**held.extra, "databases": {self.live: done}},
+                hint=told.hint,
+                extra={**told.extra, "databases": {self.live: done}},
             )
         return done
 

@@ -167,7 +167,7 @@ def to_a_backup(situation: Situation, directory: str, path: str | None) -> Way:
         return Way(RESTORE, why_not=f"proved backup: missing ({error.message.rstrip('.')})")
     named = Way(RESTORE, backup=backup.path)
     try:
-        restore.refuse_unproved(backup)
+        lacking = restore.let_off(backup, work)
         restore.refuse_foreign(backup, situation.conn, target.database)
     except PgopsError as error:
         return Way(RESTORE, why_not=f"proved backup: missing ({error.message.rstrip('.')})", backup=backup.path)
@@ -183,11 +183,12 @@ def to_a_backup(situation: Situation, directory: str, path: str | None) -> Way:
     proof = backup.proof or {}
     took = float(proof.get("restore_seconds") or 0) + float(proof.get("compare_seconds") or 0)
     room = f"{swap_blockers.mb(free)} free" if free is not None else "what is free is not known from here"
+    there = f"NO, {lacking}, let off by rollback_break_glass" if lacking else "there"
     return Way(
         RESTORE,
         why_not=_first(blockers),
         needs=[
-            f"proved backup: there, {backup.path} of {backup.manifest['snapshot_time']} ({why})",
+            f"proved backup: {there}, {backup.path} of {backup.manifest['snapshot_time']} ({why})",
             f"role {target.restore_user or target.user}: {'there' if not _of(blockers, 'missing right') else 'lacks a right'}",
             f"disk: {swap_blockers.mb(size)}, {room}",
             f"time: {took:.1f} s of restore beside the clients, as its proof took",

@@ -41,6 +41,16 @@ options:
       - Processes of C(pg_restore), and sessions that count and hash.
     type: int
     default: 2
+  break_glass:
+    description:
+      - Why a backup is restored although it is not proved or too old; the audit has it. An altered or foreign one is let off by no reason.
+    type: str
+    default: ""
+  max_age_days:
+    description:
+      - From which age on a backup is too old; V(0) for never.
+    type: float
+    default: 0
 author:
   - White Cross pgops contributors
 """
@@ -92,6 +102,10 @@ databases:
       returned: with O(state=staged)
       type: list
       elements: dict
+    break_glass:
+      description: What was let off with which reason, and whether the audit has it; null where nothing was.
+      returned: with O(state=staged)
+      type: dict
     reservations:
       description: What could not be recreated, and why.
       returned: with O(state=staged)
@@ -113,6 +127,8 @@ def main() -> None:
             "backup": {"type": "path"},
             "backups": {"type": "dict", "default": {}},
             "jobs": {"type": "int", "default": 2},
+            "break_glass": {"type": "str", "default": ""},
+            "max_age_days": {"type": "float", "default": 0},
         }
     )
 
@@ -123,7 +139,14 @@ def main() -> None:
 
         progress, control = pgops_module.job(module)
         end_on_sigterm(control)
-        settings = restore.Work(module.params["run_id"] or "by-hand", module.params["jobs"], progress, control)
+        settings = restore.Work(
+            module.params["run_id"] or "by-hand",
+            module.params["jobs"],
+            progress,
+            control,
+            module.params["break_glass"],
+            module.params["max_age_days"],
+        )
         stage = module.params["state"] == "staged" and not module.check_mode
         databases: dict[str, Any] = {}
         targets = pgops_module.targets(module)
@@ -141,6 +164,7 @@ def main() -> None:
             )
             found = {"backup": backup.path, "why": why, "proved_at": (backup.proof or {}).get("proved_at")}
             if stage:
+                found["break_glass"] = restore.break_glass(target, backup, settings)
                 found.update(restore.stage(target, backup, work=settings))
             else:
                 restore.refuse_unfit(target, backup, settings)

@@ -61,6 +61,16 @@ options:
       - Whether the way down is preceded by a proved backup. Filled by the action plugin.
     type: bool
     default: true
+  break_glass:
+    description:
+      - Why a backup is restored although it is not proved or too old; the audit has it. An altered or foreign one is let off by no reason.
+    type: str
+    default: ""
+  max_age_days:
+    description:
+      - From which age on a backup is too old; V(0) for never.
+    type: float
+    default: 0
 author:
   - White Cross pgops contributors
 """
@@ -130,6 +140,8 @@ def main() -> None:
             "through": {"type": "str"},
             "version": {"type": "str"},
             "jobs": {"type": "int", "default": 2},
+            "break_glass": {"type": "str", "default": ""},
+            "max_age_days": {"type": "float", "default": 0},
             "takes_backups": {"type": "bool", "default": True},
         }
     )
@@ -140,7 +152,9 @@ def main() -> None:
 
         progress, control = pgops_module.job(module)
         given = module.params
-        settings = restore.Work(given["run_id"] or "by-hand", given["jobs"], progress, control)
+        settings = restore.Work(
+            given["run_id"] or "by-hand", given["jobs"], progress, control, given["break_glass"], given["max_age_days"]
+        )
         selection = way_back.Reverts(given["steps"], given["keep"], given["through"], given["version"])
         asked = strategies.Asked(given["strategy"], given["to"], given["backup"], selection, given["takes_backups"])
         databases: dict[str, Any] = {}

@@ -228,6 +228,49 @@ def newest(backups: Path, database: str) -> Any:
     return backup_store.backups_of(str(backups), database)[0]
 
 
+# -- the gate -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_backup_that_is_too_old_or_not_proved_needs_a_typed_reason_that_the_audit_keeps(
+    server: Any, target: Any, filled: str, backups: Path
+) -> None:
+    with closing(connection.connect(target, application_name="test")) as conn:
+        ledger.ensure(conn)
+    unproved = back_up(target, backups)
+    old = believed(target, backups, snapshot_time="2026-01-01T00:00:00.000000Z")
+    gated = restore.Work(RUN, max_age_days=30)
+    for backup, said in ((unproved, "never proved"), (old, "days old, and rollback_max_backup_age_days is 30")):
+        with pytest.raises(PgopsError, match=said):
+            restore.refuse_unfit(target, backup, gated)
+        with pytest.raises(PgopsError, match=said):
+            restore.break_glass(target, backup, restore.Work(RUN, max_age_days=30, break_glass="  "))
+    assert server.execute("SELECT count(*) FROM pgops.audit", database=filled) == [(0,)]
+    reason = restore.Work(RUN, max_age_days=30, break_glass="nothing else is left, CTO on the phone")
+    told = restore.break_glass(target, unproved, reason)
+    assert told == {
+        "reason": reason.break_glass, "lets_off": "it was never proved", "backup": unproved.path, "audited": True,
+    }  # fmt: skip
+    assert server.execute(
+        "SELECT event, detail ->> 'reason', detail ->> 'lets_off' FROM pgops.audit", database=filled
+    ) == [("break_glass", reason.break_glass, "it was never proved")]
+    # It is compared with its manifest before the swap all the same, and the audit goes along.
+    swap.Swap(target, restore.stage(target, unproved, work=reason)["staged"], run_id=RUN).run()
+    events = server.execute("SELECT event FROM pgops.audit ORDER BY seq", database=filled)
+    assert events == [("break_glass",), ("database_swapped",)]
+
+
+def test_no_reason_lets_an_altered_or_a_foreign_backup_through(target: Any, filled: str, backups: Path) -> None:
+    reason = restore.Work(RUN, break_glass="please")
+    foreign = believed(target, backups / "foreign", system_identifier="1")
+    with pytest.raises(PgopsError, match="another cluster"):
+        restore.refuse_unfit(target, foreign, reason)
+    altered = believed(target, backups / "altered")
+    path = Path(altered.path) / backup_store.MANIFEST
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(PgopsError, match="altered"):
+        restore.refuse_unfit(target, backup_store.read_backup(altered.path), reason)
+
+
 # -- publications -------------------------------------------------------------------------------------------------------
 
 
@@ -235,7 +278,7 @@ def test_publications_come_along_where_a_superuser_restores(
     server: Any, target: Any, filled: str, backups: Path
 ) -> None:
     server.execute(
-        "CREATE PUBLICATION some FOR TABLE students; CREATE PUBLICATION every FOR ALL TABLES", database=filled
+        "CREATE PUBLICATION few FOR TABLE students; CREATE PUBLICATION every FOR ALL TABLES", database=filled
     )
     backup = believed(target, backups)
     server.execute('CREATE PUBLICATION "Younger" FOR TABLE visits', database=filled)
@@ -246,10 +289,8 @@ def test_publications_come_along_where_a_superuser_restores(
         )
     ]
     swap.Swap(target, stage(target, backup), run_id=RUN).run()
-    assert server.execute("SELECT pubname FROM pg_publication ORDER BY 1", database=filled) == [("every",), ("some",)]
-    assert server.execute("SELECT count(*) FROM pg_publication_tables WHERE pubname = 'some'", database=filled) == [
-        (1,)
-    ]
+    assert server.execute("SELECT pubname FROM pg_publication ORDER BY 1", database=filled) == [("every",), ("few",)]
+    assert server.execute("SELECT count(*) FROM pg_publication_tables WHERE pubname = 'few'", database=filled) == [(1,)]
 
 
 def test_a_publication_that_only_a_superuser_may_make_is_named_beforehand(

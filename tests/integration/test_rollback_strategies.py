@@ -130,6 +130,18 @@ def test_a_missing_proof_is_told_in_the_table_of_any_way(target: Any, migrated: 
     assert "has no proof that holds" in way["why_not"]
 
 
+def test_a_way_that_cannot_be_looked_at_stops_none_of_the_others(target: Any, migrated: str, backups: Path) -> None:
+    newest(backups, migrated)
+    for catalog in backups.rglob("manifest.json"):
+        catalog.write_text("{", encoding="utf-8")
+    found = weigh(target, backups, "down")
+    assert found["ways"]["down"]["possible"]
+    assert not found["ways"]["restore"]["possible"]
+    (backups / migrated).rename(backups / "gone")
+    (backups / migrated).write_text("no folder", encoding="utf-8")
+    assert weigh(target, backups, "down")["ways"]["down"]["possible"]
+
+
 # -- undo_swap ----------------------------------------------------------------------------------------------------------
 
 
