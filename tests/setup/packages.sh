@@ -10,9 +10,9 @@ goal="make test"
 [ "${1:-}" != all ] || goal="make test-all"
 
 # podman and what it runs on; runc where crun cannot (see tests/support/podman.py); mmdebstrap and the keyring make the
-# base of the test image; uidmap and slirp4netns let podman run without root.
+# base of the test image; uidmap and slirp4netns let podman run without root. pgbouncer stands before a test's server.
 wanted="python3 python3-venv git make openssh-client util-linux procps podman crun runc buildah netavark aardvark-dns \
-iproute2 iptables mmdebstrap debian-archive-keyring ca-certificates"
+iproute2 iptables mmdebstrap debian-archive-keyring ca-certificates pgbouncer"
 [ "$(id -u)" -eq 0 ] || wanted="$wanted uidmap slirp4netns"
 # The tools of tests/legacy_tools run on node, wherever that came from: another node than Debian's brings its own npm.
 if [ "$goal" = "make test-all" ]; then
