@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import identity, reporting
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import emergency_backup, identity, reporting
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 
 # The purpose is in the folder's name, so that one sees years later why it was made.
@@ -51,6 +52,15 @@ class ActionModule(PgopsAction):
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Say where the backups are, and what no dump holds."""
+        result = emergency_backup.after(
+            result,
+            tolerated=boolean(self._task.args.get("tolerated") or False),
+            databases=list(self.pgops(task_vars, "databases") or []),
+            what="backup",
+            playbook=self.run_fact(task_vars).get("playbook"),
+        )
+        for line in emergency_backup.lines(result.get("databases") or {}):
+            self.say(line)
         for database, found in (result.get("databases") or {}).items():
             if "path" not in found:
                 continue

@@ -31,7 +31,7 @@ class ActionModule(PgopsAction):
     """Runs on the controller; starts no module."""
 
     _requires_connection = False
-    _VALID_ARGS = frozenset({"answer", "databases"})
+    _VALID_ARGS = frozenset({"answer", "databases", "variable", "what"})
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Go on when every database is named; ask at a terminal, refuse without one."""
@@ -62,15 +62,17 @@ class ActionModule(PgopsAction):
 
     def _refused(self, task_vars: dict[str, Any], wanted: str, why: str) -> dict[str, Any]:
         host = task_vars.get("inventory_hostname")
+        variable = str(self._task.args.get("variable") or "rollback_confirm")
+        what = str(self._task.args.get("what") or "rollback")
         choice = {}
-        for name in _ASKED_FOR:
+        for name in _ASKED_FOR if variable == "rollback_confirm" else ("rollback_keep_days",):
             value = self._templar.template(task_vars.get(name))
             if value not in (None, "") and (name, value) != ("rollback_strategy", "down"):
                 choice[name] = value
-        confirmed = {"rollback_confirm": wanted}
+        confirmed = {variable: wanted}
         return {
             "failed": True,
-            "msg": f"The rollback of {wanted} on {host} was not confirmed ({why}); nothing was changed. Read what is lost, "
+            "msg": f"The {what} of {wanted} on {host} was not confirmed ({why}); nothing was changed. Read what is lost, "
             f"then add {extra_variables_argument(confirmed)}",
             "next": [self.again(task_vars, without_secrets({**choice, **confirmed}))],
         }

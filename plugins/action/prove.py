@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import EQUAL, RESTORES, SOUND
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import proof_levels
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import emergency_backup, proof_levels
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.identity import IdentityAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction
 
@@ -31,7 +32,15 @@ class ActionModule(IdentityAction, MigrationAction):
         if self._task.check_mode and any("path" not in entry for entry in made.values()):
             self._level_required(variables)
             return {"changed": False, "skipped": True, "skip_reason": "check mode: no backup was made"}
+        if made and not self._to_prove(variables):
+            return {"changed": False, "skipped": True, "skip_reason": "no backup was made"}
         return super().run(tmp, variables)
+
+    def _to_prove(self, task_vars: dict[str, Any]) -> list[str]:
+        """:return: the databases of this run, without those that go on with no backup."""
+        made = self.run_fact(task_vars).get("backup") or {}
+        names = list(self.pgops(task_vars, "databases") or [])
+        return [name for name in names if "missed" not in made.get(name, {})]
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the task's arguments, with the backups that this run made and the rule for production."""
@@ -42,6 +51,8 @@ class ActionModule(IdentityAction, MigrationAction):
             for name, entry in made.items()
             if "path" in entry
         }
+        arguments["databases"] = self._to_prove(task_vars)
+        arguments["timeout"] = emergency_backup.left(self.run_fact(task_vars), float(arguments.get("timeout") or 0))
         environment = self.run_fact(task_vars).get("environment")
         production = environment in (self.pgops(task_vars, "production_environments") or [])
         arguments["other_cluster_only"] = production and not arguments.get("scratch_reason")
@@ -71,6 +82,15 @@ class ActionModule(IdentityAction, MigrationAction):
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Say what was compared, and what could not be."""
+        result = emergency_backup.after(
+            result,
+            tolerated=boolean(self._task.args.get("tolerated") or False),
+            databases=self._to_prove(task_vars),
+            what="proof",
+            playbook=self.run_fact(task_vars).get("playbook"),
+        )
+        for line in emergency_backup.lines(result.get("databases") or {}):
+            self.say(line)
         for database, found in (result.get("databases") or {}).items():
             if "proved_at" not in found:
                 continue

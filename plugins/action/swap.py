@@ -69,6 +69,8 @@ class ActionModule(PgopsAction):
 
     def _tell_resumed(self, database: str, found: dict[str, Any]) -> None:
         state = found.get("state")
+        if found.get("pool"):
+            self.say(f"{database}: {found['pool']}")
         if state == "completed":
             self.say(f"{database}: a swap that had been cut off was completed")
         elif state == "lifted":

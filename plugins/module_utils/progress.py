@@ -104,6 +104,13 @@ class Control:
         for callback in callbacks:
             callback()
 
+    def end_after(self, seconds: float) -> None:
+        """Ask the job to end when its time is over. :param seconds: 0 for never."""
+        if seconds > 0:
+            timer = threading.Timer(seconds, self.request, [f"its time of {seconds:g} s is over"])
+            timer.daemon = True
+            timer.start()
+
     def on_interrupt(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Run ``callback`` in the watching thread when the job has to end.
 

@@ -119,6 +119,9 @@ class Work:
     jobs: int = 2
     progress: Progress = field(default_factory=Progress)
     control: Control = field(default_factory=Control)
+    # Of a rollback: why a backup is taken that is not proved or too old, and from which age on it is, 0 for never.
+    break_glass: str = ""
+    max_age_days: float = 0.0
 
     @property
     def application_name(self) -> str:
@@ -170,6 +173,54 @@ def refuse_unproved(backup: Backup, level: int = EQUAL) -> None:
     refuse_below(level, backup.proof_level, backup.path, backup.manifest["database"])
 
 
+def let_off(backup: Backup, work: Work, level: int) -> str | None:
+    """:return: what a typed reason lets off of a backup; None where there is nothing to let off.
+    :raises PgopsError: that reason is missing. An altered manifest is let off by none."""
+    if backup.proof is not None:
+        refuse_altered(backup, None)
+    unproved = "it was never proved" if backup.proof is None else ""
+    if backup.proof is not None and backup.proof_level < level:
+        unproved = f"it is proved to level {backup.proof_level} and not to {level}"
+    age = _age_days(backup)
+    old = f"it is {age:.1f} days old" if 0 < work.max_age_days < age else ""
+    told = " and ".join(filter(None, [unproved, old])) or None
+    if told is None or work.break_glass.strip():
+        return told
+    if unproved:
+        refuse_unproved(backup, level)
+    raise PgopsError(
+        f"The backup {backup.path} is not restored: {old}, and rollback_max_backup_age_days is {work.max_age_days:g}.",
+        database=backup.manifest.get("database"),
+        hint="Name a newer one with -e rollback_backup=PATH, or say why this one is to be taken with -e rollback_break_glass='…'.",
+        extra={"reason": "too_old"},
+    )
+
+
+def break_glass(target: Target, backup: Backup, work: Work, level: int) -> dict[str, Any] | None:
+    """Write into the audit, before anything is restored, what a typed reason lets off; a swap carries it along.
+
+    :return: reason, lets_off and audited (False where the ledger cannot be written: the run's journal has it); None for nothing.
+    :raises PgopsError: as :func:`let_off`.
+    """
+    lets_off = let_off(backup, work, level)
+    if lets_off is None:
+        return None
+    told = {"reason": work.break_glass.strip(), "lets_off": lets_off, "backup": backup.path}
+    try:
+        with contextlib.closing(connect(target.as_restore(), application_name=work.application_name)) as conn:
+            audited = ledger.schema_version(conn) > 0
+            if audited:
+                ledger.append_audit(conn, "break_glass", run_id=work.run_id, detail=told)
+    except (PgopsError, psycopg2.Error):
+        audited = False
+    return {**told, "audited": audited}
+
+
+def _age_days(backup: Backup) -> float:
+    moment = datetime.strptime(str(backup.manifest["snapshot_time"])[:19], "%Y-%m-%dT%H:%M:%S")
+    return (datetime.now(timezone.utc) - moment.replace(tzinfo=timezone.utc)).total_seconds() / 86400
+
+
 def refuse_foreign(backup: Backup, conn: Connection, database: str) -> None:
     """:raises PgopsError: the backup is of another database, another cluster, or a newer server."""
     manifest = backup.manifest
@@ -215,7 +266,7 @@ def refuse_unfit(target: Target, backup: Backup, work: Work, level: int = EQUAL)
     """
     conn = connect(target.maintenance(), application_name=work.application_name)
     try:
-        refuse_unproved(backup, level)
+        let_off(backup, work, level)
         refuse_foreign(backup, conn, target.database)
     finally:
         conn.close()

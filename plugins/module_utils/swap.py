@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, Callable
@@ -31,8 +31,10 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     locks,
     lost_writes,
     pending_swap,
+    pgbouncer,
     restored_from,
     row_versions,
+    swap_blockers,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
@@ -61,6 +63,7 @@ from psycopg2 import sql
 # What a rollback may be typed for; the names are those of rollback_strategy.
 RESTORE = "restore"
 SWAP = "swap"
+UNDO_SWAP = "undo_swap"
 UNFENCE = "unfence"
 
 # States of :func:`resume`.
@@ -79,105 +82,14 @@ LIFT_SECONDS = 30.0
 
 Step = Callable[[str], None]
 
-_SESSIONS = """
-SELECT a.pid, coalesce(a.usename::text, a.backend_type, '') AS "user", coalesce(a.application_name, '') AS application,
-       a.datname AS database, coalesce(a.backend_type, '') AS type,
-       me.rolsuper OR (a.usesysid IS NOT NULL AND NOT coalesce(r.rolsuper, false)
-           AND (pg_has_role(a.usesysid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE'))) AS endable
-FROM pg_catalog.pg_stat_activity AS a
-JOIN pg_catalog.pg_roles AS me ON me.rolname = current_user
-LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = a.usesysid
-WHERE a.datname = ANY (%(names)s) AND a.pid <> pg_backend_pid()
-"""
-
 # Asked again and again under the fence, so without the views.
 _PRESENT = """
 SELECT pid FROM pg_catalog.pg_stat_get_activity(NULL) WHERE datid = ANY (%(oids)s::oid[]) AND pid <> pg_backend_pid()
 """
 
 _SIGNAL = f"""
-SELECT count(pg_terminate_backend(s.pid)) AS signalled FROM ({_SESSIONS}) AS s WHERE s.endable
+SELECT count(pg_terminate_backend(s.pid)) AS signalled FROM ({swap_blockers.SESSIONS}) AS s WHERE s.endable
 """
-
-_BLOCKERS = """
-SELECT 'prepared transaction' AS kind, p.gid AS name, p.database::text AS database,
-       'COMMIT PREPARED or ROLLBACK PREPARED in ' || p.database AS fix
-FROM pg_catalog.pg_prepared_xacts AS p WHERE p.database = ANY (%(names)s)
-UNION ALL
-SELECT 'active logical replication slot', s.slot_name::text, s.database::text,
-       'stop its consumer (server process ' || s.active_pid || ')'
-FROM pg_catalog.pg_replication_slots AS s WHERE s.database = ANY (%(names)s) AND s.active
-UNION ALL
-SELECT 'subscription', s.subname::text, d.datname::text,
-       'ALTER SUBSCRIPTION ' || quote_ident(s.subname) || ' DISABLE, SET (slot_name = NONE), then DROP it in ' || d.datname
-FROM pg_catalog.pg_subscription AS s JOIN pg_catalog.pg_database AS d ON d.oid = s.subdbid
-WHERE d.datname = ANY (%(names)s)
-ORDER BY 1, 2
-"""
-
-_RIGHTS = """
-SELECT r.rolname::text AS role, r.rolsuper AS superuser, r.rolcreatedb AS createdb,
-       (SELECT array_agg(d.datname::text) FROM pg_catalog.pg_database AS d
-        WHERE d.datname = ANY (%(names)s) AND NOT pg_has_role(d.datdba, 'USAGE')) AS foreign
-FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user
-"""
-
-
-def blockers(conn: Connection, names: list[str]) -> list[dict[str, str]]:
-    """What would stop the renames or survive the fence, looked for before anything is touched.
-
-    A prepared transaction blocks RENAME, an idle logical slot does not (fact 9); a subscription's worker comes back.
-
-    :param conn: on the maintenance database, as the restore role.
-    :return: kind, name, database and fix of each.
-    """
-    found = [
-        {"kind": row["kind"], "name": row["name"], "database": row["database"], "fix": row["fix"]}
-        for row in fetch_all(conn, _BLOCKERS, {"names": names})
-    ]
-    rights = fetch_one(conn, _RIGHTS, {"names": names}) or {}
-    role = str(rights.get("role"))
-    if not rights.get("superuser"):
-        if not rights.get("createdb"):
-            found.append({"kind": "missing right", "name": role, "database": "", "fix": f"ALTER ROLE {role} CREATEDB"})
-        for name in rights.get("foreign") or []:
-            found.append(
-                {
-                    "kind": "missing right",
-                    "name": role,
-                    "database": name,
-                    "fix": f"make {role} a member of the owner of {name}",
-                }
-            )
-    for session in fetch_all(conn, _SESSIONS, {"names": names}):
-        # Autovacuum gives way to RENAME by itself, whoever asks.
-        if not session["endable"] and session["type"] != "autovacuum worker":
-            found.append(
-                {
-                    "kind": "session that may not be ended",
-                    "name": f"server process {session['pid']} of {session['user']}",
-                    "database": session["database"],
-                    "fix": f"end it as a superuser, or name a superuser in pgops_restore_user ({role} is none)",
-                }
-            )
-    return found
-
-
-def refuse_blockers(conn: Connection, names: list[str], database: str) -> None:
-    """:raises PgopsError: something in :func:`blockers`; nothing has been touched then."""
-    found = blockers(conn, names)
-    if found:
-        first = found[0]
-        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-        raise PgopsError(
-            f"No swap of {database}: {first['kind']} {first['name']}"
-            + (f" in {first['database']}" if first["database"] else "")
-            + f" stands in the way{more}; nothing was touched and clients work on.",
-            database=database,
-            object_name=first["name"],
-            hint=f"{first['fix']}, then run the same command again.",
-            extra={"blockers": found},
-        )
 
 
 class Swap:
@@ -192,12 +104,14 @@ class Swap:
         progress: Progress | None = None,
         control: Control | None = None,
         after: Step = lambda step: None,
+        pool: pgbouncer.Pool | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     ) -> None:
         """
         :param target: the live database.
         :param staged: the database that takes its name: a verified staged restore, or one that a swap has put aside.
         :param after: is told each statement that has been done; the tests kill the process there.
+        :param pool: holds the clients while the fence is up.
         """
         self.target = target
         self.live = target.database
@@ -206,7 +120,10 @@ class Swap:
         self.progress = progress or Progress(None)
         self.control = control or Control(None)
         self._after = after
+        self._pool = pool
         self._now = now
+        self._still_held: PgopsError | None = None
+        self._held = ""
         self._xid = 0
         self._swapped_at = ""
 
@@ -228,7 +145,7 @@ class Swap:
         try:
             self._lock(conn)
             live, staged = self._look(conn)
-            refuse_blockers(conn, [self.live, self.staged], self.live)
+            swap_blockers.refuse_blockers(conn, [self.live, self.staged], self.live)
             self.control.check()
             aside = self._free_name(conn)
             with contextlib.ExitStack() as held:
@@ -236,20 +153,35 @@ class Swap:
                 carried = self._carry(held)
                 self._after("history carried")
                 self.control.check()
-                outage, ended = self._fence_and_rename(conn, live, staged, aside, held)
-            self._finish(carried)
+                with self._held_by_the_pool():
+                    outage, ended = self._fence_and_rename(conn, live, staged, aside, held)
+            self._finish({**carried, "outage_ms": outage})
+        except PgopsError as error:
+            if self._still_held:
+                error.hint = " ".join(filter(None, [self._still_held.message, self._still_held.hint, error.hint]))
+            raise
         except psycopg2.Error as exc:
             raise from_psycopg(exc, f"The swap of {self.live} failed", database=self.live) from None
         finally:
             conn.close()
-        return {
+        done = {
             "live": self.live,
             "aside": aside,
             "swapped_in": self.staged,
             "outage_ms": outage,
             "sessions_ended": ended,
             "history": carried,
+            **({"pool": self._held} if self._held else {}),
         }
+        if self._still_held:
+            told = self._still_held
+            raise PgopsError(
+                f"{self.live} is swapped, and {told.message}",
+                database=self.live,
+                hint=told.hint,
+                extra={**told.extra, "databases": {self.live: done}},
+            )
+        return done
 
     def preview(self) -> dict[str, Any]:
         """Look whether the swap could be done, and touch nothing.
@@ -261,8 +193,8 @@ class Swap:
         conn = connect(self.target.maintenance(), application_name=locks.application_name(self.run_id))
         try:
             _live, staged = self._look(conn)
-            refuse_blockers(conn, [self.live, self.staged], self.live)
-            sessions = fetch_all(conn, _SESSIONS, {"names": [self.live]})
+            swap_blockers.refuse_blockers(conn, [self.live, self.staged], self.live)
+            sessions = fetch_all(conn, swap_blockers.SESSIONS, {"names": [self.live]})
             told: dict[str, Any] = {"live": self.live, "swapped_in": self.staged, "sessions_ended": len(sessions)}
             if staged.mark and staged.mark.role == database_marks.FAILED and staged.mark.xid:
                 told["lost"] = lost_writes.written_since(
@@ -358,6 +290,24 @@ class Swap:
         except psycopg2.Error as exc:
             return {"carried": False, "why": from_psycopg(exc, "The history cannot be read").message}
 
+    @contextlib.contextmanager
+    def _held_by_the_pool(self) -> Iterator[None]:
+        """Whatever ends the block, the clients of the pool go on."""
+        if self._pool is None:
+            yield
+            return
+        self.progress.emit(f"{self._pool} holds its clients", database=self.live)
+        try:
+            self._held = pgbouncer.pause(self._pool)
+            self._after("pool paused")
+            yield
+        finally:
+            try:
+                pgbouncer.resume(self._pool)
+            except PgopsError as error:
+                # What the block did, or why it failed, is told first.
+                self._still_held = error
+
     def _tell(self, text: str) -> None:
         self.progress.emit(text, database=self.live)
 
@@ -430,9 +380,10 @@ class Swap:
                     return len(ended)
                 except (psycopg2.errors.ObjectInUse, psycopg2.errors.QueryCanceled):
                     execute(conn, "ROLLBACK")
+                    self._refuse_prepared(conn)
             moment = time.monotonic()
             if moment > deadline:
-                self._give_up(fetch_all(conn, _SESSIONS, {"names": [self.live, self.staged]}))
+                self._give_up(fetch_all(conn, swap_blockers.SESSIONS, {"names": [self.live, self.staged]}))
             if there and moment - signalled_at >= SIGNAL_AGAIN_SECONDS:
                 signalled_at = moment
                 ended |= there
@@ -449,6 +400,17 @@ class Swap:
             hint="End these sessions by hand, then run the same command again.",
             extra={"sessions": [{"pid": row["pid"], "user": row["user"]} for row in there]},
         )
+
+    def _refuse_prepared(self, conn: Connection) -> None:
+        found = swap_blockers.prepared_under_the_fence(conn, [self.live, self.staged])
+        if found:
+            raise PgopsError(
+                f"No swap of {self.live}: prepared transaction {found[0]['name']} in {found[0]['database']} came while the fence went "
+                "up; the fence was lifted again and the database is as it was.",
+                database=self.live,
+                object_name=found[0]["name"],
+                hint=f"{found[0]['fix']}, then run the same command again.",
+            )
 
     def _swap_names(self, conn: Connection, live: Database, staged: Database, aside: str) -> None:
         mark = staged.mark
@@ -498,23 +460,26 @@ class Swap:
 
     # -- afterwards ---------------------------------------------------------------------------------------------------
 
-    def _finish(self, carried: dict[str, Any]) -> None:
-        """Write the swap into the audit of the new live database, and give it its own comment back."""
+    def _finish(self, told: dict[str, Any]) -> None:
+        """Write the swap into the audit of the new live database, and give it its own comment back.
+
+        :param told: what the audit keeps of it besides its databases.
+        """
         conn = connect(self.target.maintenance(), application_name=locks.application_name(self.run_id))
         try:
             now_live = database_marks.database(conn, self.live)
             mark = now_live.mark if now_live else None
             if mark is not None and mark.state == SWAPPED:
-                self._record(mark, carried)
+                self._record(mark, told)
                 database_marks.set_comment(conn, self.live, mark.comment)
                 self._after("comment restored")
         finally:
             conn.close()
 
-    def _record(self, mark: Mark, carried: dict[str, Any]) -> None:
+    def _record(self, mark: Mark, told: dict[str, Any]) -> None:
         session = connect(self.target.as_restore(), application_name=locks.application_name(self.run_id))
         try:
-            detail = {"aside": mark.aside, "backup": mark.backup, "manifest_sha256": mark.manifest_sha256, **carried}
+            detail = {"aside": mark.aside, "backup": mark.backup, "manifest_sha256": mark.manifest_sha256, **told}
             if mark.restored_xid:
                 detail["restored"] = restored_from.detail(session, mark.restored_xid, mark.since)
             history.record_swap(session, run_id=self.run_id, detail=detail)
@@ -634,13 +599,17 @@ class Asked:
             return False
         if self.strategy == SWAP:
             return self.to == pending.staged
+        if self.strategy == UNDO_SWAP:
+            return pending.role == database_marks.FAILED
         if self.strategy == RESTORE:
             return pending.role == database_marks.RESTORED and self.backup in (None, pending.backup)
         return False
 
     def undoes(self, pending: PendingSwap) -> bool:
         """Whether the fence is to be lifted, be it since what was to be swapped in is gone."""
-        return self.confirmed and (self.strategy == UNFENCE or (self.strategy in (SWAP, RESTORE) and not pending.role))
+        return self.confirmed and (
+            self.strategy == UNFENCE or (self.strategy in (SWAP, UNDO_SWAP, RESTORE) and not pending.role)
+        )
 
 
 def refuse_pending(target: Target, asked: Asked, *, run_id: str, check_only: bool = False) -> None:
@@ -668,6 +637,7 @@ def resume(
     progress: Progress | None = None,
     control: Control | None = None,
     after: Step = lambda step: None,
+    pool: pgbouncer.Pool | None = None,
 ) -> dict[str, Any]:
     """Bring a swap that was cut off to an end.
 
@@ -698,7 +668,7 @@ def resume(
         conn.close()
     if pending.state == FENCED and asked.finishes(pending) and staged:
         try:
-            done = Swap(target, staged, run_id=run_id, progress=progress, control=control, after=after).run()
+            done = Swap(target, staged, run_id=run_id, progress=progress, control=control, after=after, pool=pool).run()
         except PgopsError as error:
             return {"state": LIFTED, "why": error.message, **_copy_that_stays(pending)}
         return {"state": COMPLETED, **done}
@@ -707,6 +677,28 @@ def resume(
     else:
         why = f"{pending.staged} is gone" if staged is None else "as was asked for"
     return {"state": LIFTED, "why": why, **_copy_that_stays(pending)}
+
+
+def release_pool(
+    target: Target, pool: pgbouncer.Pool | None, asked: Asked, *, run_id: str, check_only: bool = False
+) -> str | None:
+    """A run that was killed between PAUSE and RESUME has left the pool's clients waiting, with or without a fence.
+
+    :return: what was found and done; None where nobody waits, or a swap is under way and holds them.
+    :raises PgopsError: the console does not answer.
+    """
+    if pool is None or not pgbouncer.is_paused(pool):
+        return None
+    conn = connect(target.maintenance(), application_name=locks.application_name(run_id))
+    try:
+        if database_marks.is_locked(conn, f"swap {target.database}"):
+            return None
+    finally:
+        conn.close()
+    if check_only or not asked.confirmed:
+        return f"{pool} holds the clients of {pool.database}, and no swap is under way; a confirmed rollback lets them go on"
+    pgbouncer.resume(pool)
+    return f"{pool} held the clients of {pool.database} though no swap was under way; they go on"
 
 
 def _refuse_unknown_fence(conn: Connection, name: str) -> None:

@@ -55,6 +55,16 @@ options:
     type: list
     elements: str
     default: []
+  timeout:
+    description:
+      - After so many seconds it ends without a result; V(0) waits for its end.
+    type: float
+    default: 0
+  tolerated:
+    description:
+      - Whether the run goes on where this fails. Read by the action plugin, which then tells what is C(missed).
+    type: bool
+    default: false
 author:
   - White Cross pgops contributors
 """
@@ -148,6 +158,8 @@ def main() -> None:
             "jobs": {"type": "int", "default": 2},
             "compression": {"type": "str", "default": "1"},
             "encrypt_to": {"type": "list", "elements": "str", "default": []},
+            "timeout": {"type": "float", "default": 0},
+            "tolerated": {"type": "bool", "default": False},
         }
     )
 
@@ -157,6 +169,7 @@ def main() -> None:
 
         progress, control = pgops_module.job(module)
         end_on_sigterm(control)
+        control.end_after(module.params["timeout"])
         databases: dict[str, Any] = {}
         for database, target in pgops_module.targets(module).items():
             settings = {

@@ -20,6 +20,16 @@ options:
       - The databases that must be named; those of the play where it is not set.
     type: list
     elements: str
+  variable:
+    description:
+      - The variable that gives the answer, for the command that is told to be typed next.
+    type: str
+    default: rollback_confirm
+  what:
+    description:
+      - What is asked about, as it follows on "The".
+    type: str
+    default: rollback
 author:
   - White Cross pgops contributors
 attributes:

@@ -82,6 +82,16 @@ options:
     description:
       - In how many seconds a copy must be restored and compared, for level 6.
     type: float
+  timeout:
+    description:
+      - After so many seconds it ends without a result; V(0) waits for its end.
+    type: float
+    default: 0
+  tolerated:
+    description:
+      - Whether the run goes on where this fails. Read by the action plugin, which then tells what is C(missed).
+    type: bool
+    default: false
 author:
   - White Cross pgops contributors
 """
@@ -167,6 +177,8 @@ def main() -> None:
             "level_required": {"type": "int"},
             "checks": {"type": "list", "elements": "dict", "default": []},
             "rto_seconds": {"type": "float"},
+            "timeout": {"type": "float", "default": 0},
+            "tolerated": {"type": "bool", "default": False},
         }
     )
 
@@ -183,6 +195,7 @@ def main() -> None:
         identity = encryption.open_identity(module.params["identity_file"], once=module.params["identity_once"])
         progress, control = pgops_module.job(module)
         end_on_sigterm(control)
+        control.end_after(module.params["timeout"])
         settings = restore.Work(module.params["run_id"] or "by-hand", module.params["jobs"], progress, control)
         databases: dict[str, Any] = {}
         targets = pgops_module.targets(module)

@@ -56,6 +56,16 @@ options:
       - The level to which the backup must be proved; see M(whitecross.pgops.prove). One below is refused.
     type: int
     default: 4
+  break_glass:
+    description:
+      - Why a backup is restored although it is not proved or too old; the audit has it. An altered or foreign one is let off by no reason.
+    type: str
+    default: ""
+  max_age_days:
+    description:
+      - From which age on a backup is too old; V(0) for never.
+    type: float
+    default: 0
 author:
   - White Cross pgops contributors
 """
@@ -114,6 +124,10 @@ databases:
       returned: with O(state=staged)
       type: list
       elements: dict
+    break_glass:
+      description: What was let off with which reason, and whether the audit has it; null where nothing was.
+      returned: with O(state=staged)
+      type: dict
     reservations:
       description: What could not be recreated, and why.
       returned: with O(state=staged)
@@ -138,6 +152,8 @@ def main() -> None:
             "identity_file": {"type": "path"},
             "identity_once": {"type": "bool", "default": False},
             "level_required": {"type": "int", "default": 4},
+            "break_glass": {"type": "str", "default": ""},
+            "max_age_days": {"type": "float", "default": 0},
         }
     )
 
@@ -156,7 +172,14 @@ def main() -> None:
         identity = encryption.open_identity(module.params["identity_file"], once=module.params["identity_once"])
         progress, control = pgops_module.job(module)
         end_on_sigterm(control)
-        settings = restore.Work(module.params["run_id"] or "by-hand", module.params["jobs"], progress, control)
+        settings = restore.Work(
+            module.params["run_id"] or "by-hand",
+            module.params["jobs"],
+            progress,
+            control,
+            module.params["break_glass"],
+            module.params["max_age_days"],
+        )
         stage = module.params["state"] == "staged" and not module.check_mode
         databases: dict[str, Any] = {}
         targets = pgops_module.targets(module)
@@ -182,6 +205,7 @@ def main() -> None:
                 "level": backup.proof_level,
             }
             if stage:
+                found["break_glass"] = restore.break_glass(target, backup, settings, level)
                 found.update(restore.stage(target, backup, work=settings, level=level))
             else:
                 restore.refuse_unfit(target, backup, settings, level)

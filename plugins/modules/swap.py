@@ -33,7 +33,7 @@ options:
     description:
       - With O(state=resumed), what the rollback was asked for.
     type: str
-    choices: [down, restore, swap, unfence]
+    choices: [auto, down, restore, swap, undo_swap, unfence]
     default: down
   backup:
     description:
@@ -48,6 +48,12 @@ options:
     description:
       - With O(state=resumed), the name of the database, several with commas; anything else confirms nothing. Read by the action plugin.
     type: raw
+  pgbouncer:
+    description:
+      - The PgBouncer whose clients wait while the names are swapped - C(host), C(port), C(user) of its console, C(database) as its
+        clients name it, C(passfile), C(sslmode), C(connect_timeout) and C(pause_seconds). Empty where there is none.
+    type: dict
+    default: {}
   staged:
     description:
       - The same by database. Filled by the action plugin with those that this run has restored.
@@ -86,6 +92,9 @@ databases:
     drop:
       description: The statement that drops the staged copy, where one stays.
       type: str
+    pool:
+      description: What a PgBouncer did; with O(state=resumed), what was found of one that a killed run had left paused.
+      type: str
     outage_ms:
       description: From the fence to the lifted fence, in milliseconds.
       type: float
@@ -109,7 +118,12 @@ def main() -> None:
             "state": {"type": "str", "choices": ["swapped", "resumed"], "default": "swapped"},
             "to": {"type": "str"},
             "staged": {"type": "dict", "default": {}},
-            "strategy": {"type": "str", "choices": ["down", "restore", "swap", "unfence"], "default": "down"},
+            "pgbouncer": {"type": "dict", "default": {}},
+            "strategy": {
+                "type": "str",
+                "choices": ["auto", "down", "restore", "swap", "undo_swap", "unfence"],
+                "default": "down",
+            },
             "backup": {"type": "path"},
             "confirmed": {"type": "bool", "default": False},
             "answer": {"type": "raw"},
@@ -117,7 +131,7 @@ def main() -> None:
     )
 
     def work() -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.module_utils import swap
+        from ansible_collections.whitecross.pgops.plugins.module_utils import pgbouncer, swap
         from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
         from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
@@ -131,14 +145,26 @@ def main() -> None:
                 f"One database is named to swap in and there are {len(targets)} to swap.",
                 hint="Name one with -e pgops_database=NAME.",
             )
+        pools = {name: pgbouncer.declared(target, module.params["pgbouncer"]) for name, target in targets.items()}
         if module.params["state"] == "resumed":
             asked = swap.Asked(*(module.params[name] for name in ("strategy", "to", "backup", "confirmed")))
             for target in targets.values():
                 swap.refuse_pending(target, asked, run_id=run_id, check_only=module.check_mode)
             for database, target in targets.items():
                 databases[database] = swap.resume(
-                    target, asked, run_id=run_id, check_only=module.check_mode, progress=progress, control=control
+                    target,
+                    asked,
+                    run_id=run_id,
+                    check_only=module.check_mode,
+                    progress=progress,
+                    control=control,
+                    pool=pools[database],
                 )
+                if asked.strategy != "down":
+                    released = swap.release_pool(
+                        target, pools[database], asked, run_id=run_id, check_only=module.check_mode
+                    )
+                    databases[database].update({"pool": released} if released else {})
             error = swap.not_what_was_asked(databases, asked)
             if error:
                 raise error
@@ -148,12 +174,14 @@ def main() -> None:
             staged = module.params["to"] or module.params["staged"].get(database)
             if not staged:
                 raise PgopsError(f"No database is named to take the place of {database}.", database=database)
-            swapping = swap.Swap(target, staged, run_id=run_id, progress=progress, control=control)
+            swapping = swap.Swap(
+                target, staged, run_id=run_id, progress=progress, control=control, pool=pools[database]
+            )
             try:
                 databases[database] = swapping.preview() if module.check_mode else swapping.run()
             except PgopsError as error:
                 # Those before it are swapped, and have a way back.
-                error.extra["databases"] = databases
+                error.extra["databases"] = {**databases, **error.extra.get("databases", {})}
                 raise
         return {"changed": True, "databases": databases}
 

@@ -144,3 +144,45 @@ def _short(value: Any) -> str:
 def _table(rows: list[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+_HEADER = ("strategy", "possible", "data lost", "outage", "taken back by")
+
+
+def strategy_lines(database: str, found: Mapping[str, Any], *, refused: bool = False) -> list[str]:
+    """:param found: from the result of the module strategies.
+    :param refused: none of them is taken now.
+    :return: the ways back as a table, what each needs or lacks, and which one is taken and why."""
+    change = found.get("last_change")
+    lines = [f"{database}: the ways back" + (f"; the last change: {change['told']}" if change else "")]
+    ways = found["ways"]
+    rows = [
+        (
+            f"{'*' if name == found['chosen'] and not refused else ' '} {name}",
+            "yes" if way["possible"] else "no",
+            way["lost"] or "-",
+            way["outage"] or "-",
+            way["back"] or "-",
+        )
+        for name, way in ways.items()
+    ]
+    lines += [f"    {line}" for line in _table([_HEADER, *rows])]
+    for name, way in ways.items():
+        told = "; ".join(way["needs"]) if way["possible"] else way["why_not"]
+        lines.append(f"    {name} {'needs: ' if way['possible'] else 'is not possible: '}{told}")
+    for way in ways.values():
+        lines += [
+            f"    in the way of {way['strategy']}: {entry['kind']} {entry['name']}"
+            f"{' in ' + entry['database'] if entry['database'] else ''}; {entry['fix']}"
+            for entry in way["blockers"]
+        ]
+    if found.get("unreadable"):
+        lines.append(
+            f"{database}: its ledger cannot be read ({found['unreadable']}): the versions and what was written cannot be told, and a "
+            "swap does not carry the history across; the replaced database keeps it"
+        )
+    lines += [f"{database}: {told}" for told in found.get("cannot_move") or []]
+    if found["asked"] == "auto" and found["chosen"] != "auto":
+        lines.append(f"{database}: {found['chosen']}, since {found['why']}")
+        lines += [f"{database}: not {name}: {why}" for name, why in (found.get("why_not") or {}).items()]
+    return lines

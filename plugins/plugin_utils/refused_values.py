@@ -58,6 +58,9 @@ _COUNTS = frozenset(
     }
 )
 
+# Of these less than 0 means nothing.
+_NEVER_NEGATIVE = frozenset({"rollback_emergency_backup_timeout", "rollback_keep_days", "rollback_max_backup_age_days"})
+
 _TYPES: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     "int": (check_type_int, "a whole number"),
     "float": (check_type_float, "a number"),
@@ -126,6 +129,8 @@ def wrong_value(variables: Mapping[str, Any], options: Mapping[str, Mapping[str,
             number = None
         if name in _COUNTS and (number is None or number < 1):
             return RefusedValue(name, f"{name} is {_shown(value)}, and it takes a whole number from 1 on", 1)
+        if name in _NEVER_NEGATIVE and (number is None or not number >= 0):
+            return RefusedValue(name, f"{name} is {_shown(value)}, and it takes a number from 0 on")
         if number is None:
             return RefusedValue(name, f"{name} is {_shown(value)}, and it takes {takes}")
     return None

@@ -20,6 +20,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     application_hooks,
     fleet_summary,
     run_outcome,
+    six_steps,
     typed_commands,
 )
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
@@ -241,6 +242,9 @@ def build(
         "ok": ok,
         "state": run_outcome.final_state(facts.get("playbook"), ok, rows, hosts),
         "steps": rows,
+        "six_steps": six_steps.of(rows, hosts, ok=ok)
+        if facts.get("playbook") == "rollback" and not facts.get("check_mode")
+        else [],
         "versions": _versions(hosts),
         "results": hosts,
         "hooks": hooks,
@@ -402,6 +406,7 @@ def result_document(report: Mapping[str, Any], report_file: str | None = None) -
         "hooks": report["hooks"],
         "report": report_file,
         **({"fleet": report["fleet"]} if report["fleet"] else {}),
+        **({"steps": report["six_steps"]} if report.get("six_steps") else {}),
     }
 
 
@@ -550,6 +555,7 @@ def screen(report: Mapping[str, Any], page: str | None) -> list[str]:
         f"pgops run {report['run_id']}: {report['playbook']} in {report['environment']} {report['result']} "
         f"after {seconds(report['duration_s'])}, at {report['finished']}"
     )
+    lines += six_steps.lines(report.get("six_steps") or [])
     if report["state"]:
         lines.append(f"    state: {report['state']}")
     hooks = run_outcome.hooks_line(report["hooks"])
@@ -590,6 +596,7 @@ def as_log(report: Mapping[str, Any]) -> str:
     for hook in report["hooks"]:
         where = f"{hook['host']} on {hook['on']} " if hook.get("on") else ""
         lines.append(f"{report['finished']} HOOK {where}{hook['label']}: {hook['done']}")
+    lines += [f"{report['finished']} {line.strip()}" for line in six_steps.lines(report.get("six_steps") or [])]
     if report["state"]:
         lines.append(f"{report['finished']} STATE {report['state']}")
     if report["error"]:

@@ -67,6 +67,7 @@ def test_every_playbook_leaves_a_file_that_fits(site: Playbook, schema: dict[str
     assert "prove" in of(site("prove.yml"), "prove")
     assert of(site("restore_drill.yml"), "restore_drill")["drill"]["verdict"] == "passed"
     assert "stop" in of(site("stop.yml"), "stop")
+    assert "kept" in of(site("rollback_cleanup.yml"), "rollback_cleanup")
     assert "revert" in of(site("rollback.yml", rollback_strategy="down", rollback_confirm=database), "rollback")
 
 

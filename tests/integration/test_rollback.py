@@ -242,6 +242,67 @@ def typed(playbook: Any, answer: str) -> int:
     return process.wait(timeout=60)
 
 
+# -- the copy of the present state ------------------------------------------------------------------------------------
+
+
+def test_a_copy_that_cannot_be_made_in_time_is_gone_without_where_that_is_allowed(
+    applied: Any, server: Any, database: str
+) -> None:
+    done = applied(
+        "rollback.yml",
+        rollback_confirm=database,
+        rollback_emergency_backup="try",
+        rollback_emergency_backup_timeout=0.001,
+    )
+    assert done.rc == 0, done.output
+    assert versions(server, database) == [V1, V2]
+    missed = phases(done, database)["backup"]["missed"]
+    assert missed.startswith("no backup: Interrupted: its time of 0.001 s is over")
+    assert f"{database}: {missed} The rollback goes on without it (rollback_emergency_backup=try)" in done.stdout
+    assert done.json["steps"][2]["told"] == f"{database}: {missed}"
+    assert len(list((applied.backups / database).glob("*_*"))) == 1
+    assert [step["step"] for step in done.json["steps"]] == [1, 2, 3, 4, 5, 6]
+    assert all(done.json["steps"][number]["seconds"] > 0 for number in (1, 2, 3, 4))
+    assert re.search(r"^    \(4/6\) go back +\d+\.\d\d s$", done.stdout, re.MULTILINE)
+    (report,) = (applied.state / "reports" / "local").glob("*.log")
+    assert "(3/6) copy of the present state" in report.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_where_the_copy_is_required_nothing_is_rolled_back_without_it(applied: Any, server: Any, database: str) -> None:
+    done = applied("rollback.yml", rollback_confirm=database, rollback_emergency_backup_timeout=0.001)
+    assert done.rc == 2, done.output
+    assert "its time of 0.001 s is over" in done.json["error"]["message"]
+    assert "go on where none can be made: -e rollback_emergency_backup=try" in done.json["error"]["hint"]
+    assert versions(server, database) == [V1, V2, V3]
+    skipped = applied("rollback.yml", rollback_confirm=database, rollback_emergency_backup="skip")
+    assert skipped.rc == 0, skipped.output
+    assert "backup" not in phases(skipped, database)
+    assert versions(server, database) == [V1, V2]
+
+
+@pytest.mark.slow
+def test_a_copy_that_is_made_but_not_proved_in_time_stays_and_is_told(applied: Any, server: Any, database: str) -> None:
+    server.execute("INSERT INTO people SELECT g FROM generate_series(100, 100000) g", database=database)
+    applied.variables["backup_scratch_database"] = f"{database}_slow"
+    # Somebody holds the name of the scratch database: the proof fails, the backup does not.
+    server.execute(f"CREATE DATABASE {database}_slow")
+    done = applied("rollback.yml", rollback_confirm=database, rollback_emergency_backup="try")
+    assert done.rc == 0, done.output
+    assert phases(done, database)["prove"]["missed"].startswith("no proof: ")
+    assert len(list((applied.backups / database).glob("*_*"))) == 2
+    assert versions(server, database) == [V1, V2]
+
+
+@pytest.mark.slow
+def test_production_never_destroys_without_trying_to_keep_a_copy(applied: Any, server: Any, database: str) -> None:
+    applied.variables["pgops_phases"] = ["preflight", "plan", "backup", "prove", "apply", "verify", "report"]
+    done = applied("rollback.yml", limit="production", rollback_confirm=database, rollback_emergency_backup="skip")
+    assert done.rc == 2, done.output
+    assert "rollback_emergency_backup=skip is refused in production" in done.json["error"]["message"]
+    assert versions(server, database) == [V1, V2, V3]
+
+
 # -- restore and swap -------------------------------------------------------------------------------------------------
 
 
@@ -317,6 +378,55 @@ def test_swap_needs_the_database_to_swap_in(applied: Any, database: str) -> None
     done = applied("rollback.yml", rollback_strategy="swap", rollback_confirm=database)
     assert done.rc != 0
     assert "rollback_swap_to=NAME" in done.output
+
+
+# -- which way --------------------------------------------------------------------------------------------------------
+
+
+def test_auto_undoes_the_last_swap_and_says_why(applied: Any, server: Any, target: Any, database: str) -> None:
+    (backup,) = backup_store.backups_of(str(applied.backups), database)
+    done = swap.Swap(target, stage(target, backup), run_id=RUN).run()
+    assert versions(server, database) == []
+    found = applied("rollback.yml", rollback_strategy="auto", rollback_confirm=database)
+    assert found.rc == 0, found.output
+    weighed = phases(found, database)["strategies"]
+    assert (weighed["chosen"], weighed["to"]) == ("undo_swap", done["aside"])
+    table, _, rest = found.stdout.partition(f"{database}: undo_swap, since the last change was the swap of run {RUN}")
+    assert re.search(
+        r"strategy +possible +data lost +outage +taken back by\n +down +no .*\n +restore +no .*\n +\* undo_swap +yes +nothing ",
+        table,
+    )
+    assert f"{database}: not restore: it would go back to before that swap, too" in rest
+    assert versions(server, database) == [V1, V2, V3]
+    assert phases(found, database)["swap"]["outage_ms"] < 1000
+
+
+@pytest.mark.slow
+def test_auto_goes_down_through_what_the_last_run_applied(applied: Any, server: Any, database: str) -> None:
+    shown = applied("rollback.yml", "--check", rollback_strategy="auto")
+    assert shown.rc == 0, shown.output
+    done = applied("rollback.yml", rollback_strategy="auto", rollback_confirm=database)
+    assert done.rc == 0, done.output
+    for result in (shown, done):
+        assert f"{database}: down, since the last change was run {RUN}" in result.stdout
+        assert "would be lost: public.people: 2 rows" in result.stdout
+    assert versions(server, database) == []
+    again = applied("rollback.yml", rollback_strategy="auto", rollback_confirm=database)
+    assert again.rc == 2
+    assert "whatever comes next would go further back" in again.json["error"]["message"]
+    assert again.json["error"]["next"] == ["ansible-playbook status.yml -l local"]
+
+
+def test_what_blocks_a_restore_is_named_before_it_begins(applied: Any, server: Any, database: str) -> None:
+    with server.session(database, autocommit=False) as conn, conn.cursor() as cursor:
+        cursor.execute("INSERT INTO pets VALUES (9); PREPARE TRANSACTION 'payment'")
+    done = applied("rollback.yml", rollback_strategy="restore", rollback_confirm=database)
+    assert done.rc == 2, done.output
+    assert f"prepared transaction payment in {database} stands in the way" in done.json["error"]["message"]
+    assert "in the way of restore: prepared transaction payment" in done.stdout
+    assert f"COMMIT PREPARED or ROLLBACK PREPARED in {database}" in done.json["error"]["hint"]
+    assert names(server, database) == [database]
+    assert is_open(server, database)
 
 
 # -- a swap that was cut off ------------------------------------------------------------------------------------------

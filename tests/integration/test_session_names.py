@@ -72,6 +72,8 @@ def test_every_module_tells_its_run(target: Any, tmp_path: Path, logged: Any) ->
         "verify": {},
         "analyze": {"all_tables": True},
         "swap": {"state": "resumed"},
+        "strategies": {"directory": str(tmp_path)},
+        "kept_databases": {},
         "revert": {},
         "test_migration": {"migrations": migrations, "version": V1},
         "stop": {},

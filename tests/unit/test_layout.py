@@ -151,7 +151,9 @@ def tasks_of(role: str, entry: str) -> str:
         for path in folder.glob(re.sub(r"\{\{.*?\}\}", "*", pattern)):
             # A template for the whole name, as "{{ strategy }}.yml", stands for one of the choices.
             if path.name in seen or (
-                "{{" in pattern and path.stem in ("main", "ask", "decide") or path.name == "main.yml" != pattern
+                "{{" in pattern
+                and path.stem in ("main", "ask", "decide", "cleanup")
+                or path.name == "main.yml" != pattern
             ):
                 continue
             seen[path.name] = path.read_text(encoding="utf-8")

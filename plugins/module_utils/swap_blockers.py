@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What would stop a restore or a swap of names, named before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import server_host
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from psycopg2 import errorcodes
+
+MB = 1024 * 1024
+# Sessions that a swap opens by itself, one after the other or two at once; a restore has its jobs besides.
+SWAP_SESSIONS = 4
+# A kind that does not go by itself, however long a swap waits.
+PREPARED = "prepared transaction"
+
+SESSIONS = """
+SELECT a.pid, coalesce(a.usename::text, a.backend_type, '') AS "user", coalesce(a.application_name, '') AS application,
+       a.datname AS database, coalesce(a.backend_type, '') AS type,
+       me.rolsuper OR (a.usesysid IS NOT NULL AND NOT coalesce(r.rolsuper, false)
+           AND (pg_has_role(a.usesysid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE'))) AS endable
+FROM pg_catalog.pg_stat_activity AS a
+JOIN pg_catalog.pg_roles AS me ON me.rolname = current_user
+LEFT JOIN pg_catalog.pg_roles AS r ON r.oid = a.usesysid
+WHERE a.datname = ANY (%(names)s) AND a.pid <> pg_backend_pid()
+"""
+
+_BLOCKERS = """
+SELECT 'prepared transaction' AS kind, p.gid AS name, p.database::text AS database,
+       'COMMIT PREPARED or ROLLBACK PREPARED in ' || p.database AS fix
+FROM pg_catalog.pg_prepared_xacts AS p WHERE p.database = ANY (%(names)s)
+UNION ALL
+SELECT 'active logical replication slot', s.slot_name::text, s.database::text,
+       'stop its consumer (server process ' || s.active_pid || ')'
+FROM pg_catalog.pg_replication_slots AS s WHERE s.database = ANY (%(names)s) AND s.active
+UNION ALL
+SELECT 'subscription', s.subname::text, d.datname::text,
+       'ALTER SUBSCRIPTION ' || quote_ident(s.subname) || ' DISABLE, SET (slot_name = NONE), then DROP it in ' || d.datname
+FROM pg_catalog.pg_subscription AS s JOIN pg_catalog.pg_database AS d ON d.oid = s.subdbid
+WHERE d.datname = ANY (%(names)s)
+ORDER BY 1, 2
+"""
+
+_RIGHTS = """
+SELECT r.rolname::text AS role, r.rolsuper AS superuser, r.rolcreatedb AS createdb,
+       (SELECT array_agg(d.datname::text) FROM pg_catalog.pg_database AS d
+        WHERE d.datname = ANY (%(names)s) AND NOT pg_has_role(d.datdba, 'USAGE')) AS foreign
+FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user
+"""
+
+_FREE_SESSIONS = """
+SELECT current_setting('max_connections')::int AS most,
+       CASE WHEN r.rolsuper THEN 0 ELSE current_setting('superuser_reserved_connections')::int
+           + coalesce(current_setting('reserved_connections', true)::int, 0) END AS reserved,
+       CASE WHEN r.rolsuper THEN -1 ELSE r.rolconnlimit END AS own_limit, r.rolname::text AS role,
+       (SELECT count(*) FROM pg_catalog.pg_stat_get_activity(NULL) AS a WHERE a.usesysid IS NOT NULL) AS taken,
+       (SELECT count(*) FROM pg_catalog.pg_stat_get_activity(NULL) AS a WHERE a.usesysid = r.oid) AS own
+FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user
+"""
+
+_TABLESPACE = """
+SELECT pg_catalog.pg_tablespace_location(d.dattablespace) AS folder, t.spcname::text AS name
+FROM pg_catalog.pg_database AS d JOIN pg_catalog.pg_tablespace AS t ON t.oid = d.dattablespace WHERE d.datname = %s
+"""
+
+
+def refuse_recovery(conn: Connection, database: str) -> None:
+    """:raises PgopsError: the server is a standby, or is still recovering: nothing can be restored, renamed or reverted on it."""
+    row = fetch_one(
+        conn,
+        "SELECT pg_catalog.pg_is_in_recovery() AS standby, pg_catalog.pg_is_wal_replay_paused() AS paused "
+        "WHERE pg_catalog.pg_is_in_recovery()",
+    )
+    if row is None:
+        return
+    state = "a standby whose replay is paused" if row["paused"] else "in recovery (a standby, or not yet promoted)"
+    raise PgopsError(
+        f"No rollback of {database} on {conn.info.host}:{conn.info.port}: that server is {state} and takes no writes; nothing was "
+        "touched.",
+        sqlstate="25006",
+        database=database,
+        hint="Point pgops_host at the primary. Promoting this server is no way back: it first replays all the WAL that it has received.",
+        extra={"reason": "in_recovery"},
+    )
+
+
+def blockers(conn: Connection, names: Sequence[str], *, sessions: int = SWAP_SESSIONS) -> list[dict[str, str]]:
+    """What would stop the renames or survive the fence, looked for before anything is touched.
+
+    A prepared transaction blocks RENAME, an idle logical slot does not (fact 9); a subscription's worker comes back.
+
+    :param conn: on the maintenance database, as the restore role.
+    :param sessions: how many more sessions the work needs.
+    :return: kind, name, database and fix of each.
+    """
+    found = [
+        {"kind": row["kind"], "name": row["name"], "database": row["database"], "fix": row["fix"]}
+        for row in fetch_all(conn, _BLOCKERS, {"names": list(names)})
+    ]
+    rights = fetch_one(conn, _RIGHTS, {"names": list(names)}) or {}
+    role = str(rights.get("role"))
+    if not rights.get("superuser"):
+        if not rights.get("createdb"):
+            found.append({"kind": "missing right", "name": role, "database": "", "fix": f"ALTER ROLE {role} CREATEDB"})
+        for name in rights.get("foreign") or []:
+            found.append(
+                {
+                    "kind": "missing right",
+                    "name": role,
+                    "database": name,
+                    "fix": f"make {role} a member of the owner of {name}",
+                }
+            )
+    for session in fetch_all(conn, SESSIONS, {"names": list(names)}):
+        # Autovacuum gives way to RENAME by itself, whoever asks.
+        if not session["endable"] and session["type"] != "autovacuum worker":
+            found.append(
+                {
+                    "kind": "session that may not be ended",
+                    "name": f"server process {session['pid']} of {session['user']}",
+                    "database": session["database"],
+                    "fix": f"end it as a superuser, or name a superuser in pgops_restore_user ({role} is none)",
+                }
+            )
+    return found + _connection_limits(conn, sessions)
+
+
+def _connection_limits(conn: Connection, wanted: int) -> list[dict[str, str]]:
+    row = fetch_one(conn, _FREE_SESSIONS)
+    assert row is not None
+    found = []
+    free = int(row["most"]) - int(row["reserved"]) - int(row["taken"])
+    if free < wanted:
+        found.append(
+            {
+                "kind": "connection limit",
+                "name": f"max_connections {row['most']}, of which {max(free, 0)} are free for {row['role']} and {wanted} are needed",
+                "database": "",
+                "fix": "end idle sessions, or stop a part of the application",
+            }
+        )
+    own = int(row["own_limit"]) - int(row["own"])
+    if 0 <= int(row["own_limit"]) and own < wanted:
+        found.append(
+            {
+                "kind": "connection limit",
+                "name": f"{row['own_limit']} of role {row['role']}, of which {max(own, 0)} are free and {wanted} are needed",
+                "database": "",
+                "fix": f"ALTER ROLE {row['role']} CONNECTION LIMIT -1",
+            }
+        )
+    return found
+
+
+def free_bytes(conn: Connection, database: str) -> int | None:
+    """:return: what the file system of a database's tablespace has free, None where that cannot be seen from here."""
+    host = server_host.of(conn)
+    place = fetch_one(conn, _TABLESPACE, (database,))
+    if host is None or place is None:
+        return None
+    return host.free_bytes(str(place["folder"] or ""))
+
+
+def low_disk(database: str, needed: int, free: int | None) -> list[dict[str, str]]:
+    """:param needed: bytes that a second copy of the database takes.
+    :param free: what there is, None where that is not known.
+    :return: the blocker, or none."""
+    if free is None or free >= needed:
+        return []
+    return [
+        {
+            "kind": "low disk",
+            "name": f"the restore takes {mb(needed)} beside the database, and {mb(free)} are free on the server",
+            "database": database,
+            "fix": "free space there",
+        }
+    ]
+
+
+def mb(size: int) -> str:
+    """:return: bytes as a person reads them."""
+    return f"{size / MB:,.0f} MB"
+
+
+def refuse(found: Sequence[dict[str, str]], database: str) -> None:
+    """:raises PgopsError: there is a blocker; nothing has been touched then."""
+    if not found:
+        return
+    first = found[0]
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    where = f" in {first['database']}" if first["database"] else ""
+    raise PgopsError(
+        f"No swap of {database}: {first['kind']} {first['name']}{where} stands in the way{more}; nothing was touched and clients "
+        "work on.",
+        sqlstate=errorcodes.DISK_FULL if first["kind"] == "low disk" else None,
+        database=database,
+        object_name=first["name"],
+        hint=f"{first['fix']}, then run the same command again.",
+        extra={"reason": "blocked", "blockers": [dict(entry) for entry in found]},
+    )
+
+
+def refuse_blockers(conn: Connection, names: Sequence[str], database: str) -> None:
+    """:raises PgopsError: something in :func:`blockers`, or the server takes no writes; nothing has been touched then."""
+    refuse_recovery(conn, database)
+    refuse(blockers(conn, names), database)
+
+
+def prepared_under_the_fence(conn: Connection, names: Sequence[str]) -> list[dict[str, Any]]:
+    """:return: prepared transactions that came between the look and the fence: no wait ends them."""
+    return [row for row in fetch_all(conn, _BLOCKERS, {"names": list(names)}) if row["kind"] == PREPARED]

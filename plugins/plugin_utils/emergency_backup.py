@@ -1,0 +1,54 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The copy of the present state before a rollback that destroys: how long it may take, and what follows where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+MODE = "rollback_emergency_backup"
+TIMEOUT = "rollback_emergency_backup_timeout"
+
+
+def missed(result: dict[str, Any], databases: Iterable[str], what: str) -> dict[str, Any]:
+    """:param result: of the module that failed.
+    :param databases: those that it was for.
+    :param what: ``backup`` or ``proof``.
+    :return: a result with which the run goes on; each database without one says why under ``missed``."""
+    made = {name: found for name, found in (result.get("databases") or {}).items() if "missed" not in found}
+    why = str(result.get("msg") or "it failed")
+    told = {name: made.get(name) or {"missed": f"no {what}: {why}"} for name in databases}
+    return {"changed": bool(made), "databases": told}
+
+
+def after(
+    result: dict[str, Any], *, tolerated: bool, databases: Iterable[str], what: str, playbook: Any
+) -> dict[str, Any]:
+    """:param result: of the module, whatever became of it.
+    :return: what the run goes on with, or the failure with what lets a rollback go on."""
+    if not result.get("failed"):
+        return result
+    if tolerated:
+        return missed(result, databases, what)
+    if playbook == "rollback":
+        hint = f"Nothing was rolled back. Give it longer with -e {TIMEOUT}=SECONDS, or go on where none can be made: -e {MODE}=try."
+        result["hint"] = f"{result.get('hint') or ''} {hint}".strip()
+    return result
+
+
+def lines(databases: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """:return: a line for each database that goes on without."""
+    return [
+        f"{name}: {found['missed']} The rollback goes on without it ({MODE}=try): of what it destroys there may be no copy"
+        for name, found in databases.items()
+        if found.get("missed")
+    ]
+
+
+def left(run: Mapping[str, Any], whole: float) -> float:
+    """:param whole: seconds for the backup and its proof together, 0 for any number.
+    :return: what the backup of this run has left of them, at least one second."""
+    took = sum(float(found.get("seconds") or 0) for found in (run.get("backup") or {}).values())
+    return max(whole - took, 1.0) if whole > 0 else 0.0
