@@ -193,11 +193,13 @@ class Swap:
         control: Control | None = None,
         after: Step = lambda step: None,
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+        reason: str | None = None,
     ) -> None:
         """
         :param target: the live database.
         :param staged: the database that takes its name: a verified staged restore, or one that a swap has put aside.
         :param after: is told each statement that has been done; the tests kill the process there.
+        :param reason: why, for the audit.
         """
         self.target = target
         self.live = target.database
@@ -207,6 +209,7 @@ class Swap:
         self.control = control or Control(None)
         self._after = after
         self._now = now
+        self._reason = reason
         self._xid = 0
         self._swapped_at = ""
 
@@ -515,6 +518,8 @@ class Swap:
         session = connect(self.target.as_restore(), application_name=locks.application_name(self.run_id))
         try:
             detail = {"aside": mark.aside, "backup": mark.backup, "manifest_sha256": mark.manifest_sha256, **carried}
+            if self._reason:
+                detail["reason"] = self._reason
             if mark.restored_xid:
                 detail["restored"] = restored_from.detail(session, mark.restored_xid, mark.since)
             history.record_swap(session, run_id=self.run_id, detail=detail)

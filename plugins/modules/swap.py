@@ -48,6 +48,10 @@ options:
     description:
       - With O(state=resumed), the name of the database, several with commas; anything else confirms nothing. Read by the action plugin.
     type: raw
+  reason:
+    description:
+      - Why, for the audit. Filled by the action plugin with C(rollback_reason).
+    type: str
   staged:
     description:
       - The same by database. Filled by the action plugin with those that this run has restored.
@@ -113,6 +117,7 @@ def main() -> None:
             "backup": {"type": "path"},
             "confirmed": {"type": "bool", "default": False},
             "answer": {"type": "raw"},
+            "reason": {"type": "str"},
         }
     )
 
@@ -148,7 +153,9 @@ def main() -> None:
             staged = module.params["to"] or module.params["staged"].get(database)
             if not staged:
                 raise PgopsError(f"No database is named to take the place of {database}.", database=database)
-            swapping = swap.Swap(target, staged, run_id=run_id, progress=progress, control=control)
+            swapping = swap.Swap(
+                target, staged, run_id=run_id, progress=progress, control=control, reason=module.params["reason"]
+            )
             try:
                 databases[database] = swapping.preview() if module.check_mode else swapping.run()
             except PgopsError as error:

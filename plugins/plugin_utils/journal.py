@@ -30,6 +30,10 @@ EVENTS = (
     # Of a run that brought back what this one took away; the beginning of a watch.
     "hook",
     "watch_started",
+    # A look of it at the databases; a rollback that the run begins by itself, and how that ended.
+    "looked",
+    "rollback_started",
+    "rollback_finished",
 )
 
 # A key that says what it holds is never written with its value, whoever asks for it.

@@ -19,16 +19,17 @@ CHAPTERS = {
     1: [*range(1, 13), *range(17, 33)],
     2: range(1, 123),
     3: range(1, 29),
-    5: [15, 17, 18, 19],
+    4: [10],
+    5: [15, 17, 18, 19, 20],
     6: range(1, 23),
     7: range(1, 46),
     8: [*range(1, 24), *range(26, 30), 32],
-    9: [10, 28, 34],
+    9: [*range(1, 11), 22, *range(24, 37)],
     10: [13],
     13: range(1, 11),
     14: [*range(1, 27), 30, 32],
     16: [*range(1, 17), *range(18, 24)],
-    17: [11],
+    17: [5, 9, 11],
 }
 OWED = [f"R{chapter}.{number}" for chapter, numbers in CHAPTERS.items() for number in numbers]
 NOT_YET = re.compile(r"\bnot yet: (?P<missing>.*)")
