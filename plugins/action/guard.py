@@ -24,14 +24,6 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.unbroken import S
 
 display = Screen()
 
-# Strategies that end what keeps clients out, or go back to where a rollback began.
-_WITHOUT_REASON = ("unfence", "swap")
-_ASKING = (
-    ("--ask-vault-password", "ask_vault_pass"),
-    ("--ask-pass", "ask_pass"),
-    ("--ask-become-pass", "become_ask_pass"),
-)
-
 # Set by Ansible itself beside what the user gave with -e.
 _NOT_EXTRA = ("ansible_version",)
 
@@ -129,11 +121,8 @@ class ActionModule(UnbrokenAction):
         hooks = self._hooks(variables_of)
         self._check_batches(variables_of, given, limit or environment, groups["all"])
         playbook = str(self._task.args.get("playbook") or environments.playbook_name())
-        is_production = environment in production
-        people = self._contacts(variables_of, is_production, playbook, given, limit or environment)
-        why = self._why(variables_of, is_production, playbook, given, limit or environment)
+        incident = self._incident(variables_of, environment in production, playbook, given, limit or environment)
         if playbook == "migrate":
-            self._check_automatic(variables_of, is_production, given, limit or environment)
             self._warn_of_watch(variables_of)
 
         try:
@@ -158,13 +147,7 @@ class ActionModule(UnbrokenAction):
             # Names only: a value may be a password.
             "extra_variables": sorted(str(name) for name in load_extra_vars(self._loader) if name not in _NOT_EXTRA),
         }
-        run.update(
-            {
-                name: value
-                for name, value in (("production", is_production), ("contacts", people), ("why", why))
-                if value
-            }
-        )
+        run.update(incident)
         part_of = str(task_vars.get("__pgops_part_of") or "")
         if is_run_id(part_of):
             # The run that has started this one and waits for it; what that has taken away from the users, this one may bring back.
@@ -248,79 +231,32 @@ class ActionModule(UnbrokenAction):
         value = next((variables[name] for variables in variables_of.values() if variables.get(name)), None)
         return self._templar.template(value)
 
-    def _contacts(
+    def _incident(
         self, variables_of: dict[str, Any], is_production: bool, playbook: str, given: dict[str, Any], limit: str
     ) -> dict[str, Any]:
-        """:return: whom to call, in production. :raises Refusal: a migration of production, and nobody could be called."""
-        if not is_production:
-            return {}
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils import contacts, typed_commands
-
-        people = self._first_of(variables_of, "pgops_contacts")
-        missing = contacts.missing(people)
-        # Who has to go back is not kept from it by a form.
-        if missing and playbook == "migrate":
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-            run = {typed_commands.GIVEN: given, "command": environments.typed_command()}
-            raise environments.Refusal(
-                f"pgops_contacts does not say whom to call should this migration of production fail: {', '.join(missing[:3])}{more} "
-                "not filled in; docs/incident.md shows its form. When it is",
-                typed_commands.again(run, limit),
-            )
-        return contacts.known(people)
-
-    def _why(
-        self, variables_of: dict[str, Any], is_production: bool, playbook: str, given: dict[str, Any], limit: str
-    ) -> str:
-        """:return: the reason of a rollback. :raises Refusal: it is one of production, and has none."""
-        if playbook != "rollback":
-            return ""
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
-
-        reason = " ".join(str(self._first_of(variables_of, "rollback_reason") or "").split())
-        strategy = str(self._first_of(variables_of, "rollback_strategy") or "down")
-        # What ends a swap that was cut off while it keeps clients out waits for no reason.
-        if is_production and not reason and strategy not in _WITHOUT_REASON:
-            run = {typed_commands.GIVEN: given, "command": environments.typed_command()}
-            variables = {**given["variables"], "rollback_reason": "WHY"}
-            run[typed_commands.GIVEN] = {**given, "variables": variables}
-            raise environments.Refusal(
-                "A rollback of production is recorded with its reason, and rollback_reason is not set; say why",
-                typed_commands.again(run, limit),
-            )
-        return reason
-
-    def _check_automatic(
-        self, variables_of: dict[str, Any], is_production: bool, given: dict[str, Any], limit: str
-    ) -> None:
-        """:raises Refusal: a migration that may not, or could not, roll back by itself."""
+        """:return: what a run that becomes an incident is recorded with. :raises Refusal: something of that is not settled."""
         from ansible.module_utils.parsing.convert_bool import boolean
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import contacts, incident_rules, typed_commands
 
-        if not boolean(self._first_of(variables_of, "migrate_auto_rollback") or False, strict=False):
-            return
         run = {typed_commands.GIVEN: given, "command": environments.typed_command()}
-        without = typed_commands.again(typed_commands.without(run, ["migrate_auto_rollback"]), limit)
-        if is_production and not str(self._first_of(variables_of, "migrate_auto_rollback_reason") or "").strip():
-            raise environments.Refusal(
-                "migrate_auto_rollback is on, and production goes back without anybody being asked only where somebody has said why; "
-                "set migrate_auto_rollback_reason, or without it",
-                without,
-            )
-        chosen = sorted(name for name in load_extra_vars(self._loader) if str(name).startswith("rollback_"))
-        if chosen:
-            raise environments.Refusal(
-                f"{chosen[0]} says how rollback.yml goes back, and migrate_auto_rollback goes back what this run has changed and "
-                "nothing else; leave it out",
-                typed_commands.again(typed_commands.without(run, chosen), limit),
-            )
-        asking = [name for name, question in _ASKING if context.CLIARGS.get(question)]
-        if asking:
-            raise environments.Refusal(
-                f"{asking[0]} asks for a password, which nobody could give to a rollback that migrate_auto_rollback begins; name a file "
-                "that has it, or without it",
-                without,
-            )
+        people = self._first_of(variables_of, "pgops_contacts") if is_production else None
+        why = (
+            " ".join(str(self._first_of(variables_of, "rollback_reason") or "").split())
+            if playbook == "rollback"
+            else ""
+        )
+        if is_production and playbook == "migrate":
+            incident_rules.refuse_uncalled(people, run, limit)
+        if is_production and playbook == "rollback":
+            incident_rules.refuse_without_reason(why, self._first_of(variables_of, "rollback_strategy"), run, limit)
+        automatic = self._first_of(variables_of, "migrate_auto_rollback") if playbook == "migrate" else False
+        if boolean(automatic or False, strict=False):
+            reason = str(self._first_of(variables_of, "migrate_auto_rollback_reason") or "")
+            asking = [name for name in incident_rules.ASKING if context.CLIARGS.get(name)]
+            typed = [str(name) for name in load_extra_vars(self._loader)]
+            incident_rules.refuse_automatic(reason, is_production, typed, asking, run, limit)
+        known = {"production": is_production, "contacts": contacts.known(people), "why": why}
+        return {name: value for name, value in known.items() if value}
 
     @staticmethod
     def _warn_of_watch(variables_of: dict[str, Any]) -> None:

@@ -227,7 +227,7 @@ class ActionModule(PgopsAction):
         self, result: dict[str, Any], journal: Journal, host: str, number: int, task_vars: dict[str, Any]
     ) -> dict[str, Any]:
         """:return: failed where the application's own figures are worse than before the apply by more than is let pass."""
-        before = next(
+        before: dict[str, float] = next(
             (
                 event["hook"]["metrics"]
                 for event in journal.events()

@@ -188,7 +188,8 @@ def look_again(
     :raises Interrupted: asked to stop.
     """
     with _session(target) as conn:
-        usual = dict(seen["before"]) if seen else _plain(_before(conn), _usual_probe(conn, limits))
+        probe_ms = _probe(conn, limits.probe, limits.probe_limit)[0] if limits.probe and not seen else None
+        usual = dict(seen["before"]) if seen else _plain(_before(conn), probe_ms)
         if not seen or not seen.get("counters"):
             if seen:
                 _wait_for_own_sessions(conn, sleep)
@@ -200,11 +201,6 @@ def look_again(
         if found["error_rate"] is None and since.pause < COLLECTED_S:
             now = {name: seen[name] for name in now}
         return {**found, "seen": {"before": usual, **now}}
-
-
-def _usual_probe(conn: Connection, limits: Limits) -> float | None:
-    """:return: milliseconds of the probe before anything is changed; None where there is none, or it fails by then."""
-    return _probe(conn, limits.probe, limits.probe_limit)[0] if limits.probe else None
 
 
 def _plain(before: Before, probe_ms: float | None) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def rolled_back_by_itself(events: Iterable[Mapping[str, Any]]) -> dict[str, Any]
         return None
     ended = {event.get("number"): event for event in events if event.get("event") == "rollback_finished"}
     kept = ("ok", "run_id", "report", "state", "error")
-    found = [
+    found: list[dict[str, Any]] = [
         {
             **{name: event.get(name) for name in ("host", "databases", "reason", "log")},
             **{name: (ended.get(event.get("number")) or {}).get(name) for name in kept},

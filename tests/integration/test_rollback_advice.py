@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store
 from support.application import Application
+from support.engine import wait_for
 from support.hooked_site import AWAY, BACK, PATHS
 from support.server import OWNER, Server
 from support.site import Playbook, Result
@@ -95,22 +97,6 @@ def test_a_failed_migration_says_that_it_is_rolled_back_why_how_urgently_and_wha
     back = site(words[0], *words[3:], limit=words[2], rollback_confirm=site.database)
     assert back.rc == 0, back.output
     assert tables(site) == []
-
-
-@pytest.mark.slow
-def test_a_migration_that_has_changed_nothing_needs_no_rollback(site: Playbook) -> None:
-    shutil.rmtree(site.folder / "sql" / "migrations")
-    tree = TestTree(site.folder / "sql")
-    tree.add_sql(V1, "rooms", "SELECT 1 / (relpages - relpages) FROM pg_class;\n", "SELECT 1;\n")
-    result = site("migrate.yml")
-    assert result.rc == 2
-    advice = result.json["advice"]
-    assert advice["severity"]["level"] == "P1"
-    assert [target["versions"] for target in advice["targets"]] in ([], [[V1]])
-    TestTree(site.folder / "sql").add_sql("20250101000000", "older", "SELECT 1;\n", "SELECT 1;\n")
-    unplanned = site("migrate.yml", migrate_target="1")
-    assert unplanned.rc == 2
-    assert "advice" not in unplanned.json, "nothing was begun"
 
 
 @pytest.mark.slow
@@ -244,6 +230,15 @@ def test_a_version_without_a_way_down_goes_back_to_the_backup_of_this_run(site: 
     assert reason == result.json["automatic"]["runs"][0]["reason"]
     (kept,) = incident(result)[0]["kept"]
     assert site.server.execute(f"SELECT 1 FROM pg_database WHERE datname = '{kept['kept_as']}'")
+
+
+@pytest.mark.slow
+def test_a_rollback_goes_on_where_the_migration_that_began_it_is_killed(site: Playbook) -> None:
+    slow = "SELECT pg_sleep(3) /* pg_sleep(60) */;\nDROP TABLE public.beds;\n"
+    add_failing(site, V2, down=slow)
+    process = site.start("migrate.yml", migrate_auto_rollback=True)
+    site.interrupt(process, signal.SIGKILL, whole_group=True)
+    wait_for(lambda: tables(site) == [], seconds=120)
 
 
 def test_a_rollback_that_fails_stops_and_says_so(site: Playbook) -> None:
