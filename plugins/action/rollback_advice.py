@@ -77,7 +77,9 @@ class ActionModule(UnbrokenAction):
         for line in rollback_advice.lines({**advice, "commands": []}):
             display.display(line)
         targets = [
-            rollback_targets.Target(**{**target, "versions": tuple(target["versions"])}) for target in advice["targets"]
+            rollback_targets.Target(**{**target, "versions": tuple(target["versions"])})
+            for target in advice["targets"]
+            if self._is_allowed(str(target["host"]), variables)
         ]
         for target in targets:
             if target.strategy is None:
@@ -90,6 +92,11 @@ class ActionModule(UnbrokenAction):
             if not done:
                 break
         return answer
+
+    def _is_allowed(self, host: str, task_vars: dict[str, Any]) -> bool:
+        """This is done once for all hosts, and what the first one allows another one need not."""
+        given = task_vars["hostvars"].raw_get(host).get("migrate_auto_rollback")
+        return boolean(self._templar.template(given) or False, strict=False)
 
     def _reason(self, advice: dict[str, Any], run: dict[str, Any]) -> str:
         allowed = " ".join(str(self._task.args.get("reason") or "").split())

@@ -268,3 +268,20 @@ def test_a_version_that_is_not_named_keeps_a_rollback_from_beginning(site: Playb
     assert result.rc == 2
     assert f"Nothing was reverted: {V1} would go, too, and rollback_only names {V2}" in result.output
     assert tables(site) == ["rooms"]
+
+
+@pytest.mark.slow
+def test_a_host_that_does_not_allow_it_stays_as_it_is(site: Playbook, server: Server) -> None:
+    other = f"{site.database}_2"
+    server.create_database(other, OWNER)
+    site.hosts["local"] = {
+        "local-1": {"migrate_auto_rollback": True},
+        "local-2": {"pgops_database": other, "migrate_auto_rollback": False},
+    }
+    add_failing(site)
+    result = site("migrate.yml")
+    assert result.rc == 2
+    assert [run["host"] for run in result.json["automatic"]["runs"]] == ["local-1"], result.output
+    assert tables(site) == []
+    assert server.execute("SELECT to_regclass('public.rooms') IS NOT NULL", database=other) == [(True,)]
+    assert {target["host"] for target in result.json["advice"]["targets"]} == {"local-1", "local-2"}
