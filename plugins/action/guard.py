@@ -84,7 +84,12 @@ class ActionModule(UnbrokenAction):
 
     def _start(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, typed_commands
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal, new_run_id, now
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
+            Journal,
+            is_run_id,
+            new_run_id,
+            now,
+        )
 
         hosts = list(task_vars["ansible_play_hosts_all"])
         variables_of = {host: self._variables_of(host, task_vars) for host in hosts}
@@ -116,6 +121,7 @@ class ActionModule(UnbrokenAction):
         hooks = self._hooks(variables_of)
         self._check_batches(variables_of, given, limit or environment, groups["all"])
         playbook = str(self._task.args.get("playbook") or environments.playbook_name())
+        incident = self._incident(variables_of, environment in production, playbook, given, limit or environment)
         if playbook == "migrate":
             self._warn_of_watch(variables_of)
 
@@ -141,6 +147,11 @@ class ActionModule(UnbrokenAction):
             # Names only: a value may be a password.
             "extra_variables": sorted(str(name) for name in load_extra_vars(self._loader) if name not in _NOT_EXTRA),
         }
+        run.update(incident)
+        part_of = str(task_vars.get("__pgops_part_of") or "")
+        if is_run_id(part_of):
+            # The run that has started this one and waits for it; what that has taken away from the users, this one may bring back.
+            run["part_of"] = part_of
         # Empty where no hook is declared, and then nothing about hooks costs anything.
         run["hooks"] = hooks
         if task_vars.get("pgops_json"):
@@ -214,6 +225,38 @@ class ActionModule(UnbrokenAction):
                 raise environments.Refusal(f"{wrong}; correct it where it is set (for {host})")
             found.update(application_hooks.declared(variables))
         return [kind for kind in application_hooks.KINDS if kind in found]
+
+    def _first_of(self, variables_of: dict[str, Any], name: str) -> Any:
+        """:return: the value of the first host that has one; a template of another host is not the guard's to read."""
+        value = next((variables[name] for variables in variables_of.values() if variables.get(name)), None)
+        return self._templar.template(value)
+
+    def _incident(
+        self, variables_of: dict[str, Any], is_production: bool, playbook: str, given: dict[str, Any], limit: str
+    ) -> dict[str, Any]:
+        """:return: what a run that becomes an incident is recorded with. :raises Refusal: something of that is not settled."""
+        from ansible.module_utils.parsing.convert_bool import boolean
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import contacts, incident_rules, typed_commands
+
+        run = {typed_commands.GIVEN: given, "command": environments.typed_command()}
+        people = self._first_of(variables_of, "pgops_contacts") if is_production else None
+        why = (
+            " ".join(str(self._first_of(variables_of, "rollback_reason") or "").split())
+            if playbook == "rollback"
+            else ""
+        )
+        if is_production and playbook == "migrate":
+            incident_rules.refuse_uncalled(people, run, limit)
+        if is_production and playbook == "rollback":
+            incident_rules.refuse_without_reason(why, self._first_of(variables_of, "rollback_strategy"), run, limit)
+        automatic = self._first_of(variables_of, "migrate_auto_rollback") if playbook == "migrate" else False
+        if boolean(automatic or False, strict=False):
+            reason = str(self._first_of(variables_of, "migrate_auto_rollback_reason") or "")
+            asking = [name for name in incident_rules.ASKING if context.CLIARGS.get(name)]
+            typed = [str(name) for name in load_extra_vars(self._loader)]
+            incident_rules.refuse_automatic(reason, is_production, typed, asking, run, limit)
+        known = {"production": is_production, "contacts": contacts.known(people), "why": why}
+        return {name: value for name, value in known.items() if value}
 
     @staticmethod
     def _warn_of_watch(variables_of: dict[str, Any]) -> None:

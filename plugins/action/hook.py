@@ -14,7 +14,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import application_hooks as hooks
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import application_metrics, reporting
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal, now
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.taken_away import TakenAway
@@ -22,6 +22,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.time_limit import
 
 # The module keeps the time limit itself; so much later its host is taken for one that does not answer.
 GRACE_S = 15.0
+_FIGURES = ("transactions", "error_rate", "deadlocks", "conflicts", "probe_ms", "replication_lag_s")
 # A look at databases waits a minute for a standby that is behind.
 DATABASES_TIMEOUT_S = 120.0
 DEFAULT_TIMEOUT_S = 30.0
@@ -67,7 +68,9 @@ class ActionModule(PgopsAction):
         if stage not in ("back", "emergency") and _failed_before(journal, stage, host):
             return {"changed": False, "skipped": True, "done": "no"}
         # Without the number, two hooks of a kind that have no names could not be told apart.
-        told_of = {"stage": stage, "kind": kind, "number": number, "label": label, "on": on}
+        told_of: dict[str, Any] = {"stage": stage, "kind": kind, "number": number, "label": label, "on": on}
+        if given.get("at") not in (None, ""):
+            told_of["at"] = float(given["at"])
         event = {"phase": self.PHASE, "host": host, "hook": told_of}
         journal.append(
             {
@@ -82,7 +85,7 @@ class ActionModule(PgopsAction):
         by = journal.stop_asked_by() if stage == "before" else None
         refused = f"{by} asked this run to stop" if by else None
         if takes_away and not refused:
-            refused = self._wait_for_another(away, host, kind, journal)
+            refused = self._wait_for_another(away, host, kind, journal, str(run.get("part_of") or ""))
         begun = time.monotonic()
         if refused:
             result = {"failed": True, "msg": f"it was not begun, as {refused}"}
@@ -101,11 +104,12 @@ class ActionModule(PgopsAction):
                 result = self._look_at_databases(journal, host, variables)
             else:
                 result = self._do(hook, kind, number, variables)
+                if kind == "metrics" and self._task.args.get("at") not in (None, ""):
+                    result.update(self._against_before(result, journal, host, number, variables))
         seconds = round(time.monotonic() - begun, 3)
         failed = bool(result.get("failed"))
         known: dict[str, Any] = {**told_of, "done": "no" if failed else "yes", "duration_s": seconds}
-        if result.get("metrics"):
-            known["metrics"] = result["metrics"]
+        known.update({name: result[name] for name in ("metrics", "signals") if result.get(name)})
         answer = {
             "changed": not failed and kind in {*hooks.BROUGHT_BACK_BY, *hooks.BRINGS_BACK},
             "done": known["done"],
@@ -125,7 +129,7 @@ class ActionModule(PgopsAction):
             ended.update(event="phase_failed", error={"message": answer["msg"], "next": answer["next"]})
         else:
             ended["event"] = "phase_finished"
-        owner = away.to_bring_back(host, journal.run_id).get(back or "")
+        owner = away.to_bring_back(host, journal.run_id, str(run.get("part_of") or "")).get(back or "")
         journal.append(ended)
         if owner and owner.run_id not in ("", journal.run_id):
             # The report of the run that took it away is to know that it is back.
@@ -138,15 +142,16 @@ class ActionModule(PgopsAction):
         return answer
 
     @staticmethod
-    def _wait_for_another(away: TakenAway, host: str, kind: str, journal: Journal) -> str | None:
+    def _wait_for_another(away: TakenAway, host: str, kind: str, journal: Journal, part_of: str) -> str | None:
         """A run that has just been stopped brings back what it took; it would so undo what this one takes away now.
 
+        :param part_of: the run that waits for this one
         :return: why this one may not begin, where that run goes on
         """
         deadline = time.monotonic() + ANOTHER_S
         while True:
             others = [taken for taken in away.all() if taken.host == host and taken.run_id != journal.run_id]
-            others = [taken for taken in others if away.is_live(taken.run_id)]
+            others = [taken for taken in others if taken.run_id != part_of and away.is_live(taken.run_id)]
             if not others or time.monotonic() > deadline:
                 break
             time.sleep(POLL_S)  # the other run says in its file that it has; nothing wakes this one
@@ -199,17 +204,46 @@ class ActionModule(PgopsAction):
         if result.get("failed") or result.get("unreachable"):
             return {"failed": True, "msg": str(result.get("msg") or "the look failed")}
         found = result["databases"]
-        journal.append({"event": "looked", "host": host, "seen": {name: one["seen"] for name, one in found.items()}})
+        figures = {
+            name: {figure: one.get(figure) for figure in _FIGURES}
+            for name, one in found.items()
+            if "transactions" in one
+        }
+        seen = {name: one["seen"] for name, one in found.items()}
+        journal.append({"event": "looked", "host": host, "seen": seen, "figures": figures})
         findings = [f"{name}: {finding}" for name, one in found.items() for finding in one["findings"]]
         if findings:
             more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
-            return {"failed": True, "msg": f"{findings[0]}{more}"}
-        figures = [
+            signals = [{**signal, "database": name} for name, one in found.items() for signal in one["signals"]]
+            return {"failed": True, "msg": f"{findings[0]}{more}", "signals": signals}
+        told = [
             f" {name} {reporting.clients(one, 'since the last look')}"
             for name, one in found.items()
             if "transactions" in one
         ]
-        return {"told": ",".join(figures)}
+        return {"told": ",".join(told)}
+
+    def _against_before(
+        self, result: dict[str, Any], journal: Journal, host: str, number: int, task_vars: dict[str, Any]
+    ) -> dict[str, Any]:
+        """:return: failed where the application's own figures are worse than before the apply by more than is let pass."""
+        before: dict[str, float] = next(
+            (
+                event["hook"]["metrics"]
+                for event in journal.events()
+                if event.get("host") == host
+                and (event.get("hook") or {}).get("metrics")
+                and (event["hook"]["stage"], event["hook"].get("number")) == ("before", number)
+            ),
+            {},
+        )
+        limits = self._templar.template(task_vars.get("migrate_health")) or {}
+        signals = application_metrics.worse(
+            before, result.get("metrics") or {}, limits, at=float(self._task.args.get("at") or 0)
+        )
+        if result.get("failed") or not signals:
+            return {"signals": signals}
+        return {"failed": True, "msg": str(signals[0]["told"]), "signals": signals}
 
     def _tell_webhook(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.plugin_utils import notification

@@ -32,6 +32,8 @@ class ActionModule(PgopsAction):
             answer = batches.names(arguments.pop("answer", None))
             arguments["confirmed"] = sorted(answer) == sorted(self.pgops(task_vars, "databases") or [])
             return arguments
+        if self.run_fact(task_vars).get("why"):
+            arguments.setdefault("reason", str(self.run_fact(task_vars)["why"]))
         if not arguments.get("to") and not arguments.get("staged"):
             made = self.run_fact(task_vars).get("restore") or {}
             arguments["staged"] = {name: entry["staged"] for name, entry in made.items() if entry.get("staged")}

@@ -56,7 +56,7 @@ class LookupModule(LookupBase):
         # The guard has looked at every host; where nobody declares a hook nothing more is imported.
         looked_for = bool(run.get("hooks")) or stage in ("back", "emergency")
         if stage in ("before", "after") and run.get("playbook") == "migrate":
-            looked_for = looked_for or bool(self._value(seen, "migrate_watch"))
+            looked_for = looked_for or self._watched_for(seen, []) > 0
         items = self._due(str(stage), run, seen) if run and looked_for else []
         if not items and step:
             # A numbered step is told, also where there is nothing to do.
@@ -70,12 +70,13 @@ class LookupModule(LookupBase):
 
         state = self._value(seen, "pgops_state_directory") or SHARED_VARIABLES["pgops_state_directory"].default
         host = str(seen["inventory_hostname"])
-        away = TakenAway(state, str(run["environment"])).to_bring_back(host, str(run["id"]))
+        own = [str(run[name]) for name in ("id", "part_of") if run.get(name)]
+        away = TakenAway(state, str(run["environment"])).to_bring_back(host, *own)
         if stage == "back" and not away:
             return []
         if stage == "before":
             # What an earlier run has left away is taken away again: nobody knows how far it came.
-            away = {kind: taken for kind, taken in away.items() if taken.run_id == run["id"]}
+            away = {kind: taken for kind, taken in away.items() if taken.run_id in own}
         given = {hooks.variable(kind): self._value(seen, hooks.variable(kind)) for kind in hooks.KINDS}
         wrong = hooks.refusal(given)
         if wrong:
@@ -91,16 +92,17 @@ class LookupModule(LookupBase):
             )
         watch: list[float] = []
         if stage in ("before", "after") and run.get("playbook") == "migrate":
-            minutes = float(self._value(seen, "migrate_watch") or 0)
+            minutes = self._watched_for(seen, [kind for kind in hooks.PROBES if declared[kind]])
             watch = hooks.watch_times(minutes, float(self._value(seen, "hooks_watch_interval") or 15))
         first = set() if stage == "back" else self._first(stage, [kind for kind in hooks.KINDS if declared[kind]], seen)
         out = {kind: taken.first for kind, taken in away.items()}
         if stage == "after" and seen.get("ansible_check_mode"):
             out = {kind: kind in first for kind in hooks.BROUGHT_BACK_BY}  # shown as if it had been taken away
         items = hooks.due(stage, declared, first=first, out=out, watch=watch)
-        if not any(declared[kind] for kind in hooks.PROBES):
-            looks = hooks.looks_at_databases(str(stage), host, watch)
-            items = [*looks, *items] if stage == "before" else [*items, *looks]
+        looks = hooks.looks_at_databases(str(stage), host, watch)
+        items = [*looks, *items] if stage == "before" else [*items, *looks]
+        # In the order of their times; what is no look of a watch comes first.
+        items.sort(key=lambda item: float(item.get("at", -1)))
         if (
             stage == "emergency"
             and [*map(str, seen.get("ansible_play_batch") or [])][:1] in ([], [host])
@@ -131,6 +133,17 @@ class LookupModule(LookupBase):
             own = own or seen["hostvars"].raw_get(host)
             left = {kind for kind in left if other.get(hooks.variable(kind)) != own.get(hooks.variable(kind))}
         return left
+
+    def _watched_for(self, seen: dict[str, Any], probes: list[str]) -> float:
+        """:return: minutes. :param probes: the kinds of hooks that a watch asks."""
+        from ansible.module_utils.parsing.convert_bool import boolean
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import application_hooks as hooks
+
+        query = (self._value(seen, "migrate_health") or {}).get("probe")
+        automatic = boolean(self._value(seen, "migrate_auto_rollback") or False, strict=False)
+        return hooks.watch_minutes(
+            self._value(seen, "migrate_watch"), probes=bool(probes or query), automatic=automatic
+        )
 
     def _value(self, seen: dict[str, Any], name: str) -> Any:
         value = seen.get(name)

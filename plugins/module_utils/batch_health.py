@@ -31,6 +31,10 @@ FEWEST_CLIENTS = 2
 # A query that needs ten times what it may is not waited for any longer.
 PROBE_PATIENCE = 10
 PROBE_TIMES = 3
+# Of a query that takes a millisecond the noise alone is half as much again.
+SLOWER_AT_LEAST_MS = 20.0
+# Too few transactions are added to those of the look after, for so long.
+COLLECTED_S = 300.0
 # A standby that is busy with the batch's own WAL gets this long to catch up.
 LAG_PATIENCE_S = 60.0
 # A session tells its counters when it ends, and is gone from pg_stat_activity after that (backend exit order).
@@ -38,7 +42,7 @@ OWN_SESSIONS_S = 2.0
 POLL_S = 0.1
 
 _COUNTERS = """
-SELECT xact_commit AS commits, xact_rollback AS rollbacks, deadlocks FROM pg_catalog.pg_stat_database
+SELECT xact_commit AS commits, xact_rollback AS rollbacks, deadlocks, conflicts FROM pg_catalog.pg_stat_database
 WHERE datname = pg_catalog.current_database()
 """
 _LAG = """
@@ -69,6 +73,7 @@ class Limits:
     :ivar probe: a query of the application, run read-only; None asks nothing.
     :ivar probe_limit: milliseconds that it may take, in the median of three.
     :ivar replication_lag: seconds that a standby may be behind.
+    :ivar performance: percent that the probe may be slower than before, in a watch.
     """
 
     pause: float = 5.0
@@ -76,6 +81,7 @@ class Limits:
     probe: str | None = None
     probe_limit: float = 1000.0
     replication_lag: float = 30.0
+    performance: float = 50.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ class Before:
     :ivar standbys: those of the server by application_name, each as often as it is connected.
     :ivar clients: the sessions of others in it.
     :ivar when: before what that was, in the words of a finding.
+    :ivar probe_ms: milliseconds of the probe, where it was asked and answered.
     """
 
     error_rate: float
@@ -94,6 +101,7 @@ class Before:
     standbys: tuple[str, ...] = ()
     clients: int = 0
     when: str = "the batch"
+    probe_ms: float | None = None
 
 
 class _Counters(NamedTuple):
@@ -102,6 +110,23 @@ class _Counters(NamedTuple):
     commits: int
     rollbacks: int
     deadlocks: int
+    conflicts: int = 0
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What is not well, and of what kind that is.
+
+    :ivar kind: ``errors`` (with the percent of transactions in ``value``), ``silent``, ``probe``, ``performance`` (with the percent that it is
+        slower), ``changed`` (something of what was applied is not as it was) or ``standby``.
+    :ivar told: the sentence.
+    :ivar limit: what is let pass, in the unit of ``value``.
+    """
+
+    kind: str
+    told: str
+    value: float | None = None
+    limit: float | None = None
 
 
 def look_before(target: Target) -> Before:
@@ -125,7 +150,8 @@ def look_after(
 
     :param applied: by database the rendered migrations that the batch has applied there.
     :return: by database ``error_rate`` (percent; None for too few transactions), ``transactions``, ``probe_ms``, ``replication_lag_s``
-        (None where it may not be seen), ``findings`` (sentences; none where it is well).
+        (None where it may not be seen), ``deadlocks`` and ``conflicts`` meanwhile, ``findings`` (sentences; none where it is well) and
+        ``signals``, the same as :class:`Signal` has them.
     :raises Interrupted: the run was asked to stop meanwhile.
     """
     begun = {}
@@ -162,7 +188,8 @@ def look_again(
     :raises Interrupted: asked to stop.
     """
     with _session(target) as conn:
-        usual = dict(seen["before"]) if seen else _plain(_before(conn))
+        probe_ms = _probe(conn, limits.probe, limits.probe_limit)[0] if limits.probe and not seen else None
+        usual = dict(seen["before"]) if seen else _plain(_before(conn), probe_ms)
         if not seen or not seen.get("counters"):
             if seen:
                 _wait_for_own_sessions(conn, sleep)
@@ -171,11 +198,13 @@ def look_again(
         before = Before(**{**usual, "invalid": frozenset(usual["invalid"]), "standbys": tuple(usual["standbys"])})
         since = replace(limits, pause=round(now["at"] - seen["at"]))
         found = _judge(target, conn, before, _Counters(*seen["counters"]), (), since, control, sleep)
+        if found["error_rate"] is None and since.pause < COLLECTED_S:
+            now = {name: seen[name] for name in now}
         return {**found, "seen": {"before": usual, **now}}
 
 
-def _plain(before: Before) -> dict[str, Any]:
-    told = asdict(replace(before, when="the apply"))
+def _plain(before: Before, probe_ms: float | None) -> dict[str, Any]:
+    told = asdict(replace(before, when="the apply", probe_ms=probe_ms))
     return {**told, "invalid": sorted(before.invalid), "standbys": list(before.standbys)}
 
 
@@ -184,7 +213,7 @@ def _now(conn: Connection) -> dict[str, Any]:
 
 
 def _before(conn: Connection) -> Before:
-    commits, rollbacks, _deadlocks = _counters(conn)
+    commits, rollbacks, *_others = _counters(conn)
     return Before(
         100.0 * rollbacks / max(commits + rollbacks, 1),
         frozenset(str(index["name"]) for index in integrity.invalid_indexes(conn)),
@@ -203,46 +232,71 @@ def _judge(
     control: Control,
     sleep: Callable[[float], None],
 ) -> dict[str, Any]:
-    findings = []
+    signals: list[Signal] = []
     # After a crash the server counts from zero.
-    commits, rollbacks, deadlocks = (now - then if now >= then else now for now, then in zip(_counters(conn), begun))
-    transactions = commits + rollbacks
-    rate = 100.0 * rollbacks / transactions if transactions >= FEWEST_TRANSACTIONS else None
+    counted = _Counters(*(now - then if now >= then else now for now, then in zip(_counters(conn), begun)))
+    transactions = counted.commits + counted.rollbacks
+    rate = 100.0 * counted.rollbacks / transactions if transactions >= FEWEST_TRANSACTIONS else None
     allowed = max(limits.error_rate, min(2 * before.error_rate, before.error_rate + limits.error_rate))
     if rate is not None and rate > allowed:
-        findings.append(
-            f"{rollbacks} of {transactions} transactions rolled back within {limits.pause:g} s, {rate:.1f} %"
-            f"{f' ({deadlocks} by deadlocks)' if deadlocks else ''}, and {allowed:.1f} % are let pass"
-        )
+        deadlocks = f" ({counted.deadlocks} by deadlocks)" if counted.deadlocks else ""
+        told = f"{counted.rollbacks} of {transactions} transactions rolled back within {limits.pause:g} s, {rate:.1f} %{deadlocks}"
+        signals.append(Signal("errors", f"{told}, and {allowed:.1f} % are let pass", round(rate, 2), round(allowed, 2)))
     if before.clients >= FEWEST_CLIENTS and rate is None and not _clients(conn):
-        findings.append(f"no client is connected any longer, and {before.clients} sessions were before {before.when}")
+        signals.append(
+            Signal(
+                "silent",
+                f"no client is connected any longer, and {before.clients} sessions were before {before.when}",
+            )
+        )
     lost = _not_applied(conn, applied)
     if lost:
-        findings.append(f"not applied on the server that answers by now: {', '.join(lost)}")
+        signals.append(Signal("changed", f"not applied on the server that answers by now: {', '.join(lost)}"))
     new = sorted({str(index["name"]) for index in integrity.invalid_indexes(conn)} - before.invalid)
     if new:
-        findings.append(f"invalid since {before.when}: {', '.join(new)}")
-    findings += _differing(target, conn, applied, control)
+        signals.append(Signal("changed", f"invalid since {before.when}: {', '.join(new)}"))
+    signals += [Signal("changed", told) for told in _differing(target, conn, applied, control)]
     probe_ms = None
     if limits.probe:
         probe_ms, fault = _probe(conn, limits.probe, limits.probe_limit)
-        findings += [fault] if fault else []
+        signals += [fault] if fault else _slower(probe_ms, before, limits)
+    signals += _standbys_unwell(conn, before)
+    lag = _lag(conn, limits, control, sleep)
+    if lag is not None and lag > limits.replication_lag:
+        signals.append(
+            Signal("standby", f"a standby is {lag:.0f} s behind, and {limits.replication_lag:g} s are let pass")
+        )
+    return {
+        "error_rate": None if rate is None else round(rate, 2),
+        "transactions": transactions,
+        "deadlocks": counted.deadlocks,
+        "conflicts": counted.conflicts,
+        "probe_ms": probe_ms,
+        "replication_lag_s": None if lag is None else round(lag, 1),
+        "findings": [signal.told for signal in signals],
+        "signals": [asdict(signal) for signal in signals],
+    }
+
+
+def _slower(probe_ms: float | None, before: Before, limits: Limits) -> list[Signal]:
+    """The probe against itself before the change."""
+    if probe_ms is None or not before.probe_ms or probe_ms - before.probe_ms < SLOWER_AT_LEAST_MS:
+        return []
+    percent = 100.0 * (probe_ms / before.probe_ms - 1)
+    if percent <= limits.performance:
+        return []
+    told = f"the probe takes {probe_ms:.0f} ms and took {before.probe_ms:.0f} ms before {before.when}, {percent:.0f} % more"
+    return [
+        Signal("performance", f"{told}, and {limits.performance:g} % are let pass", round(percent), limits.performance)
+    ]
+
+
+def _standbys_unwell(conn: Connection, before: Before) -> list[Signal]:
     gone = list(before.standbys)
     for name in _standbys(conn):
         if name in gone:
             gone.remove(name)
-    if gone:
-        findings.append(f"no longer connected since {before.when}: standby {', '.join(gone)}")
-    lag = _lag(conn, limits, control, sleep)
-    if lag is not None and lag > limits.replication_lag:
-        findings.append(f"a standby is {lag:.0f} s behind, and {limits.replication_lag:g} s are let pass")
-    return {
-        "error_rate": None if rate is None else round(rate, 2),
-        "transactions": transactions,
-        "probe_ms": probe_ms,
-        "replication_lag_s": None if lag is None else round(lag, 1),
-        "findings": findings,
-    }
+    return [Signal("standby", f"no longer connected since {before.when}: standby {', '.join(gone)}")] if gone else []
 
 
 def _not_applied(conn: Connection, applied: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -317,7 +371,7 @@ def _lag(conn: Connection, limits: Limits, control: Control, sleep: Callable[[fl
         sleep(1.0)
 
 
-def _probe(conn: Connection, query: str, limit_ms: float) -> tuple[float | None, str | None]:
+def _probe(conn: Connection, query: str, limit_ms: float) -> tuple[float | None, Signal | None]:
     """:return: the median in milliseconds, and what is wrong with it."""
     took = []
     try:
@@ -331,11 +385,12 @@ def _probe(conn: Connection, query: str, limit_ms: float) -> tuple[float | None,
         if conn.closed:
             raise
         # With its statement, so that values of rows which the server quotes are masked.
-        return None, from_psycopg(exc, "the probe failed", statement=query).message
+        return None, Signal("probe", from_psycopg(exc, "the probe failed", statement=query).message)
     finally:
         if not conn.closed:
             execute(conn, "RESET statement_timeout")
     median = round(sorted(took)[PROBE_TIMES // 2], 1)
     if median > limit_ms:
-        return median, f"the probe takes {median:.0f} ms, and {limit_ms:g} ms are let pass"
+        told = f"the probe takes {median:.0f} ms, and {limit_ms:g} ms are let pass"
+        return median, Signal("performance", told)
     return median, None

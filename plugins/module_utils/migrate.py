@@ -728,9 +728,8 @@ def _revert_steps(session: _Session, migration: Mapping[str, Any], row: ledger.M
     if not back.lost or row.state != "reverted":
         session.way.control.check()
         with transaction(conn, ledger.begin_down_text(conn, version, steps, run)):
-            ledger.append_audit(
-                conn, "revert_started", run_id=run.id, version=version, detail={"from": row.state, **_backup_of(run)}
-            )
+            asked = {"from": row.state, **_backup_of(run), **({"reason": run.why} if run.why else {})}
+            ledger.append_audit(conn, "revert_started", run_id=run.id, version=version, detail=asked)
         for ordinal in range(len(steps), 0, -1):
             back.ordinal = ordinal
             session.way.control.check()

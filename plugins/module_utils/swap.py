@@ -106,12 +106,14 @@ class Swap:
         after: Step = lambda step: None,
         pool: pgbouncer.Pool | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+        reason: str | None = None,
     ) -> None:
         """
         :param target: the live database.
         :param staged: the database that takes its name: a verified staged restore, or one that a swap has put aside.
         :param after: is told each statement that has been done; the tests kill the process there.
         :param pool: holds the clients while the fence is up.
+        :param reason: why, for the audit.
         """
         self.target = target
         self.live = target.database
@@ -124,6 +126,7 @@ class Swap:
         self._now = now
         self._still_held: PgopsError | None = None
         self._held = ""
+        self._reason = reason
         self._xid = 0
         self._swapped_at = ""
 
@@ -480,6 +483,8 @@ class Swap:
         session = connect(self.target.as_restore(), application_name=locks.application_name(self.run_id))
         try:
             detail = {"aside": mark.aside, "backup": mark.backup, "manifest_sha256": mark.manifest_sha256, **told}
+            if self._reason:
+                detail["reason"] = self._reason
             if mark.restored_xid:
                 detail["restored"] = restored_from.detail(session, mark.restored_xid, mark.since)
             history.record_swap(session, run_id=self.run_id, detail=detail)

@@ -79,6 +79,10 @@ options:
         description: How far a standby may be behind, in seconds; it gets a minute to catch up.
         type: float
         default: 30
+      performance:
+        description: How much slower the probe may be than before, in percent; only a watch knows what it was.
+        type: float
+        default: 50
   judged_again:
     description:
       - Databases of the canary with nothing pending, each with versions that it has and others of this call have not. They are looked at as
@@ -210,6 +214,7 @@ def main() -> None:
                     "probe": {"type": "str"},
                     "probe_limit": {"type": "float", "default": 1000},
                     "replication_lag": {"type": "float", "default": 30},
+                    "performance": {"type": "float", "default": 50},
                 },
             },
         }

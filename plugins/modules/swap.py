@@ -54,6 +54,10 @@ options:
         clients name it, C(passfile), C(sslmode), C(connect_timeout) and C(pause_seconds). Empty where there is none.
     type: dict
     default: {}
+  reason:
+    description:
+      - Why, for the audit. Filled by the action plugin with C(rollback_reason).
+    type: str
   staged:
     description:
       - The same by database. Filled by the action plugin with those that this run has restored.
@@ -127,6 +131,7 @@ def main() -> None:
             "backup": {"type": "path"},
             "confirmed": {"type": "bool", "default": False},
             "answer": {"type": "raw"},
+            "reason": {"type": "str"},
         }
     )
 
@@ -175,7 +180,13 @@ def main() -> None:
             if not staged:
                 raise PgopsError(f"No database is named to take the place of {database}.", database=database)
             swapping = swap.Swap(
-                target, staged, run_id=run_id, progress=progress, control=control, pool=pools[database]
+                target,
+                staged,
+                run_id=run_id,
+                progress=progress,
+                control=control,
+                pool=pools[database],
+                reason=module.params["reason"],
             )
             try:
                 databases[database] = swapping.preview() if module.check_mode else swapping.run()

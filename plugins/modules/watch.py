@@ -45,6 +45,10 @@ options:
         description: How far a standby may be behind, in seconds.
         type: float
         default: 30
+      performance:
+        description: How much slower the probe may be than before the apply, in percent; less than 20 ms never count.
+        type: float
+        default: 50
 author:
   - White Cross pgops contributors
 """
@@ -72,11 +76,22 @@ databases:
       description: What is not well, a sentence each.
       type: list
       elements: str
+    signals:
+      description: The same with its kind, and the value and its limit where there are numbers.
+      returned: where something was judged
+      type: list
+      elements: dict
     seen:
       description: What the next look is to be given.
       type: dict
     transactions:
       description: Transactions since the look before.
+      type: int
+    deadlocks:
+      description: Deadlocks since then.
+      type: int
+    conflicts:
+      description: Queries of a standby that recovery has cancelled since then; 0 on a primary.
       type: int
     error_rate:
       description: Percent of them that rolled back; null where they are too few to say.
@@ -108,6 +123,7 @@ def main() -> None:
                     "probe": {"type": "str"},
                     "probe_limit": {"type": "float", "default": 1000},
                     "replication_lag": {"type": "float", "default": 30},
+                    "performance": {"type": "float", "default": 50},
                 },
             },
         }

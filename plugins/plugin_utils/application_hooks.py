@@ -37,9 +37,11 @@ AFTER = ("start", "maintenance_off", "health", "smoke_test", "restore_traffic", 
 BACK = ("start", "maintenance_off", "restore_traffic")
 EMERGENCY = ("maintenance_on", "alert")
 PROBES = ("health", "metrics")
+# Minutes in which the errors of an application are to show themselves.
+LEAST_WATCH = 5.0
 # The webhook of the environment, which is told by the same stage as the alert hooks.
 WEBHOOK = -1
-# A look at the databases of a host, in a watch for which nothing is declared.
+# A look at the databases of a host, in a watch.
 DATABASES = -2
 DATABASES_LABEL = "health (databases)"
 
@@ -155,6 +157,18 @@ def has_work(run: Mapping[str, Any]) -> bool:
     return not any(found.get("state") == "completed" for found in (run.get("resume") or {}).values())
 
 
+def watch_minutes(given: Any, *, probes: bool, automatic: bool) -> float:
+    """:return: for how many minutes a migration is watched.
+
+    :param given: ``migrate_watch``; None where nobody has set it
+    :param probes: whether anything is declared that a watch could ask
+    :param automatic: whether the migration rolls back by itself, for which a shorter watch would be none
+    """
+    if given in (None, ""):
+        return LEAST_WATCH if probes or automatic else 0.0
+    return max(float(given), LEAST_WATCH) if automatic else float(given)
+
+
 def watch_times(minutes: float, interval: float) -> list[float]:
     """:return: the seconds after its beginning at which a watch looks, the last at its end.
 
@@ -202,7 +216,7 @@ def due(
 
 
 def looks_at_databases(stage: str, host: str, watch: Sequence[float]) -> list[dict[str, Any]]:
-    """What a watch goes over where none of :data:`PROBES` is declared: a look before the apply says what is usual, those after it judge.
+    """What a watch of the databases goes over: a look before the apply says what is usual, those after it judge.
 
     :param watch: when it looks again, from :func:`watch_times`
     """

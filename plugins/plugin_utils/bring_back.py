@@ -27,7 +27,7 @@ _LEFT_OUT = ("--tags", "--skip-tags", "--start-at-task", "--step")
 # The short options that take no value, so that another one may follow in the same word.
 _FLAGS = "bChDJkKv"
 # Before the tags of ansible.cfg, too.
-_ALL_TAGS = {"ANSIBLE_RUN_TAGS": "all", "ANSIBLE_SKIP_TAGS": ""}
+ALL_TAGS = {"ANSIBLE_RUN_TAGS": "all", "ANSIBLE_SKIP_TAGS": ""}
 
 
 def left_by(run: Mapping[str, Any]) -> list[Taken]:
@@ -70,7 +70,7 @@ def bring_back(
             another(command_line, str(run["command"]), typed_commands.sibling(run, name)),
             # In a session of its own, the next Ctrl-C does not end it half way.
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**os.environ, **_ALL_TAGS}, check=False, text=True,
+            env={**os.environ, **ALL_TAGS}, check=False, text=True,
         )  # fmt: skip
         output = done.stdout
         # All of it, also what the run itself has tried in vain: whoever reads this is to know of everything.

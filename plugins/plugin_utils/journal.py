@@ -32,6 +32,10 @@ EVENTS = (
     "watch_started",
     # Of an expiry, one a backup.
     "backup_deleted",
+    # A look of it at the databases; a rollback that the run begins by itself, and how that ended.
+    "looked",
+    "rollback_started",
+    "rollback_finished",
 )
 
 # A key that says what it holds is never written with its value, whoever asks for it.

@@ -88,11 +88,25 @@ def message(report: Mapping[str, Any], databases: Sequence[str] = ()) -> str:
     phase = (report["error"] or {}).get("phase")
     if phase:
         lines.append(f"phase: {phase}")
+    lines += _severity(report)
     lines.append(f"run: {report['run_id']} by {report['who']} on {report['ops_host']}")
     limit = str(report.get("limit") or report["environment"])
     command = next((line for line in report["next"] if line.startswith("ansible-playbook ")), None)
     lines.append(f"next: {_without_values(command or typed_commands.other(report, 'status', limit))}")
     return "\n".join(lines)
+
+
+def _severity(report: Mapping[str, Any]) -> list[str]:
+    """How bad it is and what is advised; the words of the criteria, none of what was found."""
+    advice = report.get("advice") or {}
+    severity = advice.get("severity")
+    lines = []
+    if severity:
+        head = "roll back: " if advice["roll_back"] else ""
+        lines.append(f"severity: {severity['level']} {severity['name']}, {head}{advice['why']}")
+    if report.get("automatic"):
+        lines.append("rolled back by itself" if report["automatic"]["ok"] else "ITS ROLLBACK FAILED")
+    return lines
 
 
 def _without_values(command: str) -> str:

@@ -57,6 +57,10 @@ SHARED_VARIABLES: dict[str, SharedVariable] = {
         "address that is told how each run of migrate.yml and rollback.yml ended; a secret, so keep it in a vault", None
     ),
     "pgops_webhook_file": SharedVariable("file on the ops host, 0600, that holds this address instead", None),
+    "pgops_contacts": SharedVariable(
+        "whom to call in an incident: database_admin, tech_lead, cto and hipaa_officer, each with name, phone and email",
+        None,
+    ),
     "pgops_progress": SharedVariable(
         "live progress: always, terminal (only where a person watches) or never", "always"
     ),

@@ -32,6 +32,7 @@ NEVER_EMPTY = frozenset(
     {
         *STRATEGY_OF,
         "rollback_strategy",
+        "rollback_reason",
         "migrate_target",
         "migrate_steps",
         "migrate_canary",

@@ -18,7 +18,10 @@ from typing import Any
 import jinja2
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     application_hooks,
+    contacts,
     fleet_summary,
+    incident,
+    rollback_advice,
     run_outcome,
     six_steps,
     typed_commands,
@@ -56,6 +59,10 @@ _RUN_KEYS = (
     "extra_variables",
     "check_mode",
     "hooks",
+    "production",
+    "contacts",
+    "why",
+    "part_of",
 )
 
 
@@ -232,6 +239,11 @@ def build(
     hooks = run_outcome.hooks(facts.get("playbook"), ok, facts.get("hooks") or [], events)
     if cause is not None and facts.get("environment"):
         _tell_away(cause, run_outcome.not_brought_back(hooks), facts)
+    known = {**facts, "id": began.get("run_id") or facts.get("id") or began.get("id")}
+    advice = rollback_advice.advise(known, events, rows, hosts, interrupted=interrupted)
+    automatic = incident.rolled_back_by_itself(events)
+    if cause is not None and automatic:
+        _gone_back(cause, advice, automatic)
     return {
         "run_id": began.get("run_id") or facts.get("id") or began.get("id"),
         **{key: facts.get(key) for key in _RUN_KEYS if key != "hooks"},
@@ -240,7 +252,9 @@ def build(
         "duration_s": _seconds_between(started, finished),
         "result": INTERRUPTED if interrupted else FAILED if cause else SUCCEEDED,
         "ok": ok,
-        "state": run_outcome.final_state(facts.get("playbook"), ok, rows, hosts),
+        "state": run_outcome.ROLLED_BACK
+        if automatic and automatic["ok"]
+        else run_outcome.final_state(facts.get("playbook"), ok, rows, hosts),
         "steps": rows,
         "six_steps": six_steps.of(rows, hosts, ok=ok)
         if facts.get("playbook") == "rollback" and not facts.get("check_mode")
@@ -249,6 +263,8 @@ def build(
         "results": hosts,
         "hooks": hooks,
         "fleet": fleet if facts.get("playbook") == "migrate" else [],
+        "advice": advice,
+        "automatic": automatic,
         "error": cause,
         "next": cause["next"] if cause else [],
     }
@@ -263,6 +279,20 @@ def _tell_away(cause: dict[str, Any], away: Sequence[str], run: Mapping[str, Any
     message = message.replace(f"; {application_hooks.IS_AWAY}{command}", "").rstrip(".")
     message += f". NOT brought back: {', '.join(away)}. Mend it and type: {command}"
     cause.update(message=message, next=list(dict.fromkeys([command, *cause["next"]])))
+
+
+def _gone_back(cause: dict[str, Any], advice: dict[str, Any] | None, automatic: Mapping[str, Any]) -> None:
+    """Nobody is told to go back where the run has done so itself; where that failed, what it says comes first."""
+    if not automatic["ok"]:
+        cause["next"] = list(dict.fromkeys([*automatic["next"], *cause["next"]]))
+        return
+    back = [command for command in cause["next"] if "rollback" in command.partition(" -")[0]]
+    cause["next"] = [command for command in cause["next"] if command not in back]
+    for command in back:
+        for words in (f"; to go back: {command}", f" to go back: {command}"):
+            cause["message"] = cause["message"].replace(words, "")
+    if advice:
+        advice["commands"] = []
 
 
 def _pending_versions(hosts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
@@ -407,6 +437,8 @@ def result_document(report: Mapping[str, Any], report_file: str | None = None) -
         "report": report_file,
         **({"fleet": report["fleet"]} if report["fleet"] else {}),
         **({"steps": report["six_steps"]} if report.get("six_steps") else {}),
+        **{name: report[name] for name in ("advice", "automatic", "incident") if report.get(name)},
+        **({"contacts": report["contacts"]} if report["contacts"] and not report["ok"] else {}),
     }
 
 
@@ -568,6 +600,14 @@ def screen(report: Mapping[str, Any], page: str | None) -> list[str]:
         if error.get("hint") and str(error["hint"]) not in error["message"]:
             lines.append(f"    hint: {error['hint']}")
         lines.extend(f"    next: {command}" for command in error["next"])
+    if report["advice"]:
+        lines += rollback_advice.lines(report["advice"])
+    if report["automatic"]:
+        lines.append(f"    {report['automatic']['told']}")
+    if error and report["contacts"]:
+        lines += ["    call:", *(f"        {line}" for line in contacts.lines(report["contacts"]))]
+    if report.get("incident"):
+        lines.append(f"    incident record: {report['incident']}")
     if page:
         lines.append(f"    report: {page}")
     return lines
@@ -604,6 +644,12 @@ def as_log(report: Mapping[str, Any]) -> str:
         if report["error"].get("hint"):
             lines.append(f"{report['finished']} HINT {report['error']['hint']}")
         lines.extend(f"{report['finished']} NEXT {command}" for command in report["error"]["next"])
+    if report["advice"]:
+        lines += [f"{report['finished']} ADVICE {line.strip()}" for line in rollback_advice.lines(report["advice"])]
+    if report["automatic"]:
+        lines.append(f"{report['finished']} ROLLBACK {report['automatic']['told']}")
+    if report["error"] and report["contacts"]:
+        lines += [f"{report['finished']} CALL {line}" for line in contacts.lines(report["contacts"])]
     lines += [rule, f"{report['finished']} END {report['result']} after {seconds(report['duration_s'])}", rule]
     return "\n".join(lines) + "\n"
 
@@ -629,6 +675,7 @@ def as_page(report: Mapping[str, Any]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(size=size, seconds=seconds, rows_changed=rows_changed)
+    environment.filters.update(advice_lines=rollback_advice.lines, contact_lines=contacts.lines)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(report=report)
 
 
@@ -646,6 +693,8 @@ def write(state_directory: str | Path, report: Mapping[str, Any]) -> dict[str, P
     """
     report = without_secrets(report)
     paths = files(state_directory, str(report["environment"]), str(report["run_id"]))
+    if report.get("incident"):
+        incident.write(state_directory, report, paths["json"])
     write_private_file(paths["json"], json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     write_private_file(paths["log"], as_log(report))
     write_private_file(paths["html"], as_page(report))
@@ -672,4 +721,7 @@ def finish(
     if not any(known.get("event") == event for known in journal.events()):
         last = {"event": event, "result": report["result"], "duration_s": report["duration_s"]}
         journal.append({**last, "error": report["error"]} if report["error"] else last)
+    if incident.is_due(report):
+        path = files(state_directory, str(report["environment"]), str(report["run_id"]))["json"]
+        report["incident"] = str(path.with_suffix(".incident.md"))
     return report, write(state_directory, report)["html"]

@@ -14,6 +14,8 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import applicatio
 COMPLETE = "complete"
 PARTIAL = "partial"
 FAILED = "failed"
+# By a rollback that the migration has begun itself.
+ROLLED_BACK = "rolled back"
 
 NOT_APPLICABLE = "not applicable"
 # Playbooks whose report says of every kind of hook what became of it.

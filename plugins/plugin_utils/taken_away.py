@@ -71,12 +71,15 @@ class TakenAway:
         ]
         return [taken for taken in found if taken]
 
-    def to_bring_back(self, host: str, run_id: str) -> dict[str, Taken]:
-        """kind -> what is away for ``host`` and is this run's to bring back: its own, and that of runs that are over."""
+    def to_bring_back(self, host: str, *run_ids: str) -> dict[str, Taken]:
+        """kind -> what is away for ``host`` and is this run's to bring back: its own, and that of runs that are over.
+
+        :param run_ids: the run, and the one that has started it and waits for it
+        """
         return {
             taken.kind: taken
             for taken in self.all()
-            if taken.host == host and (taken.run_id == run_id or not self.is_live(taken.run_id))
+            if taken.host == host and (taken.run_id in run_ids or not self.is_live(taken.run_id))
         }
 
     def is_live(self, run_id: str) -> bool:

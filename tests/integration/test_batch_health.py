@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -455,6 +456,39 @@ def test_a_connection_lost_between_two_versions_keeps_what_the_others_did(
 
 
 # -- a watch ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_watch_compares_the_probe_with_what_it_took_before_the_apply(server: Server, target: Target) -> None:
+    sleeps = "CREATE OR REPLACE FUNCTION answer() RETURNS integer LANGUAGE sql AS 'SELECT 1 FROM pg_sleep({0})'"
+    limits = replace(LIMITS, probe="SELECT answer()", probe_limit=5000.0)
+
+    def look(seen: dict[str, Any] | None) -> dict[str, Any]:
+        found = batch_health.look_again(target, seen, limits, control=Control(), sleep=lambda _s: None)
+        return json.loads(json.dumps(found))
+
+    server.execute(sleeps.format(0.05), database=target.database)
+    usual = look(None)
+    begun = look({**usual["seen"], "counters": None})
+    assert look(begun["seen"])["findings"] == []
+    server.execute(sleeps.format(0.5), database=target.database)
+    slower = look(begun["seen"])
+    (signal,) = slower["signals"]
+    assert (signal["kind"], signal["limit"]) == ("performance", 50.0)
+    assert signal["value"] > 50
+    assert slower["findings"] == [signal["told"]]
+    assert "before the apply" in signal["told"]
+    assert look({**begun["seen"], "before": {**usual["seen"]["before"], "probe_ms": None}})["findings"] == []
+
+
+def test_too_few_transactions_are_added_to_those_of_the_next_look(server: Server, target: Target) -> None:
+    def look(seen: dict[str, Any] | None) -> dict[str, Any]:
+        return batch_health.look_again(target, seen, LIMITS, control=Control(), sleep=lambda _s: None)
+
+    usual = look(None)
+    first = look({**usual["seen"], "counters": None})
+    second = look(first["seen"])
+    assert second["error_rate"] is None
+    assert second["seen"]["counters"] == first["seen"]["counters"]
 
 
 def test_a_watch_judges_what_was_since_its_last_look(server: Server, target: Target) -> None:

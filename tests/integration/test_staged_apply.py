@@ -34,6 +34,7 @@ def fleet(playbook: Playbook) -> Playbook:
     )
     playbook.variables["pgops_phases"] = QUICK
     playbook.variables["migrate_health"] = {"pause": 0}
+    playbook.variables["migrate_watch"] = 0
     for name in databases(playbook):
         if name != playbook.database:
             playbook.server.create_database(name)

@@ -30,6 +30,8 @@ def with_hooks(playbook: Playbook, application: Application) -> Playbook:
     up = "CREATE TABLE public.rooms (id integer PRIMARY KEY);\n"
     TestTree(playbook.folder / "sql").add_sql(VERSION, "rooms", up, "DROP TABLE public.rooms;\n")
     playbook.variables["pgops_phases"] = ["plan", "apply", "report"]
+    # Minutes, where probes are declared and nobody says so.
+    playbook.variables["migrate_watch"] = 0
     for kind, path in PATHS.items():
         playbook.variables[f"hooks_{kind}"] = [{"url": application.url + path, "method": "POST"}]
     playbook.variables["hooks_health"] = [{"name": "web", "url": f"{application.url}/health", "retries": 3}]

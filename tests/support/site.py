@@ -26,6 +26,14 @@ ENVIRONMENTS = ("local", "staging", "production")
 COPIED_FOLDERS = ("plugins", "roles", "playbooks", "meta", "sql", "collections")
 
 
+CONTACTS = {
+    role: {"name": name, "phone": "+1 202 4567 890", "email": f"{name.partition(' ')[0].lower()}@hospital.org"}
+    for role, name in (
+        ("database_admin", "Ada Byron"), ("tech_lead", "Grace Murray"), ("cto", "Alan Turing"), ("hipaa_officer", "Mary Seacole"),
+    )
+}  # fmt: skip
+
+
 @dataclass
 class Result:
     """What an operator and a machine see of one run."""
@@ -76,6 +84,9 @@ class Playbook:
             "backup_directory": str(self.backups),
             # Production asks for it, and few tests are about that.
             "migrate_review_required": False,
+            # So does it for these.
+            "pgops_contacts": CONTACTS,
+            "rollback_reason": "a test",
         }
         self.hosts: dict[str, dict[str, dict[str, Any]]] = {name: {f"{name}-1": {}} for name in ENVIRONMENTS}
         self._lay_out()
