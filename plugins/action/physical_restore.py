@@ -45,8 +45,8 @@ class ActionModule(PgopsAction):
                     f"{database}: the restored cluster stays in {found['left']}; remove that folder where nobody needs it"
                 )
             self._tell_plan(database, found)
-            for table, rows in (found.get("lost") or {}).items():
-                self.say(f"{database}: {table} had {rows['now']} rows and has {rows['then']} now")
+            for line in _lost(found.get("lost") or {}):
+                self.say(f"{database}: {line}")
         kept = next((found["kept"] for found in databases.values() if found.get("outage_ms") is not None), None)
         if kept:
             self._tell_way_back(databases, str(kept), result, task_vars)
@@ -93,3 +93,21 @@ class ActionModule(PgopsAction):
             found["way_back"] = command
         if not result.get("failed"):
             result["next"] = [command]
+
+
+def _lost(tables: dict[str, dict[str, Any]]) -> list[str]:
+    """:return: a line a table whose rows are others, and one for the empty ones that are gone."""
+    lines = []
+    empty = []
+    for table, rows in tables.items():
+        if rows["then"] is None and not rows["now"]:
+            empty.append(table)
+        elif rows["then"] is None:
+            lines.append(f"{table} had {rows['now']} rows and is not there any more")
+        else:
+            lines.append(f"{table} had {rows['now'] or 0} rows and has {rows['then']} now")
+    if empty:
+        lines.append(
+            f"{len(empty)} empty tables are not there any more: {', '.join(empty[:5])}{' …' if len(empty) > 5 else ''}"
+        )
+    return lines

@@ -13,7 +13,7 @@ description:
 extends_documentation_fragment:
   - whitecross.pgops.pgops
 options:
-  name:
+  restore_point:
     description:
       - What to call it; after the run where it is not set.
     type: str
@@ -31,7 +31,7 @@ EXAMPLES = r"""
   whitecross.pgops.restore_point:
     databases: [white_cross]
     restore_user: postgres
-    name: before_the_change
+    restore_point: before_the_change
 """
 
 RETURN = r"""
@@ -67,14 +67,16 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_modu
 
 def main() -> None:
     """One restore point for the cluster."""
-    module = pgops_module.create_module({"name": {"type": "str"}, "archive_timeout": {"type": "float", "default": 60}})
+    module = pgops_module.create_module(
+        {"restore_point": {"type": "str"}, "archive_timeout": {"type": "float", "default": 60}}
+    )
 
     def work() -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.module_utils import locks, restore_point
         from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
 
         run_id = module.params["run_id"] or "by-hand"
-        name = module.params["name"] or restore_point.name_of(run_id)
+        name = module.params["restore_point"] or restore_point.name_of(run_id)
         restore_point.refuse_name(name)
         targets = pgops_module.targets(module)
         conn = connect(next(iter(targets.values())).maintenance(), application_name=locks.application_name(run_id))
