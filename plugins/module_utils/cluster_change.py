@@ -16,10 +16,13 @@ At no point can two servers take writes on that port: there is one folder that t
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -31,6 +34,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.os_user import OsUser
 
 STATE = ".pgops_change.json"
+LOCK = ".pgops_change.lock"
 # Inside a kept data directory: what it was, and that a change has put it aside.
 KEPT = "pgops_kept.json"
 STANDBY = "standby.signal"
@@ -61,6 +65,28 @@ class Change:
 def state_path(data_directory: str) -> str:
     """:return: the file that tells of a change of the cluster in this folder; beside it, for the folder is renamed."""
     return data_directory.rstrip("/") + STATE
+
+
+@contextlib.contextmanager
+def locked(data_directory: str) -> Iterator[None]:
+    """Let one run at a time restore beside a cluster or change it; free again as soon as its process is gone.
+
+    :raises PgopsError: another one is at it.
+    """
+    path = data_directory.rstrip("/") + LOCK
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PgopsError(
+                f"Another run restores beside the cluster in {data_directory} or changes it; nothing was touched.",
+                hint="Wait until it has ended, then run the same command again.",
+                extra={"locked": True},
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def read(data_directory: str) -> Change | None:

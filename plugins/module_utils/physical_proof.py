@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import cluster_change, point_in_time, restore_point
-from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_beside import Beside
+from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_beside import Beside, discard
 from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_layout import Layout
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
@@ -23,6 +24,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.pgbackrest import PgBackRest
 from ansible_collections.whitecross.pgops.plugins.module_utils.physical_rollback import counts, restore_beside
 
+# What a folder of a proof is called behind the name of the data directory.
+PROOF = ".pgops_proof_"
 # Rows that a table's counter says were written; equal before and after, nobody wrote in between.
 _WRITTEN = """
 SELECT quote_ident(schemaname) || '.' || quote_ident(relname) AS name, n_tup_ins + n_tup_upd + n_tup_del AS written
@@ -48,6 +51,29 @@ def prove(
     :return: label, restore_point, databases, seconds, restore_seconds.
     :raises PgopsError: anything that would make a rollback from it fail; nothing of the proof is left.
     """
+    with cluster_change.locked(layout.data_directory):
+        for name in dead_proofs(layout.data_directory):
+            discard(layout.bindir, name, tool.user)
+        return _prove(tool, layout, conn, targets, run_id, seconds, application_name)
+
+
+def dead_proofs(data_directory: str) -> list[str]:
+    """:return: what proofs that were killed have left beside the live cluster. Call it under the lock: none of them is alive then."""
+    place, begin = os.path.split(data_directory + PROOF)
+    return sorted(
+        os.path.join(place, name) for name in os.listdir(place) if name.startswith(begin) and not name.endswith(".log")
+    )
+
+
+def _prove(
+    tool: PgBackRest,
+    layout: Layout,
+    conn: Connection,
+    targets: Mapping[str, Target],
+    run_id: str,
+    seconds: float,
+    application_name: str,
+) -> dict[str, Any]:
     began = time.monotonic()
     tool.verify()
     said = {name: _count(target, application_name) for name, target in targets.items()}
@@ -56,7 +82,7 @@ def prove(
     again = {name: _count(target, application_name) for name, target in targets.items()}
     found = point_in_time.plan(tool, layout, conn, name=name, time=None, seconds=seconds)
     folder, _kept = cluster_change.names(layout.data_directory, run_id, cluster_change.now())
-    folder = folder.replace(".pgops_new_", ".pgops_proof_")
+    folder = folder.replace(".pgops_new_", PROOF)
     beside = Beside(
         layout, folder, tool.user, next(iter(targets.values())), application_name=application_name,
         progress=tool.progress, control=tool.control,

@@ -154,7 +154,9 @@ def roll_back(work: Work) -> dict[str, Any]:
     :raises PgopsError: nothing was touched, or the live cluster is the one it was.
     """
     user = work.tool.user
-    with work.live() as (conn, layout):
+    with contextlib.ExitStack() as alone:
+        conn, layout = alone.enter_context(work.live())
+        alone.enter_context(cluster_change.locked(layout.data_directory))
         _refuse_cut_off(layout)
         _sweep(layout, work)
         _refuse_unfit(work, conn, layout)
@@ -326,8 +328,9 @@ def resume(
             f"{told}; it is about {', '.join(change.databases)}.",
             hint=f"{_EITHER_WAY} Each needs -e rollback_confirm={','.join(change.databases)}.",
         )
-    if asked.strategy == "unfence":
-        cluster_change.undo(change, user)
-        left = change.incoming if os.path.isdir(change.incoming) else None
-        return {"state": "lifted", "why": told, "left": left}
-    return {"state": "completed", "why": told, **cluster_change.finish(change, user)}
+    with cluster_change.locked(change.live.data_directory):
+        if asked.strategy == "unfence":
+            cluster_change.undo(change, user)
+            left = change.incoming if os.path.isdir(change.incoming) else None
+            return {"state": "lifted", "why": told, "left": left}
+        return {"state": "completed", "why": told, **cluster_change.finish(change, user)}

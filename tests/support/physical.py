@@ -188,8 +188,9 @@ class PhysicalCluster:
         return podman("exec", self.name, "sh", "-c", command)
 
     def beside(self) -> list[str]:
-        """What lies beside the data directory."""
-        return sorted(set(self.shell(f"ls -A /var/lib/postgresql/{self.major}").split()) - {"main"})
+        """What lies beside the data directory, but for the file that a run locks."""
+        names = self.shell(f"ls -A /var/lib/postgresql/{self.major}").split()
+        return sorted(name for name in names if name != "main" and not name.endswith(".lock"))
 
     def remove(self) -> None:
         podman("rm", "--force", "--ignore", "--time", "0", "--volumes", self.name)
