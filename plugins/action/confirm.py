@@ -22,6 +22,10 @@ _ASKED_FOR = (
     "rollback_version",
     "rollback_backup",
     "rollback_swap_to",
+    "rollback_restore_point",
+    "rollback_to_time",
+    "rollback_kept_cluster",
+    "rollback_whole_cluster",
 )
 
 display = Display()

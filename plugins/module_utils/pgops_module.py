@@ -87,6 +87,14 @@ LIMIT_OPTIONS: dict[str, dict[str, Any]] = {
     "throttle": {"type": "dict", "default": {}},
     "terminate_idle_after": {"type": "float"},
 }
+# Documented in the fragment whitecross.pgops.physical.
+PHYSICAL_OPTIONS: dict[str, dict[str, Any]] = {
+    "stanza": {"type": "str", "default": "main"},
+    "config": {"type": "path", "default": "/etc/pgbackrest/pgops.conf"},
+    "pgbackrest": {"type": "str", "default": "pgbackrest"},
+    "os_user": {"type": "str", "default": "postgres"},
+    "archive_timeout": {"type": "float", "default": 60},
+}
 
 
 def create_module(options: dict[str, dict[str, Any]], **kwargs: Any) -> AnsibleModule:

@@ -26,6 +26,9 @@ STRATEGY_OF = {
     "rollback_version": "down",
     "rollback_backup": "restore",
     "rollback_swap_to": "swap",
+    "rollback_restore_point": "pitr",
+    "rollback_to_time": "pitr",
+    "rollback_kept_cluster": "pitr",
 }
 # Where nothing given means a choice of its own: the last version, all versions, the newest backup.
 NEVER_EMPTY = frozenset(

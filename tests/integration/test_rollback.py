@@ -735,3 +735,14 @@ def test_ctrl_c_while_it_restores_leaves_the_live_database_alone(
 def found_aside(server: Any, database: str) -> bool:
     """Whether the swap had gone through before the signal."""
     return any("_failed_" in name for name in names(server, database))
+
+
+def test_a_standby_is_no_way_back_and_no_recovery_goes_where_no_physical_backup_leads(applied: Any) -> None:
+    done = applied("rollback.yml", rollback_strategy="standby")
+    assert done.rc != 0
+    assert "A paused or delayed standby is no way back" in done.output
+    done = applied("rollback.yml", rollback_strategy="pitr", rollback_restore_point="before")
+    assert done.rc != 0
+    assert "backup_engine is logical here" in done.output
+    done = applied("rollback.yml", rollback_strategy="restore", rollback_restore_point="before")
+    assert "rollback_restore_point belongs to rollback_strategy=pitr" in done.output

@@ -11,7 +11,8 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGE = "localhost/pgtest:bookworm"
+# Another one, for who changes the recipe while others test with the old.
+IMAGE = os.environ.get("PGTEST_IMAGE", "localhost/pgtest:bookworm")
 
 SANDBOX_CONF = """\
 # Written by tests/support/podman.py: this machine may not raise its limits, or has hybrid cgroups (crun refuses both).

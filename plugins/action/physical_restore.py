@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Starts the module physical_restore, shows what would be lost, prints the way back; documented in the module of the same name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, reporting
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+
+_PHASES = {"disclosed": "disclose", "resumed": "resume"}
+
+
+class ActionModule(PgopsAction):
+    """Looking, restoring, and the end of a change that was cut off are phases of their own."""
+
+    PHASE = "restore"
+    MODULE = "physical_restore"
+    LIVE = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the module as the phase that this task is."""
+        self.PHASE = _PHASES.get(str(self._task.args.get("state")), "restore")
+        return super().run(tmp, task_vars)
+
+    def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """:return: the task's arguments; whether the databases were named in the place of the answer."""
+        arguments = super().module_arguments(task_vars)
+        if self.PHASE == "resume":
+            answer = batches.names(arguments.pop("answer", None))
+            arguments["confirmed"] = sorted(answer) == sorted(self.pgops(task_vars, "databases") or [])
+        return arguments
+
+    def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """What goes back with the cluster, what was lost, where the old one is."""
+        databases: dict[str, dict[str, Any]] = result.get("databases") or {}
+        for database, found in databases.items():
+            if found.get("state") in ("completed", "lifted", "cut_off"):
+                word = {"completed": "; it was completed", "lifted": "; the old cluster runs again"}
+                self.say(f"{database}: {found['why']}{word.get(found['state'], '')}")
+            if found.get("left"):
+                self.say(
+                    f"{database}: the restored cluster stays in {found['left']}; remove that folder where nobody needs it"
+                )
+            self._tell_plan(database, found)
+            for line in _lost(found.get("lost") or {}):
+                self.say(f"{database}: {line}")
+        kept = next((found["kept"] for found in databases.values() if found.get("outage_ms") is not None), None)
+        if kept:
+            self._tell_way_back(databases, str(kept), result, task_vars)
+        return result
+
+    def _tell_plan(self, database: str, found: dict[str, Any]) -> None:
+        if self.PHASE != "disclose":
+            return
+        plan = found.get("plan")
+        if plan:
+            self.say(
+                f"{database}: back to {found['target']}: backup {plan['backup']} ({reporting.size(plan['backup_size'])}), then "
+                f"{reporting.size(plan['wal_bytes'])} of WAL on timeline {plan['timeline']}; every write since is lost here and kept "
+                "in the folder of the cluster that is replaced"
+            )
+        else:
+            self.say(f"{database}: back to the cluster kept in {found['kept']} since {found['since']}")
+        for other in found.get("others") or []:
+            self.say(f"{database}: the database {other} goes back too")
+        for standby in found.get("standbys") or []:
+            self.say(
+                f"{database}: standby {standby} has to be made anew afterwards; promoted, it would replay all that it has received"
+            )
+
+    def _tell_way_back(
+        self, databases: dict[str, dict[str, Any]], kept: str, result: dict[str, Any], task_vars: dict[str, Any]
+    ) -> None:
+        first = next(iter(databases))
+        command = self.command(
+            task_vars,
+            "rollback.yml",
+            {
+                "rollback_strategy": "pitr",
+                "rollback_kept_cluster": kept,
+                "rollback_confirm": ",".join(str(name) for name in databases),
+            },
+        )
+        outage = databases[first]["outage_ms"]
+        self.say(
+            f"{first}: changed over, clients were kept out for {outage:.0f} ms; the replaced cluster is kept in {kept}"
+        )
+        self.say(f"{first}: to go back: {command}")
+        for found in databases.values():
+            found["way_back"] = command
+        if not result.get("failed"):
+            result["next"] = [command]
+
+
+def _lost(tables: dict[str, dict[str, Any]]) -> list[str]:
+    """:return: a line a table whose rows are others, and one for the empty ones that are gone."""
+    lines = []
+    empty = []
+    for table, rows in tables.items():
+        if rows["then"] is None and not rows["now"]:
+            empty.append(table)
+        elif rows["then"] is None:
+            lines.append(f"{table} had {rows['now']} rows and is not there any more")
+        else:
+            lines.append(f"{table} had {rows['now'] or 0} rows and has {rows['then']} now")
+    if empty:
+        lines.append(
+            f"{len(empty)} empty tables are not there any more: {', '.join(empty[:5])}{' …' if len(empty) > 5 else ''}"
+        )
+    return lines

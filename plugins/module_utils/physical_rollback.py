@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Back to a restore point or a moment: restored beside, stopped at the target and looked at, promoted, compared, changed over."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    cluster_change,
+    cluster_layout,
+    history,
+    ledger,
+    locks,
+    pgbackrest,
+    point_in_time,
+    wal_archive,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_beside import Beside, discard
+from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_change import Change
+from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_layout import Layout
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    Target,
+    connect,
+    execute,
+    fetch_all,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.content import user_tables
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.pgbackrest import PgBackRest
+from ansible_collections.whitecross.pgops.plugins.module_utils.point_in_time import Plan
+from psycopg2 import sql
+
+# pgBackRest's errors for a file that is not what it was: the checksum, its format, gone.
+_DAMAGED = ("026", "029", "055")
+RECOVERY_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for."""
+
+    run_id: str
+    name: str | None = None
+    time: str | None = None
+    kept: str | None = None
+    whole_cluster: bool = False
+    archive_seconds: float = 60.0
+
+
+@dataclass
+class Work:
+    """One call on one cluster: the databases that were named, pgBackRest, the answer to what was asked for."""
+
+    targets: dict[str, Target]
+    tool: PgBackRest
+    request: Request
+    after: cluster_change.Step = field(default=lambda step: None)
+
+    @property
+    def target(self) -> Target:
+        """:return: any of the databases; the cluster is the same."""
+        return next(iter(self.targets.values()))
+
+    @property
+    def application_name(self) -> str:
+        """:return: the name of the sessions."""
+        return locks.application_name(self.request.run_id)
+
+    @contextlib.contextmanager
+    def live(self) -> Iterator[tuple[Connection, Layout]]:
+        """A session on the live cluster, as the role that restores, and how it lies."""
+        conn = connect(self.target.maintenance(), application_name=self.application_name)
+        try:
+            yield conn, cluster_layout.read_layout(conn, self.target)
+        finally:
+            conn.close()
+
+
+def disclose(work: Work) -> dict[str, Any]:
+    """Look at all that can be known before anything is touched.
+
+    :return: the plan, what it takes back, and how much room it needs.
+    :raises PgopsError: whatever would stop it.
+    """
+    with work.live() as (conn, layout):
+        _refuse_cut_off(layout)
+        others = _refuse_unfit(work, conn, layout)
+        if work.request.kept:
+            told = cluster_change.refuse_unkept(layout, work.request.kept)
+            return {"kept": work.request.kept, "since": told["since"], "target": told["target"], "others": others}
+        found = _plan(work, conn, layout, pretend=True)
+        Beside(layout, cluster_change.names(layout.data_directory, work.request.run_id, cluster_change.now())[0],
+               work.tool.user, work.target, application_name=work.application_name).refuse_full(found.backup_size + found.wal_bytes)  # fmt: skip
+        return {"plan": asdict(found), "target": found.told, "others": others, "standbys": _standbys(conn)}
+
+
+def _plan(work: Work, conn: Connection, layout: Layout, *, pretend: bool) -> Plan:
+    request = work.request
+    return point_in_time.plan(
+        work.tool, layout, conn, name=request.name, time=request.time, seconds=request.archive_seconds, pretend=pretend
+    )
+
+
+def _refuse_cut_off(layout: Layout) -> None:
+    there = cluster_change.read(layout.data_directory)
+    if there and there.step != cluster_change.RESTORING:
+        raise PgopsError(
+            f"A change of the cluster in {layout.data_directory} was cut off ({there.step}).", hint=_EITHER_WAY
+        )
+
+
+_EITHER_WAY = "Finish it with rollback_strategy=pitr as it was typed, or go back with rollback_strategy=unfence."
+
+
+def _refuse_unfit(work: Work, conn: Connection, layout: Layout) -> list[str]:
+    """:return: the databases of the cluster that were not named, and go back with it."""
+    cluster_change.refuse_unmovable(layout)
+    cluster_layout.Server(layout, work.tool.user)
+    rows = fetch_all(
+        conn,
+        "SELECT datname::text AS name FROM pg_catalog.pg_database WHERE NOT datistemplate AND datname <> ALL (%s) ORDER BY 1",
+        ([*work.targets, work.target.maintenance_database, "postgres"],),
+    )
+    others = [row["name"] for row in rows]
+    if others and not work.request.whole_cluster:
+        raise PgopsError(
+            f"The whole cluster goes back, and {', '.join(others[:5])} would go with {', '.join(work.targets)}; nothing was touched.",
+            hint="Add -e rollback_whole_cluster=true if that is meant; else go back by rollback_strategy=restore, a database alone.",
+            extra={"others": others},
+        )
+    return others
+
+
+def _standbys(conn: Connection) -> list[str]:
+    rows = fetch_all(
+        conn, "SELECT application_name || coalesce(' at ' || host(client_addr), '') AS name FROM pg_stat_replication"
+    )
+    return [row["name"] for row in rows]
+
+
+def roll_back(work: Work) -> dict[str, Any]:
+    """The whole way. Until the live server is stopped nothing of it is touched, and a run that dies leaves only a folder beside.
+
+    :return: what was compared, ``outage_ms``, ``kept``.
+    :raises PgopsError: nothing was touched, or the live cluster is the one it was.
+    """
+    user = work.tool.user
+    with contextlib.ExitStack() as alone:
+        conn, layout = alone.enter_context(work.live())
+        alone.enter_context(cluster_change.locked(layout.data_directory))
+        _refuse_cut_off(layout)
+        _sweep(layout, work)
+        _refuse_unfit(work, conn, layout)
+        incoming, kept = cluster_change.names(layout.data_directory, work.request.run_id, cluster_change.now())
+        since = cluster_change.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        change = Change(
+            work.request.run_id, cluster_change.RESTORING, layout, incoming, kept, "", tuple(work.targets), since
+        )
+        if work.request.kept:
+            cluster_change.refuse_unkept(layout, work.request.kept)
+            change = replace(change, incoming=work.request.kept, target=f"the cluster kept in {work.request.kept}")
+            return _change_over(work, change, conn, {})
+        found = _plan(work, conn, layout, pretend=False)
+        change = cluster_change.write(replace(change, target=found.told), user)
+        beside = Beside(
+            layout, incoming, user, work.target, application_name=work.application_name,
+            progress=work.tool.progress, control=work.tool.control,
+        )  # fmt: skip
+        beside.refuse_full(found.backup_size + found.wal_bytes)
+        began = time.monotonic()
+        try:
+            with contextlib.ExitStack() as held:
+                compared = _restore(work, found, beside, held)
+                compared["restore_seconds"] = round(time.monotonic() - began, 1)
+                work.after("restored")
+                return _change_over(work, change, conn, compared)
+        except BaseException:
+            there = cluster_change.read(layout.data_directory)
+            if there and there.step == cluster_change.RESTORING:
+                beside.remove()
+                cluster_change.forget(there)
+            raise
+
+
+def _sweep(layout: Layout, work: Work) -> None:
+    """Throw away what a run that was killed while it restored has left."""
+    there = cluster_change.read(layout.data_directory)
+    if there:
+        work.tool.progress.emit("removing what a run that was killed has left")
+        if ".pgops_new_" in there.incoming:
+            discard(layout.bindir, there.incoming, work.tool.user)
+        cluster_change.forget(there)
+
+
+def restore_beside(tool: PgBackRest, found: Plan, beside: Beside, *, archiving: bool) -> dict[str, Any]:
+    """Restore, start, and stand still at the target.
+
+    :return: ``lsn`` and ``time`` of what was replayed last.
+    :raises PgopsError: a damaged repository, by the file; a target that was not reached.
+    """
+    tool.user.make_folder(beside.folder)
+    try:
+        tool.restore([f"--pg1-path={beside.folder}", *found.arguments()])
+    except PgopsError as error:
+        if error.extra.get("pgbackrest_error") in _DAMAGED:
+            tool.progress.emit("looking for what is damaged in the repository")
+            tool.verify()
+        raise
+    beside.start(archiving=archiving)
+    reached = beside.wait_until_paused(RECOVERY_SECONDS)
+    if found.lsn and wal_archive.lsn_number(reached["lsn"]) < wal_archive.lsn_number(found.lsn):
+        raise PgopsError(
+            f"The recovery stood still at {reached['lsn']}, before restore point {found.name} at {found.lsn}: there is another of that name.",
+            hint="Name a moment with rollback_to_time.",
+        )
+    return reached
+
+
+def _restore(work: Work, found: Plan, beside: Beside, held: contextlib.ExitStack) -> dict[str, Any]:
+    reached = restore_beside(work.tool, found, beside, archiving=True)
+    beside.promote()
+    databases: dict[str, Any] = {}
+    for name, target in work.targets.items():
+        databases[name] = _compare(work, target, beside, held)
+    beside.stop()
+    if not cluster_layout.is_shut_down(beside.layout, beside.folder, work.tool.user):
+        raise PgopsError("The restored cluster did not shut down cleanly; it was thrown away and nothing was touched.")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(beside.log)
+    return {"reached": reached, "backup": found.backup, "databases": databases}
+
+
+def _compare(work: Work, target: Target, beside: Beside, held: contextlib.ExitStack) -> dict[str, Any]:
+    """What is there now and what will be, and the history carried across, with no other run at work on the live database."""
+    try:
+        source = connect(target.as_restore(), application_name=work.application_name)
+        held.callback(source.close)
+        lock = locks.RunnerLock(source, control=work.tool.control)
+        lock.acquire()
+        with contextlib.closing(beside.connect(target.database)) as restored:
+            before, after = counts(source), counts(restored)
+            versions = [row.version for row in ledger.read(restored).migrations if row.state == "applied"]
+            carried = history.carry(source, restored, owner=target.owner)
+            if ledger.schema_version(restored):
+                ledger.append_audit(
+                    restored, "cluster_restored", run_id=work.request.run_id, detail={"target": _target(work.request)}
+                )
+    except psycopg2.Error as exc:
+        raise from_psycopg(exc, f"{target.database} could not be compared", database=target.database) from None
+    return {
+        "versions": versions,
+        "tables": len(after),
+        "rows": sum(after.values()),
+        "lost": {
+            table: {"now": before.get(table), "then": after.get(table)}
+            for table in sorted({*before, *after})
+            if before.get(table) != after.get(table)
+        },
+        "history": carried,
+    }
+
+
+def _target(request: Request) -> str:
+    return request.name or request.time or request.kept or ""
+
+
+def counts(conn: Connection) -> dict[str, int]:
+    """:return: the exact rows of each table in one snapshot; the ledger's own are not among them."""
+    tables = [t for t in user_tables(conn, exclude_schemas=("pgops",)) if t.kind == "table"]
+    found = {}
+    execute(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    try:
+        for table in tables:
+            rows = fetch_all(
+                conn, sql.SQL("SELECT count(*) AS n FROM {}").format(sql.Identifier(table.schema, table.name))
+            )
+            found[table.quoted] = int(rows[0]["n"])
+    finally:
+        execute(conn, "ROLLBACK")
+    return found
+
+
+def _change_over(work: Work, change: Change, conn: Connection, compared: dict[str, Any]) -> dict[str, Any]:
+    work.tool.control.check()
+    work.tool.progress.emit("changing over: stop, rename, start")
+    execute(conn, "CHECKPOINT")  # the stop writes one too, and clients wait for that
+    conn.close()
+    change = cluster_change.write(replace(change, step=cluster_change.FENCING), work.tool.user)
+    work.after(cluster_change.FENCING)
+    done = cluster_change.finish(change, work.tool.user, work.after)
+    return {**compared, **done, "target": change.target}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run that finds a change cut off was typed for."""
+
+    strategy: str
+    confirmed: bool
+
+
+def resume(
+    config: str, stanza: str, user: Any, databases: Sequence[str], asked: Asked, *, pretend: bool
+) -> dict[str, Any]:
+    """Finish a change that was cut off, or go back from it; the server need not run for that.
+
+    :return: ``state``: nothing, completed or lifted; ``kept``.
+    :raises PgopsError: there is one, and something else was asked for or nobody has confirmed.
+    """
+    folder = pgbackrest.configured(config, stanza, "pg1-path")
+    change = cluster_change.read(folder) if folder else None
+    if change is None or change.step == cluster_change.RESTORING:
+        return {"state": "nothing"}
+    told = f"A change of clusters of run {change.run_id} to {change.target} was cut off ({change.step})"
+    if pretend:
+        return {"state": "cut_off", "why": told}
+    if not asked.confirmed or sorted(databases) != sorted(change.databases):
+        raise PgopsError(
+            f"{told}; it is about {', '.join(change.databases)}.",
+            hint=f"{_EITHER_WAY} Each needs -e rollback_confirm={','.join(change.databases)}.",
+        )
+    with cluster_change.locked(change.live.data_directory):
+        if asked.strategy == "unfence":
+            cluster_change.undo(change, user)
+            left = change.incoming if os.path.isdir(change.incoming) else None
+            return {"state": "lifted", "why": told, "left": left}
+        return {"state": "completed", "why": told, **cluster_change.finish(change, user)}

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Where a recovery may go: a restore point or a moment, the backup from which, and the WAL between; all looked at before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import wal_archive
+from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_layout import Layout
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.pgbackrest import PgBackRest
+from ansible_collections.whitecross.pgops.plugins.module_utils.restore_point import archive_through, refuse_name
+from ansible_collections.whitecross.pgops.plugins.module_utils.wal_archive import Physical, Wal
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recovery that can be done: from which backup, to what, on which timeline, through how much WAL."""
+
+    backup: str
+    backup_size: int
+    name: str | None
+    time: str | None
+    lsn: str | None
+    timeline: int
+    last_segment: str
+    wal_bytes: int
+
+    def arguments(self) -> list[str]:
+        """:return: pgBackRest's options for it; it stands still at the target, so that it can be looked at."""
+        target = ["--type=name", f"--target={self.name}"] if self.name else ["--type=time", f"--target={self.time}"]
+        return [f"--set={self.backup}", *target, f"--target-timeline={self.timeline:X}", "--target-action=pause"]
+
+    @property
+    def told(self) -> str:
+        """:return: the target in words."""
+        return f"restore point {self.name}" if self.name else f"the moment {self.time}"
+
+
+def moment(text: str) -> datetime:
+    """:return: a moment with its offset. :raises PgopsError: no ISO moment, or one without an offset."""
+    try:
+        found = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith(("Z", "z")) else text)
+    except ValueError:
+        raise PgopsError(f"{text!r} is no moment; write it as 2026-11-22T14:05:00+00:00.") from None
+    if found.tzinfo is None:
+        raise PgopsError(
+            f"{text!r} has no offset, and whose clock it means cannot be told; write 2026-11-22T14:05:00+00:00."
+        )
+    return found.astimezone(timezone.utc)
+
+
+def plan(
+    tool: PgBackRest,
+    layout: Layout,
+    conn: Connection,
+    *,
+    name: str | None,
+    time: str | None,
+    seconds: float,
+    pretend: bool = False,
+) -> Plan:
+    """Choose the backup and look at everything on the way to the target.
+
+    :param conn: on the live cluster, as a superuser.
+    :param name: of a restore point; or
+    :param time: a moment, with its offset.
+    :param seconds: how long the archiver may take for what is not archived yet.
+    :param pretend: do not make the live cluster let go of its WAL; then the newest of it may be missing.
+    :raises PgopsError: an unknown restore point, a moment without a backup before it or that is not yet, a broken chain, a gap.
+    """
+    if bool(name) == bool(time):
+        raise PgopsError(
+            "A recovery needs one target: rollback_restore_point=NAME or rollback_to_time=MOMENT.",
+            hint="A migration with backup_engine=physical names its restore point; rollback_to_time takes 2026-11-22T14:05:00+00:00.",
+        )
+    kept = wal_archive.backups(tool.info(), layout.system_identifier)
+    if not kept:
+        raise PgopsError(
+            f"Stanza {tool.stanza} holds no backup of this cluster; there is nothing to restore.",
+            hint="Take one with backup.yml -e backup_engine=physical.",
+        )
+    now = _now(conn)
+    if not pretend:
+        _seal(conn, seconds)
+    wal = Wal(tool, kept[-1].archive, layout.wal_segment_bytes)
+    if name:
+        return _to_name(tool, layout, wal, kept, name)
+    assert time is not None
+    return _to_time(tool, layout, wal, kept, moment(time), now)
+
+
+def _now(conn: Connection) -> datetime:
+    row = fetch_one(conn, "SELECT clock_timestamp() AS now")
+    assert row is not None
+    return datetime.fromisoformat(str(row["now"])).astimezone(timezone.utc)
+
+
+def _seal(conn: Connection, seconds: float) -> None:
+    """Archive what there is. A commit behind it: a recovery to a moment ends at the first one after it, and without any it dies."""
+    execute(conn, "SELECT pg_catalog.pg_current_xact_id()")
+    row = fetch_one(conn, "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()) AS segment")
+    assert row is not None
+    archive_through(conn, row["segment"], seconds=seconds)
+
+
+def _to_name(tool: PgBackRest, layout: Layout, wal: Wal, kept: list[Physical], name: str) -> Plan:
+    refuse_name(name)
+    found, others = wal.find(name, kept[0].last_wal, f"{layout.bindir}/pg_waldump")
+    if found is None:
+        raise PgopsError(
+            f"There is no restore point {name} in the archived WAL since backup {kept[0].label}; nothing was touched.",
+            object_name=name,
+            hint=f"Those that are there, newest first: {wal_archive.told(others)}.",
+            extra={"restore_points": [{"name": other.name, "lsn": other.lsn} for other in others]},
+        )
+    at = wal_archive.lsn_number(found.lsn)
+    fit = [b for b in kept if b.stop_lsn <= at and wal.is_on_the_way(b, found.timeline)]
+    if not fit:
+        raise PgopsError(
+            f"No backup that is kept lies before restore point {name} on its timeline; nothing was touched.",
+            hint=f"The oldest is {kept[0].label}.",
+        )
+    return _through(tool, wal, fit[-1], found.segment, found.timeline, name=name, time=None, lsn=found.lsn)
+
+
+def _to_time(tool: PgBackRest, layout: Layout, wal: Wal, kept: list[Physical], at: datetime, now: datetime) -> Plan:
+    told = at.strftime("%Y-%m-%d %H:%M:%S.%f+00")
+    if at >= now:
+        raise PgopsError(
+            f"{told} is in the future; it is {now:%Y-%m-%d %H:%M:%S}+00 on the server. Nothing was touched."
+        )
+    timeline = layout.timeline
+    fit = [b for b in kept if b.stop <= at and wal.is_on_the_way(b, timeline)]
+    if not fit:
+        raise PgopsError(
+            f"{told} is before the end of the oldest backup that leads here ({kept[0].label}, {kept[0].stop:%Y-%m-%d %H:%M:%S}+00); "
+            "nothing was touched.",
+            hint="Name a moment after it; older ones are gone with the retention of the repository.",
+        )
+    last = max((s for s in wal.segments if int(s[:8], 16) == timeline), key=wal.number, default=fit[-1].last_wal)
+    return _through(tool, wal, fit[-1], last, timeline, name=None, time=told, lsn=None)
+
+
+def _through(tool: PgBackRest, wal: Wal, backup: Physical, segment: str, timeline: int, **target: Any) -> Plan:
+    wal_archive.refuse_broken_chain(tool, backup)
+    wal.refuse_gap(backup, segment)
+    segments = wal.number(segment) - wal.number(backup.first_wal) + 1
+    return Plan(
+        backup=backup.label, backup_size=backup.size, timeline=timeline, last_segment=segment,
+        wal_bytes=segments * wal.segment_bytes, **target,
+    )  # fmt: skip

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: physical_prove
+short_description: Prove the newest physical backup by restoring it beside the live cluster
+version_added: 0.1.0
+description:
+  - Lets pgBackRest verify the repository, makes a restore point, restores up to it into a folder beside the data directory, starts that
+    on a socket of its own, compares the rows of each table with what the source said around the restore point, reads pages and indexes
+    with pg_amcheck, and throws it away.
+  - A table that was written to while the restore point was made is counted and not compared; it is named.
+  - The proof is kept in O(directory) under pgBackRest's label of the backup.
+extends_documentation_fragment:
+  - whitecross.pgops.pgops
+  - whitecross.pgops.physical
+options:
+  directory:
+    description:
+      - The folder on the host that holds the proofs.
+    type: path
+    required: true
+author:
+  - White Cross pgops contributors
+"""
+
+EXAMPLES = r"""
+- name: Prove the newest physical backup
+  whitecross.pgops.physical_prove:
+    databases: [white_cross]
+    restore_user: postgres
+    stanza: main
+    directory: /var/backups/postgres/migrations
+"""
+
+RETURN = r"""
+databases:
+  description: The proof, by database.
+  returned: always
+  type: dict
+  contains:
+    label:
+      description: pgBackRest's name for the backup.
+      type: str
+    restore_point:
+      description: Up to where it was restored.
+      type: str
+    proved_at:
+      description: When it was proved.
+      type: str
+    tables:
+      description: How many tables were there.
+      type: int
+    rows:
+      description: How many rows they had.
+      type: int
+    compared:
+      description: How many tables had to have, and had, the rows of the source.
+      type: int
+    moving:
+      description: Tables that were written to meanwhile.
+      type: list
+      elements: str
+    restore_seconds:
+      description: How long it took until the restored cluster stood still at the restore point.
+      type: float
+    seconds:
+      description: How long all of it took.
+      type: float
+    proof:
+      description: The file that tells it.
+      type: str
+"""
+
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module
+
+
+def main() -> None:
+    """Prove the newest backup of the cluster."""
+    module = pgops_module.create_module(
+        {**pgops_module.PHYSICAL_OPTIONS, "directory": {"type": "path", "required": True}}
+    )
+
+    def work() -> dict[str, Any]:
+        from ansible_collections.whitecross.pgops.plugins.module_utils import (
+            locks,
+            pgbackrest,
+            physical_backup,
+            physical_proof,
+        )
+        from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
+
+        given = module.params
+        run_id = given["run_id"] or "by-hand"
+        targets = pgops_module.targets(module)
+        if module.check_mode:
+            return {"changed": True, "databases": {name: {} for name in targets}}
+        progress, control = pgops_module.job(module)
+        end_on_sigterm(control)
+        tool = pgbackrest.of(given, progress, control)
+        with physical_backup.session(next(iter(targets.values())), run_id) as (conn, layout):
+            proof = physical_proof.prove(
+                tool,
+                layout,
+                conn,
+                targets,
+                run_id=run_id,
+                seconds=given["archive_timeout"],
+                application_name=locks.application_name(run_id),
+            )
+        path = physical_backup.write_proof(given["directory"], tool.stanza, {**proof, "run_id": run_id})
+        databases = proof.pop("databases")
+        return {
+            "changed": True,
+            "databases": {name: {**proof, **found, "proof": path} for name, found in databases.items()},
+        }
+
+    pgops_module.run(module, work)
+
+
+if __name__ == "__main__":
+    main()

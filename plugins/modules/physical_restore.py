@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: physical_restore
+short_description: Take a cluster back to a restore point or a moment, by pgBackRest
+version_added: 0.1.0
+description:
+  - Looks for the restore point in the archived WAL, for the backup before it, its chain and every WAL segment between. What is missing is
+    refused before anything is touched.
+  - Restores into a folder beside the live data directory and stops at the target. Looks that it was reached, promotes, compares, carries
+    the history across.
+  - Stops the live server, puts the restored folder in its place by two renames, and starts it - same port, same configuration. The old
+    folder is kept, and a server that is started in it takes no writes.
+  - With O(state=resumed) a change that was cut off is finished, or undone.
+  - The whole cluster goes back. Other databases in it than those that are named are refused unless O(whole_cluster).
+extends_documentation_fragment:
+  - whitecross.pgops.pgops
+  - whitecross.pgops.physical
+options:
+  state:
+    description:
+      - What to do.
+    type: str
+    choices: [disclosed, restored, resumed]
+    default: restored
+  restore_point:
+    description:
+      - The name of the restore point to go back to.
+    type: str
+  time:
+    description:
+      - The moment to go back to, with its offset.
+    type: str
+  kept_cluster:
+    description:
+      - The folder of a cluster that an earlier call has put aside; it takes the place again.
+    type: path
+  whole_cluster:
+    description:
+      - Go on though databases go back that were not named.
+    type: bool
+    default: false
+  strategy:
+    description:
+      - With O(state=resumed), what the rollback was asked for.
+    type: str
+    choices: [pitr, unfence]
+    default: pitr
+  confirmed:
+    description:
+      - With O(state=resumed), whether the databases were named. Filled by the action plugin, which takes O(answer).
+    type: bool
+    default: false
+  answer:
+    description:
+      - With O(state=resumed), the name of the database, several with commas; anything else confirms nothing. Read by the action plugin.
+    type: raw
+author:
+  - White Cross pgops contributors
+"""
+
+EXAMPLES = r"""
+- name: Go back to before the migration
+  whitecross.pgops.physical_restore:
+    databases: [white_cross]
+    restore_user: postgres
+    stanza: main
+    restore_point: pgops_20261122T120000Z-0a1b2c
+"""
+
+RETURN = r"""
+databases:
+  description: What was found or done, by database.
+  returned: always
+  type: dict
+  contains:
+    state:
+      description: With O(state=resumed), V(nothing), V(completed), V(lifted), or in check mode V(cut_off).
+      type: str
+    left:
+      description: With O(state=resumed), the folder of the restored cluster that was not taken.
+      type: str
+    target:
+      description: Where it goes back to, in words.
+      type: str
+    plan:
+      description: With O(state=disclosed), the backup, the timeline, and how much WAL.
+      type: dict
+    others:
+      description: With O(state=disclosed), the databases that go back too.
+      type: list
+      elements: str
+    standbys:
+      description: With O(state=disclosed), the standbys that will have to be made anew.
+      type: list
+      elements: str
+    lost:
+      description: With O(state=restored), by table its rows before (V(now)) and after (V(then)), where they differ.
+      type: dict
+    versions:
+      description: With O(state=restored), the versions that the restored ledger has applied.
+      type: list
+      elements: str
+    history:
+      description: Audit rows and runs that were carried across.
+      type: dict
+    outage_ms:
+      description: From the stop of the live server to the answer of its successor, in milliseconds.
+      type: float
+    restore_seconds:
+      description: How long it took to restore, replay and compare.
+      type: float
+    kept:
+      description: The folder of the cluster that was replaced.
+      type: str
+"""
+
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module
+
+
+def main() -> None:
+    """Disclose, restore or resume; the cluster of all the databases is one."""
+    module = pgops_module.create_module(
+        {
+            **pgops_module.PHYSICAL_OPTIONS,
+            "state": {"type": "str", "choices": ["disclosed", "restored", "resumed"], "default": "restored"},
+            "restore_point": {"type": "str"},
+            "time": {"type": "str"},
+            "kept_cluster": {"type": "path"},
+            "whole_cluster": {"type": "bool", "default": False},
+            "strategy": {"type": "str", "choices": ["pitr", "unfence"], "default": "pitr"},
+            "confirmed": {"type": "bool", "default": False},
+            "answer": {"type": "raw"},
+        }
+    )
+
+    def work() -> dict[str, Any]:
+        from ansible_collections.whitecross.pgops.plugins.module_utils import pgbackrest, physical_rollback
+        from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
+
+        progress, control = pgops_module.job(module)
+        end_on_sigterm(control)
+        given = module.params
+        targets = pgops_module.targets(module)
+        tool = pgbackrest.of(given, progress, control)
+        if given["state"] == "resumed":
+            asked = physical_rollback.Asked(given["strategy"], given["confirmed"])
+            found = physical_rollback.resume(
+                tool.config, tool.stanza, tool.user, list(targets), asked, pretend=module.check_mode
+            )
+            return {"changed": found["state"] in ("completed", "lifted"), "databases": dict.fromkeys(targets, found)}
+        request = physical_rollback.Request(
+            given["run_id"] or "by-hand",
+            given["restore_point"],
+            given["time"],
+            given["kept_cluster"],
+            given["whole_cluster"],
+            given["archive_timeout"],
+        )
+        asked_for = physical_rollback.Work(targets, tool, request)
+        if given["state"] == "disclosed" or module.check_mode:
+            found = physical_rollback.disclose(asked_for)
+            return {"changed": given["state"] != "disclosed", "databases": dict.fromkeys(targets, found)}
+        done = physical_rollback.roll_back(asked_for)
+        compared = done.pop("databases", {})
+        return {"changed": True, "databases": {name: {**done, **compared.get(name, {})} for name in targets}}
+
+    pgops_module.run(module, work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Two runs do not restore beside one cluster at once, and a folder that cannot be renamed is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils import cluster_change, physical_proof
+from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_layout import Layout
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    folder = tmp_path / "main"
+    (folder / "pg_tblspc").mkdir(parents=True)
+    (folder / "pg_wal").mkdir()
+    return Layout(
+        data_directory=str(folder), config_file="", ident_file="", port=5432, socket_directory="", wal_segment_bytes=16 << 20,
+        archive_mode="on", archive_command="", bindir="", system_identifier="1", timeline=1, major=15, unit=None, options=(),
+    )  # fmt: skip
+
+
+def test_a_second_run_is_refused_while_the_first_is_at_it(layout: Layout) -> None:
+    first, second = cluster_change.locked(layout.data_directory), cluster_change.locked(layout.data_directory)
+    with first, pytest.raises(PgopsError) as caught, second:
+        pass
+    assert caught.value.extra == {"locked": True}
+    with cluster_change.locked(layout.data_directory):
+        pass
+
+
+def test_a_cluster_with_parts_elsewhere_is_refused(layout: Layout, tmp_path: Path) -> None:
+    cluster_change.refuse_unmovable(layout)
+    (tmp_path / "link").symlink_to(layout.data_directory)
+    with pytest.raises(PgopsError, match="is a link, which cannot be renamed"):
+        cluster_change.refuse_unmovable(replace(layout, data_directory=str(tmp_path / "link")))
+    (Path(layout.data_directory) / "pg_tblspc" / "16384").symlink_to(tmp_path)
+    with pytest.raises(PgopsError, match="1 tablespace"):
+        cluster_change.refuse_unmovable(layout)
+    (Path(layout.data_directory) / "pg_wal").rmdir()
+    (Path(layout.data_directory) / "pg_wal").symlink_to(tmp_path)
+    with pytest.raises(PgopsError, match="pg_wal of"):
+        cluster_change.refuse_unmovable(layout)
+
+
+def test_a_state_that_cannot_be_read_is_told_and_none_is_none(layout: Layout) -> None:
+    assert cluster_change.read(layout.data_directory) is None
+    Path(cluster_change.state_path(layout.data_directory)).write_text("{")
+    with pytest.raises(PgopsError, match="cannot be read"):
+        cluster_change.read(layout.data_directory)
+
+
+def test_names_are_free_and_a_folder_that_no_rollback_put_aside_is_refused(layout: Layout) -> None:
+    moment = datetime(2026, 11, 22, 12, tzinfo=UTC)
+    incoming, kept = cluster_change.names(layout.data_directory, "run", moment)
+    Path(kept).mkdir()
+    other, _ = cluster_change.names(layout.data_directory, "run", moment)
+    assert incoming != other
+    assert cluster_change.kept_beside(layout.data_directory) == [kept]
+    with pytest.raises(PgopsError, match="is no cluster that a rollback has put aside") as caught:
+        cluster_change.refuse_unkept(layout, str(Path(layout.data_directory).parent))
+    assert kept in str(caught.value.hint)
+
+
+def test_what_killed_proofs_left_is_found(layout: Layout) -> None:
+    left = Path(layout.data_directory + physical_proof.PROOF + "20261122_120000")
+    left.mkdir()
+    Path(f"{left}.log").touch()
+    assert physical_proof.dead_proofs(layout.data_directory) == [str(left)]
