@@ -14,7 +14,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base impor
 class ActionModule(PgopsAction):
     """The copies of a run's backup in a second place."""
 
-    PHASE = "copy"
+    PHASE = "backup_copy"
     MODULE = "backup_copy"
     LIVE = True
 

@@ -25,6 +25,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 DUMP = backup_store.DUMP + encryption.SUFFIX
 FORMAT = "custom"
 MAGIC = b"PGDMP"  # how an archive in custom format begins
+# How long age may take to say why it ended, where pg_restore has failed.
+LAST_WORD_SECONDS = 1.0
 _FULL = ("no space left on device", "disk quota exceeded")
 
 
@@ -162,7 +164,7 @@ class DecryptedRestore:
             self._age.wait(END_SECONDS)
         else:
             # It has ended already where that is why pg_restore failed.
-            self._age.wait(seconds)
+            self._age.wait(LAST_WORD_SECONDS)
         self._close()
         return True
 

@@ -53,7 +53,7 @@ class MigrationAction(PgopsAction):
             for database, found in (run.get("backup") or {}).items()
             if isinstance(found, Mapping)
         }
-        for database, found in (run.get("copy") or {}).items():
+        for database, found in (run.get("backup_copy") or {}).items():
             backup.setdefault(database, {})["copies"] = [entry["path"] for entry in found.get("copies") or []]
         for database, found in (run.get("prove") or {}).items():
             if database in backup and isinstance(found, Mapping) and "level" in found:

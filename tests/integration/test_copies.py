@@ -290,10 +290,18 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshHost]:
 
 @pytest.mark.container
 def test_over_ssh_it_is_sent_read_back_and_renamed_there(
-    backup: backup_store.Backup, vault: SshHost, target: Any
+    backup: backup_store.Backup, vault: SshHost, target: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vault.run("mkdir -p '/srv/second place'")
     place = {"rsync": "vault:/srv/second place", "ssh_config": str(vault.config)}
+    (remote,) = copies.refuse_places([place])
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            type(remote), "publish", lambda *_: (_ for _ in ()).throw(PgopsError("cut off", extra={"final": True}))
+        )
+        assert copy(backup, place)["not_copied"][0]["message"] == "cut off"
+    sent = vault.run("find '/srv/second place' -type f").splitlines()
+    assert sent and all(".partial/" in name for name in sent)
     made = copy(backup, place)
     assert made["not_copied"] == []
     (entry,) = made["copies"]

@@ -312,6 +312,7 @@ def test_a_host_without_age_is_told(target: Any, filled: str, tmp_path: Path, mo
 # -- damage ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("rewritten", [False, True])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "header", "empty"])
 def test_damage_is_found_also_where_the_manifest_was_rewritten(

@@ -55,7 +55,7 @@ def test_a_migration_and_its_rollback_by_restore_with_an_encrypted_backup(
     assert done.rc == 0, done.output
     found = phases(done, database)
     assert found["backup"]["encryption"]["recipients"] == [key.public]
-    (entry,) = found["copy"]["copies"]
+    (entry,) = found["backup_copy"]["copies"]
     assert backup_store.read_backup(entry["path"]).proved
     assert f"{database}: copied to {entry['path']}" in done.stdout
     assert ", encrypted to 1 key)" in done.stdout
