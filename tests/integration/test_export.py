@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,31 @@ def test_a_full_disk_leaves_nothing_but_the_log_and_earlier_exports(
     monkeypatch.setattr(backup_store, "write_private", write_private)
     assert left(tmp_path) == sorted([*before, str(Path(error.extra["log"]).relative_to(tmp_path))])
     assert Path(first["path"]).exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small file system")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "pgops-test", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.few(1)
+@pytest.mark.parametrize("form", ["plain", "custom", "directory"])
+def test_a_disk_that_fills_while_pg_dump_writes_leaves_nothing_but_the_log(
+    server: Any, target: Any, filled: str, small_disk: Path, form: str
+) -> None:
+    server.execute(
+        "INSERT INTO students (name) SELECT md5(g::text) || md5((g + 1)::text) FROM generate_series(1, 60000) g",
+        database=filled,
+    )
+    error = refused(target, small_disk, form)
+    assert "full" in error.message or "No space left" in error.message
+    assert left(small_disk) == [f"{filled}/{filled}_20261122_201500.log"]
 
 
 def test_what_pg_dump_cannot_finish_gets_no_name_and_its_log_stays(
