@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import drill_evidence, proof_levels
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.identity import IdentityAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import role_options
 
@@ -20,7 +21,7 @@ _OF_BACKUP = {
 }
 
 
-class ActionModule(MigrationAction):
+class ActionModule(IdentityAction, MigrationAction):
     """A drill without a question, for a person and for a timer."""
 
     PHASE = "drill"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import proof_levels
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.losses import strategy_lines
 
@@ -25,6 +26,9 @@ class ActionModule(PgopsAction):
             if name in given:
                 given[name] = str(given[name])
         given["takes_backups"] = "backup" in (self.run_fact(task_vars).get("phases") or [])
+        environment = str(self.run_fact(task_vars).get("environment"))
+        production = environment in (self.pgops(task_vars, "production_environments") or [])
+        given["level_required"] = proof_levels.required(given.get("level_required"), environment, production)
         return given
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, restore, restore_times
 from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
+from ansible_collections.whitecross.pgops.plugins.module_utils.encryption import Identity
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError, as_pgops_error
 from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import ELSEWHERE, Ladder
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Work
@@ -72,6 +73,7 @@ def drill(
     scratch_name: str | None = None,
     scratch_reason: str = "",
     other_cluster_only: bool = False,
+    identity: Identity | None = None,
 ) -> dict[str, Any]:
     """Restore a backup on the scratch server, climb the whole ladder, drop the copy.
 
@@ -87,7 +89,8 @@ def drill(
     try:
         proof = restore.prove(
             target, backup.path, work=work, level=ELSEWHERE, needed=least, queries=queries, rto_seconds=rto_seconds,
-            scratch_name=scratch_name, scratch_reason=scratch_reason, other_cluster_only=other_cluster_only, ladder=ladder,
+            scratch_name=scratch_name, scratch_reason=scratch_reason, other_cluster_only=other_cluster_only,
+            identity=identity, ladder=ladder,
         )  # fmt: skip
     except (PgopsError, psycopg2.Error) as exc:
         error = as_pgops_error(exc, f"The drill of {backup.path} failed", database=target.database)

@@ -31,6 +31,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.last_change import APPLY, LastChange
+from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import EQUAL
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Work
 from ansible_collections.whitecross.pgops.plugins.module_utils.weighed_ways import (
     DOWN,
@@ -53,6 +54,7 @@ class Asked:
     :ivar backup: with ``restore``, the backup where one was named.
     :ivar selection: with ``down``, which versions.
     :ivar takes_backups: whether the way down is preceded by a proved backup in this environment.
+    :ivar level: to which a backup must be proved before it is restored.
     """
 
     strategy: str
@@ -60,6 +62,7 @@ class Asked:
     backup: str | None = None
     selection: way_back.Reverts = field(default_factory=way_back.Reverts)
     takes_backups: bool = True
+    level: int = EQUAL
 
 
 def weigh(target: Target, asked: Asked, *, directory: str, work: Work) -> dict[str, Any]:
@@ -85,7 +88,7 @@ def weigh(target: Target, asked: Asked, *, directory: str, work: Work) -> dict[s
         aside = change.aside if change else ""
         ways = {
             DOWN: _weighed(DOWN, lambda: weighed_ways.down(situation, selection)),
-            RESTORE: _weighed(RESTORE, lambda: weighed_ways.to_a_backup(situation, directory, asked.backup)),
+            RESTORE: _weighed(RESTORE, lambda: weighed_ways.to_a_backup(situation, directory, asked.backup, asked.level)),
             UNDO_SWAP: _weighed(
                 UNDO_SWAP,
                 lambda: weighed_ways.to_a_kept_one(situation, *weighed_ways.last_kept(conn, database, aside)),

@@ -153,11 +153,14 @@ def down(situation: Situation, selection: way_back.Reverts) -> Way:
     )
 
 
-def to_a_backup(situation: Situation, directory: str, path: str | None) -> Way:
-    """:return: the restore of the backup that is named, or would be chosen."""
+def to_a_backup(situation: Situation, directory: str, path: str | None, level: int) -> Way:
+    """:param level: to which the backup must be proved.
+    :return: the restore of the backup that is named, or would be chosen."""
     target, work = situation.target, situation.work
     try:
-        backup, why = backup_choice.choose(target, directory, path, application_name=work.application_name)
+        backup, why = backup_choice.choose(
+            target, directory, path, application_name=work.application_name, level=level
+        )
     except PgopsError as error:
         if error.extra.get("reason") == backup_choice.RESTORED_BEFORE:
             return Way(
@@ -167,7 +170,7 @@ def to_a_backup(situation: Situation, directory: str, path: str | None) -> Way:
         return Way(RESTORE, why_not=f"proved backup: missing ({error.message.rstrip('.')})")
     named = Way(RESTORE, backup=backup.path)
     try:
-        lacking = restore.let_off(backup, work)
+        lacking = restore.let_off(backup, work, level)
         restore.refuse_foreign(backup, situation.conn, target.database)
     except PgopsError as error:
         return Way(RESTORE, why_not=f"proved backup: missing ({error.message.rstrip('.')})", backup=backup.path)

@@ -61,6 +61,16 @@ options:
         O(scratch_reason) is given.
     type: bool
     default: false
+  identity_file:
+    description:
+      - The file of a private key, mode 0600, on the host where the module runs; needed where the backup is encrypted.
+      - It is read into memory before anything else. A key behind a passphrase is refused, since nobody is there to type it.
+    type: path
+  identity_once:
+    description:
+      - The file was handed over for this call only and is removed as soon as it is read. Filled by the action plugin.
+    type: bool
+    default: false
 author:
   - White Cross pgops contributors
 """
@@ -131,6 +141,8 @@ def main() -> None:
             "scratch_database": {"type": "str"},
             "scratch_reason": {"type": "str"},
             "other_cluster_only": {"type": "bool", "default": False},
+            "identity_file": {"type": "path"},
+            "identity_once": {"type": "bool", "default": False},
         }
     )
 
@@ -138,12 +150,15 @@ def main() -> None:
         from ansible_collections.whitecross.pgops.plugins.module_utils import (
             backup_store,
             drill,
+            encrypted_dump,
+            encryption,
             restore,
             restore_times,
         )
         from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
         from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
+        identity = encryption.open_identity(module.params["identity_file"], once=module.params["identity_once"])
         progress, control = pgops_module.job(module)
         end_on_sigterm(control)
         settings = restore.Work(module.params["run_id"] or "by-hand", module.params["jobs"], progress, control)
@@ -163,7 +178,7 @@ def main() -> None:
         for database, target in targets.items():
             backup = chosen[database]
             if module.check_mode:
-                backup_store.verify_files(backup)
+                backup_store.verify_files(encrypted_dump.unlock(backup, identity))
                 where = restore_times.place_of(target.scratch(database))
                 databases[database] = {
                     "backup": backup.path,
@@ -182,6 +197,7 @@ def main() -> None:
                 scratch_name=module.params["scratch_database"],
                 scratch_reason=module.params["scratch_reason"] or "",
                 other_cluster_only=module.params["other_cluster_only"],
+                identity=identity,
             )
             if databases[database].get("interrupted"):
                 break

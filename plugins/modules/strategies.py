@@ -71,6 +71,11 @@ options:
       - From which age on a backup is too old; V(0) for never.
     type: float
     default: 0
+  level_required:
+    description:
+      - The level to which a backup must be proved; see M(whitecross.pgops.prove).
+    type: int
+    default: 4
 author:
   - White Cross pgops contributors
 """
@@ -143,6 +148,7 @@ def main() -> None:
             "break_glass": {"type": "str", "default": ""},
             "max_age_days": {"type": "float", "default": 0},
             "takes_backups": {"type": "bool", "default": True},
+            "level_required": {"type": "int", "default": 4},
         }
     )
 
@@ -156,7 +162,9 @@ def main() -> None:
             given["run_id"] or "by-hand", given["jobs"], progress, control, given["break_glass"], given["max_age_days"]
         )
         selection = way_back.Reverts(given["steps"], given["keep"], given["through"], given["version"])
-        asked = strategies.Asked(given["strategy"], given["to"], given["backup"], selection, given["takes_backups"])
+        asked = strategies.Asked(
+            given["strategy"], given["to"], given["backup"], selection, given["takes_backups"], given["level_required"]
+        )
         databases: dict[str, Any] = {}
         for database, target in pgops_module.targets(module).items():
             try:

@@ -63,9 +63,15 @@ def test_every_playbook_leaves_a_file_that_fits(site: Playbook, schema: dict[str
     site.server.execute(f"INSERT INTO public.rooms VALUES ('{SECRET_ROW}')", database=database)
     assert [row["version"] for row in of(site("status.yml"), "status")["status"]["versions"]] == [VERSION]
     assert "verify" in of(site("verify.yml"), "verify")
-    assert of(site("backup.yml"), "backup")["backup"]["rows"] > 0
+    backup = of(site("backup.yml"), "backup")["backup"]
+    assert backup["rows"] > 0
     assert "prove" in of(site("prove.yml"), "prove")
     assert of(site("restore_drill.yml"), "restore_drill")["drill"]["verdict"] == "passed"
+    exported = of(site("export.yml", export_directory=str(site.folder / "exports")), "export")["export"]
+    restored = of(site("restore.yml", restore_from=exported["path"]), "restore")["restore_database"]
+    assert restored["rows"] > 0
+    beside = site("restore_table.yml", restore_from=backup["path"], restore_table="rooms")
+    assert of(beside, "restore_table")["restore_table"]["statements"]
     assert "stop" in of(site("stop.yml"), "stop")
     assert "kept" in of(site("rollback_cleanup.yml"), "rollback_cleanup")
     assert "revert" in of(site("rollback.yml", rollback_strategy="down", rollback_confirm=database), "rollback")
