@@ -96,7 +96,7 @@ class ActionModule(UnbrokenAction):
     def _is_allowed(self, host: str, task_vars: dict[str, Any]) -> bool:
         """This is done once for all hosts, and what the first one allows another one need not."""
         given = task_vars["hostvars"].raw_get(host).get("migrate_auto_rollback")
-        return boolean(self._templar.template(given) or False, strict=False)
+        return bool(boolean(self._templar.template(given) or False, strict=False))
 
     def _reason(self, advice: dict[str, Any], run: dict[str, Any]) -> str:
         allowed = " ".join(str(self._task.args.get("reason") or "").split())
