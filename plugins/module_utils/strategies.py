@@ -88,7 +88,9 @@ def weigh(target: Target, asked: Asked, *, directory: str, work: Work) -> dict[s
         aside = change.aside if change else ""
         ways = {
             DOWN: _weighed(DOWN, lambda: weighed_ways.down(situation, selection)),
-            RESTORE: _weighed(RESTORE, lambda: weighed_ways.to_a_backup(situation, directory, asked.backup, asked.level)),
+            RESTORE: _weighed(
+                RESTORE, lambda: weighed_ways.to_a_backup(situation, directory, asked.backup, asked.level)
+            ),
             UNDO_SWAP: _weighed(
                 UNDO_SWAP,
                 lambda: weighed_ways.to_a_kept_one(situation, *weighed_ways.last_kept(conn, database, aside)),

@@ -158,9 +158,7 @@ def to_a_backup(situation: Situation, directory: str, path: str | None, level: i
     :return: the restore of the backup that is named, or would be chosen."""
     target, work = situation.target, situation.work
     try:
-        backup, why = backup_choice.choose(
-            target, directory, path, application_name=work.application_name, level=level
-        )
+        backup, why = backup_choice.choose(target, directory, path, application_name=work.application_name, level=level)
     except PgopsError as error:
         if error.extra.get("reason") == backup_choice.RESTORED_BEFORE:
             return Way(

@@ -663,7 +663,9 @@ def _backups(hosts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
             if made.get("path"):
                 lines.append(f"BACKUP {host} {database}: {made['path']} ({size(made.get('bytes'))})")
             if proved.get("proved_at"):
-                lines.append(f"PROVED {host} {database}: {proved.get('path') or made.get('path')} at {proved['proved_at']}")
+                lines.append(
+                    f"PROVED {host} {database}: {proved.get('path') or made.get('path')} at {proved['proved_at']}"
+                )
             gone = (phases.get("backup_expire") or {}).get("expired") or []
             lines.extend(f"DELETED {host} {database}: {entry['id']} ({entry['why']})" for entry in gone)
     return lines
