@@ -25,6 +25,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     swap_blockers,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import EQUAL
 from support.backups import RUN, back_up, fill, names, proved, stage
 from support.engine import target_of
 from support.server import APP, MIGRATOR, OWNER, RESTORE, SUPERUSER
@@ -44,7 +45,8 @@ def backups(tmp_path: Path) -> Path:
 
 def believed(target: Any, directory: Path, **changes: Any) -> Any:
     """A backup with the proof written by hand, and a manifest that says something else."""
-    backup = back_up(target, directory)
+    # Not under the name of one of the same second.
+    backup = back_up(target, directory, purpose="believed")
     path = Path(backup.path) / backup_store.MANIFEST
     manifest = {**json.loads(path.read_text(encoding="utf-8")), **changes}
     path.write_text(json.dumps(manifest), encoding="utf-8")
@@ -243,10 +245,10 @@ def test_a_backup_that_is_too_old_or_not_proved_needs_a_typed_reason_that_the_au
         with pytest.raises(PgopsError, match=said):
             restore.refuse_unfit(target, backup, gated)
         with pytest.raises(PgopsError, match=said):
-            restore.break_glass(target, backup, restore.Work(RUN, max_age_days=30, break_glass="  "))
+            restore.break_glass(target, backup, restore.Work(RUN, max_age_days=30, break_glass="  "), EQUAL)
     assert server.execute("SELECT count(*) FROM pgops.audit", database=filled) == [(0,)]
     reason = restore.Work(RUN, max_age_days=30, break_glass="nothing else is left, CTO on the phone")
-    told = restore.break_glass(target, unproved, reason)
+    told = restore.break_glass(target, unproved, reason, EQUAL)
     assert told == {
         "reason": reason.break_glass, "lets_off": "it was never proved", "backup": unproved.path, "audited": True,
     }  # fmt: skip
