@@ -27,7 +27,6 @@ FORMAT = "custom"
 MAGIC = b"PGDMP"  # how an archive in custom format begins
 # How long age may take to say why it ended, where pg_restore has failed.
 LAST_WORD_SECONDS = 1.0
-_FULL = ("no space left on device", "disk quota exceeded")
 
 
 def unlock(backup: Backup, identity: Identity | None) -> Backup:
@@ -111,7 +110,7 @@ class EncryptedDump:
         failure = self._age.failure()
         if failure is None:
             self._client.result(doing, database=database, hints=hints)
-        elif any(words in failure for words in _FULL):
+        elif any(words in failure for words in encryption.FULL):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
         else:
             # That pg_dump could not write on is what came of it.
