@@ -55,7 +55,12 @@ def look(
         target, kept, sessions=sessions, application_name=application_name, control=control
     ) as pair:
         told, written = _compare(pair, export, recipients, progress, control)
-    return {**told, "export": written, "encrypted": bool(written and recipients), "seconds": round(time.monotonic() - began, 3)}
+    return {
+        **told,
+        "export": written,
+        "encrypted": bool(written and recipients),
+        "seconds": round(time.monotonic() - began, 3),
+    }
 
 
 def preview(target: Target, name: str | None, *, application_name: str) -> dict[str, Any]:

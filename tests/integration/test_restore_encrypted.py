@@ -25,7 +25,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Work
 from support.backups import PATIENT, RUN, back_up, fill, names, prove, recompute
 from support.keys import Key, age_key
-from support.server import RESTORE
+from support.server import BACKUP, OWNER, RESTORE
 
 MOMENT = datetime(2026, 11, 22, 20, 15, 0, tzinfo=UTC)
 
@@ -70,6 +70,7 @@ def test_it_comes_back_whole_in_a_new_database(
     assert server.execute("SELECT count(*) FROM students", database=found["into"]) == [(100,)]
 
 
+@pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 def test_one_table_of_it_comes_back_and_is_never_plain_on_a_disk(
     server: Any,
     target: Any,
@@ -97,6 +98,24 @@ def test_one_table_of_it_comes_back_and_is_never_plain_on_a_disk(
     # Its table of contents alone, which has names.
     assert written == ["pgops-list-"]
     assert names(server, filled) == [filled]
+
+
+def test_a_whole_schema_of_it_comes_back_with_its_partitions(
+    server: Any, target: Any, filled: str, tmp_path: Path, key: Key
+) -> None:
+    server.execute(
+        "SELECT lo_from_bytea(77, 'a scan'); CREATE TABLE years (at date, n int) PARTITION BY RANGE (at);"
+        "CREATE TABLE years_26 PARTITION OF years FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');"
+        "INSERT INTO years SELECT '2026-05-01', g FROM generate_series(1, 50) g;"
+        f"ALTER TABLE years OWNER TO {OWNER}; ALTER TABLE years_26 OWNER TO {OWNER};"
+        f"GRANT SELECT ON LARGE OBJECT 77 TO {BACKUP}",
+        database=filled,
+    )
+    backup = back_up(target, tmp_path / "backups", encrypt_to=[key.public])
+    asked = restore_table.Asked(backup.path, schema="public", identity=key.identity)
+    found = restore_table.run(target, asked, Work(RUN), now=lambda: MOMENT)
+    rows = {entry["table"]: entry["rows"] for entry in found["tables"]}
+    assert rows == {"public.students": 100, "public.visits": 100, "public.Odd Name; --": 2, "public.years": 50}
 
 
 @pytest.mark.parametrize("restored", [beside, one_table])
