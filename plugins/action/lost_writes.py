@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import identity
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.losses import lost_rows
 
@@ -34,8 +35,11 @@ class ActionModule(PgopsAction):
         }
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
-        """:return: the task's arguments, with the databases that this run has put aside."""
+        """:return: the task's arguments, with the databases that this run has put aside.
+        :raises AnsibleActionFail: a recipient is no public key."""
         arguments = super().module_arguments(task_vars)
+        if arguments.get("encrypt_to"):
+            identity.refuse_recipients(arguments["encrypt_to"])
         if arguments.get("of_this_run"):
             arguments["kept_of"] = self._put_aside(task_vars)
         return arguments

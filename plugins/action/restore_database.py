@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.identity import IdentityAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import table
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.restore_source import whole_path
 
 
-class ActionModule(PgopsAction):
+class ActionModule(IdentityAction):
     """A restore into a new database."""
 
     PHASE = "restore_database"

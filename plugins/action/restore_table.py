@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.identity import IdentityAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.restore_source import whole_path
 
 _SAID = (
@@ -18,7 +18,7 @@ _SAID = (
 )
 
 
-class ActionModule(PgopsAction):
+class ActionModule(IdentityAction):
     """Rows of a backup beside the live ones."""
 
     PHASE = "restore_table"

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from contextlib import closing
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store
+from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, encrypted_dump
 from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
 from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import first_error, told_lines
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, client_tool, connect
@@ -31,19 +31,36 @@ def read_to_the_end(target: Target, backup: Backup, control: Control) -> None:
     :raises Interrupted: asked to end; the reader is ended first.
     """
     database = backup.manifest["database"]
-    path = os.path.join(backup.path, backup_store.DUMP)
-    if not os.path.exists(path):
-        raise PgopsError(
-            f"The dump of {backup.path} cannot be read to its end without restoring it: it is encrypted.",
-            database=database,
-            hint="Prove it by a restore: -e backup_prove_level=4.",
-        )
     with closing(connect(target.scratch(target.maintenance_database), application_name="pgops prove")) as conn:
         tool = client_tool(target, conn, "pg_restore")
+    if not backup.encrypted:
+        path = os.path.join(backup.path, backup_store.DUMP)
+        code, lines = _read([tool, "--file=/dev/null", path], subprocess.DEVNULL, control)
+    else:
+        dump = encrypted_dump.Decryption(backup)
+        try:
+            path = dump.path
+            arguments = [tool, "--file=/dev/null", f"--format={encrypted_dump.FORMAT}"]
+            code, lines = _read(arguments, dump.reading, control)
+            dump.finish(whole=code == 0)
+        finally:
+            dump.close()
+        dump.refuse_failure()
+    if code:
+        raise PgopsError(
+            f"{path} cannot be read to its end: {first_error(lines) or f'pg_restore ended with {code}'}.",
+            database=database,
+            hint="A file of the dump is damaged; take another backup.",
+            extra={"client_output": lines, "client_exit": code},
+        )
+
+
+def _read(arguments: list[str], source: int, control: Control) -> tuple[int, list[str]]:
+    """:return: how pg_restore ended, and what it said, without rows."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
         reader = subprocess.Popen(
-            [tool, "--file=/dev/null", path],
-            stdin=subprocess.DEVNULL,
+            arguments,
+            stdin=source,
             stdout=subprocess.DEVNULL,
             stderr=said,
             env={"PATH": os.defpath, "LC_ALL": "C"},
@@ -56,14 +73,7 @@ def read_to_the_end(target: Target, backup: Backup, control: Control) -> None:
                 reader.kill()
                 reader.wait()
         said.seek(0)
-        lines = list(told_lines(said))
-    if reader.returncode:
-        raise PgopsError(
-            f"{path} cannot be read to its end: {first_error(lines) or f'pg_restore ended with {reader.returncode}'}.",
-            database=database,
-            hint="A file of the dump is damaged; take another backup.",
-            extra={"client_output": lines, "client_exit": reader.returncode},
-        )
+        return reader.returncode, list(told_lines(said))
 
 
 def _runs(reader: subprocess.Popen[bytes]) -> bool:

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import IO, Callable, cast
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, plain_sql
-from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
 from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import first_error, told_lines
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plain_sql import Scan
@@ -172,15 +171,6 @@ def text_of(source: Source, tool: str) -> Iterator[Iterator[bytes]]:
 def open_plain(source: Source) -> IO[bytes]:
     """:return: the SQL of a plain dump, unpacked where it is gzip."""
     return cast("IO[bytes]", gzip.open(source.path, "rb")) if source.compressed else open(source.path, "rb")
-
-
-@contextlib.contextmanager
-def archive_of(backup: Backup) -> Iterator[str]:
-    """The archive of a backup of ours, as long as the block lasts. The one place that knows what form it has there.
-
-    :return: its path, as pg_restore takes it.
-    """
-    yield os.path.join(backup.path, backup_store.DUMP)
 
 
 @contextlib.contextmanager

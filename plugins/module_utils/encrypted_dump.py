@@ -27,7 +27,6 @@ FORMAT = "custom"
 MAGIC = b"PGDMP"  # how an archive in custom format begins
 # How long age may take to say why it ended, where pg_restore has failed.
 LAST_WORD_SECONDS = 1.0
-_FULL = ("no space left on device", "disk quota exceeded")
 
 
 def unlock(backup: Backup, identity: Identity | None) -> Backup:
@@ -111,11 +110,57 @@ class EncryptedDump:
         failure = self._age.failure()
         if failure is None:
             self._client.result(doing, database=database, hints=hints)
-        elif any(words in failure for words in _FULL):
+        elif any(words in failure for words in encryption.FULL):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
         else:
             # That pg_dump could not write on is what came of it.
             raise PgopsError(f"{doing}: {failure}.", database=database, hint=hints(failure))
+
+
+class Decryption:
+    """``dump.age`` through age, for a pg_restore that reads it from :attr:`reading`."""
+
+    def __init__(self, backup: Backup) -> None:
+        """
+        :param backup: with its key, from :func:`unlock`.
+        """
+        self._identity, self.path = _key(backup), os.path.join(backup.path, DUMP)
+        self.reading, writing = os.pipe()
+        try:
+            self._age = encryption.decrypting(self.path, self._identity, stdout=writing)
+        except OSError as exc:
+            os.close(self.reading)
+            raise PgopsError(f"{self.path} cannot be read: {exc.strerror}.") from None
+        finally:
+            os.close(writing)
+
+    def finish(self, *, whole: bool) -> None:
+        """Let age end behind its reader.
+
+        :param whole: whether the reader found all that it needed.
+        """
+        if whole:
+            # age looks at the end of the file last, and pg_restore does not read so far.
+            while self.reading >= 0 and os.read(self.reading, backup_store.READ_BLOCK):
+                pass
+            self._age.wait(END_SECONDS)
+        else:
+            # It has ended already where that is why pg_restore failed.
+            self._age.wait(LAST_WORD_SECONDS)
+        self.close()
+
+    def close(self) -> None:
+        """End age if it still runs."""
+        self._age.end()
+        if self.reading >= 0:
+            os.close(self.reading)
+            self.reading = -1
+
+    def refuse_failure(self) -> None:
+        """:raises PgopsError: age could not decrypt all of it."""
+        failure = self._age.failure()
+        if failure is not None and "signal 13" not in failure:  # pg_restore went first
+            raise encryption.unreadable(self.path, self._identity, failure)
 
 
 class DecryptedRestore:
@@ -135,70 +180,46 @@ class DecryptedRestore:
         :param arguments: pg_restore's, but for format, jobs and file.
         :param backup: with its key, from :func:`unlock`.
         """
-        self._identity, self._path = _key(backup), os.path.join(backup.path, DUMP)
-        self._reading, writing = os.pipe()
-        try:
-            self._age = encryption.decrypting(self._path, self._identity, stdout=writing)
-        except OSError as exc:
-            os.close(self._reading)
-            raise PgopsError(f"{self._path} cannot be read: {exc.strerror}.") from None
-        finally:
-            os.close(writing)
+        self._dump = Decryption(backup)
         try:
             self._client = ClientProcess(
                 tool, [f"--format={FORMAT}", *arguments], destination,
-                application_name=application_name, options=options, stdin=self._reading,
+                application_name=application_name, options=options, stdin=self._dump.reading,
             )  # fmt: skip
         except BaseException:
-            self._close()
+            self._dump.close()
             raise
 
     def wait(self, seconds: float) -> bool:
         """Wait for a while. :return: whether both have ended."""
         if not self._client.wait(seconds):
             return False
-        if self._client.returncode == 0:
-            # age looks at the end of the file last, and pg_restore does not read so far.
-            while self._reading >= 0 and os.read(self._reading, backup_store.READ_BLOCK):
-                pass
-            self._age.wait(END_SECONDS)
-        else:
-            # It has ended already where that is why pg_restore failed.
-            self._age.wait(LAST_WORD_SECONDS)
-        self._close()
+        self._dump.finish(whole=self._client.returncode == 0)
         return True
 
     def end(self) -> None:
         """End both if they still run."""
         self._client.end()
-        self._close()
-
-    def _close(self) -> None:
-        self._age.end()
-        if self._reading >= 0:
-            os.close(self._reading)
-            self._reading = -1
+        self._dump.close()
 
     def result(self, doing: str, *, database: str | None = None, hints: Callable[[str], str | None]) -> None:
         """Look at how both ended.
 
         :raises PgopsError: one of them failed.
         """
-        failure = self._age.failure()
-        if failure is not None and "signal 13" not in failure:  # pg_restore went first
-            raise encryption.unreadable(self._path, self._identity, failure)
+        self._dump.refuse_failure()
         self._client.result(doing, database=database, hints=hints)
 
 
-def listed(tool: str, backup: Backup) -> subprocess.CompletedProcess[str]:
-    """:return: what ``pg_restore --list`` says of an encrypted dump. It reads the head only."""
+def listed(tool: str, backup: Backup, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """:return: what ``pg_restore --list`` says of an encrypted dump, with these arguments. It reads the head only."""
     reading, writing = os.pipe()
     try:
         age: AgeProcess = encryption.decrypting(os.path.join(backup.path, DUMP), _key(backup), stdout=writing)
     finally:
         os.close(writing)
     try:
-        return subprocess.run([tool, "--list"], stdin=reading, capture_output=True, text=True, check=False)
+        return subprocess.run([tool, "--list", *arguments], stdin=reading, capture_output=True, text=True, check=False)
     finally:
         os.close(reading)
         age.end()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ import socket
 import stat
 import subprocess
 import threading
+from collections.abc import Iterator
 from typing import IO, Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import END_SECONDS, start_with_us
@@ -28,6 +30,7 @@ SUFFIX = ".age"
 # A file of private keys; more than this is something else.
 IDENTITY_BYTES = 64 << 10
 CHECK_SECONDS = 20.0
+FULL = ("no space left on device", "disk quota exceeded")  # in what age says
 
 _X25519 = re.compile(r"age1[02-9ac-hj-np-z]{58}")
 _ED25519 = re.compile(r"ssh-ed25519 AAAA[A-Za-z0-9+/]{60,}={0,2}( [^\r\n]*)?")
@@ -261,6 +264,37 @@ def encrypting(recipients: list[str], *, stdin: int, stdout: int) -> AgeProcess:
     """:return: age from one descriptor to the other, to each of the recipients."""
     arguments = [word for recipient in recipients for word in ("-r", recipient)]
     return AgeProcess(arguments, stdin=stdin, stdout=stdout)
+
+
+@contextlib.contextmanager
+def encrypted_file(file: IO[bytes], recipients: list[str], path: str) -> Iterator[IO[bytes]]:
+    """What is written in the block goes through age into an open file; all of it is there when the block ends.
+
+    :param path: of the file, for messages.
+    :return: where the plain bytes are written to, a pipe.
+    :raises PgopsError: age failed. OSError: it could not write the file.
+    """
+    reading, writing = os.pipe()
+    try:
+        age = encrypting(recipients, stdin=reading, stdout=file.fileno())
+    except BaseException:
+        os.close(writing)
+        raise
+    finally:
+        os.close(reading)
+    try:
+        # Where age has ended before its input, it says why.
+        with contextlib.suppress(BrokenPipeError), os.fdopen(writing, "wb") as stream:
+            yield stream
+        while not age.wait(END_SECONDS):
+            pass
+        failure = age.failure()
+    finally:
+        age.end()
+    if failure and any(words in failure for words in FULL):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+    if failure:
+        raise PgopsError(f"{path} was not written: {failure}.")
 
 
 def decrypting(path: str, identity: Identity, *, stdout: int) -> AgeProcess:

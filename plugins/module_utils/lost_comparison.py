@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import both_databases, lost_rows
+from ansible_collections.whitecross.pgops.plugins.module_utils import both_databases, encryption, lost_rows
 from ansible_collections.whitecross.pgops.plugins.module_utils.both_databases import Pair
 from ansible_collections.whitecross.pgops.plugins.module_utils.common_tables import common_tables
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect, fetch_one
@@ -38,13 +38,13 @@ def look(
 
     :param name: of the kept database; the one that was put aside last, where None.
     :param export: a folder below which the rows are written; None writes nothing.
-    :param encrypt_to: public keys that the environment encrypts patients' data to.
+    :param encrypt_to: public keys that the environment encrypts patients' data to; the rows are encrypted to them.
     :return: kept, put_aside, backup, tables (see :class:`lost_rows.Lost`), ``rows`` (the sums, with ``application`` and
-        ``versions``), ``comes_back`` (tables that only the live one has), bounds, notes, export, seconds.
-    :raises PgopsError: no such kept database, no right to read all of either, or plain files where encryption is asked for.
+        ``versions``), ``comes_back`` (tables that only the live one has), bounds, notes, export, encrypted, seconds.
+    :raises PgopsError: no such kept database, no right to read all of either, or no way to encrypt the export.
     """
     progress, control = progress or Progress(None), control or Control(None)
-    refuse_plain(export, encrypt_to or [])
+    recipients = encryption.usable_recipients(encrypt_to) if export and encrypt_to else []
     began = time.monotonic()
     conn = connect(target.maintenance(), application_name=application_name)
     try:
@@ -54,8 +54,13 @@ def look(
     with both_databases.opened(
         target, kept, sessions=sessions, application_name=application_name, control=control
     ) as pair:
-        told, written = _compare(pair, export, progress, control)
-    return {**told, "export": written, "seconds": round(time.monotonic() - began, 3)}
+        told, written = _compare(pair, export, recipients, progress, control)
+    return {
+        **told,
+        "export": written,
+        "encrypted": bool(written and recipients),
+        "seconds": round(time.monotonic() - began, 3),
+    }
 
 
 def preview(target: Target, name: str | None, *, application_name: str) -> dict[str, Any]:
@@ -71,24 +76,13 @@ def preview(target: Target, name: str | None, *, application_name: str) -> dict[
     return {"kept": kept.name, "live": target.database, "put_aside": kept.mark.since, "backup": kept.mark.backup}
 
 
-def refuse_plain(export: str | None, encrypt_to: list[str]) -> None:
-    """:raises PgopsError: patients' data would be written plain where it is to be encrypted."""
-    if export and encrypt_to:
-        raise PgopsError(
-            "The lost writes were not exported: backup_encrypt_to names who may read patients' data, and the export is not "
-            "encrypted.",
-            hint="Count them without an export; for plain files, of mode 0600, on a disk that is encrypted itself, give "
-            "-e '{\"backup_encrypt_to\": []}'.",
-        )
-
-
 def _compare(
-    pair: Pair, directory: str | None, progress: Progress, control: Control
+    pair: Pair, directory: str | None, recipients: list[str], progress: Progress, control: Control
 ) -> tuple[dict[str, Any], str | None]:
     tables = common_tables(pair.kept.conn, pair.kept.tables, pair.live.conn, pair.live.tables)
     compared = {table.name for table in tables}
     only_kept = [table for name, table in sorted(pair.kept.tables.items()) if name not in compared]
-    export = _begin(directory, pair, progress, control)
+    export = _begin(directory, pair, recipients, progress, control)
     try:
         lost = lost_rows.compare(pair, tables, export.found if export else None, progress=progress, control=control)
         whole = [(table, lost_rows.whole_table(pair, table)) for table in only_kept]
@@ -104,11 +98,13 @@ def _compare(
             export.discard()
 
 
-def _begin(directory: str | None, pair: Pair, progress: Progress, control: Control) -> Export | None:
+def _begin(
+    directory: str | None, pair: Pair, recipients: list[str], progress: Progress, control: Control
+) -> Export | None:
     if not directory:
         return None
     try:
-        return Export(directory, pair, control=control, progress=progress)
+        return Export(directory, pair, control=control, progress=progress, encrypt_to=recipients)
     except OSError as exc:
         raise PgopsError(
             f"The lost writes cannot be exported below {directory}: {exc.strerror}; nothing was read.",

@@ -3,6 +3,8 @@
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
 """Lost rows as files that a person reads: a CSV for each table and kind, and one SQL file that brings them back.
 
+With public keys each of them goes through age on its way to the disk; the summary, which has names and counts, stays readable.
+
 The folder has mode 0700 and its files 0600; it gets its name when all of it is on the disk. What is found is kept as the
 places of the rows until then, never as values: both snapshots are still open, and every value is read once more where it is
 written.
@@ -18,11 +20,11 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
-from itertools import islice
+from itertools import chain, islice
 from typing import IO, Any, Callable
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import lost_rows, lost_sql
+from ansible_collections.whitecross.pgops.plugins.module_utils import encryption, lost_rows, lost_sql
 from ansible_collections.whitecross.pgops.plugins.module_utils.both_databases import Pair, Side
 from ansible_collections.whitecross.pgops.plugins.module_utils.common_tables import Common, references
 from ansible_collections.whitecross.pgops.plugins.module_utils.content import Table
@@ -44,7 +46,7 @@ ROWS = 500  # read and written at a time
 _ABOUT = """\
 -- What {kept} has and {live} lacks, as of {now}.
 -- Read it, then run it on a copy first:
---   psql -X -v ON_ERROR_STOP=1 -f {file} {live}
+--   {command}
 -- One transaction: a statement that fails leaves nothing of it. To run it twice does nothing twice.
 -- INSERT passes over a row whose key is there; UPDATE changes a row only where the columns are what they were.
 -- What begins with "-- " below a heading is for you to decide, and is not run.
@@ -54,12 +56,16 @@ _ABOUT = """\
 class Export:
     """One folder of an export."""
 
-    def __init__(self, directory: str, pair: Pair, *, control: Control, progress: Progress) -> None:
+    def __init__(
+        self, directory: str, pair: Pair, *, control: Control, progress: Progress, encrypt_to: list[str] | None = None
+    ) -> None:
         """
         :param directory: where the folder is made, on the host where the module runs.
+        :param encrypt_to: public keys, of which each one's private key reads the rows; none for plain files.
         :raises OSError: it cannot be.
         """
         self._pair, self._control, self._progress = pair, control, progress
+        self._recipients = encrypt_to or []
         self._now = datetime.now(timezone.utc)
         os.makedirs(directory, mode=0o700, exist_ok=True)
         self.path = os.path.join(directory, f"{pair.kept.database}_{self._now.strftime('%Y%m%d_%H%M%S')}")
@@ -96,11 +102,10 @@ class Export:
             self._write_sql(with_rows)
             for places in self._found.values():
                 places.remove()
-            with self._open(SUMMARY) as file:
+            with self._plain(SUMMARY) as file:
                 file.write(
                     json.dumps({**summary, "files": sorted(self._written)}, indent=1, default=str).encode() + b"\n"
                 )
-                _to_disk(file)
             os.rename(self._partial, self.path)
             _sync_folder(os.path.dirname(self.path))
         except psycopg2.Error as exc:
@@ -134,17 +139,20 @@ class Export:
                 self._csv(name, side, relation, places)
 
     def _csv(self, name: str, side: Side, relation: Table, places: Iterator[str] | None) -> None:
-        for number, chunk in enumerate([None] if places is None else _chunks(places)):
-            self._control.check()
-            where: sql.Composable = sql.SQL("")
-            if chunk is not None:
-                where = sql.SQL(" WHERE ctid = ANY ({}::tid[])").format(sql.Literal(list(chunk)))
-            copy = sql.SQL("COPY (SELECT * FROM ONLY {}{}) TO STDOUT WITH (FORMAT csv, HEADER {})").format(
-                sql.Identifier(relation.schema, relation.name), where, sql.Literal(number == 0)
-            )
-            with self._open(name, append=number > 0) as file, side.conn.cursor() as cursor:
+        chunks: Iterator[list[str] | None] = iter([None]) if places is None else _chunks(places)
+        first = next(chunks, [])
+        if first == []:
+            return
+        with self._open(name) as file, side.conn.cursor() as cursor:
+            for number, chunk in enumerate(chain([first], chunks)):
+                self._control.check()
+                where: sql.Composable = sql.SQL("")
+                if chunk is not None:
+                    where = sql.SQL(" WHERE ctid = ANY ({}::tid[])").format(sql.Literal(chunk))
+                copy = sql.SQL("COPY (SELECT * FROM ONLY {}{}) TO STDOUT WITH (FORMAT csv, HEADER {})").format(
+                    sql.Identifier(relation.schema, relation.name), where, sql.Literal(number == 0)
+                )
                 cursor.copy_expert(copy, file)
-                _to_disk(file)
 
     # -- SQL ------------------------------------------------------------------------------------------------------------
 
@@ -157,7 +165,7 @@ class Export:
                 kept=pair.kept.database,
                 live=pair.live.database,
                 now=self._now.strftime("%Y-%m-%d %H:%M:%S UTC"),
-                file=SQL_FILE,
+                command=self._command(),
             )
             text.line(about + ("" if pair.bounds is None else f"-- Mind that {pair.bounds}.\n"))
             text.line(f"SET client_encoding = 'UTF8';\nBEGIN;\n{lost_sql.settings()}")
@@ -185,7 +193,6 @@ class Export:
                 text.section(title, self._found[table.name].of(INSERTED, True), statements.inserts, commented=True)
                 text.section(title, self._found[table.name].of(UPDATED, True), statements.updates, commented=True)
             text.line("\nCOMMIT;")
-            _to_disk(file)
 
     def _fits_a_line(self, table: Common, text: _Text) -> bool:
         fits = all(lost_sql.one_line(name) for name in (table.name, *(column for column, _ in table.columns)))
@@ -198,11 +205,33 @@ class Export:
             text.line(f"-- {table.name}: rows that were written in both databases since are in the CSV alone")
         return True
 
-    def _open(self, name: str, *, append: bool = False) -> IO[bytes]:
-        flags = os.O_APPEND if append else os.O_CREAT | os.O_EXCL
-        if not append:
-            self._written.append(name)
-        return os.fdopen(os.open(os.path.join(self._partial, name), os.O_WRONLY | flags, 0o600), "wb")
+    def _command(self) -> str:
+        psql = "psql -X -v ON_ERROR_STOP=1"
+        if self._recipients:
+            return f"age -d -i KEY {SQL_FILE}{encryption.SUFFIX} | {psql} {self._pair.live.database}"
+        return f"{psql} -f {SQL_FILE} {self._pair.live.database}"
+
+    @contextlib.contextmanager
+    def _open(self, name: str) -> Iterator[IO[bytes]]:
+        """A file of rows, which is on the disk when the block ends; encrypted where that is asked for."""
+        if not self._recipients:
+            with self._plain(name) as file:
+                yield file
+            return
+        name += encryption.SUFFIX
+        with (
+            self._plain(name) as file,
+            encryption.encrypted_file(file, self._recipients, os.path.join(self.path, name)) as pipe,
+        ):
+            yield pipe
+
+    @contextlib.contextmanager
+    def _plain(self, name: str) -> Iterator[IO[bytes]]:
+        self._written.append(name)
+        descriptor = os.open(os.path.join(self._partial, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            _to_disk(file)
 
 
 class _Places:

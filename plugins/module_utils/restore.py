@@ -515,7 +515,7 @@ def restore_into(
         if able.left_out:
             arguments.append(f"--use-list={stack.enter_context(_reduced_list(tool, backup, able))}")
         began = time.monotonic()
-        client = _pg_restore(tool, arguments, destination, backup, work, session_options(able.superuser))
+        client = pg_restore(tool, arguments, destination, backup, work, session_options(able.superuser))
         try:
             _follow(client, destination, backup, work)
         finally:
@@ -524,9 +524,10 @@ def restore_into(
     return time.monotonic() - began
 
 
-def _pg_restore(
+def pg_restore(
     tool: str, arguments: list[str], destination: Target, backup: Backup, work: Work, options: dict[str, str]
 ) -> ClientProcess | DecryptedRestore:
+    """:return: pg_restore over the archive of a backup of ours, started; of an encrypted one age before it, by one session."""
     name = f"{work.application_name} restore"
     if backup.encrypted:
         return DecryptedRestore(tool, arguments, destination, backup=backup, application_name=name, options=options)

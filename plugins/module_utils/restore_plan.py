@@ -15,6 +15,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     catalog,
     database_marks,
     dump_source,
+    encrypted_dump,
     restore,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
@@ -28,6 +29,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     server_version,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.dump_source import Source
+from ansible_collections.whitecross.pgops.plugins.module_utils.encryption import Identity
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plain_sql import Scan
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Restorer, Work
@@ -69,6 +71,7 @@ class Asked:
     :ivar replace: put it in the place of the target, which is kept under another name.
     :ivar confirm: the target's name, typed.
     :ivar key_tables: whose rows are counted one by one.
+    :ivar identity: the private key, where it is an encrypted backup.
     """
 
     path: str
@@ -76,6 +79,7 @@ class Asked:
     replace: bool = False
     confirm: str = ""
     key_tables: tuple[str, ...] = KEY_TABLES
+    identity: Identity | None = None
 
 
 @dataclass
@@ -119,7 +123,7 @@ class Plan:
 def look(target: Target, asked: Asked, work: Work, now: datetime) -> Plan:
     """Read the whole dump and ask the server; writes nothing.
 
-    :raises PgopsError: the dump is cut off, altered or newer than the server, the database exists already, a policy names a role that
+    :raises PgopsError: the dump is cut off, altered, encrypted to another key or newer than the server, the database exists already, a policy names a role that
         is not there, or the target is to be replaced and that was not confirmed.
     """
     source = dump_source.identify(asked.path)
@@ -177,6 +181,7 @@ def _name(conn: Connection, target: Target, asked: Asked, now: datetime) -> str:
 def _of_backup(conn: Connection, target: Target, source: Source, name: str, asked: Asked, work: Work) -> Plan:
     backup = backup_store.read_backup(source.path)
     restore.refuse_altered(backup, None)
+    backup = encrypted_dump.unlock(backup, asked.identity)
     if asked.replace and backup.manifest["database"] != target.database:
         raise PgopsError(
             f"{source.path} is a backup of {backup.manifest['database']}, and {target.database} is to be replaced; nothing was done.",

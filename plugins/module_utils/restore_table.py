@@ -10,6 +10,7 @@ copied into a side schema of the live database. The live tables are not touched;
 from __future__ import annotations
 
 import difflib
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     content,
     database_marks,
     dump_source,
+    encrypted_dump,
     locks,
     plain_sql,
     restore,
@@ -32,13 +34,13 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     side_schema,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
-from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import ClientProcess
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Target,
     client_tool,
     connect,
     fetch_one,
 )
+from ansible_collections.whitecross.pgops.plugins.module_utils.encryption import Identity
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, as_pgops_error
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Restorer, Work
 from ansible_collections.whitecross.pgops.plugins.module_utils.side_schema import Wanted
@@ -65,12 +67,14 @@ class Asked:
     :ivar path: the folder of a backup of this database, on this host.
     :ivar table: ``name`` or ``schema.name``; or ``schema``, for all of its tables.
     :ivar other_cluster_only: refuse to restore on the cluster that the backup comes from (production without a reason).
+    :ivar identity: the private key, where the backup is encrypted.
     """
 
     path: str
     table: str = ""
     schema: str = ""
     other_cluster_only: bool = False
+    identity: Identity | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def run(
     """Make the side schema.
 
     :return: as :func:`preview`, and seconds, preamble, statements (by table: missing, changed, bring_back, set_back, note).
-    :raises PgopsError: the backup is not of this database, is damaged or does not hold the table; or what failed: file, step and what
+    :raises PgopsError: the backup is not of this database, is damaged, encrypted to another key or does not hold the table; or what failed: file, step and what
         remains are in the message and in ``extra``. There is no side schema then.
 
     Takes the runner lock of the database while the rows are written, and no lock on a live table.
@@ -139,7 +143,7 @@ def _told(plan: _Plan) -> dict[str, Any]:
 
 
 def _look(target: Target, asked: Asked, work: Work, moment: datetime) -> _Plan:
-    backup = _backup(asked.path, target.database)
+    backup = _backup(asked, target.database)
     tables, passed_over = _wanted(backup, asked)
     schema = f"restored_{moment.strftime('%Y%m%d_%H%M%S')}"
     with closing(connect(target.as_restore(), application_name=work.application_name)) as conn:
@@ -176,8 +180,8 @@ def _look(target: Target, asked: Asked, work: Work, moment: datetime) -> _Plan:
     return _Plan(backup, tables, passed_over, able, schema, str(owner["owner"]) if owner else "")
 
 
-def _backup(path: str, database: str) -> Backup:
-    source = dump_source.identify(path)
+def _backup(asked: Asked, database: str) -> Backup:
+    source = dump_source.identify(asked.path)
     if source.kind != dump_source.BACKUP:
         raise PgopsError(
             f"{source.path} is no backup of ours: without a manifest nothing tells whether a table came back whole; nothing was done.",
@@ -192,7 +196,7 @@ def _backup(path: str, database: str) -> Backup:
             database=database,
             hint="Name a backup of this database with -e restore_from=PATH.",
         )
-    return backup
+    return encrypted_dump.unlock(backup, asked.identity)
 
 
 def _wanted(backup: Backup, asked: Asked) -> tuple[list[Wanted], list[str]]:
@@ -287,15 +291,14 @@ def _fill(scratch: Target, plan: _Plan, work: Work) -> None:
     with closing(connect(scratch, application_name=work.application_name)) as conn:
         restore.refuse_source(conn, plan.backup)
         tool = client_tool(scratch, conn, "pg_restore")
-    with dump_source.archive_of(plan.backup) as archive, _selection(tool, archive, plan) as listed:
+    with _selection(tool, plan) as listed:
         arguments = [
-            "--exit-on-error", f"--jobs={work.jobs}", "--no-owner", "--no-privileges", "--no-tablespaces", "--no-comments",
-            "--no-subscriptions", f"--use-list={listed}", archive,
+            "--exit-on-error", "--no-owner", "--no-privileges", "--no-tablespaces", "--no-comments", "--no-subscriptions",
+            f"--use-list={listed}",
         ]  # fmt: skip
-        client = ClientProcess(
-            tool, arguments, scratch, application_name=f"{work.application_name} restore",
-            options=restore.session_options(plan.able.superuser),
-        )  # fmt: skip
+        client = restore.pg_restore(
+            tool, arguments, scratch, plan.backup, work, restore.session_options(plan.able.superuser)
+        )
         try:
             while not client.wait(_POLL_SECONDS):
                 work.control.check()
@@ -305,7 +308,7 @@ def _fill(scratch: Target, plan: _Plan, work: Work) -> None:
 
 
 @contextmanager
-def _selection(tool: str, archive: str, plan: _Plan) -> Iterator[str]:
+def _selection(tool: str, plan: _Plan) -> Iterator[str]:
     """A table of contents for ``pg_restore --use-list``: all that comes before rows, these rows, and primary keys.
 
     ``pg_restore --table`` would leave out the types and functions that the table needs.
@@ -317,7 +320,7 @@ def _selection(tool: str, archive: str, plan: _Plan) -> Iterator[str]:
         left_out += tuple(f" {kind} " for kind in restore.SUPERUSER_ENTRIES.values())
     with tempfile.NamedTemporaryFile("w", prefix="pgops-list-", encoding="utf-8") as stream:
         for section, wanted in (("pre-data", None), ("data", data), ("post-data", keys)):
-            for line in _listed(tool, archive, section):
+            for line in _listed(tool, plan.backup, section):
                 taken = any(text in line for text in wanted) if wanted is not None else True
                 if taken and not line.startswith(";") and not any(text in line for text in left_out):
                     stream.write(line)
@@ -329,7 +332,13 @@ def _bare(quoted: str) -> str:
     return " ".join(plain_sql.parts(quoted))
 
 
-def _listed(tool: str, archive: str, section: str) -> list[str]:
+def _listed(tool: str, backup: Backup, section: str) -> list[str]:
+    if backup.encrypted:
+        listed = encrypted_dump.listed(tool, backup, f"--section={section}")
+        if listed.returncode != 0:
+            raise PgopsError(f"The table of contents of {backup.path} cannot be read.")
+        return listed.stdout.splitlines(keepends=True)
+    archive = os.path.join(backup.path, backup_store.DUMP)
     with dump_source.read_archive(archive, tool, ["--list", f"--section={section}"]) as stream:
         return stream.read().decode("utf-8", "replace").splitlines(keepends=True)
 

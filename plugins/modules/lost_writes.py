@@ -37,7 +37,8 @@ options:
     type: path
   encrypt_to:
     description:
-      - The public keys that backups are encrypted to. Where there is one, lost rows are not written plain.
+      - The public keys that backups are encrypted to. Where there is one, lost rows are encrypted to all of them before they reach a disk,
+        in files whose names end in C(.age).
     type: list
     elements: str
     default: []
@@ -94,6 +95,9 @@ databases:
     export:
       description: The folder that was written, or null.
       type: str
+    encrypted:
+      description: Whether what was written is encrypted.
+      type: bool
     seconds:
       description: How long it took.
       type: float

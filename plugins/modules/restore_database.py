@@ -48,6 +48,16 @@ options:
       - Processes of C(pg_restore), and sessions that count and hash.
     type: int
     default: 2
+  identity_file:
+    description:
+      - The file of a private key, mode 0600, on the host where the module runs; needed where the backup is encrypted.
+      - It is read into memory before anything else. A key behind a passphrase is refused, since nobody is there to type it.
+    type: path
+  identity_once:
+    description:
+      - The file was handed over for this call only and is removed as soon as it is read. Filled by the action plugin.
+    type: bool
+    default: false
 author:
   - White Cross pgops contributors
 """
@@ -122,14 +132,22 @@ def main() -> None:
             "confirm": {"type": "str"},
             "key_tables": {"type": "list", "elements": "str", "default": ["users", "students"]},
             "jobs": {"type": "int", "default": 2},
+            "identity_file": {"type": "path"},
+            "identity_once": {"type": "bool", "default": False},
         }
     )
 
     def work() -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.module_utils import restore, restore_database, restore_plan
+        from ansible_collections.whitecross.pgops.plugins.module_utils import (
+            encryption,
+            restore,
+            restore_database,
+            restore_plan,
+        )
         from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
         from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
+        identity = encryption.open_identity(module.params["identity_file"], once=module.params["identity_once"])
         progress, control = pgops_module.job(module)
         end_on_sigterm(control)
         targets = pgops_module.targets(module)
@@ -145,6 +163,7 @@ def main() -> None:
             replace=module.params["replace"],
             confirm=module.params["confirm"] or "",
             key_tables=tuple(module.params["key_tables"]),
+            identity=identity,
         )
         do = restore_database.preview if module.check_mode else restore_database.run
         databases = {database: do(target, asked, settings) for database, target in targets.items()}

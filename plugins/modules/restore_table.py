@@ -45,6 +45,16 @@ options:
         O(scratch_reason) is given.
     type: bool
     default: false
+  identity_file:
+    description:
+      - The file of a private key, mode 0600, on the host where the module runs; needed where the backup is encrypted.
+      - It is read into memory before anything else. A key behind a passphrase is refused, since nobody is there to type it.
+    type: path
+  identity_once:
+    description:
+      - The file was handed over for this call only and is removed as soon as it is read. Filled by the action plugin.
+    type: bool
+    default: false
 author:
   - White Cross pgops contributors
 """
@@ -110,14 +120,17 @@ def main() -> None:
             "jobs": {"type": "int", "default": 2},
             "scratch_reason": {"type": "str"},
             "other_cluster_only": {"type": "bool", "default": False},
+            "identity_file": {"type": "path"},
+            "identity_once": {"type": "bool", "default": False},
         }
     )
 
     def work() -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.module_utils import restore, restore_table
+        from ansible_collections.whitecross.pgops.plugins.module_utils import encryption, restore, restore_table
         from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
         from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
+        identity = encryption.open_identity(module.params["identity_file"], once=module.params["identity_once"])
         progress, control = pgops_module.job(module)
         end_on_sigterm(control)
         targets = pgops_module.targets(module)
@@ -132,6 +145,7 @@ def main() -> None:
             table=module.params["table"] or "",
             schema=module.params["schema"] or "",
             other_cluster_only=module.params["other_cluster_only"],
+            identity=identity,
         )
         do = restore_table.preview if module.check_mode else restore_table.run
         databases = {database: do(target, asked, settings) for database, target in targets.items()}

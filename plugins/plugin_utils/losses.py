@@ -90,7 +90,8 @@ def lost_rows(database: str, found: Mapping[str, Any]) -> list[str]:
         lines.append(f"{database}: not exact: {found['bounds']}")
     lines += [f"{database}: {note}" for note in found["notes"]]
     if found.get("export"):
-        lines.append(f"{database}: exported to {found['export']}; read lost_writes.sql there before you run it")
+        file = "lost_writes.sql.age" if found.get("encrypted") else "lost_writes.sql"
+        lines.append(f"{database}: exported to {found['export']}; read {file} there before you run it")
     return lines
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 from contextlib import closing
@@ -22,6 +23,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     connection,
     content,
     database_marks,
+    encryption,
     ledger,
     lost_comparison,
     migrate,
@@ -34,6 +36,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selec
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from support import engine
 from support.backups import PATIENT, RUN, fill, proved, stage
+from support.keys import age_key
 from support.server import MIGRATOR, OWNER, Server
 from support.tree import TestTree
 
@@ -378,6 +381,80 @@ def test_only_the_user_may_read_what_is_exported_and_no_part_of_it_bears_its_nam
     assert list((tmp_path / "none").iterdir()) == []
 
 
+def test_where_backups_are_encrypted_no_row_is_ever_plain_on_the_disk(
+    parted: Any, target: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [age_key(tmp_path), age_key(tmp_path, "second")]
+    both = parted(
+        "CREATE TABLE t (id int PRIMARY KEY, a text); CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u SELECT generate_series(1, 9)"
+    )
+    # More than one read of the rows, and more than a pipe holds.
+    both.lost(f"INSERT INTO t SELECT g, repeat('{PATIENT}', 20) FROM generate_series(1, 1200) g; DELETE FROM u")
+    opened: list[str] = []
+    real = os.open
+
+    def seen(path: Any, flags: int, *mode: Any, **named: Any) -> int:
+        if flags & os.O_CREAT:
+            opened.append(Path(path).name)
+        return real(path, flags, *mode, **named)
+
+    monkeypatch.setattr(os, "open", seen)
+    folder = Path(look(target, export=str(tmp_path / "out"), encrypt_to=[key.public for key in keys])["export"])
+    rows = {"001_public.t.inserted.csv.age", "002_public.u.deleted.csv.age", "lost_writes.sql.age"}
+    assert {path.name for path in folder.iterdir()} == {*rows, "lost_writes.json"}
+    assert set(opened) == {*rows, "lost_writes.json", "0.places", "1.places"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+    assert not [path.name for path in folder.iterdir() if PATIENT.encode() in path.read_bytes()]
+    assert set(json.loads((folder / "lost_writes.json").read_text())["files"]) == {*rows, "lost_writes.json"}
+    table = encryption.decrypt(str(folder / "001_public.t.inserted.csv.age"), keys[0].identity).decode()
+    header, *found = [row[0] for row in csv.reader(table.splitlines())]
+    assert (header, sorted(int(value) for value in found)) == ("id", list(range(1, 1201)))
+    # Each recipient alone brings the rows back, and needs no plain file for it.
+    statements = encryption.decrypt(str(folder / "lost_writes.sql.age"), keys[1].identity)
+    assert f"age -d -i KEY lost_writes.sql.age | psql -X -v ON_ERROR_STOP=1 {both.database}" in statements.decode()
+    (tmp_path / "lost_writes.sql").write_bytes(statements)
+    assert run_sql(both.server, both.database, str(tmp_path)).returncode == 0
+    assert both.server.execute("SELECT count(*) FROM t", database=both.database) == [(1200,)]
+
+
+def test_an_export_that_cannot_be_encrypted_is_refused_before_anything_is_read(
+    parted: Any, target: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parted("CREATE TABLE t (id int PRIMARY KEY)")
+    for recipients, told in (
+        (["age1x"], "Recipient 1 of backup_encrypt_to"),
+        (["AGE-SECRET-KEY-1X"], "is a private key"),
+    ):
+        with pytest.raises(PgopsError, match=told):
+            look(target, export=str(tmp_path / "out"), encrypt_to=recipients)
+    monkeypatch.setattr(encryption, "TOOL", "no-such-age")
+    with pytest.raises(PgopsError, match="There is no no-such-age"):
+        look(target, export=str(tmp_path / "out"), encrypt_to=[age_key(tmp_path).public])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("way", ["a full disk", "age dies"])
+def test_an_encrypted_export_that_breaks_off_leaves_no_folder(
+    parted: Any, target: Any, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    both = parted("CREATE TABLE t (id int PRIMARY KEY, a text)")
+    both.lost("INSERT INTO t SELECT g, repeat('x', 1000) FROM generate_series(1, 3000) g")
+    key = age_key(tmp_path)
+    if way == "age dies":
+        real = encryption.encrypting
+
+        def killed(*arguments: Any, **named: Any) -> Any:
+            process = real(*arguments, **named)
+            os.kill(process.process_id, signal.SIGKILL)
+            return process
+
+        monkeypatch.setattr(encryption, "encrypting", killed)
+    told = "No space left on device; nothing of it was kept" if way == "a full disk" else "killed by signal 9"
+    with pytest.raises(PgopsError, match=told):
+        look(target, export=str(small_disk), encrypt_to=[key.public])
+    assert list(small_disk.iterdir()) == []
+
+
 def test_a_full_disk_leaves_no_folder_and_says_what_to_do(parted: Any, target: Any, small_disk: Path) -> None:
     both = parted("CREATE TABLE t (id int PRIMARY KEY, a text)")
     both.lost("INSERT INTO t SELECT g, repeat('x', 1000) FROM generate_series(1, 3000) g")
@@ -437,9 +514,6 @@ def test_what_cannot_be_compared_is_refused_by_name(parted: Any, target: Any, se
     with pytest.raises(PgopsError, match="postgres is no database that a swap of") as caught:
         look(target, "postgres")
     assert both.kept in str(caught.value.hint)
-    with pytest.raises(PgopsError, match="not encrypted"):
-        look(target, export=str(tmp_path / "out"), encrypt_to=["age1x"])
-    assert not (tmp_path / "out").exists()
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(PgopsError, match="cannot be exported below .*nothing was read"):
@@ -506,6 +580,22 @@ def test_a_rollback_ends_with_what_it_lost_and_days_later_it_can_be_exported(
     assert run_sql(server, database, folder).returncode == 0
     left = playbook("lost_writes.yml").json["hosts"]["local-1"][database]["lost_writes"]
     assert left["rows"] == {"inserted": 0, "updated": 0, "deleted": 1, "both": 0, "application": 1, "versions": 0}
+
+
+def test_lost_writes_yml_encrypts_to_whom_backups_are_encrypted(playbook: Any, parted: Any, tmp_path: Path) -> None:
+    both = parted("CREATE TABLE t (id int PRIMARY KEY, a text)")
+    both.lost(f"INSERT INTO t VALUES (1, '{PATIENT}')")
+    key = age_key(tmp_path)
+    done = playbook("lost_writes.yml", lost_writes_export=str(tmp_path / "out"), backup_encrypt_to=[key.public])
+    assert done.rc == 0, done.output
+    (folder,) = (tmp_path / "out").iterdir()
+    assert f"exported to {folder}; read lost_writes.sql.age there before you run it" in done.output
+    assert PATIENT in encryption.decrypt(str(folder / "lost_writes.sql.age"), key.identity).decode()
+    assert not [path for path in folder.iterdir() if PATIENT.encode() in path.read_bytes()]
+    secret = key.file.read_text(encoding="ascii").splitlines()[-1]
+    refused = playbook("lost_writes.yml", lost_writes_export=str(tmp_path / "out"), backup_encrypt_to=[secret])
+    assert refused.rc == 2
+    assert secret not in refused.output
 
 
 def test_lost_writes_yml_refuses_in_one_sentence(playbook: Any, database: str) -> None:
