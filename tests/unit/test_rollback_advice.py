@@ -374,6 +374,48 @@ def test_a_run_that_only_looked_is_no_incident() -> None:
     assert incident.is_due(reporting.build(failed(production=True)))
 
 
+ROLLBACK = {**RUN, "id": "20260101T130000Z-0a1b2c", "playbook": "rollback"}
+
+
+def rollback(*more: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"event": "run_started", "time": "2026-01-01T13:00:00.000Z", **ROLLBACK}, *more]
+
+
+def resumed(state: str, **found: Any) -> list[dict[str, Any]]:
+    events = phase_of("resume", {"school": {"state": state, **found}})
+    return [{**event, "changed": state != "nothing"} if "changed" in event else event for event in events]
+
+
+def test_a_rollback_that_was_not_confirmed_is_no_incident(tmp_path: Path) -> None:
+    events = rollback(
+        *resumed("nothing"), *phase_of("strategies", {"school": {}}), *phase_of("disclose", {"school": {}})
+    )
+    own = Journal(tmp_path, ROLLBACK["environment"], ROLLBACK["id"])
+    for event in events:
+        own.append(event)
+    report, _page = reporting.finish(tmp_path, ROLLBACK, error={"msg": "The rollback of school was not confirmed"})
+    assert (report["result"], report["state"], report.get("incident")) == ("failed", "failed", None)
+    assert not list(tmp_path.rglob("*.incident.*"))
+
+
+@pytest.mark.parametrize("phase", ["strategies", "backup_copy", "resume"])
+def test_a_rollback_that_was_refused_before_it_touched_anything_is_no_incident(phase: str) -> None:
+    events = rollback(*phase_of(phase, {"school": {}}, error={"message": "refused"}))
+    assert not incident.is_due(reporting.build(events))
+
+
+@pytest.mark.parametrize("phase", ["revert", "restore", "swap", "lost_writes"])
+def test_a_rollback_that_came_to_what_changes_is_an_incident(phase: str) -> None:
+    assert incident.is_due(reporting.build(rollback(*phase_of(phase, {"school": {}}, error={"message": "it failed"}))))
+
+
+def test_a_swap_that_was_completed_is_an_incident_and_one_that_was_undone_says_so(tmp_path: Path) -> None:
+    swapped = reporting.build(rollback(*resumed("completed", aside="school_failed")))
+    assert incident.is_due(swapped)
+    data, _page = recorded(tmp_path, rollback(*resumed("lifted", why="as was asked for")))
+    assert data["what"] == "school on db1: a change that was cut off was undone"
+
+
 def test_who_is_notified_reads_how_bad_it_is() -> None:
     told = notification.message(reporting.build(failed()))
     assert "severity: P1 high, roll back: the verification after it failed" in told
