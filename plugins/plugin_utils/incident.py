@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import contacts, run_outcome
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import contacts, losses, run_outcome
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
     Journal,
     runs,
@@ -268,7 +268,7 @@ def _version(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kept(journals: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """What is lost, the backups there are, and the databases that were put aside."""
+    """What is lost, the backups there are, and the databases or clusters that were put aside."""
     lost: list[dict[str, Any]] = []
     backups: list[dict[str, Any]] = []
     aside: list[dict[str, Any]] = []
@@ -285,6 +285,10 @@ def _kept(journals: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[dic
             if phase == "backup" and found.get("path"):
                 what = "before the migration" if playbook == "migrate" else "before the rollback"
                 backups.append({**where, "path": found["path"], "what": what})
+            cluster = run_outcome.kept_cluster({phase: found})
+            if cluster:
+                lost += [{**where, **_counts(entry)} for entry in losses.cluster_rows(cluster)]
+                aside.append({**where, "kept_as": cluster["kept"], "way_back": found.get("way_back")})
             if found.get("aside"):
                 aside.append({**where, "kept_as": found["aside"], "way_back": found.get("way_back")})
     return {"lost": lost, "backups": backups, "kept": list({json.dumps(one): one for one in aside}.values())}
