@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import identity
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import identity, run_outcome
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.losses import lost_rows
 
@@ -22,6 +22,7 @@ class ActionModule(PgopsAction):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run the module, behind a rollback only where it has put a database aside."""
         if self._task.args.get("of_this_run") and not self._put_aside(task_vars or {}):
+            self._tell_of_cluster(task_vars or {})
             return {"changed": False, "skipped": True}
         return super().run(tmp, task_vars)
 
@@ -33,6 +34,15 @@ class ActionModule(PgopsAction):
             for database, found in (run.get(phase) or {}).items()
             if found.get("aside")
         }
+
+    def _tell_of_cluster(self, task_vars: dict[str, Any]) -> None:
+        """A database of a cluster that was replaced can be compared no more, for its server is down: what was counted is said again."""
+        for database, found in (self.run_fact(task_vars).get("restore") or {}).items():
+            if found.get("lost") and run_outcome.kept_cluster({"restore": found}):
+                self.say(
+                    f"{database}: tables with another number of rows than before: {len(found['lost'])}; counted before the change, and "
+                    f"kept in the cluster {found['kept']}"
+                )
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the task's arguments, with the databases that this run has put aside.

@@ -82,7 +82,7 @@ class ActionModule(UnbrokenAction):
             if self._is_allowed(str(target["host"]), variables)
         ]
         for target in targets:
-            if target.strategy is None:
+            if not rollback_targets.goes_by_itself(target):
                 display.warning(f"{target.database} on {target.host} is not rolled back by itself: {target.why}")
         reason = self._reason(advice, run)
         for number, rollback in enumerate(rollback_targets.rollbacks(targets), 1):

@@ -146,16 +146,17 @@ class PgopsAction(UnbrokenAction):
         return typed_commands.again(self.typed(task_vars), self.limit(task_vars), variables)
 
     def onward(self, task_vars: dict[str, Any]) -> list[str]:
-        """:return: the commands with which this run goes on. Behind a swap the one that was typed would go further back: to look,
-        and the way back."""
+        """:return: the commands with which this run goes on. Behind a swap, or a restore that took the place of the cluster, the one
+        that was typed would go further back: to look, and the way back."""
         run = self.run_fact(task_vars)
         back = [
             str(found["way_back"])
-            for phase in ("resume", "swap")
+            for phase in ("resume", "swap", "restore")
             for found in (run.get(phase) or {}).values()
             if found.get("way_back")
         ]
-        return [self.command(task_vars, "verify.yml"), *back] if back else [self.again(task_vars)]
+        # The databases of a cluster have one way back.
+        return list(dict.fromkeys([self.command(task_vars, "verify.yml"), *back])) if back else [self.again(task_vars)]
 
     def rollback_of(self, task_vars: dict[str, Any], database: str, choice: Mapping[str, Any]) -> str:
         """:return: the command of a rollback of one database of this host and of no other."""

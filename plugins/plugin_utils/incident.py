@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import contacts
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import contacts, losses, run_outcome
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
     Journal,
     runs,
@@ -25,8 +25,8 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.rollback_targets import bare
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.severity import CRITERIA, SEVERITIES
 
-# Of a rollback, what only looks or keeps: a run that came no further has changed nothing.
-_LOOKS = frozenset({"disclose", "resume", "databases", "status", "hooks", "backup", "prove", "verify", "stop"})
+# Of a rollback, what changes something. All else looks, asks or keeps: a run that came no further has changed nothing.
+_CHANGES = frozenset({"revert", "restore", "swap", "lost_writes"})
 # So many runs back the migration is looked for that a rollback takes back.
 _LOOKED_BACK = 50
 
@@ -63,10 +63,15 @@ def is_due(report: Mapping[str, Any]) -> bool:
         return False
     phases = {str(row["phase"]) for row in report["steps"]}
     if report["playbook"] == "rollback":
-        return bool(phases - _LOOKS)
+        return bool(phases & _CHANGES) or _resumed(report["steps"]) or report["state"] == run_outcome.PARTIAL
     if report["playbook"] != "migrate":
         return False
     return bool(report["automatic"]) or (bool(report.get("production")) and not report["ok"] and "apply" in phases)
+
+
+def _resumed(rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a change that had been cut off was brought to an end; each rollback looks for one, and nearly all find none."""
+    return any(row["phase"] == "resume" and row["result"] == "changed" for row in rows)
 
 
 def write(state_directory: str | Path, report: Mapping[str, Any], path: Path) -> None:
@@ -165,6 +170,8 @@ def _what(report: Mapping[str, Any], journals: Sequence[Sequence[Mapping[str, An
     databases = sorted({f"{name} on {host}" for host, found in report["results"].items() for name in found})
     where = ", ".join(databases) or "no database"
     if report["playbook"] == "rollback":
+        if report["ok"] and _only_undone(report):
+            return f"{where}: a change that was cut off was undone"
         done = "was rolled back" if report["ok"] else "was NOT rolled back to its end"
         return f"{where} {done}"
     if report["automatic"]:
@@ -173,6 +180,15 @@ def _what(report: Mapping[str, Any], journals: Sequence[Sequence[Mapping[str, An
             f"the migration of {where} was not well and was {done}" if report["automatic"]["ok"] else f"{where}: {done}"
         )
     return f"the migration of {where} failed"
+
+
+def _only_undone(report: Mapping[str, Any]) -> bool:
+    """Whether a rollback has put nothing back, and only ended what an earlier one had left in the middle."""
+    ended = [
+        phases["resume"] for found in report["results"].values() for phases in found.values() if "resume" in phases
+    ]
+    lifted = bool(ended) and all(found.get("state") in ("nothing", "lifted") for found in ended)
+    return lifted and not _CHANGES & {str(row["phase"]) for row in report["steps"]}
 
 
 def _run(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -252,7 +268,7 @@ def _version(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kept(journals: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """What is lost, the backups there are, and the databases that were put aside."""
+    """What is lost, the backups there are, and the databases or clusters that were put aside."""
     lost: list[dict[str, Any]] = []
     backups: list[dict[str, Any]] = []
     aside: list[dict[str, Any]] = []
@@ -269,6 +285,10 @@ def _kept(journals: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, list[dic
             if phase == "backup" and found.get("path"):
                 what = "before the migration" if playbook == "migrate" else "before the rollback"
                 backups.append({**where, "path": found["path"], "what": what})
+            cluster = run_outcome.kept_cluster({phase: found})
+            if cluster:
+                lost += [{**where, **_counts(entry)} for entry in losses.cluster_rows(cluster)]
+                aside.append({**where, "kept_as": cluster["kept"], "way_back": found.get("way_back")})
             if found.get("aside"):
                 aside.append({**where, "kept_as": found["aside"], "way_back": found.get("way_back")})
     return {"lost": lost, "backups": backups, "kept": list({json.dumps(one): one for one in aside}.values())}

@@ -70,6 +70,20 @@ def swap_losses(database: str, found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def cluster_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """:return: what a restore to a point in time has lost, from the result of the module physical_restore, with the names that the other
+    ways back have: ``table``, ``change``, ``rows_now`` before it and ``rows_then`` at the point that it went back to."""
+    return [
+        {
+            "table": table,
+            "change": "new table" if rows["then"] is None else "dropped table" if rows["now"] is None else "rows",
+            "rows_now": rows["now"] or 0,
+            "rows_then": rows["then"] or 0,
+        }
+        for table, rows in (found.get("lost") or {}).items()
+    ]
+
+
 def lost_rows(database: str, found: Mapping[str, Any]) -> list[str]:
     """:return: what the module lost_writes has found, beside what was shown before the rollback where that is known."""
     if "tables" not in found:

@@ -12,7 +12,9 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
 
-DOWN, RESTORE = "down", "restore"
+DOWN, RESTORE, PITR = "down", "restore", "pitr"
+# What stands in the place of a folder where pgBackRest has made the backup: rollback_strategy=restore cannot read it.
+_PHYSICAL = "pgbackrest:"
 # A message may name rows by their keys, and a key may be a pupil's.
 _COMMANDS = re.compile(r"[^.;:]*: ansible-playbook .*", re.DOTALL)
 _KEYS = re.compile(r" \(keys? [^)]*\)")
@@ -33,9 +35,10 @@ class Target:
     """A database that this run has changed, and its way back.
 
     :ivar versions: those that this run has applied or begun, oldest first
-    :ivar strategy: ``down``, ``restore``, or None where there is no way back but by hand
+    :ivar strategy: ``down``, ``restore``, ``pitr``, or None where there is no way back but by hand
     :ivar backup: this run's own proved backup, for ``restore``
     :ivar why: why it is not ``down``; empty where it is
+    :ivar restore_point: this run's own, for ``pitr``
     """
 
     host: str
@@ -44,6 +47,7 @@ class Target:
     strategy: str | None
     backup: str | None = None
     why: str = ""
+    restore_point: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """:return: plain data for a report."""
@@ -86,14 +90,29 @@ def _target(
     ]
     if not one_way:
         return Target(host, database, tuple(versions), DOWN)
-    backup = (phases.get("backup") or {}).get("path")
     why = f"version {one_way[0]} has no way down"
-    if not backup or not (phases.get("prove") or {}).get("proved_at"):
-        return Target(
-            host, database, tuple(versions), None, why=f"{why}, and this run has no proved backup: restore one by hand"
-        )
-    why = f"{why}: back to the backup of this run; what was written since stays in the database that is kept aside"
-    return Target(host, database, tuple(versions), RESTORE, str(backup), why)
+    backup, prove = str((phases.get("backup") or {}).get("path") or ""), phases.get("prove") or {}
+    proved = bool(prove.get("proved_at"))
+    # A proof by its label where this run has proved a backup of an earlier one.
+    if proved and (backup.startswith(_PHYSICAL) or (not backup and prove.get("label"))):
+        return _by_the_cluster(host, database, tuple(versions), (phases.get("restore_point") or {}).get("name"), why)
+    if proved and backup:
+        why = f"{why}: back to the backup of this run; what was written since stays in the database that is kept aside"
+        return Target(host, database, tuple(versions), RESTORE, backup, why)
+    return Target(
+        host, database, tuple(versions), None, why=f"{why}, and this run has no proved backup: restore one by hand"
+    )
+
+
+def _by_the_cluster(host: str, database: str, versions: tuple[str, ...], point: str | None, why: str) -> Target:
+    if not point:
+        by_hand = "name a moment by hand, with rollback_strategy=pitr and rollback_to_time"
+        return Target(host, database, versions, None, why=f"{why}, and this run has no restore point: {by_hand}")
+    why = (
+        f"{why}: back to restore point {point} of this run, by its proved backup; that takes the whole cluster with all of its "
+        "databases, so it is never done by itself"
+    )
+    return Target(host, database, versions, PITR, why=why, restore_point=point)
 
 
 @dataclass(frozen=True)
@@ -109,25 +128,43 @@ class Rollback:
     versions: tuple[str, ...]
 
 
+def goes_by_itself(target: Target) -> bool:
+    """Whether a run may take it back without a person: never where databases that it has not changed would go, too."""
+    return target.strategy in (DOWN, RESTORE)
+
+
 def rollbacks(targets: Iterable[Target]) -> list[Rollback]:
     """:return: the calls that take these databases back and nothing else; one way for several of them is one call."""
+    return _calls(target for target in targets if goes_by_itself(target))
+
+
+def _calls(targets: Iterable[Target]) -> list[Rollback]:
     grouped: dict[tuple[str, str, str], list[Target]] = {}
     for target in targets:
         if target.strategy:
-            first = target.versions[0] if target.strategy == DOWN else str(target.backup)
-            grouped.setdefault((target.host, target.strategy, first), []).append(target)
+            named = {DOWN: target.versions[0], RESTORE: target.backup, PITR: target.restore_point}
+            grouped.setdefault((target.host, target.strategy, str(named[target.strategy])), []).append(target)
     found = []
     for (host, strategy, first), members in grouped.items():
-        named = {"rollback_strategy": RESTORE, "rollback_backup": first}
+        choices = {
+            DOWN: {"rollback_through": first},
+            RESTORE: {"rollback_strategy": RESTORE, "rollback_backup": first},
+            PITR: {"rollback_strategy": PITR, "rollback_restore_point": first},
+        }
         found.append(
             Rollback(
                 host,
                 tuple(target.database for target in members),
-                {"rollback_through": first} if strategy == DOWN else named,
+                choices[strategy],
                 tuple(sorted({version for target in members for version in target.versions})),
             )
         )
-    return found
+    # Behind a restore of the cluster there is nothing left to take down.
+    return sorted(found, key=_takes_the_cluster)
+
+
+def _takes_the_cluster(call: Rollback) -> bool:
+    return call.choice.get("rollback_strategy") == PITR
 
 
 def commands(
@@ -138,10 +175,12 @@ def commands(
         return []
     several = len(run.get("hosts") or []) > 1
     told = []
-    for rollback in rollbacks(targets):
+    for rollback in _calls(targets):
         limit = rollback.host if several else str(run.get("limit") or run["environment"])
         choice = dict(rollback.choice)
-        if set(rollback.databases) != planned_databases(results.get(rollback.host) or {}):
+        alone = set(rollback.databases) != planned_databases(results.get(rollback.host) or {})
+        # One that is left out goes back with the cluster all the same, and would be refused as one that nobody has named.
+        if alone and not _takes_the_cluster(rollback):
             choice["pgops_databases"] = list(rollback.databases)
         if run.get("production"):
             choice["rollback_reason"] = reason

@@ -42,17 +42,31 @@ def final_state(
         return None
     if ok:
         return COMPLETE
+    rows = list(rows)
     if any(row["phase"] in (*_CHANGES, "swap") and row["result"] in ("unfinished", "changed") for row in rows):
         return PARTIAL
-    for databases in hosts.values():
+    cut_off = {row.get("host") for row in rows if row["phase"] == "restore" and row["result"] == "unfinished"}
+    for host, databases in hosts.items():
         for phases in databases.values():
-            if any((phases.get(phase) or {}).get("aside") for phase in ("swap", "resume")):
+            if any((phases.get(phase) or {}).get("aside") for phase in ("swap", "resume")) or kept_cluster(phases):
+                return PARTIAL
+            # A dump is restored beside the live database; a restore to a point in time ends with the change of the clusters.
+            if host in cut_off and (phases.get("disclose") or {}).get("target"):
                 return PARTIAL
             for phase, done in _CHANGES.items():
                 found = phases.get(phase) or {}
                 if found.get(done) or any(_in_the_middle(item) for item in found.get("stopped") or []):
                     return PARTIAL
     return FAILED
+
+
+def kept_cluster(phases: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """:return: of a database whose cluster was changed over, in this run, the result that says where the replaced one is kept."""
+    for phase in ("resume", "restore"):
+        found = phases.get(phase) or {}
+        if found.get("kept") and found.get("outage_ms") is not None:
+            return dict(found)
+    return None
 
 
 def _in_the_middle(stopped: Mapping[str, Any]) -> bool:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import run_outcome
+
 NAMES = (
     "divert traffic",
     "status",
@@ -56,10 +58,13 @@ def _kept(hosts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     for databases in hosts.values():
         for database, phases in databases.items():
             aside = next((found["aside"] for found in phases.values() if (found or {}).get("aside")), None)
+            cluster = run_outcome.kept_cluster(phases)
             path = (phases.get("backup") or {}).get("path")
             missed = (phases.get("backup") or {}).get("missed") or (phases.get("prove") or {}).get("missed")
             if aside:
                 told.append(f"{database} is kept as {aside}, by its rename")
+            elif cluster:
+                told.append(f"{database} is kept in the cluster {cluster['kept']}, by its rename")
             elif missed:
                 told.append(f"{database}: {missed}")
             elif path:

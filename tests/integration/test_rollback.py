@@ -168,6 +168,7 @@ def test_without_the_name_nothing_changes_and_the_loss_is_shown(applied: Any, se
         [V3, "create_pets", "complete"], [V2, "add_age", "complete"], [V1, "create_people", "complete"],
     ]  # fmt: skip
     assert "was not confirmed" in done.json["error"]["message"]
+    assert "incident" not in done.json, "nothing was touched"
     assert f"-e rollback_through={V1} -e rollback_confirm={database}" in str(done.json["error"]["next"])
     assert versions(server, database) == [V1, V2, V3]
     assert len(list((applied.backups / database).glob("*_*"))) == 1

@@ -296,6 +296,9 @@ def test_each_kind_is_recorded_as_yes_no_or_not_applicable() -> None:
     assert run_outcome.hooks_line(run_outcome.hooks("status", True, ["stop"], [])) is None
 
 
+CHANGED_OVER = {"outage_ms": 812.5, "kept": "/var/lib/postgresql/main_old"}
+
+
 @pytest.mark.parametrize(
     ("rows", "results", "state"),
     [
@@ -308,12 +311,20 @@ def test_each_kind_is_recorded_as_yes_no_or_not_applicable() -> None:
         ([("apply", "changed"), ("verify", "failed")], {"apply": {"applied": [{"version": "1"}]}}, "partial"),
         ([("swap", "changed"), ("verify", "failed")], {}, "partial"),
         ([("revert", "failed")], {"revert": {"reverted": [{"version": "1"}]}}, "partial"),
+        ([("restore", "changed"), ("verify", "failed")], {"restore": CHANGED_OVER}, "partial"),
+        ([("restore", "failed")], {"restore": CHANGED_OVER}, "partial"),
+        ([("resume", "changed"), ("verify", "failed")], {"resume": {"state": "completed", **CHANGED_OVER}}, "partial"),
+        ([("restore", "unfinished")], {"disclose": {"target": "restore point p"}}, "partial"),
+        ([("restore", "failed")], {"disclose": {"target": "restore point p"}}, "failed"),
+        # Beside the live database, which its swap alone touches.
+        ([("restore", "unfinished")], {"disclose": {"backup": "/b/1"}}, "failed"),
+        ([("restore", "changed"), ("swap", "failed")], {"restore": {"staged": "school_new"}}, "failed"),
     ],
 )
 def test_a_run_that_did_not_succeed_is_partial_where_it_changed_something(
     rows: list[tuple[str, str]], results: dict[str, Any], state: str
 ) -> None:
-    steps = [{"phase": phase, "result": result} for phase, result in rows]
+    steps = [{"phase": phase, "result": result, "host": "db1"} for phase, result in rows]
     assert run_outcome.final_state("migrate", False, steps, {"db1": {"school": results}}) == state
     assert run_outcome.final_state("migrate", True, steps, {}) == "complete"
     assert run_outcome.final_state("status", True, steps, {}) is None

@@ -17,6 +17,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     notification,
     reporting,
     rollback_advice,
+    rollback_targets,
 )
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.severity import CRITERIA, SEVERITIES
@@ -199,6 +200,71 @@ def test_without_a_proved_backup_there_is_no_command() -> None:
     assert "this run has no proved backup" in advice["targets"][0]["why"]
 
 
+POINT = "pgops_20260101T120000Z-0a1b2c"
+
+
+def physical(
+    safety: str = "none", path: str | None = "pgbackrest:main/20260101-120001F", **run: Any
+) -> list[dict[str, Any]]:
+    """A run that has backed its cluster up by pgBackRest, proved that, and made a restore point; then the verification failed."""
+    events = failed(safety, **run)
+    for event in events:
+        if event.get("phase") == "backup" and event.get("result"):
+            event["result"] = {"school": {"path": path} if path else {}}
+        if event.get("phase") == "prove" and event.get("result"):
+            label = {} if path and path.startswith("/") else {"label": "20260101-120001F"}
+            event["result"] = {"school": {"proved_at": "2026-01-01T12:00:02Z", **label}}
+    point = phase_of("restore_point", {"school": {"name": POINT, "lsn": "0/3000060", "archived_s": 0.4}}, 3)
+    return [*events[:7], *point, *events[7:]]
+
+
+@pytest.mark.parametrize("path", ["pgbackrest:main/20260101-120001F", None])
+def test_with_a_physical_backup_the_way_is_the_restore_point_of_this_run(path: str | None) -> None:
+    advice = advice_of(physical(path=path))
+    (target,) = advice["targets"]
+    assert (target["strategy"], target["backup"], target["restore_point"]) == ("pitr", None, POINT)
+    assert "the whole cluster" in target["why"]
+    assert advice["commands"] == [
+        f"ansible-playbook rollback.yml -l staging -e rollback_strategy=pitr -e rollback_restore_point={POINT}"
+    ]
+    said = "\n".join(rollback_advice.lines(advice))
+    assert "no proved backup" not in said
+    assert f"back to restore point {POINT} of this run, by its proved backup" in said
+
+
+def test_the_whole_cluster_never_goes_back_by_itself() -> None:
+    (target,) = advice_of(physical())["targets"]
+    known = rollback_targets.Target(**{**target, "versions": tuple(target["versions"])})
+    assert rollback_targets.rollbacks([known]) == []
+    assert not rollback_targets.goes_by_itself(known)
+
+
+def test_the_databases_of_a_cluster_have_one_command_that_leaves_none_of_them_out() -> None:
+    events = physical(production=True)
+    for event in events:
+        if event.get("result"):
+            event["result"] = {name: event["result"]["school"] for name in ("school", "clinic")}
+            if event["phase"] == "verify":
+                del event["result"]["clinic"]
+    (command,) = advice_of(events)["commands"]
+    assert "pgops_databases" not in command
+    assert "rollback_reason" in command
+
+
+def test_a_physical_backup_without_a_proof_or_a_restore_point_is_no_way_back() -> None:
+    for gone in ("prove", "restore_point"):
+        advice = advice_of([event for event in physical() if event.get("phase") != gone])
+        assert advice["commands"] == []
+        assert [target["strategy"] for target in advice["targets"]] == [None]
+        assert gone.replace("prove", "proved backup").replace("_", " ") in advice["targets"][0]["why"]
+
+
+def test_a_restore_point_changes_nothing_where_there_is_another_way() -> None:
+    assert f"rollback_through={V1}" in advice_of(physical("complete"))["commands"][0]
+    dump = advice_of(physical(path="/var/backups/school/1"))
+    assert "-e rollback_strategy=restore -e rollback_backup=/var/backups/school/1" in dump["commands"][0]
+
+
 def test_in_production_the_command_has_the_reason() -> None:
     (command,) = advice_of(failed(environment="production", limit="production", production=True))["commands"]
     assert f"the verification after it failed (run {RUN['id']})" in command
@@ -372,6 +438,48 @@ def test_a_run_that_only_looked_is_no_incident() -> None:
     assert not incident.is_due(reporting.build(events))
     assert not incident.is_due(reporting.build(failed()))
     assert incident.is_due(reporting.build(failed(production=True)))
+
+
+ROLLBACK = {**RUN, "id": "20260101T130000Z-0a1b2c", "playbook": "rollback"}
+
+
+def rollback(*more: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"event": "run_started", "time": "2026-01-01T13:00:00.000Z", **ROLLBACK}, *more]
+
+
+def resumed(state: str, **found: Any) -> list[dict[str, Any]]:
+    events = phase_of("resume", {"school": {"state": state, **found}})
+    return [{**event, "changed": state != "nothing"} if "changed" in event else event for event in events]
+
+
+def test_a_rollback_that_was_not_confirmed_is_no_incident(tmp_path: Path) -> None:
+    events = rollback(
+        *resumed("nothing"), *phase_of("strategies", {"school": {}}), *phase_of("disclose", {"school": {}})
+    )
+    own = Journal(tmp_path, ROLLBACK["environment"], ROLLBACK["id"])
+    for event in events:
+        own.append(event)
+    report, _page = reporting.finish(tmp_path, ROLLBACK, error={"msg": "The rollback of school was not confirmed"})
+    assert (report["result"], report["state"], report.get("incident")) == ("failed", "failed", None)
+    assert not list(tmp_path.rglob("*.incident.*"))
+
+
+@pytest.mark.parametrize("phase", ["strategies", "backup_copy", "resume"])
+def test_a_rollback_that_was_refused_before_it_touched_anything_is_no_incident(phase: str) -> None:
+    events = rollback(*phase_of(phase, {"school": {}}, error={"message": "refused"}))
+    assert not incident.is_due(reporting.build(events))
+
+
+@pytest.mark.parametrize("phase", ["revert", "restore", "swap", "lost_writes"])
+def test_a_rollback_that_came_to_what_changes_is_an_incident(phase: str) -> None:
+    assert incident.is_due(reporting.build(rollback(*phase_of(phase, {"school": {}}, error={"message": "it failed"}))))
+
+
+def test_a_swap_that_was_completed_is_an_incident_and_one_that_was_undone_says_so(tmp_path: Path) -> None:
+    swapped = reporting.build(rollback(*resumed("completed", aside="school_failed")))
+    assert incident.is_due(swapped)
+    data, _page = recorded(tmp_path, rollback(*resumed("lifted", why="as was asked for")))
+    assert data["what"] == "school on db1: a change that was cut off was undone"
 
 
 def test_who_is_notified_reads_how_bad_it_is() -> None:
