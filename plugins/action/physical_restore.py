@@ -47,6 +47,11 @@ class ActionModule(PgopsAction):
             self._tell_plan(database, found)
             for line in _lost(found.get("lost") or {}):
                 self.say(f"{database}: {line}")
+            if found.get("lost_unknown"):
+                self.say(f"{database}: what was lost cannot be told: {found['lost_unknown']}")
+            history = found.get("history") or {}
+            if history.get("carried") is False:
+                self.say(f"{database}: the history was not carried across: {history.get('why')}")
         kept = next((found["kept"] for found in databases.values() if found.get("outage_ms") is not None), None)
         if kept:
             self._tell_way_back(databases, str(kept), result, task_vars)

@@ -98,14 +98,19 @@ databases:
       type: list
       elements: str
     lost:
-      description: With O(state=restored), by table its rows before (V(now)) and after (V(then)), where they differ.
+      description:
+        - With O(state=restored), by table its rows before (V(now)) and after (V(then)), where they differ; null where the live database
+          cannot be read.
       type: dict
+    lost_unknown:
+      description: Why it is not known what was lost.
+      type: str
     versions:
       description: With O(state=restored), the versions that the restored ledger has applied.
       type: list
       elements: str
     history:
-      description: Audit rows and runs that were carried across.
+      description: Audit rows and runs that were carried across, or why they were not.
       type: dict
     outage_ms:
       description: From the stop of the live server to the answer of its successor, in milliseconds.

@@ -213,6 +213,17 @@ def test_killed_while_it_restores_leaves_nothing_once_it_is_run_again(cluster: P
     assert not [name for name in cluster.beside() if name.endswith((".json", ".log"))]
 
 
+def test_a_database_that_was_dropped_comes_back(cluster: PhysicalCluster) -> None:
+    before = count(cluster)
+    cluster.mark("before_the_drop")
+    cluster.server.execute(f"DROP DATABASE {cluster.database} WITH (FORCE)")
+    done = cluster.roll_back(name="before_the_drop")
+    assert count(cluster) == before
+    found = done["databases"][cluster.database]
+    assert (found["lost"], found["history"]["carried"]) == (None, False)
+    assert "there is no database of that name" in found["history"]["why"]
+
+
 def test_a_version_of_postgresql_that_pgbackrest_does_not_know_is_refused_by_name() -> None:
     made = PhysicalCluster(18, DEBIAN_12)
     try:
