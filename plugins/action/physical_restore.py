@@ -80,15 +80,7 @@ class ActionModule(PgopsAction):
         self, databases: dict[str, dict[str, Any]], kept: str, result: dict[str, Any], task_vars: dict[str, Any]
     ) -> None:
         first = next(iter(databases))
-        command = self.command(
-            task_vars,
-            "rollback.yml",
-            {
-                "rollback_strategy": "pitr",
-                "rollback_kept_cluster": kept,
-                "rollback_confirm": ",".join(str(name) for name in databases),
-            },
-        )
+        command = self.command(task_vars, "rollback.yml", _forth_again(databases, kept))
         outage = databases[first]["outage_ms"]
         self.say(
             f"{first}: changed over, clients were kept out for {outage:.0f} ms; the replaced cluster is kept in {kept}"
@@ -98,6 +90,18 @@ class ActionModule(PgopsAction):
             found["way_back"] = command
         if not result.get("failed"):
             result["next"] = [command]
+
+
+def _forth_again(databases: dict[str, dict[str, Any]], kept: str) -> dict[str, Any]:
+    """:return: the choice of a rollback that takes the kept cluster again; others go with it as they went with this one."""
+    choice: dict[str, Any] = {
+        "rollback_strategy": "pitr",
+        "rollback_kept_cluster": kept,
+        "rollback_confirm": ",".join(str(name) for name in databases),
+    }
+    if any(found.get("others") for found in databases.values()):
+        choice["rollback_whole_cluster"] = True
+    return choice
 
 
 def _lost(tables: dict[str, dict[str, Any]]) -> list[str]:

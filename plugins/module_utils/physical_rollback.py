@@ -123,12 +123,7 @@ def _refuse_unfit(work: Work, conn: Connection, layout: Layout) -> list[str]:
     """:return: the databases of the cluster that were not named, and go back with it."""
     cluster_change.refuse_unmovable(layout)
     cluster_layout.Server(layout, work.tool.user)
-    rows = fetch_all(
-        conn,
-        "SELECT datname::text AS name FROM pg_catalog.pg_database WHERE NOT datistemplate AND datname <> ALL (%s) ORDER BY 1",
-        ([*work.targets, work.target.maintenance_database, "postgres"],),
-    )
-    others = [row["name"] for row in rows]
+    others = _others(work, conn)
     if others and not work.request.whole_cluster:
         raise PgopsError(
             f"The whole cluster goes back, and {', '.join(others[:5])} would go with {', '.join(work.targets)}; nothing was touched.",
@@ -136,6 +131,15 @@ def _refuse_unfit(work: Work, conn: Connection, layout: Layout) -> list[str]:
             extra={"others": others},
         )
     return others
+
+
+def _others(work: Work, conn: Connection) -> list[str]:
+    rows = fetch_all(
+        conn,
+        "SELECT datname::text AS name FROM pg_catalog.pg_database WHERE NOT datistemplate AND datname <> ALL (%s) ORDER BY 1",
+        ([*work.targets, work.target.maintenance_database, "postgres"],),
+    )
+    return [row["name"] for row in rows]
 
 
 def _standbys(conn: Connection) -> list[str]:
@@ -150,7 +154,7 @@ def roll_back(work: Work) -> dict[str, Any]:
 
     Takes the runner lock of each live database that can be connected to before it restores, and keeps it to the stop.
 
-    :return: what was compared, ``outage_ms``, ``kept``.
+    :return: what was compared, ``outage_ms``, ``kept``; ``others``, the databases of either cluster that were not named.
     :raises RunnerBusy: another run is at work on one of the databases.
     :raises PgopsError: nothing was touched, or the live cluster is the one it was.
     """
@@ -160,7 +164,7 @@ def roll_back(work: Work) -> dict[str, Any]:
         alone.enter_context(cluster_change.locked(layout.data_directory))
         _refuse_cut_off(layout)
         _sweep(layout, work)
-        _refuse_unfit(work, conn, layout)
+        others = _refuse_unfit(work, conn, layout)
         incoming, kept = cluster_change.names(layout.data_directory, work.request.run_id, cluster_change.now())
         since = cluster_change.now().strftime("%Y-%m-%dT%H:%M:%SZ")
         change = Change(
@@ -169,7 +173,7 @@ def roll_back(work: Work) -> dict[str, Any]:
         if work.request.kept:
             cluster_change.refuse_unkept(layout, work.request.kept)
             change = replace(change, incoming=work.request.kept, target=f"the cluster kept in {work.request.kept}")
-            return _change_over(work, change, conn, {})
+            return _change_over(work, change, conn, {"others": others})
         # A run that is at work now would be told of after hours of restoring.
         lives = [_locked(work, target, alone) for target in work.targets.values()]
         found = _plan(work, conn, layout, pretend=False)
@@ -182,6 +186,8 @@ def roll_back(work: Work) -> dict[str, Any]:
         began = time.monotonic()
         try:
             compared = _restore(work, found, beside, lives)
+            # Whoever goes forth again meets those that were there then.
+            compared["others"] = sorted({*others, *compared["others"]})
             compared["restore_seconds"] = round(time.monotonic() - began, 1)
             work.after("restored")
             return _change_over(work, change, conn, compared)
@@ -244,12 +250,14 @@ def _restore(work: Work, found: Plan, beside: Beside, lives: Sequence[Live]) -> 
         )
         for live in lives
     }
+    with contextlib.closing(beside.connect()) as conn:
+        others = _others(work, conn)
     beside.stop()
     if not cluster_layout.is_shut_down(beside.layout, beside.folder, work.tool.user):
         raise PgopsError("The restored cluster did not shut down cleanly; it was thrown away and nothing was touched.")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(beside.log)
-    return {"reached": reached, "backup": found.backup, "databases": databases}
+    return {"reached": reached, "backup": found.backup, "databases": databases, "others": others}
 
 
 def _target(request: Request) -> str:

@@ -90,7 +90,7 @@ databases:
       description: With O(state=disclosed), the backup, the timeline, and how much WAL.
       type: dict
     others:
-      description: With O(state=disclosed), the databases that go back too.
+      description: The databases that go back too; with O(state=restored) also those that were there before.
       type: list
       elements: str
     standbys:

@@ -121,8 +121,13 @@ def test_other_databases_of_the_cluster_are_named_and_refused(cluster: PhysicalC
         refuses(cluster, "billing would go with white_cross", name="with_others")
         shown = cluster.disclose(name="with_others", whole_cluster=True)
         assert shown["others"] == ["billing"]
+        # It was made behind the restore point, and is there again when the old cluster is.
+        done = cluster.roll_back(name="with_others", whole_cluster=True)
+        assert done["others"] == ["billing"]
+        back = cluster.roll_back(kept=done["kept"])
+        refuses(cluster, "billing would go with white_cross", kept=back["kept"])
     finally:
-        cluster.server.execute("DROP DATABASE billing")
+        cluster.server.execute("DROP DATABASE IF EXISTS billing")
 
 
 def test_a_missing_wal_segment_is_named_before_anything_is_touched(cluster: PhysicalCluster) -> None:
