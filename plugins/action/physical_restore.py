@@ -26,11 +26,13 @@ class ActionModule(PgopsAction):
         return super().run(tmp, task_vars)
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
-        """:return: the task's arguments; whether the databases were named in the place of the answer."""
+        """:return: the task's arguments; whether the databases were named in the place of the answer; why, for the audit."""
         arguments = super().module_arguments(task_vars)
         if self.PHASE == "resume":
             answer = batches.names(arguments.pop("answer", None))
             arguments["confirmed"] = sorted(answer) == sorted(self.pgops(task_vars, "databases") or [])
+        elif self.PHASE == "restore" and self.run_fact(task_vars).get("why"):
+            arguments.setdefault("reason", str(self.run_fact(task_vars)["why"]))
         return arguments
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:

@@ -40,10 +40,14 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Record:
-    """What the audit of the restored database keeps of the rollback."""
+    """What the audit of the restored database keeps of the rollback.
+
+    :ivar reason: why, where it was typed.
+    """
 
     run_id: str
     target: str
+    reason: str | None = None
 
 
 class Live:
@@ -157,7 +161,8 @@ def _record(restored: Callable[[], Connection], record: Record) -> tuple[list[st
             versions = [row.version for row in ledger.read(conn).migrations if row.state == "applied"]
         except PgopsError as error:
             return [], error.message
-        ledger.append_audit(conn, CLUSTER_RESTORED, run_id=record.run_id, detail={"target": record.target})
+        detail = {"target": record.target, **({"reason": record.reason} if record.reason else {})}
+        ledger.append_audit(conn, CLUSTER_RESTORED, run_id=record.run_id, detail=detail)
     return versions, None
 
 

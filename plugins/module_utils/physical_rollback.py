@@ -52,6 +52,7 @@ class Request:
     kept: str | None = None
     whole_cluster: bool = False
     archive_seconds: float = 60.0
+    reason: str | None = None
 
 
 @dataclass
@@ -243,7 +244,7 @@ def restore_beside(tool: PgBackRest, found: Plan, beside: Beside, *, archiving: 
 def _restore(work: Work, found: Plan, beside: Beside, lives: Sequence[Live]) -> dict[str, Any]:
     reached = restore_beside(work.tool, found, beside, archiving=True)
     beside.promote()
-    record = cluster_comparison.Record(work.request.run_id, _target(work.request))
+    record = cluster_comparison.Record(work.request.run_id, _target(work.request), work.request.reason)
     databases = {
         live.target.database: cluster_comparison.compare(
             live, functools.partial(beside.connect, live.target.database), record

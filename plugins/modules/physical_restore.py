@@ -43,6 +43,10 @@ options:
       - Go on though databases go back that were not named.
     type: bool
     default: false
+  reason:
+    description:
+      - Why, for the audit. Filled by the action plugin with C(rollback_reason).
+    type: str
   strategy:
     description:
       - With O(state=resumed), what the rollback was asked for.
@@ -138,6 +142,7 @@ def main() -> None:
             "time": {"type": "str"},
             "kept_cluster": {"type": "path"},
             "whole_cluster": {"type": "bool", "default": False},
+            "reason": {"type": "str"},
             "strategy": {"type": "str", "choices": ["pitr", "unfence"], "default": "pitr"},
             "confirmed": {"type": "bool", "default": False},
             "answer": {"type": "raw"},
@@ -166,6 +171,7 @@ def main() -> None:
             given["kept_cluster"],
             given["whole_cluster"],
             given["archive_timeout"],
+            given["reason"],
         )
         asked_for = physical_rollback.Work(targets, tool, request)
         if given["state"] == "disclosed" or module.check_mode:

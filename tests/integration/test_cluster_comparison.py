@@ -25,7 +25,7 @@ from support.backups import RUN
 from support.tree import TestTree
 
 V1 = "20260101000001"
-RECORD = Record(RUN, "before")
+RECORD = Record(RUN, "before", "wrong rows")
 
 
 @pytest.fixture
@@ -65,6 +65,8 @@ def test_what_is_lost_is_told_and_the_history_goes_across(server: Any, live: Liv
     assert found["lost"] == {"public.people": {"now": 2, "then": 1}}
     assert (found["versions"], found["history"]["carried"], found["lost_unknown"]) == ([V1], True, None)
     assert audit(server, both) == [("noted", "later"), ("cluster_restored", RUN)]
+    query = "SELECT detail FROM pgops.audit WHERE event = 'cluster_restored'"
+    assert server.execute(query, database=f"{both}_restored") == [({"target": "before", "reason": "wrong rows"},)]
 
 
 def test_a_live_database_that_is_gone_stops_nothing(server: Any, live: Live, both: str) -> None:

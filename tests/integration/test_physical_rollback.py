@@ -122,7 +122,7 @@ def test_other_databases_of_the_cluster_are_named_and_refused(cluster: PhysicalC
         shown = cluster.disclose(name="with_others", whole_cluster=True)
         assert shown["others"] == ["billing"]
         # It was made behind the restore point, and is there again when the old cluster is.
-        done = cluster.roll_back(name="with_others", whole_cluster=True)
+        done = cluster.roll_back(name="with_others", whole_cluster=True, reason="wrong rows")
         assert done["others"] == ["billing"]
         back = cluster.roll_back(kept=done["kept"])
         refuses(cluster, "billing would go with white_cross", kept=back["kept"])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ansible_collections.whitecross.pgops.plugins.action.physical_restore import ActionModule
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import RUN_FACT, PgopsAction
 
 KEPT = "/data/main.pgops_kept_20261122_120000"
 RUN = {
@@ -55,3 +56,11 @@ def test_what_is_not_known_of_the_live_database_is_told() -> None:
     told.after(done(lost=None, lost_unknown="it is gone", history={"carried": False, "why": "no such database"}), {})
     assert "white_cross: what was lost cannot be told: it is gone" in told.said
     assert "white_cross: the history was not carried across: no such database" in told.said
+
+
+@pytest.mark.parametrize(("phase", "given"), [("restore", {"reason": "wrong rows"}), ("disclose", {})])
+def test_why_it_was_typed_reaches_the_audit(monkeypatch: pytest.MonkeyPatch, phase: str, given: dict[str, str]) -> None:
+    monkeypatch.setattr(PgopsAction, "module_arguments", lambda self, task_vars: {})
+    told = Told()
+    told.PHASE = phase
+    assert told.module_arguments({"ansible_facts": {RUN_FACT: {"why": "wrong rows"}}}) == given
