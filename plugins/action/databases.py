@@ -10,6 +10,12 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 
+_CANNOT_CONNECT = ("08", "57P")
+
+
+def _cannot_connect(result: dict[str, Any]) -> bool:
+    return str(result.get("sqlstate") or "").startswith(_CANNOT_CONNECT)
+
 
 class ActionModule(PgopsAction):
     """Once a host, before its first phase."""
@@ -28,6 +34,12 @@ class ActionModule(PgopsAction):
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Say how many there are. :raises AnsibleActionFail: the canary is none of them, nor a host."""
+        if result.get("failed") and _cannot_connect(result) and self.run_fact(task_vars).get("playbook") == "rollback":
+            # A rollback that was cut off leaves the server down; what finishes it needs no query.
+            result["hint"] = (
+                "A server that a rollback has stopped answers no query: name the databases in its place, with "
+                '-e \'{"pgops_databases": ["NAME"]}\', several with commas.'
+            )
         names = list(result.get("databases") or {})
         if result.get("failed") or not names:
             return result

@@ -26,11 +26,13 @@ class ActionModule(PgopsAction):
         return super().run(tmp, task_vars)
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
-        """:return: the task's arguments; whether the databases were named in the place of the answer."""
+        """:return: the task's arguments; whether the databases were named in the place of the answer; why, for the audit."""
         arguments = super().module_arguments(task_vars)
         if self.PHASE == "resume":
             answer = batches.names(arguments.pop("answer", None))
             arguments["confirmed"] = sorted(answer) == sorted(self.pgops(task_vars, "databases") or [])
+        elif self.PHASE == "restore" and self.run_fact(task_vars).get("why"):
+            arguments.setdefault("reason", str(self.run_fact(task_vars)["why"]))
         return arguments
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
@@ -47,6 +49,11 @@ class ActionModule(PgopsAction):
             self._tell_plan(database, found)
             for line in _lost(found.get("lost") or {}):
                 self.say(f"{database}: {line}")
+            if found.get("lost_unknown"):
+                self.say(f"{database}: what was lost cannot be told: {found['lost_unknown']}")
+            history = found.get("history") or {}
+            if history.get("carried") is False:
+                self.say(f"{database}: the history was not carried across: {history.get('why')}")
         kept = next((found["kept"] for found in databases.values() if found.get("outage_ms") is not None), None)
         if kept:
             self._tell_way_back(databases, str(kept), result, task_vars)
@@ -75,15 +82,7 @@ class ActionModule(PgopsAction):
         self, databases: dict[str, dict[str, Any]], kept: str, result: dict[str, Any], task_vars: dict[str, Any]
     ) -> None:
         first = next(iter(databases))
-        command = self.command(
-            task_vars,
-            "rollback.yml",
-            {
-                "rollback_strategy": "pitr",
-                "rollback_kept_cluster": kept,
-                "rollback_confirm": ",".join(str(name) for name in databases),
-            },
-        )
+        command = self.command(task_vars, "rollback.yml", _forth_again(databases, kept))
         outage = databases[first]["outage_ms"]
         self.say(
             f"{first}: changed over, clients were kept out for {outage:.0f} ms; the replaced cluster is kept in {kept}"
@@ -93,6 +92,18 @@ class ActionModule(PgopsAction):
             found["way_back"] = command
         if not result.get("failed"):
             result["next"] = [command]
+
+
+def _forth_again(databases: dict[str, dict[str, Any]], kept: str) -> dict[str, Any]:
+    """:return: the choice of a rollback that takes the kept cluster again; others go with it as they went with this one."""
+    choice: dict[str, Any] = {
+        "rollback_strategy": "pitr",
+        "rollback_kept_cluster": kept,
+        "rollback_confirm": ",".join(str(name) for name in databases),
+    }
+    if any(found.get("others") for found in databases.values()):
+        choice["rollback_whole_cluster"] = True
+    return choice
 
 
 def _lost(tables: dict[str, dict[str, Any]]) -> list[str]:

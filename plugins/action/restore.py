@@ -72,6 +72,9 @@ class ActionModule(IdentityAction):
     def _tell_restored_before(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
         """Each way from there is named, and each only looks."""
         database = str(result["database"])
+        if not result["backup"]:  # the whole cluster was: its way back is what that run has printed
+            result["next"] = [self.command(task_vars, "status.yml")]
+            return
         choices = [{"rollback_strategy": "restore", "rollback_backup": result["backup"]}]
         if result.get("aside"):
             choices.insert(0, {"rollback_strategy": "swap", "rollback_swap_to": result["aside"]})

@@ -40,10 +40,18 @@ FROM last AS l LEFT JOIN run AS r ON true LEFT JOIN pgops.migration AS m ON m.st
 WHERE l.began IS NOT NULL GROUP BY r.id, r.backup
 """
 
+# The whole cluster was taken back behind the last apply that its ledger still has.
+_CLUSTER_RESTORED = """
+SELECT a.run_id, to_char(a.at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS at FROM pgops.audit AS a
+WHERE a.event = 'cluster_restored'
+  AND a.at > coalesce((SELECT max(m.started_at) FROM pgops.migration AS m), '-infinity'::timestamptz)
+ORDER BY a.seq DESC LIMIT 1
+"""
+
 
 def last_apply(target: Target, application_name: str) -> dict[str, Any] | None:
     """:return: run_id, began (server time) and backup of the last apply; None where nothing was ever applied.
-    :raises PgopsError: the database came out of a restore and nothing was applied since: the last apply lies before it."""
+    :raises PgopsError: the database, or its whole cluster, came out of a restore and nothing was applied since: the last apply lies before it."""
     conn = connect(target.as_restore(), application_name=application_name)
     try:
         restored = restored_from.look(conn)
@@ -51,6 +59,9 @@ def last_apply(target: Target, application_name: str) -> dict[str, Any] | None:
             raise _restored_before(target.database, restored, _last_aside(conn, target.database))
         if ledger.schema_version(conn) == 0:
             return None
+        cluster = fetch_one(conn, _CLUSTER_RESTORED)
+        if cluster:
+            raise _cluster_restored_before(target.database, cluster)
         return fetch_one(conn, _LAST_APPLY)
     except psycopg2.Error as exc:
         raise from_psycopg(exc, f"The ledger of {target.database} cannot be read", database=target.database) from None
@@ -71,6 +82,16 @@ def _restored_before(database: str, restored: RestoredFrom, aside: str | None) -
         database=database,
         hint="Swap back to the database that was put aside, or name the backup to go to with -e rollback_backup=PATH.",
         extra={"reason": RESTORED_BEFORE, "backup": restored.backup, "aside": aside},
+    )
+
+
+def _cluster_restored_before(database: str, restored: dict[str, Any]) -> PgopsError:
+    return PgopsError(
+        f"The whole cluster of {database} was taken back by run {restored['run_id']} at {restored['at']}, and nothing was applied to it "
+        "since: any choice would go further back than that, so none is made; nothing was changed.",
+        database=database,
+        hint="Go forth again with the command that that run has printed, or name the backup to go to with -e rollback_backup=PATH.",
+        extra={"reason": RESTORED_BEFORE, "backup": None, "aside": None},
     )
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 White Cross pgops contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What was done to a database last - versions applied, versions reverted, names swapped -, as its own ledger tells it."""
+"""What was done to a database last - versions applied or reverted, names swapped, its cluster restored -, as its own ledger tells it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 APPLY = "apply"
 DOWN = "down"
 SWAP = "swap"
+CLUSTER_RESTORED = "cluster_restored"
 NOTHING = "nothing"
 
 # All by the server's clock. A version that failed is in no audit row; one that was resumed keeps the time of its first beginning.
 _LAST = """
 WITH change AS (
     SELECT 'swap' AS kind, a.at, a.run_id, a.detail ->> 'aside' AS aside FROM pgops.audit AS a WHERE a.event = 'database_swapped'
+    UNION ALL
+    SELECT 'cluster_restored', a.at, a.run_id, NULL FROM pgops.audit AS a WHERE a.event = 'cluster_restored'
     UNION ALL
     SELECT 'down', a.at, a.run_id, NULL FROM pgops.audit AS a WHERE a.event IN ('revert_started', 'reverted')
     UNION ALL
@@ -45,7 +48,7 @@ WHERE a.event = 'database_swapped' AND a.detail ->> 'outage_ms' IS NOT NULL ORDE
 class LastChange:
     """The last change of a database.
 
-    :ivar kind: ``apply``, ``down``, ``swap``, or ``nothing``.
+    :ivar kind: ``apply``, ``down``, ``swap``, ``cluster_restored``, or ``nothing``.
     :ivar run_id: the run that made it.
     :ivar versions: of an apply those of that run that are there now, be it in part; of a way down the one that is half gone.
     :ivar aside: where the last swap has put the database that it replaced, also where that is not the last change.
@@ -62,6 +65,8 @@ class LastChange:
         """As it follows on "the last change:"."""
         if self.kind == SWAP:
             return f"the swap of run {self.run_id} at {self.at}, which put {self.aside} aside"
+        if self.kind == CLUSTER_RESTORED:
+            return f"the rollback of the whole cluster by run {self.run_id} at {self.at}"
         if self.kind == DOWN:
             half = f", half done: {', '.join(self.versions)}" if self.versions else ""
             return f"the way down of run {self.run_id} at {self.at}{half}"
@@ -88,7 +93,7 @@ def look(conn: Connection) -> LastChange:
     aside = str(swap["aside"]) if swap and swap["aside"] else ""
     rows = ledger.read(conn).migrations
     half = tuple(one.version for one in rows if one.state == "reverting")
-    if half:
+    if half and row["kind"] != CLUSTER_RESTORED:
         return LastChange(DOWN, row["at"], row["run_id"], half, aside)
     there = tuple(one.version for one in rows if one.run_id == row["run_id"] and one.state != "reverted")
     return LastChange(row["kind"], row["at"], row["run_id"], there if row["kind"] == APPLY else (), aside)

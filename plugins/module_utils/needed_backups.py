@@ -58,6 +58,8 @@ def gone_back_to(target: Target, directory: str, *, application_name: str) -> di
         backup, why = backup_choice.choose(target, directory, None, application_name=application_name)
     except PgopsError as error:
         if error.extra.get("reason") == backup_choice.RESTORED_BEFORE:
+            if not error.extra["backup"]:  # of the whole cluster, which no logical backup stands for
+                return {}
             return {os.path.basename(str(error.extra["backup"])): "the database was restored from it"}
         if error.extra.get("reason") == "unproved":
             return {os.path.basename(str(error.extra["path"])): "the backup of the last apply"}

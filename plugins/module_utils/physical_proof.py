@@ -13,6 +13,7 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import cluster_change, point_in_time, restore_point
 from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_beside import Beside, discard
+from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_comparison import counts
 from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_layout import Layout
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
@@ -22,7 +23,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.pgbackrest import PgBackRest
-from ansible_collections.whitecross.pgops.plugins.module_utils.physical_rollback import counts, restore_beside
+from ansible_collections.whitecross.pgops.plugins.module_utils.physical_rollback import restore_beside
 
 # What a folder of a proof is called behind the name of the data directory.
 PROOF = ".pgops_proof_"

@@ -6,18 +6,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     cluster_change,
+    cluster_comparison,
     cluster_layout,
-    history,
-    ledger,
     locks,
     pgbackrest,
     point_in_time,
@@ -25,6 +24,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_beside import Beside, discard
 from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_change import Change
+from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_comparison import Live
 from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_layout import Layout
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
@@ -33,11 +33,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     execute,
     fetch_all,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.content import user_tables
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.pgbackrest import PgBackRest
 from ansible_collections.whitecross.pgops.plugins.module_utils.point_in_time import Plan
-from psycopg2 import sql
 
 # pgBackRest's errors for a file that is not what it was: the checksum, its format, gone.
 _DAMAGED = ("026", "029", "055")
@@ -54,6 +52,7 @@ class Request:
     kept: str | None = None
     whole_cluster: bool = False
     archive_seconds: float = 60.0
+    reason: str | None = None
 
 
 @dataclass
@@ -125,12 +124,7 @@ def _refuse_unfit(work: Work, conn: Connection, layout: Layout) -> list[str]:
     """:return: the databases of the cluster that were not named, and go back with it."""
     cluster_change.refuse_unmovable(layout)
     cluster_layout.Server(layout, work.tool.user)
-    rows = fetch_all(
-        conn,
-        "SELECT datname::text AS name FROM pg_catalog.pg_database WHERE NOT datistemplate AND datname <> ALL (%s) ORDER BY 1",
-        ([*work.targets, work.target.maintenance_database, "postgres"],),
-    )
-    others = [row["name"] for row in rows]
+    others = _others(work, conn)
     if others and not work.request.whole_cluster:
         raise PgopsError(
             f"The whole cluster goes back, and {', '.join(others[:5])} would go with {', '.join(work.targets)}; nothing was touched.",
@@ -138,6 +132,15 @@ def _refuse_unfit(work: Work, conn: Connection, layout: Layout) -> list[str]:
             extra={"others": others},
         )
     return others
+
+
+def _others(work: Work, conn: Connection) -> list[str]:
+    rows = fetch_all(
+        conn,
+        "SELECT datname::text AS name FROM pg_catalog.pg_database WHERE NOT datistemplate AND datname <> ALL (%s) ORDER BY 1",
+        ([*work.targets, work.target.maintenance_database, "postgres"],),
+    )
+    return [row["name"] for row in rows]
 
 
 def _standbys(conn: Connection) -> list[str]:
@@ -150,7 +153,10 @@ def _standbys(conn: Connection) -> list[str]:
 def roll_back(work: Work) -> dict[str, Any]:
     """The whole way. Until the live server is stopped nothing of it is touched, and a run that dies leaves only a folder beside.
 
-    :return: what was compared, ``outage_ms``, ``kept``.
+    Takes the runner lock of each live database that can be connected to before it restores, and keeps it to the stop.
+
+    :return: what was compared, ``outage_ms``, ``kept``; ``others``, the databases of either cluster that were not named.
+    :raises RunnerBusy: another run is at work on one of the databases.
     :raises PgopsError: nothing was touched, or the live cluster is the one it was.
     """
     user = work.tool.user
@@ -159,7 +165,7 @@ def roll_back(work: Work) -> dict[str, Any]:
         alone.enter_context(cluster_change.locked(layout.data_directory))
         _refuse_cut_off(layout)
         _sweep(layout, work)
-        _refuse_unfit(work, conn, layout)
+        others = _refuse_unfit(work, conn, layout)
         incoming, kept = cluster_change.names(layout.data_directory, work.request.run_id, cluster_change.now())
         since = cluster_change.now().strftime("%Y-%m-%dT%H:%M:%SZ")
         change = Change(
@@ -168,7 +174,9 @@ def roll_back(work: Work) -> dict[str, Any]:
         if work.request.kept:
             cluster_change.refuse_unkept(layout, work.request.kept)
             change = replace(change, incoming=work.request.kept, target=f"the cluster kept in {work.request.kept}")
-            return _change_over(work, change, conn, {})
+            return _change_over(work, change, conn, {"others": others})
+        # A run that is at work now would be told of after hours of restoring.
+        lives = [_locked(work, target, alone) for target in work.targets.values()]
         found = _plan(work, conn, layout, pretend=False)
         change = cluster_change.write(replace(change, target=found.told), user)
         beside = Beside(
@@ -178,17 +186,25 @@ def roll_back(work: Work) -> dict[str, Any]:
         beside.refuse_full(found.backup_size + found.wal_bytes)
         began = time.monotonic()
         try:
-            with contextlib.ExitStack() as held:
-                compared = _restore(work, found, beside, held)
-                compared["restore_seconds"] = round(time.monotonic() - began, 1)
-                work.after("restored")
-                return _change_over(work, change, conn, compared)
+            compared = _restore(work, found, beside, lives)
+            # Whoever goes forth again meets those that were there then.
+            compared["others"] = sorted({*others, *compared["others"]})
+            compared["restore_seconds"] = round(time.monotonic() - began, 1)
+            work.after("restored")
+            return _change_over(work, change, conn, compared)
         except BaseException:
             there = cluster_change.read(layout.data_directory)
             if there and there.step == cluster_change.RESTORING:
                 beside.remove()
                 cluster_change.forget(there)
             raise
+
+
+def _locked(work: Work, target: Target, held: contextlib.ExitStack) -> Live:
+    live = Live(target, application_name=work.application_name, progress=work.tool.progress, control=work.tool.control)
+    held.callback(live.close)
+    live.lock_if_it_can_be()
+    return live
 
 
 def _sweep(layout: Layout, work: Work) -> None:
@@ -225,68 +241,28 @@ def restore_beside(tool: PgBackRest, found: Plan, beside: Beside, *, archiving: 
     return reached
 
 
-def _restore(work: Work, found: Plan, beside: Beside, held: contextlib.ExitStack) -> dict[str, Any]:
+def _restore(work: Work, found: Plan, beside: Beside, lives: Sequence[Live]) -> dict[str, Any]:
     reached = restore_beside(work.tool, found, beside, archiving=True)
     beside.promote()
-    databases: dict[str, Any] = {}
-    for name, target in work.targets.items():
-        databases[name] = _compare(work, target, beside, held)
+    record = cluster_comparison.Record(work.request.run_id, _target(work.request), work.request.reason)
+    databases = {
+        live.target.database: cluster_comparison.compare(
+            live, functools.partial(beside.connect, live.target.database), record
+        )
+        for live in lives
+    }
+    with contextlib.closing(beside.connect()) as conn:
+        others = _others(work, conn)
     beside.stop()
     if not cluster_layout.is_shut_down(beside.layout, beside.folder, work.tool.user):
         raise PgopsError("The restored cluster did not shut down cleanly; it was thrown away and nothing was touched.")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(beside.log)
-    return {"reached": reached, "backup": found.backup, "databases": databases}
-
-
-def _compare(work: Work, target: Target, beside: Beside, held: contextlib.ExitStack) -> dict[str, Any]:
-    """What is there now and what will be, and the history carried across, with no other run at work on the live database."""
-    try:
-        source = connect(target.as_restore(), application_name=work.application_name)
-        held.callback(source.close)
-        lock = locks.RunnerLock(source, control=work.tool.control)
-        lock.acquire()
-        with contextlib.closing(beside.connect(target.database)) as restored:
-            before, after = counts(source), counts(restored)
-            versions = [row.version for row in ledger.read(restored).migrations if row.state == "applied"]
-            carried = history.carry(source, restored, owner=target.owner)
-            if ledger.schema_version(restored):
-                ledger.append_audit(
-                    restored, "cluster_restored", run_id=work.request.run_id, detail={"target": _target(work.request)}
-                )
-    except psycopg2.Error as exc:
-        raise from_psycopg(exc, f"{target.database} could not be compared", database=target.database) from None
-    return {
-        "versions": versions,
-        "tables": len(after),
-        "rows": sum(after.values()),
-        "lost": {
-            table: {"now": before.get(table), "then": after.get(table)}
-            for table in sorted({*before, *after})
-            if before.get(table) != after.get(table)
-        },
-        "history": carried,
-    }
+    return {"reached": reached, "backup": found.backup, "databases": databases, "others": others}
 
 
 def _target(request: Request) -> str:
     return request.name or request.time or request.kept or ""
-
-
-def counts(conn: Connection) -> dict[str, int]:
-    """:return: the exact rows of each table in one snapshot; the ledger's own are not among them."""
-    tables = [t for t in user_tables(conn, exclude_schemas=("pgops",)) if t.kind == "table"]
-    found = {}
-    execute(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    try:
-        for table in tables:
-            rows = fetch_all(
-                conn, sql.SQL("SELECT count(*) AS n FROM {}").format(sql.Identifier(table.schema, table.name))
-            )
-            found[table.quoted] = int(rows[0]["n"])
-    finally:
-        execute(conn, "ROLLBACK")
-    return found
 
 
 def _change_over(work: Work, change: Change, conn: Connection, compared: dict[str, Any]) -> dict[str, Any]:

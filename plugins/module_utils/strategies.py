@@ -8,6 +8,7 @@ The rules of ``auto`` stand as a table in docs/rollback.md:
 - the last change was a swap: back to the database that it put aside;
 - it applied versions: down, where all of them can go by their way down, since what was written meanwhile stays;
 - else the backup that this very run took before it began, and no older one;
+- it was a rollback of the whole cluster: none, since that is taken back by the cluster that it has put aside;
 - it was a way down: none, since the next one would go further back than anybody asked for.
 """
 
@@ -193,6 +194,13 @@ def _choose(
                 RESTORE: "it would go back to before that swap, too",
             },
         }
+    if change.kind == last_change.CLUSTER_RESTORED:
+        raise _none(
+            database,
+            f"its last change was {change.told}, and whatever comes next would go further back; that run has printed the command "
+            "that takes the replaced cluster again",
+            found,
+        )
     behind = "the last change was no swap, so it would go back to before that one"
     aside = behind if ways[UNDO_SWAP].to else ways[UNDO_SWAP].why_not
     if change.kind == last_change.DOWN and not change.versions:
@@ -206,7 +214,7 @@ def _choose(
             "why_not": {RESTORE: "it would leave behind what was written since its backup, too", UNDO_SWAP: aside},
         }
     not_down = ways[DOWN].why_not or "newer versions of other runs would have to go with it"
-    own = _own_backup(target, work) if change.kind == APPLY else None
+    own = _own_backup(target, change, work) if change.kind == APPLY else None
     if ways[RESTORE].possible and own and own == ways[RESTORE].backup:
         return {
             "chosen": RESTORE,
@@ -227,9 +235,11 @@ def _only(target: Target, change: LastChange, work: Work) -> bool:
     return {item["version"] for item in taken["versions"]} <= set(change.versions)
 
 
-def _own_backup(target: Target, work: Work) -> str | None:
+def _own_backup(target: Target, change: LastChange, work: Work) -> str | None:
     last = backup_choice.last_apply(target, work.application_name)
-    recorded = (last or {}).get("backup")
+    if last is None or last["run_id"] != change.run_id:
+        return None
+    recorded = last.get("backup")
     return str(recorded["path"]) if isinstance(recorded, dict) and recorded.get("path") else None
 
 

@@ -163,7 +163,7 @@ def to_a_backup(situation: Situation, directory: str, path: str | None, level: i
         if error.extra.get("reason") == backup_choice.RESTORED_BEFORE:
             return Way(
                 RESTORE,
-                why_not="the last change was a swap, and a backup goes further back; rollback_backup names one all the same",
+                why_not="the last change was a restore, and a backup goes further back; rollback_backup names one all the same",
             )
         return Way(RESTORE, why_not=f"proved backup: missing ({error.message.rstrip('.')})")
     named = Way(RESTORE, backup=backup.path)

@@ -43,6 +43,10 @@ options:
       - Go on though databases go back that were not named.
     type: bool
     default: false
+  reason:
+    description:
+      - Why, for the audit. Filled by the action plugin with C(rollback_reason).
+    type: str
   strategy:
     description:
       - With O(state=resumed), what the rollback was asked for.
@@ -90,7 +94,7 @@ databases:
       description: With O(state=disclosed), the backup, the timeline, and how much WAL.
       type: dict
     others:
-      description: With O(state=disclosed), the databases that go back too.
+      description: The databases that go back too; with O(state=restored) also those that were there before.
       type: list
       elements: str
     standbys:
@@ -98,14 +102,19 @@ databases:
       type: list
       elements: str
     lost:
-      description: With O(state=restored), by table its rows before (V(now)) and after (V(then)), where they differ.
+      description:
+        - With O(state=restored), by table its rows before (V(now)) and after (V(then)), where they differ; null where the live database
+          cannot be read.
       type: dict
+    lost_unknown:
+      description: Why it is not known what was lost.
+      type: str
     versions:
       description: With O(state=restored), the versions that the restored ledger has applied.
       type: list
       elements: str
     history:
-      description: Audit rows and runs that were carried across.
+      description: Audit rows and runs that were carried across, or why they were not.
       type: dict
     outage_ms:
       description: From the stop of the live server to the answer of its successor, in milliseconds.
@@ -133,6 +142,7 @@ def main() -> None:
             "time": {"type": "str"},
             "kept_cluster": {"type": "path"},
             "whole_cluster": {"type": "bool", "default": False},
+            "reason": {"type": "str"},
             "strategy": {"type": "str", "choices": ["pitr", "unfence"], "default": "pitr"},
             "confirmed": {"type": "bool", "default": False},
             "answer": {"type": "raw"},
@@ -161,6 +171,7 @@ def main() -> None:
             given["kept_cluster"],
             given["whole_cluster"],
             given["archive_timeout"],
+            given["reason"],
         )
         asked_for = physical_rollback.Work(targets, tool, request)
         if given["state"] == "disclosed" or module.check_mode:

@@ -121,8 +121,13 @@ def test_other_databases_of_the_cluster_are_named_and_refused(cluster: PhysicalC
         refuses(cluster, "billing would go with white_cross", name="with_others")
         shown = cluster.disclose(name="with_others", whole_cluster=True)
         assert shown["others"] == ["billing"]
+        # It was made behind the restore point, and is there again when the old cluster is.
+        done = cluster.roll_back(name="with_others", whole_cluster=True, reason="wrong rows")
+        assert done["others"] == ["billing"]
+        back = cluster.roll_back(kept=done["kept"])
+        refuses(cluster, "billing would go with white_cross", kept=back["kept"])
     finally:
-        cluster.server.execute("DROP DATABASE billing")
+        cluster.server.execute("DROP DATABASE IF EXISTS billing")
 
 
 def test_a_missing_wal_segment_is_named_before_anything_is_touched(cluster: PhysicalCluster) -> None:
@@ -211,6 +216,17 @@ def test_killed_while_it_restores_leaves_nothing_once_it_is_run_again(cluster: P
     assert count(cluster) == before
     # Those that were undone leave what they had restored; this one does not.
     assert not [name for name in cluster.beside() if name.endswith((".json", ".log"))]
+
+
+def test_a_database_that_was_dropped_comes_back(cluster: PhysicalCluster) -> None:
+    before = count(cluster)
+    cluster.mark("before_the_drop")
+    cluster.server.execute(f"DROP DATABASE {cluster.database} WITH (FORCE)")
+    done = cluster.roll_back(name="before_the_drop")
+    assert count(cluster) == before
+    found = done["databases"][cluster.database]
+    assert (found["lost"], found["history"]["carried"]) == (None, False)
+    assert "there is no database of that name" in found["history"]["why"]
 
 
 def test_a_version_of_postgresql_that_pgbackrest_does_not_know_is_refused_by_name() -> None:

@@ -5,15 +5,19 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from datetime import UTC
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    backup_choice,
     backup_store,
+    connection,
     ledger,
     migrate,
+    needed_backups,
     restore,
     strategies,
     swap,
@@ -302,6 +306,48 @@ def test_after_a_swap_that_one_is_undone_and_after_an_apply_upon_it_not(
     after = weigh(target, backups)
     assert (after["chosen"], after["through"]) == ("down", V2)
     assert "it would go back to before that one" in after["why_not"]["undo_swap"]
+
+
+def test_after_a_rollback_of_the_whole_cluster_nothing_is_chosen_and_no_older_backup_is_taken(
+    target: Any, migrated: str, tree: TestTree, backups: Path
+) -> None:
+    taken_back(target)
+    error = refused(target, backups)
+    assert "its last change was the rollback of the whole cluster by run pitr at " in error.message
+    assert "whatever comes next would go further back" in error.message
+    assert error.extra["databases"][migrated]["last_change"]["kind"] == "cluster_restored"
+    with pytest.raises(PgopsError, match="any choice would go further back than that") as caught:
+        backup_choice.choose(target, str(backups), None, application_name="test")
+    assert caught.value.extra["reason"] == backup_choice.RESTORED_BEFORE
+    assert needed_backups.gone_back_to(target, str(backups), application_name="test") == {}
+    path = newest(backups, migrated).path
+    assert weigh(target, backups, "restore", backup=path)["backup"] == path
+    tree.add_sql(V3, "create_rooms", "CREATE TABLE rooms (id int);\n", "DROP TABLE rooms;\n")
+    apply(target, tree, proved(target, backups, run_id="20261121T120005Z-0a1b2c"), run="20261121T120006Z-0a1b2c")
+    after = weigh(target, backups)
+    assert (after["chosen"], after["through"]) == ("down", V3)
+    assert after["ways"]["restore"]["possible"]
+
+
+def taken_back(target: Any) -> None:
+    """The row that a rollback of the cluster leaves."""
+    with closing(connection.connect(target, application_name="test")) as conn:
+        ledger.append_audit(conn, "cluster_restored", run_id="pitr", detail={"target": "before"})
+
+
+def test_the_backup_of_a_run_before_the_last_change_is_not_its_own(
+    server: Any, target: Any, database: str, tree: TestTree, backups: Path
+) -> None:
+    own = proved(target, backups)
+    apply(target, tree, own)
+    tree.add_sql(V2, "create_pets", "CREATE TABLE pets (id int);\n", "DROP TABLE pets;\n")
+    apply(target, tree, run=OF_THE_APPLY)
+    # The ledger of before, with an audit that was carried across.
+    server.execute(f"DELETE FROM pgops.migration WHERE version = '{V2}'", database=database)
+    server.execute(f"DELETE FROM pgops.run WHERE id = '{OF_THE_APPLY}'", database=database)
+    error = refused(target, backups)
+    assert "restore: the backup that this run took itself is not there" in error.message
+    assert error.extra["databases"][database]["ways"]["restore"]["backup"] == own.path
 
 
 def test_where_the_tool_did_nothing_there_is_nothing_to_choose(target: Any, database: str, backups: Path) -> None:

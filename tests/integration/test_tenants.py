@@ -9,6 +9,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import tenants
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from support.server import Server
+from support.site import Playbook
 
 
 def test_the_order_is_the_query_s(server: Server, target: Target, database: str) -> None:
@@ -38,3 +39,12 @@ def test_what_names_no_databases_is_refused_in_one_sentence(target: Target, quer
         tenants.named_by(target, query)
     assert refused.value.message.startswith(f"pgops_databases_query, run in {target.database}, ")
     assert sentence in refused.value.message
+
+
+def test_a_rollback_that_finds_the_server_down_is_told_to_name_the_databases(playbook: Playbook) -> None:
+    playbook.variables["pgops_databases_query"] = "SELECT datname FROM pg_database"
+    down = playbook("rollback.yml", pgops_port="1", rollback_strategy="pitr")
+    assert down.rc == 2, down.output
+    assert """-e '{"pgops_databases": ["NAME"]}'""" in down.json["error"]["hint"]
+    looked = playbook("status.yml", pgops_port="1")
+    assert "pgops_databases" not in str(looked.json["error"].get("hint"))

@@ -1,0 +1,66 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a rollback of a cluster tells: the way forth again, and what it could not find out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.whitecross.pgops.plugins.action.physical_restore import ActionModule
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import RUN_FACT, PgopsAction
+
+KEPT = "/data/main.pgops_kept_20261122_120000"
+RUN = {
+    "playbook": "rollback",
+    "command": "ansible-playbook rollback.yml",
+    "given": {
+        "variables": {"rollback_strategy": "pitr", "rollback_whole_cluster": True, "rollback_restore_point": "x"}
+    },
+}
+
+
+class Told(ActionModule):
+    """Keeps what is said."""
+
+    PHASE = "restore"
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        """Keep it."""
+        self.said.append(text)
+
+    def command(self, task_vars: dict[str, Any], playbook: str, variables: Any = None) -> str:
+        """As the action has it, for this run."""
+        return typed_commands.other(RUN, playbook.removesuffix(".yml"), "local", variables)
+
+
+def done(**more: Any) -> dict[str, Any]:
+    return {"databases": {"white_cross": {"outage_ms": 5.0, "kept": KEPT, "others": [], **more}}}
+
+
+@pytest.mark.parametrize("others", [["billing"], []])
+def test_others_that_went_back_go_forth_with_it(others: list[str]) -> None:
+    (command,) = Told().after(done(others=others), {})["next"]
+    assert ("rollback_whole_cluster" in command) is bool(others)
+    assert f"rollback_kept_cluster={KEPT}" in command
+    assert "rollback_confirm=white_cross" in command
+    assert "rollback_restore_point" not in command
+
+
+def test_what_is_not_known_of_the_live_database_is_told() -> None:
+    told = Told()
+    told.after(done(lost=None, lost_unknown="it is gone", history={"carried": False, "why": "no such database"}), {})
+    assert "white_cross: what was lost cannot be told: it is gone" in told.said
+    assert "white_cross: the history was not carried across: no such database" in told.said
+
+
+@pytest.mark.parametrize(("phase", "given"), [("restore", {"reason": "wrong rows"}), ("disclose", {})])
+def test_why_it_was_typed_reaches_the_audit(monkeypatch: pytest.MonkeyPatch, phase: str, given: dict[str, str]) -> None:
+    monkeypatch.setattr(PgopsAction, "module_arguments", lambda self, task_vars: {})
+    told = Told()
+    told.PHASE = phase
+    assert told.module_arguments({"ansible_facts": {RUN_FACT: {"why": "wrong rows"}}}) == given
