@@ -14,9 +14,6 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import emergency_
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.identity import IdentityAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction
 
-# Playbooks that rely on the proof for what they do next.
-RELYING = ("migrate", "rollback")
-
 
 class ActionModule(IdentityAction, MigrationAction):
     """The proof of a run's backup, or of one that the user names."""
@@ -65,7 +62,7 @@ class ActionModule(IdentityAction, MigrationAction):
         """:return: what this environment needs, where this playbook relies on the proof.
         :raises AnsibleActionFail: the climb that is asked for ends below it."""
         run = self.run_fact(task_vars)
-        if run.get("playbook") not in RELYING:
+        if run.get("playbook") not in proof_levels.RELYING:
             return None
         environment = str(run.get("environment"))
         production = environment in (self.pgops(task_vars, "production_environments") or [])

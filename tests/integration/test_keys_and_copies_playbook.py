@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,30 @@ def test_where_a_copy_is_required_nothing_is_applied_without_it(
 def test_production_requires_its_copies_by_its_own_variables() -> None:
     found = yaml.safe_load((ROOT / "inventories" / "group_vars" / "production" / "run.yml").read_text(encoding="utf-8"))
     assert found["backup_copies_required"] is True
+
+
+def test_of_a_physical_backup_the_role_copies_nothing_and_says_where_its_copies_are_declared(
+    tmp_path: Path, database: str
+) -> None:
+    play = [
+        {
+            "hosts": "localhost",
+            "gather_facts": False,
+            "vars": {
+                "backup_engine": "physical",
+                "backup_copies": [{"path": str(tmp_path)}],
+                "pgops_database": database,
+            },
+            "tasks": [{"ansible.builtin.import_role": {"name": "whitecross.pgops.backup", "tasks_from": "copy"}}],
+        }
+    ]
+    file = tmp_path / "copy.yml"
+    file.write_text(yaml.safe_dump(play), encoding="utf-8")
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local", str(file)],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("nothing was copied") == 1
+    assert "declare repo2-path" in done.stdout
+    assert list(tmp_path.iterdir()) == [file]
