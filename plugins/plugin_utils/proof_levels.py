@@ -30,6 +30,14 @@ def required(given: Any, environment: str, production: bool) -> int:
     return level
 
 
+def proves(run: Mapping[str, Any], task_vars: Mapping[str, Any]) -> bool:
+    """:return: whether this run proves the backup that it makes: its environment does, and no tag leaves it out."""
+    wanted, left_out = (set(task_vars.get(f"ansible_{word}_tags") or ()) for word in ("run", "skip"))
+    if left_out & {"prove"} or (wanted and not wanted & {"all", "prove"}):
+        return False
+    return "prove" in (run.get("phases") or [])
+
+
 def ladder_lines(found: Mapping[str, Any]) -> list[str]:
     """:return: a line for each level that was climbed, for the screen."""
     return [

@@ -89,6 +89,21 @@ def test_a_run_that_could_not_prove_its_encrypted_backup_does_not_begin_it(
     assert list(site.backups.rglob("dump.age"))
 
 
+@pytest.mark.slow
+def test_a_rollback_that_may_go_without_goes_on_with_an_encrypted_backup_that_it_cannot_prove(
+    site: Any, server: Any, database: str
+) -> None:
+    assert site("migrate.yml", migrate_target=V1).rc == 0
+    done = site("rollback.yml", rollback_confirm=database, rollback_emergency_backup="try", backup_identity_file="")
+    assert done.rc == 0, done.output
+    found = phases(done, database)
+    assert found["backup"]["encryption"]
+    assert found["prove"]["missed"].startswith("no proof: ")
+    assert "no private key was given" in found["prove"]["missed"]
+    assert found["backup_copy"]["path"] == found["backup"]["path"]
+    assert server.execute("SELECT to_regclass('people')", database=database) == [(None,)]
+
+
 def test_a_private_key_among_the_recipients_is_not_repeated(site: Any, key: Key) -> None:
     secret = key.file.read_text(encoding="ascii").splitlines()[-1]
     done = site("backup.yml", "-vvv", backup_encrypt_to=[secret])
