@@ -37,6 +37,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.content import us
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.pgbackrest import PgBackRest
 from ansible_collections.whitecross.pgops.plugins.module_utils.point_in_time import Plan
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from psycopg2 import sql
 
 # pgBackRest's errors for a file that is not what it was: the checksum, its format, gone.
@@ -273,13 +274,15 @@ def _target(request: Request) -> str:
     return request.name or request.time or request.kept or ""
 
 
-def counts(conn: Connection) -> dict[str, int]:
+def counts(conn: Connection, control: Control | None = None) -> dict[str, int]:
     """:return: the exact rows of each table in one snapshot; the ledger's own are not among them."""
     tables = [t for t in user_tables(conn, exclude_schemas=("pgops",)) if t.kind == "table"]
     found = {}
     execute(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     try:
         for table in tables:
+            if control:
+                control.check()
             rows = fetch_all(
                 conn, sql.SQL("SELECT count(*) AS n FROM {}").format(sql.Identifier(table.schema, table.name))
             )
