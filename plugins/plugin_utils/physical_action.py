@@ -21,7 +21,7 @@ class PhysicalAction(PgopsAction):
 
     def tolerated(self) -> bool:
         """:return: whether the run goes on where this fails."""
-        return boolean(self._task.args.get("tolerated") or False)
+        return bool(boolean(self._task.args.get("tolerated") or False))
 
     def level_needed(self, task_vars: dict[str, Any], given: Any) -> int | None:
         """:param given: ``backup_level_required``.
