@@ -9,7 +9,12 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import emergency_backup, identity, reporting
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+    emergency_backup,
+    identity,
+    proof_levels,
+    reporting,
+)
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 
 # The purpose is in the folder's name, so that one sees years later why it was made.
@@ -35,16 +40,14 @@ class ActionModule(PgopsAction):
         }
         if arguments.get("encrypt_to"):
             identity.refuse_recipients(arguments["encrypt_to"])
-            self._refuse_unprovable(run, task_vars)
+            if not boolean(self._task.args.get("tolerated") or False):  # there the proof is missed, and that is told
+                self._refuse_unprovable(run, task_vars)
         return arguments
 
     def _refuse_unprovable(self, run: dict[str, Any], task_vars: dict[str, Any]) -> None:
         """A backup of an hour that its own run cannot prove is told before it is begun; one that was asked for without is made."""
-        wanted, left_out = (set(task_vars.get(f"ansible_{word}_tags") or ()) for word in ("run", "skip"))
-        if left_out & {"prove"} or (wanted and not wanted & {"all", "prove"}):
-            return
         given = self._templar.template(task_vars.get("backup_identity_file") or "")
-        if "prove" in (run.get("phases") or []) and not given:
+        if proof_levels.proves(run, task_vars) and not given:
             raise AnsibleActionFail(
                 "backup_encrypt_to is set and backup_identity_file is not: the backup of this run could not be proved, so it was "
                 "not begun. Name the file of a private key on the ops host with -e backup_identity_file=FILE."

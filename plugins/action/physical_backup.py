@@ -7,19 +7,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import proof_levels, reporting
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.physical_action import PhysicalAction
 
 
-class ActionModule(PgopsAction):
+class ActionModule(PhysicalAction):
     """The physical backup of a run."""
 
     PHASE = "backup"
     MODULE = "physical_backup"
-    LIVE = True
+
+    def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """:return: the task's arguments. A backup of hours whose proof would not do is refused before it is begun."""
+        if proof_levels.proves(self.run_fact(task_vars), task_vars):
+            self.refuse_unreached(task_vars, self._templar.template(task_vars.get(proof_levels.VARIABLE)))
+        return super().module_arguments(task_vars)
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """One line: the cluster has one backup, however many databases were named."""
+        result = self.told_missed(result, task_vars, "backup")
         for database, found in list((result.get("databases") or {}).items())[:1]:
             if "label" in found:
                 on = f", on top of {', '.join(found['references'])}" if found["references"] else ""

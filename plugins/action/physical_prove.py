@@ -5,28 +5,55 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import PHYSICAL
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import emergency_backup
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.physical_action import PhysicalAction
 
 
-class ActionModule(PgopsAction):
+class ActionModule(PhysicalAction):
     """The proof of a physical backup."""
 
     PHASE = "prove"
     MODULE = "physical_prove"
-    LIVE = True
+
+    _began = 0.0
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """A run that goes on with no backup has none to prove; an older one tells nothing of what it destroys."""
+        variables = task_vars or {}
+        made = self.run_fact(variables).get("backup") or {}
+        if made and all("missed" in entry for entry in made.values()):
+            return {"changed": False, "skipped": True, "skip_reason": "no backup was made"}
+        return super().run(tmp, variables)
+
+    def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """:return: the task's arguments, with the level that is needed and what of the time is left."""
+        self._began = time.monotonic()
+        arguments = super().module_arguments(task_vars)
+        arguments["level_required"] = self.refuse_unreached(task_vars, self._task.args.get("level_required"))
+        arguments["timeout"] = emergency_backup.left(self.run_fact(task_vars), float(arguments.get("timeout") or 0))
+        return arguments
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Say what was compared, and what could not be."""
+        result = self.told_missed(result, task_vars, "proof", time.monotonic() - self._began)
+        needed = self.level_needed(task_vars, self._task.args.get("level_required"))
         for database, found in (result.get("databases") or {}).items():
             if "proved_at" not in found:
                 continue
             self.say(
-                f"{database}: physical backup {found['label']} proved: {found['tables']} tables and {found['rows']} rows restored to "
-                f"{found['restore_point']}, {found['compared']} tables compared, pg_amcheck passed, in {found['seconds']:.1f} s "
+                f"{database}: physical backup {found['label']} proved to level {found['level']} ({found['detail']}): {found['tables']} tables "
+                f"and {found['rows']} rows restored to {found['restore_point']} in {found['seconds']:.1f} s "
                 f"(restore {found['restore_seconds']:.1f} s)"
             )
+            if needed is not None and needed > PHYSICAL:
+                self.say(
+                    f"{database}: level {needed} is needed here; the rollback goes on with level {found['level']} "
+                    f"({emergency_backup.MODE}=try)"
+                )
             if found["moving"]:
                 self.say(f"{database}: written to meanwhile, so counted only: {', '.join(found['moving'])}")
         return result

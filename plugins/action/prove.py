@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
@@ -14,9 +15,6 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import emergency_
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.identity import IdentityAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction
 
-# Playbooks that rely on the proof for what they do next.
-RELYING = ("migrate", "rollback")
-
 
 class ActionModule(IdentityAction, MigrationAction):
     """The proof of a run's backup, or of one that the user names."""
@@ -24,6 +22,8 @@ class ActionModule(IdentityAction, MigrationAction):
     PHASE = "prove"
     MODULE = "prove"
     LIVE = True
+
+    _began = 0.0
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """In check mode no backup was made: then there is nothing to prove, and the run goes on."""
@@ -44,6 +44,7 @@ class ActionModule(IdentityAction, MigrationAction):
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the task's arguments, with the backups that this run made and the rule for production."""
+        self._began = time.monotonic()
         arguments = super().module_arguments(task_vars)
         made = self.run_fact(task_vars).get("backup") or {}
         arguments["backups"] = {
@@ -65,7 +66,7 @@ class ActionModule(IdentityAction, MigrationAction):
         """:return: what this environment needs, where this playbook relies on the proof.
         :raises AnsibleActionFail: the climb that is asked for ends below it."""
         run = self.run_fact(task_vars)
-        if run.get("playbook") not in RELYING:
+        if run.get("playbook") not in proof_levels.RELYING:
             return None
         environment = str(run.get("environment"))
         production = environment in (self.pgops(task_vars, "production_environments") or [])
@@ -88,6 +89,7 @@ class ActionModule(IdentityAction, MigrationAction):
             databases=self._to_prove(task_vars),
             what="proof",
             playbook=self.run_fact(task_vars).get("playbook"),
+            seconds=time.monotonic() - self._began,
         )
         for line in emergency_backup.lines(result.get("databases") or {}):
             self.say(line)

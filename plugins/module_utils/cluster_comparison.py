@@ -174,13 +174,15 @@ def _differ(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, di
     }
 
 
-def counts(conn: Connection) -> dict[str, int]:
+def counts(conn: Connection, control: Control | None = None) -> dict[str, int]:
     """:return: the exact rows of each table in one snapshot; the ledger's own are not among them."""
     tables = [t for t in user_tables(conn, exclude_schemas=("pgops",)) if t.kind == "table"]
     found = {}
     execute(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     try:
         for table in tables:
+            if control:
+                control.check()
             rows = fetch_all(
                 conn, sql.SQL("SELECT count(*) AS n FROM {}").format(sql.Identifier(table.schema, table.name))
             )

@@ -16,6 +16,7 @@ import posixpath
 import re
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Callable
 
@@ -30,7 +31,31 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.progress import C
 ATTEMPTS = 3
 PAUSE_SECONDS = 2.0
 TOLD = 5
+# What bounds one place, and what bounds backup, proof and copies together.
+PLACE, WHOLE = "backup_copies_timeout", "rollback_emergency_backup_timeout"
 _WORD = re.compile(r"[^A-Za-z0-9.-]+")
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """Until when a copy may take, on the monotonic clock, and the variable that says so."""
+
+    end: float | None
+    variable: str
+    backup: Backup
+    place: str
+    control: Control
+
+    def check(self) -> None:
+        """:raises PgopsError: its time is over. Interrupted: the job has to end."""
+        self.control.check()
+        if self.end is not None and time.monotonic() > self.end:
+            raise PgopsError(
+                f"The copy of {self.backup.path} to {self.place} took longer than {self.variable}.",
+                database=str(self.backup.manifest["database"]),
+                hint=f"Raise {self.variable}, or copy it again: what is there already is gone on with where the place can.",
+                extra={"reason": "timeout", "final": True},
+            )
 
 
 def refuse_places(places: Any) -> list[Place]:
@@ -69,6 +94,7 @@ def copy(
     places: list[Place],
     *,
     timeout: float,
+    whole_timeout: float = 0,
     progress: Progress | None = None,
     control: Control | None = None,
     sleep: Callable[[float], None] = time.sleep,
@@ -78,22 +104,33 @@ def copy(
     A place that has it already is read back again and nothing is sent. One that fails does not keep it from the others.
 
     :param timeout: how long one place may take, in seconds.
+    :param whole_timeout: how long all of it may take, in seconds, 0 for any number; a place that comes too late has no copy.
     :return: path, copies (those of ``copies.json``), made (places that it was sent to), not_copied (place, message, hint).
     :raises PgopsError: another run copies this backup, or it is damaged here. Interrupted: it was asked to end.
     """
     progress, control = progress or Progress(None), control or Control(None)
     database = str(backup.manifest["database"])
+    end = time.monotonic() + whole_timeout if whole_timeout > 0 else None
     with _only_one(backup):
         progress.emit("reading every file of the backup", database=database)
         # What is damaged here is not spread.
-        backup_store.verify_files(backup, control.check)
+        try:
+            backup_store.verify_files(backup, _Limit(end, WHOLE, backup, "any place", control).check)
+        except PgopsError as error:
+            if error.extra.get("reason") != "timeout":
+                raise
+            none = [{"place": place.shown, "message": error.message, "hint": error.hint} for place in places]
+            return {"path": backup.path, "copies": read(backup.path), "made": [], "not_copied": none}
         wanted, below = contents(backup), location(backup)
         known = {entry["path"]: entry for entry in read(backup.path)}
         made, failed = [], []
         for place in places:
             began = time.monotonic()
+            own = began + timeout
+            name = PLACE if end is None or own < end else WHOLE
+            limit = _Limit(own if name == PLACE else end, name, backup, place.shown, control)
             try:
-                sent = _to_place(place, backup, below, wanted, began + timeout, progress, control, sleep)
+                sent = _to_place(place, backup, below, wanted, progress, limit.check, sleep)
             except Interrupted:
                 raise
             except PgopsError as error:
@@ -121,24 +158,12 @@ def _to_place(
     backup: Backup,
     below: str,
     wanted: Mapping[str, Mapping[str, Any]],
-    deadline: float,
     progress: Progress,
-    control: Control,
+    check: Callable[[], None],
     sleep: Callable[[float], None],
 ) -> bool:
     """:return: whether it was sent, and not there already. :raises PgopsError: of the last attempt."""
     database = str(backup.manifest["database"])
-
-    def check() -> None:
-        control.check()
-        if time.monotonic() > deadline:
-            raise PgopsError(
-                f"The copy of {backup.path} to {place.shown} took longer than backup_copies_timeout.",
-                database=database,
-                hint="Raise backup_copies_timeout, or copy it again: what is there already is gone on with where the place can.",
-                extra={"reason": "timeout", "final": True},
-            )
-
     for attempt in range(1, ATTEMPTS + 1):
         check()
         try:

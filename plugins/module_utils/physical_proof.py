@@ -24,6 +24,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.pgbackrest import PgBackRest
 from ansible_collections.whitecross.pgops.plugins.module_utils.physical_rollback import restore_beside
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
+from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import NAMES, PHYSICAL
 
 # What a folder of a proof is called behind the name of the data directory.
 PROOF = ".pgops_proof_"
@@ -32,6 +34,15 @@ _WRITTEN = """
 SELECT quote_ident(schemaname) || '.' || quote_ident(relname) AS name, n_tup_ins + n_tup_upd + n_tup_del AS written
 FROM pg_catalog.pg_stat_user_tables
 """
+
+
+def refuse_below(needed: int | None) -> None:
+    """:raises PgopsError: a physical proof does not reach that level of the ladder; nothing was restored."""
+    if needed is not None and needed > PHYSICAL:
+        raise PgopsError(
+            f"A physical proof reaches level {PHYSICAL} ({NAMES[PHYSICAL]}) and level {needed} ({NAMES[needed]}) is needed; nothing was restored.",
+            hint="Take a logical backup for it: backup_engine=logical. The physical one stays for point-in-time recovery.",
+        )
 
 
 def prove(
@@ -49,7 +60,7 @@ def prove(
     :param conn: on the live cluster, as a superuser.
     :param targets: the databases whose rows are counted, before and after the restore point.
     :param seconds: how long the archiver may take.
-    :return: label, restore_point, databases, seconds, restore_seconds.
+    :return: label, restore_point, level, databases, seconds, restore_seconds.
     :raises PgopsError: anything that would make a rollback from it fail; nothing of the proof is left.
     """
     with cluster_change.locked(layout.data_directory):
@@ -77,10 +88,10 @@ def _prove(
 ) -> dict[str, Any]:
     began = time.monotonic()
     tool.verify()
-    said = {name: _count(target, application_name) for name, target in targets.items()}
+    said = {name: _count(target, application_name, tool.control) for name, target in targets.items()}
     name = f"pgops_proof_{run_id}_{int(time.time())}"[: restore_point.NAME_LIMIT]
     point = restore_point.create(conn, name, seconds=seconds, control=tool.control)
-    again = {name: _count(target, application_name) for name, target in targets.items()}
+    again = {name: _count(target, application_name, tool.control) for name, target in targets.items()}
     found = point_in_time.plan(tool, layout, conn, name=name, time=None, seconds=seconds)
     folder, _kept = cluster_change.names(layout.data_directory, run_id, cluster_change.now())
     folder = folder.replace(".pgops_new_", PROOF)
@@ -100,6 +111,7 @@ def _prove(
     finally:
         beside.remove()
     return {
+        "level": PHYSICAL,
         "label": found.backup,
         "stanza": tool.stanza,
         "restore_point": point["name"],
@@ -111,20 +123,30 @@ def _prove(
     }
 
 
-def _count(target: Target, application_name: str) -> dict[str, tuple[int, int]]:
+def _count(target: Target, application_name: str, control: Control | None = None) -> dict[str, tuple[int, int]]:
     """:return: by table its rows and how much was written to it by then."""
     with contextlib.closing(connect(target.as_restore(), application_name=application_name)) as conn:
-        rows = counts(conn)
+        rows = _counts(conn, control)
         written = {row["name"]: int(row["written"]) for row in fetch_all(conn, _WRITTEN)}
     return {table: (count, written.get(table, 0)) for table, count in rows.items()}
+
+
+def _counts(conn: Connection, control: Control | None) -> dict[str, int]:
+    """:raises PgopsError: the job has to end; the statement in hand is cancelled."""
+    control = control or Control(None)
+    forget = control.on_interrupt(conn.cancel)
+    try:
+        return counts(conn, control)
+    finally:
+        forget()
 
 
 def _compare(
     beside: Beside, database: str, before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]
 ) -> dict[str, Any]:
-    """:raises PgopsError: a table that nobody wrote to while the restore point was made has other rows."""
+    """:raises PgopsError: a table that nobody wrote to while the restore point was made has other rows, or there is none such."""
     with contextlib.closing(beside.connect(database)) as conn:
-        found = counts(conn)
+        found = _counts(conn, beside.control)
     still = {table for table in before if before[table] == after.get(table)}
     wrong = sorted(table for table in still if found.get(table) != before[table][0])
     if wrong:
@@ -136,9 +158,18 @@ def _compare(
             object_name=first,
             extra={"tables": wrong},
         )
+    if not still and (before or after or found):
+        raise PgopsError(
+            f"Each of the {len(found)} tables of {database} was written to while the restore point was made, so none could be compared; "
+            "the backup is not proved.",
+            database=database,
+            hint="Prove it again when less is written.",
+        )
     return {
         "tables": len(found),
         "rows": sum(found.values()),
+        "level": PHYSICAL,
+        "detail": f"restores, counts of {len(still)} of {len(found)} tables equal, pages sound",
         "compared": len(still),
         "moving": sorted({*after} - still),
     }

@@ -17,7 +17,8 @@ extends_documentation_fragment:
 options:
   directory:
     description:
-      - The folder of the backups; the newest of each database is copied where O(backups) does not name one.
+      - The folder of the backups; the newest of each database is copied where O(backups) does not name one. In C(migrate.yml) and
+        C(rollback.yml) the action plugin leaves those databases out of which the run has made no backup.
     type: path
   path:
     description:
@@ -46,6 +47,16 @@ options:
       - How long one place may take, in seconds.
     type: int
     default: 14400
+  whole_timeout:
+    description:
+      - How long all of it may take, in seconds; a place that is not done by then has no copy. V(0) for any number.
+    type: float
+    default: 0
+  tolerated:
+    description:
+      - Whether the run goes on where this fails, and no copy is required. Read by the action plugin, which then tells what is C(missed).
+    type: bool
+    default: false
 author:
   - White Cross pgops contributors
 """
@@ -84,6 +95,7 @@ databases:
       elements: dict
 """
 
+import time
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module
@@ -99,6 +111,8 @@ def main() -> None:
             "places": {"type": "list", "elements": "dict", "required": True},
             "required": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 14400},
+            "whole_timeout": {"type": "float", "default": 0},
+            "tolerated": {"type": "bool", "default": False},
         }
     )
 
@@ -117,6 +131,7 @@ def main() -> None:
                 hint="Name one with -e pgops_database=NAME.",
             )
         databases: dict[str, Any] = {}
+        until = time.monotonic() + module.params["whole_timeout"]
         for database in names:
             recorded = module.params["backups"].get(database) or {}
             path = module.params["path"] or recorded.get("path")
@@ -140,11 +155,16 @@ def main() -> None:
                 }
                 continue
             databases[database] = copies.copy(
-                backup, places, timeout=module.params["timeout"], progress=progress, control=control
+                backup,
+                places,
+                timeout=module.params["timeout"],
+                whole_timeout=max(until - time.monotonic(), 0.001) if module.params["whole_timeout"] > 0 else 0,
+                progress=progress,
+                control=control,
             )
         changed = module.check_mode or any(found["made"] for found in databases.values())
         missing = [] if module.check_mode else [name for name, found in databases.items() if found["not_copied"]]
-        if missing and module.params["required"]:
+        if missing and module.params["required"] and not module.params["tolerated"]:
             first = databases[missing[0]]["not_copied"][0]
             raise PgopsError(
                 f"{missing[0]}: there is no verified copy in {first['place']}: {first['message']}",

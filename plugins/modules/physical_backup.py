@@ -35,6 +35,16 @@ options:
     description:
       - A file of this host, 0600, that holds the passphrase of the repository, which pgBackRest then encrypts (aes-256-cbc).
     type: path
+  timeout:
+    description:
+      - After so many seconds it ends without a result; V(0) waits for its end.
+    type: float
+    default: 0
+  tolerated:
+    description:
+      - Whether the run goes on where this fails. Read by the action plugin, which then tells what is C(missed).
+    type: bool
+    default: false
 author:
   - White Cross pgops contributors
 """
@@ -105,6 +115,8 @@ def main() -> None:
             "repository": {"type": "dict", "required": True},
             "repository_secrets": {"type": "dict", "default": {}, "no_log": True},
             "cipher_passfile": {"type": "path"},
+            "timeout": {"type": "float", "default": 0},
+            "tolerated": {"type": "bool", "default": False},
         }
     )
 
@@ -115,6 +127,7 @@ def main() -> None:
         progress, control = pgops_module.job(module)
         end_on_sigterm(control)
         given = module.params
+        control.end_after(given["timeout"])
         tool = pgbackrest.of(given, progress, control)
         declared = physical_backup.Declared(given["repository"], given["repository_secrets"], given["cipher_passfile"])
         targets = pgops_module.targets(module)

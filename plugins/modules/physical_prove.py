@@ -11,7 +11,9 @@ description:
   - Lets pgBackRest verify the repository, makes a restore point, restores up to it into a folder beside the data directory, starts that
     on a socket of its own, compares the rows of each table with what the source said around the restore point, reads pages and indexes
     with pg_amcheck, and throws it away.
-  - A table that was written to while the restore point was made is counted and not compared; it is named.
+  - That is level 2 of M(whitecross.pgops.prove) - the backup restores. Counts, pages and indexes are told beside it; no content is hashed.
+  - A table that was written to while the restore point was made is counted and not compared; it is named. Where all tables were, the backup is not
+    proved.
   - The proof is kept in O(directory) under pgBackRest's label of the backup.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
@@ -22,6 +24,21 @@ options:
       - The folder on the host that holds the proofs.
     type: path
     required: true
+  level_required:
+    description:
+      - The level of M(whitecross.pgops.prove) that the proof has to reach. A physical proof reaches V(2); what needs more is refused before
+        anything is restored. Filled by the action plugin in C(migrate.yml) and C(rollback.yml).
+    type: int
+  timeout:
+    description:
+      - After so many seconds it ends without a result; V(0) waits for its end.
+    type: float
+    default: 0
+  tolerated:
+    description:
+      - Whether the run goes on where this fails. Read by the action plugin, which then tells what is C(missed).
+    type: bool
+    default: false
 author:
   - White Cross pgops contributors
 """
@@ -59,6 +76,12 @@ databases:
     compared:
       description: How many tables had to have, and had, the rows of the source.
       type: int
+    level:
+      description: The level that was reached, V(2); no content was hashed.
+      type: int
+    detail:
+      description: What that level was reached by, in a few words.
+      type: str
     moving:
       description: Tables that were written to meanwhile.
       type: list
@@ -82,7 +105,13 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_modu
 def main() -> None:
     """Prove the newest backup of the cluster."""
     module = pgops_module.create_module(
-        {**pgops_module.PHYSICAL_OPTIONS, "directory": {"type": "path", "required": True}}
+        {
+            **pgops_module.PHYSICAL_OPTIONS,
+            "directory": {"type": "path", "required": True},
+            "level_required": {"type": "int"},
+            "timeout": {"type": "float", "default": 0},
+            "tolerated": {"type": "bool", "default": False},
+        }
     )
 
     def work() -> dict[str, Any]:
@@ -97,10 +126,12 @@ def main() -> None:
         given = module.params
         run_id = given["run_id"] or "by-hand"
         targets = pgops_module.targets(module)
+        physical_proof.refuse_below(given["level_required"])
         if module.check_mode:
             return {"changed": True, "databases": {name: {} for name in targets}}
         progress, control = pgops_module.job(module)
         end_on_sigterm(control)
+        control.end_after(given["timeout"])
         tool = pgbackrest.of(given, progress, control)
         with physical_backup.session(next(iter(targets.values())), run_id) as (conn, layout):
             proof = physical_proof.prove(

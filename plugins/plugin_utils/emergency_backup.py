@@ -12,26 +12,37 @@ MODE = "rollback_emergency_backup"
 TIMEOUT = "rollback_emergency_backup_timeout"
 
 
-def missed(result: dict[str, Any], databases: Iterable[str], what: str) -> dict[str, Any]:
+def missed(result: dict[str, Any], databases: Iterable[str], what: str, seconds: float | None = None) -> dict[str, Any]:
     """:param result: of the module that failed.
     :param databases: those that it was for.
-    :param what: ``backup`` or ``proof``.
+    :param what: ``backup``, ``proof`` or ``copy in a second place``.
+    :param seconds: how long all of it took, where that counts; the first database without one has what no other has.
     :return: a result with which the run goes on; each database without one says why under ``missed``."""
     made = {name: found for name, found in (result.get("databases") or {}).items() if "missed" not in found}
     why = str(result.get("msg") or "it failed")
     told = {name: made.get(name) or {"missed": f"no {what}: {why}"} for name in databases}
+    first = next((found for found in told.values() if "missed" in found), None)
+    if first is not None and seconds is not None:
+        first["seconds"] = round(max(seconds - _took(made), 0.0), 3)
     return {"changed": bool(made), "databases": told}
 
 
 def after(
-    result: dict[str, Any], *, tolerated: bool, databases: Iterable[str], what: str, playbook: Any
+    result: dict[str, Any],
+    *,
+    tolerated: bool,
+    databases: Iterable[str],
+    what: str,
+    playbook: Any,
+    seconds: float | None = None,
 ) -> dict[str, Any]:
     """:param result: of the module, whatever became of it.
+    :param seconds: how long it took.
     :return: what the run goes on with, or the failure with what lets a rollback go on."""
     if not result.get("failed"):
         return result
     if tolerated:
-        return missed(result, databases, what)
+        return missed(result, databases, what, seconds)
     if playbook == "rollback":
         hint = f"Nothing was rolled back. Give it longer with -e {TIMEOUT}=SECONDS, or go on where none can be made: -e {MODE}=try."
         result["hint"] = f"{result.get('hint') or ''} {hint}".strip()
@@ -48,7 +59,15 @@ def lines(databases: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def left(run: Mapping[str, Any], whole: float) -> float:
-    """:param whole: seconds for the backup and its proof together, 0 for any number.
-    :return: what the backup of this run has left of them, at least one second."""
-    took = sum(float(found.get("seconds") or 0) for found in (run.get("backup") or {}).values())
+    """:param whole: seconds for the backup, its proof and its copies together, 0 for any number.
+    :return: what this run has left of them, at least one second."""
+    took = sum(_took(run.get(phase) or {}) for phase in ("backup", "prove"))
     return max(whole - took, 1.0) if whole > 0 else 0.0
+
+
+def _took(databases: Mapping[str, Mapping[str, Any]]) -> float:
+    """:return: seconds. All databases of a cluster have one physical backup, and one proof of it: it is counted once."""
+    each = {
+        str(found.get("label") or f"/{name}"): float(found.get("seconds") or 0) for name, found in databases.items()
+    }
+    return sum(each.values())

@@ -13,6 +13,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder impo
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import seconds
 
 VARIABLE = "backup_level_required"
+# Playbooks that rely on the backup of their run for what they do next.
+RELYING = ("migrate", "rollback")
 
 
 def required(given: Any, environment: str, production: bool) -> int:
@@ -26,6 +28,14 @@ def required(given: Any, environment: str, production: bool) -> int:
             f"({NAMES[EQUAL]}) at least; set it to {EQUAL} or more."
         )
     return level
+
+
+def proves(run: Mapping[str, Any], task_vars: Mapping[str, Any]) -> bool:
+    """:return: whether this run proves the backup that it makes: its environment does, and no tag leaves it out."""
+    wanted, left_out = (set(task_vars.get(f"ansible_{word}_tags") or ()) for word in ("run", "skip"))
+    if left_out & {"prove"} or (wanted and not wanted & {"all", "prove"}):
+        return False
+    return "prove" in (run.get("phases") or [])
 
 
 def ladder_lines(found: Mapping[str, Any]) -> list[str]:

@@ -50,6 +50,15 @@ def below(place: dict[str, Any]) -> list[str]:
 # -- a folder --------------------------------------------------------------------------------------------------------------
 
 
+def test_what_does_not_end_in_the_time_for_all_of_it_is_told_and_not_copied(
+    backup: backup_store.Backup, second: dict[str, Any]
+) -> None:
+    late = copy(backup, second, whole_timeout=0.000001)
+    assert (late["copies"], late["made"], below(second)) == ([], [], [])
+    assert "took longer than rollback_emergency_backup_timeout" in late["not_copied"][0]["message"]
+    assert copy(backup, second, whole_timeout=120)["made"] == [second["path"]]
+
+
 def test_a_copy_lies_below_purpose_day_and_database_and_can_be_read_as_a_backup(
     backup: backup_store.Backup, second: dict[str, Any], target: Any
 ) -> None:

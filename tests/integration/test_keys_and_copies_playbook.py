@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,21 @@ def test_a_run_that_could_not_prove_its_encrypted_backup_does_not_begin_it(
     assert list(site.backups.rglob("dump.age"))
 
 
+@pytest.mark.slow
+def test_a_rollback_that_may_go_without_goes_on_with_an_encrypted_backup_that_it_cannot_prove(
+    site: Any, server: Any, database: str
+) -> None:
+    assert site("migrate.yml", migrate_target=V1).rc == 0
+    done = site("rollback.yml", rollback_confirm=database, rollback_emergency_backup="try", backup_identity_file="")
+    assert done.rc == 0, done.output
+    found = phases(done, database)
+    assert found["backup"]["encryption"]
+    assert found["prove"]["missed"].startswith("no proof: ")
+    assert "no private key was given" in found["prove"]["missed"]
+    assert found["backup_copy"]["path"] == found["backup"]["path"]
+    assert server.execute("SELECT to_regclass('people')", database=database) == [(None,)]
+
+
 def test_a_private_key_among_the_recipients_is_not_repeated(site: Any, key: Key) -> None:
     secret = key.file.read_text(encoding="ascii").splitlines()[-1]
     done = site("backup.yml", "-vvv", backup_encrypt_to=[secret])
@@ -147,3 +163,30 @@ def test_where_a_copy_is_required_nothing_is_applied_without_it(
 def test_production_requires_its_copies_by_its_own_variables() -> None:
     found = yaml.safe_load((ROOT / "inventories" / "group_vars" / "production" / "run.yml").read_text(encoding="utf-8"))
     assert found["backup_copies_required"] is True
+
+
+def test_of_a_physical_backup_the_role_copies_nothing_and_says_where_its_copies_are_declared(
+    tmp_path: Path, database: str
+) -> None:
+    play = [
+        {
+            "hosts": "localhost",
+            "gather_facts": False,
+            "vars": {
+                "backup_engine": "physical",
+                "backup_copies": [{"path": str(tmp_path)}],
+                "pgops_database": database,
+            },
+            "tasks": [{"ansible.builtin.import_role": {"name": "whitecross.pgops.backup", "tasks_from": "copy"}}],
+        }
+    ]
+    file = tmp_path / "copy.yml"
+    file.write_text(yaml.safe_dump(play), encoding="utf-8")
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "localhost,", "-c", "local", str(file)],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("nothing was copied") == 1
+    assert "declare repo2-path" in done.stdout
+    assert list(tmp_path.iterdir()) == [file]

@@ -182,6 +182,7 @@ def test_a_backup_is_proved_beside_the_live_cluster_and_nothing_stays(cluster: P
     proof = cluster.prove()
     found = proof["databases"][cluster.database]
     assert (found["rows"], found["compared"], found["moving"]) == (count(cluster), found["tables"], [])
+    assert (proof["level"], found["level"]) == (2, 2)
     assert cluster.beside() == beside
 
 

@@ -46,6 +46,15 @@ def applied(playbook: Any, server: Any, target: Any, database: str, tmp_path: Pa
     return playbook
 
 
+@pytest.fixture
+def second(applied: Any, tmp_path: Path) -> Path:
+    """A second place of the backups."""
+    place = tmp_path / "second"
+    place.mkdir()
+    applied.variables["backup_copies"] = [{"path": str(place), "same_file_system": True}]
+    return place
+
+
 def versions(server: Any, database: str) -> list[str]:
     rows = server.execute("SELECT version FROM pgops.migration WHERE state = 'applied' ORDER BY 1", database=database)
     return [version for (version,) in rows]
@@ -247,7 +256,7 @@ def typed(playbook: Any, answer: str) -> int:
 
 
 def test_a_copy_that_cannot_be_made_in_time_is_gone_without_where_that_is_allowed(
-    applied: Any, server: Any, database: str
+    applied: Any, server: Any, database: str, second: Path
 ) -> None:
     done = applied(
         "rollback.yml",
@@ -257,6 +266,7 @@ def test_a_copy_that_cannot_be_made_in_time_is_gone_without_where_that_is_allowe
     )
     assert done.rc == 0, done.output
     assert versions(server, database) == [V1, V2]
+    assert not list(second.iterdir())
     missed = phases(done, database)["backup"]["missed"]
     assert missed.startswith("no backup: Interrupted: its time of 0.001 s is over")
     assert f"{database}: {missed} The rollback goes on without it (rollback_emergency_backup=try)" in done.stdout
@@ -270,7 +280,9 @@ def test_a_copy_that_cannot_be_made_in_time_is_gone_without_where_that_is_allowe
 
 
 @pytest.mark.slow
-def test_where_the_copy_is_required_nothing_is_rolled_back_without_it(applied: Any, server: Any, database: str) -> None:
+def test_where_the_copy_is_required_nothing_is_rolled_back_without_it(
+    applied: Any, server: Any, database: str, second: Path
+) -> None:
     done = applied("rollback.yml", rollback_confirm=database, rollback_emergency_backup_timeout=0.001)
     assert done.rc == 2, done.output
     assert "its time of 0.001 s is over" in done.json["error"]["message"]
@@ -278,7 +290,9 @@ def test_where_the_copy_is_required_nothing_is_rolled_back_without_it(applied: A
     assert versions(server, database) == [V1, V2, V3]
     skipped = applied("rollback.yml", rollback_confirm=database, rollback_emergency_backup="skip")
     assert skipped.rc == 0, skipped.output
-    assert "backup" not in phases(skipped, database)
+    assert not {"backup", "backup_copy"} & {*phases(skipped, database)}
+    # The backup from before the migration is no copy of what is destroyed now.
+    assert not list(second.iterdir())
     assert versions(server, database) == [V1, V2]
 
 

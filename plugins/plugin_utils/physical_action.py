@@ -1,0 +1,79 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a physical backup and its proof share on the controller: the level that is reached beside the one that is needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import NAMES, PHYSICAL
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import emergency_backup, proof_levels
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+
+
+class PhysicalAction(PgopsAction):
+    """Base of physical_backup and physical_prove."""
+
+    LIVE = True
+
+    def tolerated(self) -> bool:
+        """:return: whether the run goes on where this fails."""
+        return bool(boolean(self._task.args.get("tolerated") or False))
+
+    def level_needed(self, task_vars: dict[str, Any], given: Any) -> int | None:
+        """:param given: ``backup_level_required``.
+        :return: what this environment needs, where this playbook relies on the proof.
+        :raises AnsibleActionFail: production asks for less than its own level."""
+        run = self.run_fact(task_vars)
+        if run.get("playbook") not in proof_levels.RELYING:
+            return None
+        environment = str(run.get("environment"))
+        return proof_levels.required(given, environment, self._production(task_vars))
+
+    def refuse_unreached(self, task_vars: dict[str, Any], given: Any) -> int | None:
+        """:return: the level that the module has to hold to; none where a shortfall is told and gone on with.
+        :raises AnsibleActionFail: a physical proof does not reach it; told before anything is copied or restored."""
+        needed = self.level_needed(task_vars, given)
+        if needed is None or needed <= PHYSICAL:
+            return needed
+        if self.tolerated():
+            return None
+        run = self.run_fact(task_vars)
+        migrating = run.get("playbook") == "migrate"
+        # The logical backup is for this run; the restore point is what leads back with the physical one.
+        logical = {"backup_engine": "logical", **({"backup_restore_point": "true"} if migrating else {})}
+        ways = [("Take a logical backup for it", self.again(task_vars, logical))]
+        if not self._production(task_vars):
+            ways.append(("Or go on with less", self.again(task_vars, {proof_levels.VARIABLE: str(PHYSICAL)})))
+        elif not migrating:
+            ways.append(("Or go back where none can be made", self.again(task_vars, {emergency_backup.MODE: "try"})))
+        told = "; ".join(f"{word}: {command}" for word, command in ways)
+        raise AnsibleActionFail(
+            f"A physical backup is proved to level {PHYSICAL} ({NAMES[PHYSICAL]}), and {run.get('environment')} needs level {needed} "
+            f"({NAMES[needed]}, {proof_levels.VARIABLE}); nothing was changed, and the physical backups stay for point-in-time "
+            f"recovery. {told}",
+            result={"next": [command for _, command in ways]},
+        )
+
+    def _production(self, task_vars: dict[str, Any]) -> bool:
+        production = self.pgops(task_vars, "production_environments") or []
+        return self.run_fact(task_vars).get("environment") in production
+
+    def told_missed(
+        self, result: dict[str, Any], task_vars: dict[str, Any], what: str, seconds: float | None = None
+    ) -> dict[str, Any]:
+        """Go on without where that is allowed, and say so. :return: the result."""
+        result = emergency_backup.after(
+            result,
+            tolerated=self.tolerated(),
+            databases=list(self.pgops(task_vars, "databases") or []),
+            what=what,
+            playbook=self.run_fact(task_vars).get("playbook"),
+            seconds=seconds,
+        )
+        for line in emergency_backup.lines(result.get("databases") or {}):
+            self.say(line)
+        return result
