@@ -9,7 +9,12 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import emergency_backup, identity, reporting
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+    emergency_backup,
+    identity,
+    named_backup,
+    reporting,
+)
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 
 # The purpose is in the folder's name, so that one sees years later why it was made.
@@ -27,6 +32,9 @@ class ActionModule(PgopsAction):
         """:return: the task's arguments, with the purpose that the playbook gives."""
         run = self.run_fact(task_vars)
         arguments = super().module_arguments(task_vars)
+        named_backup.refuse_beside_own(
+            self, task_vars, self._templar.template(task_vars.get(named_backup.VARIABLE) or "")
+        )
         arguments["purpose"] = arguments.get("purpose") or _PURPOSES.get(str(run.get("playbook")), "manual")
         arguments.setdefault("environment", str(run.get("environment") or ""))
         arguments["phi"] = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import named_backup, reporting
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction, display
 
 
@@ -22,6 +22,8 @@ class ActionModule(PgopsAction):
         """In check mode no backup was made: then there is nothing to copy, and the run goes on."""
         variables = task_vars or {}
         made = self.run_fact(variables).get("backup") or {}
+        if made:
+            named_backup.refuse_beside_own(self, variables, self._task.args.get("path"))
         if self._task.check_mode and any("path" not in entry for entry in made.values()):
             return {"changed": False, "skipped": True, "skip_reason": "check mode: no backup was made"}
         return super().run(tmp, variables)
