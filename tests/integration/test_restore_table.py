@@ -142,7 +142,8 @@ def test_a_whole_schema_comes_with_its_partitions_in_one_table_and_without_its_v
         "CREATE TABLE logs_1 PARTITION OF logs FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');"
         "CREATE TABLE logs_2 PARTITION OF logs FOR VALUES FROM ('2026-02-01') TO ('2026-03-01');"
         "INSERT INTO logs SELECT g, date '2026-01-01' + g FROM generate_series(1, 50) g;"
-        "CREATE MATERIALIZED VIEW seen AS SELECT 1 AS one",
+        "CREATE MATERIALIZED VIEW seen AS SELECT 1 AS one;"
+        f"ALTER TABLE logs OWNER TO {OWNER}; ALTER TABLE logs_1 OWNER TO {OWNER}; ALTER TABLE logs_2 OWNER TO {OWNER}",
         database=filled,
     )
     found = restored(target, back_up(target, tmp_path).path, "", schema="public")
