@@ -240,11 +240,16 @@ def with_settings(backup: Backup) -> Backup:
     """Join the values of the database's settings, where the manifest has their names only.
 
     :param backup: with its key.
-    :raises PgopsError: the catalog cannot be read.
+    :raises PgopsError: the catalog cannot be read, or is another backup's.
     """
     if not backup.encrypted or not sealed_settings.withheld(backup.manifest["properties"]):
         return backup
-    return replace(backup, manifest=sealed_settings.joined(backup.manifest, _catalog_file(backup)[sealed_settings.KEY]))
+    kept = _catalog_file(backup).get(sealed_settings.KEY)
+    if kept is None:
+        raise PgopsError(
+            f"The catalog of {backup.path} does not hold the settings that its manifest names.", hint=_TAKE_ANOTHER
+        )
+    return replace(backup, manifest=sealed_settings.joined(backup.manifest, kept))
 
 
 def _catalog_file(backup: Backup) -> dict[str, Any]:

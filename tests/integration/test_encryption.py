@@ -194,6 +194,10 @@ def test_the_values_of_the_databases_settings_are_behind_the_key(
     for given, named in ((backup, ["work_mem"]), (opened, ["app.jwt_secret", "work_mem"])):
         lost = lost_writes.lost_writes(target, given, application_name="test")
         assert lost["settings"] == [{"attribute": "settings", "names": named}]
+    os.unlink(Path(backup.path) / "catalog.json.gz.age")
+    backup_store.write_catalog(backup.path, {}, [key.public])
+    with pytest.raises(PgopsError, match="does not hold the settings that its manifest names"):
+        encrypted_dump.unlock(backup, key.identity)
 
 
 @pytest.mark.parametrize("which", [0, 1])
