@@ -12,6 +12,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     emergency_backup,
     identity,
+    named_backup,
     proof_levels,
     reporting,
 )
@@ -32,6 +33,9 @@ class ActionModule(PgopsAction):
         """:return: the task's arguments, with the purpose that the playbook gives."""
         run = self.run_fact(task_vars)
         arguments = super().module_arguments(task_vars)
+        named_backup.refuse_beside_own(
+            self, task_vars, self._templar.template(task_vars.get(named_backup.VARIABLE) or "")
+        )
         arguments["purpose"] = arguments.get("purpose") or _PURPOSES.get(str(run.get("playbook")), "manual")
         arguments.setdefault("environment", str(run.get("environment") or ""))
         arguments["phi"] = {

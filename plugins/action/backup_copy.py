@@ -9,7 +9,12 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import emergency_backup, proof_levels, reporting
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+    emergency_backup,
+    named_backup,
+    proof_levels,
+    reporting,
+)
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction, display
 
 
@@ -24,6 +29,8 @@ class ActionModule(PgopsAction):
         """In check mode no backup was made: then there is nothing to copy, and the run goes on. So does a rollback without one."""
         variables = task_vars or {}
         made = self.run_fact(variables).get("backup") or {}
+        if made:
+            named_backup.refuse_beside_own(self, variables, self._task.args.get("path"))
         if self._task.check_mode and any("path" not in entry for entry in made.values()):
             return {"changed": False, "skipped": True, "skip_reason": "check mode: no backup was made"}
         if self._relies(variables) and not self._to_copy(variables) and not self._owes(variables):

@@ -123,6 +123,10 @@ class ActionModule(UnbrokenAction):
         playbook = str(self._task.args.get("playbook") or environments.playbook_name())
         incident = self._incident(variables_of, environment in production, playbook, given, limit or environment)
         if playbook == "migrate":
+            from ansible_collections.whitecross.pgops.plugins.plugin_utils import required_copies
+
+            told = {typed_commands.GIVEN: given, "command": environments.typed_command()}
+            required_copies.refuse_placeless(variables_of, phases, told, limit or environment)
             self._warn_of_watch(variables_of)
 
         try:

@@ -11,7 +11,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import EQUAL, RESTORES, SOUND
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import emergency_backup, proof_levels
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import emergency_backup, named_backup, proof_levels
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.identity import IdentityAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction
 
@@ -29,6 +29,8 @@ class ActionModule(IdentityAction, MigrationAction):
         """In check mode no backup was made: then there is nothing to prove, and the run goes on."""
         variables = task_vars or {}
         made = self.run_fact(variables).get("backup") or {}
+        if made:
+            named_backup.refuse_beside_own(self, variables, self._task.args.get("path"))
         if self._task.check_mode and any("path" not in entry for entry in made.values()):
             self._level_required(variables)
             return {"changed": False, "skipped": True, "skip_reason": "check mode: no backup was made"}

@@ -29,7 +29,7 @@ from datetime import datetime, timezone
 from typing import Any, Callable
 from urllib.parse import quote
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import encryption
+from ansible_collections.whitecross.pgops.plugins.module_utils import encryption, sealed_settings
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
 MANIFEST_FORMAT = 1
@@ -231,6 +231,28 @@ def write_catalog(folder: str, inventory: dict[str, Any], recipients: list[str])
 
 def read_catalog(backup: Backup) -> dict[str, Any]:
     """:return: the catalog as it was in the dump's snapshot. :raises PgopsError: it cannot be read, or its key is missing."""
+    found = _catalog_file(backup)
+    found.pop(sealed_settings.KEY, None)
+    return found
+
+
+def with_settings(backup: Backup) -> Backup:
+    """Join the values of the database's settings, where the manifest has their names only.
+
+    :param backup: with its key.
+    :raises PgopsError: the catalog cannot be read, or is another backup's.
+    """
+    if not backup.encrypted or not sealed_settings.withheld(backup.manifest["properties"]):
+        return backup
+    kept = _catalog_file(backup).get(sealed_settings.KEY)
+    if kept is None:
+        raise PgopsError(
+            f"The catalog of {backup.path} does not hold the settings that its manifest names.", hint=_TAKE_ANOTHER
+        )
+    return replace(backup, manifest=sealed_settings.joined(backup.manifest, kept))
+
+
+def _catalog_file(backup: Backup) -> dict[str, Any]:
     path = os.path.join(backup.path, CATALOG)
     try:
         if backup.encrypted:

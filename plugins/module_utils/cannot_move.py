@@ -41,7 +41,9 @@ def _publications(target: Target, conn: Connection, path: str, work: Work) -> li
         backup = backup_store.read_backup(path)
         inventory = backup_store.read_catalog(backup)
         left_out = restore.restorer(conn, backup).left_out
-    except PgopsError:
+    except PgopsError as error:
+        if error.extra.get("reason") == "no_identity":
+            return ["publications could not be looked at: the backup is encrypted"]
         return []  # the restore itself refuses it, with its reason
     told = [
         f"{key} is not recreated: role {target.restore_user or target.user} is no superuser; CREATE it again as one, its "

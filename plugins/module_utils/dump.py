@@ -29,6 +29,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     encryption,
     ledger,
     locks,
+    sealed_settings,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import ClientProcess
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
@@ -585,7 +586,11 @@ class _Run:
         for name, position in sequences.items():
             position["after"] = positions.get(name, position)
         inventory = described.pop("inventory")
-        backup_store.write_catalog(self.partial, inventory, self.recipients)
+        kept = dict(inventory)
+        if self.recipients:
+            kept[sealed_settings.KEY] = sealed_settings.values(described["properties"])
+            described["properties"] = sealed_settings.without_values(described["properties"])
+        backup_store.write_catalog(self.partial, kept, self.recipients)
         self.progress.emit("reading the dump back for its checksums", database=database)
         files = backup_store.seal(self.partial, self.jobs, self.control.check)
         major, minor = server_version(self.conn)

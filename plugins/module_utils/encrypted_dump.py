@@ -30,10 +30,11 @@ LAST_WORD_SECONDS = 1.0
 
 
 def unlock(backup: Backup, identity: Identity | None) -> Backup:
-    """Take the private key to a backup, and see that it opens it; costs the first block of it.
+    """Take the private key to a backup, and see that it opens it; costs the first block of it, and the catalog where the database
+    has settings of its own.
 
     :param identity: the key, None where there is none.
-    :return: the backup with the key, or as it is where it is not encrypted.
+    :return: the backup with the key and the values of its database's settings, or as it is where it is not encrypted.
     :raises PgopsError: it is encrypted and the key is missing or another one, age is not there, or the dump is none.
     """
     if not backup.encrypted:
@@ -50,7 +51,10 @@ def unlock(backup: Backup, identity: Identity | None) -> Backup:
             hint="Take another backup, or name an older one with -e rollback_backup=PATH.",
             extra={"files": {DUMP: "holds no dump"}},
         )
-    return replace(backup, identity=identity)
+    backup = replace(backup, identity=identity)
+    # As is a catalog.
+    there = os.path.isfile(os.path.join(backup.path, backup_store.CATALOG + encryption.SUFFIX))
+    return backup_store.with_settings(backup) if there else backup
 
 
 class EncryptedDump:

@@ -18,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     ledger,
     restored_from,
     row_versions,
+    sealed_settings,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
@@ -280,9 +281,12 @@ def _settings(conn: Connection, then: dict[str, Any]) -> list[dict[str, Any]]:
     ]
     here = {"": now["settings"], **now["role_settings"]}
     there = {"": then["settings"], **then["role_settings"]}
+    encrypted = sealed_settings.withheld(then)  # where the key is not at hand
     for role in sorted(set(here) | set(there)):
-        changed = set(here.get(role, [])) ^ set(there.get(role, []))
-        if changed:
-            names = sorted({setting.partition("=")[0] for setting in changed})
+        ours, theirs = set(here.get(role, [])), set(there.get(role, []))
+        if encrypted:
+            ours, theirs = set(map(sealed_settings.name_of, ours)), set(map(sealed_settings.name_of, theirs))
+        if ours != theirs:
+            names = sorted(set(map(sealed_settings.name_of, ours ^ theirs)))
             told.append({"attribute": f"settings of role {role}" if role else "settings", "names": names})
     return told

@@ -47,6 +47,7 @@ _ENDS = {b"'": re.compile(rb"''|'"), b'"': re.compile(rb'""|"'), b"E": re.compil
 _OUTSIDE = re.compile(
     rb"(?P<what>COPY|(?:CREATE|ALTER|DROP)\s+(?:DATABASE|ROLE|GROUP|TABLESPACE|USER(?!\s+MAPPING)))\b", re.IGNORECASE
 )
+_INSERT = re.compile(rb"INSERT\s+INTO\b", re.IGNORECASE)
 _OWNER = re.compile(rb"ALTER .* OWNER TO (" + _NAME + rb");\r?\n?$")
 _GRANT = re.compile(rb"(?:GRANT|REVOKE) .* (?:TO|FROM) (" + _NAME + rb")(?: WITH GRANT OPTION)?;\r?\n?$")
 _DEFAULTS = re.compile(
@@ -64,6 +65,7 @@ class Scan:
 
     :ivar server: major version of the server it was taken from, ``client`` of the pg_dump that wrote it; None where it says nothing.
     :ivar rows: of each table that the text fills by COPY, its name as it stands there and its rows.
+    :ivar inserts: whether rows stand in statements of their own (``pg_dump --inserts``), which ``rows`` does not count.
     :ivar owners: roles that own or are given something, ``policy_roles`` those that policies are for.
     :ivar session_lines: numbers of lines that are psql's and pg_dump's own frame, ``owner_lines`` those that give owners and privileges.
     """
@@ -74,6 +76,7 @@ class Scan:
     complete: bool = False
     lines: int = 0
     rows: dict[str, int] = field(default_factory=dict)
+    inserts: bool = False
     owners: set[str] = field(default_factory=set)
     policy_roles: set[str] = field(default_factory=set)
     session_lines: set[int] = field(default_factory=set)
@@ -139,6 +142,8 @@ class _Reader:
         if not self._inside and not self._head:
             if self._frame(line):
                 return
+            # At the very beginning of its line: inside the body of a function it stands indented.
+            found.inserts = found.inserts or bool(_INSERT.match(line))
             first = found.lines
             self._statement(line)
             self._roles(line, first)

@@ -246,7 +246,18 @@ def _of_dump(conn: Connection, target: Target, source: Source, name: str, asked:
     assert row is not None
     able = Restorer(row["role"], row["superuser"], False, server_version(conn))
     _refuse_policy_roles(conn, source.path, scan.policy_roles)
-    told = ["what its rows hold cannot be compared: the dump has no manifest; their numbers are"]
+    if scan.inserts:
+        uncompared = "nothing of its rows could be compared: they stand in INSERT statements, which nobody has counted"
+        if asked.replace:
+            raise PgopsError(
+                f"{source.path} cannot take the place of {target.database}: {uncompared}; nothing was done.",
+                database=target.database,
+                hint="Make the dump without --inserts, or restore it into a new database: leave restore_replace out.",
+                extra={"file": source.path},
+            )
+        told = [uncompared]
+    else:
+        told = ["what its rows hold cannot be compared: the dump has no manifest; their numbers are"]
     why = _why_without_owners(conn, able, scan.owners)
     if why is None and not scan.owners:
         why = f"owners and privileges are not restored, the dump names none: everything will belong to {able.role}"

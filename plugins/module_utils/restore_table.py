@@ -31,6 +31,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     plain_sql,
     restore,
     side_comparison,
+    side_owner,
     side_schema,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
@@ -52,11 +53,6 @@ _MODULUS = 1 << 64
 _SCHEMA_FREE = """
 SELECT pg_catalog.to_regnamespace(%s) IS NULL AS free, pg_catalog.pg_is_in_recovery() AS standby,
        pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE') AS able, current_user::text AS role
-"""
-_OWNER = """
-SELECT coalesce((SELECT pg_catalog.pg_get_userbyid(c.relowner) FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(%s)),
-                (SELECT pg_catalog.pg_get_userbyid(d.datdba) FROM pg_catalog.pg_database AS d
-                 WHERE d.datname = pg_catalog.current_database()))::text AS owner
 """
 
 
@@ -164,7 +160,7 @@ def _look(target: Target, asked: Asked, work: Work, moment: datetime) -> _Plan:
                 database=target.database,
                 hint=f"GRANT CREATE ON DATABASE {target.database} TO {row['role']}, or name another role in pgops_restore_user.",
             )
-        owner = fetch_one(conn, _OWNER, (tables[0].regclass,))
+        owner = side_owner.of(conn, tables)
     with closing(connect(target.scratch(target.maintenance_database), application_name=work.application_name)) as conn:
         restore.refuse_other_major(backup, conn)
         able = restore.restorer(conn, backup)
@@ -177,7 +173,7 @@ def _look(target: Target, asked: Asked, work: Work, moment: datetime) -> _Plan:
         )
     work.progress.emit("reading every file of the backup", database=target.database)
     backup_store.verify_files(backup, work.control.check)
-    return _Plan(backup, tables, passed_over, able, schema, str(owner["owner"]) if owner else "")
+    return _Plan(backup, tables, passed_over, able, schema, owner)
 
 
 def _backup(asked: Asked, database: str) -> Backup:

@@ -22,7 +22,7 @@ options:
     type: path
   path:
     description:
-      - The backup to copy, where there is one database.
+      - The backup to copy, where there is one database and O(backups) does not name it.
     type: path
   backups:
     description:
@@ -134,7 +134,7 @@ def main() -> None:
         until = time.monotonic() + module.params["whole_timeout"]
         for database in names:
             recorded = module.params["backups"].get(database) or {}
-            path = module.params["path"] or recorded.get("path")
+            path = recorded.get("path") or module.params["path"]
             if path:
                 backup = backup_store.read_backup(path)
             else:
@@ -146,8 +146,7 @@ def main() -> None:
                         hint="Make one with backup.yml.",
                     )
                 backup = found[0]
-            if not module.params["path"]:
-                restore.refuse_altered(backup, recorded.get("manifest_sha256"))
+            restore.refuse_altered(backup, recorded.get("manifest_sha256"))
             if module.check_mode:
                 databases[database] = {
                     "path": backup.path,

@@ -23,7 +23,7 @@ options:
     type: path
   path:
     description:
-      - The backup to prove, where there is one database.
+      - The backup to prove, where there is one database and O(backups) does not name it.
     type: path
   backups:
     description:
@@ -206,7 +206,7 @@ def main() -> None:
             )
         for database, target in targets.items():
             named = module.params["backups"].get(database) or {}
-            path = module.params["path"] or named.get("path")
+            path = named.get("path") or module.params["path"]
             if not path:
                 found = backup_store.backups_of(module.params["directory"] or "", database)
                 if not found:
@@ -224,7 +224,7 @@ def main() -> None:
                 target,
                 path,
                 work=settings,
-                manifest_sha256=None if module.params["path"] else named.get("manifest_sha256"),
+                manifest_sha256=named.get("manifest_sha256"),
                 scratch_name=module.params["scratch_database"],
                 scratch_reason=module.params["scratch_reason"] or "",
                 other_cluster_only=module.params["other_cluster_only"],

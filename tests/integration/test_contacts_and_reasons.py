@@ -48,6 +48,18 @@ def test_production_begins_no_migration_while_nobody_could_be_called(site: Playb
     )
 
 
+def test_production_begins_no_migration_while_its_copies_have_no_place(site: Playbook) -> None:
+    """As shipped: its own variables require copies, and the place is an example in a comment."""
+    site.variables.pop("backup_copies_required")
+    result = site("migrate.yml", limit="production")
+    refused(
+        result,
+        "backup_copies_required is on and backup_copies names no place (for production-1)",
+        "ansible-playbook migrate.yml -l production",
+    )
+    assert not list(site.backups.rglob("*"))
+
+
 @pytest.mark.slow
 def test_what_only_production_asks_for_is_not_asked_elsewhere(site: Playbook) -> None:
     for name in ("pgops_contacts", "rollback_reason"):

@@ -361,6 +361,22 @@ def test_the_module_fails_where_a_copy_is_required_and_warns_elsewhere(
     assert below(second) == []
 
 
+def test_the_backup_of_the_run_comes_before_the_one_that_is_named(
+    backup: backup_store.Backup, second: dict[str, Any], target: Any, tmp_path: Path
+) -> None:
+    older, database = back_up(target, tmp_path / "older"), target.database
+    recorded = {"path": backup.path, "manifest_sha256": backup.manifest_sha256}
+    arguments = {"path": older.path, "places": [second]}
+    assert (
+        call("backup_copy", target, backups={database: recorded}, **arguments)["databases"][database]["path"]
+        == backup.path
+    )
+    recorded["manifest_sha256"] = "0" * 64
+    refused = call("backup_copy", target, backups={database: recorded}, **arguments)
+    assert refused["failed"]
+    assert "altered" in refused["msg"]
+
+
 def test_the_copy_of_an_encrypted_backup_needs_no_key(
     server: Any, target: Any, database: str, tmp_path: Path, second: dict[str, Any]
 ) -> None:

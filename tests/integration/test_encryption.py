@@ -13,21 +13,25 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     backup_store,
+    catalog,
     dump,
     encrypted_dump,
     encryption,
+    lost_writes,
     restore,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from support.backups import PATIENT, RUN, back_up, fill, names, prove, recompute, stage, start_python
 from support.keys import Key, age_key, ssh_key
 from support.podman import ROOT
+from support.server import APP
 
 
 @pytest.fixture
@@ -162,6 +166,38 @@ def test_what_stays_readable_are_names_counts_and_hashes(target: Any, filled: st
 
 
 # -- with the key ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_values_of_the_databases_settings_are_behind_the_key(
+    server: Any, target: Any, filled: str, tmp_path: Path, key: Key
+) -> None:
+    """Many an application keeps a secret there, and the manifest is for everybody to read."""
+    server.execute(
+        f"ALTER DATABASE {filled} SET app.jwt_secret = '{PATIENT}'; ALTER DATABASE {filled} SET work_mem = '7MB';"
+        f"ALTER ROLE {APP} IN DATABASE {filled} SET app.token = '{PATIENT}=2'"
+    )
+    backup = encrypted(target, tmp_path / "backups", key)
+    assert holds_sentinel(tmp_path) == []
+    told = backup.manifest["properties"]
+    assert (told["settings"], told["role_settings"]) == (["app.jwt_secret", "work_mem"], {APP: ["app.token"]})
+    assert prove(target, backup, identity=key.identity)["level"] == 4
+    assert holds_sentinel(tmp_path) == []
+    opened = encrypted_dump.unlock(backup_store.read_backup(backup.path), key.identity)
+    staged = stage(target, opened)
+    with closing(server.connect(filled)) as live, closing(server.connect(staged)) as copy:
+        kept = catalog.database_properties(copy)
+        assert f"app.jwt_secret={PATIENT}" in kept["settings"]
+        assert {**kept, "comment": None} == {**catalog.database_properties(live), "comment": None}
+    # Without the key what is gone and what is new is told, and with it also what has another value.
+    changed = f"ALTER DATABASE {filled} SET app.jwt_secret = 'another'; ALTER DATABASE {filled} RESET work_mem"
+    server.execute(changed)
+    for given, named in ((backup, ["work_mem"]), (opened, ["app.jwt_secret", "work_mem"])):
+        lost = lost_writes.lost_writes(target, given, application_name="test")
+        assert lost["settings"] == [{"attribute": "settings", "names": named}]
+    os.unlink(Path(backup.path) / "catalog.json.gz.age")
+    backup_store.write_catalog(backup.path, {}, [key.public])
+    with pytest.raises(PgopsError, match="does not hold the settings that its manifest names"):
+        encrypted_dump.unlock(backup, key.identity)
 
 
 @pytest.mark.parametrize("which", [0, 1])

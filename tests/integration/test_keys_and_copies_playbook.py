@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store
+from support.backups import back_up
 from support.keys import Key, age_key
 from support.podman import ROOT, environment
 from support.ssh_host import ssh_host
@@ -158,6 +159,23 @@ def test_where_a_copy_is_required_nothing_is_applied_without_it(
     assert warned.rc == 0, warned.output
     assert f"{database}: there is no copy in {tmp_path / 'second'}" in " ".join(warned.output.split())
     assert server.execute("SELECT count(*) FROM people", database=database) == [(0,)]
+
+
+def test_a_named_backup_does_not_stand_in_for_the_one_of_the_run(
+    site: Any, server: Any, target: Any, database: str, tmp_path: Path
+) -> None:
+    """An older backup, proved, says nothing of the state that is changed."""
+    older = back_up(target, tmp_path / "older")
+    for words in (("migrate.yml",), ("backup.yml", "--check")):
+        stopped = site(*words, backup_path=older.path)
+        assert stopped.rc != 0, stopped.output
+        assert (
+            f"backup_path names {older.path}, and this run makes a backup of its own"
+            in stopped.json["error"]["message"]
+        )
+        assert "backup_path" not in stopped.json["error"]["next"][0]
+    assert not list(site.backups.rglob("manifest.json"))
+    assert server.execute("SELECT to_regclass('people')", database=database) == [(None,)]
 
 
 def test_production_requires_its_copies_by_its_own_variables() -> None:

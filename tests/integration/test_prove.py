@@ -32,6 +32,7 @@ from support.backups import (
     recompute,
     start_python,
 )
+from support.module import call
 from support.server import OWNER, RESTORE, SUPERUSER
 
 
@@ -172,6 +173,21 @@ def test_a_manifest_altered_since_the_run_made_it_is_refused(
     altered = recompute(backup, largest_file(backup))
     error = not_proved(server, target, altered, manifest_sha256=backup.manifest_sha256)
     assert "altered" in error.message
+
+
+def test_the_backup_of_the_run_comes_before_the_one_that_is_named(
+    server: Any, target: Any, filled: str, tmp_path: Path
+) -> None:
+    older, own = back_up(target, tmp_path / "older"), back_up(target, tmp_path / "own")
+    arguments = {"path": older.path, "run_id": RUN, "level": 1}
+    recorded = {"path": own.path, "manifest_sha256": own.manifest_sha256}
+    done = call("prove", target, backups={filled: recorded}, **arguments)
+    assert done["databases"][filled]["path"] == own.path
+    recorded["manifest_sha256"] = "0" * 64
+    refused = call("prove", target, backups={filled: recorded}, **arguments)
+    assert refused["failed"]
+    assert "altered" in refused["msg"]
+    assert call("prove", target, **arguments)["databases"][filled]["path"] == older.path
 
 
 def test_a_damaged_manifest_and_a_newer_format_are_told(target: Any, filled: str, tmp_path: Path) -> None:

@@ -18,11 +18,13 @@ from typing import Any
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     catalog,
+    connection,
     database_marks,
     dump_source,
     export,
     restore_database,
 )
+from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import ClientProcess
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Work
@@ -30,7 +32,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.restore_plan impo
 from psycopg2 import sql
 from support.backups import PATIENT, RUN, back_up, fill, largest_file, names, prove, start_python
 from support.engine import Told, When
-from support.server import APP, BACKUP, OWNER, RESTORE
+from support.server import APP, BACKUP, OWNER, RESTORE, SUPERUSER
 
 MOMENT = datetime(2026, 11, 22, 20, 15, 0, tzinfo=UTC)
 FORMS = ("backup", "custom", "directory", "plain", "gzip")
@@ -479,6 +481,37 @@ def test_a_replaced_database_is_kept_and_the_restored_one_has_its_owner_privileg
     assert server.execute(
         sql.SQL("SELECT datallowconn FROM pg_database WHERE datname = {}").format(sql.Literal(aside))
     ) == [(False,)]
+
+
+@pytest.mark.parametrize("form", ["plain", "custom"])
+def test_rows_in_insert_statements_are_not_told_as_compared_and_take_nobodys_place(
+    server: Any, target: Any, filled: str, tmp_path: Path, form: str
+) -> None:
+    server.execute(
+        "CREATE FUNCTION two(n int) RETURNS void LANGUAGE sql BEGIN ATOMIC INSERT INTO visits (student_id) VALUES (n); "
+        "INSERT INTO visits (student_id) VALUES (n); END",
+        database=filled,
+    )
+    told = " ".join(
+        restore_database.preview(target, Asked(str(dumped(target, tmp_path, form))), Work(RUN))["reservations"]
+    )
+    assert "their numbers are" in told
+    path = tmp_path / "inserts"
+    arguments = [f"--format={form}", "--inserts", "--no-large-objects", f"--file={path}"]
+    with closing(server.connect(filled)) as conn:
+        tool = connection.client_tool(target, conn, "pg_dump")
+    client = ClientProcess(tool, arguments, target.with_(user=SUPERUSER), application_name="test")
+    while not client.wait(0.1):
+        pass
+    client.result("The dump failed", hints=lambda _text: None)
+    error = refused(server, target, path, replace=True, confirm=filled)
+    assert "nothing of its rows could be compared" in error.message
+    assert "--inserts" in str(error.hint)
+    found = restored(target, path)
+    told = " ".join(found["reservations"])
+    assert "nothing of its rows could be compared" in told
+    assert "their numbers are" not in told
+    assert server.execute("SELECT count(*) FROM students", database=found["into"]) == [(100,)]
 
 
 def test_a_database_that_is_not_there_cannot_be_replaced_but_made_anew(

@@ -105,6 +105,20 @@ def test_only_its_owner_may_read_the_side_schema(server: Any, target: Any, fille
     assert server.execute(others, database=filled) == [(0,)]
 
 
+def test_tables_of_several_owners_are_not_given_to_one_of_them(
+    server: Any, target: Any, filled: str, tmp_path: Path
+) -> None:
+    """The second owner's rows would be the first one's to read."""
+    server.execute(f"ALTER TABLE visits OWNER TO {APP}", database=filled)
+    backup = back_up(target, tmp_path)
+    error = refused(server, target, backup.path, "", schema="public")
+    assert f"belong to several roles: {APP} (public.visits), {OWNER} (" in error.message
+    assert "-e restore_table=NAME" in str(error.hint)
+    with pytest.raises(PgopsError):
+        restore_table.preview(target, Asked(backup.path, schema="public"), Work(RUN))
+    assert restored(target, backup.path, "visits")["owner"] == APP
+
+
 def test_nothing_of_a_side_table_reaches_a_live_one(server: Any, target: Any, filled: str, tmp_path: Path) -> None:
     server.execute(
         "CREATE FUNCTION boom() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''no''; END';"
@@ -128,7 +142,8 @@ def test_a_whole_schema_comes_with_its_partitions_in_one_table_and_without_its_v
         "CREATE TABLE logs_1 PARTITION OF logs FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');"
         "CREATE TABLE logs_2 PARTITION OF logs FOR VALUES FROM ('2026-02-01') TO ('2026-03-01');"
         "INSERT INTO logs SELECT g, date '2026-01-01' + g FROM generate_series(1, 50) g;"
-        "CREATE MATERIALIZED VIEW seen AS SELECT 1 AS one",
+        "CREATE MATERIALIZED VIEW seen AS SELECT 1 AS one;"
+        f"ALTER TABLE logs OWNER TO {OWNER}; ALTER TABLE logs_1 OWNER TO {OWNER}; ALTER TABLE logs_2 OWNER TO {OWNER}",
         database=filled,
     )
     found = restored(target, back_up(target, tmp_path).path, "", schema="public")

@@ -28,6 +28,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import EQUAL
 from support.backups import RUN, back_up, fill, names, proved, stage
 from support.engine import target_of
+from support.keys import age_key
 from support.server import APP, MIGRATOR, OWNER, RESTORE, SUPERUSER
 from support.standby import standby_of
 
@@ -293,6 +294,16 @@ def test_publications_come_along_where_a_superuser_restores(
     swap.Swap(target, stage(target, backup), run_id=RUN).run()
     assert server.execute("SELECT pubname FROM pg_publication ORDER BY 1", database=filled) == [("every",), ("few",)]
     assert server.execute("SELECT count(*) FROM pg_publication_tables WHERE pubname = 'few'", database=filled) == [(1,)]
+
+
+def test_an_encrypted_backup_without_its_key_says_that_publications_were_not_looked_at(
+    server: Any, target: Any, filled: str, backups: Path, tmp_path: Path
+) -> None:
+    backup = back_up(target, backups, encrypt_to=[age_key(tmp_path).public])
+    proof = {"manifest_sha256": backup.manifest_sha256, "proved_at": "now", "restore_seconds": 1}
+    backup_store.write_proof(backup, proof)
+    server.execute("CREATE PUBLICATION younger FOR TABLE visits", database=filled)
+    assert weigh(target, backups)["cannot_move"] == ["publications could not be looked at: the backup is encrypted"]
 
 
 def test_a_publication_that_only_a_superuser_may_make_is_named_beforehand(

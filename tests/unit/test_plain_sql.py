@@ -88,6 +88,17 @@ def test_a_dump_says_what_it_is_and_what_it_needs() -> None:
     assert found.owner_lines == {number(part) for part in ("ALTER TABLE", "GRANT", "REVOKE", "ALTER DEFAULT")}
 
 
+def test_rows_that_are_inserted_are_seen_and_not_counted() -> None:
+    assert not read(DUMP).inserts
+    for line in ("INSERT INTO public.people VALUES (1, 'x');", "insert into people VALUES ('a;\nb');"):
+        found = read(DUMP.replace("COPY public.people", f"{line}\n\nCOPY public.people"))
+        assert found.inserts
+        assert found.rows["public.people"] == 3
+    body = "CREATE FUNCTION f() RETURNS void LANGUAGE sql\n    BEGIN ATOMIC\n INSERT INTO a VALUES (1);\n INSERT INTO b VALUES (2);\nEND;"
+    for text in (body, "SELECT '\nINSERT INTO x';", "-- INSERT INTO x", "/*\nINSERT INTO x */"):
+        assert not read(DUMP.replace("COPY public.people", f"{text}\n\nCOPY public.people")).inserts
+
+
 def test_lines_that_are_left_out_stay_as_empty_ones_so_that_a_line_number_is_the_files() -> None:
     left = list(plain_sql.kept(lines("a\nb\nc\n"), {2}))
     assert left == [b"a\n", b"\n", b"c\n"]
