@@ -40,7 +40,8 @@ def look(
     :param export: a folder below which the rows are written; None writes nothing.
     :param encrypt_to: public keys that the environment encrypts patients' data to; the rows are encrypted to them.
     :return: kept, put_aside, backup, tables (see :class:`lost_rows.Lost`), ``rows`` (the sums, with ``application`` and
-        ``versions``), ``comes_back`` (tables that only the live one has), bounds, notes, export, encrypted, seconds.
+        ``versions``), ``held_back`` (rows that an export wrote as comments for their reference; None without one),
+        ``comes_back`` (tables that only the live one has), bounds, notes, export, encrypted, seconds.
     :raises PgopsError: no such kept database, no right to read all of either, or no way to encrypt the export.
     """
     progress, control = progress or Progress(None), control or Control(None)
@@ -126,6 +127,7 @@ def _told(pair: Pair, lost: list[Lost]) -> dict[str, Any]:
             "application": sum(rows.values()),
             "versions": sum(entry.own_inserted + entry.own_updated for entry in lost),
         },
+        "held_back": None,
         "bounds": pair.bounds,
         "notes": _notes(pair),
     }

@@ -19,6 +19,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import chain, islice
 from typing import IO, Any, Callable
@@ -29,6 +30,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.both_databases im
 from ansible_collections.whitecross.pgops.plugins.module_utils.common_tables import Common, references
 from ansible_collections.whitecross.pgops.plugins.module_utils.content import Table
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.lost_places import RowPlaces
 from ansible_collections.whitecross.pgops.plugins.module_utils.lost_rows import (
     BOTH,
     DELETED,
@@ -37,11 +39,15 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.lost_rows import 
     LostRow,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
+from ansible_collections.whitecross.pgops.plugins.module_utils.taken_keys import Places, TakenKeys
 from psycopg2 import sql
 
 SQL_FILE = "lost_writes.sql"
 SUMMARY = "lost_writes.json"
 ROWS = 500  # read and written at a time
+
+# What refers to a key that both databases wrote, apart from the others of its kind.
+_HELD_BACK = {INSERTED: "held_inserted", UPDATED: "held_updated"}
 
 _ABOUT = """\
 -- What {kept} has and {live} lacks, as of {now}.
@@ -72,13 +78,13 @@ class Export:
         self._partial = f"{self.path}.partial"
         _remove_dead(directory, pair.kept.database)
         self._lock = _locked_folder(self._partial)
-        self._found: dict[str, _Places] = {}
+        self._found: dict[str, RowPlaces] = {}
         self._written: list[str] = []
 
     def found(self, table: Common, row: LostRow) -> None:
         """Keep where a difference is."""
         if table.name not in self._found:
-            self._found[table.name] = _Places(os.path.join(self._partial, f"{len(self._found)}.places"))
+            self._found[table.name] = RowPlaces(os.path.join(self._partial, f"{len(self._found)}.places"))
         self._found[table.name].add(row)
 
     def write(self, tables: Sequence[Common], whole: Sequence[Table], summary: dict[str, Any]) -> str:
@@ -86,6 +92,7 @@ class Export:
 
         :param tables: those that both have, parents first.
         :param whole: those that only the kept database has.
+        :param summary: what was found; ``held_back`` is filled in.
         :return: the folder.
         :raises PgopsError: the disk is full, or something cannot be read; nothing is left of it then.
         """
@@ -99,6 +106,7 @@ class Export:
                 self._write_csv(number, table)
             for number, relation in enumerate(whole, len(with_rows) + 1):
                 self._csv(f"{number:03}_{_file_name(relation.quoted)}.new_table.csv", self._pair.kept, relation, None)
+            self._hold_back(tables, with_rows, summary)
             self._write_sql(with_rows)
             for places in self._found.values():
                 places.remove()
@@ -156,6 +164,43 @@ class Export:
 
     # -- SQL ------------------------------------------------------------------------------------------------------------
 
+    def _hold_back(self, common: Sequence[Common], tables: Sequence[Common], summary: dict[str, Any]) -> None:
+        """Keep apart what would be attached to another row than the one it belonged to."""
+        both, same = (
+            {
+                table.name: Places(row.kept for row in self._found[table.name].all() if row.kind == kind)
+                for table in tables
+            }
+            for kind in (BOTH, UPDATED)
+        )
+        taken = TakenKeys(self._pair, common, both, same)
+        held = {table.name: self._split(table, taken) for table in tables if taken.concern(table)}
+        for entry in summary["tables"]:
+            entry["held_back"] = held.get(entry["table"], 0)
+        summary["held_back"] = sum(held.values())
+
+    def _split(self, table: Common, taken: TakenKeys) -> int:
+        """:return: how many rows of the table are held back."""
+        before = self._found[table.name]
+        split = self._found[table.name] = RowPlaces(f"{before.path}.split")
+        statements = lost_sql.Statements(self._pair, table)
+        held = 0
+        for chunk in _chunks(before.all()):
+            self._control.check()
+            rows = [row for row in chunk if row.kind in _HELD_BACK]
+            columns = taken.columns(table, [row.kept for row in rows])
+            updated = [row for row in rows if row.kind == UPDATED and row.kept in columns]
+            # An update that leaves the reference as it is changes the row that it was made for.
+            for row, changed in zip(updated, statements.changed(updated)):
+                if not changed & columns[row.kept]:
+                    del columns[row.kept]
+            for row in chunk:
+                hold = row.kind in _HELD_BACK and row.kept in columns
+                held += hold
+                split.add(replace(row, kind=_HELD_BACK[row.kind]) if hold else row)
+        before.remove()
+        return held
+
     def _write_sql(self, tables: Sequence[Common]) -> None:
         pair = self._pair
         own_parent = {child for child, parent in references(pair.live.conn) if child == parent}
@@ -177,7 +222,7 @@ class Export:
                     text.one_statement(f"{table.name}: inserted", statements, rows)
                 else:
                     text.section(f"{table.name}: inserted", rows, statements.inserts)
-                if self._found[table.name].has(INSERTED):
+                if self._found[table.name].has(INSERTED, _HELD_BACK[INSERTED]):
                     for statement in lost_sql.sequences(pair, table):
                         text.line(statement)
             for table in told:
@@ -192,7 +237,19 @@ class Export:
                 title = f"{table.name}: written last by a version that is undone"
                 text.section(title, self._found[table.name].of(INSERTED, True), statements.inserts, commented=True)
                 text.section(title, self._found[table.name].of(UPDATED, True), statements.updates, commented=True)
+            for table in told:
+                self._write_held_back(table, text)
             text.line("\nCOMMIT;")
+
+    def _write_held_back(self, table: Common, text: _Text) -> None:
+        statements = lost_sql.Statements(self._pair, table)
+        for kind, write in ((INSERTED, statements.inserts), (UPDATED, statements.updates)):
+            rows = chain(*(self._found[table.name].of(_HELD_BACK[kind], own) for own in (False, True)))
+            title = (
+                f"{table.name}: {kind}, and refers to a key that both databases wrote since, or to a row that does; that key may be "
+                "another one's here: put the right one in, then take the dashes away"
+            )
+            text.section(title, rows, write, commented=True)
 
     def _fits_a_line(self, table: Common, text: _Text) -> bool:
         fits = all(lost_sql.one_line(name) for name in (table.name, *(column for column, _ in table.columns)))
@@ -232,39 +289,6 @@ class Export:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             _to_disk(file)
-
-
-class _Places:
-    """The differences of one table, in a file: no more of them is in memory than is written at a time."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+", encoding="ascii")
-        self._kinds: set[tuple[str, bool]] = set()
-
-    def add(self, row: LostRow) -> None:
-        self._kinds.add((row.kind, row.own))
-        self._file.write(f"{row.kind}\t{int(row.own)}\t{row.kept}\t{row.live}\t{row.same}\n")
-
-    def has(self, kind: str) -> bool:
-        return (kind, False) in self._kinds
-
-    def of(self, kind: str, own: bool) -> Iterator[LostRow]:
-        if (kind, own) not in self._kinds:
-            return
-        self._file.flush()
-        with open(self._path, encoding="ascii") as file:
-            for line in file:
-                found, by, kept, live, same = line.rstrip("\n").split("\t")
-                if (found, by) == (kind, str(int(own))):
-                    yield LostRow(kind, own, kept, live, int(same))
-
-    def close(self) -> None:
-        self._file.close()
-
-    def remove(self) -> None:
-        self._file.close()
-        os.unlink(self._path)
 
 
 class _Text:

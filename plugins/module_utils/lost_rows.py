@@ -87,6 +87,7 @@ class Lost:
     :ivar change: ``rows``, or ``new table`` where the live database has no such table.
     :ivar both: of the updated and inserted ones, those whose key was written in the live database since, too.
     :ivar own_inserted: what versions wrote last, apart from the others; likewise ``own_updated``.
+    :ivar held_back: how many refer to a key of ``both``, also by way of others; None where nothing was exported.
     """
 
     table: str
@@ -98,6 +99,7 @@ class Lost:
     both: int = 0
     own_inserted: int = 0
     own_updated: int = 0
+    held_back: int | None = None
     notes: list[str] = field(default_factory=list)
 
     @property

@@ -89,6 +89,12 @@ class Statements:
             still = " AND ".join(f"{name}::text IS NOT DISTINCT FROM {old}" for name, _, old in changed)
             yield f"UPDATE ONLY {self._table.name} SET {set_to} WHERE {self._keyed(values)} AND {still};"
 
+    def changed(self, rows: Sequence[LostRow]) -> Iterator[set[str]]:
+        """:return: of each row that both have the columns that differ."""
+        was = self._fetched(self._pair.live.conn, self._table.live, [row.live for row in rows])
+        for row, values in zip(rows, self.rows(rows)):
+            yield {name for name, value, old in zip(self._names, values, was[row.live]) if value != old}
+
     def deletes(self, rows: Sequence[LostRow]) -> Iterator[str]:
         """:return: a statement for each row that only the live database has."""
         was = self._fetched(self._pair.live.conn, self._table.live, [row.live for row in rows])

@@ -81,6 +81,11 @@ databases:
     rows:
       description: The sums, with V(application) and V(versions).
       type: dict
+    held_back:
+      description:
+        - How many rows stand in the SQL as comments because they refer to a key that both databases wrote since; null where nothing was
+          exported. Each table has its own V(held_back).
+      type: int
     comes_back:
       description: Tables that only the live database has.
       type: list

@@ -106,6 +106,11 @@ def lost_rows(database: str, found: Mapping[str, Any]) -> list[str]:
     if found.get("export"):
         file = "lost_writes.sql.age" if found.get("encrypted") else "lost_writes.sql"
         lines.append(f"{database}: exported to {found['export']}; read {file} there before you run it")
+    if found.get("held_back"):
+        lines.append(
+            f"{database}: {found['held_back']} rows stand in it as comments: they refer to a key that both databases wrote since, "
+            "which may be another one's here"
+        )
     return lines
 
 
