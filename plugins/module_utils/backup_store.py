@@ -23,7 +23,6 @@ import socket
 import stat
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, Callable
@@ -326,6 +325,9 @@ def hash_files(
         if check:
             check()
         return hash_file(os.path.join(path, name))
+
+    # Here: what writes a run's record when Python already ends imports this module too, and this import is refused then.
+    from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(max_workers=workers) as pool:
         return dict(zip(names, pool.map(one, names)))
