@@ -38,9 +38,7 @@ class ActionModule(IdentityAction, MigrationAction):
             if option not in arguments and value not in (None, ""):
                 arguments[option] = value
         arguments["checks"] = self.named_checks(task_vars)
-        environment = self.run_fact(task_vars).get("environment")
-        production = environment in (self.pgops(task_vars, "production_environments") or [])
-        arguments["other_cluster_only"] = production and not arguments.get("scratch_reason")
+        arguments["other_cluster_only"] = self.in_production(task_vars) and not arguments.get("scratch_reason")
         return arguments
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:

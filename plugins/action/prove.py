@@ -56,9 +56,7 @@ class ActionModule(IdentityAction, MigrationAction):
         }
         arguments["databases"] = self._to_prove(task_vars)
         arguments["timeout"] = emergency_backup.left(self.run_fact(task_vars), float(arguments.get("timeout") or 0))
-        environment = self.run_fact(task_vars).get("environment")
-        production = environment in (self.pgops(task_vars, "production_environments") or [])
-        arguments["other_cluster_only"] = production and not arguments.get("scratch_reason")
+        arguments["other_cluster_only"] = self.in_production(task_vars) and not arguments.get("scratch_reason")
         arguments["level_required"] = self._level_required(task_vars)
         if int(arguments.get("level") or EQUAL) >= SOUND:
             arguments["checks"] = self.named_checks(task_vars)
@@ -71,8 +69,9 @@ class ActionModule(IdentityAction, MigrationAction):
         if run.get("playbook") not in proof_levels.RELYING:
             return None
         environment = str(run.get("environment"))
-        production = environment in (self.pgops(task_vars, "production_environments") or [])
-        needed = proof_levels.required(self._task.args.get("level_required"), environment, production)
+        needed = proof_levels.required(
+            self._task.args.get("level_required"), environment, self.in_production(task_vars)
+        )
         asked = int(self._task.args.get("level") or EQUAL)
         if asked < needed:
             command = self.again(task_vars, {"backup_prove_level": needed})

@@ -29,8 +29,9 @@ class ActionModule(IdentityAction):
         """:return: the task's arguments, with the backup that was disclosed and confirmed."""
         arguments = super().module_arguments(task_vars)
         environment = str(self.run_fact(task_vars).get("environment"))
-        production = environment in (self.pgops(task_vars, "production_environments") or [])
-        arguments["level_required"] = proof_levels.required(arguments.get("level_required"), environment, production)
+        arguments["level_required"] = proof_levels.required(
+            arguments.get("level_required"), environment, self.in_production(task_vars)
+        )
         disclosed = self.run_fact(task_vars).get("disclose") or {}
         if disclosed and self.PHASE == "restore":
             arguments["backups"] = {name: entry["backup"] for name, entry in disclosed.items() if entry.get("backup")}

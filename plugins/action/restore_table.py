@@ -29,9 +29,7 @@ class ActionModule(IdentityAction):
         """:return: the task's arguments, with the rule for production. :raises AnsibleActionFail: no backup is named, or no whole path."""
         arguments = super().module_arguments(task_vars)
         arguments["from"] = whole_path(arguments.get("from"))
-        environment = self.run_fact(task_vars).get("environment")
-        production = environment in (self.pgops(task_vars, "production_environments") or [])
-        arguments["other_cluster_only"] = production and not arguments.get("scratch_reason")
+        arguments["other_cluster_only"] = self.in_production(task_vars) and not arguments.get("scratch_reason")
         return arguments
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:

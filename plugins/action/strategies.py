@@ -27,8 +27,9 @@ class ActionModule(PgopsAction):
                 given[name] = str(given[name])
         given["takes_backups"] = "backup" in (self.run_fact(task_vars).get("phases") or [])
         environment = str(self.run_fact(task_vars).get("environment"))
-        production = environment in (self.pgops(task_vars, "production_environments") or [])
-        given["level_required"] = proof_levels.required(given.get("level_required"), environment, production)
+        given["level_required"] = proof_levels.required(
+            given.get("level_required"), environment, self.in_production(task_vars)
+        )
         return given
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:

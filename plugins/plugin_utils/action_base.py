@@ -120,6 +120,10 @@ class PgopsAction(UnbrokenAction):
         facts = task_vars.get("ansible_facts") or {}
         return dict(facts.get(RUN_FACT) or task_vars.get(RUN_FACT) or {})
 
+    def in_production(self, task_vars: dict[str, Any]) -> bool:
+        """:return: whether the run's environment is one that holds production data."""
+        return self.run_fact(task_vars).get("environment") in (self.pgops(task_vars, "production_environments") or [])
+
     def limit(self, task_vars: dict[str, Any]) -> str:
         """:return: what the user gave as ``-l``, else the environment or the host's name."""
         return str(

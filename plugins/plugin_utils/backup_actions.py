@@ -19,8 +19,7 @@ class KeptBackupsAction(PgopsAction):
         """:return: the task's arguments, with the environment of the run and whether it is production."""
         environment = str(self.run_fact(task_vars).get("environment") or "")
         given = {name: value for name, value in self._task.args.items() if value is not None}
-        production = environment in (self.pgops(task_vars, "production_environments") or [])
-        return {**given, "environment": environment, "production": production}
+        return {**given, "environment": environment, "production": self.in_production(task_vars)}
 
     def who(self, task_vars: dict[str, Any]) -> str:
         """:return: who runs this, and where."""

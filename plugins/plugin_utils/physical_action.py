@@ -31,7 +31,7 @@ class PhysicalAction(PgopsAction):
         if run.get("playbook") not in proof_levels.RELYING:
             return None
         environment = str(run.get("environment"))
-        return proof_levels.required(given, environment, self._production(task_vars))
+        return proof_levels.required(given, environment, self.in_production(task_vars))
 
     def refuse_unreached(self, task_vars: dict[str, Any], given: Any) -> int | None:
         """:return: the level that the module has to hold to; none where a shortfall is told and gone on with.
@@ -46,7 +46,7 @@ class PhysicalAction(PgopsAction):
         # The logical backup is for this run; the restore point is what leads back with the physical one.
         logical = {"backup_engine": "logical", **({"backup_restore_point": "true"} if migrating else {})}
         ways = [("Take a logical backup for it", self.again(task_vars, logical))]
-        if not self._production(task_vars):
+        if not self.in_production(task_vars):
             ways.append(("Or go on with less", self.again(task_vars, {proof_levels.VARIABLE: str(PHYSICAL)})))
         elif not migrating:
             ways.append(("Or go back where none can be made", self.again(task_vars, {emergency_backup.MODE: "try"})))
@@ -57,10 +57,6 @@ class PhysicalAction(PgopsAction):
             f"recovery. {told}",
             result={"next": [command for _, command in ways]},
         )
-
-    def _production(self, task_vars: dict[str, Any]) -> bool:
-        production = self.pgops(task_vars, "production_environments") or []
-        return self.run_fact(task_vars).get("environment") in production
 
     def told_missed(
         self, result: dict[str, Any], task_vars: dict[str, Any], what: str, seconds: float | None = None
