@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     emergency_backup,
     identity,
@@ -16,13 +15,12 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     proof_levels,
     reporting,
 )
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 
 # The purpose is in the folder's name, so that one sees years later why it was made.
 _PURPOSES = {"migrate": "before_migration", "rollback": "before_rollback"}
 
 
-class ActionModule(PgopsAction):
+class ActionModule(emergency_backup.TolerantAction):
     """The backup of a run."""
 
     PHASE = "backup"
@@ -44,7 +42,7 @@ class ActionModule(PgopsAction):
         }
         if arguments.get("encrypt_to"):
             identity.refuse_recipients(arguments["encrypt_to"])
-            if not boolean(self._task.args.get("tolerated") or False):  # there the proof is missed, and that is told
+            if not self.tolerated():  # there the proof is missed, and that is told
                 self._refuse_unprovable(run, task_vars)
         return arguments
 
@@ -59,15 +57,7 @@ class ActionModule(PgopsAction):
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Say where the backups are, and what no dump holds."""
-        result = emergency_backup.after(
-            result,
-            tolerated=boolean(self._task.args.get("tolerated") or False),
-            databases=list(self.pgops(task_vars, "databases") or []),
-            what="backup",
-            playbook=self.run_fact(task_vars).get("playbook"),
-        )
-        for line in emergency_backup.lines(result.get("databases") or {}):
-            self.say(line)
+        result = self.told_missed(result, task_vars, "backup")
         for database, found in (result.get("databases") or {}).items():
             if "path" not in found:
                 continue

@@ -15,10 +15,10 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     proof_levels,
     reporting,
 )
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction, display
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import display
 
 
-class ActionModule(PgopsAction):
+class ActionModule(emergency_backup.TolerantAction):
     """The copies of a run's backup in a second place."""
 
     PHASE = "backup_copy"
@@ -81,15 +81,7 @@ class ActionModule(PgopsAction):
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Say where the copies are, and where there is none."""
-        result = emergency_backup.after(
-            result,
-            tolerated=boolean(self._task.args.get("tolerated") or False),
-            databases=self._to_copy(task_vars),
-            what="copy in a second place",
-            playbook=self.run_fact(task_vars).get("playbook"),
-        )
-        for line in emergency_backup.lines(result.get("databases") or {}):
-            self.say(line)
+        result = self.told_missed(result, task_vars, "copy in a second place", databases=self._to_copy(task_vars))
         for database, found in (result.get("databases") or {}).items():
             for entry in found.get("copies") or []:
                 self.say(

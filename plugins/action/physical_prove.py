@@ -39,7 +39,7 @@ class ActionModule(PhysicalAction):
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Say what was compared, and what could not be."""
-        result = self.told_missed(result, task_vars, "proof", time.monotonic() - self._began)
+        result = self.told_missed(result, task_vars, "proof", seconds=time.monotonic() - self._began)
         needed = self.level_needed(task_vars, self._task.args.get("level_required"))
         for database, found in (result.get("databases") or {}).items():
             if "proved_at" not in found:

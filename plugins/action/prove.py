@@ -9,14 +9,13 @@ import time
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import EQUAL, RESTORES, SOUND
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import emergency_backup, named_backup, proof_levels
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.identity import IdentityAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction
 
 
-class ActionModule(IdentityAction, MigrationAction):
+class ActionModule(IdentityAction, MigrationAction, emergency_backup.TolerantAction):
     """The proof of a run's backup, or of one that the user names."""
 
     PHASE = "prove"
@@ -84,16 +83,9 @@ class ActionModule(IdentityAction, MigrationAction):
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Say what was compared, and what could not be."""
-        result = emergency_backup.after(
-            result,
-            tolerated=boolean(self._task.args.get("tolerated") or False),
-            databases=self._to_prove(task_vars),
-            what="proof",
-            playbook=self.run_fact(task_vars).get("playbook"),
-            seconds=time.monotonic() - self._began,
+        result = self.told_missed(
+            result, task_vars, "proof", databases=self._to_prove(task_vars), seconds=time.monotonic() - self._began
         )
-        for line in emergency_backup.lines(result.get("databases") or {}):
-            self.say(line)
         for database, found in (result.get("databases") or {}).items():
             if "proved_at" not in found:
                 continue

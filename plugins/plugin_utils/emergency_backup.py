@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+
 MODE = "rollback_emergency_backup"
 TIMEOUT = "rollback_emergency_backup_timeout"
 
@@ -71,3 +74,37 @@ def _took(databases: Mapping[str, Mapping[str, Any]]) -> float:
         str(found.get("label") or f"/{name}"): float(found.get("seconds") or 0) for name, found in databases.items()
     }
     return sum(each.values())
+
+
+class TolerantAction(PgopsAction):
+    """Base of the actions whose failure a rollback may go on from: backup, proof and copy."""
+
+    def tolerated(self) -> bool:
+        """:return: whether the run goes on where this fails."""
+        return bool(boolean(self._task.args.get("tolerated") or False))
+
+    def told_missed(
+        self,
+        result: dict[str, Any],
+        task_vars: dict[str, Any],
+        what: str,
+        *,
+        databases: Iterable[str] | None = None,
+        seconds: float | None = None,
+    ) -> dict[str, Any]:
+        """Go on without where that is allowed, and say so.
+
+        :param databases: those that it was for, all of the run by default; see :func:`missed`.
+        :return: the result.
+        """
+        result = after(
+            result,
+            tolerated=self.tolerated(),
+            databases=list(self.pgops(task_vars, "databases") or []) if databases is None else databases,
+            what=what,
+            playbook=self.run_fact(task_vars).get("playbook"),
+            seconds=seconds,
+        )
+        for line in lines(result.get("databases") or {}):
+            self.say(line)
+        return result

@@ -8,20 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import NAMES, PHYSICAL
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import emergency_backup, proof_levels
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 
 
-class PhysicalAction(PgopsAction):
+class PhysicalAction(emergency_backup.TolerantAction):
     """Base of physical_backup and physical_prove."""
 
     LIVE = True
-
-    def tolerated(self) -> bool:
-        """:return: whether the run goes on where this fails."""
-        return bool(boolean(self._task.args.get("tolerated") or False))
 
     def level_needed(self, task_vars: dict[str, Any], given: Any) -> int | None:
         """:param given: ``backup_level_required``.
@@ -57,19 +51,3 @@ class PhysicalAction(PgopsAction):
             f"recovery. {told}",
             result={"next": [command for _, command in ways]},
         )
-
-    def told_missed(
-        self, result: dict[str, Any], task_vars: dict[str, Any], what: str, seconds: float | None = None
-    ) -> dict[str, Any]:
-        """Go on without where that is allowed, and say so. :return: the result."""
-        result = emergency_backup.after(
-            result,
-            tolerated=self.tolerated(),
-            databases=list(self.pgops(task_vars, "databases") or []),
-            what=what,
-            playbook=self.run_fact(task_vars).get("playbook"),
-            seconds=seconds,
-        )
-        for line in emergency_backup.lines(result.get("databases") or {}):
-            self.say(line)
-        return result
