@@ -95,6 +95,21 @@ PHYSICAL_OPTIONS: dict[str, dict[str, Any]] = {
     "os_user": {"type": "str", "default": "postgres"},
     "archive_timeout": {"type": "float", "default": 60},
 }
+# Documented in the fragment whitecross.pgops.identity.
+IDENTITY_OPTIONS: dict[str, dict[str, Any]] = {
+    "identity_file": {"type": "path"},
+    "identity_once": {"type": "bool", "default": False},
+}
+# Documented in the fragment whitecross.pgops.scratch.
+SCRATCH_OPTIONS: dict[str, dict[str, Any]] = {
+    "scratch_reason": {"type": "str"},
+    "other_cluster_only": {"type": "bool", "default": False},
+}
+# Documented in the fragment whitecross.pgops.time_box.
+TIME_BOX_OPTIONS: dict[str, dict[str, Any]] = {
+    "timeout": {"type": "float", "default": 0},
+    "tolerated": {"type": "bool", "default": False},
+}
 
 
 def create_module(options: dict[str, dict[str, Any]], **kwargs: Any) -> AnsibleModule:

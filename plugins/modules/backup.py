@@ -15,6 +15,7 @@ description:
   - A backup is no more than a promise until M(whitecross.pgops.prove) has restored it.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
+  - whitecross.pgops.time_box
 options:
   directory:
     description:
@@ -55,16 +56,6 @@ options:
     type: list
     elements: str
     default: []
-  timeout:
-    description:
-      - After so many seconds it ends without a result; V(0) waits for its end.
-    type: float
-    default: 0
-  tolerated:
-    description:
-      - Whether the run goes on where this fails. Read by the action plugin, which then tells what is C(missed).
-    type: bool
-    default: false
 author:
   - White Cross pgops contributors
 """
@@ -158,8 +149,7 @@ def main() -> None:
             "jobs": {"type": "int", "default": 2},
             "compression": {"type": "str", "default": "1"},
             "encrypt_to": {"type": "list", "elements": "str", "default": []},
-            "timeout": {"type": "float", "default": 0},
-            "tolerated": {"type": "bool", "default": False},
+            **pgops_module.TIME_BOX_OPTIONS,
         }
     )
 

@@ -13,6 +13,8 @@ description:
   - The scratch database is dropped whatever happens; one that a killed run left is removed by the next.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
+  - whitecross.pgops.scratch
+  - whitecross.pgops.identity
 options:
   directory:
     description:
@@ -51,26 +53,6 @@ options:
     description:
       - What to call the scratch database; it must not exist. A name of the collection's own where it is not set.
     type: str
-  scratch_reason:
-    description:
-      - Why a production backup may be restored on the production cluster itself; kept in the proof.
-    type: str
-  other_cluster_only:
-    description:
-      - Refuse to restore on the cluster that the backup comes from. Filled by the action plugin - in production, unless
-        O(scratch_reason) is given.
-    type: bool
-    default: false
-  identity_file:
-    description:
-      - The file of a private key, mode 0600, on the host where the module runs; needed where the backup is encrypted.
-      - It is read into memory before anything else. A key behind a passphrase is refused, since nobody is there to type it.
-    type: path
-  identity_once:
-    description:
-      - The file was handed over for this call only and is removed as soon as it is read. Filled by the action plugin.
-    type: bool
-    default: false
 author:
   - White Cross pgops contributors
 """
@@ -139,10 +121,8 @@ def main() -> None:
             "rto_seconds": {"type": "float"},
             "checks": {"type": "list", "elements": "dict", "default": []},
             "scratch_database": {"type": "str"},
-            "scratch_reason": {"type": "str"},
-            "other_cluster_only": {"type": "bool", "default": False},
-            "identity_file": {"type": "path"},
-            "identity_once": {"type": "bool", "default": False},
+            **pgops_module.SCRATCH_OPTIONS,
+            **pgops_module.IDENTITY_OPTIONS,
         }
     )
 

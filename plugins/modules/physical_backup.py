@@ -13,6 +13,7 @@ description:
   - A physical backup is of the whole cluster. It is told by each database that was named.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
+  - whitecross.pgops.time_box
   - whitecross.pgops.physical
 options:
   type:
@@ -35,16 +36,6 @@ options:
     description:
       - A file of this host, 0600, that holds the passphrase of the repository, which pgBackRest then encrypts (aes-256-cbc).
     type: path
-  timeout:
-    description:
-      - After so many seconds it ends without a result; V(0) waits for its end.
-    type: float
-    default: 0
-  tolerated:
-    description:
-      - Whether the run goes on where this fails. Read by the action plugin, which then tells what is C(missed).
-    type: bool
-    default: false
 author:
   - White Cross pgops contributors
 """
@@ -115,8 +106,7 @@ def main() -> None:
             "repository": {"type": "dict", "required": True},
             "repository_secrets": {"type": "dict", "default": {}, "no_log": True},
             "cipher_passfile": {"type": "path"},
-            "timeout": {"type": "float", "default": 0},
-            "tolerated": {"type": "bool", "default": False},
+            **pgops_module.TIME_BOX_OPTIONS,
         }
     )
 

@@ -17,6 +17,7 @@ description:
   - The proof is kept in O(directory) under pgBackRest's label of the backup.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
+  - whitecross.pgops.time_box
   - whitecross.pgops.physical
 options:
   directory:
@@ -29,16 +30,6 @@ options:
       - The level of M(whitecross.pgops.prove) that the proof has to reach. A physical proof reaches V(2); what needs more is refused before
         anything is restored. Filled by the action plugin in C(migrate.yml) and C(rollback.yml).
     type: int
-  timeout:
-    description:
-      - After so many seconds it ends without a result; V(0) waits for its end.
-    type: float
-    default: 0
-  tolerated:
-    description:
-      - Whether the run goes on where this fails. Read by the action plugin, which then tells what is C(missed).
-    type: bool
-    default: false
 author:
   - White Cross pgops contributors
 """
@@ -109,8 +100,7 @@ def main() -> None:
             **pgops_module.PHYSICAL_OPTIONS,
             "directory": {"type": "path", "required": True},
             "level_required": {"type": "int"},
-            "timeout": {"type": "float", "default": 0},
-            "tolerated": {"type": "bool", "default": False},
+            **pgops_module.TIME_BOX_OPTIONS,
         }
     )
 

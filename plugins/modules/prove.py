@@ -16,6 +16,9 @@ description:
   - The scratch database is dropped whatever happens; one that a killed run left is removed by the next.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
+  - whitecross.pgops.time_box
+  - whitecross.pgops.scratch
+  - whitecross.pgops.identity
 options:
   directory:
     description:
@@ -40,26 +43,6 @@ options:
     description:
       - What to call the scratch database; it must not exist. A name of the collection's own where it is not set.
     type: str
-  scratch_reason:
-    description:
-      - Why a production backup may be restored on the production cluster itself; kept in the proof.
-    type: str
-  other_cluster_only:
-    description:
-      - Refuse to restore on the cluster that the backup comes from. Filled by the action plugin - in production, unless
-        O(scratch_reason) is given.
-    type: bool
-    default: false
-  identity_file:
-    description:
-      - The file of a private key, mode 0600, on the host where the module runs; needed where the backup is encrypted.
-      - It is read into memory before anything else. A key behind a passphrase is refused, since nobody is there to type it.
-    type: path
-  identity_once:
-    description:
-      - The file was handed over for this call only and is removed as soon as it is read. Filled by the action plugin.
-    type: bool
-    default: false
   level:
     description:
       - How far to climb. V(1) reads the dump and restores nothing; V(3) and V(4) are one pass.
@@ -82,16 +65,6 @@ options:
     description:
       - In how many seconds a copy must be restored and compared, for level 6.
     type: float
-  timeout:
-    description:
-      - After so many seconds it ends without a result; V(0) waits for its end.
-    type: float
-    default: 0
-  tolerated:
-    description:
-      - Whether the run goes on where this fails. Read by the action plugin, which then tells what is C(missed).
-    type: bool
-    default: false
 author:
   - White Cross pgops contributors
 """
@@ -169,16 +142,13 @@ def main() -> None:
             "backups": {"type": "dict", "default": {}},
             "jobs": {"type": "int", "default": 2},
             "scratch_database": {"type": "str"},
-            "scratch_reason": {"type": "str"},
-            "other_cluster_only": {"type": "bool", "default": False},
-            "identity_file": {"type": "path"},
-            "identity_once": {"type": "bool", "default": False},
+            **pgops_module.SCRATCH_OPTIONS,
+            **pgops_module.IDENTITY_OPTIONS,
             "level": {"type": "int", "default": 4, "choices": [1, 2, 3, 4, 5, 6]},
             "level_required": {"type": "int"},
             "checks": {"type": "list", "elements": "dict", "default": []},
             "rto_seconds": {"type": "float"},
-            "timeout": {"type": "float", "default": 0},
-            "tolerated": {"type": "bool", "default": False},
+            **pgops_module.TIME_BOX_OPTIONS,
         }
     )
 

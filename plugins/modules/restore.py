@@ -14,6 +14,7 @@ description:
   - Refused are backups that were never proved, were altered, are damaged, or come from another database, cluster or major version.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
+  - whitecross.pgops.identity
 options:
   state:
     description:
@@ -41,16 +42,6 @@ options:
       - Processes of C(pg_restore), and sessions that count and hash.
     type: int
     default: 2
-  identity_file:
-    description:
-      - The file of a private key, mode 0600, on the host where the module runs; needed where the backup is encrypted.
-      - It is read into memory before anything else. A key behind a passphrase is refused, since nobody is there to type it.
-    type: path
-  identity_once:
-    description:
-      - The file was handed over for this call only and is removed as soon as it is read. Filled by the action plugin.
-    type: bool
-    default: false
   level_required:
     description:
       - The level to which the backup must be proved; see M(whitecross.pgops.prove). One below is refused.
@@ -149,8 +140,7 @@ def main() -> None:
             "backup": {"type": "path"},
             "backups": {"type": "dict", "default": {}},
             "jobs": {"type": "int", "default": 2},
-            "identity_file": {"type": "path"},
-            "identity_once": {"type": "bool", "default": False},
+            **pgops_module.IDENTITY_OPTIONS,
             "level_required": {"type": "int", "default": 4},
             "break_glass": {"type": "str", "default": ""},
             "max_age_days": {"type": "float", "default": 0},

@@ -18,6 +18,7 @@ description:
     database.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
+  - whitecross.pgops.identity
 options:
   from:
     description:
@@ -48,16 +49,6 @@ options:
       - Processes of C(pg_restore), and sessions that count and hash.
     type: int
     default: 2
-  identity_file:
-    description:
-      - The file of a private key, mode 0600, on the host where the module runs; needed where the backup is encrypted.
-      - It is read into memory before anything else. A key behind a passphrase is refused, since nobody is there to type it.
-    type: path
-  identity_once:
-    description:
-      - The file was handed over for this call only and is removed as soon as it is read. Filled by the action plugin.
-    type: bool
-    default: false
 author:
   - White Cross pgops contributors
 """
@@ -132,8 +123,7 @@ def main() -> None:
             "confirm": {"type": "str"},
             "key_tables": {"type": "list", "elements": "str", "default": ["users", "students"]},
             "jobs": {"type": "int", "default": 2},
-            "identity_file": {"type": "path"},
-            "identity_once": {"type": "bool", "default": False},
+            **pgops_module.IDENTITY_OPTIONS,
         }
     )
 

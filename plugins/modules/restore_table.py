@@ -16,6 +16,8 @@ description:
   - The result has, for each table, the SQL that shows what differs by primary key and the SQL that would bring rows back.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
+  - whitecross.pgops.scratch
+  - whitecross.pgops.identity
 options:
   from:
     description:
@@ -35,26 +37,6 @@ options:
       - Processes of C(pg_restore).
     type: int
     default: 2
-  scratch_reason:
-    description:
-      - Why rows of production may be restored on the production cluster itself.
-    type: str
-  other_cluster_only:
-    description:
-      - Refuse to restore on the cluster that the backup comes from. Filled by the action plugin - in production, unless
-        O(scratch_reason) is given.
-    type: bool
-    default: false
-  identity_file:
-    description:
-      - The file of a private key, mode 0600, on the host where the module runs; needed where the backup is encrypted.
-      - It is read into memory before anything else. A key behind a passphrase is refused, since nobody is there to type it.
-    type: path
-  identity_once:
-    description:
-      - The file was handed over for this call only and is removed as soon as it is read. Filled by the action plugin.
-    type: bool
-    default: false
 author:
   - White Cross pgops contributors
 """
@@ -118,10 +100,8 @@ def main() -> None:
             "table": {"type": "str"},
             "schema": {"type": "str"},
             "jobs": {"type": "int", "default": 2},
-            "scratch_reason": {"type": "str"},
-            "other_cluster_only": {"type": "bool", "default": False},
-            "identity_file": {"type": "path"},
-            "identity_once": {"type": "bool", "default": False},
+            **pgops_module.SCRATCH_OPTIONS,
+            **pgops_module.IDENTITY_OPTIONS,
         }
     )
 
