@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import abc
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ LINE_LIMIT = 300
 Check = Callable[[], None]
 
 
-class Place:
+class Place(abc.ABC):
     """What a place can do; ``below`` is a backup's path below it, ``check`` raises when the work has to end."""
 
     shown = ""
@@ -31,37 +32,37 @@ class Place:
         """:return: where a backup is, with the place."""
         return f"{self.shown}{'' if self.shown.endswith((':', '/')) else '/'}{below}"
 
+    @abc.abstractmethod
     def look(self, source: str, check: Check) -> None:
         """:raises PgopsError: nothing can be copied there."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def has(self, below: str, manifest_sha256: str, check: Check) -> bool:
         """:return: whether the backup is published there. :raises PgopsError: another one is under its name."""
-        raise NotImplementedError
 
     def before(self, names: Sequence[str]) -> list[str]:
         """:return: what is sent and read back before it is published; the rest is published with it."""
         return list(names)
 
+    @abc.abstractmethod
     def send(self, source: str, below: str, names: Sequence[str], check: Check) -> None:
         """Bring the files there, not published yet."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def read_back(self, below: str, names: Sequence[str], check: Check, *, published: bool = False) -> dict[str, str]:
         """:return: the sha256 of each file as it is read there."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def publish(self, source: str, below: str, check: Check) -> None:
         """Make it a backup there, by one step."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def renew(self, source: str, below: str, name: str, check: Check) -> None:
         """Put one file of a published copy there anew."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def discard(self, below: str, check: Check) -> None:
         """Remove what was sent and not published."""
-        raise NotImplementedError
 
     def another(self, below: str) -> PgopsError:
         """:return: the refusal to write over another backup."""
