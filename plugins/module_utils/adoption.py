@@ -467,11 +467,21 @@ class _Judge:
             return
         rows = self._missing_rows(migration, verdict, partly=bool(bad))
         seeds, changes = _row_statements(migration)
+        changes = changes or any(
+            step["kind"] == "backfill" and not self._ended(step, version) for step in migration["steps"]
+        )
         if changes and (bad or rows):
             # Nobody can tell from the catalog how far it came with the rows; its own steps can, they look.
             only_missing = not swaps and all(self._presence.found.get(key) is None for key in bad)
-            verdict.action = COMPLETE if only_missing else REFUSE
-            if verdict.action == REFUSE:
+            later = self._presence.of_later(version)
+            verdict.action = COMPLETE if only_missing and not later else REFUSE
+            if only_missing and later:
+                # Its own up would meet that and stop, when the adoption is written already.
+                verdict.differs(
+                    f"version {version}", f"it changes rows as well, and its own up cannot complete it: {later[0]} is as a "
+                    "later version makes it", None,
+                )  # fmt: skip
+            elif verdict.action == REFUSE:
                 verdict.differs(
                     f"version {version}", "it changes rows as well, and what is there is not as it makes it", None
                 )
@@ -539,6 +549,13 @@ class _Judge:
             if entry is not None:
                 words.append(str(entry) if len(self._legacy) == 1 else f"{found.tool}: {entry}")
         return ", ".join(words)
+
+    def _ended(self, step: Mapping[str, Any], version: str) -> bool:
+        """:return: whether the column that comes of what a backfill fills is there: then its rows are done."""
+        if "ends_as" not in step:
+            return False
+        (key,) = effects.keys_of(self._conn, [("column", [step["schema"], step["table"], step["ends_as"]])])
+        return key in self.accepted or self._presence.of(key, version) == effects.PRESENT
 
     def _missing_rows(self, migration: Mapping[str, Any], verdict: Verdict, *, partly: bool) -> bool:
         """Ask the version's own verification for what the catalog does not hold."""
@@ -611,9 +628,10 @@ def _words(migration: Mapping[str, Any]) -> set[str]:
 
 
 def _row_statements(migration: Mapping[str, Any]) -> tuple[list[str], bool]:
-    """:return: statements that insert what is missing and leave the rest, and whether others change rows as well."""
+    """:return: statements that insert what is missing and leave the rest, and whether others change rows as well; a backfill is
+    none of them."""
     seeds: list[str] = []
-    changes = any(step["kind"] == "backfill" for step in migration["steps"])
+    changes = False
     for step in migration["steps"]:
         for statement in step.get("up", []):
             text = str(statement["sql"]).rstrip().rstrip(";")

@@ -322,6 +322,17 @@ class Presence:
         """:return: each object that a version has an effect on, and whether that is there."""
         return {key: self.of(key, version) for key in self.chain.effects[version]}
 
+    def of_later(self, version: str) -> list[str]:
+        """:return: the objects of a version that are there as later versions make them, and not as it does. A type with
+        the labels of a later one counts for nothing: an up takes it as it is."""
+        return [
+            key
+            for key in self.chain.effects[version]
+            if key in self.found and catalog.kind_of(key) != "type"
+            and self.chain.depth(key, version) < max(self.matches[key], default=-1)
+            and self.chain.depth(key, version) not in self.matches[key]
+        ]  # fmt: skip
+
     def differences(self, key: str, version: str, found: catalog.Definition | None) -> list[catalog.Difference]:
         """:return: how an object, as it was found or will be, differs from what a version makes of it."""
         wanted = self.chain.at(key, version)

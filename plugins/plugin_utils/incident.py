@@ -252,9 +252,11 @@ def _results(events: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str, st
 
 def _worked_on(events: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     for phase, host, database, found in _results(events):
+        if phase not in ("apply", "revert"):
+            continue  # the same words mean other things there: ``stopped`` of stop says that a run was ended
         for word in ("applied", "reverted", "stopped"):
             for item in found.get(word) or []:
-                if phase in ("apply", "revert") and isinstance(item, Mapping) and item.get("version"):
+                if isinstance(item, Mapping) and item.get("version"):
                     yield {"host": host, "database": database, "state": word, **item}
 
 

@@ -49,6 +49,7 @@ _BACKFILL_KEYS: Keys = {
     "remaining": (str, False, ()),
     "down": (str, False, ()),
     "irreversible": (str, False, ()),
+    "ends_as": (str, False, ()),
 }
 _VALIDATE_KEYS: Keys = {
     "table": (str, True, ()),
@@ -283,7 +284,7 @@ def _backfill_step(
                 file, document.line(*path, "pause_ms"), "wrong-value", f"'pause_ms' is {data['pause_ms']}, at least 0"
             )
         )
-    _check_names(document, path, ("schema", "table", *(() if several else ("key",))), file, findings)
+    _check_names(document, path, ("schema", "table", "ends_as", *(() if several else ("key",))), file, findings)
     usable = True
     for name in ("statement", "remaining", "down"):
         if name in data:
@@ -299,7 +300,7 @@ def _backfill_step(
         "statement": data["statement"],
         "down": data.get("down"),
         # Only where they are asked for: what is stored of earlier versions has no such keys.
-        **{name: data[name] for name in ("adapt", "pause_ms", "remaining", "irreversible") if name in data},
+        **{name: data[name] for name in ("adapt", "pause_ms", "remaining", "irreversible", "ends_as") if name in data},
         "default_name": f"backfill {data['table']}",
     }
 

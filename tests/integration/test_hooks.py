@@ -277,7 +277,6 @@ def test_a_secret_is_shown_nowhere(site: Playbook, application: Application) -> 
         assert "hunter2" not in text
 
 
-@pytest.mark.slow
 def test_one_command_ends_the_migration_switches_maintenance_on_alerts_and_goes_back(
     site: Playbook, application: Application, monkeypatch: pytest.MonkeyPatch, server: Server
 ) -> None:
