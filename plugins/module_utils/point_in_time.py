@@ -113,11 +113,14 @@ def _to_name(tool: PgBackRest, layout: Layout, wal: Wal, kept: list[Physical], n
     refuse_name(name)
     found, others = wal.find(name, kept[0].last_wal, f"{layout.bindir}/pg_waldump")
     if found is None:
+        last = max((s for s in wal.segments if int(s[:8], 16) == layout.timeline), key=wal.number, default=None)
+        gap = wal.missing(kept[-1].first_wal, last) if last and wal.is_on_the_way(kept[-1], layout.timeline) else None
+        unseen = f", and WAL segment {gap} is missing there, in which it may have been" if gap else ""
         raise PgopsError(
-            f"There is no restore point {name} in the archived WAL since backup {kept[0].label}; nothing was touched.",
+            f"There is no restore point {name} in the archived WAL since backup {kept[0].label}{unseen}; nothing was touched.",
             object_name=name,
             hint=f"Those that are there, newest first: {wal_archive.told(others)}.",
-            extra={"restore_points": [{"name": other.name, "lsn": other.lsn} for other in others]},
+            extra={"restore_points": [{"name": other.name, "lsn": other.lsn} for other in others], "missing": gap},
         )
     at = wal_archive.lsn_number(found.lsn)
     fit = [b for b in kept if b.stop_lsn <= at and wal.is_on_the_way(b, found.timeline)]

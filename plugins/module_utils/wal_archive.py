@@ -171,10 +171,20 @@ class Wal:
     def refuse_gap(self, backup: Physical, segment: str) -> None:
         """:param segment: the last that is needed, on its timeline.
         :raises PgopsError: one of those from the backup's start to it is missing, by name."""
+        name = self.missing(backup.first_wal, segment)
+        if name:
+            raise PgopsError(
+                f"WAL segment {name} is missing in the archive between backup {backup.label} and the target; nothing was touched.",
+                hint="Name a target before it; then take a full backup: backup.yml -e backup_physical_type=full.",
+                extra={"missing": name},
+            )
+
+    def missing(self, first: str, last: str) -> str | None:
+        """:return: the first segment that is not in the archive, on the way from one to another and on the timelines that lead to it."""
         there = set(self.segments)
-        ancestors = self.ancestors(int(segment[:8], 16))
-        for number in range(self.number(backup.first_wal), self.number(segment) + 1):
-            timeline = int(segment[:8], 16)
+        ancestors = self.ancestors(int(last[:8], 16))
+        for number in range(self.number(first), self.number(last) + 1):
+            timeline = int(last[:8], 16)
             for of, left in ancestors:
                 # The segment in which a timeline was left is archived under the new one.
                 if number < left // self.segment_bytes:
@@ -182,11 +192,8 @@ class Wal:
                     break
             name = self.name(timeline, number)
             if name not in there:
-                raise PgopsError(
-                    f"WAL segment {name} is missing in the archive between backup {backup.label} and the target; nothing was touched.",
-                    hint="Name a target before it; then take a full backup: backup.yml -e backup_physical_type=full.",
-                    extra={"missing": name},
-                )
+                return name
+        return None
 
     def find(self, name: str, oldest: str, pg_waldump: str) -> tuple[Found | None, list[Found]]:
         """Look for a restore point in the WAL itself, newest first: a recovery to a name that is not there starts, replays
