@@ -109,7 +109,7 @@ class CallbackModule(CallbackBase):
     @_never_in_the_way
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """A new play is a new run, should it be one of ours."""
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils import failures
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import failures, unbroken
 
         if self._play is None or self._play._uuid != play._uuid:
             failures.forget()
@@ -118,6 +118,7 @@ class CallbackModule(CallbackBase):
         self._play = play
         if not self._previous_handlers:
             atexit.register(self._at_exit)
+            unbroken.insist()
             # Ansible's own handler ends the process on the spot, so that nothing runs at its exit.
             self._previous_handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._on_signal)
             # A terminal or an ssh session that closes; nohup has it ignored, and so it stays.

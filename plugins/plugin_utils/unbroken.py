@@ -1,10 +1,14 @@
 # Copyright (c) 2026 White Cross pgops contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a worker sends to the process that the person watches arrives whole, also when somebody presses Ctrl-C meanwhile.
+"""What a worker sends to the process that the person watches arrives whole, also when somebody presses Ctrl-C meanwhile; and
+none is lost.
 
 Ansible (2.19) ends its workers at once then. One that is ended while it writes into the queue to the main process keeps the queue's
 lock, or leaves half a message: the main process waits for the rest of it for ever, and no report is written.
+
+Where it comes while the main process forks a worker, Python calls the handler within what it has to put right after a fork, and
+drops the KeyboardInterrupt that Ansible raises there: the run would go on as if nobody had pressed it.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +27,8 @@ from ansible.utils.display import Display
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 _display = Display()
+# By then the fork is over, and Ansible knows the new worker, which it has to end as well.
+_AGAIN_S = 0.2
 # How the worker takes them while an action works.
 _working: dict[int, Any] = {}
 
@@ -42,6 +49,24 @@ def unbroken() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         for got in dict.fromkeys(arrived):
             os.kill(os.getpid(), got)
+
+
+def insist() -> None:
+    """See to it that a Ctrl-C which Python drops in this process is given again. Called in the main process, with Ansible's own
+    handler in place."""
+    process, handler, dropped = os.getpid(), signal.getsignal(signal.SIGINT), sys.unraisablehook
+
+    def give_again(what: Any) -> None:
+        if os.getpid() != process or not issubclass(what.exc_type, KeyboardInterrupt):
+            dropped(what)
+            return
+        # Ansible lets a second one kill the process where it stands.
+        signal.signal(signal.SIGINT, handler)
+        again = threading.Timer(_AGAIN_S, os.kill, (process, signal.SIGINT))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = give_again
 
 
 class Screen:

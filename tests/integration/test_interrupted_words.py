@@ -114,3 +114,49 @@ def test_a_run_that_is_interrupted_while_it_shows_lines_ends_and_leaves_its_repo
         reports = set(Path(playbook.folder).rglob("*.html")) - seen
         assert len(reports) == 1
         seen |= reports
+
+
+PRESSED_WHILE_IT_FORKS = """
+import os, signal
+from ansible.plugins.callback import CallbackBase
+
+class CallbackModule(CallbackBase):
+    CALLBACK_VERSION, CALLBACK_TYPE, CALLBACK_NAME = 2.0, "notification", "pressed"
+    due = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        os.register_at_fork(after_in_parent=self.press)
+
+    def press(self):
+        if self.due:
+            self.due = False
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def v2_playbook_on_task_start(self, task, is_conditional):
+        self.due = "Validating" not in task.name and "pply" in task.name
+"""
+
+
+def test_ctrl_c_is_heard_while_a_worker_is_forked(
+    playbook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python drops what a handler raises there; the task of the new worker would take a minute."""
+    tree = TestTree(tmp_path / "own sql")
+    tree.add_sql("20260101000001", "slow", "CREATE TABLE t (id int);\nSELECT pg_sleep(60);\n", "DROP TABLE t;\n")
+    playbook.variables["pgops_sql"] = str(tree.folder)
+    (tmp_path / "pressed").mkdir()
+    (tmp_path / "pressed" / "pressed.py").write_text(PRESSED_WHILE_IT_FORKS, encoding="utf-8")
+    given = playbook.environment()
+    monkeypatch.setattr(
+        playbook, "environment", lambda: {**given, "ANSIBLE_CALLBACK_PLUGINS": str(tmp_path / "pressed")}
+    )
+    process = playbook.start("migrate.yml")
+    try:
+        output = process.communicate(timeout=50)[0]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode != 0, output
+    assert "interrupted" in output
+    assert len(list(Path(playbook.folder).rglob("*.html"))) == 1
