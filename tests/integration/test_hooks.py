@@ -443,8 +443,8 @@ def test_without_hooks_a_run_has_no_more_tasks_and_says_so(site: Playbook) -> No
     assert result.rc == 0, result.output
     assert "hooks: not applicable" in result.stdout
     assert set(recorded(result).values()) == {"not applicable"}
-    # Each costs a process: those of the hooks, and checks of arguments that were dropped for them.
-    assert result.stdout.count("\nTASK [") == 25
+    # Each that is not skipped costs a process.
+    assert re.search(r"\bok=(\d+)", result.stdout)[1] == "10", result.stdout
 
 
 @pytest.mark.slow
