@@ -65,6 +65,8 @@ class ActionModule(emergency_backup.TolerantAction):
                 f"{database}: backed up {found['tables']} tables, {found['rows']} rows in {found['seconds']:.1f} s "
                 f"to {found['path']} ({reporting.size(found['bytes'])}{_encrypted(found)})"
             )
+            if found["globals"]["role_passwords"]:
+                self.say(f"{database}: with the password hashes of its roles")
             for entry in found["not_included"]:
                 self.say(f"{database}: not in the backup: {entry['object']} ({entry['why']})")
         return result

@@ -18,6 +18,7 @@ _OF_BACKUP = {
     "jobs": "backup_jobs",
     "rto_seconds": "backup_rto_seconds",
     "scratch_reason": "backup_scratch_reason",
+    "scratch_roles": "backup_scratch_roles",
 }
 
 

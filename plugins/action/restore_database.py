@@ -37,6 +37,7 @@ class ActionModule(IdentityAction):
                 )
             else:
                 self._show(database, found)
+            self._show_roles(database, found)
             for reservation in found["reservations"]:
                 self.say(f"{database}: {reservation}")
             if found.get("swap"):
@@ -63,6 +64,16 @@ class ActionModule(IdentityAction):
                 self.say(f"    {line}")
         else:
             self.say(f"{database}: it has no ledger: nothing was ever applied to what was restored")
+
+    def _show_roles(self, database: str, found: dict[str, Any]) -> None:
+        roles = found["roles"]
+        if not roles["made"]:
+            return
+        did = "made" if "restore_seconds" in found else "would make"
+        self.say(f"{database}: {did} the roles that the server lacks: {', '.join(roles['made'])}")
+        if "restore_seconds" not in found:
+            for statement in roles["statements"]:
+                self.say(f"    {statement};")
 
     def _show_swap(
         self, result: dict[str, Any], database: str, swapped: dict[str, Any], task_vars: dict[str, Any]

@@ -4,8 +4,9 @@
 """Backups on disk: where they lie, how they are published whole or not at all, how they are read and trusted.
 
 ``<directory>/<database>/<YYYYMMDD_HHMMSS>_<purpose>_<run id>/`` holds ``dump/`` (pg_dump, directory format),
-``catalog.json.gz``, ``manifest.json`` and, once it has been proved, ``proof.json``. Folders are 0700, files 0600.
-An encrypted one holds ``dump.age`` and ``catalog.json.gz.age`` in their place; only its manifest and proof can be read.
+``catalog.json.gz``, ``globals.json.gz``, ``manifest.json`` and, once it has been proved, ``proof.json``. Folders are 0700, files 0600.
+An encrypted one holds ``dump.age``, ``catalog.json.gz.age`` and ``globals.json.gz.age`` in their place; only its manifest and proof can
+be read.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ PINS = "pins.json"
 # Where the backup was copied to.
 COPIES = "copies.json"
 CATALOG = "catalog.json.gz"
+# Roles and tablespaces, which belong to the server; see needed_roles.
+GLOBALS = "globals.json.gz"
 DUMP = "dump"
 PARTIAL = ".partial"
 LOCK = ".lock"
@@ -221,16 +224,25 @@ def write_catalog(folder: str, inventory: dict[str, Any], recipients: list[str])
 
     :param recipients: who alone may read it, since defaults and checks may hold values; everybody where there is none.
     """
-    data = gzip.compress(json.dumps(inventory, sort_keys=True, ensure_ascii=False).encode(), 6, mtime=0)
+    write_beside(folder, CATALOG, inventory, recipients)
+
+
+def write_beside(folder: str, name: str, value: dict[str, Any], recipients: list[str]) -> None:
+    """Keep something beside the dump, compressed.
+
+    :param name: of the file; an encrypted one gets a suffix.
+    :param recipients: who alone may read it; everybody where there is none.
+    """
+    data = gzip.compress(json.dumps(value, sort_keys=True, ensure_ascii=False).encode(), 6, mtime=0)
     if recipients:
-        write_private(os.path.join(folder, CATALOG + encryption.SUFFIX), encryption.encrypt(data, recipients))
+        write_private(os.path.join(folder, name + encryption.SUFFIX), encryption.encrypt(data, recipients))
     else:
-        write_private(os.path.join(folder, CATALOG), data)
+        write_private(os.path.join(folder, name), data)
 
 
 def read_catalog(backup: Backup) -> dict[str, Any]:
     """:return: the catalog as it was in the dump's snapshot. :raises PgopsError: it cannot be read, or its key is missing."""
-    found = _catalog_file(backup)
+    found = read_beside(backup, CATALOG)
     found.pop(sealed_settings.KEY, None)
     return found
 
@@ -243,7 +255,7 @@ def with_settings(backup: Backup) -> Backup:
     """
     if not backup.encrypted or not sealed_settings.withheld(backup.manifest["properties"]):
         return backup
-    kept = _catalog_file(backup).get(sealed_settings.KEY)
+    kept = read_beside(backup, CATALOG).get(sealed_settings.KEY)
     if kept is None:
         raise PgopsError(
             f"The catalog of {backup.path} does not hold the settings that its manifest names.", hint=_TAKE_ANOTHER
@@ -251,8 +263,9 @@ def with_settings(backup: Backup) -> Backup:
     return replace(backup, manifest=sealed_settings.joined(backup.manifest, kept))
 
 
-def _catalog_file(backup: Backup) -> dict[str, Any]:
-    path = os.path.join(backup.path, CATALOG)
+def read_beside(backup: Backup, name: str) -> dict[str, Any]:
+    """:return: what :func:`write_beside` has kept. :raises PgopsError: it cannot be read, or its key is missing."""
+    path = os.path.join(backup.path, name)
     try:
         if backup.encrypted:
             path += encryption.SUFFIX
@@ -260,7 +273,8 @@ def _catalog_file(backup: Backup) -> dict[str, Any]:
         with gzip.open(path, "rb") as stream:
             return dict(json.loads(stream.read()))
     except (OSError, EOFError, ValueError) as exc:
-        raise PgopsError(f"The backup's catalog {path} cannot be read: {exc}.", hint=_TAKE_ANOTHER) from None
+        what = "catalog" if name == CATALOG else "file"
+        raise PgopsError(f"The backup's {what} {path} cannot be read: {exc}.", hint=_TAKE_ANOTHER) from None
 
 
 _TAKE_ANOTHER = "Take another backup, or name an older one with -e rollback_backup=PATH."

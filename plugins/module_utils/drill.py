@@ -73,6 +73,7 @@ def drill(
     scratch_name: str | None = None,
     scratch_reason: str = "",
     other_cluster_only: bool = False,
+    make_roles: bool = False,
     identity: Identity | None = None,
 ) -> dict[str, Any]:
     """Restore a backup on the scratch server, climb the whole ladder, drop the copy.
@@ -90,7 +91,7 @@ def drill(
         proof = restore.prove(
             target, backup.path, work=work, level=ELSEWHERE, needed=least, queries=queries, rto_seconds=rto_seconds,
             scratch_name=scratch_name, scratch_reason=scratch_reason, other_cluster_only=other_cluster_only,
-            identity=identity, ladder=ladder,
+            make_roles=make_roles, identity=identity, ladder=ladder,
         )  # fmt: skip
     except (PgopsError, psycopg2.Error) as exc:
         error = as_pgops_error(exc, f"The drill of {backup.path} failed", database=target.database)

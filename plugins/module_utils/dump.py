@@ -29,6 +29,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     encryption,
     ledger,
     locks,
+    needed_roles,
     sealed_settings,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import ClientProcess
@@ -391,6 +392,7 @@ def create_backup(
     jobs: int = 2,
     compression: str | None = None,
     encrypt_to: list[str] | None = None,
+    role_passwords: bool = False,
     tool_version: str = "",
     progress: Progress | None = None,
     control: Control | None = None,
@@ -405,6 +407,7 @@ def create_backup(
     :param jobs: processes of pg_dump, and as many sessions that count and hash.
     :param compression: pg_dump's ``--compress``; light gzip by default.
     :param encrypt_to: public keys; the dump is encrypted to all of them, and nothing of it is ever written plain.
+    :param role_passwords: keep the password hashes of the roles that the database needs, too.
     :return: path, manifest_sha256, started, finished, seconds, bytes, files, tables, rows, ledger_head,
         catalog_fingerprint, snapshot, not_included, removed (leftovers of dead runs).
     :raises PgopsError: with the cause; then nothing of this backup is left.
@@ -418,7 +421,7 @@ def create_backup(
     recipients = encryption.usable_recipients(encrypt_to) if encrypt_to else []
     conn = connect(source, application_name=application_name)
     try:
-        tool = _look(source, conn)
+        tool = _look(source, conn, role_passwords, application_name)
         with backup_store.locked(directory, target.database, f"backup {run_id}") as folder:
             removed = backup_store.remove_partials(folder)
             started = now()
@@ -427,8 +430,9 @@ def create_backup(
             try:
                 backup_store.make_private_folder(partial)
                 manifest = _Run(
-                    source, conn, tool, partial, jobs, compression, recipients, application_name, progress, control
-                ).work()
+                    source, conn, tool, partial, jobs, compression, recipients, role_passwords, application_name,
+                    progress, control,
+                ).work()  # fmt: skip
                 control.check()
                 manifest.update(
                     {
@@ -459,15 +463,23 @@ def create_backup(
     return summary(backup_store.Backup(final, manifest, digest, None), removed)
 
 
-def _look(source: Target, conn: Connection) -> str:
+def _look(source: Target, conn: Connection, role_passwords: bool, application_name: str) -> str:
     """Refuse what can be refused before anything is written. :return: the pg_dump to use."""
     role = fetch_one(conn, "SELECT current_user::text AS role")
     refuse_missing_rights(conn, fetch_all(conn, _RELATIONS), str(role["role"]) if role else "", source.database)
+    if role_passwords:
+        needed_roles.refuse_unreadable_passwords(source, application_name)
     return client_tool(source, conn, "pg_dump")
 
 
 def preview(
-    target: Target, *, directory: str, run_id: str, purpose: str = "manual", encrypt_to: list[str] | None = None
+    target: Target,
+    *,
+    directory: str,
+    run_id: str,
+    purpose: str = "manual",
+    encrypt_to: list[str] | None = None,
+    role_passwords: bool = False,
 ) -> dict[str, Any]:
     """Look whether a backup could be made, and write nothing.
 
@@ -477,9 +489,10 @@ def preview(
     source = target.as_backup()
     if encrypt_to:
         encryption.usable_recipients(encrypt_to)
-    conn = connect(source, application_name=f"{locks.application_name(run_id)} backup")
+    application_name = f"{locks.application_name(run_id)} backup"
+    conn = connect(source, application_name=application_name)
     try:
-        tool = _look(source, conn)
+        tool = _look(source, conn, role_passwords, application_name)
         return {
             "would_write": backup_store.database_folder(directory, target.database),
             "client": tool,
@@ -509,6 +522,7 @@ def summary(backup: backup_store.Backup, removed: list[str] | None = None) -> di
         "snapshot": manifest["snapshot"],
         "snapshot_time": manifest["snapshot_time"],
         "encryption": manifest.get("encryption"),
+        "globals": manifest.get("globals"),
         "not_included": manifest["not_included"],
         "removed": removed or [],
     }
@@ -543,6 +557,7 @@ class _Run:
         jobs: int,
         compression: str | None,
         recipients: list[str],
+        role_passwords: bool,
         application_name: str,
         progress: Progress,
         control: Control,
@@ -554,6 +569,7 @@ class _Run:
         self.jobs = jobs
         self.compression = compression or DEFAULT_COMPRESSION
         self.recipients = recipients
+        self.role_passwords = role_passwords
         self.application_name = application_name
         self.progress = progress
         self.control = control
@@ -586,6 +602,7 @@ class _Run:
         for name, position in sequences.items():
             position["after"] = positions.get(name, position)
         inventory = described.pop("inventory")
+        needed = self._keep_globals(described.pop("needed"))
         kept = dict(inventory)
         if self.recipients:
             kept[sealed_settings.KEY] = sealed_settings.values(described["properties"])
@@ -617,6 +634,7 @@ class _Run:
             "dump_format": encrypted_dump.FORMAT if self.recipients else "directory",
             "encryption": {"tool": encryption.TOOL, "recipients": self.recipients} if self.recipients else None,
             "seconds": round(time.monotonic() - began, 3),
+            "globals": needed.told(),
             **described,
         }
 
@@ -651,16 +669,24 @@ class _Run:
         ]
         return ClientProcess(self.tool, arguments, self.source, application_name=self.application_name)
 
+    def _keep_globals(self, needed: needed_roles.NeededRoles) -> needed_roles.NeededRoles:
+        if self.role_passwords:
+            needed = needed_roles.read_passwords(self.source, needed, self.application_name)
+        backup_store.write_beside(self.partial, backup_store.GLOBALS, needed.as_dict(), self.recipients)
+        return needed
+
     def _describe(self, snapshot: Snapshot) -> dict[str, Any]:
         inventory = catalog.inventory(self.conn, exclude_schemas=())
+        properties = _own_properties(self.conn)
         # What plan and apply carry leaves the ledger's own schema out: the ledger changes while it is applied.
         carried = catalog.inventory(self.conn)
         history = ledger.read(self.conn)
         return {
             "inventory": inventory,
+            "needed": needed_roles.read(self.conn, inventory, properties),
             "catalog_fingerprint": catalog.fingerprint(carried),
             "objects": len(inventory),
-            "properties": _own_properties(self.conn),
+            "properties": properties,
             "large_objects": content.large_objects(self.conn),
             "ledger_head": history.head,
             "ledger": [

@@ -33,6 +33,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     locks,
     restore_times,
     row_versions,
+    scratch_roles,
     soundness,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
@@ -743,6 +744,7 @@ def prove(
     scratch_name: str | None = None,
     other_cluster_only: bool = False,
     scratch_reason: str = "",
+    make_roles: bool = False,
     identity: Identity | None = None,
     level: int = EQUAL,
     needed: int | None = None,
@@ -759,6 +761,7 @@ def prove(
     :param manifest_sha256: what the run recorded when it made the backup.
     :param other_cluster_only: refuse to restore on the cluster that the backup came from (production without a reason).
     :param scratch_reason: why it may be that cluster all the same; kept in the proof.
+    :param make_roles: make roles that policies need and the scratch server lacks, for as long as the copy is there; else refuse.
     :param identity: the private key, where it is encrypted.
     :param level: how far to climb, 1 to 6.
     :param needed: which level must be reached, where that is less.
@@ -784,9 +787,15 @@ def prove(
         with ladder.climbing(CHECKSUMMED) as step:
             backup_store.verify_files(backup, work.control.check)
             step.detail = f"{len(backup.manifest['files'])} files"
-        able = _look_at_scratch_server(target, backup, work, other_cluster_only)
+        able, lacking = _look_at_scratch_server(target, backup, work, other_cluster_only)
         if level >= RESTORES:
-            with scratch_database(target, backup, work=work, name=scratch_name) as scratch:
+            maintenance = target.scratch(target.maintenance_database)
+            if not make_roles:
+                scratch_roles.refuse(lacking, backup, restore_times.place_of(maintenance))
+            with (
+                scratch_roles.made(maintenance, lacking, work.application_name),
+                scratch_database(target, backup, work=work, name=scratch_name) as scratch,
+            ):
                 work.control.check()
                 _restore_and_compare(scratch, backup, able, work, ladder, level)
                 if level >= SOUND:
@@ -872,11 +881,15 @@ def _look_at_soundness(
     return sound
 
 
-def _look_at_scratch_server(target: Target, backup: Backup, work: Work, other_cluster_only: bool) -> Restorer:
+def _look_at_scratch_server(
+    target: Target, backup: Backup, work: Work, other_cluster_only: bool
+) -> tuple[Restorer, list[str]]:
+    """:return: what the role can do there, and the roles that a copy needs and the server lacks."""
     conn = connect(target.scratch(target.maintenance_database), application_name=work.application_name)
     try:
         refuse_other_major(backup, conn)
         able = restorer(conn, backup)
+        lacking = scratch_roles.missing(conn, backup, superuser=able.superuser)
     finally:
         conn.close()
     if other_cluster_only and able.same_cluster:
@@ -886,7 +899,7 @@ def _look_at_scratch_server(target: Target, backup: Backup, work: Work, other_cl
             database=target.database,
             hint="Set pgops_scratch_host to another server, or give the reason with -e backup_scratch_reason='…'.",
         )
-    return able
+    return able, lacking
 
 
 # -- staged restore -----------------------------------------------------------------------------------------------------------

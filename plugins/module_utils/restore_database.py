@@ -22,6 +22,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     database_marks,
     database_properties,
     dump_source,
+    missing_roles,
     plain_sql,
     restore,
     restored_state,
@@ -93,6 +94,8 @@ class _Restore:
         self._destination = target.as_restore().with_(database=plan.name)
         self._step = ""
         self._ours = False
+        self._made_roles: list[str] = []
+        self._undone = False
 
     def work(self) -> dict[str, Any]:
         """:return: as :func:`run`."""
@@ -110,6 +113,7 @@ class _Restore:
 
     def _restore(self, conn: Connection) -> dict[str, Any]:
         plan, name, database = self._plan, self._plan.name, self._target.database
+        self._make_roles(conn)
         self._begin("making the new database")
         roles = (database_marks.SCRATCH, database_marks.RESTORED) if plan.replace else (database_marks.SCRATCH,)
         for role in roles:
@@ -142,6 +146,14 @@ class _Restore:
             # From here on it is the user's, and no run of ours drops it. This commit waits for the disk, and with it all before it.
             database_marks.set_comment(conn, name, plan.properties["comment"] if plan.backup else None)
         return {**plan.as_dict(), "restore_seconds": round(seconds, 3), **found}
+
+    def _make_roles(self, conn: Connection) -> None:
+        roles = self._plan.roles
+        if not roles.made:
+            return
+        self._begin("making the roles")
+        missing_roles.make(conn, roles, self._target.database)
+        self._made_roles = roles.made
 
     def _begin(self, step: str) -> None:
         self._work.control.check()
@@ -324,6 +336,10 @@ class _Restore:
             remains = f"the half-restored {name} was dropped"
         else:
             remains = f"the half-restored {name} could not be dropped, and the next restore drops it"
+        if self._made_roles and not self._ours:
+            remains = "no database was made"
+        if self._made_roles:
+            remains += f", the roles that it made {'were dropped' if self._undone else 'stay'}"
         file = "" if path in error.message else f" of {path}"
         error.message = f"{error.message.rstrip('.')} (at the step '{self._step}'{file}); {remains}, and {self._target.database} was not touched."
         error.database = error.database or self._target.database
@@ -332,13 +348,18 @@ class _Restore:
 
     def _drop(self) -> bool:
         """:return: whether nothing of it is left. Over a fresh connection: the old one may be what failed."""
-        if not self._ours:
+        if not self._ours and not self._made_roles:
             return True
         try:
             with closing(connect(self._target.maintenance(), application_name=self._work.application_name)) as conn:
-                found = database_marks.database(conn, self._plan.name)
+                found = database_marks.database(conn, self._plan.name) if self._ours else None
                 if found and found.mark and found.mark.run_id == self._work.run_id:
                     restore.drop(conn, self._plan.name)
+                if self._made_roles:
+                    # Refused, and rightly, where somebody has used them meanwhile.
+                    with suppress(psycopg2.Error):
+                        missing_roles.drop(conn, self._made_roles)
+                        self._undone = True
         except (PgopsError, psycopg2.Error):
             return False
         return True

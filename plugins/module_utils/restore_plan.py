@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -16,6 +17,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     database_marks,
     dump_source,
     encrypted_dump,
+    missing_roles,
+    needed_roles,
     restore,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
@@ -31,10 +34,15 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.dump_source import Source
 from ansible_collections.whitecross.pgops.plugins.module_utils.encryption import Identity
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.missing_roles import RolesToMake
+from ansible_collections.whitecross.pgops.plugins.module_utils.needed_roles import NeededRoles
 from ansible_collections.whitecross.pgops.plugins.module_utils.plain_sql import Scan
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Restorer, Work
 
 KEY_TABLES = ("users", "students")
+# What to do about roles of the backup that the server lacks.
+LEAVE, CREATE = "leave", "create"
+_MAKE_THEM = "-e restore_roles=create makes them as the backup holds them"
 
 # Those of template0 in the C locale, which fits every encoding.
 _BARE: dict[str, Any] = {
@@ -72,6 +80,7 @@ class Asked:
     :ivar confirm: the target's name, typed.
     :ivar key_tables: whose rows are counted one by one.
     :ivar identity: the private key, where it is an encrypted backup.
+    :ivar roles: ``create`` makes the roles that the server lacks, ``leave`` makes none.
     """
 
     path: str
@@ -80,6 +89,7 @@ class Asked:
     confirm: str = ""
     key_tables: tuple[str, ...] = KEY_TABLES
     identity: Identity | None = None
+    roles: str = LEAVE
 
 
 @dataclass
@@ -90,6 +100,7 @@ class Plan:
     :ivar backup: where it is one of ours, else ``scan`` says what the dump holds.
     :ivar owners: whether owners, privileges and settings are restored; ``reservations`` says what is not, and why.
     :ivar properties: of the new database.
+    :ivar roles: what the server lacks of the roles of a backup, and what makes them.
     """
 
     source: Source
@@ -101,6 +112,7 @@ class Plan:
     backup: Backup | None = None
     scan: Scan = field(default_factory=Scan)
     reservations: list[str] = field(default_factory=list)
+    roles: RolesToMake = field(default_factory=lambda: RolesToMake([]))
 
     def as_dict(self) -> dict[str, Any]:
         """:return: the plan, for a result."""
@@ -117,6 +129,7 @@ class Plan:
             "tables": len(tables),
             "rows": sum(tables),
             "reservations": self.reservations,
+            "roles": self.roles.as_dict(),
         }
 
 
@@ -194,12 +207,25 @@ def _of_backup(conn: Connection, target: Target, source: Source, name: str, aske
     able = restore.restorer(conn, backup)
     inventory = backup_store.read_catalog(backup)
     properties = dict(backup.manifest["properties"])
-    _refuse_policy_roles(conn, source.path, _policy_roles(inventory))
+    needed = needed_roles.of_backup(backup)
+    roles = _roles_to_make(conn, source.path, needed, asked)
+    hint = _MAKE_THEM if needed and asked.roles == LEAVE else None
+    _refuse_policy_roles(conn, source.path, _policy_roles(inventory) - set(roles.made), hint)
     kept = [text for text in able.reservations if not text.startswith("owners and privileges")]
-    why = _why_without_owners(conn, able, _roles_of(inventory, properties))
+    needs = _roles_of(inventory, properties) - set(roles.made)
+    why = _why_without_owners(conn, able, needs, () if roles.made else roles.missing, hint)
+    if why is None and roles.missing and not roles.made:
+        kept.append(
+            f"the server has no role {', '.join(roles.missing)}, which use the database through others; {_MAKE_THEM}"
+        )
     if not able.same_cluster and properties["tablespace"] != "pg_default":
         kept.append(f"the tablespace {properties['tablespace']} is the other cluster's: everything lies in pg_default")
         properties["tablespace"] = "pg_default"
+    tablespaces = [entry["name"] for entry in needed.tablespaces] if needed else []
+    if not able.same_cluster and tablespaces:
+        kept.append(
+            f"what lay in the tablespaces {', '.join(tablespaces)} lies in pg_default: they are the other cluster's"
+        )
     if int(backup.manifest["server_version"][0]) != major:
         kept.append(
             f"the backup is of PostgreSQL {backup.manifest['server_version'][0]} and this server is {major}: rows are compared by number, "
@@ -207,11 +233,29 @@ def _of_backup(conn: Connection, target: Target, source: Source, name: str, aske
         )
     if asked.replace and why:
         raise _cannot_replace(source.path, target.database, why)
+    kept += [*roles.not_made, *roles.differences]
     decided = Decided(able.role, able.superuser, able.same_cluster, able.server, kept, able.left_out, why is None)
     return Plan(
         source, name, asked.replace, decided, why is None, properties, backup=backup,
-        reservations=[*kept, *([why] if why else [])],
+        reservations=[*kept, *([why] if why else [])], roles=roles,
     )  # fmt: skip
+
+
+def _roles_to_make(conn: Connection, path: str, needed: NeededRoles | None, asked: Asked) -> RolesToMake:
+    if needed is not None:
+        return missing_roles.look(conn, needed, create=asked.roles == CREATE)
+    if asked.roles == CREATE:
+        raise _no_roles(path, "it was made by an earlier version of whitecross.pgops")
+    return RolesToMake([])
+
+
+def _no_roles(path: str, why: str) -> PgopsError:
+    return PgopsError(
+        f"restore_roles is create, and {path} holds no roles: {why}; nothing was done.",
+        object_name=path,
+        hint="Make the roles with CREATE ROLE, and leave restore_roles out.",
+        extra={"file": path},
+    )
 
 
 def _policy_roles(inventory: dict[str, Any]) -> set[str]:
@@ -236,6 +280,8 @@ def _roles_of(inventory: dict[str, Any], properties: dict[str, Any]) -> set[str]
 
 
 def _of_dump(conn: Connection, target: Target, source: Source, name: str, asked: Asked, work: Work) -> Plan:
+    if asked.roles == CREATE:
+        raise _no_roles(source.path, "only a backup of backup.yml does")
     tool = client_tool(target.as_restore(), conn, "pg_restore")
     scan = dump_source.examine(source, tool, work.control.check)
     refuse_newer(source.path, max(scan.server or 0, scan.client or 0), server_version(conn)[0])
@@ -316,26 +362,31 @@ def _cannot_replace(path: str, database: str, why: str) -> PgopsError:
     )
 
 
-def _refuse_policy_roles(conn: Connection, path: str, roles: set[str]) -> None:
+def _refuse_policy_roles(conn: Connection, path: str, roles: set[str], instead: str | None = None) -> None:
     missing = [row["name"] for row in fetch_all(conn, _ROLES, (sorted(roles),)) if not row["there"]]
     if missing:
         raise PgopsError(
             f"{path} has policies for roles that are not on this server: {', '.join(missing)}; nothing was done.",
             object_name=missing[0],
-            hint="; ".join(f'CREATE ROLE "{name}" NOLOGIN' for name in missing) + ".",
+            hint="; ".join(f'CREATE ROLE "{name}" NOLOGIN' for name in missing)
+            + (f"; or {instead}." if instead else "."),
             extra={"file": path, "missing_roles": missing},
         )
 
 
-def _why_without_owners(conn: Connection, able: Restorer, roles: set[str]) -> str | None:
-    """:return: why owners and privileges are left out, all of them: half of them would look like all; None where they are restored."""
+def _why_without_owners(
+    conn: Connection, able: Restorer, roles: set[str], beside: Iterable[str] = (), instead: str | None = None
+) -> str | None:
+    """:param beside: further roles that are missing, told in the same sentence.
+    :param instead: what to type about it.
+    :return: why owners and privileges are left out, all of them: half of them would look like all; None where they are restored."""
     found = fetch_all(conn, _ROLES, (sorted(roles),))
     missing = [row["name"] for row in found if not row["there"]]
     if missing:
         return (
             f"owners, privileges and settings of roles are not restored, everything will belong to {able.role}: "
-            f"the server has no role {', '.join(missing)}"
-        )
+            f"the server has no role {', '.join(sorted({*missing, *beside}))}"
+        ) + (f"; {instead}" if instead else "")
     foreign = [row["name"] for row in found if not row["member"]]
     if foreign and not able.superuser:
         return (

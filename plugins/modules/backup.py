@@ -56,6 +56,12 @@ options:
     type: list
     elements: str
     default: []
+  role_passwords:
+    description:
+      - Keep the password hashes of the roles that the database needs beside their attributes and memberships, which are always kept.
+      - The role that backs up must be able to read C(pg_authid) in the maintenance database. The hashes are never shown.
+    type: bool
+    default: false
 author:
   - White Cross pgops contributors
 """
@@ -123,6 +129,11 @@ databases:
     encryption:
       description: C(tool) and C(recipients), the public keys; null where it is plain.
       type: dict
+    globals:
+      description:
+        - What is kept of the server. C(roles), those that the database needs, by name; C(role_passwords), whether with their password
+          hashes; C(tablespaces), those that it uses.
+      type: dict
     not_included:
       description: What a dump leaves out, with the reason.
       type: list
@@ -149,6 +160,8 @@ def main() -> None:
             "jobs": {"type": "int", "default": 2},
             "compression": {"type": "str", "default": "1"},
             "encrypt_to": {"type": "list", "elements": "str", "default": []},
+            # A switch; Ansible takes every option of such a name for a password.
+            "role_passwords": {"type": "bool", "default": False, "no_log": False},
             **pgops_module.TIME_BOX_OPTIONS,
         }
     )
@@ -167,6 +180,7 @@ def main() -> None:
                 "run_id": module.params["run_id"] or "by-hand",
                 "purpose": module.params["purpose"],
                 "encrypt_to": module.params["encrypt_to"],
+                "role_passwords": module.params["role_passwords"],
             }
             if module.check_mode:
                 databases[database] = dump.preview(target, **settings)

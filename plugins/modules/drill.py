@@ -53,6 +53,13 @@ options:
     description:
       - What to call the scratch database; it must not exist. A name of the collection's own where it is not set.
     type: str
+  scratch_roles:
+    description:
+      - What to do where the scratch server lacks roles that policies of the backup name. V(refuse) ends before anything is made; V(create)
+        makes them without any right for as long as the copy is there.
+    type: str
+    choices: [refuse, create]
+    default: refuse
 author:
   - White Cross pgops contributors
 """
@@ -121,6 +128,7 @@ def main() -> None:
             "rto_seconds": {"type": "float"},
             "checks": {"type": "list", "elements": "dict", "default": []},
             "scratch_database": {"type": "str"},
+            "scratch_roles": {"type": "str", "choices": ["refuse", "create"], "default": "refuse"},
             **pgops_module.SCRATCH_OPTIONS,
             **pgops_module.IDENTITY_OPTIONS,
         }
@@ -177,6 +185,7 @@ def main() -> None:
                 scratch_name=module.params["scratch_database"],
                 scratch_reason=module.params["scratch_reason"] or "",
                 other_cluster_only=module.params["other_cluster_only"],
+                make_roles=module.params["scratch_roles"] == "create",
                 identity=identity,
             )
             if databases[database].get("interrupted"):

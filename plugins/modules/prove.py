@@ -43,6 +43,13 @@ options:
     description:
       - What to call the scratch database; it must not exist. A name of the collection's own where it is not set.
     type: str
+  scratch_roles:
+    description:
+      - What to do where the scratch server lacks roles that policies of the backup name. V(refuse) ends before anything is made; V(create)
+        makes them without any right for as long as the copy is there.
+    type: str
+    choices: [refuse, create]
+    default: refuse
   level:
     description:
       - How far to climb. V(1) reads the dump and restores nothing; V(3) and V(4) are one pass.
@@ -142,6 +149,7 @@ def main() -> None:
             "backups": {"type": "dict", "default": {}},
             "jobs": {"type": "int", "default": 2},
             "scratch_database": {"type": "str"},
+            "scratch_roles": {"type": "str", "choices": ["refuse", "create"], "default": "refuse"},
             **pgops_module.SCRATCH_OPTIONS,
             **pgops_module.IDENTITY_OPTIONS,
             "level": {"type": "int", "default": 4, "choices": [1, 2, 3, 4, 5, 6]},
@@ -198,6 +206,7 @@ def main() -> None:
                 scratch_name=module.params["scratch_database"],
                 scratch_reason=module.params["scratch_reason"] or "",
                 other_cluster_only=module.params["other_cluster_only"],
+                make_roles=module.params["scratch_roles"] == "create",
                 identity=identity,
                 level=module.params["level"],
                 needed=module.params["level_required"],

@@ -38,6 +38,15 @@ options:
     description:
       - The name of the target, where O(replace=true).
     type: str
+  roles:
+    description:
+      - What to do about roles of a backup that the server lacks. V(leave) makes none and restores without owners and privileges where
+        they need one; V(create) makes them with attributes, memberships, settings and comments, and with a password where the
+        backup holds its hash.
+      - A role that is there is never altered, and what the restoring role may not give is left out; both are told.
+    type: str
+    choices: [leave, create]
+    default: leave
   key_tables:
     description:
       - Tables whose rows are told one by one, without their schema.
@@ -59,6 +68,15 @@ EXAMPLES = r"""
     databases: [white_cross]
     restore_user: postgres
     from: /var/backups/postgres/exports/white_cross/white_cross_20260101_120000.dump
+
+- name: Restore a backup, and the roles that it needs, onto an empty server
+  whitecross.pgops.restore_database:
+    databases: [white_cross]
+    host: db-new
+    restore_user: postgres
+    from: /var/backups/postgres/migrations/white_cross/20260101_120000_manual_20260101T120000Z-0a1b2c
+    into: white_cross
+    roles: create
 """
 
 RETURN = r"""
@@ -103,6 +121,11 @@ databases:
       description: The latest ten entries of the ledger.
       type: list
       elements: dict
+    roles:
+      description:
+        - Of a backup's roles those that are C(missing) on the server, those that were C(made), the C(statements) that make them without
+          any hash, what was C(not_made) of them, and C(differences) of those that are there.
+      type: dict
     swap:
       description: With O(replace=true), what the swap did.
       type: dict
@@ -122,6 +145,7 @@ def main() -> None:
             "replace": {"type": "bool", "default": False},
             "confirm": {"type": "str"},
             "key_tables": {"type": "list", "elements": "str", "default": ["users", "students"]},
+            "roles": {"type": "str", "choices": ["leave", "create"], "default": "leave"},
             "jobs": {"type": "int", "default": 2},
             **pgops_module.IDENTITY_OPTIONS,
         }
@@ -154,6 +178,7 @@ def main() -> None:
             confirm=module.params["confirm"] or "",
             key_tables=tuple(module.params["key_tables"]),
             identity=identity,
+            roles=module.params["roles"],
         )
         do = restore_database.preview if module.check_mode else restore_database.run
         databases = {database: do(target, asked, settings) for database, target in targets.items()}

@@ -122,7 +122,7 @@ def test_no_file_ever_holds_a_patient(server: Any, target: Any, filled: str, tmp
     assert sampled == []
     assert holds_sentinel(tmp_path) == []
     (made,) = backup_store.backups_of(str(tmp_path / "backups"), filled)
-    assert sorted(made.manifest["files"]) == ["catalog.json.gz.age", "dump.age"]
+    assert sorted(made.manifest["files"]) == ["catalog.json.gz.age", "dump.age", "globals.json.gz.age"]
     assert made.proved
 
 
@@ -149,6 +149,7 @@ def test_the_only_files_that_are_opened_for_writing_are_those_of_the_backup(
         ".lock",
         "dump.age",
         "catalog.json.gz.age",
+        "globals.json.gz.age",
         "manifest.json.new",
     }
     assert {path for path in paths if not path.is_relative_to(tmp_path)} <= {Path("/dev/null"), Path("/dev/tty")}
