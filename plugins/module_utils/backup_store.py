@@ -137,19 +137,24 @@ def locked(directory: str, database: str, purpose: str) -> Iterator[str]:
         except OSError as exc:
             if exc.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
-            holder = os.read(descriptor, 500).decode("utf-8", "replace").strip() or "another process"
-            raise PgopsError(
-                f"The backups of {database} in {folder} are locked by {holder}; nothing was done.",
-                database=database,
-                hint="Wait until it has ended, then run the same command again.",
-                extra={"locked": True},
-            ) from None
+            raise locked_by(descriptor, folder, database) from None
         since = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{purpose} (process {os.getpid()} on {socket.gethostname()} since {since})".encode(), 0)
         yield folder
     finally:
         os.close(descriptor)
+
+
+def locked_by(descriptor: int, folder: str, database: str) -> PgopsError:
+    """:param descriptor: of the file that :func:`locked` locks. :return: the refusal, with who holds it and since when."""
+    holder = os.pread(descriptor, 500, 0).decode("utf-8", "replace").strip() or "another process"
+    return PgopsError(
+        f"The backups of {database} in {folder} are locked by {holder}; nothing was done.",
+        database=database,
+        hint="Wait until it has ended, then run the same command again.",
+        extra={"locked": True},
+    )
 
 
 def remove_partials(folder: str) -> list[str]:

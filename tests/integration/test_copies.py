@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from datetime import datetime
@@ -19,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.progress import C
 from support.backups import back_up, fill, prove, start_python
 from support.keys import age_key
 from support.module import call
+from support.small_disk import mounted
 from support.ssh_host import SshHost, ssh_host
 
 
@@ -155,21 +155,13 @@ def test_the_disk_of_the_backups_themselves_is_no_second_place(backup: backup_st
     assert "not mounted" in str(missing["hint"])
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
 def test_a_full_place_keeps_nothing_under_a_final_name(
     server: Any, target: Any, backup: backup_store.Backup, tmp_path: Path
 ) -> None:
-    import subprocess
-
-    small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "pgops-test", small], check=True)
-    try:
+    with mounted(tmp_path / "small", "16k") as small:
         (missing,) = copy(backup, {"path": str(small)})["not_copied"]
         assert "No space left on device" in missing["message"]
         assert all(".partial/" in name for name in below({"path": str(small)}))
-    finally:
-        subprocess.run(["umount", "-l", small], check=True)
 
 
 def test_another_backup_under_its_name_is_left_as_it_is(backup: backup_store.Backup, second: dict[str, Any]) -> None:

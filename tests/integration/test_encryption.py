@@ -387,15 +387,6 @@ def test_another_dump_under_the_same_name_is_found(
 # -- failures in the middle --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Any:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "pgops-test", str(folder)], check=True)
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def files(directory: Path) -> list[Path]:
     return [path for path in directory.rglob("*") if path.is_file() and path.name != ".lock"]
 

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -130,17 +129,6 @@ def test_a_full_disk_leaves_nothing_but_the_log_and_earlier_exports(
     monkeypatch.setattr(backup_store, "write_private", write_private)
     assert left(tmp_path) == sorted([*before, str(Path(error.extra["log"]).relative_to(tmp_path))])
     assert Path(first["path"]).exists()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a small file system")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "pgops-test", str(folder)], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.mark.few(1)
