@@ -22,6 +22,7 @@ import shutil
 import socket
 import stat
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -264,7 +265,7 @@ def _catalog_file(backup: Backup) -> dict[str, Any]:
             return dict(json.loads(gzip.decompress(encryption.decrypt(path, backup.identity))))
         with gzip.open(path, "rb") as stream:
             return dict(json.loads(stream.read()))
-    except (OSError, EOFError, ValueError) as exc:
+    except (OSError, EOFError, TypeError, ValueError, zlib.error) as exc:
         raise PgopsError(f"The backup's catalog {path} cannot be read: {exc}.", hint=_TAKE_ANOTHER) from None
 
 

@@ -148,9 +148,10 @@ def read_identity(path: str) -> bytes:
     """
     name = f"The private key {path}"
     try:
-        with open(path, "rb") as stream:
+        # A pipe that nobody writes to would be waited for when it is opened.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
             found = os.fstat(stream.fileno())
-            data = stream.read(IDENTITY_BYTES + 1)
+            data = stream.read(IDENTITY_BYTES + 1) if stat.S_ISREG(found.st_mode) else b""
     except OSError as exc:
         raise PgopsError(
             f"{name} cannot be read on {socket.gethostname()}: {exc.strerror}.",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, copies, copy_folder
+from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, copies, copy_folder, copy_place
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from support.backups import back_up, fill, prove, start_python
@@ -240,6 +240,25 @@ def test_a_place_that_is_none_is_refused_by_its_number(place: Any, told: str, tm
     assert "Place 2 of backup_copies" in caught.value.message
     assert told in caught.value.message
     assert "Hush4711" not in json.dumps(caught.value.as_dict())
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["no-such-rclone", "lsf"], "There is no no-such-rclone on "),
+        (["sh", "-c", "exit 7"], "sh ended with 7: it said nothing."),
+        (
+            ["sh", "-c", "echo begun >&2; echo rsync error: some >&2; echo more >&2; exit 1"],
+            "sh ended with 1: rsync error: some.",
+        ),
+        (["sh", "-c", "echo begun >&2; echo the last >&2; exit 1"], "sh ended with 1: the last."),
+    ],
+)
+def test_a_program_that_is_missing_or_fails_is_told_by_its_most_telling_line(command: list[str], told: str) -> None:
+    with pytest.raises(PgopsError) as caught:
+        copy_place.run(command, lambda: None)
+    assert caught.value.message.startswith(told)
+    assert ("final" in caught.value.extra) == (command[0] != "sh")
 
 
 # -- an object store, by a remote on this disk ----------------------------------------------------------------------------------

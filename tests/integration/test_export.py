@@ -93,6 +93,12 @@ def test_plain_sql_is_packed_by_gzip_alone(target: Any, filled: str, tmp_path: P
     assert "gzip alone" in refused(target, tmp_path, "plain", compression="zstd").message
 
 
+def test_a_format_that_there_is_not_is_refused_before_anything(target: Any, filled: str, tmp_path: Path) -> None:
+    error = refused(target, tmp_path / "exports", "tar")
+    assert error.message == "export_format is tar; it is one of custom, plain, directory."
+    assert not (tmp_path / "exports").exists()
+
+
 def test_an_export_is_no_backup_and_is_not_found_among_them(target: Any, filled: str, tmp_path: Path) -> None:
     made(target, tmp_path, "directory")
     assert backup_store.backups_of(str(tmp_path), filled) == []
