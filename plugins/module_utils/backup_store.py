@@ -177,7 +177,7 @@ def remove_tree(path: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
         if not os.path.lexists(path):
             return
-        time.sleep(0.1 * (attempt + 1))
+        time.sleep(0.1 * (attempt + 1))  # what is killed writes for some tenths of a second at most
     shutil.rmtree(path)
 
 

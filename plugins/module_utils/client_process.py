@@ -21,6 +21,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 
+# Between two looks whether a client has ended and whether the job has to. The end itself wakes who waits for it.
+POLL_SECONDS = 0.05
 KEPT_LINES = 40
 LINE_LIMIT = 300  # characters of one message
 END_SECONDS = 10.0  # how long a client may take to cancel its workers before it is killed

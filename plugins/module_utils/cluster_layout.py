@@ -23,6 +23,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.os_user import Os
 
 # A fast shutdown ends the sessions and writes a checkpoint; then the archiver pushes what is left.
 STOP_SECONDS = 600
+# systemctl and pg_ctl have waited by then; only the last moments of the process are left, and clients are kept out meanwhile.
+POLL_SECONDS = 0.05
 START_SECONDS = 600
 LOG = "/var/log/postgresql/pgops.log"
 
@@ -186,7 +188,7 @@ class Server:
         while running(folder) is not None:
             if time.monotonic() > deadline:
                 raise PgopsError(f"The server in {folder} did not stop within {STOP_SECONDS} s.")
-            time.sleep(0.05)
+            time.sleep(POLL_SECONDS)
 
     def start(self) -> None:
         """Start what lies in the data directory, as it was started before; nothing where it runs."""

@@ -31,7 +31,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     locks,
     sealed_settings,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import ClientProcess
+from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import POLL_SECONDS, ClientProcess
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
@@ -58,7 +58,6 @@ TOOL = "whitecross.pgops"
 LOCK_TIMEOUT_MS = 30_000
 # How often the list of tables may change between reading it and taking the snapshot.
 SNAPSHOT_ATTEMPTS = 5
-POLL_SECONDS = 0.05
 TELL_SECONDS = 1.0
 DEFAULT_COMPRESSION = "1"
 
