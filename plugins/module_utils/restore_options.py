@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 White Cross pgops contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What the modules that restore take and begin with; documented in the fragments whitecross.pgops.restoring and .identity."""
+"""What the modules that restore take, and what they begin with."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ if TYPE_CHECKING:
     from ansible_collections.whitecross.pgops.plugins.module_utils.encryption import Identity
     from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Work
 
+# Documented in the fragments whitecross.pgops.restoring and whitecross.pgops.identity.
 RESTORE_OPTIONS: dict[str, dict[str, Any]] = {
     "jobs": {"type": "int", "default": 2},
     **pgops_module.IDENTITY_OPTIONS,
+}
+# Documented in the fragment whitecross.pgops.fit_backup.
+FIT_OPTIONS: dict[str, dict[str, Any]] = {
+    "directory": {"type": "path", "required": True},
+    "level_required": {"type": "int", "default": 4},
+    "break_glass": {"type": "str", "default": ""},
+    "max_age_days": {"type": "float", "default": 0},
 }
 
 

@@ -14,6 +14,7 @@ description:
   - Refused are backups that were never proved, were altered, are damaged, or come from another database, cluster or major version.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
+  - whitecross.pgops.fit_backup
   - whitecross.pgops.restoring
   - whitecross.pgops.identity
 options:
@@ -23,11 +24,6 @@ options:
     type: str
     choices: [disclosed, staged]
     default: staged
-  directory:
-    description:
-      - The folder of the backups, on the host where the module runs.
-    type: path
-    required: true
   backup:
     description:
       - The backup to go back to, where there is one database.
@@ -38,21 +34,6 @@ options:
       - The backup of each database as a path. Filled by the action plugin with those that were disclosed and confirmed.
     type: dict
     default: {}
-  level_required:
-    description:
-      - The level to which the backup must be proved; see M(whitecross.pgops.prove). One below is refused.
-    type: int
-    default: 4
-  break_glass:
-    description:
-      - Why a backup is restored although it is not proved or too old; the audit has it. An altered or foreign one is let off by no reason.
-    type: str
-    default: ""
-  max_age_days:
-    description:
-      - From which age on a backup is too old; V(0) for never.
-    type: float
-    default: 0
 author:
   - White Cross pgops contributors
 """
@@ -133,13 +114,10 @@ def main() -> None:
     module = pgops_module.create_module(
         {
             "state": {"type": "str", "choices": ["disclosed", "staged"], "default": "staged"},
-            "directory": {"type": "path", "required": True},
+            **restore_options.FIT_OPTIONS,
             "backup": {"type": "path"},
             "backups": {"type": "dict", "default": {}},
             **restore_options.RESTORE_OPTIONS,
-            "level_required": {"type": "int", "default": 4},
-            "break_glass": {"type": "str", "default": ""},
-            "max_age_days": {"type": "float", "default": 0},
         }
     )
 
