@@ -16,6 +16,7 @@ from support import kept
 from support import server as servers
 from support.server import EMBEDDED_MAJOR, OWNER, SUPERUSER, Containers, Server
 from support.site import Playbook
+from support.small_disk import mounted
 
 # Hooks that pytest finds by their names.
 from support.suite_times import pytest_sessionstart, pytest_terminal_summary  # noqa: F401 -- pytest finds them by name
@@ -158,6 +159,13 @@ def superuser_connection(server: Server, database: str) -> Iterator[Any]:
     """A plain psycopg2 connection as superuser, in autocommit, on the fresh database."""
     with server.session(database, SUPERUSER) as conn:
         yield conn
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    with mounted(tmp_path / "small", "2m") as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -66,12 +66,7 @@ class ActionModule(emergency_backup.TolerantAction):
         """:return: the task's arguments, with the backups that this run made."""
         self._refuse_uncopied(task_vars)
         arguments = super().module_arguments(task_vars)
-        made = self.run_fact(task_vars).get("backup") or {}
-        arguments["backups"] = {
-            name: {"path": entry["path"], "manifest_sha256": entry["manifest_sha256"]}
-            for name, entry in made.items()
-            if "path" in entry
-        }
+        arguments["backups"] = named_backup.of_this_run(self.run_fact(task_vars).get("backup") or {})
         arguments["databases"] = self._to_copy(task_vars)
         if self._relies(task_vars):
             arguments.pop("path", None)  # names what is proved or restored, not what this run has made

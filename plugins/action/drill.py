@@ -39,7 +39,9 @@ class ActionModule(IdentityAction, MigrationAction):
             if option not in arguments and value not in (None, ""):
                 arguments[option] = value
         arguments["checks"] = self.named_checks(task_vars)
-        arguments["other_cluster_only"] = self.in_production(task_vars) and not arguments.get("scratch_reason")
+        arguments["other_cluster_only"] = proof_levels.other_cluster_only(
+            arguments.get("scratch_reason"), self.in_production(task_vars)
+        )
         return arguments
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:

@@ -47,15 +47,12 @@ class ActionModule(IdentityAction, MigrationAction, emergency_backup.TolerantAct
         """:return: the task's arguments, with the backups that this run made and the rule for production."""
         self._began = time.monotonic()
         arguments = super().module_arguments(task_vars)
-        made = self.run_fact(task_vars).get("backup") or {}
-        arguments["backups"] = {
-            name: {"path": entry["path"], "manifest_sha256": entry["manifest_sha256"]}
-            for name, entry in made.items()
-            if "path" in entry
-        }
+        arguments["backups"] = named_backup.of_this_run(self.run_fact(task_vars).get("backup") or {})
         arguments["databases"] = self._to_prove(task_vars)
         arguments["timeout"] = emergency_backup.left(self.run_fact(task_vars), float(arguments.get("timeout") or 0))
-        arguments["other_cluster_only"] = self.in_production(task_vars) and not arguments.get("scratch_reason")
+        arguments["other_cluster_only"] = proof_levels.other_cluster_only(
+            arguments.get("scratch_reason"), self.in_production(task_vars)
+        )
         arguments["level_required"] = self._level_required(task_vars)
         if int(arguments.get("level") or EQUAL) >= SOUND:
             arguments["checks"] = self.named_checks(task_vars)

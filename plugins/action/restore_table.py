@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import proof_levels
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.identity import IdentityAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.restore_source import whole_path
 
@@ -29,7 +30,9 @@ class ActionModule(IdentityAction):
         """:return: the task's arguments, with the rule for production. :raises AnsibleActionFail: no backup is named, or no whole path."""
         arguments = super().module_arguments(task_vars)
         arguments["from"] = whole_path(arguments.get("from"))
-        arguments["other_cluster_only"] = self.in_production(task_vars) and not arguments.get("scratch_reason")
+        arguments["other_cluster_only"] = proof_levels.other_cluster_only(
+            arguments.get("scratch_reason"), self.in_production(task_vars)
+        )
         return arguments
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:

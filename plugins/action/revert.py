@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import rollback_targets
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import (
     MigrationAction,
     model_lines,
@@ -24,10 +25,7 @@ class ActionModule(MigrationAction):
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the selection, as the task gives it, and who asks."""
-        given = {name: value for name, value in self._task.args.items() if value not in (None, "")}
-        for name in ("keep", "through", "version"):
-            if name in given:
-                given[name] = str(given[name])
+        given = rollback_targets.down_selection(self._task.args)
         if not self._task.check_mode:
             going = [database for database, versions in (self._task.args.get("versions") or {}).items() if versions]
             if str(self._templar.template(task_vars.get("rollback_emergency_backup") or "")) == "skip":

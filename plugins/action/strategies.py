@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import proof_levels
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import proof_levels, rollback_targets
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.losses import strategy_lines
 
@@ -21,10 +21,7 @@ class ActionModule(PgopsAction):
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the selection, as the task gives it, and whether this environment takes backups."""
-        given = {name: value for name, value in self._task.args.items() if value not in (None, "")}
-        for name in ("keep", "through", "version"):
-            if name in given:
-                given[name] = str(given[name])
+        given = rollback_targets.down_selection(self._task.args)
         given["takes_backups"] = "backup" in (self.run_fact(task_vars).get("phases") or [])
         environment = str(self.run_fact(task_vars).get("environment"))
         given["level_required"] = proof_levels.required(

@@ -75,13 +75,7 @@ def refuse_locked(folder: str, database: str) -> None:
     except OSError as exc:
         if exc.errno not in (errno.EWOULDBLOCK, errno.EACCES):
             raise
-        holder = os.pread(descriptor, 500, 0).decode("utf-8", "replace").strip() or "another process"
-        raise PgopsError(
-            f"The backups of {database} in {folder} are locked by {holder}; nothing was done.",
-            database=database,
-            hint="Wait until it has ended, then run the same command again.",
-            extra={"locked": True},
-        ) from None
+        raise backup_store.locked_by(descriptor, folder, database) from None
     finally:
         os.close(descriptor)
 

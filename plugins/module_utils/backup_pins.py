@@ -27,7 +27,7 @@ FORMAT = 1
 LOCK = ".pins.lock"
 # Who has it writes a file or renames a folder, and lets go.
 WAIT_S = 2.0
-POLL_S = 0.05
+POLL_S = 0.05  # a lock that is waited for would know no end
 
 
 def read(path: str) -> dict[str, Any]:

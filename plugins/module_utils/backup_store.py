@@ -23,6 +23,7 @@ import shutil
 import socket
 import stat
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -140,19 +141,24 @@ def locked(directory: str, database: str, purpose: str) -> Iterator[str]:
         except OSError as exc:
             if exc.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
-            holder = os.read(descriptor, 500).decode("utf-8", "replace").strip() or "another process"
-            raise PgopsError(
-                f"The backups of {database} in {folder} are locked by {holder}; nothing was done.",
-                database=database,
-                hint="Wait until it has ended, then run the same command again.",
-                extra={"locked": True},
-            ) from None
+            raise locked_by(descriptor, folder, database) from None
         since = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{purpose} (process {os.getpid()} on {socket.gethostname()} since {since})".encode(), 0)
         yield folder
     finally:
         os.close(descriptor)
+
+
+def locked_by(descriptor: int, folder: str, database: str) -> PgopsError:
+    """:param descriptor: of the file that :func:`locked` locks. :return: the refusal, with who holds it and since when."""
+    holder = os.pread(descriptor, 500, 0).decode("utf-8", "replace").strip() or "another process"
+    return PgopsError(
+        f"The backups of {database} in {folder} are locked by {holder}; nothing was done.",
+        database=database,
+        hint="Wait until it has ended, then run the same command again.",
+        extra={"locked": True},
+    )
 
 
 def remove_partials(folder: str) -> list[str]:
@@ -174,7 +180,7 @@ def remove_tree(path: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
         if not os.path.lexists(path):
             return
-        time.sleep(0.1 * (attempt + 1))
+        time.sleep(0.1 * (attempt + 1))  # what is killed writes for some tenths of a second at most
     shutil.rmtree(path)
 
 
@@ -272,7 +278,7 @@ def read_beside(backup: Backup, name: str) -> dict[str, Any]:
             return dict(json.loads(gzip.decompress(encryption.decrypt(path, backup.identity))))
         with gzip.open(path, "rb") as stream:
             return dict(json.loads(stream.read()))
-    except (OSError, EOFError, ValueError) as exc:
+    except (OSError, EOFError, TypeError, ValueError, zlib.error) as exc:
         what = "catalog" if name == CATALOG else "file"
         raise PgopsError(f"The backup's {what} {path} cannot be read: {exc}.", hint=_TAKE_ANOTHER) from None
 

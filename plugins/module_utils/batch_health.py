@@ -39,7 +39,8 @@ COLLECTED_S = 300.0
 LAG_PATIENCE_S = 60.0
 # A session tells its counters when it ends, and is gone from pg_stat_activity after that (backend exit order).
 OWN_SESSIONS_S = 2.0
-POLL_S = 0.1
+REPLAY_POLL_S = 1.0  # a lag has a limit of seconds, and a standby tells nobody that it has caught up
+POLL_S = 0.1  # a session that ends tells nobody; most are gone at the first look
 
 _COUNTERS = """
 SELECT xact_commit AS commits, xact_rollback AS rollbacks, deadlocks, conflicts FROM pg_catalog.pg_stat_database
@@ -368,7 +369,7 @@ def _lag(conn: Connection, limits: Limits, control: Control, sleep: Callable[[fl
         if lag is None or lag <= limits.replication_lag or time.monotonic() > deadline:
             return lag
         control.check()
-        sleep(1.0)
+        sleep(REPLAY_POLL_S)
 
 
 def _probe(conn: Connection, query: str, limit_ms: float) -> tuple[float | None, Signal | None]:

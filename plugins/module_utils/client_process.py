@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import re
@@ -20,6 +21,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 
+# Between two looks whether a client has ended and whether the job has to. The end itself wakes who waits for it.
+POLL_SECONDS = 0.05
 KEPT_LINES = 40
 LINE_LIMIT = 300  # characters of one message
 END_SECONDS = 10.0  # how long a client may take to cancel its workers before it is killed
@@ -113,8 +116,42 @@ def start_with_us(arguments: list[str], **streams: Any) -> subprocess.Popen[Any]
         raise PgopsError(f"{arguments[0]} cannot be started: {exc.strerror}.") from None
 
 
-class ClientProcess:
-    """A running client tool. Start it in the thread that stays until it ends: its death takes the client along."""
+class HeardProcess(abc.ABC):
+    """A running program whose errors are read as it tells them. Start it in the thread that stays until it ends: its death
+    takes the program along."""
+
+    def __init__(self, arguments: list[str], **streams: Any) -> None:
+        """
+        :param streams: of ``subprocess.Popen``, without that for errors.
+        :raises PgopsError: it cannot be started.
+        """
+        self._process = start_with_us(
+            arguments, stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace", **streams
+        )
+        self._reader = threading.Thread(target=self._read, args=(self._process.stderr,), daemon=True)
+        self._reader.start()
+
+    @abc.abstractmethod
+    def _read(self, stream: IO[str]) -> None:
+        """Read its errors to their end, in a thread of their own."""
+
+    @property
+    def process_id(self) -> int:
+        """Its process id, for who wants to look."""
+        return self._process.pid
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a while. :return: whether it has ended."""
+        try:
+            self._process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        self._reader.join(timeout=END_SECONDS)
+        return True
+
+
+class ClientProcess(HeardProcess):
+    """A running client tool."""
 
     def __init__(
         self,
@@ -143,18 +180,12 @@ class ClientProcess:
             environment["PGOPTIONS"] = " ".join(f"-c {name}={value}" for name, value in options.items())
         self._lines: list[str] = []
         self._log = log
-        self._process = start_with_us(
+        super().__init__(
             [tool, *target.client_arguments(), "--dbname", _dbname(target.database), *arguments],
             stdin=stdin,
             stdout=stdout,
-            stderr=subprocess.PIPE,
             env=environment,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
         )
-        self._reader = threading.Thread(target=self._read, args=(self._process.stderr,), daemon=True)
-        self._reader.start()
 
     def _read(self, stream: IO[str]) -> None:
         for told in told_lines(self._logged(stream)):
@@ -182,11 +213,6 @@ class ClientProcess:
         return cast("BinaryIO", cast("TextIOWrapper", self._process.stdin).buffer)
 
     @property
-    def process_id(self) -> int:
-        """The client's process id, for who wants to look."""
-        return self._process.pid
-
-    @property
     def returncode(self) -> int | None:
         """How it ended, None as long as it runs."""
         return self._process.poll()
@@ -195,15 +221,6 @@ class ClientProcess:
     def messages(self) -> list[str]:
         """What the client said so far, without row contents."""
         return list(self._lines)
-
-    def wait(self, seconds: float) -> bool:
-        """Wait for a while. :return: whether the client has ended."""
-        try:
-            self._process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        self._reader.join(timeout=END_SECONDS)
-        return True
 
     def end(self) -> None:
         """End the client and its workers if it still runs; SIGTERM makes it cancel their statements."""

@@ -30,6 +30,7 @@ from psycopg2 import sql
 
 # Both clusters are in the memory of one host for a while.
 SHARED_BUFFERS = "128MB"
+# Each look is a connection of its own, and a server in recovery tells nobody that it stands still.
 POLL_SECONDS = 0.1
 # What is left free on the file system of the data directory.
 SPARE_BYTES = 64 << 20

@@ -23,7 +23,10 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.os_user import Os
 
 # A fast shutdown ends the sessions and writes a checkpoint; then the archiver pushes what is left.
 STOP_SECONDS = 600
+# systemctl and pg_ctl have waited by then; only the last moments of the process are left, and clients are kept out meanwhile.
+POLL_SECONDS = 0.05
 START_SECONDS = 600
+LOG = "/var/log/postgresql/pgops.log"
 
 _SETTINGS = """
 SELECT name, setting FROM pg_catalog.pg_settings
@@ -185,7 +188,7 @@ class Server:
         while running(folder) is not None:
             if time.monotonic() > deadline:
                 raise PgopsError(f"The server in {folder} did not stop within {STOP_SECONDS} s.")
-            time.sleep(0.05)
+            time.sleep(POLL_SECONDS)
 
     def start(self) -> None:
         """Start what lies in the data directory, as it was started before; nothing where it runs."""
@@ -195,8 +198,8 @@ class Server:
         if layout.unit:
             self._systemctl("start")
             return
-        log = os.path.join("/var/log/postgresql", "pgops.log")
-        log = log if os.path.isdir(os.path.dirname(log)) else os.path.join(layout.data_directory, "pgops.log")
+        # pg_ctl starts nothing where the server's user cannot write the log.
+        log = LOG if self.user.run(["touch", LOG]).code == 0 else os.path.join(layout.data_directory, "pgops.log")
         start(layout.bindir, layout.data_directory, list(layout.options), log, self.user, wait=True)
 
 
@@ -215,19 +218,23 @@ def start(bindir: str, folder: str, options: list[str], log: str, user: OsUser, 
     :param wait: until it takes connections.
     :raises PgopsError: it did not come up; with the reason out of its log.
     """
+    begins = os.path.getsize(log) if os.path.exists(log) else 0
     command = [f"{bindir}/pg_ctl", "-D", folder, "-l", log, "-o", shlex.join(options)]
     done = user.run([*command, *(["-w", "-t", str(START_SECONDS)] if wait else ["-W"]), "start"])
     if done.code:
-        raise PgopsError(f"The server in {folder} did not start: {reason_in(log) or (done.lines or ('',))[-1]}.")
+        told = reason_in(log, begins) or (done.lines or ("pg_ctl said nothing",))[-1].rstrip(".")
+        raise PgopsError(f"The server in {folder} did not start: {told}.")
 
 
 _REASON = re.compile(r"(?:FATAL|PANIC):  (.*)$")
 
 
-def reason_in(log: str) -> str | None:
-    """:return: the last reason for an end in the tail of a server's log; a server's own words about itself hold no rows."""
+def reason_in(log: str, begins: int = 0) -> str | None:
+    """:param begins: how long the log was before, in bytes: what stands there is of another start.
+    :return: the last reason for an end in the tail of a server's log; a server's own words about itself hold no rows."""
     try:
         with open(log, encoding="utf-8", errors="replace") as stream:
+            stream.seek(begins)
             found = [match.group(1) for line in stream.readlines()[-200:] if (match := _REASON.search(line))]
     except OSError:
         return None

@@ -15,7 +15,7 @@ import os
 import posixpath
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Callable
@@ -58,10 +58,8 @@ class _Limit:
             )
 
 
-def refuse_places(places: Any) -> list[Place]:
+def refuse_places(places: Sequence[Any]) -> list[Place]:
     """:return: the places of ``backup_copies``. :raises PgopsError: one of them is none; nothing was copied anywhere."""
-    if not isinstance(places, (list, tuple)):
-        raise PgopsError("backup_copies is no list of places.", hint="backup_copies: [{path: /mnt/second}]")
     return [place_of(number, given) for number, given in enumerate(places, 1)]
 
 

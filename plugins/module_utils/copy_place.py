@@ -17,6 +17,7 @@ from typing import Any, Callable
 from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import start_with_us
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
+# Between two looks whether the job has to end; the end of the program wakes us by itself.
 POLL_SECONDS = 0.2
 LINE_LIMIT = 300
 

@@ -32,7 +32,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     needed_roles,
     sealed_settings,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import ClientProcess
+from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import POLL_SECONDS, ClientProcess
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
@@ -59,7 +59,6 @@ TOOL = "whitecross.pgops"
 LOCK_TIMEOUT_MS = 30_000
 # How often the list of tables may change between reading it and taking the snapshot.
 SNAPSHOT_ATTEMPTS = 5
-POLL_SECONDS = 0.05
 TELL_SECONDS = 1.0
 DEFAULT_COMPRESSION = "1"
 

@@ -16,12 +16,14 @@ from contextlib import closing
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, encrypted_dump
 from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
-from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import first_error, told_lines
+from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import (
+    POLL_SECONDS,
+    first_error,
+    told_lines,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, client_tool, connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
-
-POLL_SECONDS = 0.05
 
 
 def read_to_the_end(target: Target, backup: Backup, control: Control) -> None:

@@ -18,11 +18,10 @@ import shutil
 import socket
 import stat
 import subprocess
-import threading
 from collections.abc import Iterator
 from typing import IO, Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import END_SECONDS, start_with_us
+from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import END_SECONDS, HeardProcess
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
 TOOL = "age"
@@ -149,9 +148,10 @@ def read_identity(path: str) -> bytes:
     """
     name = f"The private key {path}"
     try:
-        with open(path, "rb") as stream:
+        # A pipe that nobody writes to would be waited for when it is opened.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
             found = os.fstat(stream.fileno())
-            data = stream.read(IDENTITY_BYTES + 1)
+            data = stream.read(IDENTITY_BYTES + 1) if stat.S_ISREG(found.st_mode) else b""
     except OSError as exc:
         raise PgopsError(
             f"{name} cannot be read on {socket.gethostname()}: {exc.strerror}.",
@@ -205,43 +205,25 @@ def _has_passphrase(text: str) -> bool:
 # -- the process ------------------------------------------------------------------------------------------------------
 
 
-class AgeProcess:
-    """A running age between two descriptors. Start it in the thread that stays until it ends."""
+class AgeProcess(HeardProcess):
+    """A running age between two descriptors."""
 
     def __init__(self, arguments: list[str], *, stdin: int, stdout: int, keep: tuple[int, ...] = ()) -> None:
         """
         :param arguments: no secret among them.
         :param keep: descriptors that it needs beside its streams.
         """
-        # A session of its own has no terminal: where age would ask, it fails.
-        self._process = start_with_us(
-            [refuse_missing_tool(), *arguments],
-            stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, text=True, errors="replace",
-            pass_fds=keep, start_new_session=True,
-        )  # fmt: skip
         self._said = ""
         self._ended = False
-        self._reader = threading.Thread(target=self._read, args=(self._process.stderr,), daemon=True)
-        self._reader.start()
+        # A session of its own has no terminal: where age would ask, it fails.
+        super().__init__(
+            [refuse_missing_tool(), *arguments], stdin=stdin, stdout=stdout, pass_fds=keep, start_new_session=True
+        )
 
     def _read(self, stream: IO[str]) -> None:
         for line in stream:
             if not self._said and line.startswith("age: error: "):
                 self._said = line.removeprefix("age: error: ").strip()
-
-    @property
-    def process_id(self) -> int:
-        """Its process id, for who wants to look."""
-        return self._process.pid
-
-    def wait(self, seconds: float) -> bool:
-        """Wait for a while. :return: whether it has ended."""
-        try:
-            self._process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            return False
-        self._reader.join(timeout=END_SECONDS)
-        return True
 
     def end(self) -> None:
         """End it if it still runs; how it ended says nothing then."""

@@ -28,7 +28,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     dump_source,
     locks,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import ClientProcess
+from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import POLL_SECONDS, ClientProcess
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
@@ -46,7 +46,6 @@ DIRECTORY = "directory"
 FORMATS = (CUSTOM, PLAIN, DIRECTORY)
 
 LOG = ".log"
-_POLL_SECONDS = 0.05
 _TELL_SECONDS = 1.0
 _DEFAULT_COMPRESSION = {CUSTOM: "1", DIRECTORY: "1", PLAIN: "0"}
 
@@ -245,7 +244,7 @@ class _Run:
 
     def _follow(self, client: ClientProcess) -> None:
         told = time.monotonic()
-        while not client.wait(_POLL_SECONDS):
+        while not client.wait(POLL_SECONDS):
             self._asked.control.check()
             if time.monotonic() - told >= _TELL_SECONDS:
                 told = time.monotonic()

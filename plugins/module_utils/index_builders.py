@@ -19,6 +19,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.locks import Sess
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
 from psycopg2 import errorcodes, sql
 
+# Another's build holds a lock that we must not queue behind, so it can only be looked at; builds take seconds to hours.
 POLL_S = 0.5
 
 # pg_stat_progress_create_index hides the builds of other roles; their locks are for all to see.

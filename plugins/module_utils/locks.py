@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 RUNNER_KEY = 0x70676F7073000001
 WORKER_KEY = 0x70676F7073000002
 
+# Asked for again and again, and not waited for: a session that waits cannot say who holds it, nor end when its job has to.
 RUNNER_POLL_S = 0.5
 
 RETRY_SQLSTATES = frozenset(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,6 +83,8 @@ def cipher_secrets(passfile: str | None) -> dict[str, str]:
         return {}
     try:
         found = os.stat(passfile)
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+            raise PgopsError(f"The passphrase file {passfile} is no plain file.")
         with open(passfile, encoding="utf-8") as stream:
             text = stream.read().strip()
     except (OSError, UnicodeDecodeError) as exc:
@@ -104,7 +107,7 @@ def write_configuration(path: str, text: str, user: OsUser, *, pretend: bool = F
     :raises PgopsError: a file that is not ours, or a folder that cannot be written.
     """
     try:
-        with open(path, encoding="utf-8") as stream:
+        with open(path, encoding="utf-8", errors="replace") as stream:
             there = stream.read()
     except FileNotFoundError:
         there = None
@@ -136,7 +139,7 @@ def configured(path: str, stanza: str, name: str) -> str | None:
     """:return: an option of the stanza in a configuration of ours, for when the server does not answer."""
     section = None
     try:
-        with open(path, encoding="utf-8") as stream:
+        with open(path, encoding="utf-8", errors="replace") as stream:
             for line in stream:
                 if line.startswith("["):
                     section = line.strip()[1:-1]

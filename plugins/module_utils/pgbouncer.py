@@ -26,6 +26,8 @@ from psycopg2 import sql
 CONSOLE = "pgbouncer"
 PAUSE_SECONDS = 2.0
 RESUME_SECONDS = 10.0
+# A console that does not answer may be that of a pool which is just started; clients wait meanwhile.
+POLL_SECONDS = 0.2
 _FIELDS = frozenset({"host", "port", "user", "passfile", "database", "connect_timeout", "pause_seconds", "sslmode"})
 
 
@@ -170,7 +172,7 @@ def resume(pool: Pool) -> None:
                     hint=f"psql -h {pool.host} -p {pool.port} -U {pool.user} {CONSOLE} -c 'RESUME \"{pool.database}\"'",
                     extra={"reason": "pgbouncer"},
                 ) from None
-            time.sleep(0.2)
+            time.sleep(POLL_SECONDS)
 
 
 def _is_already(exc: psycopg2.Error) -> bool:

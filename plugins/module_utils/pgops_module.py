@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Collection
 from typing import Any, Callable, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -140,6 +141,22 @@ def targets(module: AnsibleModule) -> dict[str, Any]:
     }
     run_id = module.params["run_id"]
     return {database: Target(database=database, run_id=run_id, **shared) for database in module.params["databases"]}
+
+
+def refuse_several(databases: Collection[str], named: str) -> None:
+    """For what can only be one database's.
+
+    :param databases: those that the module is for.
+    :param named: what was named, in a word.
+    :raises PgopsError: there is not exactly one of them.
+    """
+    from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+
+    if len(databases) != 1:
+        raise PgopsError(
+            f"One {named} is named and there are {len(databases)} databases.",
+            hint="Name one with -e pgops_database=NAME.",
+        )
 
 
 def waived(module: AnsibleModule, check: str) -> dict[str, str]:

@@ -37,7 +37,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     soundness,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
-from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import ClientProcess
+from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import POLL_SECONDS, ClientProcess
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
@@ -70,7 +70,6 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder impo
 )
 from psycopg2 import sql
 
-POLL_SECONDS = 0.05
 TELL_SECONDS = 1.0
 TOLD_DIFFERENCES = 5  # in the message; all of them are in the result
 KEPT_DIFFERENCES = 200  # in the result

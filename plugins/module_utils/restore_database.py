@@ -28,7 +28,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     restored_state,
     row_versions,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import ClientProcess
+from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import POLL_SECONDS, ClientProcess
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
@@ -43,7 +43,6 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Wo
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore_plan import Asked, Plan, look
 from ansible_collections.whitecross.pgops.plugins.module_utils.swap import Swap
 
-_POLL_SECONDS = 0.05
 _TELL_SECONDS = 1.0
 _KEPT_DIFFERENCES = 200  # in the result
 _TOLD_DIFFERENCES = 5  # in the message
@@ -196,7 +195,7 @@ class _Restore:
         client = self._client("pg_restore", [*arguments, self._plan.source.path])
         try:
             told = time.monotonic()
-            while not client.wait(_POLL_SECONDS):
+            while not client.wait(POLL_SECONDS):
                 self._work.control.check()
                 if time.monotonic() - told >= _TELL_SECONDS:
                     told = time.monotonic()
@@ -214,7 +213,7 @@ class _Restore:
         forget = self._work.control.on_interrupt(client.end)
         try:
             self._feed(client)
-            while not client.wait(_POLL_SECONDS):
+            while not client.wait(POLL_SECONDS):
                 self._work.control.check()
         finally:
             forget()

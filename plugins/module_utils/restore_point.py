@@ -16,6 +16,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.progress import C
 from psycopg2 import errorcodes
 
 NAME_LIMIT = 63
+# The archiver tells its statistics of a segment that is done, and wakes nobody; a segment takes it tenths of a second at least.
 POLL_SECONDS = 0.2
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.:+-]*$")
 

@@ -9,7 +9,6 @@ copied into a side schema of the live database. The live tables are not touched;
 
 from __future__ import annotations
 
-import difflib
 import os
 import tempfile
 import time
@@ -22,7 +21,6 @@ from typing import Any, Callable
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     backup_store,
-    catalog,
     content,
     database_marks,
     dump_source,
@@ -33,8 +31,10 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     side_comparison,
     side_owner,
     side_schema,
+    wanted_tables,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
+from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import POLL_SECONDS
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Target,
     client_tool,
@@ -45,10 +45,6 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.encryption import
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, as_pgops_error
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Restorer, Work
 from ansible_collections.whitecross.pgops.plugins.module_utils.side_schema import Wanted
-
-_POLL_SECONDS = 0.05
-_NEAR = 5  # names that are told where there is none of the one that was typed
-_MODULUS = 1 << 64
 
 _SCHEMA_FREE = """
 SELECT pg_catalog.to_regnamespace(%s) IS NULL AS free, pg_catalog.pg_is_in_recovery() AS standby,
@@ -140,7 +136,7 @@ def _told(plan: _Plan) -> dict[str, Any]:
 
 def _look(target: Target, asked: Asked, work: Work, moment: datetime) -> _Plan:
     backup = _backup(asked, target.database)
-    tables, passed_over = _wanted(backup, asked)
+    tables, passed_over = wanted_tables.wanted(backup, asked.table, asked.schema)
     schema = f"restored_{moment.strftime('%Y%m%d_%H%M%S')}"
     with closing(connect(target.as_restore(), application_name=work.application_name)) as conn:
         restore.refuse_other_major(backup, conn)
@@ -195,90 +191,6 @@ def _backup(asked: Asked, database: str) -> Backup:
     return encrypted_dump.unlock(backup, asked.identity)
 
 
-def _wanted(backup: Backup, asked: Asked) -> tuple[list[Wanted], list[str]]:
-    """:return: the tables to copy, and what of the schema is none."""
-    if bool(asked.table) == bool(asked.schema):
-        raise PgopsError(
-            "One of restore_table and restore_schema says what to restore"
-            + (", not both." if asked.table else ", and none is set."),
-            hint="-e restore_table=NAME, or -e restore_schema=NAME for all tables of a schema.",
-        )
-    inventory = backup_store.read_catalog(backup)
-    everything = {key: entry for key, entry in inventory.items() if catalog.kind_of(key).endswith("table")}
-    relations = {key: entry for key, entry in everything.items() if catalog.kind_of(key) == "table"}
-    if asked.schema:
-        found = {key: entry for key, entry in relations.items() if entry["schema"] == asked.schema}
-        # A partition comes with its table.
-        found = {key: entry for key, entry in found.items() if not entry.get("partition_bound")}
-        known = sorted({str(entry["schema"]) for entry in relations.values()})
-        what, typed = "schema", asked.schema
-    else:
-        *schema, name = plain_sql.parts(asked.table) or ("",)
-        found = {
-            key: entry for key, entry in relations.items()
-            if entry["table"] == name and (not schema or entry["schema"] == schema[-1])
-        }  # fmt: skip
-        known = sorted(catalog.name_of(key) for key in relations)
-        what, typed = "table", asked.table
-    if not found:
-        raise _unknown(backup, what, typed, known)
-    if asked.table and len(found) > 1:
-        names = sorted(catalog.name_of(key) for key in found)
-        raise PgopsError(
-            f"{backup.path} holds several tables {asked.table}: {', '.join(names)}; nothing was done.",
-            hint=f"Name one with its schema: -e restore_table={names[0]}",
-        )
-    tables = [_table(backup, everything, key) for key in sorted(found)]
-    others = ("view", "materialized view", "foreign table")
-    passed = [
-        key for key, entry in sorted(inventory.items())
-        if asked.schema and catalog.kind_of(key) in others and entry["schema"] == asked.schema
-    ]  # fmt: skip
-    return tables, passed
-
-
-def _unknown(backup: Backup, what: str, typed: str, known: list[str]) -> PgopsError:
-    bare = {name.rpartition(".")[2]: name for name in known}
-    near = difflib.get_close_matches(typed, known, _NEAR) or [
-        bare[name] for name in difflib.get_close_matches(typed.rpartition(".")[2], list(bare), _NEAR)
-    ]
-    told = f"; near it are {', '.join(near)}" if near else f"; it holds {len(known)} others"
-    return PgopsError(
-        f"{backup.path} holds no {what} {typed}{told}; nothing was done.",
-        database=backup.manifest["database"],
-        object_name=typed,
-        hint=f"-e restore_{what}={near[0]}" if near else None,
-        extra={"near": near},
-    )
-
-
-def _table(backup: Backup, relations: dict[str, Any], key: str) -> Wanted:
-    """:return: the table with what the manifest says of it; of a partitioned one, of its partitions together."""
-    entry, manifest = relations[key], backup.manifest["tables"]
-    parts = _leaves(relations, catalog.name_of(key)) if entry.get("partition_key") else [catalog.name_of(key)]
-    for part in parts:
-        if part not in manifest or manifest[part]["kind"] != "table":
-            raise PgopsError(
-                f"{backup.path} holds no rows of {part}: it is a foreign table, or an unlogged one of a standby; nothing was done.",
-                object_name=part,
-                extra={"file": backup.path},
-            )
-    held = [manifest[part] for part in parts]
-    total = sum(int(part["hash"], 16) for part in held) % _MODULUS
-    return Wanted(
-        str(entry["schema"]), str(entry["table"]), tuple(parts), sum(part["rows"] for part in held), f"{total:016x}"
-    )
-
-
-def _leaves(relations: dict[str, Any], name: str) -> list[str]:
-    found: list[str] = []
-    for key, entry in relations.items():
-        if entry.get("partition_bound") and name in (entry.get("parents") or []):
-            part = catalog.name_of(key)
-            found += _leaves(relations, part) if entry.get("partition_key") else [part]
-    return sorted(found)
-
-
 # -- the scratch database ------------------------------------------------------------------------------------------------
 
 
@@ -296,7 +208,7 @@ def _fill(scratch: Target, plan: _Plan, work: Work) -> None:
             tool, arguments, scratch, plan.backup, work, restore.session_options(plan.able.superuser)
         )
         try:
-            while not client.wait(_POLL_SECONDS):
+            while not client.wait(POLL_SECONDS):
                 work.control.check()
         finally:
             client.end()

@@ -13,6 +13,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, lo
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
+# The run that is to end lets go of its lock and tells nobody; a person waits for the answer.
 POLL_S = 0.2
 # Playbooks that only look, and whoever asks a run to stop: nobody has to end them. A name is "pgops RUN PURPOSE".
 _LOOKS = ("databases", "inspect", "lint", "status", "stop")

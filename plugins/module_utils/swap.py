@@ -72,7 +72,10 @@ COMPLETED = "completed"  # as it was asked for
 RECORDED = "recorded"  # it had gone through, and something else was asked for
 LIFTED = "lifted"
 
+# Clients are kept out until the last session is gone, and nothing tells of that: a look costs one query.
 POLL_SECONDS = 0.002
+# A server that is just starting refuses at once; it is not asked in a tight loop.
+CONNECT_AGAIN_SECONDS = 0.2
 SIGNAL_AGAIN_SECONDS = 0.05  # a client that was connecting while the fence came up shows only now
 # How long sessions may take to end before the fence is lifted again. Each second of it is an outage.
 FENCE_SECONDS = 5.0
@@ -459,7 +462,7 @@ class Swap:
                         database=self.live,
                         hint="When the server is back, status.yml says how to finish the swap and how to undo it.",
                     ) from None
-                time.sleep(0.2)
+                time.sleep(CONNECT_AGAIN_SECONDS)
 
     # -- afterwards ---------------------------------------------------------------------------------------------------
 

@@ -125,11 +125,8 @@ def main() -> None:
         progress, control = pgops_module.job(module)
         end_on_sigterm(control)
         names = module.params["databases"]
-        if module.params["path"] and len(names) != 1:
-            raise PgopsError(
-                f"One backup is named and there are {len(names)} databases.",
-                hint="Name one with -e pgops_database=NAME.",
-            )
+        if module.params["path"]:
+            pgops_module.refuse_several(names, "backup")
         databases: dict[str, Any] = {}
         until = time.monotonic() + module.params["whole_timeout"]
         for database in names:

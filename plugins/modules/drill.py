@@ -14,6 +14,7 @@ description:
 extends_documentation_fragment:
   - whitecross.pgops.pgops
   - whitecross.pgops.scratch
+  - whitecross.pgops.restoring
   - whitecross.pgops.identity
 options:
   directory:
@@ -34,11 +35,6 @@ options:
       - The level below which the drill fails. It climbs as far as it can all the same.
     type: int
     default: 5
-  jobs:
-    description:
-      - Processes of C(pg_restore), and sessions that count, hash and check.
-    type: int
-    default: 2
   rto_seconds:
     description:
       - In how many seconds the copy must be restored and compared; a drill that takes longer fails.
@@ -113,7 +109,7 @@ databases:
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module
+from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module, restore_options
 
 
 def main() -> None:
@@ -124,13 +120,12 @@ def main() -> None:
             "backup": {"type": "path"},
             "point_in_time": {"type": "str"},
             "level": {"type": "int", "default": 5},
-            "jobs": {"type": "int", "default": 2},
             "rto_seconds": {"type": "float"},
             "checks": {"type": "list", "elements": "dict", "default": []},
             "scratch_database": {"type": "str"},
             "scratch_roles": {"type": "str", "choices": ["refuse", "create"], "default": "refuse"},
             **pgops_module.SCRATCH_OPTIONS,
-            **pgops_module.IDENTITY_OPTIONS,
+            **restore_options.RESTORE_OPTIONS,
         }
     )
 
@@ -139,23 +134,13 @@ def main() -> None:
             backup_store,
             drill,
             encrypted_dump,
-            encryption,
-            restore,
             restore_times,
         )
-        from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
-        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
-        identity = encryption.open_identity(module.params["identity_file"], once=module.params["identity_once"])
-        progress, control = pgops_module.job(module)
-        end_on_sigterm(control)
-        settings = restore.Work(module.params["run_id"] or "by-hand", module.params["jobs"], progress, control)
+        settings, identity = restore_options.begin(module)
         targets = pgops_module.targets(module)
-        if module.params["backup"] and len(targets) != 1:
-            raise PgopsError(
-                f"One backup is named and there are {len(targets)} databases.",
-                hint="Name one with -e pgops_database=NAME.",
-            )
+        if module.params["backup"]:
+            pgops_module.refuse_several(targets, "backup")
         chosen = {
             database: drill.choose(target, module.params["directory"], module.params["backup"])
             for database, target in targets.items()

@@ -129,7 +129,6 @@ def main() -> None:
     def work() -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.module_utils import locks, lost_comparison
         from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
-        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
         progress, control = pgops_module.job(module)
         end_on_sigterm(control)
@@ -138,11 +137,8 @@ def main() -> None:
         targets = pgops_module.targets(module)
         if given["of_this_run"]:
             targets = {database: targets[database] for database in given["kept_of"]}
-        if given["kept"] and len(targets) != 1:
-            raise PgopsError(
-                f"One kept database is named and there are {len(targets)} to compare.",
-                hint="Name one with -e pgops_database=NAME.",
-            )
+        if given["kept"]:
+            pgops_module.refuse_several(targets, "kept database")
         databases: dict[str, Any] = {}
         for database, target in targets.items():
             kept = given["kept"] or given["kept_of"].get(database)

@@ -18,6 +18,7 @@ extends_documentation_fragment:
   - whitecross.pgops.pgops
   - whitecross.pgops.time_box
   - whitecross.pgops.scratch
+  - whitecross.pgops.restoring
   - whitecross.pgops.identity
 options:
   directory:
@@ -34,11 +35,6 @@ options:
         those that this run has made.
     type: dict
     default: {}
-  jobs:
-    description:
-      - Processes of C(pg_restore), and sessions that count and hash.
-    type: int
-    default: 2
   scratch_database:
     description:
       - What to call the scratch database; it must not exist. A name of the collection's own where it is not set.
@@ -137,7 +133,7 @@ databases:
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module
+from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module, restore_options
 
 
 def main() -> None:
@@ -147,11 +143,10 @@ def main() -> None:
             "directory": {"type": "path"},
             "path": {"type": "path"},
             "backups": {"type": "dict", "default": {}},
-            "jobs": {"type": "int", "default": 2},
             "scratch_database": {"type": "str"},
             "scratch_roles": {"type": "str", "choices": ["refuse", "create"], "default": "refuse"},
             **pgops_module.SCRATCH_OPTIONS,
-            **pgops_module.IDENTITY_OPTIONS,
+            **restore_options.RESTORE_OPTIONS,
             "level": {"type": "int", "default": 4, "choices": [1, 2, 3, 4, 5, 6]},
             "level_required": {"type": "int"},
             "checks": {"type": "list", "elements": "dict", "default": []},
@@ -164,24 +159,16 @@ def main() -> None:
         from ansible_collections.whitecross.pgops.plugins.module_utils import (
             backup_store,
             encrypted_dump,
-            encryption,
             restore,
         )
-        from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
         from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
-        identity = encryption.open_identity(module.params["identity_file"], once=module.params["identity_once"])
-        progress, control = pgops_module.job(module)
-        end_on_sigterm(control)
-        control.end_after(module.params["timeout"])
-        settings = restore.Work(module.params["run_id"] or "by-hand", module.params["jobs"], progress, control)
+        settings, identity = restore_options.begin(module)
+        settings.control.end_after(module.params["timeout"])
         databases: dict[str, Any] = {}
         targets = pgops_module.targets(module)
-        if module.params["path"] and len(targets) != 1:
-            raise PgopsError(
-                f"One backup is named and there are {len(targets)} databases.",
-                hint="Name one with -e pgops_database=NAME.",
-            )
+        if module.params["path"]:
+            pgops_module.refuse_several(targets, "backup")
         for database, target in targets.items():
             named = module.params["backups"].get(database) or {}
             path = named.get("path") or module.params["path"]

@@ -14,6 +14,8 @@ description:
   - Refused are backups that were never proved, were altered, are damaged, or come from another database, cluster or major version.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
+  - whitecross.pgops.fit_backup
+  - whitecross.pgops.restoring
   - whitecross.pgops.identity
 options:
   state:
@@ -22,11 +24,6 @@ options:
     type: str
     choices: [disclosed, staged]
     default: staged
-  directory:
-    description:
-      - The folder of the backups, on the host where the module runs.
-    type: path
-    required: true
   backup:
     description:
       - The backup to go back to, where there is one database.
@@ -37,26 +34,6 @@ options:
       - The backup of each database as a path. Filled by the action plugin with those that were disclosed and confirmed.
     type: dict
     default: {}
-  jobs:
-    description:
-      - Processes of C(pg_restore), and sessions that count and hash.
-    type: int
-    default: 2
-  level_required:
-    description:
-      - The level to which the backup must be proved; see M(whitecross.pgops.prove). One below is refused.
-    type: int
-    default: 4
-  break_glass:
-    description:
-      - Why a backup is restored although it is not proved or too old; the audit has it. An altered or foreign one is let off by no reason.
-    type: str
-    default: ""
-  max_age_days:
-    description:
-      - From which age on a backup is too old; V(0) for never.
-    type: float
-    default: 0
 author:
   - White Cross pgops contributors
 """
@@ -126,9 +103,10 @@ databases:
       elements: str
 """
 
+from dataclasses import replace
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module
+from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module, restore_options
 
 
 def main() -> None:
@@ -136,14 +114,10 @@ def main() -> None:
     module = pgops_module.create_module(
         {
             "state": {"type": "str", "choices": ["disclosed", "staged"], "default": "staged"},
-            "directory": {"type": "path", "required": True},
+            **restore_options.FIT_OPTIONS,
             "backup": {"type": "path"},
             "backups": {"type": "dict", "default": {}},
-            "jobs": {"type": "int", "default": 2},
-            **pgops_module.IDENTITY_OPTIONS,
-            "level_required": {"type": "int", "default": 4},
-            "break_glass": {"type": "str", "default": ""},
-            "max_age_days": {"type": "float", "default": 0},
+            **restore_options.RESTORE_OPTIONS,
         }
     )
 
@@ -151,33 +125,20 @@ def main() -> None:
         from ansible_collections.whitecross.pgops.plugins.module_utils import (
             backup_choice,
             encrypted_dump,
-            encryption,
             lost_writes,
             restore,
             restore_times,
         )
-        from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
-        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
-        identity = encryption.open_identity(module.params["identity_file"], once=module.params["identity_once"])
-        progress, control = pgops_module.job(module)
-        end_on_sigterm(control)
-        settings = restore.Work(
-            module.params["run_id"] or "by-hand",
-            module.params["jobs"],
-            progress,
-            control,
-            module.params["break_glass"],
-            module.params["max_age_days"],
+        settings, identity = restore_options.begin(module)
+        settings = replace(
+            settings, break_glass=module.params["break_glass"], max_age_days=module.params["max_age_days"]
         )
         stage = module.params["state"] == "staged" and not module.check_mode
         databases: dict[str, Any] = {}
         targets = pgops_module.targets(module)
-        if module.params["backup"] and len(targets) != 1:
-            raise PgopsError(
-                f"One backup is named and there are {len(targets)} databases.",
-                hint="Name one with -e pgops_database=NAME.",
-            )
+        if module.params["backup"]:
+            pgops_module.refuse_several(targets, "backup")
         level = module.params["level_required"]
         for database, target in targets.items():
             backup, why = backup_choice.choose(
@@ -201,7 +162,11 @@ def main() -> None:
                 restore.refuse_unfit(target, backup, settings, level)
                 found["forecast"] = restore_times.forecast_for(backup, restore_times.place_of(target.maintenance()))
                 found["lost"] = lost_writes.lost_writes(
-                    target, backup, application_name=settings.application_name, progress=progress, control=control
+                    target,
+                    backup,
+                    application_name=settings.application_name,
+                    progress=settings.progress,
+                    control=settings.control,
                 )
             databases[database] = found
         return {"changed": module.params["state"] == "staged", "databases": databases}

@@ -18,6 +18,7 @@ description:
     database.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
+  - whitecross.pgops.restoring
   - whitecross.pgops.identity
 options:
   from:
@@ -53,11 +54,6 @@ options:
     type: list
     elements: str
     default: [users, students]
-  jobs:
-    description:
-      - Processes of C(pg_restore), and sessions that count and hash.
-    type: int
-    default: 2
 author:
   - White Cross pgops contributors
 """
@@ -133,7 +129,7 @@ databases:
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module
+from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module, restore_options
 
 
 def main() -> None:
@@ -146,31 +142,19 @@ def main() -> None:
             "confirm": {"type": "str"},
             "key_tables": {"type": "list", "elements": "str", "default": ["users", "students"]},
             "roles": {"type": "str", "choices": ["leave", "create"], "default": "leave"},
-            "jobs": {"type": "int", "default": 2},
-            **pgops_module.IDENTITY_OPTIONS,
+            **restore_options.RESTORE_OPTIONS,
         }
     )
 
     def work() -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.module_utils import (
-            encryption,
-            restore,
             restore_database,
             restore_plan,
         )
-        from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
-        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
-        identity = encryption.open_identity(module.params["identity_file"], once=module.params["identity_once"])
-        progress, control = pgops_module.job(module)
-        end_on_sigterm(control)
+        settings, identity = restore_options.begin(module)
         targets = pgops_module.targets(module)
-        if len(targets) != 1:
-            raise PgopsError(
-                f"One dump is named and there are {len(targets)} databases.",
-                hint="Name one with -e pgops_database=NAME.",
-            )
-        settings = restore.Work(module.params["run_id"] or "by-hand", module.params["jobs"], progress, control)
+        pgops_module.refuse_several(targets, "dump")
         asked = restore_plan.Asked(
             module.params["from"],
             into=module.params["into"] or "",

@@ -17,6 +17,7 @@ description:
 extends_documentation_fragment:
   - whitecross.pgops.pgops
   - whitecross.pgops.scratch
+  - whitecross.pgops.restoring
   - whitecross.pgops.identity
 options:
   from:
@@ -32,11 +33,6 @@ options:
     description:
       - All tables of this schema, in the place of O(table).
     type: str
-  jobs:
-    description:
-      - Processes of C(pg_restore).
-    type: int
-    default: 2
 author:
   - White Cross pgops contributors
 """
@@ -89,7 +85,7 @@ databases:
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module
+from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module, restore_options
 
 
 def main() -> None:
@@ -99,27 +95,17 @@ def main() -> None:
             "from": {"type": "path", "required": True},
             "table": {"type": "str"},
             "schema": {"type": "str"},
-            "jobs": {"type": "int", "default": 2},
             **pgops_module.SCRATCH_OPTIONS,
-            **pgops_module.IDENTITY_OPTIONS,
+            **restore_options.RESTORE_OPTIONS,
         }
     )
 
     def work() -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.module_utils import encryption, restore, restore_table
-        from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
-        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+        from ansible_collections.whitecross.pgops.plugins.module_utils import restore_table
 
-        identity = encryption.open_identity(module.params["identity_file"], once=module.params["identity_once"])
-        progress, control = pgops_module.job(module)
-        end_on_sigterm(control)
+        settings, identity = restore_options.begin(module)
         targets = pgops_module.targets(module)
-        if len(targets) != 1:
-            raise PgopsError(
-                f"One backup is named and there are {len(targets)} databases.",
-                hint="Name one with -e pgops_database=NAME.",
-            )
-        settings = restore.Work(module.params["run_id"] or "by-hand", module.params["jobs"], progress, control)
+        pgops_module.refuse_several(targets, "backup")
         asked = restore_table.Asked(
             module.params["from"],
             table=module.params["table"] or "",

@@ -15,6 +15,7 @@ description:
     subscriptions, sessions that may not be ended, missing rights, connection limits, low disk, a server that takes no writes.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
+  - whitecross.pgops.fit_backup
 options:
   strategy:
     description:
@@ -22,11 +23,6 @@ options:
     type: str
     choices: [auto, down, restore, swap, undo_swap]
     default: down
-  directory:
-    description:
-      - The folder on the host where the module runs that holds a folder of backups for each database.
-    type: path
-    required: true
   to:
     description:
       - With V(swap), the database that takes the name.
@@ -61,21 +57,6 @@ options:
       - Whether the way down is preceded by a proved backup. Filled by the action plugin.
     type: bool
     default: true
-  break_glass:
-    description:
-      - Why a backup is restored although it is not proved or too old; the audit has it. An altered or foreign one is let off by no reason.
-    type: str
-    default: ""
-  max_age_days:
-    description:
-      - From which age on a backup is too old; V(0) for never.
-    type: float
-    default: 0
-  level_required:
-    description:
-      - The level to which a backup must be proved; see M(whitecross.pgops.prove).
-    type: int
-    default: 4
 author:
   - White Cross pgops contributors
 """
@@ -129,7 +110,7 @@ databases:
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module
+from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module, restore_options
 
 
 def main() -> None:
@@ -137,7 +118,7 @@ def main() -> None:
     module = pgops_module.create_module(
         {
             "strategy": {"type": "str", "choices": ["auto", "down", "restore", "swap", "undo_swap"], "default": "down"},
-            "directory": {"type": "path", "required": True},
+            **restore_options.FIT_OPTIONS,
             "to": {"type": "str"},
             "backup": {"type": "path"},
             "steps": {"type": "int"},
@@ -145,10 +126,7 @@ def main() -> None:
             "through": {"type": "str"},
             "version": {"type": "str"},
             "jobs": {"type": "int", "default": 2},
-            "break_glass": {"type": "str", "default": ""},
-            "max_age_days": {"type": "float", "default": 0},
             "takes_backups": {"type": "bool", "default": True},
-            "level_required": {"type": "int", "default": 4},
         }
     )
 

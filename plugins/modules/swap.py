@@ -145,11 +145,8 @@ def main() -> None:
         run_id = module.params["run_id"] or "by-hand"
         databases: dict[str, Any] = {}
         targets = pgops_module.targets(module)
-        if module.params["to"] and len(targets) != 1:
-            raise PgopsError(
-                f"One database is named to swap in and there are {len(targets)} to swap.",
-                hint="Name one with -e pgops_database=NAME.",
-            )
+        if module.params["to"]:
+            pgops_module.refuse_several(targets, "database to swap in")
         pools = {name: pgbouncer.declared(target, module.params["pgbouncer"]) for name, target in targets.items()}
         if module.params["state"] == "resumed":
             asked = swap.Asked(*(module.params[name] for name in ("strategy", "to", "backup", "confirmed")))

@@ -51,6 +51,8 @@ class IdentityAction(PgopsAction):
         return arguments
 
     def _hand_over(self, data: bytes, task_vars: dict[str, Any]) -> str:
+        # By the connection's own shell: whatever a module is given lies in a file on the host's disk before the module runs, and
+        # only a command has an input that lies nowhere.
         command = (
             f"umask 077; find {MEMORY} -maxdepth 1 -name '{PREFIX}*' -user \"$(id -u)\" -mmin +{FORGOTTEN_MIN} "
             f'-exec rm -rf {{}} + ; d=$(mktemp -d {MEMORY}/{PREFIX}XXXXXXXXXX) && printf \'%s\' "$d" && cat > "$d/key"'

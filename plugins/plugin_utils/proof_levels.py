@@ -30,6 +30,12 @@ def required(given: Any, environment: str, production: bool) -> int:
     return level
 
 
+def other_cluster_only(scratch_reason: Any, production: bool) -> bool:
+    """:param scratch_reason: ``backup_scratch_reason`` or the like: why it may be otherwise.
+    :return: whether a restore that is thrown away keeps off the cluster that the backup comes from."""
+    return production and not scratch_reason
+
+
 def proves(run: Mapping[str, Any], task_vars: Mapping[str, Any]) -> bool:
     """:return: whether this run proves the backup that it makes: its environment does, and no tag leaves it out."""
     wanted, left_out = (set(task_vars.get(f"ansible_{word}_tags") or ()) for word in ("run", "skip"))

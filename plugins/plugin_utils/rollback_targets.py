@@ -16,8 +16,17 @@ DOWN, RESTORE, PITR = "down", "restore", "pitr"
 # What stands in the place of a folder where pgBackRest has made the backup: rollback_strategy=restore cannot read it.
 _PHYSICAL = "pgbackrest:"
 # A message may name rows by their keys, and a key may be a pupil's.
+# Of a way down: which version it is about.
+_VERSIONS = ("keep", "through", "version")
 _COMMANDS = re.compile(r"[^.;:]*: ansible-playbook .*", re.DOTALL)
 _KEYS = re.compile(r" \(keys? [^)]*\)")
+
+
+def down_selection(given: Mapping[str, Any]) -> dict[str, Any]:
+    """:param given: the arguments of a task that goes down, or weighs it.
+    :return: those that are set; a version is a word, whatever YAML made of its digits."""
+    chosen = {name: value for name, value in given.items() if value not in (None, "")}
+    return {name: str(value) if name in _VERSIONS else value for name, value in chosen.items()}
 
 
 def without_keys(text: str) -> str:

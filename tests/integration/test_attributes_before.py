@@ -6,15 +6,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import attributes_before, catalog, migrate
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
+from ansible_collections.whitecross.pgops.plugins.module_utils import attributes_before, migrate
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts, preview_revert
-from support.engine import Told, do, rows, way
+from support.engine import Told, as_it_was, do, rows, way
 from support.kept import chain_before
 from support.server import Server
 from support.tree import NO_DIFFERENCE, TestTree, shipped_chain
@@ -35,15 +33,6 @@ def roles(server: Server) -> Iterator[None]:
 @pytest.fixture
 def tree(tmp_path: Any) -> TestTree:
     return TestTree(tmp_path / "sql")
-
-
-@contextmanager
-def as_it_was(target: Any) -> Iterator[None]:
-    """Whatever happens inside, the schema is the same afterwards, to the last privilege."""
-    with closing(connect(target, application_name="test")) as conn:
-        before = catalog.inventory(conn)
-        yield
-        assert [str(one) for one in catalog.compare(before, catalog.inventory(conn), ignore=())] == []
 
 
 BARE = [

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import stat
-import subprocess
 import threading
 import time
 from contextlib import closing
@@ -263,18 +262,6 @@ def test_check_mode_writes_nothing(target: Any, filled: str, tmp_path: Path) -> 
 
 
 # -- failures in the middle ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Any:
-    """A file system of 2 MB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a small file system")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "pgops-test", str(folder)], check=True)
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("rows", [30000, 150000])

@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -173,6 +175,15 @@ def test_an_age_is_told_in_its_largest_unit() -> None:
     ]  # fmt: skip
 
 
+def test_a_folder_that_cannot_be_read_is_told_and_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / DATABASE).write_text("")
+    with pytest.raises(
+        PgopsError, match=f"The backups of {DATABASE} in {tmp_path}/{DATABASE} cannot be read: Not a dir"
+    ) as caught:
+        listed(tmp_path)
+    assert "backup_directory" in str(caught.value.hint)
+
+
 # -- pins -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -234,15 +245,39 @@ def test_damaged_pins_are_told_and_not_written_over(tmp_path: Path) -> None:
         assert listed(tmp_path)[path.name]["pinned_by"][0] == "its pins cannot be read"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="root may make a file that it cannot replace itself")
-def test_a_pin_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pin_that_cannot_be_written_is_told(small_disk: Path) -> None:
+    path = small(small_disk, DATABASE, NOW - DAY)
+    (path.parent / backup_pins.LOCK).touch()
+    with (small_disk / "ballast").open("wb", buffering=0) as ballast, pytest.raises(OSError, match="No space left"):
+        while True:
+            ballast.write(b"x" * 4096)
+    assert "cannot be written, they are as they were: No space left" in refused(small_disk, path.name).message
+    assert [file.name for file in path.iterdir() if file.name.startswith(backup_store.PINS)] == []
+
+
+def test_pins_behind_a_link_are_not_read(tmp_path: Path) -> None:
     path = small(tmp_path, DATABASE, NOW - DAY)
+    (tmp_path / "elsewhere").write_text('{"format": 1, "pins": [], "released": []}')
+    (path / "pins.json").symlink_to(tmp_path / "elsewhere")
+    assert f"The pins {path}/pins.json cannot be read" in refused(tmp_path, path.name).message
+    assert listed(tmp_path)[path.name]["pinned_by"][0] == "its pins cannot be read"
 
-    def full(_path: str, _value: Any) -> str:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(backup_store, "write_json", full)
-    assert "cannot be written, they are as they were: No space left" in refused(tmp_path, path.name).message
+def test_a_backup_that_goes_just_before_it_is_pinned_is_not_pinned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = small(tmp_path, DATABASE, NOW - DAY)
+    held = backup_pins.held
+
+    @contextmanager
+    def held_after_a_deletion(folder: str) -> Iterator[None]:
+        shutil.rmtree(path)
+        with held(folder):
+            yield
+
+    monkeypatch.setattr(backup_pins, "held", held_after_a_deletion)
+    assert f"The backup {path} is gone: it was deleted a moment ago." in refused(tmp_path, path.name).message
+    assert not path.exists()
 
 
 def test_while_another_process_has_the_pins_none_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from datetime import datetime
@@ -13,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, copies, copy_folder
+from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, copies, copy_folder, copy_place
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from support.backups import back_up, fill, prove, start_python
 from support.keys import age_key
 from support.module import call
+from support.small_disk import mounted
 from support.ssh_host import SshHost, ssh_host
 
 
@@ -155,21 +155,13 @@ def test_the_disk_of_the_backups_themselves_is_no_second_place(backup: backup_st
     assert "not mounted" in str(missing["hint"])
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
 def test_a_full_place_keeps_nothing_under_a_final_name(
     server: Any, target: Any, backup: backup_store.Backup, tmp_path: Path
 ) -> None:
-    import subprocess
-
-    small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "pgops-test", small], check=True)
-    try:
+    with mounted(tmp_path / "small", "16k") as small:
         (missing,) = copy(backup, {"path": str(small)})["not_copied"]
         assert "No space left on device" in missing["message"]
         assert all(".partial/" in name for name in below({"path": str(small)}))
-    finally:
-        subprocess.run(["umount", "-l", small], check=True)
 
 
 def test_another_backup_under_its_name_is_left_as_it_is(backup: backup_store.Backup, second: dict[str, Any]) -> None:
@@ -248,6 +240,25 @@ def test_a_place_that_is_none_is_refused_by_its_number(place: Any, told: str, tm
     assert "Place 2 of backup_copies" in caught.value.message
     assert told in caught.value.message
     assert "Hush4711" not in json.dumps(caught.value.as_dict())
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["no-such-rclone", "lsf"], "There is no no-such-rclone on "),
+        (["sh", "-c", "exit 7"], "sh ended with 7: it said nothing."),
+        (
+            ["sh", "-c", "echo begun >&2; echo rsync error: some >&2; echo more >&2; exit 1"],
+            "sh ended with 1: rsync error: some.",
+        ),
+        (["sh", "-c", "echo begun >&2; echo the last >&2; exit 1"], "sh ended with 1: the last."),
+    ],
+)
+def test_a_program_that_is_missing_or_fails_is_told_by_its_most_telling_line(command: list[str], told: str) -> None:
+    with pytest.raises(PgopsError) as caught:
+        copy_place.run(command, lambda: None)
+    assert caught.value.message.startswith(told)
+    assert ("final" in caught.value.extra) == (command[0] != "sh")
 
 
 # -- an object store, by a remote on this disk ----------------------------------------------------------------------------------

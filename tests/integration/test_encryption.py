@@ -281,7 +281,9 @@ def test_a_private_key_file_that_would_not_do_is_refused_in_a_sentence(tmp_path:
         return path
 
     assert "cannot be read" in refusal(tmp_path / "none")
-    assert "no plain file" in refusal(tmp_path) or "directory" in refusal(tmp_path)
+    assert "Is a directory" in refusal(tmp_path)
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    assert "no plain file" in refusal(tmp_path / "pipe")
     assert "holds no private key" in refusal(file("public", key.public))
     assert "holds no private key" in refusal(file("empty", ""))
     assert "passphrase" in refusal(file("age", "age-encryption.org/v1\n-> scrypt x 18\n"))
@@ -346,6 +348,57 @@ def test_a_host_without_age_is_told(target: Any, filled: str, tmp_path: Path, mo
         encrypted_dump.unlock(backup, key.identity)
 
 
+def test_recipients_that_are_no_list_are_refused() -> None:
+    with pytest.raises(PgopsError, match="backup_encrypt_to is no list of public keys") as caught:
+        encryption.refuse_recipients({"age": "key"})
+    assert "age-keygen" in str(caught.value.hint)
+
+
+def test_where_a_key_cannot_be_held_in_memory_it_is_not_taken(key: Key, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    with pytest.raises(PgopsError, match="A private key cannot be held in memory on .*: that takes Linux"):
+        encryption.open_identity(str(key.file))
+
+
+def test_what_age_does_not_encrypt_is_told(tmp_path: Path) -> None:
+    mistyped = ["age1x9h43wgr2ng28sswzrxwcd2gjyc6ss2qqa770uzeypdpuk2tgp0sk7whp3"]
+    with pytest.raises(PgopsError, match="age ended with 1; nothing was encrypted"):
+        encryption.encrypt(b"plain", mistyped)
+    path = tmp_path / "out"
+    with (
+        pytest.raises(PgopsError, match=f"{path} was not written: .*malformed"),
+        path.open("wb") as file,
+        encryption.encrypted_file(file, mistyped, str(path)) as stream,
+    ):
+        stream.write(b"plain")
+    assert path.read_bytes() == b""
+
+
+def test_an_encrypted_file_that_is_gone_or_a_link_is_not_read(tmp_path: Path, key: Key) -> None:
+    whole, link = tmp_path / "whole.age", tmp_path / "link.age"
+    whole.write_bytes(encryption.encrypt(b"plain", [key.public]))
+    assert encryption.decrypt(str(whole), key.identity) == b"plain"
+    link.symlink_to(whole)
+    for path, why in ((link, "Too many levels of symbolic links"), (tmp_path / "none", "No such file or directory")):
+        with pytest.raises(PgopsError, match=f"{path} cannot be read: {why}"):
+            encryption.decrypt(str(path), key.identity)
+
+
+def test_what_opens_and_holds_no_dump_is_refused_and_so_is_one_that_went_since(
+    target: Any, filled: str, tmp_path: Path, key: Key
+) -> None:
+    backup = encrypted(target, tmp_path / "backups", key)
+    opened = encrypted_dump.unlock(backup, key.identity)
+    path = Path(backup.path) / "dump.age"
+    path.write_bytes(encryption.encrypt(b"a letter", [key.public]))
+    with pytest.raises(PgopsError, match=f"{path} holds no dump") as caught:
+        encrypted_dump.unlock(backup, key.identity)
+    assert "rollback_backup" in str(caught.value.hint)
+    path.unlink()
+    with pytest.raises(PgopsError, match=f"{path} cannot be read: No such file"):
+        encrypted_dump.Decryption(opened)
+
+
 # -- damage ----------------------------------------------------------------------------------------------------------------
 
 
@@ -388,20 +441,10 @@ def test_another_dump_under_the_same_name_is_found(
 # -- failures in the middle --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Any:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "pgops-test", str(folder)], check=True)
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def files(directory: Path) -> list[Path]:
     return [path for path in directory.rglob("*") if path.is_file() and path.name != ".lock"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
 def test_a_full_disk_leaves_nothing(server: Any, target: Any, filled: str, small_disk: Path, key: Key) -> None:
     server.execute(
         "INSERT INTO visits (student_id, data) SELECT 1, to_jsonb(md5(random()::text)) FROM generate_series(1, 100000)",

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -94,6 +93,12 @@ def test_plain_sql_is_packed_by_gzip_alone(target: Any, filled: str, tmp_path: P
     assert "gzip alone" in refused(target, tmp_path, "plain", compression="zstd").message
 
 
+def test_a_format_that_there_is_not_is_refused_before_anything(target: Any, filled: str, tmp_path: Path) -> None:
+    error = refused(target, tmp_path / "exports", "tar")
+    assert error.message == "export_format is tar; it is one of custom, plain, directory."
+    assert not (tmp_path / "exports").exists()
+
+
 def test_an_export_is_no_backup_and_is_not_found_among_them(target: Any, filled: str, tmp_path: Path) -> None:
     made(target, tmp_path, "directory")
     assert backup_store.backups_of(str(tmp_path), filled) == []
@@ -130,17 +135,6 @@ def test_a_full_disk_leaves_nothing_but_the_log_and_earlier_exports(
     monkeypatch.setattr(backup_store, "write_private", write_private)
     assert left(tmp_path) == sorted([*before, str(Path(error.extra["log"]).relative_to(tmp_path))])
     assert Path(first["path"]).exists()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a small file system")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "pgops-test", str(folder)], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.mark.few(1)

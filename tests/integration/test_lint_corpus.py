@@ -14,7 +14,7 @@ import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import lint_facts
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_lint import files, reading, rules, script
-from support.lint_corpus import FOLDER, Piece, pieces
+from support.lint_corpus import Piece, copy_of, pieces, with_schema
 from support.server import SUPERUSER, Server
 
 STRONG = "('AccessExclusiveLock', 'ExclusiveLock', 'ShareRowExclusiveLock', 'ShareLock')"
@@ -26,20 +26,15 @@ OWN_TRANSACTIONS = ("skips", "waits_invalid", "advisory", "loses_change")
 @pytest.fixture(scope="module")
 def base(embedded_server: Server) -> Iterator[str]:
     """A database with the schema of the corpus."""
-    name = "t_lint_corpus"
-    embedded_server.create_database(name, SUPERUSER)
-    embedded_server.execute((FOLDER / "schema.sql").read_text(), database=name, user=SUPERUSER)
-    yield name
-    embedded_server.drop_databases(name)
+    with with_schema(embedded_server, "t_lint_corpus") as name:
+        yield name
 
 
 @pytest.fixture
 def clone(embedded_server: Server, base: str) -> Iterator[str]:
     """A copy of it."""
-    name = f"{base}_copy"
-    embedded_server.execute(f"CREATE DATABASE {name} TEMPLATE {base}", database="postgres", user=SUPERUSER)
-    yield name
-    embedded_server.drop_databases(name)
+    with copy_of(embedded_server, base) as name:
+        yield name
 
 
 def statements(piece: Piece) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg2
 import pytest
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_lint import script
-from support.lint_corpus import FOLDER, ToolPiece, tool_pieces
+from support.lint_corpus import ToolPiece, copy_of, tool_pieces, with_schema
 from support.server import SUPERUSER, Server
 
 LOCKS = "SELECT string_agg(mode, ' ') FROM pg_locks WHERE pid = pg_backend_pid() AND relation = '{}'::regclass"
@@ -21,20 +21,15 @@ STRONG = {"AccessExclusiveLock", "ExclusiveLock", "ShareRowExclusiveLock", "Shar
 @pytest.fixture(scope="module")
 def base(embedded_server: Server) -> Iterator[str]:
     """A database with the schema of the corpus."""
-    name = "t_lint_tools"
-    embedded_server.create_database(name, SUPERUSER)
-    embedded_server.execute((FOLDER / "schema.sql").read_text(), database=name, user=SUPERUSER)
-    yield name
-    embedded_server.drop_databases(name)
+    with with_schema(embedded_server, "t_lint_tools") as name:
+        yield name
 
 
 @pytest.fixture
 def database(embedded_server: Server, base: str) -> Iterator[str]:
     """A copy of it."""
-    name = f"{base}_copy"
-    embedded_server.execute(f"CREATE DATABASE {name} TEMPLATE {base}", database="postgres", user=SUPERUSER)
-    yield name
-    embedded_server.drop_databases(name)
+    with copy_of(embedded_server, base) as name:
+        yield name
 
 
 def question(piece: ToolPiece) -> str:

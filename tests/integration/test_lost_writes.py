@@ -582,15 +582,6 @@ def test_what_a_killed_export_left_goes_with_the_next_one_and_one_that_runs_stay
     assert alive.exists()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Any:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "pgops-test", str(folder)], check=True)
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 # -- guards -------------------------------------------------------------------------------------------------------------
 
 

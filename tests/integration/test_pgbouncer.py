@@ -20,7 +20,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks im
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from support import pool as pools
 from support.backups import RUN, names
-from support.server import APP, OWNER
+from support.server import APP, BACKUP, OWNER
 
 
 @pytest.fixture
@@ -167,6 +167,7 @@ def test_what_cannot_be_meant_or_reached_is_refused_before_anything(
     for settings, said in (
         ({"password": "x"}, "A password belongs into the file of pgops_passfile"),
         ({"port": "many"}, "no number"),
+        ({"hots": "pool"}, "rollback_pgbouncer has no field hots; it takes .*host.*"),
     ):
         with pytest.raises(PgopsError, match=said):
             pgbouncer.declared(target, settings)
@@ -175,6 +176,17 @@ def test_what_cannot_be_meant_or_reached_is_refused_before_anything(
         with pytest.raises(PgopsError, match=said):
             swap.Swap(target, staged, run_id=RUN, pool=pool_of(target, bouncer, **more)).run()
         assert server.execute(f"SELECT datallowconn FROM pg_database WHERE datname = '{database}'") == [(True,)]
+    assert not bouncer.paused(database)
+
+
+def test_a_pool_that_does_not_pause_stops_the_rollback_before_anything(
+    server: Any, target: Any, database: str, staged: str, bouncer: pools.Bouncer
+) -> None:
+    """A user who may look and no more."""
+    with pytest.raises(PgopsError, match=f"does not pause {database}: .*; nothing was touched") as caught:
+        swap.Swap(target, staged, run_id=RUN, pool=pool_of(target, bouncer, user=BACKUP)).run()
+    assert caught.value.extra["reason"] == "pgbouncer"
+    assert server.execute(f"SELECT datallowconn FROM pg_database WHERE datname = '{database}'") == [(True,)]
     assert not bouncer.paused(database)
 
 

@@ -40,6 +40,15 @@ def test_where_every_table_was_written_to_nothing_is_proved(beside: Any, databas
         physical_proof._compare(beside, database, before, after)
 
 
+def test_a_table_with_other_rows_than_before_is_named(beside: Any, database: str) -> None:
+    before = {"public.a": (4, 3), "public.gone": (1, 1)}
+    with pytest.raises(
+        PgopsError, match="public.a of .* has 3 rows, the source had 4; the backup is not proved"
+    ) as caught:
+        physical_proof._compare(beside, database, before, before)
+    assert caught.value.extra == {"tables": ["public.a", "public.gone"]}
+
+
 def test_a_database_without_tables_has_none_to_compare(target: Any, database: str) -> None:
     empty = SimpleNamespace(
         control=Control(None), connect=lambda _name: connect(target.as_restore(), application_name="pgops test")

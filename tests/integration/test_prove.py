@@ -11,12 +11,14 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, database_marks, restore
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from psycopg2 import sql
@@ -33,7 +35,7 @@ from support.backups import (
     start_python,
 )
 from support.module import call
-from support.server import OWNER, RESTORE, SUPERUSER
+from support.server import MIGRATOR, OWNER, RESTORE, SUPERUSER
 
 
 @pytest.fixture
@@ -275,6 +277,23 @@ def test_a_database_that_exists_is_not_touched(server: Any, target: Any, filled:
     assert server.execute("SELECT count(*) FROM mine", database=other) == [(0,)]
 
 
+def test_two_restores_into_one_scratch_database_are_one(server: Any, target: Any, filled: str, tmp_path: Path) -> None:
+    backup = back_up(target, tmp_path)
+    name = f"{filled}_scratch"
+    with closing(connect(target.maintenance(), application_name="test")) as conn:
+        assert database_marks.try_lock(conn, f"restore {name}")
+        error = not_proved(server, target, backup, scratch_name=name)
+    assert error.message == f"Another run restores into {name} on {target.host}."
+
+
+def test_a_backup_of_another_database_proves_nothing(server: Any, target: Any, filled: str, tmp_path: Path) -> None:
+    backup = back_up(target, tmp_path)
+    other = f"{filled}_other"
+    server.create_database(other)
+    error = not_proved(server, target.with_(database=other), backup)
+    assert f"is a backup of {filled}, not of {other}." in error.message
+
+
 def test_the_scratch_database_is_closed_to_public(server: Any, target: Any, filled: str, tmp_path: Path) -> None:
     backup = back_up(target, tmp_path)
     with restore.scratch_database(target, backup, work=restore.Work(RUN)) as scratch:
@@ -379,6 +398,25 @@ def test_without_superuser_it_proves_what_it_can_and_says_the_rest(
         server.execute(f"DROP OWNED BY {filled}_admin; DROP ROLE {filled}_admin")
     assert "event trigger watch was not recreated: only a superuser may" in proof["reservations"]
     assert any("owners and privileges were not compared" in text for text in proof["reservations"])
+
+
+def test_a_role_that_leaves_something_out_says_where_the_list_cannot_be_read(
+    server: Any, target: Any, filled: str, tmp_path: Path
+) -> None:
+    server.execute(
+        "CREATE FUNCTION noticed() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; "
+        "CREATE EVENT TRIGGER watch ON ddl_command_end EXECUTE FUNCTION noticed()",
+        database=filled,
+    )
+    backup = back_up(target, tmp_path)
+    contents = Path(backup.path) / "dump" / "toc.dat"
+    contents.write_bytes(contents.read_bytes()[:20])
+    server.execute(f"ALTER ROLE {MIGRATOR} CREATEDB")
+    try:
+        error = not_proved(server, target.with_(restore_user=MIGRATOR), recompute(backup, contents))
+    finally:
+        server.execute(f"ALTER ROLE {MIGRATOR} NOCREATEDB")
+    assert error.message == f"The table of contents of {backup.path} cannot be read."
 
 
 def test_a_role_that_may_not_create_databases_is_told_the_right(

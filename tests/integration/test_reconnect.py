@@ -22,7 +22,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.locks import Runn
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from support.cut import Network
-from support.engine import RUN, Told, do, rows, state, wait_for, way
+from support.engine import RUN, AtRows, Told, do, rows, state, wait_for, way
 from support.recording_client import RecordingClient
 from support.server import Server
 from support.tree import TestTree
@@ -243,21 +243,7 @@ def test_a_backfill_may_lose_its_session_more_than_once(target: Any, tmp_path: P
         "CREATE TABLE people (id integer PRIMARY KEY, touched integer NOT NULL DEFAULT 0)",
         "INSERT INTO people (id) SELECT generate_series(1, 500)",
     )
-
-    class Twice(Told):
-        """Ends the session after 100 and after 300 rows."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.marks = [100, 300]
-
-        def emit(self, text: str, **fields: Any) -> None:
-            super().emit(text, **fields)
-            if self.marks and (fields.get("done") or 0) >= self.marks[0]:
-                self.marks.pop(0)
-                end()
-
-    result = migrate.apply(target, tree.render(), Selection(), steady(progress=Twice()))
+    result = migrate.apply(target, tree.render(), Selection(), steady(progress=AtRows([100, 300], end)))
     assert len(result["reconnected"]) == 2
     assert rows(target, "SELECT touched, count(*) AS n FROM people GROUP BY 1") == [{"touched": 1, "n": 500}]
     (figures,) = result["applied"][0]["step_durations"]

@@ -535,6 +535,19 @@ def test_a_backup_of_another_database_takes_nobodys_place(
     assert f"is a backup of {filled}" in error.message
 
 
+def test_a_name_that_is_too_long_or_another_run_restores_into_is_refused(
+    server: Any, target: Any, filled: str, tmp_path: Path
+) -> None:
+    path = dumped(target, tmp_path, "custom")
+    error = refused(server, target, path, into="é" * 32)
+    assert f"restore_into={'é' * 32} has 64 bytes; a name has at most 63." in error.message
+    with closing(connection.connect(target.maintenance(), application_name="test")) as conn:
+        assert database_marks.try_lock(conn, f"restore {filled}_copy")
+        assert (
+            f"Another run restores into {filled}_copy" in refused(server, target, path, into=f"{filled}_copy").message
+        )
+
+
 # -- as it is typed ------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -547,6 +548,37 @@ def test_two_swaps_at_once_are_one(server: Any, target: Any, filled: str, staged
         with pytest.raises(PgopsError, match="Another swap"):
             swapped(target, staged)
     swapped(target, staged)
+
+
+def test_two_restores_of_one_second_are_one(server: Any, target: Any, filled: str, tmp_path: Path) -> None:
+    backup = proved(target, tmp_path)
+    moment = datetime(2026, 1, 14, 12, 0, tzinfo=UTC)
+    name = f"{filled}_restore_20260114_120000"
+    with closing(connection.connect(target.maintenance(), application_name="test")) as conn:
+        assert database_marks.try_lock(conn, f"restore {name}")
+        with pytest.raises(PgopsError, match=f"Another run restores into {name}"):
+            restore.stage(target, backup, work=restore.Work(RUN), now=lambda: moment)
+    assert names(server, filled) == [filled]
+
+
+def test_neither_the_maintenance_database_nor_one_that_is_not_there_is_replaced(
+    target: Any, filled: str, staged: str
+) -> None:
+    with pytest.raises(PgopsError, match=f"{filled} is the maintenance database itself"):
+        swapped(target.with_(maintenance_database=filled), staged)
+    with pytest.raises(PgopsError, match=f"There is no database {filled}_nothing on {target.host}"):
+        swapped(target.with_(database=f"{filled}_nothing"), staged)
+
+
+def test_a_fence_is_not_lifted_under_a_swap_that_lives(target: Any, filled: str, staged: str) -> None:
+    with closing(connection.connect(target.maintenance(), application_name="test")) as conn:
+        assert database_marks.try_lock(conn, f"swap {filled}")
+        with (
+            closing(connection.connect(target.maintenance(), application_name="test")) as other,
+            pytest.raises(PgopsError, match=f"Another swap of {filled} is running; nothing was touched") as caught,
+        ):
+            swap._lift_dead_fence(other, filled, staged)
+    assert caught.value.extra == {"locked": True}
 
 
 # -- the outage and the crash -----------------------------------------------------------------------------------------------

@@ -18,8 +18,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Wo
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore_table import Asked
 from psycopg2 import sql
 from support.backups import PATIENT, RUN, back_up, fill, names, recompute, start_python
-from support.engine import When
+from support.engine import When, target_of
 from support.server import APP, BACKUP, MIGRATOR, OWNER, RESTORE
+from support.standby import standby_of
 
 MOMENT = datetime(2026, 11, 22, 20, 15, 0, tzinfo=UTC)
 SIDE = "restored_20261122_201500"
@@ -286,6 +287,26 @@ def test_rows_that_the_backup_does_not_hold_are_not_taken_for_none(
     backup = back_up(target, tmp_path)
     assert "no rows of public.logs_1" in refused(server, target, backup.path, "logs").message
     assert "holds no table logs_1" in refused(server, target, backup.path, "logs_1").message
+
+
+def test_a_side_schema_of_the_same_second_is_not_touched(server: Any, target: Any, filled: str, tmp_path: Path) -> None:
+    path = back_up(target, tmp_path).path
+    restored(target, path)
+    with pytest.raises(
+        PgopsError, match=f"There is a schema {SIDE} in {filled} already, made in this very second"
+    ) as caught:
+        restored(target, path)
+    assert caught.value.hint == "Type the command again."
+    assert server.execute(f"SELECT count(*) FROM {SIDE}.students", database=filled) == [(100,)]
+
+
+@pytest.mark.slow
+def test_a_standby_takes_no_side_schema(own_server: Any, tmp_path: Path) -> None:
+    own_server.create_database("white_cross")
+    fill(own_server, "white_cross", 10)
+    path = back_up(target_of(own_server, "white_cross"), tmp_path).path
+    with standby_of(own_server) as standby, pytest.raises(PgopsError, match="is a standby, which takes no schema"):
+        restored(target_of(standby, "white_cross"), path)
 
 
 @pytest.mark.few(1)

@@ -18,7 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from support.cut import Network
-from support.engine import Told, When, do, rows, state, wait_for, way
+from support.engine import AtRows, Told, When, do, rows, state, wait_for, way
 from support.server import Server
 from support.tree import TestTree
 
@@ -220,21 +220,7 @@ def test_batches_may_lose_their_session_more_than_once(target: Any, tmp_path: Pa
         "INSERT INTO people (id) SELECT generate_series(1, 500)",
     )
     migrate.apply(target, tree.render(), Selection(), way())
-
-    class Twice(Told):
-        """Ends the session after 100 and after 300 rows."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.marks = [100, 300]
-
-        def emit(self, text: str, **fields: Any) -> None:
-            super().emit(text, **fields)
-            if self.marks and (fields.get("done") or 0) >= self.marks[0]:
-                self.marks.pop(0)
-                end()
-
-    result = migrate.revert(target, Reverts(), steady(progress=Twice()))
+    result = migrate.revert(target, Reverts(), steady(progress=AtRows([100, 300], end)))
     assert len(result["reconnected"]) == 2
     assert rows(target, "SELECT touched, count(*) AS n FROM people GROUP BY 1") == [{"touched": 0, "n": 500}]
 

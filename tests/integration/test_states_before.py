@@ -6,19 +6,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, ledger, locks, migrate, states_before
+from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, locks, migrate, states_before
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.states_before import Before
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts, preview_revert
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
-from support.engine import RUN, Told, When, do, holding, rows, state, way
+from support.engine import RUN, Told, When, as_it_was, do, holding, rows, state, way
 from support.kept import chain_before
 from support.lock_line import Line
 from support.server import Server
@@ -62,15 +62,6 @@ WORDS = [
 @pytest.fixture
 def tree(tmp_path: Any) -> TestTree:
     return TestTree(tmp_path / "sql")
-
-
-@contextmanager
-def as_it_was(target: Any) -> Iterator[None]:
-    """Whatever happens inside, the schema is the same afterwards."""
-    with closing(connect(target, application_name="test")) as conn:
-        before = catalog.inventory(conn)
-        yield
-        assert catalog.compare(before, catalog.inventory(conn), ignore=()) == []
 
 
 def recorded(target: Any) -> list[Any]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,20 @@ class When(Told):
         first = self.part in text and not self.said(self.part)
         super().emit(text, **fields)
         if first:
+            self.do()
+
+
+class AtRows(Told):
+    """Does something each time that so many rows are done."""
+
+    def __init__(self, marks: Sequence[int], do: Callable[[], object]) -> None:
+        super().__init__()
+        self.marks, self.do = list(marks), do
+
+    def emit(self, text: str, **fields: Any) -> None:
+        super().emit(text, **fields)
+        if self.marks and (fields.get("done") or 0) >= self.marks[0]:
+            self.marks.pop(0)
             self.do()
 
 
@@ -217,6 +231,16 @@ def applying_by_another_clock(
     finally:
         process.kill()
         process.join()
+
+
+@contextmanager
+def as_it_was(target: Target) -> Iterator[None]:
+    """Whatever happens inside, the schema is the same afterwards, to the last privilege."""
+    with closing(connect(target, application_name="test")) as conn:
+        before = catalog.inventory(conn)
+        yield
+        different = [str(one) for one in catalog.compare(before, catalog.inventory(conn), ignore=())]
+        assert not different, "\n".join(different)
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 20, what: str = "what the test waits for") -> Any:

@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+
+from support.server import SUPERUSER, Server
 
 FOLDER = Path(__file__).resolve().parents[1] / "lint_corpus"
 TIMEOUT = "SET lock_timeout = '2s';\n"
@@ -70,3 +74,21 @@ def tool_pieces() -> list[ToolPiece]:
     """:return: the files of other tools, dangerous and safe."""
     document = yaml.safe_load((FOLDER / "tools.yml").read_text())
     return [ToolPiece(text=entry.pop("sql"), **entry) for entry in document]
+
+
+@contextmanager
+def with_schema(server: Server, name: str) -> Iterator[str]:
+    """A database with the schema of the corpus."""
+    server.create_database(name, SUPERUSER)
+    server.execute((FOLDER / "schema.sql").read_text(), database=name, user=SUPERUSER)
+    yield name
+    server.drop_databases(name)
+
+
+@contextmanager
+def copy_of(server: Server, base: str) -> Iterator[str]:
+    """A copy of it, to be spoilt."""
+    name = f"{base}_copy"
+    server.execute(f"CREATE DATABASE {name} TEMPLATE {base}", database="postgres", user=SUPERUSER)
+    yield name
+    server.drop_databases(name)

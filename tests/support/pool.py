@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg2
 
-from support.server import APP, RESTORE, Server, free_port
+from support.server import APP, BACKUP, RESTORE, Server, free_port
 
 
 class Bouncer:
@@ -70,7 +70,7 @@ def pgbouncer(server: Server, folder: Path, database: str) -> Iterator[Bouncer]:
     config = folder / "pgbouncer.ini"
     config.write_text(
         f"[databases]\n{database} = host={server.host} port={server.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
-        f"auth_type = scram-sha-256\nauth_file = {users}\nadmin_users = {RESTORE}\npool_mode = transaction\nunix_socket_dir =\n"
+        f"auth_type = scram-sha-256\nauth_file = {users}\nadmin_users = {RESTORE}\nstats_users = {BACKUP}\npool_mode = transaction\nunix_socket_dir =\n"
         "ignore_startup_parameters = extra_float_digits,options\nserver_login_retry = 1\n",
         encoding="ascii",
     )

@@ -4,14 +4,18 @@
 
 from __future__ import annotations
 
+import getpass
+import json
+import os
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import cluster_change, physical_proof
+from ansible_collections.whitecross.pgops.plugins.module_utils import cluster_change, cluster_layout, physical_proof
 from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_layout import Layout
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.os_user import OsUser
 
 
 @pytest.fixture
@@ -72,3 +76,46 @@ def test_what_killed_proofs_left_is_found(layout: Layout) -> None:
     left.mkdir()
     Path(f"{left}.log").touch()
     assert physical_proof.dead_proofs(layout.data_directory) == [str(left)]
+
+
+def test_a_cluster_that_another_one_has_put_aside_is_refused(layout: Layout) -> None:
+    kept = Path(cluster_change.names(layout.data_directory, "run", datetime(2026, 11, 22, tzinfo=UTC))[1])
+    kept.mkdir()
+    for told in (
+        {"was": "/elsewhere", "system_identifier": "1"},
+        {"was": layout.data_directory, "system_identifier": "2"},
+    ):
+        (kept / cluster_change.KEPT).write_text(json.dumps(told))
+        with pytest.raises(
+            PgopsError, match="was put aside by another cluster than the one in .*; nothing was touched"
+        ):
+            cluster_change.refuse_unkept(layout, str(kept))
+
+
+def test_what_systemd_runs_is_stopped_by_root_alone_and_never_behind_patroni(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    user = OsUser(getpass.getuser())
+    with pytest.raises(PgopsError, match=r"is run by Patroni \(patroni.service\)") as caught:
+        cluster_layout.Server(replace(layout, unit="patroni.service"), user)
+    assert "patronictl" in str(caught.value.hint)
+    unit = replace(layout, unit="postgresql@15-main.service")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.geteuid", lambda: 4711)
+        with pytest.raises(PgopsError, match="only root may stop and start that"):
+            cluster_layout.Server(unit, user)
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text("#!/bin/sh\necho Unit $2 not found.\nexit 5\n")
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(
+        PgopsError, match=r"systemctl start \S+ ended with 5: Unit postgresql@15-main.service not found."
+    ):
+        cluster_layout.Server(unit, user).start()
+
+
+def test_what_cannot_be_started_is_named() -> None:
+    with pytest.raises(PgopsError, match="/nowhere/pg_ctl cannot be started: No such file or directory"):
+        OsUser(getpass.getuser()).run(["/nowhere/pg_ctl"])
+    with pytest.raises(PgopsError, match="There is no user nobody-of-that-name"):
+        OsUser("nobody-of-that-name")

@@ -5,13 +5,22 @@
 from __future__ import annotations
 
 import getpass
+import os
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import pgbackrest, point_in_time, restore_point
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    pgbackrest,
+    point_in_time,
+    restore_point,
+    wal_archive,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.os_user import OsUser
-from ansible_collections.whitecross.pgops.plugins.module_utils.wal_archive import Wal
+from ansible_collections.whitecross.pgops.plugins.module_utils.wal_archive import Physical, Wal
 
 CLUSTER = {"pg1-path": "/var/lib/postgresql/15/main", "pg1-port": "5432"}
 
@@ -125,3 +134,119 @@ def test_segments_are_numbered_across_logs() -> None:
     wal = Wal(Listed([f"0000000100000000/0000000100000000000000FF-{digest}.gz", "00000002.history"]), "15-1", 16 << 20)
     assert wal.segments == ["0000000100000000000000FF"]
     assert wal.name(1, wal.number(wal.segments[0]) + 1) == "000000010000000100000000"
+
+
+def test_files_that_cannot_be_read_or_written_are_named(tmp_path: Path) -> None:
+    user = OsUser(getpass.getuser())
+    with pytest.raises(PgopsError, match=f"The passphrase file {tmp_path}/none cannot be read"):
+        pgbackrest.cipher_secrets(str(tmp_path / "none"))
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    with pytest.raises(PgopsError, match=f"The passphrase file {tmp_path}/pipe is no plain file"):
+        pgbackrest.cipher_secrets(str(tmp_path / "pipe"))
+    with pytest.raises(PgopsError, match=f"The configuration {tmp_path} cannot be read: Is a directory"):
+        pgbackrest.write_configuration(str(tmp_path), pgbackrest.HEADER, user)
+    (tmp_path / "binary").write_bytes(b"\x7fELF\xff\xfe")
+    with pytest.raises(PgopsError, match="was not written by"):
+        pgbackrest.write_configuration(str(tmp_path / "binary"), pgbackrest.HEADER, user)
+    below = tmp_path / "missing" / "further" / "pgops.conf"
+    with pytest.raises(PgopsError, match=f"The configuration {below} cannot be written") as caught:
+        pgbackrest.write_configuration(str(below), pgbackrest.HEADER, user)
+    assert "backup_config" in str(caught.value.hint)
+    assert not below.parent.parent.exists()
+
+
+def answering(folder: Path, says: str, code: int = 0) -> pgbackrest.PgBackRest:
+    """A program in the place of pgBackRest that says this and ends so, whatever it is asked."""
+    path = folder / "pgbackrest"
+    (folder / "says").write_text(says)
+    path.write_text(f'#!/bin/sh\n[ "$2" ] || {{ echo pgBackRest 2.45; exit; }}\ncat {folder}/says\nexit {code}\n')
+    path.chmod(0o755)
+    return pgbackrest.PgBackRest(str(path), "/c", "main", OsUser(getpass.getuser()))
+
+
+@pytest.mark.parametrize(
+    ("says", "code", "said", "hint"),
+    [
+        ("[]", 0, "pgBackRest knows no stanza main in this repository.", "backup_engine=physical"),
+        ("nothing that reads as JSON", 0, "pgBackRest's answer is no JSON", ""),
+        ("ERROR: [050]: unable to acquire lock", 50, "info failed: unable to acquire lock.", "wait until it has ended"),
+        ("ERROR: [046]: unexpected control version", 46, "pgBackRest 2.45 (", "backup_pgbackrest"),
+        ("ERROR: [051]: system-id 1 do not match", 51, "info failed: system-id 1 do not match.", "stanza-upgrade"),
+        ("", 3, "ended with 3 and said nothing.", ""),
+    ],
+)
+def test_what_pgbackrest_cannot_do_is_one_sentence_with_what_to_do(
+    tmp_path: Path, says: str, code: int, said: str, hint: str
+) -> None:
+    with pytest.raises(PgopsError) as caught:
+        answering(tmp_path, says, code).info()
+    assert said in caught.value.message
+    assert hint in str(caught.value.hint)
+    assert caught.value.extra.get("locked", False) == (code == 50)
+
+
+def test_damage_in_the_repository_is_found_although_verify_ends_well(tmp_path: Path) -> None:
+    said = "backup: 20261122F, status: invalid, total files checked: 9\nINFO: invalid checksum 'base/5/1'\n"
+    with pytest.raises(PgopsError, match=r"stanza main is damaged: invalid checksum 'base/5/1'\.") as caught:
+        answering(tmp_path, said).verify()
+    assert len(caught.value.extra["damage"]) == 2
+    assert "type=full" in str(caught.value.hint)
+
+
+def test_backups_of_another_cluster_are_refused() -> None:
+    info = {"name": "main", "db": [{"id": 1, "system-id": 4711}]}
+    assert wal_archive.backups(info, "4711") == []
+    with pytest.raises(PgopsError, match=r"system identifier 4711, this is 8\); nothing was touched") as caught:
+        wal_archive.backups(info, "8")
+    assert "backup_stanza" in str(caught.value.hint)
+
+
+def segment(number: int) -> str:
+    """The name of a segment of the first timeline."""
+    return f"{1:08X}{number:016X}"
+
+
+def physical(**more: Any) -> Physical:
+    """A backup on the first timeline, at its begin."""
+    first, moment = segment(1), datetime(2026, 11, 22, tzinfo=UTC)
+    told = {
+        "label": "20261122F",
+        "kind": "full",
+        "start": moment,
+        "stop": moment,
+        "first_wal": first,
+        "last_wal": first,
+    }
+    return Physical(**{**told, "stop_lsn": 1, "size": 1, "references": (), "archive": "15-1", "damaged": False, **more})
+
+
+def test_a_timeline_whose_history_is_gone_is_told() -> None:
+    listed = Listed([])
+    listed.user = OsUser(getpass.getuser())
+    listed.fetch_wal = lambda segment, folder: None
+    with pytest.raises(PgopsError, match="The history of timeline 2 is not in the archive; nothing was touched"):
+        Wal(listed, "15-1", 16 << 20).is_on_the_way(physical(), 2)
+
+
+def test_a_backup_with_damaged_pages_and_one_behind_the_restore_point_are_refused() -> None:
+    with pytest.raises(PgopsError, match="holds pages that were damaged already when it was taken"):
+        wal_archive.refuse_broken_chain(Listed([]), physical(damaged=True))
+    wal = Wal(Listed([]), "15-1", 16 << 20)
+    wal.find = lambda name, oldest, program: (wal_archive.Found(name, "0/2", segment(1)), [])
+    layout = SimpleNamespace(bindir="/nowhere")
+    with pytest.raises(
+        PgopsError, match="No backup that is kept lies before restore point early on its timeline"
+    ) as late:
+        point_in_time._to_name(Listed([]), layout, wal, [physical(stop_lsn=3)], "early")
+    assert late.value.hint == "The oldest is 20261122F."
+    wal.find = lambda name, oldest, program: (None, [])
+    with pytest.raises(PgopsError, match="There is no restore point never in the archived WAL") as never:
+        point_in_time._to_name(Listed([]), layout, wal, [physical()], "never")
+    assert "none" in str(never.value.hint)
+
+
+def test_a_gap_in_the_wal_is_named() -> None:
+    wal = Wal(Listed([f"{segment(1)}-{'a' * 40}", f"{segment(3)}-{'a' * 40}"]), "15-1", 16 << 20)
+    with pytest.raises(PgopsError, match=f"WAL segment {segment(2)} is missing in the archive") as caught:
+        wal.refuse_gap(physical(), segment(3))
+    assert caught.value.extra == {"missing": segment(2)}

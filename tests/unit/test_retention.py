@@ -191,3 +191,12 @@ def test_a_larger_policy_keeps_no_less(history: list[Candidate], policy: Policy)
 def test_the_order_of_the_folder_does_not_count(history: list[Candidate], policy: Policy) -> None:
     ordered = sorted(history, key=lambda one: one.moment)
     assert retention.kept(history, policy, NOW) == retention.kept(ordered, policy, NOW)
+
+
+@pytest.mark.parametrize("name", ["last", "daily", "weekly", "monthly", "yearly", "change_days", "phi_years"])
+def test_a_number_that_no_policy_has_is_refused_by_its_variable(name: str) -> None:
+    for value in (-1, 10**9):
+        with pytest.raises(
+            PgopsError, match=f"backup_keep_{name} is {value}, and it takes 0 to [0-9]+; nothing was deleted"
+        ):
+            retention.refuse_unfit(replace(Policy(), **{name: value}), production=False)
