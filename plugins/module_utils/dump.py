@@ -449,7 +449,9 @@ def create_backup(
                 digest = backup_store.write_json(os.path.join(partial, backup_store.MANIFEST), manifest)
                 backup_store.publish(partial, final)
             except BaseException as error:
-                backup_store.remove_tree(partial)
+                # Where it cannot be removed either, the next backup does that; what is told is why there is none.
+                with contextlib.suppress(OSError):
+                    backup_store.remove_tree(partial)
                 if isinstance(error, OSError):
                     raise _storage_error(error, folder, target.database) from None
                 if isinstance(error, psycopg2.Error):

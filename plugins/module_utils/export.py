@@ -171,9 +171,9 @@ class _Run:
             os.rename(self._partial, self._final)
             backup_store.sync_folder(os.path.dirname(self._final))
         except BaseException as error:
-            self._undo()
+            removed = self._undo()
             if isinstance(error, OSError):
-                raise self._storage_error(error) from None
+                raise self._storage_error(error, removed) from None
             if isinstance(error, PgopsError):
                 error.extra.setdefault("log", self._log)
             raise
@@ -276,16 +276,22 @@ class _Run:
         tool = "" if kind == dump_source.PLAIN else client_tool(self._source, self._conn, "pg_restore")
         dump_source.refuse_cut_off(source, tool)
 
-    def _undo(self) -> None:
-        for path in (self._partial, self._final + dump_source.SHA256):
-            _remove(path)
+    def _undo(self) -> bool:
+        """:return: whether all of it could be removed; where not, the next export does that."""
+        try:
+            for path in (self._partial, self._final + dump_source.SHA256):
+                _remove(path)
+        except OSError:
+            return False
+        return True
 
-    def _storage_error(self, error: OSError) -> PgopsError:
+    def _storage_error(self, error: OSError, removed: bool) -> PgopsError:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         where = os.path.dirname(self._final) if full else error.filename or os.path.dirname(self._final)
         told = f"the file system of {where} is full" if full else f"{where}: {error.strerror or error}"
+        half = "what was half-written was removed" if removed else "the next export removes what is half-written"
         return PgopsError(
-            f"No export of {self._source.database}: {told}; what was half-written was removed, earlier exports are as they were.",
+            f"No export of {self._source.database}: {told}; {half}, earlier exports are as they were.",
             database=self._source.database,
             hint="Free space there, or set export_directory to another file system." if full else None,
             extra={"errno": error.errno, "log": self._log},

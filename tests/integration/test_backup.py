@@ -22,7 +22,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Int
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from psycopg2 import sql
 from support.backups import PATIENT, RUN, back_up, fill, prove, start_python
+from support.engine import When
 from support.server import BACKUP, OWNER
+from support.small_disk import close, open_again
 
 
 @pytest.fixture
@@ -279,6 +281,17 @@ def test_a_full_disk_leaves_earlier_backups_and_nothing_else(
     assert "full" in error.message or "No space left" in error.message
     assert str(small_disk) in error.message or "backup_directory" in str(error.hint)
     backup_store.verify_files(backup_store.read_backup(first.path))
+
+
+def test_a_disk_that_takes_no_writes_any_more_is_told(target: Any, filled: str, small_disk: Path) -> None:
+    try:
+        with pytest.raises(PgopsError) as caught:
+            back_up(target, small_disk, progress=When("reading the dump back", lambda: close(small_disk)))
+    finally:
+        open_again(small_disk)
+    assert caught.value.message.startswith(f"No backup of {filled}: {small_disk}/{filled}/")
+    assert caught.value.message.endswith("Read-only file system; earlier backups are as they were.")
+    assert backup_store.backups_of(str(small_disk), filled) == []
 
 
 def test_a_disk_that_fills_while_the_manifest_is_written(

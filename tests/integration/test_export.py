@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, export
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from support.backups import PATIENT, RUN, fill
+from support.engine import When
 from support.server import BACKUP
+from support.small_disk import close, open_again
 
 MOMENT = datetime(2026, 11, 22, 20, 15, 0, tzinfo=UTC)
 
@@ -135,6 +137,19 @@ def test_a_full_disk_leaves_nothing_but_the_log_and_earlier_exports(
     monkeypatch.setattr(backup_store, "write_private", write_private)
     assert left(tmp_path) == sorted([*before, str(Path(error.extra["log"]).relative_to(tmp_path))])
     assert Path(first["path"]).exists()
+
+
+@pytest.mark.parametrize("form", ["plain", "directory"])
+def test_a_disk_that_takes_no_writes_any_more_is_told(target: Any, filled: str, small_disk: Path, form: str) -> None:
+    try:
+        error = refused(target, small_disk, form, progress=When("reading the export back", lambda: close(small_disk)))
+    finally:
+        open_again(small_disk)
+    assert error.message.startswith(f"No export of {filled}: {small_disk}/{filled}/")
+    assert "Read-only file system; the next export removes what is half-written, earlier" in error.message
+    assert backup_store.PARTIAL in " ".join(path.name for path in (small_disk / filled).iterdir())
+    made(target, small_disk, form, MOMENT + timedelta(seconds=1))
+    assert backup_store.PARTIAL not in " ".join(path.name for path in (small_disk / filled).iterdir())
 
 
 @pytest.mark.few(1)

@@ -24,3 +24,14 @@ def mounted(folder: Path, size: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def close(folder: Path) -> None:
+    """Let it take no writes, as a file system does by itself after an error of its disk; also while files are open in it."""
+    subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+
+
+def open_again(folder: Path) -> None:
+    """After `close`."""
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
