@@ -272,9 +272,10 @@ def _results(events: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str, st
 
 def _worked_on(events: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     for phase, host, database, found in _results(events):
-        for word in ("applied", "reverted", "stopped"):
+        # What ends a running migration says by the same word whether it did.
+        for word in ("applied", "reverted", "stopped") if phase in ("apply", "revert") else ():
             for item in found.get(word) or []:
-                if phase in ("apply", "revert") and isinstance(item, Mapping) and item.get("version"):
+                if isinstance(item, Mapping) and item.get("version"):
                     yield {"host": host, "database": database, "state": word, **item}
 
 
