@@ -124,6 +124,26 @@ def test_one_that_takes_too_long_or_is_damaged_fails_with_evidence_and_leaves_no
     json.dumps(damaged)
 
 
+@pytest.mark.container
+@pytest.mark.slow
+def test_what_a_killed_drill_left_is_removed_by_the_next(cluster: PhysicalCluster) -> None:
+    cluster.mark("killed_there")
+    beside = cluster.beside()
+    killed = cluster.run(
+        """
+        from ansible_collections.whitecross.pgops.plugins.module_utils import physical_drill
+        physical_drill.replay = lambda *given, **named: os.kill(os.getpid(), 9)
+        with physical_backup.session(target, run_id) as (conn, layout):
+            physical_drill.drill(tool, layout, conn, targets, "killed_there", run_id=run_id, seconds=60, application_name="pgops drill")
+        """,
+        check=False,
+    )
+    assert killed.returncode != 0
+    assert len(cluster.beside()) == len(beside) + 1, "the files that were restored so far"
+    assert drill(cluster, "killed_there")["verdict"] == "passed"
+    assert cluster.beside() == beside
+
+
 def test_the_playbook_refuses_a_backup_that_is_named_beside_a_moment(playbook: Playbook) -> None:
     result = playbook(
         "restore_drill.yml",

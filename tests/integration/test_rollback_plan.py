@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from support.backups import RUN
 from support.server import Server
@@ -143,11 +144,12 @@ def test_a_rollback_that_fails_says_what_is_done_now(site: Playbook, server: Ser
     failed = site("rollback.yml", rollback_through=V2, rollback_confirm=site.database)
     assert failed.rc == 2, failed.output
     steps = failed.json["after_failure"]
+    choice = {"rollback_strategy": "restore", "rollback_backup": backup}
     assert [(step["what"].partition(" by 2")[0], step["command"]) for step in steps] == [
         ("stop all traffic", "ansible-playbook hooks.yml -l local -e hooks_run=maintenance_on"),
         (
             "if data is damaged, restore the backup from before the migration",
-            f"ansible-playbook rollback.yml -l local -e rollback_strategy=restore -e rollback_backup={backup}",
+            f"ansible-playbook rollback.yml -l local {extra_variables_argument(choice)}",
         ),
         ("count the students", "ansible-playbook inspect.yml -l local -e inspect_query=data_age"),
         ("list the sizes of the tables", "ansible-playbook inspect.yml -l local -e inspect_query=sizes"),
