@@ -10,8 +10,9 @@ from typing import Any
 from ansible.errors import AnsiblePromptInterrupt, AnsiblePromptNoninteractive
 from ansible.utils.display import Display
 from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import notification, promotion, rehearsals
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import without_secrets
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import now, without_secrets
 
 # What says which rollback it is, in the command that is told to be typed next.
 _ASKED_FOR = (
@@ -43,6 +44,8 @@ class ActionModule(PgopsAction):
         databases = list(self._task.args.get("databases") or self.pgops(variables, "databases") or [])
         answer = self._task.args.get("answer")
         wanted = ",".join(databases)
+        if self._is_of_rollback(variables):
+            self._tell_rehearsed(variables)
         if self._task.check_mode:
             return {"changed": False, "confirmed": False, "msg": f"check mode: would ask for {wanted}"}
         if not answer:
@@ -57,7 +60,58 @@ class ActionModule(PgopsAction):
                 return self._refused(variables, wanted, "it was interrupted")
         if self._names(answer) != sorted(databases):
             return self._refused(variables, wanted, f"{answer!s} was given")
+        if self._is_of_rollback(variables):
+            self._announce(variables, databases)
         return {"changed": False, "confirmed": True}
+
+    def _is_of_rollback(self, task_vars: dict[str, Any]) -> bool:
+        own = str(self._task.args.get("variable") or "rollback_confirm") == "rollback_confirm"
+        return own and self.run_fact(task_vars).get("playbook") == "rollback"
+
+    def _strategy(self, task_vars: dict[str, Any]) -> str:
+        return str(self._templar.template(task_vars.get("__rollback_strategy")) or "down")
+
+    def _tell_rehearsed(self, task_vars: dict[str, Any]) -> None:
+        """In production, which of it was done in the environment before. Before the versions are known there is nothing to tell."""
+        environment, production = (
+            str(self.run_fact(task_vars).get("environment")),
+            self.pgops(task_vars, "production_environments"),
+        )
+        before = promotion.previous(environment, self.pgops(task_vars, "environments"), production)
+        strategy, shown = self._strategy(task_vars), task_vars.get("__rollback_shown")
+        if before is None or (strategy == "down" and not shown) or strategy == "auto":
+            return
+        versions: list[str] = []
+        if strategy == "down":
+            going = self._templar.template(task_vars.get("__rollback_versions")) or {}
+            versions = list(dict.fromkeys(str(version) for found in going.values() for version in found))
+        for line in rehearsals.told(str(self.pgops(task_vars, "state_directory")), before, strategy, versions):
+            self.say(line)
+
+    def _announce(self, task_vars: dict[str, Any], databases: list[str]) -> None:
+        """Say once, on the screen and to the environment's webhook, that a rollback begins now; whether that is heard stops nothing."""
+        journal, host, run = self._journal(task_vars), task_vars.get("inventory_hostname"), self.run_fact(task_vars)
+        if journal is None or any(
+            event.get("event") == "announced" and event.get("host") == host for event in journal.events()
+        ):
+            return
+        strategy = self._strategy(task_vars)
+        at = now()
+        self.say(f"{', '.join(databases)} on {host}: the rollback ({strategy}) begins at {at}")
+        told = "no webhook is set"
+        try:
+            given = (str(self.pgops(task_vars, name) or "") for name in ("webhook", "webhook_file"))
+            address = notification.address(*given)
+            # In an emergency the webhook is told by its alert, with the hooks.
+            if address and run.get("emergency") == "declared":
+                told = "by the alert of the emergency"
+            elif address:
+                notification.send(address, notification.beginning(run, at, strategy, databases))
+                told = "pgops_webhook was told"
+        except notification.NotNotified as fault:
+            told = "nobody was told"
+            display.warning(f"Nobody was told that this rollback begins: {fault}")
+        journal.append({"event": "announced", "host": host, "strategy": strategy, "result": told})
 
     @staticmethod
     def _names(answer: Any) -> list[str]:

@@ -253,14 +253,27 @@ class ActionModule(UnbrokenAction):
             incident_rules.refuse_uncalled(people, run, limit)
         if is_production and playbook == "rollback":
             incident_rules.refuse_without_reason(why, self._first_of(variables_of, "rollback_strategy"), run, limit)
+        planned = self._planned(variables_of, is_production, run, limit) if playbook == "rollback" else {}
         automatic = self._first_of(variables_of, "migrate_auto_rollback") if playbook == "migrate" else False
         if boolean(automatic or False, strict=False):
             reason = str(self._first_of(variables_of, "migrate_auto_rollback_reason") or "")
             asking = [name for name in incident_rules.ASKING if context.CLIARGS.get(name)]
             typed = [str(name) for name in load_extra_vars(self._loader)]
             incident_rules.refuse_automatic(reason, is_production, typed, asking, run, limit)
-        known = {"production": is_production, "contacts": contacts.known(people), "why": why}
+        known = {"production": is_production, "contacts": contacts.known(people), "why": why, **planned}
         return {name: value for name, value in known.items() if value}
+
+    def _planned(
+        self, variables_of: dict[str, Any], is_production: bool, run: dict[str, Any], limit: str
+    ) -> dict[str, Any]:
+        """:return: ``emergency`` and ``window`` of a rollback. :raises Refusal: it has no plan, or no window and is no emergency."""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import rollback_plan
+
+        given = {name: self._first_of(variables_of, name) for name in rollback_plan.VARIABLES}
+        facts = rollback_plan.settled(given, is_production, bool(self._task.check_mode), run, limit)
+        if facts.get("window"):
+            display.display(rollback_plan.line(facts))
+        return facts
 
     @staticmethod
     def _warn_of_watch(variables_of: dict[str, Any]) -> None:

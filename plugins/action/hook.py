@@ -256,7 +256,7 @@ class ActionModule(PgopsAction):
             if where:
                 notification.send(
                     where,
-                    f"pgops: EMERGENCY {run['playbook']} in {run['environment']} begins\ndatabase: {databases}\n"
+                    f"pgops: EMERGENCY {run['playbook']} in {run['environment']} begins at {now()}\ndatabase: {databases}\n"
                     f"run: {run['id']} by {run['who']} on {run['ops_host']}",
                 )
         except notification.NotNotified as fault:

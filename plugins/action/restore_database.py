@@ -35,6 +35,7 @@ class ActionModule(IdentityAction):
                     f"{database}: {found['source']} ({found['kind']}) is whole and would {place}: {found['tables']} tables, "
                     f"{found['rows']} rows"
                 )
+                self._show_disk(database, found)
             else:
                 self._show(database, found)
             self._show_roles(database, found)
@@ -43,6 +44,15 @@ class ActionModule(IdentityAction):
             if found.get("swap"):
                 self._show_swap(result, database, found["swap"], task_vars)
         return result
+
+    def _show_disk(self, database: str, found: dict[str, Any]) -> None:
+        free = found["free_bytes"]
+        room = (
+            "what is free on the server cannot be seen from here"
+            if free is None
+            else f"{reporting.size(free)} are free"
+        )
+        self.say(f"{database}: it takes about {reporting.size(found['needed_bytes'])} there, and {room}")
 
     def _show(self, database: str, found: dict[str, Any]) -> None:
         self.say(

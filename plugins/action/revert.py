@@ -8,12 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import rollback_targets
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import (
     MigrationAction,
     model_lines,
     seconds,
     table,
 )
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import sql_directory
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.rollback_ranks import read_ranks
 
 
 class ActionModule(MigrationAction):
@@ -48,7 +51,7 @@ class ActionModule(MigrationAction):
         """Show the exact list and the loss before, one line a version after."""
         for database, found in (result.get("databases") or {}).items():
             if "versions" in found:
-                self._show_plan(database, found)
+                self._show_plan(database, found, self._ranks(task_vars))
             self.say_reconnected(database, found)
             for item in found.get("reverted") or []:
                 stays = f"; what stays: {item['stays']}" if item.get("stays") else ""
@@ -83,13 +86,25 @@ class ActionModule(MigrationAction):
         elif result.get("reason") == "quarantine":
             self.tell_next(result, [("Type", self.again(task_vars))])
 
-    def _show_plan(self, database: str, found: dict[str, Any]) -> None:
+    def _ranks(self, task_vars: dict[str, Any]) -> dict[str, str]:
+        """A way back needs no tree, and one whose ranks cannot be read stops none."""
+        try:
+            return read_ranks(sql_directory(str(self.pgops(task_vars, "sql") or "") or None))
+        except PgopsError as fault:
+            self.say(f"The ranks of the versions are not known: {fault}")
+            return {}
+
+    def _show_plan(self, database: str, found: dict[str, Any], ranks: dict[str, str]) -> None:
         if not found["versions"]:
             self.say(f"{database}: nothing is applied, so there is nothing to revert")
             return
         self.say(f"{database}: these versions would be reverted, in this order")
         rows = [[item["version"], item["name"], item["safety"], item["stays"]] for item in found["versions"]]
-        for line in table(["VERSION", "NAME", "ROLLBACK", "STAYS"], rows):
+        head = ["VERSION", "NAME", "ROLLBACK", "STAYS"]
+        if any(row[0] in ranks for row in rows):
+            head.insert(2, "RANK")
+            rows = [[*row[:2], ranks.get(row[0], "-"), *row[2:]] for row in rows]
+        for line in table(head, rows):
             self.say(f"    {line}")
         if not found["remaining"]:
             self.say("    DESTRUCTIVE: no version stays applied; all their tables go, with all data")

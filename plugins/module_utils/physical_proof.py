@@ -107,7 +107,7 @@ def _prove(
         beside.promote()
         databases = {name: _compare(beside, name, said[name], again[name]) for name in targets}
         tool.progress.emit("reading pages and indexes (pg_amcheck)")
-        _amcheck(tool, layout, beside, list(targets))
+        refuse_damaged(tool, layout, beside, list(targets))
     finally:
         beside.remove()
     return {
@@ -126,13 +126,13 @@ def _prove(
 def _count(target: Target, application_name: str, control: Control | None = None) -> dict[str, tuple[int, int]]:
     """:return: by table its rows and how much was written to it by then."""
     with contextlib.closing(connect(target.as_restore(), application_name=application_name)) as conn:
-        rows = _counts(conn, control)
+        rows = counts_of(conn, control)
         written = {row["name"]: int(row["written"]) for row in fetch_all(conn, _WRITTEN)}
     return {table: (count, written.get(table, 0)) for table, count in rows.items()}
 
 
-def _counts(conn: Connection, control: Control | None) -> dict[str, int]:
-    """:raises PgopsError: the job has to end; the statement in hand is cancelled."""
+def counts_of(conn: Connection, control: Control | None) -> dict[str, int]:
+    """:return: the rows of each table. :raises PgopsError: the job has to end; the statement in hand is cancelled."""
     control = control or Control(None)
     forget = control.on_interrupt(conn.cancel)
     try:
@@ -146,7 +146,7 @@ def _compare(
 ) -> dict[str, Any]:
     """:raises PgopsError: a table that nobody wrote to while the restore point was made has other rows, or there is none such."""
     with contextlib.closing(beside.connect(database)) as conn:
-        found = _counts(conn, beside.control)
+        found = counts_of(conn, beside.control)
     still = {table for table in before if before[table] == after.get(table)}
     wrong = sorted(table for table in still if found.get(table) != before[table][0])
     if wrong:
@@ -175,7 +175,8 @@ def _compare(
     }
 
 
-def _amcheck(tool: PgBackRest, layout: Layout, beside: Beside, databases: list[str]) -> None:
+def refuse_damaged(tool: PgBackRest, layout: Layout, beside: Beside, databases: list[str]) -> None:
+    """:raises PgopsError: pg_amcheck finds a page or an index of one of these that is damaged."""
     role = beside.target(databases[0]).user
     for name in databases:
         done = tool.user.run(

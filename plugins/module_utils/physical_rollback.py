@@ -223,6 +223,12 @@ def restore_beside(tool: PgBackRest, found: Plan, beside: Beside, *, archiving: 
     :return: ``lsn`` and ``time`` of what was replayed last.
     :raises PgopsError: a damaged repository, by the file; a target that was not reached.
     """
+    copy_beside(tool, found, beside)
+    return replay(found, beside, archiving=archiving)
+
+
+def copy_beside(tool: PgBackRest, found: Plan, beside: Beside) -> None:
+    """Restore the files of the backup, each compared with its checksum. :raises PgopsError: a damaged repository, by the file."""
     tool.user.make_folder(beside.folder)
     try:
         tool.restore([f"--pg1-path={beside.folder}", *found.arguments()])
@@ -231,6 +237,14 @@ def restore_beside(tool: PgBackRest, found: Plan, beside: Beside, *, archiving: 
             tool.progress.emit("looking for what is damaged in the repository")
             tool.verify()
         raise
+
+
+def replay(found: Plan, beside: Beside, *, archiving: bool) -> dict[str, Any]:
+    """Start what was copied, and let it replay WAL until it stands still at the target.
+
+    :return: ``lsn`` and ``time`` of what was replayed last.
+    :raises PgopsError: a target that was not reached.
+    """
     beside.start(archiving=archiving)
     reached = beside.wait_until_paused(RECOVERY_SECONDS)
     if found.lsn and wal_archive.lsn_number(reached["lsn"]) < wal_archive.lsn_number(found.lsn):

@@ -27,6 +27,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     content,
     database_marks,
     database_properties,
+    disk_forecast,
     dump_reading,
     encrypted_dump,
     ledger,
@@ -786,7 +787,7 @@ def prove(
         with ladder.climbing(CHECKSUMMED) as step:
             backup_store.verify_files(backup, work.control.check)
             step.detail = f"{len(backup.manifest['files'])} files"
-        able, lacking = _look_at_scratch_server(target, backup, work, other_cluster_only)
+        able, lacking = _look_at_scratch_server(target, backup, work, other_cluster_only, copies=level >= RESTORES)
         if level >= RESTORES:
             maintenance = target.scratch(target.maintenance_database)
             if not make_roles:
@@ -881,14 +882,20 @@ def _look_at_soundness(
 
 
 def _look_at_scratch_server(
-    target: Target, backup: Backup, work: Work, other_cluster_only: bool
+    target: Target, backup: Backup, work: Work, other_cluster_only: bool, *, copies: bool
 ) -> tuple[Restorer, list[str]]:
-    """:return: what the role can do there, and the roles that a copy needs and the server lacks."""
+    """:param copies: whether the whole database will be restored there, which takes its size.
+    :return: what the role can do there, and the roles that a copy needs and the server lacks."""
     conn = connect(target.scratch(target.maintenance_database), application_name=work.application_name)
     try:
         refuse_other_major(backup, conn)
         able = restorer(conn, backup)
         lacking = scratch_roles.missing(conn, backup, superuser=able.superuser)
+        if copies:
+            disk_forecast.refuse_full(
+                conn, int(backup.manifest["database_bytes"]), f"The scratch copy of {target.database}", database=target.database,
+                hint="Free space there, or set pgops_scratch_host to a server that has room, then type the command again.",
+            )  # fmt: skip
     finally:
         conn.close()
     if other_cluster_only and able.same_cluster:

@@ -15,6 +15,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     backup_store,
     catalog,
     database_marks,
+    disk_forecast,
     dump_source,
     encrypted_dump,
     missing_roles,
@@ -101,6 +102,7 @@ class Plan:
     :ivar owners: whether owners, privileges and settings are restored; ``reservations`` says what is not, and why.
     :ivar properties: of the new database.
     :ivar roles: what the server lacks of the roles of a backup, and what makes them.
+    :ivar disk: what it takes and what is free, as ``disk_forecast.refuse_full`` returns it.
     """
 
     source: Source
@@ -113,6 +115,7 @@ class Plan:
     scan: Scan = field(default_factory=Scan)
     reservations: list[str] = field(default_factory=list)
     roles: RolesToMake = field(default_factory=lambda: RolesToMake([]))
+    disk: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """:return: the plan, for a result."""
@@ -130,6 +133,7 @@ class Plan:
             "rows": sum(tables),
             "reservations": self.reservations,
             "roles": self.roles.as_dict(),
+            **self.disk,
         }
 
 
@@ -148,9 +152,23 @@ def look(target: Target, asked: Asked, work: Work, now: datetime) -> Plan:
             plan = _of_backup(conn, target, source, name, asked, work)
         else:
             plan = _of_dump(conn, target, source, name, asked, work)
+        plan.disk = _refuse_full(conn, plan, target.database)
     finally:
         conn.close()
     return plan
+
+
+def _refuse_full(conn: Connection, plan: Plan, database: str) -> dict[str, Any]:
+    """:return: what it takes and what is free. :raises PgopsError: the server has no room for it."""
+    whole = plan.owners and plan.properties["tablespace"]
+    return disk_forecast.refuse_full(
+        conn,
+        int(plan.backup.manifest["database_bytes"]) if plan.backup else disk_forecast.of_dump(plan.source.path),
+        f"The restore of {plan.source.path}" + ("" if plan.backup else " at the least"),
+        database=database,
+        tablespace=str(whole or disk_forecast.DEFAULT_TABLESPACE),
+        hint="Free space there, then type the command again, or restore it on another server with -e pgops_host=HOST.",
+    )
 
 
 def _name(conn: Connection, target: Target, asked: Asked, now: datetime) -> str:

@@ -23,6 +23,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     backup_store,
     content,
     database_marks,
+    disk_forecast,
     dump_source,
     encrypted_dump,
     locks,
@@ -157,9 +158,18 @@ def _look(target: Target, asked: Asked, work: Work, moment: datetime) -> _Plan:
                 hint=f"GRANT CREATE ON DATABASE {target.database} TO {row['role']}, or name another role in pgops_restore_user.",
             )
         owner = side_owner.of(conn, tables)
+        takes = disk_forecast.of_rows(backup, sum(table.rows for table in tables))
+        disk_forecast.refuse_full(
+            conn, takes, f"The side schema in {target.database}", database=target.database, tablespace=None,
+            hint="Free space there, then type the command again.",
+        )  # fmt: skip
     with closing(connect(target.scratch(target.maintenance_database), application_name=work.application_name)) as conn:
         restore.refuse_other_major(backup, conn)
         able = restore.restorer(conn, backup)
+        disk_forecast.refuse_full(
+            conn, takes * (2 if able.same_cluster else 1), f"The scratch copy of {target.database}, with its side schema,", database=target.database,
+            hint="Free space there, or set pgops_scratch_host to a server that has room, then type the command again.",
+        )  # fmt: skip
     if asked.other_cluster_only and able.same_cluster:
         raise PgopsError(
             f"Rows of {target.database} would be restored on the production cluster itself, which sends them to archive and standbys; "

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import server_host
+from ansible_collections.whitecross.pgops.plugins.module_utils import disk_forecast
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from psycopg2 import errorcodes
 
-MB = 1024 * 1024
 # Sessions that a swap opens by itself, one after the other or two at once; a restore has its jobs besides.
 SWAP_SESSIONS = 4
 # A kind that does not go by itself, however long a swap waits.
@@ -61,11 +60,6 @@ SELECT current_setting('max_connections')::int AS most,
        (SELECT count(*) FROM pg_catalog.pg_stat_get_activity(NULL) AS a WHERE a.usesysid IS NOT NULL) AS taken,
        (SELECT count(*) FROM pg_catalog.pg_stat_get_activity(NULL) AS a WHERE a.usesysid = r.oid) AS own
 FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user
-"""
-
-_TABLESPACE = """
-SELECT pg_catalog.pg_tablespace_location(d.dattablespace) AS folder, t.spcname::text AS name
-FROM pg_catalog.pg_database AS d JOIN pg_catalog.pg_tablespace AS t ON t.oid = d.dattablespace WHERE d.datname = %s
 """
 
 
@@ -157,15 +151,6 @@ def _connection_limits(conn: Connection, wanted: int) -> list[dict[str, str]]:
     return found
 
 
-def free_bytes(conn: Connection, database: str) -> int | None:
-    """:return: what the file system of a database's tablespace has free, None where that cannot be seen from here."""
-    host = server_host.of(conn)
-    place = fetch_one(conn, _TABLESPACE, (database,))
-    if host is None or place is None:
-        return None
-    return host.free_bytes(str(place["folder"] or ""))
-
-
 def low_disk(database: str, needed: int, free: int | None) -> list[dict[str, str]]:
     """:param needed: bytes that a second copy of the database takes.
     :param free: what there is, None where that is not known.
@@ -175,16 +160,11 @@ def low_disk(database: str, needed: int, free: int | None) -> list[dict[str, str
     return [
         {
             "kind": "low disk",
-            "name": f"the restore takes {mb(needed)} beside the database, and {mb(free)} are free on the server",
+            "name": f"the restore takes {disk_forecast.mb(needed)} beside the database, and {disk_forecast.mb(free)} are free on the server",
             "database": database,
             "fix": "free space there",
         }
     ]
-
-
-def mb(size: int) -> str:
-    """:return: bytes as a person reads them."""
-    return f"{size / MB:,.0f} MB"
 
 
 def refuse(found: Sequence[dict[str, str]], database: str) -> None:

@@ -16,8 +16,10 @@ import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     backup_choice,
     database_marks,
+    disk_forecast,
     lost_writes,
     restore,
+    restore_times,
     swap_blockers,
     way_back,
 )
@@ -173,7 +175,7 @@ def to_a_backup(situation: Situation, directory: str, path: str | None, level: i
     except PgopsError as error:
         return Way(RESTORE, why_not=f"proved backup: missing ({error.message.rstrip('.')})", backup=backup.path)
     size = int(backup.manifest["database_bytes"])
-    free = swap_blockers.free_bytes(situation.conn, target.database)
+    free = disk_forecast.free_bytes(situation.conn, database=target.database)
     blockers = [
         *swap_blockers.blockers(
             situation.conn, [target.database], sessions=swap_blockers.SWAP_SESSIONS + 2 * work.jobs
@@ -181,9 +183,8 @@ def to_a_backup(situation: Situation, directory: str, path: str | None, level: i
         *swap_blockers.low_disk(target.database, size, free),
     ]
     lost, bounds = _lost_since(situation, backup)
-    proof = backup.proof or {}
-    took = float(proof.get("restore_seconds") or 0) + float(proof.get("compare_seconds") or 0)
-    room = f"{swap_blockers.mb(free)} free" if free is not None else "what is free is not known from here"
+    took, measured = _forecast(backup, target)
+    room = f"{disk_forecast.mb(free)} free" if free is not None else "what is free is not known from here"
     there = f"NO, {lacking}, let off by rollback_break_glass" if lacking else "there"
     return Way(
         RESTORE,
@@ -191,8 +192,8 @@ def to_a_backup(situation: Situation, directory: str, path: str | None, level: i
         needs=[
             f"proved backup: {there}, {backup.path} of {backup.manifest['snapshot_time']} ({why})",
             f"role {target.restore_user or target.user}: {'there' if not _of(blockers, 'missing right') else 'lacks a right'}",
-            f"disk: {swap_blockers.mb(size)}, {room}",
-            f"time: {took:.1f} s of restore beside the clients, as its proof took",
+            f"disk: {disk_forecast.mb(size)}, {room}",
+            f"time: {took:.1f} s of restore beside the clients, {measured}",
         ],
         lost=lost,
         lost_rows=bounds,
@@ -202,6 +203,20 @@ def to_a_backup(situation: Situation, directory: str, path: str | None, level: i
         blockers=blockers,
         backup=named.backup,
     )
+
+
+def _forecast(backup: Backup, target: Target) -> tuple[float, str]:
+    """:return: how long its restore takes on the server of the target, and by what that is known. Measured restores know it better than the
+    proof of this backup, which may be of another host."""
+    found = restore_times.forecast_for(backup, restore_times.place_of(target))
+    if found is None:
+        proof = backup.proof or {}
+        return float(proof.get("restore_seconds") or 0) + float(proof.get("compare_seconds") or 0), "as its proof took"
+    where = f" on {found['host']}" if found["host"] else ""
+    if found["measured"] == 1:
+        return float(found["seconds"]), f"by the one that was measured{where}"
+    bounds = f"{found['low']:.1f} to {found['high']:.1f} s"
+    return float(found["seconds"]), f"by {found['measured']} that were measured{where} ({bounds})"
 
 
 def _lost_since(situation: Situation, backup: Backup) -> tuple[str, tuple[int, int] | None]:

@@ -9,6 +9,8 @@ short_description: Ask for the name of the database before something is taken aw
 version_added: 0.1.0
 description:
   - Goes on only when the databases are named. At a terminal it asks; without one it refuses and says what to add.
+  - Of a rollback that is confirmed it says when it begins, on the screen, in the journal and to C(pgops_webhook); in production it says before,
+    also in check mode, what of it the environment before has rehearsed.
   - Runs on the controller. In check mode it says what it would ask for.
 options:
   answer:

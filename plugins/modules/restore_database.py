@@ -99,6 +99,12 @@ databases:
     owners:
       description: Whether owners, privileges and settings are restored.
       type: bool
+    needed_bytes:
+      description: What it takes on the server - the size of the database that was backed up, of a dump without a manifest its own at the least.
+      type: int
+    free_bytes:
+      description: What its tablespace has free; null where that cannot be seen from the host of the module.
+      type: int
     reservations:
       description: What could not be recreated or compared, and why.
       type: list

@@ -11,11 +11,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import contacts, losses, run_outcome
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+    contacts,
+    failed_rollback,
+    losses,
+    run_outcome,
+    severity,
+)
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
     Journal,
     runs,
@@ -23,7 +28,6 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
     write_private_file,
 )
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.rollback_targets import bare
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.severity import CRITERIA, SEVERITIES
 
 # Of a rollback, what changes something. All else looks, asks or keeps: a run that came no further has changed nothing.
 _CHANGES = frozenset({"revert", "restore", "swap", "lost_writes"})
@@ -74,6 +78,17 @@ def _resumed(rows: Iterable[Mapping[str, Any]]) -> bool:
     return any(row["phase"] == "resume" and row["result"] == "changed" for row in rows)
 
 
+def after_failure(
+    state_directory: str | Path, run: Mapping[str, Any], report: Mapping[str, Any]
+) -> list[dict[str, str]]:
+    """:return: what is done now, where a rollback has failed in its middle; nothing for any other run."""
+    if not failed_rollback.is_one(report):
+        return []
+    migration = _migration(state_directory, report)
+    began = str(migration[0].get("time")) if migration else str(report["started"])
+    return failed_rollback.steps(run, migration, report.get("contacts"), severity.post_mortem_by("P0", began))
+
+
 def write(state_directory: str | Path, report: Mapping[str, Any], path: Path) -> None:
     """Write it beside the report, as JSON and as Markdown.
 
@@ -99,15 +114,17 @@ def record(state_directory: str | Path, report: Mapping[str, Any]) -> dict[str, 
     journals = [events for events in [migration or [], own, *children] if events]
     level = _level(report, state_directory, migration)
     began = str(journals[0][0].get("time") or report["started"])
-    severity = SEVERITIES[level]
+    known = severity.SEVERITIES[level]
     error = report["error"]
     return {
         "incident": report["run_id"],
         "environment": report["environment"],
         "production": bool(report.get("production")),
-        "severity": severity.as_dict(),
+        "severity": known.as_dict(),
         "what": _what(report, journals),
         "reason": report.get("why"),
+        "emergency": report.get("emergency"),
+        "window": report.get("window"),
         "result": report["result"],
         "state": report["state"],
         "error": bare(error["message"]) if error else None,
@@ -118,9 +135,10 @@ def record(state_directory: str | Path, report: Mapping[str, Any]) -> dict[str, 
         "timeline": _timeline(journals),
         "versions": [_version(one) for events in journals for one in _worked_on(events)],
         **_kept(journals),
-        "due": _due(severity.level, began),
-        "post_mortem_by": _post_mortem_by(severity.level, began),
+        "due": severity.due(level, began),
+        "post_mortem_by": severity.post_mortem_by(level, began),
         "next": list(report["next"]),
+        "after_failure": list(report.get("after_failure") or []),
         "contacts": report.get("contacts") or {},
     }
 
@@ -147,7 +165,7 @@ def _level(report: Mapping[str, Any], state_directory: str | Path, migration: li
     ):
         return "P0"
     advice = report.get("advice") or _advice_of(state_directory, migration)
-    return str(((advice or {}).get("severity") or {}).get("level") or CRITERIA["migration_failed"].level)
+    return str(((advice or {}).get("severity") or {}).get("level") or severity.CRITERIA["migration_failed"].level)
 
 
 def _advice_of(state_directory: str | Path, migration: list[dict[str, Any]] | None) -> Mapping[str, Any] | None:
@@ -230,6 +248,8 @@ def _rows(events: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             begun["result"] = "done"
             if kind == "phase_failed":
                 begun["result"] = "FAILED: " + bare((event.get("error") or {}).get("message") or "no message")
+        elif kind == "announced":
+            yield {**row, "what": "the start was announced", "result": str(event.get("result"))}
         elif kind == "watch_started":
             yield {**row, "what": "watch begun"}
         elif kind == "rollback_started":
@@ -302,32 +322,17 @@ def _counts(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in entry.items() if name in named or isinstance(value, (int, float))}
 
 
-def _due(level: str, began: str) -> list[dict[str, Any]]:
-    """:return: what is due when."""
-    start, severity = datetime.fromisoformat(began), SEVERITIES[level]
-    return [{"by": _iso(start + timedelta(minutes=step.to_min)), "what": step.action} for step in severity.steps]
-
-
-def _post_mortem_by(level: str, began: str) -> str | None:
-    hours = SEVERITIES[level].post_mortem_h
-    return _iso(datetime.fromisoformat(began) + timedelta(hours=hours)) if hours else None
-
-
-def _iso(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
 def as_markdown(made: Mapping[str, Any]) -> str:
     """:return: the record, ready to paste into a ticket."""
-    severity = made["severity"]
+    how_bad = made["severity"]
     lines = [
         f"# Incident {made['incident']}: {_cell(made['what'])}",
         "",
         f"- environment: {made['environment']}",
-        f"- severity: {severity['level']} {severity['name']}",
+        f"- severity: {how_bad['level']} {how_bad['name']}",
         f"- from {made['began']} to {made['ended']} (UTC)",
         f"- by: {', '.join(made['who'])}",
-        *([f"- reason: {_cell(made['reason'])}"] if made["reason"] else []),
+        *(f"- {name}: {_cell(made[name])}" for name in ("reason", "emergency", "window") if made[name]),
         f"- post-mortem by: {made['post_mortem_by'] or 'none is held'}",
         f"- result: {made['result']}" + (f", {made['state']}" if made["state"] else ""),
     ]
@@ -353,6 +358,8 @@ def as_markdown(made: Mapping[str, Any]) -> str:
     lines += _section("Kept", kept)
     lines += _section("Due", [f"{one['by']}: {one['what']}" for one in made["due"]])
     lines += _section("Next", [f"`{command}`" for command in made["next"]])
+    told = [one["what"] + (f": `{one['command']}`" if one["command"] else "") for one in made["after_failure"]]
+    lines += _section("The rollback failed: what is done now", told)
     lines += _section("Call", contacts.lines(made["contacts"]))
     return "\n".join(lines) + "\n"
 

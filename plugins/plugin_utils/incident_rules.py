@@ -12,7 +12,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import contacts, 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.environments import Refusal
 
 # Strategies that end what keeps clients out, or go back to where a rollback began: they wait for no reason.
-_WITHOUT_REASON = ("unfence", "swap", "undo_swap")
+WITHOUT_REASON = ("unfence", "swap", "undo_swap")
 # Options of ansible-playbook that ask a person.
 ASKING: Mapping[str, str] = {
     "ask_vault_pass": "--ask-vault-password",
@@ -45,7 +45,7 @@ def refuse_without_reason(reason: str, strategy: Any, run: Mapping[str, Any], li
     :param strategy: ``rollback_strategy``; empty is ``down``
     :raises Refusal: nobody has said why
     """
-    if reason or str(strategy or "down") in _WITHOUT_REASON:
+    if reason or str(strategy or "down") in WITHOUT_REASON:
         return
     given = dict(run[typed_commands.GIVEN])
     given["variables"] = {**given["variables"], "rollback_reason": "WHY"}

@@ -82,6 +82,7 @@ def message(report: Mapping[str, Any], databases: Sequence[str] = ()) -> str:
     lines = [
         f"pgops: {report['playbook']} in {report['environment']} {word}"
         + (f" after {float(seconds):.0f} s" if seconds is not None else "")
+        + (f", at {report['finished']}" if report.get("finished") else "")
     ]
     reached = [f"{database} on {host}" for host, found in report["results"].items() for database in found]
     lines.append(f"database: {', '.join(reached or databases) or 'none was reached'}")
@@ -94,6 +95,19 @@ def message(report: Mapping[str, Any], databases: Sequence[str] = ()) -> str:
     command = next((line for line in report["next"] if line.startswith("ansible-playbook ")), None)
     lines.append(f"next: {_without_values(command or typed_commands.other(report, 'status', limit))}")
     return "\n".join(lines)
+
+
+def beginning(run: Mapping[str, Any], at: str, strategy: str, databases: Sequence[str]) -> str:
+    """:param at: when it begins.
+    :return: the sentences for people, of a rollback that begins."""
+    return "\n".join(
+        [
+            f"pgops: {run['playbook']} in {run['environment']} BEGINS at {at}",
+            f"database: {', '.join(databases)}",
+            f"strategy: {strategy}",
+            f"run: {run['id']} by {run['who']} on {run['ops_host']}",
+        ]
+    )
 
 
 def _severity(report: Mapping[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ import jinja2
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     application_hooks,
     contacts,
+    failed_rollback,
     fleet_summary,
     incident,
     rollback_advice,
@@ -62,6 +63,8 @@ _RUN_KEYS = (
     "production",
     "contacts",
     "why",
+    "emergency",
+    "window",
     "part_of",
 )
 
@@ -437,7 +440,11 @@ def result_document(report: Mapping[str, Any], report_file: str | None = None) -
         "report": report_file,
         **({"fleet": report["fleet"]} if report["fleet"] else {}),
         **({"steps": report["six_steps"]} if report.get("six_steps") else {}),
-        **{name: report[name] for name in ("advice", "automatic", "incident") if report.get(name)},
+        **{
+            name: report[name]
+            for name in ("advice", "automatic", "incident", "after_failure", "emergency", "window")
+            if report.get(name)
+        },
         **({"contacts": report["contacts"]} if report["contacts"] and not report["ok"] else {}),
     }
 
@@ -604,6 +611,8 @@ def screen(report: Mapping[str, Any], page: str | None) -> list[str]:
         lines += rollback_advice.lines(report["advice"])
     if report["automatic"]:
         lines.append(f"    {report['automatic']['told']}")
+    if report.get("after_failure"):
+        lines += ["    the rollback failed; what is done now:", *failed_rollback.lines(report["after_failure"])]
     if error and report["contacts"]:
         lines += ["    call:", *(f"        {line}" for line in contacts.lines(report["contacts"]))]
     if report.get("incident"):
@@ -648,6 +657,8 @@ def as_log(report: Mapping[str, Any]) -> str:
         lines += [f"{report['finished']} ADVICE {line.strip()}" for line in rollback_advice.lines(report["advice"])]
     if report["automatic"]:
         lines.append(f"{report['finished']} ROLLBACK {report['automatic']['told']}")
+    for line in failed_rollback.lines(report.get("after_failure") or []):
+        lines.append(f"{report['finished']} NOW {line.strip()}")
     if report["error"] and report["contacts"]:
         lines += [f"{report['finished']} CALL {line}" for line in contacts.lines(report["contacts"])]
     lines += [rule, f"{report['finished']} END {report['result']} after {seconds(report['duration_s'])}", rule]
@@ -678,6 +689,7 @@ def as_page(report: Mapping[str, Any]) -> str:
     )
     environment.filters.update(size=size, seconds=seconds, rows_changed=rows_changed)
     environment.filters.update(advice_lines=rollback_advice.lines, contact_lines=contacts.lines)
+    environment.filters.update(failure_lines=failed_rollback.lines)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(report=report)
 
 
@@ -723,6 +735,7 @@ def finish(
     if not any(known.get("event") == event for known in journal.events()):
         last = {"event": event, "result": report["result"], "duration_s": report["duration_s"]}
         journal.append({**last, "error": report["error"]} if report["error"] else last)
+    report["after_failure"] = incident.after_failure(state_directory, run, report)
     if incident.is_due(report):
         path = files(state_directory, str(report["environment"]), str(report["run_id"]))["json"]
         report["incident"] = str(path.with_suffix(".incident.md"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 
@@ -120,3 +121,19 @@ def worst(levels: Iterable[str]) -> Severity | None:
     """:return: the highest severity of these levels; None of none."""
     found = sorted(levels)
     return SEVERITIES[found[0]] if found else None
+
+
+def due(level: str, began: str) -> list[dict[str, Any]]:
+    """:param began: when the incident began, an ISO moment.
+    :return: what is due when, each with ``by`` and ``what``."""
+    start, severity = datetime.fromisoformat(began), SEVERITIES[level]
+    return [{"by": _iso(start + timedelta(minutes=step.to_min)), "what": step.action} for step in severity.steps]
+
+
+def post_mortem_by(level: str, began: str) -> str | None:
+    hours = SEVERITIES[level].post_mortem_h
+    return _iso(datetime.fromisoformat(began) + timedelta(hours=hours)) if hours else None
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

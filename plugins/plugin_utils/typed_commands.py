@@ -31,8 +31,8 @@ _SELECTION = re.compile(
     r"|backup_(path|pin|unpin|pin_reason|list_\w+|expire_offline)|restore_(from|into|replace|confirm|table|schema)"
     r"|drill_\w+|(inspect|test_migration|new_migration|lost_writes)_\w+)$"
 )
-# Why it is rolled back stays why, whichever way.
-_REASON = "rollback_reason"
+# Why it is rolled back stays why, and an emergency stays one, whichever way.
+_STAYS = frozenset({"rollback_reason", "rollback_emergency"})
 # A value that holds a secret under a harmless name: a URL with a password, a connection string, a whole-file vault's text, a private key.
 _SECRET_VALUE = re.compile(
     r"://[^/\s]*:[^/\s]*@|passw\w*\s*=|\$ANSIBLE_VAULT|(?i:age-secret-key-|private key-----|secret_access_key\s*=)"
@@ -122,7 +122,7 @@ def again(run: Mapping[str, Any], limit: str | None, variables: Mapping[str, Any
     kept = {
         name: value
         for name, value in typed_variables(run).items()
-        if name not in replaced and (name == _REASON or not (chosen and name.startswith("rollback_")))
+        if name not in replaced and (name in _STAYS or not (chosen and name.startswith("rollback_")))
     }
     return _line(run, str(run.get("command") or _DEFAULT), limit, {**kept, **replaced})
 
@@ -136,7 +136,7 @@ def other(run: Mapping[str, Any], name: str, limit: str | None, variables: Mappi
     kept = {
         known: value
         for known, value in typed_variables(run).items()
-        if known not in replaced and (not is_selection(known) or (known == _REASON and name == "rollback"))
+        if known not in replaced and (not is_selection(known) or (known in _STAYS and name == "rollback"))
     }
     return _line(run, sibling(run, name), limit, {**kept, **replaced})
 

@@ -300,7 +300,7 @@ def test_one_command_ends_the_migration_switches_maintenance_on_alerts_and_goes_
                 os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()
         assert result.rc == 0, result.output
-        assert webhook.texts[0].startswith("pgops: EMERGENCY rollback in local begins")
+        assert webhook.texts[0].startswith("pgops: EMERGENCY rollback in local begins at 20")
         assert webhook.texts[1].startswith("pgops: rollback in local complete")
     # The migration's own end has switched it off, the rollback on again, and off at its end.
     assert application.asked == [

@@ -52,19 +52,20 @@ def test_a_migration_and_its_rollback_tell_how_they_ended(site: Playbook, webhoo
     assert up.rc == 0, up.output
     down = site("rollback.yml", rollback_confirm=site.database)
     assert down.rc == 0, down.output
-    first, second = (text.splitlines() for text in webhook.texts)
+    first, begun, second = (text.splitlines() for text in webhook.texts)
     assert first[0].startswith("pgops: migrate in local complete after ")
     assert first[1] == f"database: {site.database} on local-1"
     assert up.json["run_id"] in first[2]
+    assert begun[0].startswith("pgops: rollback in local BEGINS at 20")
     assert second[0].startswith("pgops: rollback in local complete after ")
     # Given with -e it is named in no command and kept in no file.
     site.variables.pop("pgops_webhook_file")
     site("status.yml")
     again = site("migrate.yml", "-vvv", pgops_webhook=webhook.url, migrate_target="1")
     assert again.rc == 2
-    assert webhook.texts[2].startswith("pgops: migrate in local FAILED")
-    assert "phase: plan" in webhook.texts[2]
-    assert len(webhook.texts) == 3, "status.yml tells nobody"
+    assert webhook.texts[3].startswith("pgops: migrate in local FAILED")
+    assert "phase: plan" in webhook.texts[3]
+    assert len(webhook.texts) == 4, "status.yml tells nobody"
     assert shown_nowhere(site, up.output, down.output, again.output)
 
 

@@ -312,7 +312,13 @@ def test_a_copy_that_is_made_but_not_proved_in_time_stays_and_is_told(applied: A
 @pytest.mark.slow
 def test_production_never_destroys_without_trying_to_keep_a_copy(applied: Any, server: Any, database: str) -> None:
     applied.variables["pgops_phases"] = ["preflight", "plan", "backup", "prove", "apply", "verify", "report"]
-    done = applied("rollback.yml", limit="production", rollback_confirm=database, rollback_emergency_backup="skip")
+    done = applied(
+        "rollback.yml",
+        limit="production",
+        rollback_through=V3,
+        rollback_confirm=database,
+        rollback_emergency_backup="skip",
+    )
     assert done.rc == 2, done.output
     assert "rollback_emergency_backup=skip is refused in production" in done.json["error"]["message"]
     assert versions(server, database) == [V1, V2, V3]

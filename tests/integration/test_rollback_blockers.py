@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import EQUAL
-from support.backups import RUN, back_up, fill, names, proved, stage
+from support.backups import RUN, back_up, believed, fill, names, proved, stage
 from support.engine import target_of
 from support.keys import age_key
 from support.server import APP, MIGRATOR, OWNER, RESTORE, SUPERUSER
@@ -42,18 +41,6 @@ def filled(server: Any, database: str) -> str:
 @pytest.fixture
 def backups(tmp_path: Path) -> Path:
     return tmp_path / "backups"
-
-
-def believed(target: Any, directory: Path, **changes: Any) -> Any:
-    """A backup with the proof written by hand, and a manifest that says something else."""
-    # Not under the name of one of the same second.
-    backup = back_up(target, directory, purpose="believed")
-    path = Path(backup.path) / backup_store.MANIFEST
-    manifest = {**json.loads(path.read_text(encoding="utf-8")), **changes}
-    path.write_text(json.dumps(manifest), encoding="utf-8")
-    found = backup_store.read_backup(backup.path)
-    proof = {"manifest_sha256": found.manifest_sha256, "proved_at": "now", "restore_seconds": 1}
-    return backup_store.write_proof(found, proof)
 
 
 def weigh(target: Any, backups: Path, strategy: str = "restore", **asked: Any) -> dict[str, Any]:

@@ -109,6 +109,18 @@ def proved(target: Target, directory: Path, **settings: Any) -> Backup:
     return backup_store.read_backup(backup.path)
 
 
+def believed(target: Target, directory: Path, **changes: Any) -> Backup:
+    """A backup with the proof written by hand, and a manifest that says something else."""
+    # Not under the name of one of the same second.
+    backup = back_up(target, directory, purpose="believed")
+    path = Path(backup.path) / backup_store.MANIFEST
+    manifest = {**json.loads(path.read_text(encoding="utf-8")), **changes}
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    found = backup_store.read_backup(backup.path)
+    proof = {"manifest_sha256": found.manifest_sha256, "proved_at": "now", "restore_seconds": 1}
+    return backup_store.write_proof(found, proof)
+
+
 def stage(target: Target, backup: Backup) -> str:
     """The name of a staged restore."""
     return str(restore.stage(target, backup, work=restore.Work(RUN))["staged"])
