@@ -157,8 +157,7 @@ class TakenKeys:
     def _written(self, name: str) -> sql.Composable:
         since = self._pair.kept.since
         window = since.window if since.kept is None or name in since.kept else row_versions.all_rows()
-        with self._pair.kept.conn.cursor() as cursor:
-            return sql.SQL(cursor.mogrify(row_versions.WRITTEN, window).decode())
+        return row_versions.written(window)
 
     def _has(self, key: _Key) -> bool:
         there = [{name for name, _ in self._tables[table].kept.columns} for table in (key.child, key.parent)]

@@ -26,6 +26,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     encryption,
     ledger,
     lost_comparison,
+    lost_writes,
     migrate,
     row_versions,
     swap,
@@ -451,6 +452,31 @@ def test_what_belongs_to_a_row_of_before_comes_back_also_where_its_own_parent_wa
     assert server.execute("SELECT * FROM doses ORDER BY 1", database=database) == [(1, 1), (2, 2)]
     assert server.execute("SELECT price FROM visits WHERE id = 2", database=database)[0][0] == 77
     assert found["held_back"] == 2
+
+
+ODD_NAMES = ["50%", "%s %(x)s", 'a "quote" it\'s', "Ärzte 漢", "a\\b :c", "$pgops$"]
+
+
+@pytest.mark.few(2)
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_any_name_can_be_compared_exported_and_counted(parted: Any, target: Any, tmp_path: Path, name: str) -> None:
+    quoted = '"' + name.replace('"', '""') + '"'
+    both = parted(
+        f"CREATE SCHEMA {quoted}; CREATE TABLE {quoted}.{quoted} ({quoted} int PRIMARY KEY, other text);"
+        f"CREATE TABLE {quoted}.child (id int PRIMARY KEY, {quoted} int REFERENCES {quoted}.{quoted});"
+        f"INSERT INTO {quoted}.{quoted} VALUES (1, 'x')"
+    )
+    both.lost(
+        f"INSERT INTO {quoted}.{quoted} VALUES (2, 'y'); INSERT INTO {quoted}.child VALUES (1, 2);"
+        f"UPDATE {quoted}.{quoted} SET other = 'z' WHERE {quoted} = 1"
+    )
+    found = look(target, export=str(tmp_path))
+    assert found["rows"]["inserted"] == 2
+    assert found["rows"]["updated"] == 1
+    done = run_sql(both.server, both.database, found["export"])
+    assert done.returncode == 0, done.stderr
+    assert look(target)["tables"] == {}
+    assert lost_writes.written_since(target, 1, application_name="test")["rows_written"] == 3
 
 
 def test_a_statement_that_fails_leaves_nothing_of_the_file(parted: Any, target: Any, tmp_path: Path) -> None:
