@@ -152,8 +152,8 @@ def test_after_a_swap_back_what_the_successor_wrote_is_lost_and_nothing_else(
     backup = proved(target, tmp_path)
     server.execute("INSERT INTO students (name) SELECT 'first' FROM generate_series(1, 7)", database=database)
     first = roll_back(target, backup)
-    # The id that the first rows have, too.
-    server.execute("INSERT INTO students (name) VALUES ('second')", database=database)
+    # The id that the first rows have, too; the sequence gives out none of theirs again.
+    server.execute("INSERT INTO students (id, name) VALUES (101, 'second')", database=database)
     server.execute(
         "UPDATE visits SET price = 99 WHERE id IN (3, 4); DELETE FROM visits WHERE id = 5", database=database
     )
