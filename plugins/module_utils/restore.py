@@ -725,7 +725,7 @@ def _refuse_differences(found: list[dict[str, Any]], backup: Backup) -> None:
 
 
 def _told(entry: dict[str, Any]) -> str:
-    if entry.get("kind") in ("missing", "unexpected"):
+    if entry.get("kind") in ("missing", "unexpected", "changed"):
         return f"{entry['object']} is {entry['kind']}"
     if isinstance(entry["expected"], (dict, list)) or isinstance(entry["found"], (dict, list)):
         return f"{entry['object']}: {entry['attribute']} differs"
@@ -1049,14 +1049,7 @@ def _property_differences(destination: Target, expected: dict[str, Any], work: W
         found = catalog.database_properties(conn)
     finally:
         conn.close()
-    for properties in (expected := dict(expected), found):
-        # Who granted is not carried: a superuser's GRANT is the owner's.
-        properties["acl"] = sorted(entry.rpartition("/")[0] for entry in properties["acl"])
-    return [
-        {"object": "database", "attribute": name, "expected": expected.get(name), "found": found.get(name)}
-        for name in sorted(set(expected) - {"comment", "allow_connections"})
-        if expected.get(name) != found.get(name)
-    ]
+    return database_properties.differences(expected, found)
 
 
 def _now() -> str:

@@ -20,6 +20,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     catalog,
     connection,
     database_marks,
+    database_properties,
     ledger,
     lost_writes,
     restore,
@@ -30,6 +31,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.sequence_position
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import losses
 from psycopg2 import sql
 from support.backups import (
+    PATIENT,
     RUN,
     back_up,
     fill,
@@ -464,6 +466,34 @@ def believed(target: Any, directory: Path, **settings: Any) -> Any:
     backup = back_up(target, directory, **settings)
     forge_proof(backup.path)
     return backup_store.read_backup(backup.path)
+
+
+def test_a_setting_that_came_out_otherwise_is_named_and_its_value_is_not(
+    server: Any, target: Any, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.execute(
+        f"ALTER DATABASE {filled} SET app.encryption_key = '{PATIENT}'; ALTER DATABASE {filled} SET work_mem = '5MB';"
+        f"ALTER ROLE {APP} IN DATABASE {filled} SET app.token = '{PATIENT}'"
+    )
+    backup = believed(target, tmp_path)
+    real = database_properties.apply
+
+    def otherwise(conn: Any, name: str, properties: dict[str, Any]) -> None:
+        real(conn, name, properties)
+        with conn.cursor() as cursor:
+            cursor.execute(
+                f"ALTER DATABASE {name} SET app.encryption_key = '{PATIENT} and more'; ALTER DATABASE {name} RESET work_mem;"
+                f"ALTER ROLE {APP} IN DATABASE {name} SET app.other = '{PATIENT}'"
+            )
+
+    monkeypatch.setattr(database_properties, "apply", otherwise)
+    with pytest.raises(PgopsError) as caught:
+        stage(target, backup)
+    assert PATIENT not in json.dumps(caught.value.as_dict(), default=str)
+    assert (
+        "setting app.encryption_key of the database is changed; "
+        f"setting app.other of role {APP} in the database is unexpected; setting work_mem of the database is missing"
+    ) in caught.value.message
 
 
 SEQUENCES = """
