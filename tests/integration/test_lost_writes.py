@@ -659,6 +659,8 @@ def test_an_export_that_cannot_be_encrypted_is_refused_before_anything_is_read(
             look(target, export=str(tmp_path / "out"), encrypt_to=recipients)
     monkeypatch.setattr(encryption, "TOOL", "no-such-age")
     with pytest.raises(PgopsError, match="There is no no-such-age"):
+        lost_comparison.refuse_unable(str(tmp_path / "out"), [age_key(tmp_path, "first").public])
+    with pytest.raises(PgopsError, match="There is no no-such-age"):
         look(target, export=str(tmp_path / "out"), encrypt_to=[age_key(tmp_path).public])
     assert not (tmp_path / "out").exists()
 

@@ -22,6 +22,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selec
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from support import engine
 from support.backups import RUN, back_up, names, proved, stage
+from support.keys import age_key
 from support.server import OWNER
 from support.tree import TestTree
 
@@ -277,6 +278,39 @@ def test_a_copy_that_cannot_be_made_in_time_is_gone_without_where_that_is_allowe
     assert re.search(r"^    \(4/6\) go back +\d+\.\d\d s$", done.stdout, re.MULTILINE)
     (report,) = (applied.state / "reports" / "local").glob("*.log")
     assert "(3/6) copy of the present state" in report.read_text(encoding="utf-8")
+
+
+def test_a_copy_that_cannot_be_proved_as_it_should_is_gone_on_with_where_that_is_allowed(
+    applied: Any, server: Any, database: str, tmp_path: Path
+) -> None:
+    """A key that anybody may read, and a climb that ends below what is needed; the backup is not encrypted."""
+    key = age_key(tmp_path).file
+    key.chmod(0o644)
+    given = {"backup_identity_file": str(key), "backup_prove_level": 1, "backup_level_required": 4}
+    done = applied("rollback.yml", rollback_confirm=database, rollback_emergency_backup="try", **given)
+    assert done.rc == 0, done.output
+    assert versions(server, database) == [V1, V2]
+    assert (
+        f"{database}: level 4 is needed here; the rollback goes on with level 1 (rollback_emergency_backup=try)"
+        in done.stdout
+    )
+
+
+@pytest.mark.parametrize("given", [{"rollback_export_writes": "FILE/out"}, {"backup_encrypt_to": ["age1x"]}], ids=str)
+def test_an_export_that_could_not_be_written_is_refused_before_the_swap(
+    applied: Any, server: Any, database: str, tmp_path: Path, given: dict[str, Any]
+) -> None:
+    (tmp_path / "file").write_text("")
+    out = given.get("rollback_export_writes", "out").replace("FILE", str(tmp_path / "file"))
+    done = applied(
+        "rollback.yml", rollback_strategy="restore", rollback_confirm=database,
+        **{**given, "rollback_export_writes": str(tmp_path / out)},
+    )  # fmt: skip
+    assert done.rc == 2, done.output
+    assert names(server, database) == [database]
+    error = done.json["error"]
+    assert "Nothing was changed." in error["message"] or "Recipient 1" in error["message"]
+    assert is_open(server, database)
 
 
 @pytest.mark.slow
