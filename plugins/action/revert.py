@@ -50,7 +50,7 @@ class ActionModule(MigrationAction):
         """Show the exact list and the loss before, one line a version after."""
         for database, found in (result.get("databases") or {}).items():
             if "versions" in found:
-                self._show_plan(database, found)
+                self._show_plan(database, found, task_vars)
             self.say_reconnected(database, found)
             for item in found.get("reverted") or []:
                 stays = f"; what stays: {item['stays']}" if item.get("stays") else ""
@@ -61,6 +61,8 @@ class ActionModule(MigrationAction):
             for line in model_lines(database, found.get("model_changes", [])):
                 self.say(line)
         if result.get("failed"):
+            done = any(found.get("reverted") for found in (result.get("databases") or {}).values())
+            result["refused"] = not (done or result.get("reverted") or result.get("step"))
             self._tell_next(result, task_vars)
         return result
 
@@ -85,9 +87,11 @@ class ActionModule(MigrationAction):
         elif result.get("reason") == "quarantine":
             self.tell_next(result, [("Type", self.again(task_vars))])
 
-    def _show_plan(self, database: str, found: dict[str, Any]) -> None:
+    def _show_plan(self, database: str, found: dict[str, Any], task_vars: dict[str, Any]) -> None:
         if not found["versions"]:
-            self.say(f"{database}: nothing is applied, so there is nothing to revert")
+            there = f"no version newer than {self._task.args.get('keep')}" if found["remaining"] else "no version"
+            self.say(f"{database}: {there} is applied, so there is nothing to revert")
+            self.say(f"{database}: to see the versions: {self.command(task_vars, 'status.yml')}")
             return
         self.say(f"{database}: these versions would be reverted, in this order")
         rows = [[item["version"], item["name"], item["safety"], item["stays"]] for item in found["versions"]]

@@ -53,7 +53,11 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks im
 from ansible_collections.whitecross.pgops.plugins.module_utils.dump import Contents
 from ansible_collections.whitecross.pgops.plugins.module_utils.encrypted_dump import DecryptedRestore
 from ansible_collections.whitecross.pgops.plugins.module_utils.encryption import Identity
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import (
+    PgopsError,
+    as_pgops_error,
+    from_psycopg,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import (
@@ -926,6 +930,7 @@ def stage(
     began = time.monotonic()
     database = target.database
     maintenance = target.maintenance()
+    refused = True
     conn = connect(maintenance, application_name=work.application_name)
     try:
         refuse_unfit(target, backup, work, level)
@@ -944,6 +949,7 @@ def stage(
             database_marks.RESTORED, database, work.run_id, _now(), state=RESTORING, backup=backup.path,
             manifest_sha256=backup.manifest_sha256, comment=properties["comment"],
         )  # fmt: skip
+        refused = False
         create(conn, staged, properties, mark, whole=True)
         try:
             destination = target.as_restore().with_(database=staged)
@@ -963,8 +969,10 @@ def stage(
         except BaseException:
             _drop_for_sure(maintenance, staged, work)
             raise
-    except psycopg2.Error as exc:
-        raise from_psycopg(exc, f"The staged restore of {database} failed", database=database) from None
+    except (psycopg2.Error, PgopsError) as exc:
+        error = as_pgops_error(exc, f"The staged restore of {database} failed", database=database)
+        error.extra["refused"] = refused
+        raise error from None
     finally:
         conn.close()
     measured = {

@@ -131,6 +131,7 @@ class Swap:
         self._reason = reason
         self._xid = 0
         self._swapped_at = ""
+        self._begun = False
         self._positions: SequencePositions | None = None
         self._sequences: dict[str, Any] = {"moved": [], "left": [], "why": None}
 
@@ -165,6 +166,7 @@ class Swap:
                     outage, ended = self._fence_and_rename(conn, live, staged, aside, held)
             self._finish({**carried, "outage_ms": outage, "sequences_moved": len(self._sequences["moved"])})
         except PgopsError as error:
+            error.extra["refused"] = not self._begun
             if self._still_held:
                 error.hint = " ".join(filter(None, [self._still_held.message, self._still_held.hint, error.hint]))
             raise
@@ -372,6 +374,7 @@ class Swap:
         self.progress.emit("fence, end sessions, rename", database=self.live)
         self._xid, self._swapped_at = row_versions.next_xid(conn), _server_time(conn)
         began = time.monotonic()
+        self._begun = True
         try:
             self._fence(conn, live, replace(mark, state=FENCED, run_id=self.run_id, aside=aside))
             if self._positions is None:

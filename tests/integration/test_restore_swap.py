@@ -490,6 +490,7 @@ def test_a_setting_that_came_out_otherwise_is_named_and_its_value_is_not(
     with pytest.raises(PgopsError) as caught:
         stage(target, backup)
     assert PATIENT not in json.dumps(caught.value.as_dict(), default=str)
+    assert caught.value.extra["refused"] is False
     assert (
         "setting app.encryption_key of the database is changed; "
         f"setting app.other of role {APP} in the database is unexpected; setting work_mem of the database is missing"
@@ -601,6 +602,7 @@ def test_sequences_that_the_restore_role_may_not_set_are_named(
 def blocked(server: Any, target: Any, staged: str) -> str:
     with pytest.raises(PgopsError) as caught:
         swapped(target, staged)
+    assert caught.value.extra["refused"] is True
     assert is_open(server, target.database)
     assert count(server, target.database) == 100
     assert staged in names(server, target.database)

@@ -76,6 +76,7 @@ def test_tags_do_not_let_a_version_go_without_a_proved_backup(
         f"Nothing was reverted in {database}: this run has {missing} (left out by --tags or --skip-tags?)"
         in done.stdout
     )
+    assert "incident" not in done.json
     assert versions(server, database) == [V1, V2, V3]
     assert server.execute("SELECT count(*) FROM pets", database=database) == [(1,)]
 
@@ -121,9 +122,10 @@ def test_what_is_said_of_versions_reaches_the_engine(applied: Any, server: Any, 
 
 @pytest.mark.slow
 def test_nothing_to_revert_makes_no_backup(playbook: Any, server: Any, database: str) -> None:
-    done = playbook("rollback.yml", "--skip-tags", "verify", rollback_confirm=database)
+    done = playbook("rollback.yml", "--skip-tags", "verify")
     assert done.rc == 0, done.output
-    assert "nothing to revert" in done.stdout
+    assert f"{database}: no version is applied, so there is nothing to revert" in done.stdout
+    assert f"{database}: to see the versions: ansible-playbook status.yml -l local" in done.stdout
     assert "backup" not in phases(done, database)
 
 
@@ -310,6 +312,7 @@ def test_an_export_that_could_not_be_written_is_refused_before_the_swap(
     assert names(server, database) == [database]
     error = done.json["error"]
     assert "Nothing was changed." in error["message"] or "Recipient 1" in error["message"]
+    assert "incident" not in done.json
     assert is_open(server, database)
 
 
