@@ -14,7 +14,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import application_hooks as hooks
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import application_metrics, reporting
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import application_metrics, reporting, run_outcome
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal, now
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.taken_away import TakenAway
@@ -279,6 +279,8 @@ class ActionModule(PgopsAction):
         stands = f"this run has {'reverted' if playbook == 'rollback' else 'applied'} no version{here}"
         if applied or reverted:
             stands = f"{', '.join(applied or reverted)} {'applied' if applied else 'reverted'} by this run stand{here}"
+        else:
+            stands = run_outcome.changed_over(self.run_fact(task_vars)) or stands
         sentence = f"The hook {label} on {on} failed: {why.rstrip('.')}; {stands}"
         onward = self.onward(task_vars)
         again = "; ".join(onward)

@@ -20,7 +20,9 @@ class ActionModule(PgopsAction):
     LIVE = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Run the module, behind a rollback only where it has put a database aside."""
+        """Run the module, behind a rollback only where it has put a database aside; before it, only to look whether it could."""
+        if self._task.args.get("state") == "able":
+            self.PHASE, self.REMEMBERED, self.LIVE = "export_able", False, False
         if self._task.args.get("of_this_run") and not self._put_aside(task_vars or {}):
             self._tell_of_cluster(task_vars or {})
             return {"changed": False, "skipped": True}
@@ -56,6 +58,13 @@ class ActionModule(PgopsAction):
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Show it, and the command that exports it where nothing was written."""
+        if result.get("failed") and self._task.args.get("state") == "able":
+            result["msg"] = f"{result.get('msg')} Nothing was changed."
+            result["hint"] = (
+                f"{result.get('hint') or ''} Without the export the rollback keeps these rows all the same, in the database that it puts "
+                "aside: leave rollback_export_writes out, and export them later with lost_writes.yml."
+            ).strip()
+            return result
         for database, found in (result.get("databases") or {}).items():
             estimate = self._shown_before(task_vars, database)
             if estimate:

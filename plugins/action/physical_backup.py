@@ -33,4 +33,6 @@ class ActionModule(PhysicalAction):
                     f"{database}: cluster backed up by pgBackRest {found['pgbackrest']} as {found['label']} ({found['type']}, "
                     f"{reporting.size(found['database_bytes'])}, {found['seconds']:.1f} s){on}"
                 )
+            for number, label in (found.get("copies") or {}).items():
+                self.say(f"{database}: backed up into repository {number} as {label}")
         return result

@@ -50,10 +50,7 @@ class ActionModule(PhysicalAction):
                 f"(restore {found['restore_seconds']:.1f} s)"
             )
             if needed is not None and needed > PHYSICAL:
-                self.say(
-                    f"{database}: level {needed} is needed here; the rollback goes on with level {found['level']} "
-                    f"({emergency_backup.MODE}=try)"
-                )
+                self.say(emergency_backup.below(database, needed, found["level"]))
             if found["moving"]:
                 self.say(f"{database}: written to meanwhile, so counted only: {', '.join(found['moving'])}")
         return result

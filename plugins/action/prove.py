@@ -23,6 +23,9 @@ class ActionModule(IdentityAction, MigrationAction, emergency_backup.TolerantAct
     LIVE = True
 
     _began = 0.0
+    # Why a rollback that may go on without the proof has no key for it, and below which level it goes on.
+    _without_key = ""
+    _below: int | None = None
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """In check mode no backup was made: then there is nothing to prove, and the run goes on."""
@@ -46,7 +49,7 @@ class ActionModule(IdentityAction, MigrationAction, emergency_backup.TolerantAct
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the task's arguments, with the backups that this run made and the rule for production."""
         self._began = time.monotonic()
-        arguments = super().module_arguments(task_vars)
+        arguments = self._with_key(task_vars)
         arguments["backups"] = named_backup.of_this_run(self.run_fact(task_vars).get("backup") or {})
         arguments["databases"] = self._to_prove(task_vars)
         arguments["timeout"] = emergency_backup.left(self.run_fact(task_vars), float(arguments.get("timeout") or 0))
@@ -57,6 +60,16 @@ class ActionModule(IdentityAction, MigrationAction, emergency_backup.TolerantAct
         if int(arguments.get("level") or EQUAL) >= SOUND:
             arguments["checks"] = self.named_checks(task_vars)
         return arguments
+
+    def _with_key(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """:return: the task's arguments. A key that cannot be read is of no matter where the backup is not encrypted."""
+        try:
+            return super().module_arguments(task_vars)
+        except AnsibleActionFail as error:
+            if not self.tolerated():
+                raise
+            self._without_key = str(error.message)
+            return {name: value for name, value in self._task.args.items() if name != "identity_file"}
 
     def _level_required(self, task_vars: dict[str, Any]) -> int | None:
         """:return: what this environment needs, where this playbook relies on the proof.
@@ -69,6 +82,9 @@ class ActionModule(IdentityAction, MigrationAction, emergency_backup.TolerantAct
             self._task.args.get("level_required"), environment, self.in_production(task_vars)
         )
         asked = int(self._task.args.get("level") or EQUAL)
+        if asked < needed and self.tolerated():
+            self._below = needed
+            return None
         if asked < needed:
             command = self.again(task_vars, {"backup_prove_level": needed})
             raise AnsibleActionFail(
@@ -80,6 +96,8 @@ class ActionModule(IdentityAction, MigrationAction, emergency_backup.TolerantAct
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Say what was compared, and what could not be."""
+        if result.get("failed") and self._without_key:
+            result["msg"] = self._without_key
         result = self.told_missed(
             result, task_vars, "proof", databases=self._to_prove(task_vars), seconds=time.monotonic() - self._began
         )
@@ -87,6 +105,8 @@ class ActionModule(IdentityAction, MigrationAction, emergency_backup.TolerantAct
             if "proved_at" not in found:
                 continue
             self.say(f"{database}: {_told(found)}")
+            if self._below is not None:
+                self.say(emergency_backup.below(database, self._below, found["level"]))
             if any(entry["level"] >= SOUND for entry in found["levels"]):
                 for line in proof_levels.ladder_lines(found):
                     self.say(line)

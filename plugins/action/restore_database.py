@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import moved_sequences, reporting
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.identity import IdentityAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import table
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.restore_source import whole_path
@@ -97,6 +97,8 @@ class ActionModule(IdentityAction):
             f"{database}: swapped, clients were kept out for {swapped['outage_ms']:.0f} ms; the replaced database is kept as "
             f"{swapped['aside']}, closed to clients"
         )
+        for line in moved_sequences.lines(database, swapped.get("sequences") or {}):
+            self.say(line)
         self.say(f"{database}: to go back: {command}")
         swapped["way_back"] = command
         result["next"] = [command]

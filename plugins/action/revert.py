@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import rollback_targets
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import rollback_targets
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import (
     MigrationAction,
     model_lines,
@@ -51,7 +51,7 @@ class ActionModule(MigrationAction):
         """Show the exact list and the loss before, one line a version after."""
         for database, found in (result.get("databases") or {}).items():
             if "versions" in found:
-                self._show_plan(database, found, self._ranks(task_vars))
+                self._show_plan(database, found, task_vars)
             self.say_reconnected(database, found)
             for item in found.get("reverted") or []:
                 stays = f"; what stays: {item['stays']}" if item.get("stays") else ""
@@ -62,6 +62,8 @@ class ActionModule(MigrationAction):
             for line in model_lines(database, found.get("model_changes", [])):
                 self.say(line)
         if result.get("failed"):
+            done = any(found.get("reverted") for found in (result.get("databases") or {}).values())
+            result["refused"] = not (done or result.get("reverted") or result.get("step"))
             self._tell_next(result, task_vars)
         return result
 
@@ -94,13 +96,15 @@ class ActionModule(MigrationAction):
             self.say(f"The ranks of the versions are not known: {fault}")
             return {}
 
-    def _show_plan(self, database: str, found: dict[str, Any], ranks: dict[str, str]) -> None:
+    def _show_plan(self, database: str, found: dict[str, Any], task_vars: dict[str, Any]) -> None:
         if not found["versions"]:
-            self.say(f"{database}: nothing is applied, so there is nothing to revert")
+            there = f"no version newer than {self._task.args.get('keep')}" if found["remaining"] else "no version"
+            self.say(f"{database}: {there} is applied, so there is nothing to revert")
+            self.say(f"{database}: to see the versions: {self.command(task_vars, 'status.yml')}")
             return
         self.say(f"{database}: these versions would be reverted, in this order")
         rows = [[item["version"], item["name"], item["safety"], item["stays"]] for item in found["versions"]]
-        head = ["VERSION", "NAME", "ROLLBACK", "STAYS"]
+        head, ranks = ["VERSION", "NAME", "ROLLBACK", "STAYS"], self._ranks(task_vars)
         if any(row[0] in ranks for row in rows):
             head.insert(2, "RANK")
             rows = [[*row[:2], ranks.get(row[0], "-"), *row[2:]] for row in rows]

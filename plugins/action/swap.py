@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, moved_sequences
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.losses import restore_losses, swap_losses
 
@@ -63,6 +63,8 @@ class ActionModule(PgopsAction):
             history = found.get("history") or {}
             if history.get("carried") is False:
                 self.say(f"{database}: the history was not carried across: {history.get('why')}")
+            for line in moved_sequences.lines(database, found.get("sequences") or {}):
+                self.say(line)
         if result.get("reason") == "not_what_was_asked":
             result["next"] = [self.command(task_vars, "status.yml"), *back]
         elif back and not result.get("failed"):

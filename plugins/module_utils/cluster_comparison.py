@@ -9,7 +9,7 @@ A rollback is wanted most where the live database is gone or damaged, so what ca
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, TypeVar
 
@@ -34,6 +34,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.progress import C
 from psycopg2 import sql
 
 CLUSTER_RESTORED = "cluster_restored"
+# A kept cluster took its place again; it has its own history, of which this is no restore.
+CLUSTER_RETURNED = "cluster_returned"
 
 Found = TypeVar("Found")
 
@@ -164,6 +166,28 @@ def _record(restored: Callable[[], Connection], record: Record) -> tuple[list[st
         detail = {"target": record.target, **({"reason": record.reason} if record.reason else {})}
         ledger.append_audit(conn, CLUSTER_RESTORED, run_id=record.run_id, detail=detail)
     return versions, None
+
+
+def record_return(targets: Iterable[Target], record: Record) -> dict[str, dict[str, Any]]:
+    """Write into the audit of each database that its cluster, which had been put aside, is live again.
+
+    The cluster is live by now: what cannot be written is told and undoes nothing.
+
+    :return: by database ``history``, where there is something to tell.
+    """
+    detail = {"target": record.target, **({"reason": record.reason} if record.reason else {})}
+    told = {}
+    for target in targets:
+        try:
+            with contextlib.closing(
+                connect(target.as_restore(), application_name=locks.application_name(record.run_id))
+            ) as conn:
+                if ledger.schema_version(conn):
+                    ledger.append_audit(conn, CLUSTER_RETURNED, run_id=record.run_id, detail=detail)
+        except (psycopg2.Error, PgopsError) as exc:
+            why = as_pgops_error(exc, "the return could not be written into the audit").message
+            told[target.database] = {"history": {"carried": False, "why": why}}
+    return told
 
 
 def _differ(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, dict[str, int | None]]:

@@ -8,6 +8,7 @@ A restore into another database loses them, and PUBLIC regains CONNECT (fact 6).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg2
@@ -118,3 +119,37 @@ def _apply_setting(conn: Connection, subject: sql.Composable, setting: str) -> N
     except psycopg2.Error:
         execute(conn, "ROLLBACK")
         raise
+
+
+def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """:return: where the properties of a database are not those that it was to have. Of settings the names: a value may be a secret."""
+    expected, found = (
+        # Who granted is not carried: a superuser's GRANT is the owner's.
+        {**properties, "acl": sorted(entry.rpartition("/")[0] for entry in properties["acl"])}
+        for properties in (expected, found)
+    )
+    told = [
+        {"object": "database", "attribute": name, "expected": expected.get(name), "found": found.get(name)}
+        for name in sorted(set(expected) - {"comment", "allow_connections", "settings", "role_settings"})
+        if expected.get(name) != found.get(name)
+    ]
+    wanted, there = _settings(expected), _settings(found)
+    return told + [
+        {"object": name, "kind": _KINDS[name in wanted, name in there]}
+        for name in sorted(set(wanted) | set(there))
+        if wanted.get(name) != there.get(name)
+    ]
+
+
+_KINDS = {(True, True): "changed", (True, False): "missing", (False, True): "unexpected"}
+
+
+def _settings(properties: Mapping[str, Any]) -> dict[str, str]:
+    """:return: the values by what a setting is called in a message."""
+    lists = {"": properties["settings"], **properties["role_settings"]}
+    return {
+        f"setting {setting.partition('=')[0]} of "
+        + (f"role {role} in the database" if role else "the database"): setting
+        for role, settings in lists.items()
+        for setting in settings
+    }

@@ -52,7 +52,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import (
     from_psycopg,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
-from psycopg2 import sql
+from psycopg2 import errorcodes, sql
 
 TOOL = "whitecross.pgops"
 # A table lock that is not given in this time has a holder that a backup should not queue behind any longer.
@@ -419,7 +419,9 @@ def create_backup(
     application_name = f"{locks.application_name(run_id)} backup"
     recipients = encryption.usable_recipients(encrypt_to) if encrypt_to else []
     conn = connect(source, application_name=application_name)
+    forget = control.on_interrupt(conn.cancel)
     try:
+        control.check()
         tool = _look(source, conn, role_passwords, application_name)
         with backup_store.locked(directory, target.database, f"backup {run_id}") as folder:
             removed = backup_store.remove_partials(folder)
@@ -454,12 +456,17 @@ def create_backup(
                     backup_store.remove_tree(partial)
                 if isinstance(error, OSError):
                     raise _storage_error(error, folder, target.database) from None
-                if isinstance(error, psycopg2.Error):
-                    raise from_psycopg(
-                        error, f"The backup of {target.database} failed", database=target.database
-                    ) from None
                 raise
+    except psycopg2.Error as exc:
+        control.check()
+        raise from_psycopg(exc, f"The backup of {target.database} failed", database=target.database) from None
+    except PgopsError as error:
+        # The statement in hand was cancelled since the backup was to stop.
+        if error.sqlstate == errorcodes.QUERY_CANCELED:
+            control.check()
+        raise
     finally:
+        forget()
         conn.close()
     return summary(backup_store.Backup(final, manifest, digest, None), removed)
 
@@ -580,26 +587,22 @@ class _Run:
         began = time.monotonic()
         database = self.source.database
         self.progress.emit("taking the snapshot", database=database)
-        forget = self.control.on_interrupt(self.conn.cancel)
+        snapshot = open_snapshot(self.source, self.conn)
+        self.control.check()
+        # Before pg_dump reads them: a position can only move on from here, and the one after it bounds the other side.
+        sequences = content.sequences(self.conn)
+        workers = self._contents(snapshot)
+        dump = self._pg_dump(snapshot)
         try:
-            snapshot = open_snapshot(self.source, self.conn)
-            self.control.check()
-            # Before pg_dump reads them: a position can only move on from here, and the one after it bounds the other side.
-            sequences = content.sequences(self.conn)
-            workers = self._contents(snapshot)
-            dump = self._pg_dump(snapshot)
-            try:
-                workers.start()
-                described = self._describe(snapshot)
-                tables = self._follow(dump, workers)
-                positions = content.sequences(self.conn)
-            finally:
-                dump.end()
-                workers.cancel()
-                workers.join()
-            execute(self.conn, "COMMIT")
+            workers.start()
+            described = self._describe(snapshot)
+            tables = self._follow(dump, workers)
+            positions = content.sequences(self.conn)
         finally:
-            forget()
+            dump.end()
+            workers.cancel()
+            workers.join()
+        execute(self.conn, "COMMIT")
         for name, position in sequences.items():
             position["after"] = positions.get(name, position)
         inventory = described.pop("inventory")

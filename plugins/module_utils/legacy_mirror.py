@@ -106,10 +106,9 @@ def applied(conn: Connection, version: str) -> str | None:
         return None
     added = execute(
         conn,
-        sql.SQL("INSERT INTO {table} (name) SELECT %s WHERE NOT EXISTS (SELECT FROM {table} WHERE name = %s)").format(
-            table=sql.Identifier(found["schema"], found["relation"])
-        ),
-        (found["name"], found["name"]),
+        sql.SQL(
+            "INSERT INTO {table} (name) SELECT {name} WHERE NOT EXISTS (SELECT FROM {table} WHERE name = {name})"
+        ).format(table=sql.Identifier(found["schema"], found["relation"]), name=sql.Literal(found["name"])),
     )
     return str(found["name"]) if added else None
 
@@ -121,8 +120,9 @@ def reverted(conn: Connection, version: str) -> str | None:
         return None
     gone = execute(
         conn,
-        sql.SQL("DELETE FROM {} WHERE name = %s").format(sql.Identifier(found["schema"], found["relation"])),
-        (found["name"],),
+        sql.SQL("DELETE FROM {} WHERE name = {}").format(
+            sql.Identifier(found["schema"], found["relation"]), sql.Literal(found["name"])
+        ),
     )
     return str(found["name"]) if gone else None
 

@@ -80,6 +80,11 @@ _NAMED = {
                 SELECT n.tableoid, n.oid, 0 FROM pg_namespace n WHERE g.follow ? 'schema' AND n.nspname = g.name
                 UNION ALL
                 SELECT e.tableoid, e.oid, 0 FROM pg_extension e WHERE g.follow ? 'extension' AND e.extname = g.name
+                UNION ALL
+                SELECT s.classid, s.objid, s.objsubid FROM pg_shdepend s JOIN pg_roles r ON r.oid = s.refobjid
+                 WHERE g.follow ? 'owned' AND s.refclassid = 'pg_authid'::regclass AND s.deptype IN ('o', 'r')
+                   AND s.dbid = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+                   AND r.rolname = CASE g.part WHEN 'current' THEN current_user WHEN 'session' THEN session_user ELSE g.name END
             ) AS o(classid, objid, objsubid)
             UNION
             SELECT next.classid, next.objid, next.objsubid FROM gone CROSS JOIN LATERAL (

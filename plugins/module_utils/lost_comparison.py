@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from typing import Any
 
@@ -62,6 +64,22 @@ def look(
         "encrypted": bool(written and recipients),
         "seconds": round(time.monotonic() - began, 3),
     }
+
+
+def refuse_unable(export: str, encrypt_to: list[str]) -> None:
+    """Look whether an export could be written, and write nothing.
+
+    :raises PgopsError: it could not be encrypted, or there can be no such folder.
+    """
+    if encrypt_to:
+        encryption.usable_recipients(encrypt_to)
+    there = os.path.abspath(export)
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK):
+        return
+    why = os.strerror(errno.EACCES if os.path.isdir(there) else errno.ENOTDIR)
+    raise PgopsError(f"The lost writes cannot be exported below {export}: {there}: {why}.", object_name=export)
 
 
 def preview(target: Target, name: str | None, *, application_name: str) -> dict[str, Any]:

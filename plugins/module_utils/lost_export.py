@@ -13,23 +13,23 @@ written.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from itertools import chain, islice
 from typing import IO, Any, Callable
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import encryption, lost_rows, lost_sql
+from ansible_collections.whitecross.pgops.plugins.module_utils import encryption, export_folder, lost_rows, lost_sql
 from ansible_collections.whitecross.pgops.plugins.module_utils.both_databases import Pair, Side
 from ansible_collections.whitecross.pgops.plugins.module_utils.common_tables import Common, references
 from ansible_collections.whitecross.pgops.plugins.module_utils.content import Table
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.lost_parents import LostParents
 from ansible_collections.whitecross.pgops.plugins.module_utils.lost_places import RowPlaces
 from ansible_collections.whitecross.pgops.plugins.module_utils.lost_rows import (
     BOTH,
@@ -54,6 +54,8 @@ _ABOUT = """\
 -- Read it, then run it on a copy first:
 --   {command}
 -- One transaction: a statement that fails leaves nothing of it. To run it twice does nothing twice.
+-- It sees one moment of the database. "could not serialize access": a row of it was written meanwhile; run it again.
+-- What begins with DO ends it where a key that was free when it was made is another row's by now; export again then.
 -- INSERT passes over a row whose key is there; UPDATE changes a row only where the columns are what they were.
 -- What begins with "-- " below a heading is for you to decide, and is not run.
 """
@@ -76,8 +78,8 @@ class Export:
         os.makedirs(directory, mode=0o700, exist_ok=True)
         self.path = os.path.join(directory, f"{pair.kept.database}_{self._now.strftime('%Y%m%d_%H%M%S')}")
         self._partial = f"{self.path}.partial"
-        _remove_dead(directory, pair.kept.database)
-        self._lock = _locked_folder(self._partial)
+        export_folder.remove_dead(directory, pair.kept.database)
+        self._lock = export_folder.locked(self._partial)
         self._found: dict[str, RowPlaces] = {}
         self._written: list[str] = []
 
@@ -105,7 +107,12 @@ class Export:
                 )
                 self._write_csv(number, table)
             for number, relation in enumerate(whole, len(with_rows) + 1):
-                self._csv(f"{number:03}_{_file_name(relation.quoted)}.new_table.csv", self._pair.kept, relation, None)
+                self._csv(
+                    f"{number:03}_{export_folder.file_name(relation.quoted)}.new_table.csv",
+                    self._pair.kept,
+                    relation,
+                    None,
+                )
             self._hold_back(tables, with_rows, summary)
             self._write_sql(with_rows)
             for places in self._found.values():
@@ -115,7 +122,7 @@ class Export:
                     json.dumps({**summary, "files": sorted(self._written)}, indent=1, default=str).encode() + b"\n"
                 )
             os.rename(self._partial, self.path)
-            _sync_folder(os.path.dirname(self.path))
+            export_folder.sync(os.path.dirname(self.path))
         except psycopg2.Error as exc:
             self._control.check()
             raise from_psycopg(exc, "The lost writes cannot be exported", database=self._pair.live.database) from None
@@ -143,7 +150,7 @@ class Export:
             for own in (False, True):
                 rows = self._found[table.name].of(kind, own)
                 places = (row.live if kind == DELETED else row.kept for row in rows)
-                name = f"{number:03}_{_file_name(table.name)}.{kind}{'_by_a_version' if own else ''}.csv"
+                name = f"{number:03}_{export_folder.file_name(table.name)}.{kind}{'_by_a_version' if own else ''}.csv"
                 self._csv(name, side, relation, places)
 
     def _csv(self, name: str, side: Side, relation: Table, places: Iterator[str] | None) -> None:
@@ -213,8 +220,11 @@ class Export:
                 command=self._command(),
             )
             text.line(about + ("" if pair.bounds is None else f"-- Mind that {pair.bounds}.\n"))
-            text.line(f"SET client_encoding = 'UTF8';\nBEGIN;\n{lost_sql.settings()}")
+            # An insert passes over a key only where the checks saw it, too: what comes between the two is an error in one snapshot.
+            begin = "BEGIN ISOLATION LEVEL REPEATABLE READ;"
+            text.line(f"SET client_encoding = 'UTF8';\n{begin}\n{lost_sql.settings()}")
             told = [table for table in tables if self._fits_a_line(table, text)]
+            self._write_checks(told, text)
             for table in told:
                 statements = lost_sql.Statements(pair, table)
                 rows = self._found[table.name].of(INSERTED, False)
@@ -240,6 +250,18 @@ class Export:
             for table in told:
                 self._write_held_back(table, text)
             text.line("\nCOMMIT;")
+
+    def _write_checks(self, tables: Sequence[Common], text: _Text) -> None:
+        inserted = {
+            table.name: Places(row.kept for row in self._found[table.name].all() if row.kind == INSERTED)
+            for table in tables
+        }
+        parents = LostParents(self._pair, tables, inserted)
+        for table in tables:
+            for kind in (INSERTED, UPDATED):
+                rows = chain(*(self._found[table.name].of(kind, own) for own in (False, True)))
+                title = f"{table.name}: {kind}, and refers to rows that come back: are these keys free, or these very rows there?"
+                text.section(title, rows, partial(parents.checks, table))
 
     def _write_held_back(self, table: Common, text: _Text) -> None:
         statements = lost_sql.Statements(self._pair, table)
@@ -288,7 +310,7 @@ class Export:
         descriptor = os.open(os.path.join(self._partial, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             yield file
-            _to_disk(file)
+            export_folder.to_disk(file)
 
 
 class _Text:
@@ -308,11 +330,13 @@ class _Text:
         *,
         commented: bool = False,
     ) -> None:
-        for number, chunk in enumerate(_chunks(rows)):
+        begun = False
+        for chunk in _chunks(rows):
             self._control.check()
-            if number == 0:
-                self.line(f"\n-- {title}")
             for statement in statements(chunk):
+                if not begun:
+                    self.line(f"\n-- {title}")
+                    begun = True
                 self.line(f"-- {statement}" if commented else statement)
 
     def one_statement(self, title: str, statements: lost_sql.Statements, rows: Iterator[LostRow]) -> None:
@@ -337,57 +361,3 @@ def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:
         if not chunk:
             return
         yield chunk
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_.")[:100] or "table"
-
-
-def _locked_folder(path: str) -> int:
-    """Make a folder that bears its name only once it is locked, so that another export does not take it for a dead one's.
-
-    :return: the descriptor that holds the lock.
-    """
-    making = f"{path}.{os.getpid()}"
-    os.mkdir(making, 0o700)
-    descriptor = os.open(making, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        os.rename(making, path)
-    except OSError:
-        os.close(descriptor)
-        os.rmdir(making)
-        raise
-    return descriptor
-
-
-def _remove_dead(directory: str, kept: str) -> None:
-    """What a killed export left holds rows, and nobody would look for it."""
-    for name in os.listdir(directory):
-        if not (name.startswith(f"{kept}_") and name.endswith(".partial")):
-            continue
-        path = os.path.join(directory, name)
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
-        except OSError:
-            continue  # removed a moment ago, or no folder of ours
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path)
-        except BlockingIOError:
-            pass  # its run lives
-        finally:
-            os.close(descriptor)
-
-
-def _to_disk(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(path: str) -> None:
-    descriptor = os.open(path or ".", os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

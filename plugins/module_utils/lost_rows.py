@@ -311,16 +311,15 @@ class _Stream:
         window = side.since.window if sure or own is _NOBODY else row_versions.all_rows()
         self._ask(
             sql.SQL(_ROWS).format(
-                key=table.key_hash(), row=table.row_hash(), written=sql.SQL(row_versions.WRITTEN), own=own,
+                key=table.key_hash(), row=table.row_hash(), written=row_versions.written(window), own=own,
                 table=_named(relation), where=where,
-            ),
-            window,
+            )
         )  # fmt: skip
         self._rows = self._fetch()
 
-    def _ask(self, question: sql.Composable, params: Any = None) -> None:
+    def _ask(self, question: sql.Composable) -> None:
         try:
-            execute(self._conn, question, params)
+            execute(self._conn, question)
         except psycopg2.Error as exc:
             raise from_psycopg(exc, f"Reading {self._table} failed") from None
 

@@ -51,6 +51,11 @@ def one_line(text: str) -> bool:
     return text.isprintable()
 
 
+def value(column: sql.Composable) -> sql.Composable:
+    """:return: an expression that quotes a column's value as it stands in a statement."""
+    return sql.SQL(_VALUE).format(column)
+
+
 class Statements:
     """Those of one table."""
 
@@ -122,7 +127,7 @@ class Statements:
 
     def _fetched(self, conn: Connection, relation: Table, places: Sequence[str]) -> dict[str, list[str]]:
         question = sql.SQL(_VALUES).format(
-            values=sql.SQL(", ").join(sql.SQL(_VALUE).format(sql.Identifier(name)) for name in self._names),
+            values=sql.SQL(", ").join(value(sql.Identifier(name)) for name in self._names),
             table=sql.Identifier(relation.schema, relation.name),
             places=sql.Literal(list(places)),
         )

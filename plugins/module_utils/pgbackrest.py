@@ -20,6 +20,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.os_user import Os
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 
 HEADER = "# Written by whitecross.pgops, which writes it again: change backup_repository instead.\n"
+# The number of the repository that is looked into; with several, pgBackRest wants to be told which.
+FIRST = 1
 _OPTION = re.compile(r"^[a-z][a-z0-9-]*$")
 _SECRET = re.compile(r"(cipher-pass|s3-key|s3-key-secret|s3-token|azure-key|gcs-key|passphrase|secret)$")
 _STANZA = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
@@ -196,16 +198,21 @@ class PgBackRest:
         """Let pgBackRest push one WAL segment through the server's archive_command and look for it."""
         self._succeed(["check"], "The check of the archive failed")
 
-    def backup(self, kind: str) -> None:
-        """:param kind: ``full``, ``diff`` or ``incr``; without a full one before, pgBackRest makes that."""
-        self._succeed([f"--type={kind}", "backup"], "The physical backup failed", telling=f"backing up ({kind})")
+    def backup(self, kind: str, repository: int = FIRST) -> None:
+        """:param kind: ``full``, ``diff`` or ``incr``; without a full one before, pgBackRest makes that.
+        :param repository: the number of the one that it goes to; WAL goes to each of them by itself."""
+        where = [] if repository == FIRST else [f"--repo={repository}"]
+        said = "The physical backup failed" if not where else f"The physical backup into repository {repository} failed"
+        self._succeed(
+            [*where, f"--type={kind}", "backup"], said, telling=f"backing up ({kind}, repository {repository})"
+        )
 
     def restore(self, arguments: Sequence[str]) -> None:
         """Restore; pgBackRest compares every file with its checksum while it does."""
         self._succeed([*arguments, "restore"], "The restore failed", telling="restoring")
 
     def verify(self) -> None:
-        """Let pgBackRest read the whole repository of the stanza and compare it with its checksums.
+        """Let pgBackRest read the whole first repository of the stanza and compare it with its checksums.
 
         :raises PgopsError: something is damaged; it names the first file, and ``extra["damage"]`` all.
         """
@@ -216,7 +223,9 @@ class PgBackRest:
             if found:
                 damage.append(found.group(0)[:300])
 
-        done = self.user.run(self._line(["--log-level-console=info", "verify"]), tell=read, control=self.control)
+        done = self.user.run(
+            self._line([f"--repo={FIRST}", "--log-level-console=info", "verify"]), tell=read, control=self.control
+        )
         self._refuse(done, "The repository could not be verified")
         if damage:
             files = [entry for entry in damage if "status:" not in entry] or damage
@@ -236,8 +245,8 @@ class PgBackRest:
         raise PgopsError(f"pgBackRest knows no stanza {self.stanza} in this repository.", hint=_MAKE_ONE)
 
     def files(self, path: str) -> dict[str, dict[str, Any]]:
-        """:return: what lies below a folder of the repository, by relative name; empty where there is no such folder."""
-        return dict(self._json(["--recurse", "repo-ls", path]))
+        """:return: what lies below a folder of the first repository, by relative name; empty where there is no such folder."""
+        return dict(self._json([f"--repo={FIRST}", "--recurse", "repo-ls", path]))
 
     def fetch_wal(self, segment: str, folder: str) -> str | None:
         """Get a WAL segment or a timeline's history out of the archive.

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.wal_archive impor
 
 # A backup waits for the next checkpoint of the server's own, minutes, unless it may ask for one.
 _DEFAULTS = {"start-fast": "y"}
+_REPOSITORY = re.compile(r"repo(\d+)-")
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,13 @@ def _refuse_other_archive(tool: PgBackRest, layout: Layout) -> None:
         )
 
 
-def back_up(tool: PgBackRest, layout: Layout, kind: str) -> dict[str, Any]:
+def back_up(tool: PgBackRest, layout: Layout, kind: str, further: Sequence[int] = ()) -> dict[str, Any]:
     """Make the stanza where there is none, check the archive, back up.
 
     :param kind: ``full``, ``diff`` or ``incr``.
-    :return: what pgBackRest says of the backup.
-    :raises PgopsError: pgBackRest's own reason, one sentence.
+    :param further: numbers of the repositories that have to have a backup of their own as well.
+    :return: what pgBackRest says of the backup; ``copies``: its label in each further repository, by number.
+    :raises PgopsError: pgBackRest's own reason, one sentence; a further repository that has no backup of this run.
     """
     began = time.monotonic()
     tool.create_stanza()
@@ -92,7 +95,35 @@ def back_up(tool: PgBackRest, layout: Layout, kind: str) -> dict[str, Any]:
     tool.backup(kind)
     made = wal_archive.backups(tool.info(), layout.system_identifier)[-1]
     wal_archive.refuse_broken_chain(tool, made)
-    return {**told(made), "seconds": round(time.monotonic() - began, 1), "pgbackrest": tool.version()}
+    copies = {number: _copy(tool, layout, made, kind, number) for number in further}
+    return {
+        **told(made),
+        "copies": copies,
+        "seconds": round(time.monotonic() - began, 1),
+        "pgbackrest": tool.version(),
+    }
+
+
+def further_repositories(declared: Declared) -> list[int]:
+    """:return: the numbers of those that are declared besides the first."""
+    numbers = {int(found[1]) for name in declared.repository if (found := _REPOSITORY.match(str(name)))}
+    return sorted(numbers - {pgbackrest.FIRST})
+
+
+def _copy(tool: PgBackRest, layout: Layout, made: Physical, kind: str, repository: int) -> str:
+    """:return: the label of the backup that is in a further repository by now."""
+    tool.backup(kind, repository)
+    info = tool.info()
+    there = [entry for entry in info.get("backup") or [] if entry["database"].get("repo-key") == repository]
+    found = [
+        one for one in wal_archive.backups({**info, "backup": there}, layout.system_identifier) if one.stop >= made.stop
+    ]
+    if not found or found[-1].damaged:
+        raise PgopsError(
+            f"Repository {repository} of stanza {tool.stanza} has no whole backup of this run.",
+            hint=f"Look with pgbackrest --stanza={tool.stanza} --repo={repository} info.",
+        )
+    return found[-1].label
 
 
 def told(backup: Physical) -> dict[str, Any]:

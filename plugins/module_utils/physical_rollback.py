@@ -41,6 +41,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.point_in_time imp
 _DAMAGED = ("026", "029", "055")
 RECOVERY_SECONDS = 24 * 3600
 
+# In the name of a restored cluster's folder until it is live; one without it had been put aside.
+NEW = ".pgops_new_"
+
 
 @dataclass(frozen=True)
 class Request:
@@ -174,7 +177,9 @@ def roll_back(work: Work) -> dict[str, Any]:
         if work.request.kept:
             cluster_change.refuse_unkept(layout, work.request.kept)
             change = replace(change, incoming=work.request.kept, target=f"the cluster kept in {work.request.kept}")
-            return _change_over(work, change, conn, {"others": others})
+            done = _change_over(work, change, conn, {"others": others})
+            record = cluster_comparison.Record(work.request.run_id, change.target, work.request.reason)
+            return {**done, "databases": cluster_comparison.record_return(work.targets.values(), record)}
         # A run that is at work now would be told of after hours of restoring.
         lives = [_locked(work, target, alone) for target in work.targets.values()]
         found = _plan(work, conn, layout, pretend=False)
@@ -212,7 +217,7 @@ def _sweep(layout: Layout, work: Work) -> None:
     there = cluster_change.read(layout.data_directory)
     if there:
         work.tool.progress.emit("removing what a run that was killed has left")
-        if ".pgops_new_" in there.incoming:
+        if NEW in there.incoming:
             discard(layout.bindir, there.incoming, work.tool.user)
         cluster_change.forget(there)
 
@@ -323,4 +328,5 @@ def resume(
             cluster_change.undo(change, user)
             left = change.incoming if os.path.isdir(change.incoming) else None
             return {"state": "lifted", "why": told, "left": left}
-        return {"state": "completed", "why": told, **cluster_change.finish(change, user)}
+        returned = {} if NEW in change.incoming else {"returned_to": change.target}
+        return {"state": "completed", "why": told, **returned, **cluster_change.finish(change, user)}

@@ -54,7 +54,11 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks im
 from ansible_collections.whitecross.pgops.plugins.module_utils.dump import Contents
 from ansible_collections.whitecross.pgops.plugins.module_utils.encrypted_dump import DecryptedRestore
 from ansible_collections.whitecross.pgops.plugins.module_utils.encryption import Identity
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import (
+    PgopsError,
+    as_pgops_error,
+    from_psycopg,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import (
@@ -725,7 +729,7 @@ def _refuse_differences(found: list[dict[str, Any]], backup: Backup) -> None:
 
 
 def _told(entry: dict[str, Any]) -> str:
-    if entry.get("kind") in ("missing", "unexpected"):
+    if entry.get("kind") in ("missing", "unexpected", "changed"):
         return f"{entry['object']} is {entry['kind']}"
     if isinstance(entry["expected"], (dict, list)) or isinstance(entry["found"], (dict, list)):
         return f"{entry['object']}: {entry['attribute']} differs"
@@ -932,6 +936,7 @@ def stage(
     began = time.monotonic()
     database = target.database
     maintenance = target.maintenance()
+    refused = True
     conn = connect(maintenance, application_name=work.application_name)
     try:
         refuse_unfit(target, backup, work, level)
@@ -950,6 +955,7 @@ def stage(
             database_marks.RESTORED, database, work.run_id, _now(), state=RESTORING, backup=backup.path,
             manifest_sha256=backup.manifest_sha256, comment=properties["comment"],
         )  # fmt: skip
+        refused = False
         create(conn, staged, properties, mark, whole=True)
         try:
             destination = target.as_restore().with_(database=staged)
@@ -969,8 +975,10 @@ def stage(
         except BaseException:
             _drop_for_sure(maintenance, staged, work)
             raise
-    except psycopg2.Error as exc:
-        raise from_psycopg(exc, f"The staged restore of {database} failed", database=database) from None
+    except (psycopg2.Error, PgopsError) as exc:
+        error = as_pgops_error(exc, f"The staged restore of {database} failed", database=database)
+        error.extra["refused"] = refused
+        raise error from None
     finally:
         conn.close()
     measured = {
@@ -1055,14 +1063,7 @@ def _property_differences(destination: Target, expected: dict[str, Any], work: W
         found = catalog.database_properties(conn)
     finally:
         conn.close()
-    for properties in (expected := dict(expected), found):
-        # Who granted is not carried: a superuser's GRANT is the owner's.
-        properties["acl"] = sorted(entry.rpartition("/")[0] for entry in properties["acl"])
-    return [
-        {"object": "database", "attribute": name, "expected": expected.get(name), "found": found.get(name)}
-        for name in sorted(set(expected) - {"comment", "allow_connections"})
-        if expected.get(name) != found.get(name)
-    ]
+    return database_properties.differences(expected, found)
 
 
 def _now() -> str:

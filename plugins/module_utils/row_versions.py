@@ -15,13 +15,15 @@ XID_RANGE = 1 << 32
 
 # A row's xmin is 32 bits of a 64-bit counter. What counts as new lies in the window between the backup's snapshot and
 # now; a frozen row keeps its old xmin and falls outside. In the snapshot's xip: begun before it, committed after it.
-WRITTEN = """((xmin::text::bigint - %(xmax)s + 4294967296) %% 4294967296 < %(window)s
-                              OR xmin::text::bigint = ANY (%(xip)s))"""
-_COUNT = f"""
-SELECT count(*) AS now,
-       count(*) FILTER (WHERE {WRITTEN}) AS written
-FROM ONLY {{}}
-"""
+_WRITTEN = """((xmin::text::bigint - {xmax} + 4294967296) % 4294967296 < {window}
+               OR xmin::text::bigint = ANY ({xip}::bigint[]))"""
+_COUNT = "SELECT count(*) AS now, count(*) FILTER (WHERE {written}) AS written FROM ONLY {table}"
+
+
+def written(window: Mapping[str, Any]) -> sql.Composable:
+    """:return: whether a row was written since, as SQL. The values stand in it: beside parameters, a percent sign in a name would
+    be taken for one of them."""
+    return sql.SQL(_WRITTEN).format(**{name: sql.Literal(window[name]) for name in ("xmax", "window", "xip")})
 
 
 def count(conn: Connection, schema: str, table: str, window: Mapping[str, Any]) -> dict[str, int]:
@@ -29,7 +31,7 @@ def count(conn: Connection, schema: str, table: str, window: Mapping[str, Any]) 
 
     :return: ``now`` and ``written``: rows there are, and rows of them written since the window began.
     """
-    row = fetch_one(conn, sql.SQL(_COUNT).format(sql.Identifier(schema, table)), window)
+    row = fetch_one(conn, sql.SQL(_COUNT).format(written=written(window), table=sql.Identifier(schema, table)))
     assert row is not None
     return {"now": int(row["now"]), "written": int(row["written"])}
 

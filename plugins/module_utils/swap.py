@@ -58,6 +58,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import (
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.pending_swap import PendingSwap
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
+from ansible_collections.whitecross.pgops.plugins.module_utils.sequence_positions import SequencePositions
 from psycopg2 import sql
 
 # What a rollback may be typed for; the names are those of rollback_strategy.
@@ -91,7 +92,8 @@ SELECT pid FROM pg_catalog.pg_stat_get_activity(NULL) WHERE datid = ANY (%(oids)
 """
 
 _SIGNAL = f"""
-SELECT count(pg_terminate_backend(s.pid)) AS signalled FROM ({swap_blockers.SESSIONS}) AS s WHERE s.endable
+SELECT count(pg_terminate_backend(s.pid)) AS signalled FROM ({swap_blockers.SESSIONS}) AS s
+WHERE s.endable AND s.pid <> ALL (%(ours)s::int[])
 """
 
 
@@ -132,13 +134,17 @@ class Swap:
         self._reason = reason
         self._xid = 0
         self._swapped_at = ""
+        self._begun = False
+        self._positions: SequencePositions | None = None
+        self._sequences: dict[str, Any] = {"moved": [], "left": [], "why": None}
 
     # -- the whole way --------------------------------------------------------------------------------------------
 
     def run(self) -> dict[str, Any]:
         """Check, carry the history, fence, swap, finish.
 
-        :return: live, aside (where the replaced database is now), outage_ms, sessions_ended, history.
+        :return: live, aside (where the replaced database is now), outage_ms, sessions_ended, history, and ``sequences``: those
+            that were ``moved`` on to where the replaced database had them, and ``left``, or ``why`` none was.
         :raises PgopsError: blockers, a staged database that is not verified, or sessions that did not end; on any
             failure the fence is lifted and the live database is the one it was.
         """
@@ -161,8 +167,9 @@ class Swap:
                 self.control.check()
                 with self._held_by_the_pool():
                     outage, ended = self._fence_and_rename(conn, live, staged, aside, held)
-            self._finish({**carried, "outage_ms": outage})
+            self._finish({**carried, "outage_ms": outage, "sequences_moved": len(self._sequences["moved"])})
         except PgopsError as error:
+            error.extra["refused"] = not self._begun
             if self._still_held:
                 error.hint = " ".join(filter(None, [self._still_held.message, self._still_held.hint, error.hint]))
             raise
@@ -177,6 +184,7 @@ class Swap:
             "outage_ms": outage,
             "sessions_ended": ended,
             "history": carried,
+            "sequences": self._sequences,
             **({"pool": self._held} if self._held else {}),
         }
         if self._still_held:
@@ -273,7 +281,8 @@ class Swap:
     def _carry(self, held: contextlib.ExitStack) -> dict[str, Any]:
         """Bring audit and runs into the staged database, with no other run at work on the live one.
 
-        :param held: keeps the runner lock of the live database until the fence is up, so that no run writes in between.
+        :param held: keeps the runner lock of the live database until the fence is up, so that no run writes in between, and a
+            session in each database, which moves the sequences on under the fence.
         :return: what was carried. A live database that cannot be read does not stop the rollback: it is kept, and with
             it its history.
         """
@@ -285,16 +294,46 @@ class Swap:
             lock.acquire()
             with _opened(self.target.maintenance(), self.staged):
                 destination = connect(self.target.as_restore().with_(database=self.staged), application_name=name)
-                try:
-                    return history.carry(source, destination, owner=self.target.owner)
-                finally:
-                    destination.close()
+                held.callback(destination.close)
+            self._look_at_sequences(source, destination)
+            return history.carry(source, destination, owner=self.target.owner)
         except (locks.RunnerBusy, Interrupted):
             raise
         except PgopsError as error:
-            return {"carried": False, "why": error.message}
+            return self._not_carried(error.message)
         except psycopg2.Error as exc:
-            return {"carried": False, "why": from_psycopg(exc, "The history cannot be read").message}
+            return self._not_carried(from_psycopg(exc, "The history cannot be read").message)
+
+    def _not_carried(self, why: str) -> dict[str, Any]:
+        if self._positions is None and not self._sequences["why"]:
+            self._sequences = {**self._sequences, "why": f"The sequences stay where they were restored: {why}"}
+        return {"carried": False, "why": why}
+
+    def _look_at_sequences(self, source: Connection, destination: Connection) -> None:
+        try:
+            self._positions = SequencePositions(source, destination)
+        except psycopg2.Error as exc:
+            self._sequences = _not_moved(exc)
+
+    def _get_sequences_ready(self) -> None:
+        try:
+            if self._positions:
+                self._positions.get_ready()
+        except psycopg2.Error as exc:
+            self._sequences, self._positions = _not_moved(exc), None
+
+    def _move_sequences(self) -> None:
+        """Nobody gives out a number any more, and nobody has the restored ones yet. No failure of it stops the rollback."""
+        positions, self._positions = self._positions, None
+        if positions is None:
+            return
+        try:
+            self._sequences = {"moved": positions.move_on(), "left": positions.left, "why": None}
+            self._after("sequences moved")
+        except psycopg2.Error as exc:
+            self._sequences = _not_moved(exc)
+        finally:
+            positions.close()
 
     @contextlib.contextmanager
     def _held_by_the_pool(self) -> Iterator[None]:
@@ -334,14 +373,18 @@ class Swap:
     ) -> tuple[float, int]:
         mark = staged.mark
         assert mark is not None
+        self._get_sequences_ready()
         self.progress.emit("fence, end sessions, rename", database=self.live)
         self._xid, self._swapped_at = row_versions.next_xid(conn), _server_time(conn)
         began = time.monotonic()
+        self._begun = True
         try:
             self._fence(conn, live, replace(mark, state=FENCED, run_id=self.run_id, aside=aside))
-            held.close()
+            if self._positions is None:
+                held.close()
             ended = self._rename_when_empty(conn, live, staged, aside, began + FENCE_SECONDS)
         except BaseException as error:
+            held.close()
             _give_back(conn)
             swapped = self._lift(mark)
             if swapped:
@@ -376,10 +419,14 @@ class Swap:
         self, conn: Connection, live: Database, staged: Database, aside: str, deadline: float
     ) -> int:
         oids = {"oids": [live.oid, staged.oid]}
+        ours = self._positions.pids if self._positions else frozenset()
         ended: set[int] = set()
         signalled_at = 0.0
         while True:
             there = {row["pid"] for row in fetch_all(conn, _PRESENT, oids)}
+            if self._positions and there <= ours:
+                self._move_sequences()
+                continue
             if not there:
                 try:
                     self._swap_names(conn, live, staged, aside)
@@ -389,11 +436,13 @@ class Swap:
                     self._refuse_prepared(conn)
             moment = time.monotonic()
             if moment > deadline:
-                self._give_up(fetch_all(conn, swap_blockers.SESSIONS, {"names": [self.live, self.staged]}))
+                found = fetch_all(conn, swap_blockers.SESSIONS, {"names": [self.live, self.staged]})
+                self._give_up([row for row in found if row["pid"] not in ours])
+            there -= ours
             if there and moment - signalled_at >= SIGNAL_AGAIN_SECONDS:
                 signalled_at = moment
                 ended |= there
-                fetch_one(conn, _SIGNAL, {"names": [self.live, self.staged]})
+                fetch_one(conn, _SIGNAL, {"names": [self.live, self.staged], "ours": list(ours)})
                 self._after("sessions signalled")
             time.sleep(POLL_SECONDS)
 
@@ -514,6 +563,10 @@ def _allow(name: str, allowed: bool) -> sql.Composable:
 
 def _comment(name: str, mark: Mark) -> sql.Composable:
     return sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(mark.text()))
+
+
+def _not_moved(exc: psycopg2.Error) -> dict[str, Any]:
+    return {"moved": [], "left": [], "why": from_psycopg(exc, "The sequences stay where they were restored").message}
 
 
 def _beneath(database: Database) -> str | None:

@@ -13,37 +13,13 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import row_versions
 from ansible_collections.whitecross.pgops.plugins.module_utils.both_databases import Pair
 from ansible_collections.whitecross.pgops.plugins.module_utils.common_tables import Common
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import fetch_all
+from ansible_collections.whitecross.pgops.plugins.module_utils.foreign_keys import ForeignKey, bound_rows, foreign_keys
 from psycopg2 import sql
-
-# A partition has the keys of its table, and what refers to a partitioned table refers to its partitions, by the same names.
-_KEYS = """
-SELECT DISTINCT quote_ident(cn.nspname) || '.' || quote_ident(c.relname) AS child,
-       quote_ident(pn.nspname) || '.' || quote_ident(p.relname) AS parent, told.columns, told.referred, told.operators
-FROM pg_constraint AS f JOIN pg_class AS c ON c.oid = f.conrelid JOIN pg_namespace AS cn ON cn.oid = c.relnamespace
-CROSS JOIN LATERAL (
-  SELECT array_agg(ca.attname::text ORDER BY k.n) AS columns, array_agg(pa.attname::text ORDER BY k.n) AS referred,
-         array_agg(format('OPERATOR(%I.%s)', opn.nspname, o.oprname) ORDER BY k.n) AS operators
-  FROM unnest(f.conkey, f.confkey, f.conpfeqop) WITH ORDINALITY AS k (child, parent, operator, n)
-  JOIN pg_attribute AS ca ON ca.attrelid = f.conrelid AND ca.attnum = k.child
-  JOIN pg_attribute AS pa ON pa.attrelid = f.confrelid AND pa.attnum = k.parent
-  JOIN pg_operator AS o ON o.oid = k.operator JOIN pg_namespace AS opn ON opn.oid = o.oprnamespace) AS told
-CROSS JOIN LATERAL (SELECT f.confrelid AS oid UNION SELECT t.relid FROM pg_partition_tree(f.confrelid) AS t WHERE t.isleaf) AS r
-JOIN pg_class AS p ON p.oid = r.oid JOIN pg_namespace AS pn ON pn.oid = p.relnamespace
-WHERE f.contype = 'f' AND c.relkind = 'r' AND p.relkind = 'r'
-"""
-
-_PARENTS = """
-SELECT c.ctid::text AS child, p.pgops_place AS parent, p.pgops_written AS written
-FROM ONLY {child} AS c
-JOIN (SELECT {referred}, ctid::text AS pgops_place, {written} AS pgops_written FROM ONLY {parent}) AS p ON {equal}
-WHERE c.ctid = ANY ({places}::tid[])
-"""
 
 _Row = tuple[str, str]  # a table and a place in the kept database
 
@@ -63,17 +39,6 @@ class Places:
         return found < len(self._packed) and self._packed[found] == wanted
 
 
-@dataclass(frozen=True)
-class _Key:
-    """A foreign key. Without operators the values are compared as text: only the live database has the key."""
-
-    child: str
-    parent: str
-    columns: tuple[str, ...]
-    referred: tuple[str, ...]
-    operators: tuple[str, ...]
-
-
 class TakenKeys:
     """The keys that both databases wrote since, and what refers to them in the kept one."""
 
@@ -87,7 +52,7 @@ class TakenKeys:
         """
         self._pair, self._both, self._same = pair, both, same
         self._tables = {table.name: table for table in tables}
-        self._keys = [key for key in _keys(pair) if {key.child, key.parent} <= self._tables.keys() and self._has(key)]
+        self._keys = foreign_keys(pair, self._tables)
         reaching = {name for name, places in both.items() if places}
         while more := {key.child for key in self._keys if key.parent in reaching} - reaching:
             reaching |= more
@@ -101,7 +66,7 @@ class TakenKeys:
         """:param places: of rows in the kept database, some hundreds.
         :return: by place the columns that refer to such a key, of the rows that have one."""
         referring: dict[_Row, set[_Row]] = {}
-        by_column: dict[_Row, list[tuple[_Row, _Key]]] = {}
+        by_column: dict[_Row, list[tuple[_Row, ForeignKey]]] = {}
         taken: set[_Row] = set()
         asked = {(table.name, place) for place in places}
         seen = set(asked)
@@ -128,59 +93,20 @@ class TakenKeys:
             if (columns := {column for parent, key in parents if parent in taken for column in key.columns})
         }
 
-    def _parents(self, rows: Iterable[_Row]) -> Iterator[tuple[_Row, _Row, bool, _Key]]:
+    def _parents(self, rows: Iterable[_Row]) -> Iterator[tuple[_Row, _Row, bool, ForeignKey]]:
         by_table: dict[str, list[str]] = {}
         for name, place in rows:
             by_table.setdefault(name, []).append(place)
         for key in self._keys:
             if key.child in by_table:
-                for row in fetch_all(self._pair.kept.conn, self._question(key, by_table[key.child])):
-                    yield (key.child, row["child"]), (key.parent, row["parent"]), row["written"], key
-
-    def _question(self, key: _Key, places: list[str]) -> sql.Composable:
-        child, parent = self._tables[key.child].kept, self._tables[key.parent].kept
-        operators = key.operators or ("::text OPERATOR(pg_catalog.=) ",) * len(key.columns)
-        cast = sql.SQL("" if key.operators else "::text")
-        equal = [
-            sql.Identifier("p", referred) + sql.SQL(operator) + sql.Identifier("c", column) + cast
-            for column, referred, operator in zip(key.columns, key.referred, operators)
-        ]
-        return sql.SQL(_PARENTS).format(
-            child=sql.Identifier(child.schema, child.name),
-            parent=sql.Identifier(parent.schema, parent.name),
-            referred=sql.SQL(", ").join(sql.Identifier(name) for name in key.referred),
-            written=self._written(key.parent),
-            equal=sql.SQL(" AND ").join(equal),
-            places=sql.Literal(places),
-        )
+                question = bound_rows(key, self._tables, by_table[key.child], self._written(key.parent))
+                for row in fetch_all(self._pair.kept.conn, question):
+                    yield (key.child, row["child"]), (key.parent, row["parent"]), row["told"], key
 
     def _written(self, name: str) -> sql.Composable:
         since = self._pair.kept.since
         window = since.window if since.kept is None or name in since.kept else row_versions.all_rows()
-        with self._pair.kept.conn.cursor() as cursor:
-            return sql.SQL(cursor.mogrify(row_versions.WRITTEN, window).decode())
-
-    def _has(self, key: _Key) -> bool:
-        there = [{name for name, _ in self._tables[table].kept.columns} for table in (key.child, key.parent)]
-        return set(key.columns) <= there[0] and set(key.referred) <= there[1]
-
-
-def _keys(pair: Pair) -> list[_Key]:
-    """:return: those of either database: what refers to a row there does so whether or not the key is there still."""
-    there = _keys_of(pair.kept.conn)
-    told = {(key.child, key.parent, key.columns, key.referred) for key in there}
-    return there + [
-        _Key(key.child, key.parent, key.columns, key.referred, ())
-        for key in _keys_of(pair.live.conn)
-        if (key.child, key.parent, key.columns, key.referred) not in told
-    ]
-
-
-def _keys_of(conn: Connection) -> list[_Key]:
-    return [
-        _Key(row["child"], row["parent"], tuple(row["columns"]), tuple(row["referred"]), tuple(row["operators"]))
-        for row in fetch_all(conn, _KEYS)
-    ]
+        return row_versions.written(window)
 
 
 def _spread(taken: set[_Row], referring: Mapping[_Row, set[_Row]]) -> None:

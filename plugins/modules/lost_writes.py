@@ -17,6 +17,12 @@ description:
 extends_documentation_fragment:
   - whitecross.pgops.pgops
 options:
+  state:
+    description:
+      - With V(able) nothing is compared; it is only looked whether O(export) could be written, encrypted where that is asked for.
+    type: str
+    choices: [compared, able]
+    default: compared
   kept:
     description:
       - The database that a swap has put aside, where there is one live database. The one that was put aside last, where none is named.
@@ -117,6 +123,7 @@ def main() -> None:
     """Compare every database, one after the other."""
     module = pgops_module.create_module(
         {
+            "state": {"type": "str", "choices": ["compared", "able"], "default": "compared"},
             "kept": {"type": "str"},
             "kept_of": {"type": "dict", "default": {}},
             "of_this_run": {"type": "bool", "default": False},
@@ -133,6 +140,9 @@ def main() -> None:
         progress, control = pgops_module.job(module)
         end_on_sigterm(control)
         given = module.params
+        if given["state"] == "able":
+            lost_comparison.refuse_unable(given["export"], given["encrypt_to"])
+            return {"changed": False, "databases": {}}
         name = locks.application_name(given["run_id"] or "by-hand")
         targets = pgops_module.targets(module)
         if given["of_this_run"]:

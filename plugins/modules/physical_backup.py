@@ -36,6 +36,12 @@ options:
     description:
       - A file of this host, 0600, that holds the passphrase of the repository, which pgBackRest then encrypts (aes-256-cbc).
     type: path
+  copies_required:
+    description:
+      - Whether each further repository that O(repository) declares (C(repo2-path) and so on) has to have a backup of this run, too. WAL goes
+        to all of them by itself, backups do not.
+    type: bool
+    default: false
 author:
   - White Cross pgops contributors
 """
@@ -84,6 +90,9 @@ databases:
       description: The first and the last WAL segment that it needs.
       type: list
       elements: str
+    copies:
+      description: By its number the label of the backup in each further repository, where O(copies_required) is set.
+      type: dict
     pgbackrest:
       description: The version of pgBackRest.
       type: str
@@ -106,6 +115,7 @@ def main() -> None:
             "repository": {"type": "dict", "required": True},
             "repository_secrets": {"type": "dict", "default": {}, "no_log": True},
             "cipher_passfile": {"type": "path"},
+            "copies_required": {"type": "bool", "default": False},
             **pgops_module.TIME_BOX_OPTIONS,
         }
     )
@@ -125,7 +135,8 @@ def main() -> None:
             written = physical_backup.prepare(tool, layout, declared, pretend=module.check_mode)
             found: dict[str, Any] = {"stanza": tool.stanza, "configuration_changed": written}
             if not module.check_mode:
-                found.update(physical_backup.back_up(tool, layout, given["type"]))
+                further = physical_backup.further_repositories(declared) if given["copies_required"] else []
+                found.update(physical_backup.back_up(tool, layout, given["type"], further))
                 found["path"] = f"pgbackrest:{tool.stanza}/{found['label']}"
         return {"changed": True, "databases": dict.fromkeys(targets, found)}
 

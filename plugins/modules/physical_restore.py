@@ -150,7 +150,11 @@ def main() -> None:
     )
 
     def work() -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.module_utils import pgbackrest, physical_rollback
+        from ansible_collections.whitecross.pgops.plugins.module_utils import (
+            cluster_comparison,
+            pgbackrest,
+            physical_rollback,
+        )
         from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
 
         progress, control = pgops_module.job(module)
@@ -163,7 +167,12 @@ def main() -> None:
             found = physical_rollback.resume(
                 tool.config, tool.stanza, tool.user, list(targets), asked, pretend=module.check_mode
             )
-            return {"changed": found["state"] in ("completed", "lifted"), "databases": dict.fromkeys(targets, found)}
+            noted: dict[str, Any] = {}
+            if found.get("returned_to"):
+                record = cluster_comparison.Record(given["run_id"] or "by-hand", found["returned_to"])
+                noted = cluster_comparison.record_return(targets.values(), record)
+            databases = {name: {**found, **noted.get(name, {})} for name in targets}
+            return {"changed": found["state"] in ("completed", "lifted"), "databases": databases}
         request = physical_rollback.Request(
             given["run_id"] or "by-hand",
             given["restore_point"],

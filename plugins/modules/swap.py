@@ -108,6 +108,11 @@ databases:
     history:
       description: Audit rows and runs that were carried across.
       type: dict
+    sequences:
+      description:
+        - The sequences that were V(moved) on to where the replaced database had them, as C(sequence), C(from) and C(to); those that
+          were V(left), as C(sequence) and C(why); and C(why) none could be.
+      type: dict
 """
 
 from typing import Any

@@ -200,6 +200,7 @@ class PgopsAction(UnbrokenAction):
                 }
             )
         untouched: list[str] = []
+        refused = True
         try:
             by = journal.stop_asked_by() if journal and self.STOPPABLE else None
             if by:
@@ -210,6 +211,7 @@ class PgopsAction(UnbrokenAction):
                 )
             arguments = {**self.connection_arguments(variables), **self.module_arguments(variables)}
             module = f"whitecross.pgops.{self.MODULE}"
+            refused = False
             if self.LIVE and not self._task.check_mode:
                 result = self._run_live(module, arguments, variables)
             else:
@@ -223,8 +225,9 @@ class PgopsAction(UnbrokenAction):
             told = str(error.message if hasattr(error, "message") else error)
             commands = (getattr(error, "result", None) or {}).get("next")
             self._record_failure(
-                journal, host, started, {"msg": told, "untouched": untouched or None, "next": commands}
-            )
+                journal, host, started,
+                {"msg": told, "untouched": untouched or None, "next": commands, "refused": refused or None},
+            )  # fmt: skip
             raise
         duration = round(time.monotonic() - started, 3)
         if result.get("failed") or result.get("unreachable"):
@@ -288,6 +291,7 @@ class PgopsAction(UnbrokenAction):
                 "applied",
                 "not_applied",
                 "untouched",
+                "refused",
                 "unwell",
                 "not_looked_at",
             )

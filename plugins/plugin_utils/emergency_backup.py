@@ -61,6 +61,11 @@ def lines(databases: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def below(database: str, needed: int, level: int) -> str:
+    """:return: what is said where a rollback goes on with a proof of a lower level than its environment needs."""
+    return f"{database}: level {needed} is needed here; the rollback goes on with level {level} ({MODE}=try)"
+
+
 def left(run: Mapping[str, Any], whole: float) -> float:
     """:param whole: seconds for the backup, its proof and its copies together, 0 for any number.
     :return: what this run has left of them, at least one second."""

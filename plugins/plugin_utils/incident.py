@@ -61,11 +61,11 @@ def rolled_back_by_itself(events: Iterable[Mapping[str, Any]]) -> dict[str, Any]
 
 
 def is_due(report: Mapping[str, Any]) -> bool:
-    """Whether a run is one of which a record is kept: a rollback that changed something, a migration that was rolled back or
-    failed in production after it had begun to apply."""
+    """Whether a run is one of which a record is kept: a rollback that began to change something, a migration that was rolled back or
+    failed in production after it had begun to apply. What was refused before it began is none."""
     if report.get("check_mode") or not report.get("run_id"):
         return False
-    phases = {str(row["phase"]) for row in report["steps"]}
+    phases = {str(row["phase"]) for row in report["steps"] if not row.get("refused")}
     if report["playbook"] == "rollback":
         return bool(phases & _CHANGES) or _resumed(report["steps"]) or report["state"] == run_outcome.PARTIAL
     if report["playbook"] != "migrate":

@@ -125,6 +125,8 @@ def _phases(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             row["duration_s"] = event.get("duration_s")
             if kind == "phase_failed":
                 row["result"] = "failed"
+                if (event.get("error") or {}).get("refused"):
+                    row["refused"] = True
                 row["error"] = error_of(
                     {**(event.get("error") or {}), "phase": event.get("phase"), "host": event.get("host")}
                 )

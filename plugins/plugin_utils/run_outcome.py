@@ -69,6 +69,21 @@ def kept_cluster(phases: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return None
 
 
+def changed_over(run: Mapping[str, Any]) -> str:
+    """:param run: what the run knows of a host: phase -> database -> result.
+    :return: which databases, or their cluster, this run has replaced, and where the replaced one is; empty where it has not."""
+    told: dict[str, None] = {}
+    for phase in ("resume", "swap", "restore"):
+        for database, found in (run.get(phase) or {}).items():
+            if found.get("aside"):
+                told[f"{database} is swapped by this run, and the replaced one is kept as {found['aside']}"] = None
+            elif cluster := kept_cluster({phase: found}):
+                told[f"the cluster is changed over by this run, and the replaced one is kept in {cluster['kept']}"] = (
+                    None
+                )
+    return ", ".join(told)
+
+
 def _in_the_middle(stopped: Mapping[str, Any]) -> bool:
     step = re.search(r"at step (\d+) of", str(stopped.get("state")))
     return step is not None and int(step[1]) > 1

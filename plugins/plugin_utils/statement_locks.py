@@ -64,6 +64,13 @@ _WEAKER = {
     ),
 }
 
+# Roles that only the session knows.
+_WHOSE = {
+    "ROLESPEC_CURRENT_ROLE": "current",
+    "ROLESPEC_CURRENT_USER": "current",
+    "ROLESPEC_SESSION_USER": "session",
+}
+
 Lock = dict[str, Any]
 
 
@@ -84,7 +91,8 @@ def locks_of(node: Any, text: str) -> list[Lock]:
     :return: ``schema``, ``name`` and ``mode`` each, and where the catalog has to be asked: ``follow``. With ``children`` the
         partitions and heirs are locked too, with ``table`` the name is an index's, ``guessed`` is read out of a text. With
         ``dependents`` the name is that of what goes by CASCADE, with a word for its kind, and the tables and views are meant that go
-        along or lose a part (``part`` is its column, or how many arguments it has). In the place of the table itself: ``referenced`` and ``referencing``, the tables at the other end of its foreign keys (only
+        along or lose a part (``part`` is its column, or how many arguments it has); with ``owned`` the name is a role's, and its objects and
+        the policies for it are what goes. In the place of the table itself: ``referenced`` and ``referencing``, the tables at the other end of its foreign keys (only
         those of ``part``, a constraint or a column; with ``cascade`` on and on), ``parent``, that it is a partition of, with its default partition,
         ``default``, its own default partition, ``domain``, the tables with a column of that domain.
     """
@@ -101,6 +109,11 @@ def _found(node: Any, text: str) -> Iterator[Lock]:
         yield _lock(relation_name(node.relation), SHARE, *_children(node.relation))
     elif isinstance(node, ast.DropStmt):
         yield from _drop(node)
+    elif isinstance(node, ast.DropOwnedStmt):
+        for role in node.roles:
+            yield _lock(
+                ("", role.rolename or ""), ACCESS_EXCLUSIVE, "dependents", "owned", part=_WHOSE.get(role.roletype.name)
+            )
     elif isinstance(node, ast.TruncateStmt):
         for relation in node.relations:
             yield _lock(relation_name(relation), ACCESS_EXCLUSIVE, *_children(relation))

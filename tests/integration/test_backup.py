@@ -10,6 +10,7 @@ import signal
 import stat
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -439,6 +440,37 @@ def test_asked_to_stop_it_ends_and_leaves_nothing(server: Any, target: Any, fill
     timer.start()
     with pytest.raises(Interrupted):
         back_up(target, tmp_path, control=control)
+    assert files(tmp_path) == []
+
+
+# What the first look waits for: its query of the catalog, the locks on the tables, a sequence's value.
+IN_THE_WAY = {
+    "the list of the tables": "LOCK TABLE pg_depend IN ACCESS EXCLUSIVE MODE",
+    "the lock of a table": "LOCK TABLE visits IN ACCESS EXCLUSIVE MODE",
+    "the value of a sequence": "ALTER SEQUENCE students_id_seq RENAME TO other",
+}
+
+
+@pytest.mark.parametrize("waits_for", IN_THE_WAY)
+def test_asked_to_stop_in_its_first_look_it_says_so(
+    server: Any, target: Any, filled: str, tmp_path: Path, waits_for: str
+) -> None:
+    waiting = "SELECT 1 FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) WHERE NOT granted AND application_name LIKE '%backup'"
+    control = Control(None)
+    with closing(server.connect(filled)) as conn, ThreadPoolExecutor(1) as pool:
+        conn.autocommit = False
+        conn.cursor().execute(IN_THE_WAY[waits_for])
+        running = pool.submit(back_up, target, tmp_path, control=control)
+        for _ in range(300):
+            if server.execute(waiting):
+                break
+            time.sleep(0.1)
+        control.request("somebody pressed Ctrl-C")
+        try:
+            with pytest.raises(Interrupted, match="somebody pressed Ctrl-C"):
+                running.result(timeout=15)
+        finally:
+            conn.rollback()
     assert files(tmp_path) == []
 
 

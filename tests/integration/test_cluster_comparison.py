@@ -115,6 +115,16 @@ def test_a_ledger_that_cannot_be_read_stops_nothing(server: Any, live: Live, bot
     assert audit(server, both)[-1] == ("cluster_restored", RUN)
 
 
+def test_that_a_kept_cluster_is_live_again_stands_in_its_audit(server: Any, target: Any, both: str) -> None:
+    kept = Record(RUN, "the cluster kept in /var/lib/kept", "wrong moment")
+    told = cluster_comparison.record_return([target, target.with_(database="not_there")], kept)
+    query = "SELECT event, run_id, detail FROM pgops.audit ORDER BY seq DESC LIMIT 1"
+    detail = {"target": kept.target, "reason": kept.reason}
+    assert server.execute(query, database=both) == [("cluster_returned", RUN, detail)]
+    assert told["not_there"]["history"]["carried"] is False
+    assert set(told) == {"not_there"}
+
+
 def test_the_restored_ledger_of_a_newer_tool_stops_nothing(server: Any, live: Live, both: str) -> None:
     server.execute("UPDATE pgops.meta SET schema_version = 9999", database=f"{both}_restored")
     found = compare(live)

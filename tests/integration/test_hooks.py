@@ -88,6 +88,16 @@ def test_a_migration_and_a_rollback_send_users_away_and_bring_them_back(
     ]  # fmt: skip
 
 
+def test_nobody_is_sent_away_for_a_rollback_that_has_nothing_to_revert(
+    site: Playbook, application: Application, server: Server
+) -> None:
+    done = site("rollback.yml")
+    assert done.rc == 0, done.output
+    assert application.asked == []
+    assert f"{site.database}: no version is applied, so there is nothing to revert" in done.stdout
+    assert "(1/6)" not in "".join(steps(done.stdout))
+
+
 def test_a_hook_that_fails_stops_the_run_and_users_come_back(
     site: Playbook, application: Application, server: Server
 ) -> None:

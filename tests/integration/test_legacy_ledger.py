@@ -58,6 +58,22 @@ def test_a_mirrored_ledger_tells_the_truth_through_ups_and_downs(target: Any, co
     assert names(target) == [legacy.FILES[BASE], foreign]
 
 
+def test_a_mirror_may_lie_in_a_schema_of_any_name(target: Any, server: Any, core: Any) -> None:
+    legacy.as_ours(target, (BASE,))
+    legacy.sequelize_ledger(target, [legacy.FILES[BASE]])
+    adopt(target, core, mirror="sequelize")
+    server.execute(
+        'CREATE SCHEMA "50% s"; GRANT USAGE ON SCHEMA "50% s" TO white_cross_owner; ALTER TABLE public."SequelizeMeta" SET SCHEMA "50% s";'
+        "UPDATE pgops.mirror SET schema = '50% s'",
+        database=target.database,
+    )
+    written = 'SELECT name FROM "50% s"."SequelizeMeta" ORDER BY 1'
+    migrate.apply(target, core, Selection(), engine.way("20260101T000000Z-000002"))
+    assert [row["name"] for row in engine.rows(target, written)] == [legacy.FILES[BASE], legacy.FILES[HEALTH]]
+    migrate.revert(target, Reverts(), engine.way("20260101T000000Z-000003"))
+    assert [row["name"] for row in engine.rows(target, written)] == [legacy.FILES[BASE]]
+
+
 def test_a_mirror_that_cannot_be_written_is_refused_before_anything(target: Any, server: Any, core: Any) -> None:
     legacy.as_ours(target, (BASE,))
     with pytest.raises(PgopsError, match="There is no SequelizeMeta"):

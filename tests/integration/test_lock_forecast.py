@@ -171,9 +171,17 @@ STATEMENTS = [
     "DROP FUNCTION plain(integer) CASCADE",
     "DROP ROUTINE nothing CASCADE",
     "DROP SCHEMA elsewhere CASCADE",
+    "DROP OWNED BY white_cross_owner CASCADE",
+    "DROP OWNED BY CURRENT_USER",
     "CREATE PUBLICATION news FOR TABLE base, ONLY child",
     "DROP TYPE IF EXISTS no_such_type CASCADE",
     "DROP FUNCTION IF EXISTS unknown(integer) CASCADE",
+]
+
+# Beyond what the owner of the tables may do.
+OF_OTHERS = [
+    "DROP OWNED BY white_cross_app",
+    "DROP OWNED BY white_cross_app CASCADE",
 ]
 
 # What a DO block runs by EXECUTE, as far as it is written down.
@@ -239,6 +247,31 @@ def test_the_forecast_of_a_statement_is_what_it_locks(zoo: Any, statement: str) 
     finally:
         execute(zoo, "ROLLBACK")
     assert forecast == taken
+
+
+@pytest.mark.parametrize("statement", OF_OTHERS)
+def test_what_drop_owned_takes_of_a_role_that_owns_a_little_is_what_it_locks(
+    superuser_connection: Any, statement: str
+) -> None:
+    conn = superuser_connection
+    execute(
+        conn,
+        "CREATE TABLE theirs (id integer PRIMARY KEY); ALTER TABLE theirs OWNER TO white_cross_app; CREATE TABLE read_by (id integer);"
+        "CREATE POLICY of_app ON read_by TO white_cross_app USING (true); CREATE TABLE granted (id integer);"
+        "GRANT SELECT ON granted TO white_cross_app; CREATE TABLE ours (id integer)",
+    )
+    if "CASCADE" in statement:
+        execute(
+            conn, "ALTER TABLE ours ADD FOREIGN KEY (id) REFERENCES theirs; CREATE VIEW seen AS SELECT id FROM theirs"
+        )
+    there = {row["oid"]: row["name"] for row in fetch_all(conn, _THERE)}
+    forecast = {lock.name: lock.mode for lock in lock_forecast.forecast(conn, {0: told(statement)}).get(0, [])}
+    execute(conn, "BEGIN")
+    try:
+        execute(conn, statement)
+        assert held(conn, there) == forecast
+    finally:
+        execute(conn, "ROLLBACK")
 
 
 @pytest.mark.parametrize("block", BLOCKS)

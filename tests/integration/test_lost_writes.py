@@ -13,6 +13,8 @@ import shutil
 import signal
 import stat
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     encryption,
     ledger,
     lost_comparison,
+    lost_writes,
     migrate,
     row_versions,
     swap,
@@ -149,8 +152,8 @@ def test_after_a_swap_back_what_the_successor_wrote_is_lost_and_nothing_else(
     backup = proved(target, tmp_path)
     server.execute("INSERT INTO students (name) SELECT 'first' FROM generate_series(1, 7)", database=database)
     first = roll_back(target, backup)
-    # The id that the first rows have, too.
-    server.execute("INSERT INTO students (name) VALUES ('second')", database=database)
+    # The id that the first rows have, too; the sequence gives out none of theirs again.
+    server.execute("INSERT INTO students (id, name) VALUES (101, 'second')", database=database)
     server.execute(
         "UPDATE visits SET price = 99 WHERE id IN (3, 4); DELETE FROM visits WHERE id = 5", database=database
     )
@@ -453,6 +456,132 @@ def test_what_belongs_to_a_row_of_before_comes_back_also_where_its_own_parent_wa
     assert found["held_back"] == 2
 
 
+# -- a key that is given out between the export and the run ---------------------------------------------------------------
+
+# What was lost and belongs to Alice, student 101; then what the live database did after the export.
+LATER = {
+    "a child": ("INSERT INTO allergies VALUES (10, 101, 'nuts of Alice')", "INSERT INTO students VALUES (101, 'Bob')"),
+    "a child that was there": ("UPDATE allergies SET student_id = 101 WHERE id = 1", "INSERT INTO students VALUES (101, 'Bob')"),
+    "a child without a key": ("INSERT INTO notes VALUES (101, 'of Alice')", "INSERT INTO students VALUES (101, 'Bob')"),
+    "a child by another key": ("INSERT INTO plans VALUES (1, 'c101')", "INSERT INTO students VALUES (150, 'Bob', NULL, 'c101')"),
+    "a child of its own table": ("INSERT INTO students VALUES (102, 'Carol', 101)", "INSERT INTO students VALUES (101, 'Bob')"),
+    "a child of a child": (
+        "INSERT INTO allergies VALUES (10, 101, 'nuts of Alice'); INSERT INTO doses VALUES (1, 10)",
+        "INSERT INTO allergies VALUES (10, 5, 'milk of another')",
+    ),
+    "a child of a partition": ("INSERT INTO stays VALUES (1, 101); INSERT INTO meals VALUES (1, 1)", "INSERT INTO stays VALUES (1, 5)"),
+}  # fmt: skip
+WARD = (
+    STUDENTS
+    + "ALTER TABLE students ADD friend int REFERENCES students, ADD code text UNIQUE;"
+    + "CREATE TABLE notes (student_id int REFERENCES students, what text);"
+    + "CREATE TABLE plans (id int PRIMARY KEY, code text REFERENCES students (code));"
+    + "CREATE TABLE doses (id int PRIMARY KEY, allergy int REFERENCES allergies);"
+    + "CREATE TABLE stays (id int PRIMARY KEY, student_id int REFERENCES students) PARTITION BY RANGE (id);"
+    + "CREATE TABLE stays_1 PARTITION OF stays FOR VALUES FROM (0) TO (1000);"
+    + "CREATE TABLE meals (id int PRIMARY KEY, stay int REFERENCES stays);"
+)
+TABLES = ("students", "allergies", "notes", "plans", "doses", "stays", "meals")
+
+
+@pytest.mark.few(4)
+@pytest.mark.parametrize("case", LATER)
+def test_what_belongs_to_a_key_that_was_given_out_after_the_export_ends_the_file(
+    parted: Any, target: Any, tmp_path: Path, case: str
+) -> None:
+    both = parted(WARD)
+    of_alice, since = LATER[case]
+    both.lost(f"INSERT INTO students VALUES (101, 'Alice', NULL, 'c101'); {of_alice}")
+    found = look(target, export=str(tmp_path))
+    assert found["held_back"] == 0
+    both.since(since)
+    before = {table: both.rows(table) for table in TABLES}
+    done = run_sql(both.server, both.database, found["export"])
+    assert done.returncode == 3
+    assert re.search(
+        r"ERROR: +a row of public\.\w+ \(\w+\) = \(\w+\) belongs to public\.\w+ \(\w+\) = \(\w+\), which ", done.stderr
+    )
+    assert "nothing of this file was done" in done.stderr
+    assert f"lost_writes_kept={both.kept}" in done.stderr
+    assert {table: both.rows(table) for table in TABLES} == before
+    # The next export holds it apart, and the rest comes in.
+    again = look(target, export=str(tmp_path / "again"))
+    if case != "a child by another key":
+        assert again["held_back"] > 0
+        done = run_sql(both.server, both.database, again["export"])
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_key_that_is_given_out_while_the_file_runs_ends_it(parted: Any, target: Any, tmp_path: Path) -> None:
+    both = parted(WARD)
+    both.lost("INSERT INTO students VALUES (101, 'Alice'); INSERT INTO allergies VALUES (10, 101, 'nuts of Alice')")
+    found = look(target, export=str(tmp_path))
+    with closing(both.server.connect(both.database)) as bob, ThreadPoolExecutor(1) as pool:
+        bob.autocommit = False
+        bob.cursor().execute("INSERT INTO students VALUES (101, 'Bob')")
+        running = pool.submit(run_sql, both.server, both.database, found["export"])
+        for _ in range(600):
+            waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'psql'"
+            if both.server.execute(waits):
+                break
+            time.sleep(0.1)
+        bob.commit()
+        done = running.result()
+    assert done.returncode == 3
+    assert "could not serialize access" in done.stderr
+    assert [row[1] for row in both.rows("students") if row[0] == 101] == ["Bob"]
+    assert [row for row in both.rows("allergies") if row[1] == 101] == []
+
+
+@pytest.mark.majors(15, 16, 17, 18, slow=(15,))
+def test_the_file_does_nothing_twice_also_where_its_rows_were_changed_since(
+    parted: Any, target: Any, tmp_path: Path
+) -> None:
+    both = parted(
+        WARD
+        + "CREATE FUNCTION mark() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.name := NEW.name || '!'; RETURN NEW; END$$;"
+    )
+    both.since("CREATE TRIGGER mark BEFORE INSERT ON students FOR EACH ROW EXECUTE FUNCTION mark()")
+    both.lost(
+        "INSERT INTO students VALUES (101, 'Alice', NULL, 'c101'), (102, 'Carol', 101, NULL); UPDATE allergies SET student_id = 101 WHERE id = 1;"
+        "INSERT INTO allergies VALUES (10, 101, 'nuts'), (11, 102, 'milk'); INSERT INTO notes VALUES (101, 'x'), (101, 'x');"
+        "INSERT INTO plans VALUES (1, 'c101'); INSERT INTO stays VALUES (1, 101); INSERT INTO meals VALUES (1, 1)"
+    )
+    found = look(target, export=str(tmp_path))
+    for _ in range(2):
+        done = run_sql(both.server, both.database, found["export"])
+        assert done.returncode == 0, done.stderr
+        assert [row[1] for row in both.rows("students") if row[0] > 100] == ["Alice!", "Carol!"]
+        assert [row[1] for row in both.rows("allergies") if row[0] in (1, 10, 11)] == [101, 101, 102]
+        assert both.rows("notes") == [(101, "x"), (101, "x")]
+        both.since("UPDATE students SET friend = 5 WHERE id = 101")
+
+
+ODD_NAMES = ["50%", "%s %(x)s", 'a "quote" it\'s', "Ärzte 漢", "a\\b :c", "$pgops$"]
+
+
+@pytest.mark.few(2)
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_any_name_can_be_compared_exported_and_counted(parted: Any, target: Any, tmp_path: Path, name: str) -> None:
+    quoted = '"' + name.replace('"', '""') + '"'
+    both = parted(
+        f"CREATE SCHEMA {quoted}; CREATE TABLE {quoted}.{quoted} ({quoted} int PRIMARY KEY, other text);"
+        f"CREATE TABLE {quoted}.child (id int PRIMARY KEY, {quoted} int REFERENCES {quoted}.{quoted});"
+        f"INSERT INTO {quoted}.{quoted} VALUES (1, 'x')"
+    )
+    both.lost(
+        f"INSERT INTO {quoted}.{quoted} VALUES (2, 'y'); INSERT INTO {quoted}.child VALUES (1, 2);"
+        f"UPDATE {quoted}.{quoted} SET other = 'z' WHERE {quoted} = 1"
+    )
+    found = look(target, export=str(tmp_path))
+    assert found["rows"]["inserted"] == 2
+    assert found["rows"]["updated"] == 1
+    done = run_sql(both.server, both.database, found["export"])
+    assert done.returncode == 0, done.stderr
+    assert look(target)["tables"] == {}
+    assert lost_writes.written_since(target, 1, application_name="test")["rows_written"] == 3
+
+
 def test_a_statement_that_fails_leaves_nothing_of_the_file(parted: Any, target: Any, tmp_path: Path) -> None:
     both = parted("CREATE TABLE t (id int PRIMARY KEY, a text); CREATE TABLE u (id int PRIMARY KEY, a text)")
     both.lost("INSERT INTO t VALUES (1, 'x'); INSERT INTO u VALUES (1, 'x')")
@@ -529,6 +658,8 @@ def test_an_export_that_cannot_be_encrypted_is_refused_before_anything_is_read(
         with pytest.raises(PgopsError, match=told):
             look(target, export=str(tmp_path / "out"), encrypt_to=recipients)
     monkeypatch.setattr(encryption, "TOOL", "no-such-age")
+    with pytest.raises(PgopsError, match="There is no no-such-age"):
+        lost_comparison.refuse_unable(str(tmp_path / "out"), [age_key(tmp_path, "first").public])
     with pytest.raises(PgopsError, match="There is no no-such-age"):
         look(target, export=str(tmp_path / "out"), encrypt_to=[age_key(tmp_path).public])
     assert not (tmp_path / "out").exists()

@@ -55,6 +55,23 @@ def away(cluster: PhysicalCluster, path: str) -> Iterator[None]:
         cluster.shell(f"mv /tmp/away {shlex.quote(path)}")
 
 
+def ledger_of(cluster: PhysicalCluster) -> None:
+    cluster.run(
+        """
+        from ansible_collections.whitecross.pgops.plugins.module_utils import ledger
+        with contextlib.closing(connection.connect(target, application_name="test")) as conn:
+            ledger.ensure(conn)
+            ledger.append_audit(conn, "noted", run_id=run_id)
+        print("{}")
+        """
+    )
+
+
+def events(cluster: PhysicalCluster) -> list[str]:
+    rows = cluster.server.execute("SELECT event FROM pgops.audit ORDER BY seq", database=cluster.database)
+    return [event for (event,) in rows]
+
+
 def wal(cluster: PhysicalCluster) -> list[str]:
     return cluster.shell(f"ls {REPOSITORY}/archive/{STANZA}/*/*/* | grep -v partial | sort").split()
 
@@ -79,6 +96,7 @@ def refuses(cluster: PhysicalCluster, said: str, **asked: object) -> dict[str, o
 def test_the_exact_rows_of_the_restore_point_come_back_and_the_old_cluster_is_kept(major: int, command: str) -> None:
     cluster = begun(major, command)
     try:
+        ledger_of(cluster)
         cluster.mark("exact")
         insert(cluster, 500)
         assert cluster.disclose(name="exact")["target"] == "restore point exact"
@@ -89,6 +107,7 @@ def test_the_exact_rows_of_the_restore_point_come_back_and_the_old_cluster_is_ke
         assert "standby.signal" in cluster.shell(f"ls {done['kept']}")
         back = cluster.roll_back(kept=done["kept"])
         assert count(cluster) == 1500
+        assert events(cluster) == ["noted", "cluster_returned"]
         assert "standby.signal" not in cluster.shell(f"ls {cluster.data}")
         assert cluster.beside() == [back["kept"].rpartition("/")[2]]
     finally:
@@ -266,3 +285,21 @@ def test_a_configuration_that_is_not_ours_and_a_foreign_archive_are_refused(clus
     finally:
         cluster.server.execute("ALTER SYSTEM RESET archive_command")
         cluster.server.execute("SELECT pg_reload_conf()")
+
+
+def test_a_second_repository_has_a_backup_of_its_own_where_copies_are_required(cluster: PhysicalCluster) -> None:
+    second = f"{REPOSITORY}_2"
+    cluster.shell(f"install -d -o postgres -g postgres -m 0750 {second}")
+    found = cluster.run(
+        """
+        two = declared(**{"repo2-path": values["second"]})
+        with physical_backup.session(target, run_id) as (conn, layout):
+            physical_backup.prepare(tool, layout, two)
+            print(json.dumps(physical_backup.back_up(tool, layout, "full", physical_backup.further_repositories(two))))
+        """,
+        second=second,
+    )
+    assert found["label"] in cluster.shell(f"ls {REPOSITORY}/backup/{STANZA}")
+    assert found["copies"]["2"] in cluster.shell(f"ls {second}/backup/{STANZA}").split()
+    # With one repository again nothing is asked of a second one.
+    assert cluster.back_up("incr")["copies"] == {}

@@ -21,15 +21,29 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     catalog,
     connection,
     database_marks,
+    database_properties,
     ledger,
     lost_writes,
     restore,
     swap,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.sequence_positions import SequencePositions
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import losses
 from psycopg2 import sql
-from support.backups import RUN, back_up, fill, largest_file, names, prove, proved, recompute, stage, start_python
+from support.backups import (
+    PATIENT,
+    RUN,
+    back_up,
+    fill,
+    largest_file,
+    names,
+    prove,
+    proved,
+    recompute,
+    stage,
+    start_python,
+)
 from support.server import APP, BACKUP, MIGRATOR, OWNER, RESTORE, SUPERUSER
 
 
@@ -455,9 +469,141 @@ def believed(target: Any, directory: Path, **settings: Any) -> Any:
     return backup_store.read_backup(backup.path)
 
 
+def test_a_setting_that_came_out_otherwise_is_named_and_its_value_is_not(
+    server: Any, target: Any, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.execute(
+        f"ALTER DATABASE {filled} SET app.encryption_key = '{PATIENT}'; ALTER DATABASE {filled} SET work_mem = '5MB';"
+        f"ALTER ROLE {APP} IN DATABASE {filled} SET app.token = '{PATIENT}'"
+    )
+    backup = believed(target, tmp_path)
+    real = database_properties.apply
+
+    def otherwise(conn: Any, name: str, properties: dict[str, Any]) -> None:
+        real(conn, name, properties)
+        with conn.cursor() as cursor:
+            cursor.execute(
+                f"ALTER DATABASE {name} SET app.encryption_key = '{PATIENT} and more'; ALTER DATABASE {name} RESET work_mem;"
+                f"ALTER ROLE {APP} IN DATABASE {name} SET app.other = '{PATIENT}'"
+            )
+
+    monkeypatch.setattr(database_properties, "apply", otherwise)
+    with pytest.raises(PgopsError) as caught:
+        stage(target, backup)
+    assert PATIENT not in json.dumps(caught.value.as_dict(), default=str)
+    assert caught.value.extra["refused"] is False
+    assert (
+        "setting app.encryption_key of the database is changed; "
+        f"setting app.other of role {APP} in the database is unexpected; setting work_mem of the database is missing"
+    ) in caught.value.message
+
+
+SEQUENCES = """
+SET ROLE white_cross_owner; CREATE SCHEMA "50% s"; CREATE SEQUENCE "50% s"."Odd ""Name" START 10;
+CREATE SEQUENCE downwards INCREMENT -2; CREATE SEQUENCE round CYCLE MAXVALUE 3; CREATE SEQUENCE turned; CREATE SEQUENCE bounded MAXVALUE 50;
+CREATE SEQUENCE ahead START 1000; CREATE SEQUENCE gone; CREATE SEQUENCE restarted;
+"""
+
+
+def next_of(server: Any, database: str, name: str) -> int:
+    return int(server.execute(f"SELECT nextval('{name}')", database=database)[0][0])
+
+
+@pytest.mark.majors(15, 16, 17, 18, slow=(15,))
+def test_sequences_go_on_from_where_the_replaced_database_had_them(
+    server: Any, target: Any, filled: str, tmp_path: Path
+) -> None:
+    server.execute(SEQUENCES, database=filled)
+    write_ledger(target, RUN)
+    staged = stage(target, believed(target, tmp_path))
+    server.execute(
+        """INSERT INTO students (name) SELECT 'x' FROM generate_series(1, 7); DELETE FROM students WHERE id > 100;
+        SELECT nextval('"50% s"."Odd ""Name"') FROM generate_series(1, 3); SELECT nextval('downwards') FROM generate_series(1, 3);
+        SELECT nextval('round'); ALTER SEQUENCE turned INCREMENT -1 MINVALUE -9 MAXVALUE -1 START -1 RESTART; SELECT nextval('turned');
+        ALTER SEQUENCE bounded MAXVALUE 100; SELECT setval('bounded', 70); DROP SEQUENCE gone; CREATE SEQUENCE made;
+        ALTER SEQUENCE restarted RESTART 500""",
+        database=filled,
+    )
+    server.execute("SELECT nextval('ahead')", database=staged)
+    done = swapped(target, staged)
+    assert done["sequences"] == {
+        "moved": [
+            {"sequence": '"50% s"."Odd ""Name"', "from": 10, "to": 12},
+            {"sequence": "public.downwards", "from": -1, "to": -5},
+            {"sequence": "public.restarted", "from": 1, "to": 500},
+            {"sequence": "public.students_id_seq", "from": 100, "to": 107},
+        ],
+        "left": [{"sequence": "public.bounded", "why": "70 is outside of its bounds"}],
+        "why": None,
+    }
+    names_of = [
+        '"50% s"."Odd ""Name"',
+        "downwards",
+        "round",
+        "turned",
+        "bounded",
+        "ahead",
+        "restarted",
+        "students_id_seq",
+    ]
+    assert [next_of(server, filled, name) for name in names_of] == [13, -7, 1, 1, 1, 1001, 500, 108]
+    # On the way back, too: what the successor gave out since is not given out again.
+    back = swapped(target, done["aside"])
+    assert next_of(server, filled, "students_id_seq") == 109
+    assert {"sequence": "public.students_id_seq", "from": 107, "to": 108} in back["sequences"]["moved"]
+    detail = server.execute(
+        "SELECT detail FROM pgops.audit WHERE event = 'database_swapped' ORDER BY seq", database=filled
+    )
+    assert [row[0]["sequences_moved"] for row in detail][-1] == len(back["sequences"]["moved"])
+
+
+def test_no_number_is_given_out_twice_by_clients_that_ask_to_the_last_moment(
+    server: Any, target: Any, filled: str, staged: str
+) -> None:
+    given: list[list[int]] = [[] for _ in range(4)]
+
+    def ask(numbers: list[int]) -> None:
+        try:
+            with closing(server.connect(filled)) as conn, conn.cursor() as cursor:
+                while True:
+                    cursor.execute("SELECT nextval('students_id_seq')")
+                    numbers.append(cursor.fetchone()[0])
+        except psycopg2.Error:
+            pass
+
+    clients = [threading.Thread(target=ask, args=(numbers,)) for numbers in given]
+    for client in clients:
+        client.start()
+    while not all(given):
+        time.sleep(0.01)
+    done = swapped(target, staged)
+    for client in clients:
+        client.join()
+    (moved,) = done["sequences"]["moved"]
+    assert moved["to"] >= max(map(max, given))
+    assert next_of(server, filled, "students_id_seq") == moved["to"] + 1
+    assert done["outage_ms"] < 2000
+
+
+def test_sequences_that_the_restore_role_may_not_set_are_named(
+    server: Any, target: Any, filled: str, staged: str
+) -> None:
+    server.execute("CREATE SEQUENCE secret", database=filled)
+    server.execute("CREATE SEQUENCE secret", database=staged)
+    with (
+        closing(connection.connect(target, application_name="t")) as live,
+        closing(connection.connect(target.with_(database=staged), application_name="t")) as copy,
+    ):
+        positions = SequencePositions(live, copy)
+        assert [entry["sequence"] for entry in positions.left] == ["public.secret"]
+        positions.get_ready()
+        assert positions.move_on() == []
+
+
 def blocked(server: Any, target: Any, staged: str) -> str:
     with pytest.raises(PgopsError) as caught:
         swapped(target, staged)
+    assert caught.value.extra["refused"] is True
     assert is_open(server, target.database)
     assert count(server, target.database) == 100
     assert staged in names(server, target.database)
@@ -632,6 +778,7 @@ STEPS = [
     "history carried",
     "fence: commit",
     "sessions signalled",
+    "sequences moved",
     "swap: commit",
     "audit written",
     "comment restored",

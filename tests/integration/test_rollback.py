@@ -22,6 +22,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selec
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from support import engine
 from support.backups import RUN, back_up, names, proved, stage
+from support.keys import age_key
 from support.server import OWNER
 from support.tree import TestTree
 
@@ -75,6 +76,7 @@ def test_tags_do_not_let_a_version_go_without_a_proved_backup(
         f"Nothing was reverted in {database}: this run has {missing} (left out by --tags or --skip-tags?)"
         in done.stdout
     )
+    assert "incident" not in done.json
     assert versions(server, database) == [V1, V2, V3]
     assert server.execute("SELECT count(*) FROM pets", database=database) == [(1,)]
 
@@ -120,9 +122,10 @@ def test_what_is_said_of_versions_reaches_the_engine(applied: Any, server: Any, 
 
 @pytest.mark.slow
 def test_nothing_to_revert_makes_no_backup(playbook: Any, server: Any, database: str) -> None:
-    done = playbook("rollback.yml", "--skip-tags", "verify", rollback_confirm=database)
+    done = playbook("rollback.yml", "--skip-tags", "verify")
     assert done.rc == 0, done.output
-    assert "nothing to revert" in done.stdout
+    assert f"{database}: no version is applied, so there is nothing to revert" in done.stdout
+    assert f"{database}: to see the versions: ansible-playbook status.yml -l local" in done.stdout
     assert "backup" not in phases(done, database)
 
 
@@ -277,6 +280,40 @@ def test_a_copy_that_cannot_be_made_in_time_is_gone_without_where_that_is_allowe
     assert re.search(r"^    \(4/6\) go back +\d+\.\d\d s$", done.stdout, re.MULTILINE)
     (report,) = (applied.state / "reports" / "local").glob("*.log")
     assert "(3/6) copy of the present state" in report.read_text(encoding="utf-8")
+
+
+def test_a_copy_that_cannot_be_proved_as_it_should_is_gone_on_with_where_that_is_allowed(
+    applied: Any, server: Any, database: str, tmp_path: Path
+) -> None:
+    """A key that anybody may read, and a climb that ends below what is needed; the backup is not encrypted."""
+    key = age_key(tmp_path).file
+    key.chmod(0o644)
+    given = {"backup_identity_file": str(key), "backup_prove_level": 1, "backup_level_required": 4}
+    done = applied("rollback.yml", rollback_confirm=database, rollback_emergency_backup="try", **given)
+    assert done.rc == 0, done.output
+    assert versions(server, database) == [V1, V2]
+    assert (
+        f"{database}: level 4 is needed here; the rollback goes on with level 1 (rollback_emergency_backup=try)"
+        in done.stdout
+    )
+
+
+@pytest.mark.parametrize("given", [{"rollback_export_writes": "FILE/out"}, {"backup_encrypt_to": ["age1x"]}], ids=str)
+def test_an_export_that_could_not_be_written_is_refused_before_the_swap(
+    applied: Any, server: Any, database: str, tmp_path: Path, given: dict[str, Any]
+) -> None:
+    (tmp_path / "file").write_text("")
+    out = given.get("rollback_export_writes", "out").replace("FILE", str(tmp_path / "file"))
+    done = applied(
+        "rollback.yml", rollback_strategy="restore", rollback_confirm=database,
+        **{**given, "rollback_export_writes": str(tmp_path / out)},
+    )  # fmt: skip
+    assert done.rc == 2, done.output
+    assert names(server, database) == [database]
+    error = done.json["error"]
+    assert "Nothing was changed." in error["message"] or "Recipient 1" in error["message"]
+    assert "incident" not in done.json
+    assert is_open(server, database)
 
 
 @pytest.mark.slow

@@ -470,6 +470,17 @@ def test_a_rollback_that_was_refused_before_it_touched_anything_is_no_incident(p
     assert not incident.is_due(reporting.build(events))
 
 
+@pytest.mark.parametrize("phase", ["revert", "restore", "swap"])
+def test_a_rollback_whose_change_was_refused_before_it_began_is_no_incident(phase: str) -> None:
+    events = rollback(*phase_of(phase, {"school": {}}, error={"message": "refused", "refused": True}))
+    assert not incident.is_due(reporting.build(events))
+    begun = (
+        phase_of("restore", {"school": {}}),
+        phase_of(phase, {"school": {}}, error={"message": "no", "refused": True}),
+    )
+    assert incident.is_due(reporting.build(rollback(*begun[0], *begun[1])))
+
+
 @pytest.mark.parametrize("phase", ["revert", "restore", "swap", "lost_writes"])
 def test_a_rollback_that_came_to_what_changes_is_an_incident(phase: str) -> None:
     assert incident.is_due(reporting.build(rollback(*phase_of(phase, {"school": {}}, error={"message": "it failed"}))))

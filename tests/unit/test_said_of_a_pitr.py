@@ -58,6 +58,17 @@ def test_a_hook_that_fails_behind_it_does_not_say_to_type_it_again() -> None:
     assert told["next"] == [VERIFY, BACK]
     assert TYPED not in told["msg"]
     assert VERIFY in told["msg"]
+    assert f"the cluster is changed over by this run, and the replaced one is kept in {KEPT}" in told["msg"]
+    assert "no version" not in told["msg"]
+
+
+def test_a_hook_that_fails_behind_a_swap_says_what_is_swapped() -> None:
+    swapped = {"school": {"aside": "school_failed_1", "way_back": BACK}}
+    told = Hook.__new__(Hook)._failure("smoke_test", "db1", "404", "after", task_vars(swap=swapped))
+    assert "school is swapped by this run, and the replaced one is kept as school_failed_1" in told["msg"]
+    assert "no version" not in told["msg"]
+    before = Hook.__new__(Hook)._failure("stop", "db1", "404", "before", task_vars())
+    assert "this run has reverted no version" in before["msg"]
 
 
 # -- the record and the six steps -------------------------------------------------------------------------------------
