@@ -8,22 +8,26 @@ import json
 import shlex
 from typing import Any
 
-
-def major(host: Any) -> int:
-    """The PostgreSQL major of the host's one cluster."""
-    return int(host.run("pg_lsclusters --no-header").stdout.split()[0])
+MAIN = "main"
 
 
-def query(host: Any, statement: str, database: str = "white_cross") -> list[list[Any]]:
+def major(host: Any, cluster: str = MAIN) -> int:
+    """The PostgreSQL major of a cluster of the host."""
+    clusters = [line.split() for line in host.run("pg_lsclusters --no-header").stdout.splitlines()]
+    (found,) = [int(columns[0]) for columns in clusters if columns[1] == cluster]
+    return found
+
+
+def query(host: Any, statement: str, database: str = "white_cross", cluster: str = MAIN) -> list[list[Any]]:
     """The rows of a SELECT, with JSON's types (number, text, bool, None)."""
     wrapped = f"SELECT coalesce(json_agg(to_json(ARRAY(SELECT value FROM json_each(to_json(q)))))::text, '[]') FROM ({statement}) AS q"
-    return json.loads(execute(host, wrapped, database))
+    return json.loads(execute(host, wrapped, database, cluster))
 
 
-def execute(host: Any, statement: str, database: str = "white_cross") -> str:
+def execute(host: Any, statement: str, database: str = "white_cross", cluster: str = MAIN) -> str:
     """What psql prints for a statement of any kind."""
     done = host.run(
-        f"runuser -u postgres -- psql --cluster {major(host)}/main --dbname {shlex.quote(database)} "
+        f"runuser -u postgres -- psql --cluster {major(host, cluster)}/{cluster} --dbname {shlex.quote(database)} "
         f"--no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1 --command {shlex.quote(statement)}"
     )
     assert done.rc == 0, done.stderr
@@ -36,8 +40,7 @@ def value(host: Any, statement: str, database: str = "white_cross") -> Any:
     return found
 
 
-def databases(host: Any) -> list[str]:
-    return [
-        row[0]
-        for row in query(host, "SELECT datname::text FROM pg_database WHERE NOT datistemplate ORDER BY 1", "postgres")
-    ]
+def databases(host: Any, cluster: str = MAIN) -> list[str]:
+    """All databases of a cluster but its templates, by name."""
+    statement = "SELECT datname::text FROM pg_database WHERE NOT datistemplate ORDER BY 1"
+    return [row[0] for row in query(host, statement, "postgres", cluster)]
