@@ -34,7 +34,7 @@ class ActionModule(emergency_backup.TolerantAction):
         named_backup.refuse_beside_own(
             self, task_vars, self._templar.template(task_vars.get(named_backup.VARIABLE) or "")
         )
-        arguments["purpose"] = arguments.get("purpose") or _PURPOSES.get(str(run.get("playbook")), "manual")
+        arguments["purpose"] = arguments.get("purpose") or _purpose(run)
         arguments.setdefault("environment", str(run.get("environment") or ""))
         arguments["phi"] = {
             database: any(bool(version.get("phi", True)) for version in found.get("pending") or [])
@@ -70,6 +70,11 @@ class ActionModule(emergency_backup.TolerantAction):
             for entry in found["not_included"]:
                 self.say(f"{database}: not in the backup: {entry['object']} ({entry['why']})")
         return result
+
+
+def _purpose(run: dict[str, Any]) -> str:
+    """:return: by the playbook that was typed; in one of the site's own, which imports a migration, by the plan that it has made."""
+    return _PURPOSES.get(str(run.get("playbook"))) or (_PURPOSES["migrate"] if "plan" in run else "manual")
 
 
 def _encrypted(found: dict[str, Any]) -> str:

@@ -75,6 +75,15 @@ def test_check_and_diff_show_the_sql_and_write_nothing(site: Playbook) -> None:
     assert result.json["report"] is None
 
 
+def test_a_playbook_of_the_site_that_imports_it_keeps_its_backup_as_one_of_a_migration(site: Playbook) -> None:
+    """How long a backup is kept goes by its purpose."""
+    (site.folder / "release.yml").write_text("---\n- import_playbook: migrate.yml\n", encoding="utf-8")
+    result = site("release.yml")
+    assert result.rc == 0, result.output
+    (manifest,) = site.backups.rglob("manifest.json")
+    assert json.loads(manifest.read_text(encoding="utf-8"))["purpose"] == "before_migration"
+
+
 def test_a_run_takes_the_eight_steps_and_a_second_changes_nothing(site: Playbook) -> None:
     first = site("migrate.yml")
     assert first.rc == 0, first.output
