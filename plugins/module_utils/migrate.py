@@ -33,6 +33,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     sql_step,
     states_before,
     taken_along,
+    uncopied,
     way_back,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils import plan as planning
@@ -149,6 +150,7 @@ class _Session:
     applied: frozenset[str] = frozenset()
     mirrored: frozenset[str] = frozenset()
     terminated: list[dict[str, Any]] = field(default_factory=list)
+    copy: uncopied.Copy | None = None
 
 
 # ---------------------------------------------------------------------------------------------------------------- apply
@@ -511,7 +513,8 @@ def revert(
 
     :param versions: the exact list that was shown and confirmed; refused when the selection now means another one.
     :param expected: the database when its backup was taken: ``ledger_head``, ``catalog_fingerprint``, ``snapshot`` (``xmax``
-        and ``xip``), ``path``. Refused when something moved since, or rows were written since that would go.
+        and ``xip``), ``path``. Refused when something moved since, or rows were written since that would go; each step looks for
+        these again under the lock of its drop.
     :param lose_writes: let rows go that were written since the backup, of which there is no copy.
     :return: ``reverted`` (each with duration in seconds, what stays and what was gone already), ``loss``, ``model_changes``, ``ledger_head``, ``audit``.
     :raises PgopsError: refused, failed, interrupted or out of patience; ``extra`` says what is reverted and what is not.
@@ -523,6 +526,8 @@ def revert(
             f"The revert in {target.database}",
             word="reverted",
         )
+        if expected and expected.get("snapshot") and not lose_writes:
+            session.copy = uncopied.Copy(expected["snapshot"], _path_of(expected))
         done: list[dict[str, Any]] = []
         shape = None
         if chosen:
@@ -590,8 +595,12 @@ def _chosen(
         now = {"ledger_head": found.head, "catalog_fingerprint": catalog.fingerprint(catalog.inventory(conn))}
         _refuse_moved(conn, found, now, expected, "reverted in")
         if not lose_writes:
-            _refuse_uncopied(database, loss, str(expected.get("path") or "the backup"))
+            _refuse_uncopied(database, loss, _path_of(expected))
     return found, chosen, migrations, loss
+
+
+def _path_of(expected: Mapping[str, Any]) -> str:
+    return str(expected.get("path") or "the backup")
 
 
 def _refuse_uncopied(database: str, loss: Sequence[Mapping[str, Any]], backup: str) -> None:
@@ -895,6 +904,7 @@ def _context(
         accepted=session.accepted,
         replacements=session.replacements,
         applied=session.applied,
+        copy=session.copy if direction == "down" else None,
         progress_so_far=dict(past.progress) if past else {},
         orphans=session.way.orphans,
         builds=session.way.builds,

@@ -244,6 +244,8 @@ def _patiently(
             # Nobody else holds a lock on what this step makes.
             own.add((str(created.get("schema") or "public"), str(created["name"])))
     wanted = _forecast(context, statements, kept, own, states)
+    # What keeps writers out of what goes, from before the last look at it on.
+    shut = context.copy.wanted(context.conn, statements, kept) if context.copy else []
 
     limits = context.limits(context.budget("statement_timeout_s"))
     up = context.direction == "up"
@@ -254,6 +256,10 @@ def _patiently(
             settled: list[dict[str, Any]] = []
             recorded = states.record(context.conn)
             before_it = appeared.before(context.conn, statements) if up else None
+            if context.copy and shut:
+                context.hold(shut)
+                with context.watched("looking for rows of which there is no copy", cancel=True):
+                    context.copy.refuse(context.conn, statements, kept, context.doing)
             attributes.begin(context.conn, before == 0, before == 0 and last)
             _tell_what_was_there(context, kept, states)
             now, there = _statements(context, statements, runs, down, kept, keys, settled, wanted, states)
@@ -286,7 +292,9 @@ def _patiently(
             return whole([])
 
     try:
-        return context.patiently(attempt, wanted=lock_forecast.strongest(chain.from_iterable(wanted.values())))
+        return context.patiently(
+            attempt, wanted=lock_forecast.strongest([*chain.from_iterable(wanted.values()), *shut])
+        )
     except PgopsError as error:
         if error.sqlstate == errorcodes.DEPENDENT_OBJECTS_STILL_EXIST:
             # The server's own hint is CASCADE, which drops what nobody named.
