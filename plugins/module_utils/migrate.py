@@ -392,6 +392,7 @@ def _apply_one(
                     result.started,
                     done,
                     after,
+                    result.so_far(),
                 ) from None
             result.reconnected = True
     session.way.progress.emit(
@@ -694,6 +695,7 @@ def _revert_one(
                     back.started,
                     done,
                     after,
+                    {},
                 ) from None
             # A version that the ledger has lost is refused by then: it is not as this run left it.
             assert found is not None
@@ -937,8 +939,13 @@ def _stopped(
     started: float,
     done: Sequence[Mapping[str, Any]],
     after: Sequence[Mapping[str, Any]],
+    so_far: Mapping[str, Any],
 ) -> PgopsError:
-    """Record where it stopped, as far as the server can still be reached. :return: the error to raise."""
+    """Record where it stopped, as far as the server can still be reached.
+
+    :param so_far: what is done of the version, for its entry in the run's result.
+    :return: the error to raise.
+    """
     version, database = str(migration["version"]), session.target.database
     way = "up" if state == "failed" else "down"
     where = _where(session, migration, ordinal, way)
@@ -978,6 +985,7 @@ def _stopped(
                         "duration_s": round(time.monotonic() - started, 3),
                         "state": f"{reason} at step {ordinal} of {steps}",
                         "terminated": [item for item in session.terminated if item not in ended],
+                        **so_far,
                     }
                 ],
                 "reconnected": list(session.reconnect.happened),

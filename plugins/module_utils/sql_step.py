@@ -20,6 +20,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     broken_rows,
     catalog_states,
     existing,
+    ledger,
     lock_forecast,
     locks,
     orphans,
@@ -277,6 +278,15 @@ def _patiently(
             parts = orphans.kinds(settled)
             for word, entries in parts.items():
                 progress[word] = [*remembered.get(word, []), *entries]
+            if parts:
+                # With the rows: whatever becomes of the version, who looks for them finds where they went.
+                ledger.append_audit(
+                    context.conn,
+                    orphans.SETTLED,
+                    run_id=context.run_id,
+                    version=context.version,
+                    detail={"step": context.ordinal, **parts},
+                )
             ending.append(context.saved("done" if last else "running", progress))
         kept_words = (*parts, states_before.PROGRESS, appeared.PROGRESS)
         remembered.update({word: progress[word] for word in kept_words if word in progress})
