@@ -695,7 +695,7 @@ def _revert_one(
                     back.started,
                     done,
                     after,
-                    {},
+                    back.so_far(),
                 ) from None
             # A version that the ledger has lost is refused by then: it is not as this run left it.
             assert found is not None
@@ -709,6 +709,7 @@ def _revert_one(
         "state": "reverted",
         "duration_s": back.duration_s,
         **back.told(),
+        **back.so_far(),
         "terminated": session.terminated[ended_before:],
     }
 
@@ -726,6 +727,23 @@ class _WayDown:
     lost: set[int] = field(default_factory=set)
     started: float = field(default_factory=time.monotonic)
     duration_s: float = 0.0
+    _begun: dict[int, float] = field(default_factory=dict)
+    _timed: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def begin(self, ordinal: int) -> None:
+        """A step is begun, or gone on with in another session."""
+        self.ordinal = ordinal
+        self._begun.setdefault(ordinal, time.monotonic())
+
+    def done(self, step: Mapping[str, Any], outcome: Mapping[str, Any]) -> None:
+        """The step in hand is done."""
+        seconds = round(time.monotonic() - self._begun[self.ordinal], 3)
+        told = {"step": self.ordinal, "kind": step["kind"], "name": step.get("name"), "duration_s": seconds}
+        self._timed.setdefault(self.ordinal, {**told, **outcome})
+
+    def so_far(self) -> dict[str, Any]:
+        """:return: the seconds of the steps that went, in their order, for the version's entry in the run's result."""
+        return {"step_durations": list(self._timed.values())}
 
     def told(self) -> dict[str, Any]:
         # A step that waited for its locks looked more than once.
@@ -742,7 +760,7 @@ def _revert_steps(session: _Session, migration: Mapping[str, Any], row: ledger.M
             asked = {"from": row.state, **_backup_of(run), **({"reason": run.why} if run.why else {})}
             ledger.append_audit(conn, "revert_started", run_id=run.id, version=version, detail=asked)
         for ordinal in range(len(steps), 0, -1):
-            back.ordinal = ordinal
+            back.begin(ordinal)
             session.way.control.check()
             past_down = next((step for step in row.down_steps if step.ordinal == ordinal), None)
             step = steps[ordinal - 1]
@@ -750,9 +768,13 @@ def _revert_steps(session: _Session, migration: Mapping[str, Any], row: ledger.M
             context.already = [] if ordinal in back.lost else back.already
             if not needs_down(row, ordinal):
                 context.save("done")
+                if ordinal in back.lost:
+                    # Its COMMIT came through, and its answer did not.
+                    back.done(step, {})
                 continue
             past_up = next((item for item in row.steps if item.ordinal == ordinal), None)
             back.left += _step_down(context, migration, step, past_up.progress if past_up else {}, row)
+            back.done(step, context.outcome)
     back.duration_s = round(time.monotonic() - back.started, 3)
     if back.lost and row.state == "reverted":
         return

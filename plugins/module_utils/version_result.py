@@ -126,7 +126,8 @@ class VersionResult:
 
     def so_far(self) -> dict[str, Any]:
         """:return: what is done of a version that stopped, for its entry in the run's result."""
-        return {"quarantined": [], "placeholders": [], **self.settled}
+        durations = [step.timed for step in self._in_order()]
+        return {"step_durations": durations, "quarantined": [], "placeholders": [], **self.settled}
 
     def as_dict(self) -> dict[str, Any]:
         """:return: the version's entry in the run's result."""

@@ -115,8 +115,8 @@ databases:
       type: list
       elements: dict
     stopped:
-      description: The version that stopped - V(version), V(name), V(state), V(duration_s), and of what is done of it the rows that were moved to quarantine
-        and the placeholders that were made.
+      description: The version that stopped - V(version), V(name), V(state), V(duration_s), and of what is done of it C(step_durations), the rows that were
+        moved to quarantine and the placeholders that were made.
       returned: on failure
       type: list
       elements: dict

@@ -11,6 +11,7 @@ import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import migrate
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from support.engine import do, rows, way
 from support.tree import TestTree
 
@@ -19,6 +20,7 @@ RESUMED = "20260101T000000Z-0000bb"
 FOREIGN_KEY = (
     "ALTER TABLE public.pets ADD CONSTRAINT pets_owner FOREIGN KEY (owner) REFERENCES public.people (id) NOT VALID;"
 )
+KEY_DOWN = "ALTER TABLE public.pets DROP CONSTRAINT pets_owner;"
 QUARANTINE = f"pgops.quarantine_{V2}_1_1"
 MOVED = {
     "schema": "public",
@@ -48,13 +50,13 @@ def tree(target: Any, tmp_path: Any) -> TestTree:
     return tree
 
 
-def second(tree: TestTree, last: str, *, last_down: str = "SELECT 1;") -> list[dict[str, Any]]:
+def second(tree: TestTree, last: str, *, key_down: str = KEY_DOWN) -> list[dict[str, Any]]:
     steps = [{"sql": {"up": f"{word}.sql.j2", "down": f"{word}_down.sql.j2"}, "name": word} for word in ("key", "last")]
     files = {
         "key.sql.j2": FOREIGN_KEY,
-        "key_down.sql.j2": "ALTER TABLE public.pets DROP CONSTRAINT pets_owner;",
+        "key_down.sql.j2": key_down,
         "last.sql.j2": last,
-        "last_down.sql.j2": last_down,
+        "last_down.sql.j2": "SELECT 1;",
     }
     tree.add(V2, "own_pets", steps, files)
     return tree.render()
@@ -111,3 +113,27 @@ def test_a_step_that_is_taken_back_has_moved_nothing(target: Any, tree: TestTree
     assert version["quarantined"] == []
     assert audited(target, "orphans_settled") == []
     assert rows(target, "SELECT count(*) AS n FROM pets") == [{"n": 2}]
+
+
+def steps_of(version: dict[str, Any]) -> list[tuple[int, str, str | None]]:
+    assert all(step["duration_s"] >= 0 for step in version["step_durations"])
+    return [(step["step"], step["kind"], step["name"]) for step in version["step_durations"]]
+
+
+def test_the_steps_that_were_done_have_their_seconds(target: Any, tree: TestTree) -> None:
+    assert steps_of(stopped(target, second(tree, BROKEN), orphans="quarantine")) == [(1, "sql", "key")]
+
+
+def test_a_version_on_its_way_down_has_its_steps_in_the_order_in_which_they_went(target: Any, tree: TestTree) -> None:
+    migrate.apply(target, second(tree, MENDED), Selection(), way(orphans="quarantine"))
+    (reverted,) = migrate.revert(target, Reverts(), way(RESUMED))["reverted"]
+    assert steps_of(reverted) == [(2, "sql", "last"), (1, "sql", "key")]
+
+
+def test_a_way_down_that_stops_has_the_steps_that_went(target: Any, tree: TestTree) -> None:
+    failing = second(tree, MENDED, key_down=f"{KEY_DOWN}\nDELETE FROM public.nowhere;")
+    migrate.apply(target, failing, Selection(), way(orphans="quarantine"))
+    with pytest.raises(PgopsError) as caught:
+        migrate.revert(target, Reverts(), way(RESUMED))
+    (version,) = caught.value.extra["partial"]["stopped"]
+    assert steps_of(version) == [(2, "sql", "last")]
