@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
@@ -95,16 +96,9 @@ class ActionModule(MigrationAction):
                 for note in item.get("notes") or []:
                     self.say(f"{database}: {note}")
                 self.say_ended(database, item)
-                for moved in item.get("quarantined") or []:
-                    self.say(
-                        f"{database}: {moved['rows']} row(s) of {moved['table']} had no parent for {moved['constraint']} "
-                        f"and are now in {moved['quarantine']}; the way back of {item['version']} puts them back"
-                    )
-                for made in item.get("placeholders") or []:
-                    self.say(
-                        f"{database}: {made['rows']} placeholder(s) made in {made['table']} for {made['constraint']} are listed "
-                        f"in {made['placeholders']}; the way back of {item['version']} takes those away that nobody changed or uses"
-                    )
+                self._say_settled(database, item)
+            for item in found.get("stopped") or []:
+                self._say_settled(database, item)
             if found.get("applied"):
                 total = sum(item["duration_s"] for item in found["applied"])
                 self.say(f"{database}: {len(found['applied'])} versions applied in {seconds(total)}")
@@ -116,6 +110,19 @@ class ActionModule(MigrationAction):
             self.show_edited(result)
             self._tell_next(result, task_vars)
         return result
+
+    def _say_settled(self, database: str, item: Mapping[str, Any]) -> None:
+        """Where rows without a parent went, or their parents came from, of a version that is applied or has stopped."""
+        for moved in item.get("quarantined") or []:
+            self.say(
+                f"{database}: {moved['rows']} row(s) of {moved['table']} had no parent for {moved['constraint']} "
+                f"and are now in {moved['quarantine']}; the way back of {item['version']} puts them back"
+            )
+        for made in item.get("placeholders") or []:
+            self.say(
+                f"{database}: {made['rows']} placeholder(s) made in {made['table']} for {made['constraint']} are listed "
+                f"in {made['placeholders']}; the way back of {item['version']} takes those away that nobody changed or uses"
+            )
 
     def _tell_next(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
         target = self._task.args.get("target")

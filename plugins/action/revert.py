@@ -77,7 +77,7 @@ class ActionModule(MigrationAction):
             self.tell_next(result, [("Type", self.again(task_vars, {"rollback_through": str(result["version"])}))])
         elif result.get("reason") == "reverting":
             self.tell_next(result, [("To finish it", self.finish_revert(task_vars, result))])
-        elif result.get("reason") == "written_since":
+        elif result.get("reason") == "written_since" and not result.get("not_reverted"):
             self.tell_next(result, [("Then", self.again(task_vars))])
         elif result.get("not_reverted"):
             # A number of steps, counted anew, would go further back than was asked for.

@@ -273,12 +273,13 @@ def still_there(conn: Connection, wanted: Sequence[TableLock]) -> list[TableLock
     return [replace(lock, **now[lock.oid]) for lock in wanted if lock.oid in now]
 
 
-def ask(conn: Connection, wanted: Sequence[TableLock]) -> None:
+def ask(conn: Connection, wanted: Sequence[TableLock], *, wait: bool = False) -> None:
     """Take these locks in the open transaction, or none: nobody is ever made to wait behind this.
 
     What is weaker than SHARE UPDATE EXCLUSIVE is left to the statement itself, since no reader or writer waits behind
     that; so are tables on which this role may not ask by LOCK TABLE.
 
+    :param wait: stand in line for them, for lock_timeout at most; then others do wait behind this.
     :raises psycopg2.Error: 55P03, somebody holds a lock that excludes one of them.
     """
     by_mode: dict[str, list[TableLock]] = {}
@@ -286,9 +287,10 @@ def ask(conn: Connection, wanted: Sequence[TableLock]) -> None:
         if lock.lockable and not lock.guessed and lock_modes.strength(lock.mode) > lock_modes.strength(ROW_EXCLUSIVE):
             by_mode.setdefault(lock.mode, []).append(lock)
     statements = [
-        sql.SQL("LOCK TABLE {} IN {} MODE NOWAIT").format(
+        sql.SQL("LOCK TABLE {} IN {} MODE{}").format(
             sql.SQL(", ").join(sql.SQL("ONLY {}").format(sql.Identifier(lock.schema, lock.name)) for lock in of_mode),
             sql.SQL(mode),
+            sql.SQL("" if wait else " NOWAIT"),
         )
         for mode, of_mode in by_mode.items()
     ]

@@ -33,6 +33,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     sql_step,
     states_before,
     taken_along,
+    uncopied,
     way_back,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils import plan as planning
@@ -149,6 +150,7 @@ class _Session:
     applied: frozenset[str] = frozenset()
     mirrored: frozenset[str] = frozenset()
     terminated: list[dict[str, Any]] = field(default_factory=list)
+    copy: uncopied.Copy | None = None
 
 
 # ---------------------------------------------------------------------------------------------------------------- apply
@@ -390,6 +392,7 @@ def _apply_one(
                     result.started,
                     done,
                     after,
+                    result.so_far(),
                 ) from None
             result.reconnected = True
     session.way.progress.emit(
@@ -511,7 +514,8 @@ def revert(
 
     :param versions: the exact list that was shown and confirmed; refused when the selection now means another one.
     :param expected: the database when its backup was taken: ``ledger_head``, ``catalog_fingerprint``, ``snapshot`` (``xmax``
-        and ``xip``), ``path``. Refused when something moved since, or rows were written since that would go.
+        and ``xip``), ``path``. Refused when something moved since, or rows were written since that would go; each step looks for
+        these again under the lock of its drop.
     :param lose_writes: let rows go that were written since the backup, of which there is no copy.
     :return: ``reverted`` (each with duration in seconds, what stays and what was gone already), ``loss``, ``model_changes``, ``ledger_head``, ``audit``.
     :raises PgopsError: refused, failed, interrupted or out of patience; ``extra`` says what is reverted and what is not.
@@ -523,6 +527,8 @@ def revert(
             f"The revert in {target.database}",
             word="reverted",
         )
+        if expected and expected.get("snapshot") and not lose_writes:
+            session.copy = uncopied.Copy(expected["snapshot"], _path_of(expected))
         done: list[dict[str, Any]] = []
         shape = None
         if chosen:
@@ -590,8 +596,12 @@ def _chosen(
         now = {"ledger_head": found.head, "catalog_fingerprint": catalog.fingerprint(catalog.inventory(conn))}
         _refuse_moved(conn, found, now, expected, "reverted in")
         if not lose_writes:
-            _refuse_uncopied(database, loss, str(expected.get("path") or "the backup"))
+            _refuse_uncopied(database, loss, _path_of(expected))
     return found, chosen, migrations, loss
+
+
+def _path_of(expected: Mapping[str, Any]) -> str:
+    return str(expected.get("path") or "the backup")
 
 
 def _refuse_uncopied(database: str, loss: Sequence[Mapping[str, Any]], backup: str) -> None:
@@ -685,6 +695,7 @@ def _revert_one(
                     back.started,
                     done,
                     after,
+                    back.so_far(),
                 ) from None
             # A version that the ledger has lost is refused by then: it is not as this run left it.
             assert found is not None
@@ -698,6 +709,7 @@ def _revert_one(
         "state": "reverted",
         "duration_s": back.duration_s,
         **back.told(),
+        **back.so_far(),
         "terminated": session.terminated[ended_before:],
     }
 
@@ -715,6 +727,23 @@ class _WayDown:
     lost: set[int] = field(default_factory=set)
     started: float = field(default_factory=time.monotonic)
     duration_s: float = 0.0
+    _begun: dict[int, float] = field(default_factory=dict)
+    _timed: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def begin(self, ordinal: int) -> None:
+        """A step is begun, or gone on with in another session."""
+        self.ordinal = ordinal
+        self._begun.setdefault(ordinal, time.monotonic())
+
+    def done(self, step: Mapping[str, Any], outcome: Mapping[str, Any]) -> None:
+        """The step in hand is done."""
+        seconds = round(time.monotonic() - self._begun[self.ordinal], 3)
+        told = {"step": self.ordinal, "kind": step["kind"], "name": step.get("name"), "duration_s": seconds}
+        self._timed.setdefault(self.ordinal, {**told, **outcome})
+
+    def so_far(self) -> dict[str, Any]:
+        """:return: the seconds of the steps that went, in their order, for the version's entry in the run's result."""
+        return {"step_durations": list(self._timed.values())}
 
     def told(self) -> dict[str, Any]:
         # A step that waited for its locks looked more than once.
@@ -731,7 +760,7 @@ def _revert_steps(session: _Session, migration: Mapping[str, Any], row: ledger.M
             asked = {"from": row.state, **_backup_of(run), **({"reason": run.why} if run.why else {})}
             ledger.append_audit(conn, "revert_started", run_id=run.id, version=version, detail=asked)
         for ordinal in range(len(steps), 0, -1):
-            back.ordinal = ordinal
+            back.begin(ordinal)
             session.way.control.check()
             past_down = next((step for step in row.down_steps if step.ordinal == ordinal), None)
             step = steps[ordinal - 1]
@@ -739,9 +768,13 @@ def _revert_steps(session: _Session, migration: Mapping[str, Any], row: ledger.M
             context.already = [] if ordinal in back.lost else back.already
             if not needs_down(row, ordinal):
                 context.save("done")
+                if ordinal in back.lost:
+                    # Its COMMIT came through, and its answer did not.
+                    back.done(step, {})
                 continue
             past_up = next((item for item in row.steps if item.ordinal == ordinal), None)
             back.left += _step_down(context, migration, step, past_up.progress if past_up else {}, row)
+            back.done(step, context.outcome)
     back.duration_s = round(time.monotonic() - back.started, 3)
     if back.lost and row.state == "reverted":
         return
@@ -895,6 +928,7 @@ def _context(
         accepted=session.accepted,
         replacements=session.replacements,
         applied=session.applied,
+        copy=session.copy if direction == "down" else None,
         progress_so_far=dict(past.progress) if past else {},
         orphans=session.way.orphans,
         builds=session.way.builds,
@@ -927,8 +961,13 @@ def _stopped(
     started: float,
     done: Sequence[Mapping[str, Any]],
     after: Sequence[Mapping[str, Any]],
+    so_far: Mapping[str, Any],
 ) -> PgopsError:
-    """Record where it stopped, as far as the server can still be reached. :return: the error to raise."""
+    """Record where it stopped, as far as the server can still be reached.
+
+    :param so_far: what is done of the version, for its entry in the run's result.
+    :return: the error to raise.
+    """
     version, database = str(migration["version"]), session.target.database
     way = "up" if state == "failed" else "down"
     where = _where(session, migration, ordinal, way)
@@ -968,6 +1007,7 @@ def _stopped(
                         "duration_s": round(time.monotonic() - started, 3),
                         "state": f"{reason} at step {ordinal} of {steps}",
                         "terminated": [item for item in session.terminated if item not in ended],
+                        **so_far,
                     }
                 ],
                 "reconnected": list(session.reconnect.happened),

@@ -23,6 +23,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.step_context impo
 from psycopg2 import errorcodes, sql
 
 SCHEMA = "pgops"
+# The event in the audit.
+SETTLED = "orphans_settled"
 STOP, QUARANTINE, PLACEHOLDER = CHOICES = ("stop", "quarantine", "placeholder")
 # What a text of a declared placeholder may hold: the key that the parent is missing under.
 KEY_WORD = "{key}"

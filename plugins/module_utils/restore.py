@@ -36,6 +36,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     row_versions,
     scratch_roles,
     soundness,
+    swap_blockers,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
 from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import POLL_SECONDS, ClientProcess
@@ -267,10 +268,12 @@ def refuse_unfit(target: Target, backup: Backup, work: Work, level: int = EQUAL)
     """Refuse, without restoring anything, a backup that :func:`stage` would refuse.
 
     :param level: to which its proof must have come.
-    :raises PgopsError: it is unproved or not far enough, altered, damaged, or of another database, cluster or major version.
+    :raises PgopsError: it is unproved or not far enough, altered, damaged, or of another database, cluster or major version; or
+        the database is the maintenance database, in whose place nothing can be swapped.
     """
     conn = connect(target.maintenance(), application_name=work.application_name)
     try:
+        swap_blockers.refuse(swap_blockers.maintenance_itself(conn, [target.database]), target.database)
         let_off(backup, work, level)
         refuse_foreign(backup, conn, target.database)
     finally:

@@ -17,7 +17,7 @@ XID_RANGE = 1 << 32
 # now; a frozen row keeps its old xmin and falls outside. In the snapshot's xip: begun before it, committed after it.
 _WRITTEN = """((xmin::text::bigint - {xmax} + 4294967296) % 4294967296 < {window}
                OR xmin::text::bigint = ANY ({xip}::bigint[]))"""
-_COUNT = "SELECT count(*) AS now, count(*) FILTER (WHERE {written}) AS written FROM ONLY {table}"
+_COUNT = "SELECT count(*) AS now, count(*) FILTER (WHERE {written}) AS written FROM {only}{table}"
 
 
 def written(window: Mapping[str, Any]) -> sql.Composable:
@@ -26,12 +26,18 @@ def written(window: Mapping[str, Any]) -> sql.Composable:
     return sql.SQL(_WRITTEN).format(**{name: sql.Literal(window[name]) for name in ("xmax", "window", "xip")})
 
 
-def count(conn: Connection, schema: str, table: str, window: Mapping[str, Any]) -> dict[str, int]:
+def count(
+    conn: Connection, schema: str, table: str, window: Mapping[str, Any], *, tree: bool = False
+) -> dict[str, int]:
     """Read the whole table. Takes ACCESS SHARE. Deletions leave no row to count.
 
+    :param tree: with its partitions and heirs.
     :return: ``now`` and ``written``: rows there are, and rows of them written since the window began.
     """
-    row = fetch_one(conn, sql.SQL(_COUNT).format(written=written(window), table=sql.Identifier(schema, table)))
+    question = sql.SQL(_COUNT).format(
+        written=written(window), only=sql.SQL("" if tree else "ONLY "), table=sql.Identifier(schema, table)
+    )
+    row = fetch_one(conn, question)
     assert row is not None
     return {"now": int(row["now"]), "written": int(row["written"])}
 

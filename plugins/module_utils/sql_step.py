@@ -20,6 +20,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     broken_rows,
     catalog_states,
     existing,
+    ledger,
     lock_forecast,
     locks,
     orphans,
@@ -244,6 +245,8 @@ def _patiently(
             # Nobody else holds a lock on what this step makes.
             own.add((str(created.get("schema") or "public"), str(created["name"])))
     wanted = _forecast(context, statements, kept, own, states)
+    # What keeps writers out of what goes, from before the last look at it on.
+    shut = context.copy.wanted(context.conn, statements, kept) if context.copy else []
 
     limits = context.limits(context.budget("statement_timeout_s"))
     up = context.direction == "up"
@@ -254,6 +257,10 @@ def _patiently(
             settled: list[dict[str, Any]] = []
             recorded = states.record(context.conn)
             before_it = appeared.before(context.conn, statements) if up else None
+            if context.copy and shut:
+                context.hold(shut)
+                with context.watched("looking for rows of which there is no copy", cancel=True):
+                    context.copy.refuse(context.conn, statements, kept, context.doing)
             attributes.begin(context.conn, before == 0, before == 0 and last)
             _tell_what_was_there(context, kept, states)
             now, there = _statements(context, statements, runs, down, kept, keys, settled, wanted, states)
@@ -271,6 +278,15 @@ def _patiently(
             parts = orphans.kinds(settled)
             for word, entries in parts.items():
                 progress[word] = [*remembered.get(word, []), *entries]
+            if parts:
+                # With the rows: whatever becomes of the version, who looks for them finds where they went.
+                ledger.append_audit(
+                    context.conn,
+                    orphans.SETTLED,
+                    run_id=context.run_id,
+                    version=context.version,
+                    detail={"step": context.ordinal, **parts},
+                )
             ending.append(context.saved("done" if last else "running", progress))
         kept_words = (*parts, states_before.PROGRESS, appeared.PROGRESS)
         remembered.update({word: progress[word] for word in kept_words if word in progress})
@@ -286,7 +302,9 @@ def _patiently(
             return whole([])
 
     try:
-        return context.patiently(attempt, wanted=lock_forecast.strongest(chain.from_iterable(wanted.values())))
+        return context.patiently(
+            attempt, wanted=lock_forecast.strongest([*chain.from_iterable(wanted.values()), *shut])
+        )
     except PgopsError as error:
         if error.sqlstate == errorcodes.DEPENDENT_OBJECTS_STILL_EXIST:
             # The server's own hint is CASCADE, which drops what nobody named.

@@ -13,7 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import idle_blockers, label_text, ledger, lock_forecast
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    idle_blockers,
+    label_text,
+    ledger,
+    lock_forecast,
+    uncopied,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.existing import Explained
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_builds import IndexBuilds
@@ -60,6 +66,7 @@ class StepContext:
     :ivar applied: on the way down the versions of which something is in the database.
     :ivar orphans: ``stop``, ``quarantine`` or ``placeholder``: what becomes of rows without a parent when a foreign key is added.
     :ivar placeholders: the parents that this step declares for them, by foreign key.
+    :ivar copy: on the way down the backup that has what goes; None where what has no copy may go too.
     :ivar terminate_idle_after_s: seconds after which a session that idles in a transaction and is in our way is ended; None
         ends nobody.
     :ivar terminated: the sessions that were ended; grows.
@@ -98,6 +105,7 @@ class StepContext:
     throttle: Limits = field(default_factory=Limits)
     already: list[str] = field(default_factory=list)
     outcome: dict[str, Any] = field(default_factory=dict)
+    copy: uncopied.Copy | None = None
     run_id: str | None = None
     terminate_idle_after_s: float | None = None
     terminated: list[dict[str, Any]] = field(default_factory=list)
@@ -242,6 +250,16 @@ class StepContext:
         """
         if wanted and self._wait is not None:
             self._wait.ask(wanted)
+
+    def hold(self, wanted: Sequence[TableLock]) -> None:
+        """Like :meth:`ask`, and where this attempt may stand in line, wait for them here, so that they are held from now on.
+
+        :raises psycopg2.Error: 55P03, somebody else holds on.
+        """
+        if wanted and self._wait is not None:
+            self._wait.ask(wanted)
+            if self._wait.in_line:
+                lock_forecast.ask(self.conn, wanted, wait=True)
 
     def save(self, state: str, progress: Mapping[str, Any] | None = None) -> None:
         """Record this step's state in the ledger, in the transaction that is open, or at once."""

@@ -148,11 +148,6 @@ class Swap:
         :raises PgopsError: blockers, a staged database that is not verified, or sessions that did not end; on any
             failure the fence is lifted and the live database is the one it was.
         """
-        if self.live == self.target.maintenance_database:
-            raise PgopsError(
-                f"{self.live} is the maintenance database itself; set pgops_maintenance_database to another one.",
-                database=self.live,
-            )
         conn = connect(self.target.maintenance(), application_name=locks.application_name(self.run_id))
         try:
             self._lock(conn)

@@ -83,6 +83,18 @@ def refuse_recovery(conn: Connection, database: str) -> None:
     )
 
 
+def maintenance_itself(conn: Connection, names: Sequence[str]) -> list[dict[str, str]]:
+    """Nobody renames the database that they are connected to.
+
+    :param conn: on the maintenance database.
+    :return: the blocker, where it is among the names, or none."""
+    itself = str(conn.info.dbname)
+    if itself not in names:
+        return []
+    fix = "set pgops_maintenance_database to another database"
+    return [{"kind": "maintenance database", "name": itself, "database": "", "fix": fix}]
+
+
 def blockers(conn: Connection, names: Sequence[str], *, sessions: int = SWAP_SESSIONS) -> list[dict[str, str]]:
     """What would stop the renames or survive the fence, looked for before anything is touched.
 
@@ -92,7 +104,7 @@ def blockers(conn: Connection, names: Sequence[str], *, sessions: int = SWAP_SES
     :param sessions: how many more sessions the work needs.
     :return: kind, name, database and fix of each.
     """
-    found = [
+    found = maintenance_itself(conn, names) + [
         {"kind": row["kind"], "name": row["name"], "database": row["database"], "fix": row["fix"]}
         for row in fetch_all(conn, _BLOCKERS, {"names": list(names)})
     ]

@@ -54,14 +54,17 @@ class VersionResult:
     _begun: float = 0.0
     _in_hand: StepContext | None = None
     _steps: dict[int, _Step] = field(default_factory=dict)
+    _settled_before: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
 
     def begin(self, context: StepContext) -> None:
         """A step is begun, or gone on with in another session: what it had told by then stays told."""
         before = self._in_hand
         if before is not None and before.ordinal == context.ordinal:
-            context.settled, context.built, context.notes = before.settled, before.built, before.notes
+            context.built, context.notes = before.built, before.notes
         else:
             self._begun = time.monotonic()
+        # What is committed of the step, by whichever run or session, the ledger has.
+        context.settled = _settled(context.progress_so_far)
         self.ordinal, self._in_hand = context.ordinal, context
 
     def done(self, skipped: list[str]) -> None:
@@ -71,15 +74,18 @@ class VersionResult:
         self._keep(context, skipped, context.settled, context.outcome)
 
     def done_already(self, step: ledger.Step) -> None:
-        """The ledger says that a step is done: where it is the one in hand, its COMMIT came through and its answer did not."""
+        """The ledger says that a step is done: by an earlier run, or, where it is the one in hand, its COMMIT came through and
+        its answer did not."""
         context = self._in_hand
-        if not self.reconnected or context is None or context.ordinal != step.ordinal or step.ordinal in self._steps:
+        if step.ordinal in self._steps:
             return
         told = step.progress
+        if not self.reconnected or context is None or context.ordinal != step.ordinal:
+            self._settled_before[step.ordinal] = _settled(told)
+            return
         figures = {word: told[key] for word, key in _OF_BACKFILL.items() if step.kind == "backfill" and key in told}
         skipped = [*told.get("skipped", []), *told.get("present", []), *told.get("valid_before", [])]
-        settled = [entry for word in ("quarantined", "placeholders") for entry in told.get(word, [])]
-        self._keep(context, skipped, settled or context.settled, figures)
+        self._keep(context, skipped, _settled(told) or context.settled, figures)
 
     def _keep(
         self, context: StepContext, skipped: list[str], settled: list[dict[str, Any]], outcome: Mapping[str, Any]
@@ -112,8 +118,16 @@ class VersionResult:
 
     @property
     def settled(self) -> dict[str, list[Mapping[str, Any]]]:
-        """:return: see :func:`orphans.kinds`."""
-        return orphans.kinds(list(chain.from_iterable(step.settled for step in self._in_order())))
+        """:return: see :func:`orphans.kinds`; also what an earlier run did, and what is done of the step in hand."""
+        found = {**self._settled_before, **{ordinal: step.settled for ordinal, step in self._steps.items()}}
+        if self._in_hand is not None:
+            found.setdefault(self._in_hand.ordinal, self._in_hand.settled)
+        return orphans.kinds(list(chain.from_iterable(found[ordinal] for ordinal in sorted(found))))
+
+    def so_far(self) -> dict[str, Any]:
+        """:return: what is done of a version that stopped, for its entry in the run's result."""
+        durations = [step.timed for step in self._in_order()]
+        return {"step_durations": durations, "quarantined": [], "placeholders": [], **self.settled}
 
     def as_dict(self) -> dict[str, Any]:
         """:return: the version's entry in the run's result."""
@@ -136,3 +150,8 @@ class VersionResult:
             "notes": list(chain.from_iterable(step.notes for step in steps)),
             "resumed": self.resumed,
         }
+
+
+def _settled(progress: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """:param progress: of a step in the ledger. :return: what it did with rows without a parent."""
+    return [entry for word in ("quarantined", "placeholders") for entry in progress.get(word, [])]

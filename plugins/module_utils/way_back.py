@@ -217,7 +217,7 @@ def data_loss(
                     },
                 )
                 if window is not None and "written" not in entry:
-                    entry["written"] = row_versions.count(conn, schema, table, window)["written"]
+                    entry["written"] = row_versions.count(conn, schema, table, window, tree=True)["written"]
                 if gone["kind"] == "table":
                     entry["rows"] = _count(conn, schema, table, sql.SQL("*"))
                 elif gone["kind"] == "rows":

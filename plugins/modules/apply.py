@@ -114,6 +114,12 @@ databases:
           and after, and how long it paused or slowed down for what. Under C(terminated) the idle sessions that were ended.
       type: list
       elements: dict
+    stopped:
+      description: The version that stopped - V(version), V(name), V(state), V(duration_s), and of what is done of it C(step_durations), the rows that were
+        moved to quarantine and the placeholders that were made.
+      returned: on failure
+      type: list
+      elements: dict
     later:
       description: Pending versions that O(target), O(steps) or a contract that waits leave for another run.
       type: list

@@ -97,7 +97,13 @@ databases:
       elements: dict
     reverted:
       description: Versions reverted, newest first, each with its duration in seconds, under C(left) what stays, under C(already) what was gone or as it
-        was to become before anything was done, and under C(terminated) the idle sessions that were ended.
+        was to become before anything was done, under C(step_durations) the seconds of each step, and under C(terminated) the idle sessions that
+        were ended.
+      type: list
+      elements: dict
+    stopped:
+      description: The version that stopped - V(version), V(name), V(state), V(duration_s), and C(step_durations) of the steps that went.
+      returned: on failure
       type: list
       elements: dict
     loss:

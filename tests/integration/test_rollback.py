@@ -10,12 +10,14 @@ import re
 import shlex
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, ledger, migrate, swap
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
@@ -105,6 +107,27 @@ def test_without_a_selection_the_last_version_goes_after_a_proved_backup(
     before, _, after = done.stdout.partition("(4/6) revert")
     assert f"{database}: 3 applied" in before
     assert f"{database}: 2 applied, 1 pending" in after
+
+
+def test_what_a_client_commits_after_the_backup_stops_the_drop_that_waited_for_it(
+    applied: Any, server: Any, target: Any, database: str
+) -> None:
+    with engine.holding(target, "INSERT INTO pets SELECT generate_series(2, 51)", name="the application") as client:
+
+        def commit() -> None:
+            going = "SELECT 1 FROM pgops.migration WHERE version = %s AND state = 'reverting'"
+            engine.wait_for(lambda: engine.rows(target, going, (V3,)), 120, "the way down")
+            execute(client, "COMMIT")
+
+        committing = threading.Thread(target=commit)
+        committing.start()
+        done = applied("rollback.yml", rollback_confirm=database)
+        committing.join()
+    assert done.rc == 2, done.output
+    assert "there is no copy of them: 50 of public.pets" in done.stdout
+    assert "let them go with -e rollback_lose_writes=true" in done.stdout
+    assert f"To go on: ansible-playbook rollback.yml -l local -e rollback_through={V3}" in done.stdout
+    assert server.execute("SELECT count(*) FROM pets", database=database) == [(51,)]
 
 
 @pytest.mark.slow

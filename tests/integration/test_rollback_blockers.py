@@ -114,6 +114,22 @@ def test_a_subscription(server: Any, target: Any, filled: str, backups: Path) ->
         server.execute(f"ALTER SUBSCRIPTION {name} SET (slot_name = NONE); DROP SUBSCRIPTION {name}", database=filled)
 
 
+def test_the_maintenance_database_itself(server: Any, target: Any, filled: str, backups: Path) -> None:
+    """It is the one from which the others are renamed, so it is said before the restore and not after it."""
+    staged = stage(target, proved(target, backups))
+    itself = target.with_(maintenance_database=filled)
+    assert f"maintenance database {filled} stands in the way" in blocked(server, itself, backups)
+    for look in (swap.Swap(itself, staged, run_id=RUN).preview, swap.Swap(itself, staged, run_id=RUN).run):
+        with pytest.raises(PgopsError, match="maintenance database .* nothing was touched") as caught:
+            look()
+        assert "pgops_maintenance_database" in (caught.value.hint or "")
+    with pytest.raises(PgopsError, match="maintenance database"):
+        stage(itself, proved(target, backups, purpose="again"))
+    assert names(server, filled) == [filled, staged]
+    # A way down renames nothing.
+    assert weigh(itself, backups, "down")["chosen"] == "down"
+
+
 @pytest.fixture
 def managed(server: Any, target: Any) -> Iterator[Any]:
     """Restoring as a role that is no superuser, as on a managed server."""
