@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+"""The status of a condition, from text to enum and back: what somebody decided since, and what somebody hung on it, stays."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, connection, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
+from support.engine import Told, do, rows, way
+from support.people import HEALTH, enhanced, ready
+from support.tree import shipped_chain
+
+SQL = Path(__file__).resolve().parents[2] / "sql"
+LEGACY = "20251103000000"
+BEFORE = pytest.mark.begins(at=lambda server: ready(server, HEALTH))
+AFTER = pytest.mark.begins(at=lambda server: enhanced(server, HEALTH))
+TEXTS = (
+    'SELECT status::text, "legacyStatus", count(*) FROM chronic_conditions WHERE "legacyStatus" IS NOT NULL '
+    "GROUP BY 1, 2 ORDER BY 1, 2"
+)
+
+
+class EndsAt(Told):
+    """Asks the run to end when it begins a step."""
+
+    def __init__(self, step: int, control: Any) -> None:
+        super().__init__()
+        self.step, self.control = step, control
+
+    def emit(self, text: str, **fields: Any) -> None:
+        super().emit(text, **fields)
+        if fields.get("step") == self.step:
+            self.control.request("the test ends it")
+
+
+def up(target: Any, version: str = HEALTH, **variables: Any) -> Told:
+    told = Told()
+    chain = migration_tree.render(migration_tree.read_tree(SQL), variables) if variables else shipped_chain()
+    migrate.apply(target, chain, Selection(target=version), way(progress=told))
+    return told
+
+
+def down(target: Any) -> Told:
+    told = Told()
+    migrate.revert(target, Reverts(), way(progress=told))
+    return told
+
+
+def inventory(target: Any) -> catalog.Inventory:
+    with closing(connection.connect(target, application_name="pgops test")) as conn:
+        return catalog.inventory(conn)
+
+
+def found(target: Any, query: str) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in rows(target, query)]
+
+
+@AFTER
+def test_a_condition_that_a_nurse_made_active_again_stays_active(target: Any) -> None:
+    do(target, "UPDATE chronic_conditions SET status = 'ACTIVE' WHERE \"legacyStatus\" = 'inactive'")
+    then = [("ACTIVE", "inactive", 3), ("RESOLVED", " Resolved ", 3)]
+    assert found(target, TEXTS) == then
+    up(target, LEGACY)
+    assert found(target, TEXTS) == then
+    down(target)
+    assert found(target, TEXTS) == then
+
+
+@BEFORE
+@pytest.mark.parametrize("decided", ["before the mapping", "after the mapping"])
+def test_the_way_back_of_the_mapping_leaves_what_a_nurse_decided(target: Any, decided: str) -> None:
+    do(target, "UPDATE chronic_conditions SET status = 'Controlled' WHERE status IN ('MANAGED', 'MONITORING')")
+    up(target)
+    one = "WHERE id = (SELECT min(id::text)::uuid FROM chronic_conditions WHERE \"legacyStatus\" = 'Controlled')"
+    if decided == "before the mapping":
+        do(target, f"UPDATE chronic_conditions SET status = 'MANAGED' {one}")
+        left = "MANAGED"
+    up(target, LEGACY, condition_status={"CONTROLLED": "MANAGED"})
+    unknown = "SELECT status::text, count(*) FROM chronic_conditions WHERE \"legacyStatus\" = 'Controlled' GROUP BY 1 ORDER BY 1"
+    assert found(target, unknown) == [("MANAGED", 6)]
+    if decided == "after the mapping":
+        do(target, f"UPDATE chronic_conditions SET status = 'RESOLVED' {one}")
+        left = "RESOLVED"
+    down(target)
+    assert found(target, unknown) == sorted([("ACTIVE", 5), (left, 1)])
+
+
+@BEFORE
+def test_what_was_mapped_once_is_not_mapped_again(target: Any) -> None:
+    """As where the version runs once more because an adoption could not tell that it ran."""
+    do(target, "UPDATE chronic_conditions SET status = 'Controlled' WHERE status = 'MANAGED'")
+    up(target, LEGACY, condition_status={"CONTROLLED": "MANAGED"})
+    do(target, "UPDATE chronic_conditions SET status = 'ACTIVE' WHERE \"legacyStatus\" = 'Controlled'")
+    do(target, f"DELETE FROM pgops.migration WHERE version = '{LEGACY}'")
+    up(target, LEGACY)
+    assert found(target, TEXTS) == [
+        ("ACTIVE", "Controlled", 3),
+        ("INACTIVE", "inactive", 3),
+        ("RESOLVED", " Resolved ", 3),
+    ]
+
+
