@@ -73,6 +73,43 @@ def test_a_condition_that_a_nurse_made_active_again_stays_active(target: Any) ->
     assert found(target, TEXTS) == then
 
 
+# The type stands there, of an incomplete way down say, while the status is text.
+ENUM = "CREATE TYPE public.\"ConditionStatus\" AS ENUM ('ACTIVE', 'MANAGED', 'RESOLVED', 'MONITORING', 'INACTIVE')"
+COUNTED = "SELECT status::text, count(*) FROM chronic_conditions GROUP BY 1 ORDER BY 1"
+
+
+@BEFORE
+def test_the_texts_come_back_where_only_the_type_was_there_before(target: Any) -> None:
+    do(target, ENUM)
+    schema, texts = inventory(target), found(target, COUNTED)
+    up(target)
+    assert found(target, "SELECT DISTINCT pg_typeof(status)::text FROM chronic_conditions") == [('"ConditionStatus"',)]
+    told = down(target)
+    assert not told.said("this version did not convert it")
+    assert found(target, COUNTED) == texts
+    assert catalog.compare(schema, inventory(target), ignore=()) == []
+
+
+@BEFORE
+def test_a_status_that_was_an_enum_before_is_left_one(target: Any) -> None:
+    do(
+        target,
+        ENUM,
+        "UPDATE chronic_conditions SET status = upper(btrim(status))",
+        "ALTER TABLE chronic_conditions ALTER status DROP DEFAULT",
+        'ALTER TABLE chronic_conditions ALTER status TYPE "ConditionStatus" USING status::"ConditionStatus"',
+        "ALTER TABLE chronic_conditions ALTER status SET DEFAULT 'ACTIVE'",
+        # Nothing is converted, so it is in nobody's way.
+        "CREATE VIEW open_conditions AS SELECT id FROM chronic_conditions WHERE status = 'ACTIVE'",
+    )
+    schema, labels = inventory(target), found(target, COUNTED)
+    up(target)
+    told = down(target)
+    assert told.said("chronic_conditions.status stays as it is: this version did not convert it")
+    assert found(target, COUNTED) == labels
+    assert catalog.compare(schema, inventory(target), ignore=()) == []
+
+
 @BEFORE
 @pytest.mark.parametrize("decided", ["before the mapping", "after the mapping"])
 def test_the_way_back_of_the_mapping_leaves_what_a_nurse_decided(target: Any, decided: str) -> None:
