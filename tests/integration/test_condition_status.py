@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, connection, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
@@ -108,6 +109,82 @@ def test_a_status_that_was_an_enum_before_is_left_one(target: Any) -> None:
     assert told.said("chronic_conditions.status stays as it is: this version did not convert it")
     assert found(target, COUNTED) == labels
     assert catalog.compare(schema, inventory(target), ignore=()) == []
+
+
+HANGING = {
+    "index dba_open": 'CREATE INDEX dba_open ON chronic_conditions ("studentId", status) WHERE notes IS NOT NULL',
+    "index dba_notes": "CREATE INDEX dba_notes ON chronic_conditions (notes) WHERE status = 'ACTIVE'",
+    "constraint dba_status on table chronic_conditions": (
+        "ALTER TABLE chronic_conditions ADD CONSTRAINT dba_status CHECK (length(status) > 2)"
+    ),
+    "statistics object dba_statistics": 'CREATE STATISTICS dba_statistics ON status, "studentId" FROM chronic_conditions',
+    "view open_conditions": "CREATE VIEW open_conditions AS SELECT id FROM chronic_conditions WHERE status = 'ACTIVE'",
+    "trigger dba_touch on table chronic_conditions": (
+        "CREATE TRIGGER dba_touch BEFORE UPDATE OF status ON chronic_conditions "
+        "FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+    ),
+    "default value for column capitals of table chronic_conditions": (
+        "ALTER TABLE chronic_conditions ADD COLUMN capitals text GENERATED ALWAYS AS (upper(status)) STORED"
+    ),
+    "policy dba_policy on table chronic_conditions": (
+        "CREATE POLICY dba_policy ON chronic_conditions USING (status <> 'hidden')"
+    ),
+}
+DROPPED = (
+    "DROP INDEX dba_open, dba_notes",
+    "ALTER TABLE chronic_conditions DROP CONSTRAINT dba_status, DROP COLUMN capitals",
+    "DROP STATISTICS dba_statistics",
+    "DROP VIEW open_conditions",
+    "DROP TRIGGER dba_touch ON chronic_conditions",
+    "DROP POLICY dba_policy ON chronic_conditions",
+)
+
+
+@BEFORE
+def test_what_others_hung_on_the_status_is_named_before_anything_of_it_changes(target: Any) -> None:
+    do(target, *HANGING.values())
+    schema, texts = inventory(target), found(target, COUNTED)
+    with pytest.raises(PgopsError) as caught:
+        up(target)
+    assert "Step 6 of 15" in caught.value.message
+    assert f"chronic_conditions.status still has: {', '.join(sorted(HANGING))}" in caught.value.message
+    assert "drop them" in str(caught.value.hint)
+    assert found(target, COUNTED) == texts
+    assert {str(item.object) for item in catalog.compare(schema, inventory(target))}.isdisjoint(
+        {'column public.chronic_conditions."legacyStatus"', 'type public."ConditionStatus"'}
+    )
+    do(target, *DROPPED)
+    up(target)
+
+
+@BEFORE
+def test_what_comes_onto_the_status_meanwhile_is_named_before_it_would_go(target: Any) -> None:
+    stopped = way()
+    stopped.progress = EndsAt(9, stopped.control)
+    with pytest.raises(PgopsError, match="Step 9 of 15.*interrupted"):
+        migrate.apply(target, shipped_chain(), Selection(target=HEALTH), stopped)
+    do(target, HANGING["index dba_open"], HANGING["view open_conditions"])
+    with pytest.raises(PgopsError, match="Step 10 of 15.*status still has: index dba_open, view open_conditions"):
+        up(target)
+    do(target, "DROP INDEX dba_open", "DROP VIEW open_conditions")
+    up(target)
+
+
+@BEFORE
+def test_what_the_planner_was_told_of_the_status_stays(target: Any) -> None:
+    do(
+        target,
+        "ALTER TABLE chronic_conditions ALTER status SET STATISTICS 500, ALTER status SET (n_distinct = 5)",
+    )
+    query = (
+        "SELECT attstattarget, attoptions FROM pg_attribute "
+        "WHERE attrelid = 'chronic_conditions'::regclass AND attname = 'status'"
+    )
+    assert found(target, query) == [(500, ["n_distinct=5"])]
+    up(target)
+    assert found(target, query) == [(500, ["n_distinct=5"])]
+    down(target)
+    assert found(target, query) == [(500, ["n_distinct=5"])]
 
 
 @BEFORE
