@@ -221,3 +221,20 @@ def test_what_was_mapped_once_is_not_mapped_again(target: Any) -> None:
     ]
 
 
+@BEFORE
+def test_a_condition_without_a_status_keeps_none(target: Any) -> None:
+    do(
+        target,
+        "ALTER TABLE chronic_conditions ALTER status DROP NOT NULL",
+        "UPDATE chronic_conditions SET status = NULL WHERE status = 'MANAGED'",
+    )
+    schema, texts = inventory(target), found(target, COUNTED)
+    assert (None, 3) in texts
+    told = up(target)
+    assert told.said("3 condition(s) have no status and keep none")
+    assert found(target, COUNTED) == [("ACTIVE", 5), ("INACTIVE", 6), ("MONITORING", 3), ("RESOLVED", 3), (None, 3)]
+    down(target)
+    assert found(target, COUNTED) == texts
+    assert catalog.compare(schema, inventory(target), ignore=()) == []
+
+
