@@ -238,3 +238,8 @@ def test_a_condition_without_a_status_keeps_none(target: Any) -> None:
     assert catalog.compare(schema, inventory(target), ignore=()) == []
 
 
+@AFTER
+def test_the_way_back_says_nothing_untrue_of_the_proof(target: Any) -> None:
+    told = down(target)
+    assert not told.said("chronic_conditions_statusLabel_check")
+    assert told.said("The rows were only read: there is nothing to take back")
