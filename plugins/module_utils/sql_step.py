@@ -43,6 +43,8 @@ from psycopg2 import errorcodes, sql
 
 # What a DO block of a way down asks to learn what was there before the version: a JSON list of words.
 THERE_BEFORE = "pgops.there_before"
+# And what to learn which constraints, indexes and statistics the step itself made, where its text does not tell.
+MADE = "pgops.made"
 
 # After one of these a table that was found before the step may be gone, or have another name. A function may do anything.
 _MOVES_TABLES = re.compile(r"\b(DROP|RENAME|SCHEMA|DO|CALL|SELECT|EXECUTE)\b", re.IGNORECASE)
@@ -77,6 +79,7 @@ def run(
     so_far = context.progress_so_far
     remembered = {name: value for name, value in so_far.items() if name != attributes_before.BEGINNING} if up else {}
     kept = there_before(made) if made and not up else set()
+    came = made.get(appeared.PROGRESS, []) if made and not up else []
     if up:
         attributes = attributes_before.up(statements, down, so_far)
     else:
@@ -89,6 +92,7 @@ def run(
             last=True,
             down=down,
             kept=kept,
+            came=came,
             remembered=remembered,
             made=made,
             states=states,
@@ -107,6 +111,7 @@ def run(
             last=last,
             skipped=skipped,
             kept=kept,
+            came=came,
             remembered=remembered,
             made=made if last else None,
             states=replace(states, steps=states.steps if number == 0 else ()),
@@ -233,6 +238,7 @@ def _patiently(
     skipped: Sequence[str] = (),
     down: Sequence[Mapping[str, Any]] = (),
     kept: Collection[str] = (),
+    came: Collection[Sequence[str]] = (),
     remembered: dict[str, Any],
     made: Mapping[str, Any] | None,
     states: Before,
@@ -262,7 +268,7 @@ def _patiently(
                 with context.watched("looking for rows of which there is no copy", cancel=True):
                     context.copy.refuse(context.conn, statements, kept, context.doing)
             attributes.begin(context.conn, before == 0, before == 0 and last)
-            _tell_what_was_there(context, kept, states)
+            _tell_what_was_there(context, kept, came, states)
             now, there = _statements(context, statements, runs, down, kept, keys, settled, wanted, states)
             if made is not None:
                 orphans.take_back(context, made)
@@ -314,12 +320,17 @@ def _patiently(
         raise
 
 
-def _tell_what_was_there(context: StepContext, kept: Collection[str], states: Before) -> None:
-    """To the DO blocks of the way down, in the transaction in hand."""
-    words = {*kept, *states.words(context.conn)}
-    if words:
-        told = sql.SQL("SET LOCAL {} = {}").format(sql.SQL(THERE_BEFORE), sql.Literal(json.dumps(sorted(words))))
-        execute(context.conn, told)
+def _tell_what_was_there(
+    context: StepContext, kept: Collection[str], came: Collection[Sequence[str]], states: Before
+) -> None:
+    """To the DO blocks of the way down, in the transaction in hand: what was there before, and what the way up made."""
+    for name, words in (
+        (THERE_BEFORE, {*kept, *states.words(context.conn)}),
+        (MADE, {".".join(parts) for parts in came}),
+    ):
+        if words:
+            told = sql.SQL("SET LOCAL {} = {}").format(sql.SQL(name), sql.Literal(json.dumps(sorted(words))))
+            execute(context.conn, told)
 
 
 # Foreign keys to a table and views over it, but for those of the tables that go before it.

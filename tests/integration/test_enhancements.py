@@ -16,10 +16,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selec
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
-from support import engine
 from support.engine import InterruptAt, Told, way
-from support.kept import chain_before, keep
-from support.tree import shipped_chain
+from support.kept import chain_before
+from support.people import PEOPLE, enhanced, ready
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 ROLES, ADMINISTRATION, SETTINGS, HEALTH, LEGACY, COLUMNS, KEY = (
@@ -68,30 +67,6 @@ OLDER = """
     ALTER TABLE users ALTER role TYPE "UserRole" USING role::"UserRole", ALTER role SET DEFAULT 'ADMIN';
     ALTER TABLE allergies DROP COLUMN "diagnosedBy";
     ALTER TABLE health_records DROP COLUMN metadata;
-"""
-PEOPLE = """
-    INSERT INTO districts (name, code) VALUES ('North', 'N');
-    INSERT INTO schools (name, code, "districtId") SELECT 'Hill', 'H', id FROM districts;
-    INSERT INTO users (email, password, "firstName", "lastName", role, "emailVerified")
-        VALUES ('nurse@example.org', 'x', 'A', 'B', 'NURSE', true), ('new@example.org', 'x', 'C', 'D', 'ADMIN', false);
-    INSERT INTO students ("studentNumber", "firstName", "lastName", "dateOfBirth", grade, gender, "schoolId")
-        SELECT n::text, 'P' || n, 'Q', '2015-01-01', '3', 'OTHER', schools.id
-        FROM schools, generate_series(1, 20) AS n;
-    INSERT INTO health_records ("studentId", "recordType", title, description, "recordDate", diagnosis)
-        SELECT id, 'CHECKUP', 't', 'd', '2025-01-01', 'x' FROM students;
-    INSERT INTO allergies ("studentId", allergen, reaction, notes, "isActive")
-        SELECT id, 'nuts', CASE WHEN "studentNumber"::int % 2 = 0 THEN 'rash' END, 'n', "studentNumber"::int > 5
-        FROM students;
-    INSERT INTO chronic_conditions ("studentId", "conditionName", "diagnosedDate", "managementPlan", status)
-        SELECT id, 'asthma', '2025-01-01', 'plan ' || "studentNumber",
-            (ARRAY['ACTIVE', 'INACTIVE', 'MANAGED', 'inactive', ' Resolved ', 'ACTIVE', 'MONITORING'])
-                [1 + "studentNumber"::int % 7]
-        FROM students;
-    INSERT INTO medications (name) VALUES ('A'), ('B');
-    INSERT INTO student_medications ("studentId", "medicationId", dosage, frequency, "startDate", "prescribedBy")
-        SELECT s.id, m.id, '1', 'daily', '2025-01-01', 'Dr' FROM students AS s, medications AS m;
-    INSERT INTO medication_logs ("studentMedicationId", "nurseId", "timeGiven", "dosageGiven")
-        SELECT p.id, u.id, '2025-01-02', '1' FROM student_medications AS p, users AS u WHERE u.role = 'NURSE';
 """
 TABLES = (
     "districts",
@@ -144,28 +119,6 @@ def before(chain: list[dict[str, Any]], version: str) -> list[dict[str, Any]]:
 
 def up_to(target: Any, chain: list[dict[str, Any]], version: str, **more: Any) -> dict[str, Any]:
     return migrate.apply(target, chain, Selection(target=version), way(**more))
-
-
-def ready(server: Any, version: str) -> str:
-    """A database with people in it, one version before the one to test. The rows come while the status is still text."""
-    first = min(version, HEALTH)
-    people = keep(
-        server, f"people_before_{first}", lambda target: engine.do(target, PEOPLE), begin=chain_before(server, first)
-    )
-    if version == first:
-        return people
-    return keep(
-        server,
-        f"people_before_{version}",
-        lambda target: up_to(target, shipped_chain(), before(shipped_chain(), version)[-1]["version"]),
-        begin=people,
-    )
-
-
-def enhanced(server: Any, version: str) -> str:
-    """The same people after that version."""
-    begin = ready(server, version)
-    return keep(server, f"people_after_{version}", lambda target: up_to(target, shipped_chain(), version), begin=begin)
 
 
 def do(db: Any, statements: str) -> None:
@@ -647,7 +600,7 @@ def test_existing_rows_get_a_type_and_a_severity_and_the_default_goes(db: Any) -
     assert columns(db, "allergies")["allergyType"] == ('"AllergyType"', False, None)
     assert columns(db, "chronic_conditions")["severity"] == ('"ConditionSeverity"', False, None)
     assert len(columns(db, "allergies")) == 14 + 14
-    assert len(columns(db, "chronic_conditions")) == 14 + 16 + 1
+    assert len(columns(db, "chronic_conditions")) == 14 + 16 + 2
 
 
 @WITH_HEALTH

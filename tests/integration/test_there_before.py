@@ -109,3 +109,34 @@ def test_what_the_way_up_drops_does_not_stay_on_the_way_down(target: Any, tmp_pa
         migrate.revert(target, Reverts(), way())
         assert catalog.compare(before, catalog.inventory(conn), ignore=()) == []
     conn.close()
+
+
+MADE_UP = """
+ALTER TABLE public.people ADD COLUMN name text;
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_constraint WHERE conname = 'grown') THEN
+        ALTER TABLE public.people ADD CONSTRAINT grown CHECK (age > 18);
+    END IF;
+END $$;
+"""
+MADE_DOWN = """
+DO $$ BEGIN
+    RAISE NOTICE 'made: %', coalesce(current_setting('pgops.made', true), 'nothing');
+END $$;
+ALTER TABLE public.people DROP COLUMN IF EXISTS name;
+"""
+
+
+@pytest.mark.parametrize("one_transaction", [True, False])
+def test_a_block_of_the_way_down_is_told_what_the_way_up_made(
+    target: Any, tmp_path: Any, one_transaction: bool
+) -> None:
+    tree = TestTree(tmp_path / "sql")
+    tree.add_sql(V1, "grow", MADE_UP, MADE_DOWN, transaction=one_transaction)
+    do(target, "CREATE TABLE people (id integer PRIMARY KEY, age integer)")
+    # The second time the constraint is there: the block makes none.
+    for answer in ('made: ["public.people.grown"]', "made: nothing"):
+        migrate.apply(target, tree.render(), Selection(), way())
+        told = Told()
+        migrate.revert(target, Reverts(), way(progress=told))
+        assert told.said(answer)
