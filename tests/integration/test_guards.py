@@ -188,6 +188,15 @@ def test_a_misspelt_first_word_of_what_was_typed(guarded: Playbook) -> None:
     )
 
 
+def test_a_variable_typed_with_a_dash(guarded: Playbook) -> None:
+    result = guarded("migrate.yml", **{"migrate-target": "20250103000000"})
+    refused(
+        guarded,
+        result,
+        "There is no variable migrate-target (did you mean migrate_target?); correct the name behind -e",
+    )
+
+
 def test_a_misspelt_variable_in_the_inventory_of_one_host(guarded: Playbook) -> None:
     guarded.hosts["local"] = {"local-1": {}, "local-2": {"pgops_ssl_mode": "require"}}
     refused(
