@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import encoding
+from ansible_collections.whitecross.pgops.plugins.module_utils import encoding, ledger_rights
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import BEING_BUILT
 
 OK = "ok"
@@ -66,11 +66,29 @@ class Check:
 
 
 _USER_SCHEMA = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
-# What an extension brought is the extension's, not ours to own.
-_NOT_OF_EXTENSION = (
-    "NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass "
-    "AND d.objid = c.oid AND d.deptype = 'e')"
-)
+
+
+def _not_of_extension(catalog: str, oid: str) -> str:
+    """What an extension brought is the extension's, not ours to own."""
+    return (
+        f"NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.{catalog}'::regclass "
+        f"AND d.objid = {oid} AND d.deptype = 'e')"
+    )
+
+
+_NOT_OF_EXTENSION = _not_of_extension("pg_class", "c.oid")
+# Not the type of a table's rows, of arrays and of multiranges, which go with what they are of.
+_TYPES = f"""
+              FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+             WHERE {_USER_SCHEMA} AND t.typtype <> 'm' AND {_not_of_extension("pg_type", "t.oid")}
+               AND NOT EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.typarray = t.oid)
+               AND (t.typrelid = 0 OR EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))"""
+_ROUTINES = f"""
+              FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+             WHERE {_USER_SCHEMA} AND {_not_of_extension("pg_proc", "p.oid")}
+               -- Not what makes a range of two values, which goes with the type.
+               AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend i WHERE i.classid = 'pg_catalog.pg_proc'::regclass
+                                  AND i.objid = p.oid AND i.refclassid = 'pg_catalog.pg_type'::regclass AND i.deptype = 'i')"""
 _OF_ROLE_LACKS_BYPASS = f"""
     SELECT %({{role}})s::text AS role, count(*) AS objects,
            pg_catalog.string_agg(pg_catalog.format('%%I.%%I', n.nspname, c.relname), ', ' ORDER BY n.nspname, c.relname) AS named
@@ -148,19 +166,60 @@ CHECKS: tuple[Check, ...] = (
         "ownership",
         "objects belong to the owner",
         STOP,
-        f"""SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS object, r.rolname AS holder, %(owner)s::text AS role
+        f"""SELECT o.told || o.object AS object, o.kind, o.object AS name, r.rolname AS holder, %(owner)s::text AS role FROM (
+            SELECT '' AS told, 'TABLE' AS kind, pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS object, c.relowner AS holder
               FROM pg_catalog.pg_class c
               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-              JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
              WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND {_USER_SCHEMA} AND n.nspname <> 'pgops'
-               AND pg_catalog.to_regrole(pg_catalog.quote_ident(%(owner)s)) IS NOT NULL
-               AND NOT pg_catalog.pg_has_role(%(owner)s, c.relowner, 'USAGE') AND {_NOT_OF_EXTENSION}
+               AND {_NOT_OF_EXTENSION} AND {ledger_rights.NOT_OF_COLUMN}
                -- The ledger of the tool before this one stays with its login.
                AND c.relname NOT IN ('SequelizeMeta', '_prisma_migrations')
-             ORDER BY 1""",
+             UNION ALL
+            SELECT 'type ', CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END,
+                   pg_catalog.format('%%I.%%I', n.nspname, t.typname), t.typowner {_TYPES}
+             UNION ALL
+            SELECT 'function ', 'ROUTINE', pg_catalog.format('%%I.%%I(%%s)', n.nspname, p.proname,
+                   pg_catalog.pg_get_function_identity_arguments(p.oid)), p.proowner {_ROUTINES}
+               -- Those that act with their owner's rights, or for the whole database, have him on purpose.
+               AND NOT p.prosecdef AND p.prorettype <> 'pg_catalog.event_trigger'::regtype AND n.nspname <> 'pgops') AS o
+              JOIN pg_catalog.pg_roles r ON r.oid = o.holder
+             WHERE pg_catalog.to_regrole(pg_catalog.quote_ident(%(owner)s)) IS NOT NULL
+               AND NOT pg_catalog.pg_has_role(%(owner)s, o.holder, 'USAGE')
+             ORDER BY o.told, o.object""",
         "{object} belongs to {holder}, not to {role}",
-        "ALTER TABLE {object} OWNER TO {role:I};",
-        "every table, view and sequence belongs to the owner role",
+        "ALTER {kind} {name} OWNER TO {role:I};",
+        "every table, view, sequence, type and function belongs to the owner role",
+    ),
+    Check(
+        "schema_rights",
+        "rights on other schemas",
+        STOP,
+        # A schema in which all is somebody else's, or an extension's, is none that a version works in.
+        f"""SELECT n.nspname AS schema, r.rolname AS holder, %(owner)s::text AS role
+              FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles r ON r.oid = n.nspowner
+             WHERE {_USER_SCHEMA} AND n.nspname NOT IN ('public', 'pgops') AND {_not_of_extension("pg_namespace", "n.oid")}
+               AND pg_catalog.to_regrole(pg_catalog.quote_ident(%(owner)s)) IS NOT NULL
+               AND NOT (pg_catalog.has_schema_privilege(%(owner)s, n.oid, 'USAGE')
+                        AND pg_catalog.has_schema_privilege(%(owner)s, n.oid, 'CREATE'))
+               AND (NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                                 WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid)
+                    OR EXISTS (SELECT FROM (SELECT relnamespace, relowner FROM pg_catalog.pg_class
+                                             UNION ALL SELECT typnamespace, typowner FROM pg_catalog.pg_type
+                                             UNION ALL SELECT pronamespace, proowner FROM pg_catalog.pg_proc) AS o (schema, owner)
+                                WHERE o.schema = n.oid AND pg_catalog.pg_has_role(%(owner)s, o.owner, 'USAGE')))
+             ORDER BY 1""",
+        "{role} may not use, or not create in, schema {schema} of {holder}",
+        "GRANT USAGE, CREATE ON SCHEMA {schema:I} TO {role:I};",
+        "USAGE and CREATE are there",
+    ),
+    Check(
+        "ledger_rights",
+        "ledger belongs to the owner",
+        STOP,
+        ledger_rights.FOREIGN,
+        "{object} belongs to {holder}, not to {role}, which writes the ledger there",
+        "ALTER {kind} {object} OWNER TO {role:I};",
+        "none is there yet, or all of it",
     ),
     Check(
         "backup_rights",

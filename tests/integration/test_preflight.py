@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import application, connection, preflight
+from ansible_collections.whitecross.pgops.plugins.module_utils import application, connection, ledger, preflight
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
@@ -128,6 +128,14 @@ def no_create_in_schema(world: World) -> None:
 
 def foreign_object(world: World) -> None:
     world.sql("CREATE TABLE public.loose (id int)")
+
+
+def foreign_schema(world: World) -> None:
+    world.sql("CREATE SCHEMA extra")
+
+
+def foreign_ledger(world: World) -> None:
+    world.sql("CREATE SCHEMA pgops")
 
 
 def unreadable_table(world: World) -> None:
@@ -421,6 +429,13 @@ MATRIX: dict[str, tuple[Callable[[World], None], str, str, str]] = {
         "public.loose belongs to postgres",
         f"ALTER TABLE public.loose OWNER TO {OWNER};",
     ),
+    "schema_rights": (
+        foreign_schema,
+        "stop",
+        f"{OWNER} may not use, or not create in, schema extra of postgres",
+        f"GRANT USAGE, CREATE ON SCHEMA extra TO {OWNER};",
+    ),
+    "ledger_rights": (foreign_ledger, "stop", "pgops belongs to postgres", f"ALTER SCHEMA pgops OWNER TO {OWNER};"),
     "backup_rights": (unreadable_table, "stop", "public.students", f"GRANT pg_read_all_data TO {BACKUP};"),
     "backup_large_objects": (unreadable_large_object, "stop", "1 large objects", "GRANT SELECT ON LARGE OBJECT"),
     "row_security_migrator": (hidden_from_migrator, "stop", "public.students", f"ALTER ROLE {OWNER} BYPASSRLS;"),
@@ -531,6 +546,82 @@ def test_many_findings_are_counted_and_five_are_named(world: World) -> None:
     assert found["objects"] == 8
     assert found["evidence"].count("belongs to") == 5
     assert "and 3 more" in found["evidence"]
+
+
+@pytest.mark.parametrize(
+    ("made", "evidence", "fix"),
+    [
+        ("CREATE TYPE public.kind AS ENUM ('A')", "type public.kind", "ALTER TYPE public.kind"),
+        ("CREATE TYPE public.pair AS (a int, b int)", "type public.pair", "ALTER TYPE public.pair"),
+        ("CREATE TYPE public.span AS RANGE (subtype = int)", "type public.span", "ALTER TYPE public.span"),
+        ("CREATE DOMAIN public.mail AS text", "type public.mail", "ALTER DOMAIN public.mail"),
+        (
+            "CREATE FUNCTION public.\"F\"(a int, text) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            'function public."F"(a integer, text)',
+            'ALTER ROUTINE public."F"(a integer, text)',
+        ),
+        (
+            "CREATE PROCEDURE public.p() LANGUAGE sql AS 'SELECT 1'",
+            "function public.p()",
+            "ALTER ROUTINE public.p()",
+        ),
+        ("CREATE TABLE public.counted (id serial)", "public.counted", "ALTER TABLE public.counted"),
+        (
+            "CREATE TABLE public.counted (id int GENERATED ALWAYS AS IDENTITY)",
+            "public.counted",
+            "ALTER TABLE public.counted",
+        ),
+    ],
+)
+def test_what_belongs_to_another_role_is_named_and_what_is_typed_helps(
+    world: World, made: str, evidence: str, fix: str
+) -> None:
+    world.sql(made)
+    found = red(world.look())
+    assert list(found) == ["ownership"]
+    assert found["ownership"]["evidence"] == f"{evidence} belongs to postgres, not to {OWNER}"
+    assert found["ownership"]["fix"] == f"{fix} OWNER TO {OWNER};"
+    world.sql(found["ownership"]["fix"])
+    assert red(world.look()) == {}
+
+
+def test_what_has_another_owner_on_purpose_is_passed_over(world: World) -> None:
+    world.sql(
+        "CREATE SCHEMA pooler",
+        "CREATE FUNCTION pooler.asked(text) RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT $1'",
+        "CREATE SCHEMA hash",
+        "CREATE EXTENSION citext SCHEMA hash",
+        "CREATE EXTENSION hstore",
+        "CREATE FUNCTION public.watched() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'",
+    )
+    assert red(world.look()) == {}
+
+
+def test_a_schema_of_another_role_that_holds_something_of_ours(world: World) -> None:
+    world.sql("CREATE SCHEMA extra", "CREATE TABLE extra.y (id int)", f"ALTER TABLE extra.y OWNER TO {OWNER}")
+    found = red(world.look())
+    assert list(found) == ["schema_rights"]
+    world.sql(found["schema_rights"]["fix"])
+    assert red(world.look()) == {}
+
+
+@pytest.mark.parametrize("foreign", ["TABLE pgops.run", "SCHEMA pgops", "everything"])
+def test_a_ledger_of_another_role_is_named_and_what_is_typed_helps(world: World, foreign: str) -> None:
+    with closing(connection.connect(world.target, application_name="t")) as conn:
+        ledger.ensure(conn)
+    assert red(world.look()) == {}
+    if foreign == "everything":
+        world.sql(f"REASSIGN OWNED BY {OWNER} TO postgres", f"ALTER TABLE public.students OWNER TO {OWNER}")
+        world.sql(f"ALTER DATABASE {world.database} OWNER TO {OWNER}")
+    else:
+        world.sql(f"ALTER {foreign} OWNER TO postgres")
+    found = red(world.look())
+    assert list(found) == ["ledger_rights"]
+    while found:  # five objects are named at a time
+        world.sql(found["ledger_rights"]["fix"].removesuffix(" ..."))
+        left = red(world.look())
+        assert not left or left["ledger_rights"]["objects"] < found["ledger_rights"]["objects"]
+        found = left
 
 
 # -- waivers, comparison, the phase ------------------------------------------------------------------------------------
