@@ -13,13 +13,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     fetch_one,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.owned_objects import NOT_OF_COLUMN
 
 PRIVILEGE_MISSING = "42501"
-
-# A sequence of a column goes with its table, and cannot be given away alone.
-NOT_OF_COLUMN = """NOT (c.relkind = 'S' AND EXISTS (
-                    SELECT FROM pg_catalog.pg_depend s WHERE s.classid = 'pg_catalog.pg_class'::regclass AND s.objid = c.oid
-                       AND s.refclassid = 'pg_catalog.pg_class'::regclass AND s.refobjsubid > 0 AND s.deptype IN ('a', 'i')))"""
 
 # A schema that somebody else made is enough as long as tables can be made there. An empty one is commented when the ledger
 # is made, which only its owner may. The order: without its schema a table's owner can do nothing.

@@ -24,6 +24,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import without_secrets
+from support.backups import proved, stage
 from support.podman import IMAGE, ROOT, podman
 from support.server import BACKUP, MIGRATOR, OWNER, RESTORE, SUPERUSER, Server, free_port
 from support.site import Playbook
@@ -622,6 +623,81 @@ def test_a_ledger_of_another_role_is_named_and_what_is_typed_helps(world: World,
         left = red(world.look())
         assert not left or left["ledger_rights"]["objects"] < found["ledger_rights"]["objects"]
         found = left
+
+
+@pytest.mark.parametrize(
+    "given_away",
+    [
+        "CREATE TYPE public.kind AS ENUM ('A'); ALTER TYPE public.kind OWNER TO {dba}",
+        "CREATE DOMAIN public.mail AS text; ALTER DOMAIN public.mail OWNER TO {dba}",
+        "CREATE FUNCTION public.f() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'; ALTER FUNCTION public.f() OWNER TO {dba}",
+        "CREATE SCHEMA extra AUTHORIZATION {dba}; GRANT ALL ON SCHEMA extra TO {owner}",
+        "ALTER SCHEMA public OWNER TO {dba}; GRANT ALL ON SCHEMA public TO {owner}",
+        "CREATE STATISTICS public.s ON id, name FROM public.students; ALTER STATISTICS public.s OWNER TO {dba}",
+        "CREATE COLLATION public.c (locale = 'C'); ALTER COLLATION public.c OWNER TO {dba}",
+        "CREATE TEXT SEARCH CONFIGURATION public.t (COPY = simple); ALTER TEXT SEARCH CONFIGURATION public.t OWNER TO {dba}",
+        "CREATE PUBLICATION p; GRANT CREATE ON DATABASE {database} TO {dba}; ALTER PUBLICATION p OWNER TO {dba}",
+        "ALTER DATABASE {database} OWNER TO {dba}",
+    ],
+)
+def test_whoever_owns_anything_is_named_where_the_restore_role_is_no_member(world: World, given_away: str) -> None:
+    dba = f"dba_{world.database}"
+    world.sql(f"CREATE ROLE {dba}", f"GRANT CREATE ON SCHEMA public TO {dba}")
+    world.undo(f"REASSIGN OWNED BY {dba} TO postgres", f"DROP OWNED BY {dba}", f"DROP ROLE {dba}")
+    world.plain_restore_role(
+        OWNER, "pg_monitor", "pg_signal_backend", "pg_read_all_data", attributes="CREATEDB BYPASSRLS"
+    )
+    assert "restore_owner" not in red(world.look())
+    world.sql(given_away.format(dba=dba, owner=OWNER, database=world.database))
+    found = red(world.look())["restore_owner"]
+    assert f"{RESTORE} may not give restored objects back to their owner {dba}" in found["evidence"]
+    # What is in a schema of another role is given to nobody who may create there by a grant alone.
+    alone = "SCHEMA extra" in given_away or "PUBLICATION" in given_away
+    assert (f"GRANT {dba} TO {RESTORE};" in found["fix"]) is (
+        alone or "DATABASE {database} OWNER" in given_away or "SCHEMA public O" in given_away
+    )
+    if alone:
+        world.sql(found["fix"])
+        assert "restore_owner" not in red(world.look())
+
+
+def test_a_restore_with_its_owners_is_refused_where_preflight_stops_and_only_there(
+    world: World, tmp_path: Path
+) -> None:
+    dba = f"dba_{world.database}"
+    world.sql(f"CREATE ROLE {dba}", f"GRANT CREATE ON SCHEMA public TO {dba}")
+    world.undo(f"REASSIGN OWNED BY {dba} TO postgres", f"DROP OWNED BY {dba}", f"DROP ROLE {dba}")
+    world.plain_restore_role(
+        OWNER, "pg_monitor", "pg_signal_backend", "pg_read_all_data", attributes="CREATEDB BYPASSRLS"
+    )
+    world.sql("CREATE TYPE public.kind AS ENUM ('A')", f"ALTER TYPE public.kind OWNER TO {dba}")
+    backup = proved(world.target, tmp_path)
+    stop = red(world.look())["restore_owner"]
+    assert "give what belongs to" in stop["fix"]
+    with pytest.raises(PgopsError, match=f"cannot restore .* with its owners: it is no member of {dba}"):
+        stage(world.target, backup)
+    # The GRANT alone is not enough, though a right to create there is in the dump.
+    world.sql(f"GRANT {dba} TO {RESTORE}")
+    assert red(world.look())["restore_owner"]["fix"] == stop["fix"]
+    with pytest.raises(PgopsError, match="permission denied for schema public"):
+        stage(world.target, backup)
+    world.sql(f"ALTER TYPE public.kind OWNER TO {OWNER}")
+    assert red(world.look()) == {}
+    world.server.execute(f"DROP DATABASE {stage(world.target, proved(world.target, tmp_path / 'again'))}")
+
+
+def test_a_superuser_is_granted_to_nobody(world: World) -> None:
+    world.sql("CREATE TYPE public.kind AS ENUM ('A')")
+    world.plain_restore_role(OWNER, "pg_monitor", "pg_signal_backend")
+    found = red(world.look())["restore_owner"]
+    assert "owner postgres" in found["evidence"]
+    assert found["fix"] == "name a superuser in pgops_restore_user, or give what belongs to postgres to another owner"
+
+
+def test_what_an_extension_brought_asks_for_no_owner(world: World) -> None:
+    world.sql("CREATE EXTENSION hstore", "CREATE EXTENSION citext", "CREATE EXTENSION btree_gist")
+    world.plain_restore_role(OWNER, "pg_monitor", "pg_signal_backend")
+    assert red(world.look()) == {}
 
 
 # -- waivers, comparison, the phase ------------------------------------------------------------------------------------
