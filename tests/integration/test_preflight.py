@@ -7,7 +7,9 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +26,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import without_secrets
+from support import pool
 from support.backups import proved, stage
 from support.podman import IMAGE, ROOT, podman
 from support.server import BACKUP, MIGRATOR, OWNER, RESTORE, SUPERUSER, Server, free_port
@@ -931,6 +934,18 @@ def pooler(server: Server, tmp_path: Path) -> Iterator[Callable[[str], str]]:
 
     yield start
     podman("rm", "--force", "--ignore", "--time", "0", name)
+
+
+def test_a_pooler_in_statement_mode_is_refused(world: World) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="pgops-pool-"))
+    world.after.callback(shutil.rmtree, folder)
+    bouncer = world.after.enter_context(pool.pgbouncer(world.server, folder, world.database, mode="statement"))
+    world.target = world.target.with_(port=str(bouncer.port))
+    found = red(world.look())
+    assert list(found) == ["pooler"]
+    assert "connection pooler in statement mode" in found["pooler"]["evidence"]
+    with pytest.raises(PgopsError, match="connection pooler in statement mode.*point pgops_host"):
+        connection.connect(world.target, application_name="t")
 
 
 @pytest.mark.container
