@@ -345,9 +345,10 @@ def refuse_transaction_pooler(target: Target, conn: Connection) -> None:
     """Refuse a pooler that hands each transaction to another server session: locks and settings would be lost.
 
     A proxy answers with a process id of its own (libpq's) that differs from the server session's. Session pooling is
-    fine; in transaction mode a second client that opens a transaction is given the session that the first just left.
+    fine; in transaction mode a second client that opens a transaction is given the session that the first just left. In
+    statement mode the pooler cuts it off as soon as it opens one.
 
-    :raises PgopsError: the probe saw two clients share one server session.
+    :raises PgopsError: the probe saw two clients share one server session, or no transaction come about.
     """
     own = _backend_pid(conn)
     if own == conn.info.backend_pid:
@@ -357,17 +358,26 @@ def refuse_transaction_pooler(target: Target, conn: Connection) -> None:
         other.autocommit = False
         for _attempt in range(5):
             first = _backend_pid(conn)
-            shared = _backend_pid(other) == first
+            try:
+                shared = _backend_pid(other) == first
+            except psycopg2.OperationalError:
+                # Whether it was the transaction: the first client, which opens none, is still served.
+                _backend_pid(conn)
+                raise _pooled(target, "statement") from None
             second = _backend_pid(conn)
             other.rollback()
             if shared or second != first:
-                raise PgopsError(
-                    f"{target} is reached through a connection pooler in transaction mode, "
-                    "where session locks and settings are lost; point pgops_host and pgops_port at the server itself.",
-                    database=target.database,
-                )
+                raise _pooled(target, "transaction")
     finally:
         other.close()
+
+
+def _pooled(target: Target, mode: str) -> PgopsError:
+    return PgopsError(
+        f"{target} is reached through a connection pooler in {mode} mode, "
+        "where session locks and settings are lost; point pgops_host and pgops_port at the server itself.",
+        database=target.database,
+    )
 
 
 def _backend_pid(conn: Connection) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import ledger_rights
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     execute,
@@ -329,14 +330,19 @@ SELECT b.name, {_iso("b.at")} AS at, b.who, b.fingerprint, (b.detail ->> 'tables
 def schema_version(conn: Connection) -> int:
     """:return: the version of the ledger's own schema, 0 where there is none.
 
-    :raises PgopsError: a newer tool wrote it; to read or write it with this one could lose what it means.
+    :raises PgopsError: a newer tool wrote it; to read or write it with this one could lose what it means. Or the role may
+        not read it.
     """
-    if not fetch_one(
+    there = fetch_one(
         conn,
-        "SELECT 1 AS yes FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+        "SELECT has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT') AS may "
+        "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
         "WHERE n.nspname = 'pgops' AND c.relname = 'meta'",
-    ):
+    )
+    if not there:
         return 0
+    if not there["may"]:
+        raise ledger_rights.unreadable(conn)
     row = fetch_one(conn, "SELECT schema_version FROM pgops.meta")
     found = int(row["schema_version"]) if row else 0
     if found > SCHEMA_VERSION:
@@ -410,10 +416,11 @@ def ensure(conn: Connection) -> bool:
     Takes no lock on any table of the user. Needs CREATE on the database for the role that owns the objects.
 
     :return: whether anything was written.
-    :raises PgopsError: a newer tool's ledger, or no right to create the schema.
+    :raises PgopsError: a newer tool's ledger, or no right to create the schema or to write into it.
     """
     found = schema_version(conn)
     if found == SCHEMA_VERSION:
+        ledger_rights.check(conn)
         return False
     try:
         with transaction(conn):
@@ -423,15 +430,8 @@ def ensure(conn: Connection) -> bool:
                 for number in range(found, SCHEMA_VERSION):
                     execute(conn, UPGRADES[number])
                 execute(conn, "UPDATE pgops.meta SET schema_version = %s, upgraded_at = now()", (SCHEMA_VERSION,))
-    except psycopg2.errors.InsufficientPrivilege as exc:
-        row = fetch_one(conn, "SELECT current_user::text AS role")
-        role = row["role"] if row else "pgops_owner"
-        raise PgopsError(
-            f"Role {role} may not create the ledger's schema pgops in database {conn.info.dbname}; "
-            f"GRANT CREATE ON DATABASE {conn.info.dbname} TO {role}.",
-            sqlstate=exc.pgcode,
-            database=conn.info.dbname,
-        ) from None
+    except psycopg2.errors.InsufficientPrivilege:
+        raise ledger_rights.not_made(conn, upgraded=found > 0) from None
     return True
 
 

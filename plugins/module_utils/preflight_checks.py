@@ -7,8 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import encoding
+from ansible_collections.whitecross.pgops.plugins.module_utils import encoding, ledger_rights
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import BEING_BUILT
+from ansible_collections.whitecross.pgops.plugins.module_utils.owned_objects import (
+    ALL_OWNERS,
+    NOT_OF_COLUMN,
+    RELATION_NOT_OF_EXTENSION,
+    ROUTINES,
+    TYPES,
+    USER_SCHEMA,
+    not_of_extension,
+)
 
 OK = "ok"
 WARN = "warn"
@@ -65,17 +74,11 @@ class Check:
     activity: bool = False
 
 
-_USER_SCHEMA = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
-# What an extension brought is the extension's, not ours to own.
-_NOT_OF_EXTENSION = (
-    "NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::regclass "
-    "AND d.objid = c.oid AND d.deptype = 'e')"
-)
 _OF_ROLE_LACKS_BYPASS = f"""
     SELECT %({{role}})s::text AS role, count(*) AS objects,
            pg_catalog.string_agg(pg_catalog.format('%%I.%%I', n.nspname, c.relname), ', ' ORDER BY n.nspname, c.relname) AS named
       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-     WHERE c.relrowsecurity AND c.relkind IN ('r', 'p') AND {_USER_SCHEMA}
+     WHERE c.relrowsecurity AND c.relkind IN ('r', 'p') AND {USER_SCHEMA}
        AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r
                         WHERE r.rolname = %({{role}})s AND (r.rolbypassrls OR r.rolsuper))
     HAVING count(*) > 0
@@ -148,19 +151,60 @@ CHECKS: tuple[Check, ...] = (
         "ownership",
         "objects belong to the owner",
         STOP,
-        f"""SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS object, r.rolname AS holder, %(owner)s::text AS role
+        f"""SELECT o.told || o.object AS object, o.kind, o.object AS name, r.rolname AS holder, %(owner)s::text AS role FROM (
+            SELECT '' AS told, 'TABLE' AS kind, pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS object, c.relowner AS holder
               FROM pg_catalog.pg_class c
               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-              JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
-             WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND {_USER_SCHEMA} AND n.nspname <> 'pgops'
-               AND pg_catalog.to_regrole(pg_catalog.quote_ident(%(owner)s)) IS NOT NULL
-               AND NOT pg_catalog.pg_has_role(%(owner)s, c.relowner, 'USAGE') AND {_NOT_OF_EXTENSION}
+             WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND {USER_SCHEMA} AND n.nspname <> 'pgops'
+               AND {RELATION_NOT_OF_EXTENSION} AND {NOT_OF_COLUMN}
                -- The ledger of the tool before this one stays with its login.
                AND c.relname NOT IN ('SequelizeMeta', '_prisma_migrations')
-             ORDER BY 1""",
+             UNION ALL
+            SELECT 'type ', CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END,
+                   pg_catalog.format('%%I.%%I', n.nspname, t.typname), t.typowner {TYPES}
+             UNION ALL
+            SELECT 'function ', 'ROUTINE', pg_catalog.format('%%I.%%I(%%s)', n.nspname, p.proname,
+                   pg_catalog.pg_get_function_identity_arguments(p.oid)), p.proowner {ROUTINES}
+               -- Those that act with their owner's rights, or for the whole database, have him on purpose.
+               AND NOT p.prosecdef AND p.prorettype <> 'pg_catalog.event_trigger'::regtype AND n.nspname <> 'pgops') AS o
+              JOIN pg_catalog.pg_roles r ON r.oid = o.holder
+             WHERE pg_catalog.to_regrole(pg_catalog.quote_ident(%(owner)s)) IS NOT NULL
+               AND NOT pg_catalog.pg_has_role(%(owner)s, o.holder, 'USAGE')
+             ORDER BY o.told, o.object""",
         "{object} belongs to {holder}, not to {role}",
-        "ALTER TABLE {object} OWNER TO {role:I};",
-        "every table, view and sequence belongs to the owner role",
+        "ALTER {kind} {name} OWNER TO {role:I};",
+        "every table, view, sequence, type and function belongs to the owner role",
+    ),
+    Check(
+        "schema_rights",
+        "rights on other schemas",
+        STOP,
+        # A schema in which all is somebody else's, or an extension's, is none that a version works in.
+        f"""SELECT n.nspname AS schema, r.rolname AS holder, %(owner)s::text AS role
+              FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles r ON r.oid = n.nspowner
+             WHERE {USER_SCHEMA} AND n.nspname NOT IN ('public', 'pgops') AND {not_of_extension("pg_namespace", "n.oid")}
+               AND pg_catalog.to_regrole(pg_catalog.quote_ident(%(owner)s)) IS NOT NULL
+               AND NOT (pg_catalog.has_schema_privilege(%(owner)s, n.oid, 'USAGE')
+                        AND pg_catalog.has_schema_privilege(%(owner)s, n.oid, 'CREATE'))
+               AND (NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                                 WHERE d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid)
+                    OR EXISTS (SELECT FROM (SELECT relnamespace, relowner FROM pg_catalog.pg_class
+                                             UNION ALL SELECT typnamespace, typowner FROM pg_catalog.pg_type
+                                             UNION ALL SELECT pronamespace, proowner FROM pg_catalog.pg_proc) AS o (schema, owner)
+                                WHERE o.schema = n.oid AND pg_catalog.pg_has_role(%(owner)s, o.owner, 'USAGE')))
+             ORDER BY 1""",
+        "{role} may not use, or not create in, schema {schema} of {holder}",
+        "GRANT USAGE, CREATE ON SCHEMA {schema:I} TO {role:I};",
+        "USAGE and CREATE are there",
+    ),
+    Check(
+        "ledger_rights",
+        "ledger belongs to the owner",
+        STOP,
+        ledger_rights.FOREIGN,
+        "{object} belongs to {holder}, not to {role}, which writes the ledger there",
+        "ALTER {kind} {object} OWNER TO {role:I};",
+        "none is there yet, or all of it",
     ),
     Check(
         "backup_rights",
@@ -168,7 +212,7 @@ CHECKS: tuple[Check, ...] = (
         STOP,
         f"""SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS object, %(backup)s::text AS role
               FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-             WHERE c.relkind IN ('r', 'p', 'm', 'S') AND {_USER_SCHEMA}
+             WHERE c.relkind IN ('r', 'p', 'm', 'S') AND {USER_SCHEMA}
                AND pg_catalog.to_regrole(pg_catalog.quote_ident(%(backup)s)) IS NOT NULL
                AND NOT (pg_catalog.has_schema_privilege(%(backup)s, n.oid, 'USAGE')
                         AND CASE c.relkind WHEN 'S' THEN pg_catalog.has_sequence_privilege(%(backup)s, c.oid, 'SELECT')
@@ -237,16 +281,28 @@ CHECKS: tuple[Check, ...] = (
         "restore_owner",
         "restore role gives objects back",
         STOP,
-        f"""SELECT DISTINCT %(restore)s::text AS member, o.rolname AS role
-             FROM (SELECT c.relowner AS owner FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                    WHERE {_USER_SCHEMA} AND {_NOT_OF_EXTENSION}
-                   UNION SELECT oid FROM pg_catalog.pg_roles WHERE rolname = %(owner)s) AS owners
-             JOIN pg_catalog.pg_roles o ON o.oid = owners.owner
-            WHERE pg_catalog.to_regrole(pg_catalog.quote_ident(%(restore)s)) IS NOT NULL
-              AND NOT pg_catalog.pg_has_role(%(restore)s, o.oid, %(member_privilege)s)
-            ORDER BY 2""",
-        "{member} may not give restored objects back to their owner {role}",
-        "GRANT {role:I} TO {member:I};",
+        # Not by a superuser, an object is given only to whom may create in its schema; grants on that come last in a restore,
+        # so he must own it. A superuser's membership would be the restore role's way to everything.
+        f"""SELECT member, role, CASE WHEN asked THEN '' ELSE ', who does not own their schema' END AS why,
+                   CASE WHEN asked AND NOT super THEN pg_catalog.format('GRANT %%I TO %%I;', role, member)
+                        ELSE 'name a superuser in pgops_restore_user, or give what belongs to ' || role
+                             || CASE WHEN super THEN ' to another owner' ELSE ' to the owner of its schema' END END AS todo
+              FROM (SELECT %(restore)s::text AS member, o.rolname AS role, o.rolsuper AS super,
+                           pg_catalog.bool_and(o.rolsuper OR owners.holder IS NULL
+                                               OR pg_catalog.pg_has_role(o.oid, owners.holder, 'USAGE')) AS asked,
+                           pg_catalog.pg_has_role(%(restore)s, o.oid, %(member_privilege)s) AS may
+                      FROM ({ALL_OWNERS}
+                            UNION SELECT oid, NULL FROM pg_catalog.pg_roles WHERE rolname = %(owner)s) AS owners
+                      JOIN pg_catalog.pg_roles o ON o.oid = owners.owner
+                     -- Whoever owns the database; that one is asked for by himself.
+                     WHERE o.rolname <> 'pg_database_owner'
+                       AND pg_catalog.to_regrole(pg_catalog.quote_ident(%(restore)s)) IS NOT NULL
+                     GROUP BY o.oid, o.rolname, o.rolsuper) AS given
+             WHERE NOT (may AND asked)
+               AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = %(restore)s AND r.rolsuper)
+             ORDER BY role""",
+        "{member} may not give restored objects back to their owner {role}{why}",
+        "{todo}",
         "every owner's objects can be restored",
     ),
     Check(
@@ -382,7 +438,7 @@ CHECKS: tuple[Check, ...] = (
         f"""SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS object
               FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-             WHERE NOT i.indisvalid AND {_USER_SCHEMA} AND NOT {BEING_BUILT}
+             WHERE NOT i.indisvalid AND {USER_SCHEMA} AND NOT {BEING_BUILT}
              ORDER BY 1""",
         "index {object} is INVALID: writes keep it, no query uses it",
         "DROP INDEX CONCURRENTLY {object};",
@@ -395,7 +451,7 @@ CHECKS: tuple[Check, ...] = (
         f"""SELECT k.conname AS name, pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS object
               FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-             WHERE NOT k.convalidated AND {_USER_SCHEMA}
+             WHERE NOT k.convalidated AND {USER_SCHEMA}
                AND coalesce((pg_catalog.to_jsonb(k) ->> 'conenforced')::boolean, true)  -- 18: NOT ENFORCED is not checked at all
              ORDER BY 2, 1""",
         "constraint {name} on {object} is NOT VALID: rows from before it may break it",

@@ -520,6 +520,11 @@ def statement_error(
         error.extra["reason"] = "time_limit"
     if exc.pgcode == errorcodes.UNDEFINED_TABLE and not error.hint and context.direction == "up":
         error.hint = "No version before this one made it: the one that does is missing, or its number is later; depends_on names it."
+    if exc.pgcode == errorcodes.INSUFFICIENT_PRIVILEGE and not error.hint:
+        error.hint = (
+            "It is another role's, or a right on it is missing: preflight (--tags preflight) names what belongs to others; a superuser types "
+            "ALTER ... OWNER TO, or GRANT, for the owner role."
+        )
     error.message += f', in the statement "{without_values(str(statement["sql"]))}"'
     error.args = (error.message,)
     return error

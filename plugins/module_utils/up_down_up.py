@@ -25,12 +25,20 @@ def run(target: Target, migrations: Sequence[Mapping[str, Any]], version: str, w
 
     :return: ``up_s``, ``down_s``, ``again_s`` (seconds), ``after_down`` and ``after_again`` (differences, in words),
         ``safety`` as the version declares it, ``passed``.
-    :raises PgopsError: there is no such version, or a step fails; the throw-away database is gone then too.
+    :raises PgopsError: there is no such version, it has no way down, or a step fails; the throw-away database is gone then too.
     """
     chosen = next((migration for migration in migrations if str(migration["version"]) == version), None)
     if chosen is None:
         known = ", ".join(str(migration["version"]) for migration in migrations)
         raise PgopsError(f"There is no version {version} in the tree; it holds {known}.", database=target.database)
+    rollback = chosen.get("rollback") or {}
+    if rollback.get("safety") == "none":
+        raise PgopsError(
+            f"Version {version} declares safety: none ({rollback.get('stays') or 'it says so itself'}), so there is no way down to "
+            "try; nothing was made.",
+            database=target.database,
+            hint="Apply it to a copy of the database to see its way up: restore.yml makes one.",
+        )
     tree = [migration for migration in migrations if str(migration["version"]) <= version]
     with closing(connect(target, application_name="pgops test_migration")) as conn:
         encoding.refuse(conn, "tried for")
@@ -45,12 +53,12 @@ def run(target: Target, migrations: Sequence[Mapping[str, Any]], version: str, w
         after_down = _told(catalog.compare(before, _inventory(where), ignore=()))
         again = migrate.apply(where, tree, Selection(), way)["applied"][-1]
         after_again = _told(catalog.compare(after, _inventory(where), ignore=()))
-    safety = str((chosen.get("rollback") or {}).get("safety") or "complete")
+    safety = str(rollback.get("safety") or "complete")
     return {
         "version": version,
         "name": chosen["name"],
         "safety": safety,
-        "stays": (chosen.get("rollback") or {}).get("stays") or "",
+        "stays": rollback.get("stays") or "",
         "up_s": up["duration_s"],
         "down_s": down["duration_s"],
         "again_s": again["duration_s"],

@@ -232,9 +232,8 @@ class PgopsAction(UnbrokenAction):
         duration = round(time.monotonic() - started, 3)
         if result.get("failed") or result.get("unreachable"):
             self._record_failure(journal, host, started, result)
-            if len(result.get("databases") or ()) > 1:
-                # The journal has them; Ansible would print all of a fleet behind the one sentence.
-                result.pop("databases")
+            # The journal has them; Ansible would print all of it, a line of hundreds of kilobytes, behind the one sentence.
+            result.pop("databases", None)
             return result
         databases = result.get("databases", {})
         if journal:

@@ -9,6 +9,7 @@ Argument specs pass over a variable that they do not name, so ``-e migrate_targt
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +26,8 @@ SHARED_PREFIX = "pgops_"
 CLOSE_ENOUGH = 0.6
 # Of a prefix alone: `migration` and `migrate` have 0.75, `pg` and `pgops` 0.57.
 CLOSE_PREFIX = 0.7
+# Of a name without any underscore: one letter in ten or more.
+CLOSE_LETTERS = 0.9
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def unknown_variables(
 def misspelt_prefixes(
     typed: Iterable[str], known: Iterable[str] | None = None, roles: Iterable[str] | None = None
 ) -> list[Unknown]:
-    """The names given with ``-e`` that would be ours but for their first word: ``migration_target``, ``pgop_json``.
+    """The names given with ``-e`` that are not ours as they stand but were meant so: ``migration_target``, ``migrate-target``.
 
     A name of somebody else's, in an inventory or with ``-e``, is left alone unless what follows its first word is close to a
     variable of ours too.
@@ -119,20 +122,45 @@ def misspelt_prefixes(
     prefixes = [f"{role}_" for role in (role_names() if roles is None else roles)] + [SHARED_PREFIX]
     found = []
     for name in sorted(set(typed) - names):
-        word, _, rest = name.partition("_")
-        if name.startswith((*prefixes, "__", "ansible_")) or not rest:
+        # What has one of our prefixes as it stands is told by unknown_variables.
+        if name.startswith((*prefixes, "__", "ansible_")):
             continue
-        meant = [
-            prefix + one
-            for prefix in prefixes
-            if _alike(f"{word}_", prefix) >= CLOSE_PREFIX
-            for one in difflib.get_close_matches(
-                rest, [known.removeprefix(prefix) for known in names if known.startswith(prefix)], 1, 0.8
-            )
-        ]
+        meant = _meant(name, names, prefixes)
         if meant:
-            found.append(Unknown(name, max(meant, key=lambda candidate: _alike(name, candidate))))
+            found.append(Unknown(name, meant))
     return found
+
+
+def _meant(name: str, names: set[str], prefixes: list[str]) -> str | None:
+    """The variable of ours that was meant by a name in any writing."""
+    by_letters = {_letters(known): known for known in names}
+    if _letters(name) in by_letters:
+        return by_letters[_letters(name)]
+    spelt = _underscored(name)
+    if "_" not in spelt:
+        close = difflib.get_close_matches(spelt, by_letters, 1, CLOSE_LETTERS)
+        return by_letters[close[0]] if close else None
+    own = max((prefix for prefix in prefixes if spelt.startswith(prefix)), key=len, default=None)
+    word = own or spelt.partition("_")[0] + "_"
+    rest = spelt.removeprefix(word)
+    meant = [
+        prefix + one
+        for prefix in ([own] if own else prefixes)
+        if rest and _alike(word, prefix) >= CLOSE_PREFIX
+        for one in difflib.get_close_matches(
+            rest, [known.removeprefix(prefix) for known in names if known.startswith(prefix)], 1, 0.8
+        )
+    ]
+    return max(meant, key=lambda candidate: _alike(spelt, candidate), default=None)
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[_.\-]", "", name).lower()
+
+
+def _underscored(name: str) -> str:
+    """``migrateTarget``, ``MIGRATE_TARGET`` and ``migrate-target`` as ``migrate_target``."""
+    return re.sub(r"[_.\-]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)).lower()
 
 
 def _alike(one: str, other: str) -> float:

@@ -33,7 +33,7 @@ from ansible.plugins.vars import BaseVarsPlugin
 from ansible.utils.vars import load_extra_vars
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import environments
 
-# Ansible makes this host up where the inventory has none of the name.
+# Ansible makes this host up where the inventory has none of the name, and limits a run to it where that has no host at all.
 _IMPLICIT = ("localhost", "127.0.0.1", "::1")
 
 
@@ -55,7 +55,11 @@ class VarsModule(BaseVarsPlugin):
             return
         limit = str(context.CLIARGS["subset"] or "")
         groups = [group.name for group in everything.get_descendants()]
-        names = {"all", *groups, *(host.name for host in everything.get_hosts()), *_IMPLICIT}
+        hosts = [host.name for host in everything.get_hosts()]
+        if hosts:
+            names = {"all", *hosts, *(group.name for group in everything.get_descendants() if group.get_hosts())}
+        else:
+            names = {"all", *groups, *_IMPLICIT}
         parts = environments.limit_parts(limit)
         if not parts or any(environments.is_pattern(part) or part in names for part in parts):
             return

@@ -402,3 +402,11 @@ def test_what_a_migration_says_is_told(target: Any, tree: TestTree) -> None:
     told = Told()
     migrate.apply(target, tree.render(), Selection(), way(progress=told))
     assert told.said("NOTICE:  three of them")
+
+
+def test_a_right_that_is_missing_has_a_hint(server: Any, target: Any, tree: TestTree) -> None:
+    server.execute("CREATE TYPE public.kind AS ENUM ('A')", database=target.database)
+    tree.add_sql(V3, "label", "ALTER TYPE public.kind ADD VALUE 'B';\n", "SELECT 1;\n")
+    with pytest.raises(PgopsError, match="must be owner of type kind") as caught:
+        migrate.apply(target, tree.render(), Selection(), way())
+    assert "preflight (--tags preflight) names what belongs to others" in str(caught.value.hint)

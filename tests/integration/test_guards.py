@@ -126,6 +126,36 @@ def test_a_limit_that_names_no_environment_ends_with_those_there_are(
     assert not guarded.state.exists()
 
 
+@pytest.mark.parametrize("limit", ["localhost", "ungrouped", "127.0.0.1"])
+def test_a_limit_that_ansible_knows_and_no_inventory_names(guarded: Playbook, limit: str) -> None:
+    """Ansible ends such a run with a sentence of its own; the older result would stay."""
+    document = guarded.folder / "result.json"
+    document.write_text('{"ok": true}')
+    result = guarded("guarded.yml", limit=limit, pgops_json=str(document))
+    assert result.rc != 0
+    sentence = f"-l {limit} matches no host, so nothing was done; the inventory has local, production and staging"
+    assert sentence in result.output
+    assert result.json["ok"] is False
+    assert result.json["error"]["message"].startswith(sentence)
+    assert not guarded.state.exists()
+
+
+def test_a_limit_to_a_group_without_hosts(guarded: Playbook) -> None:
+    guarded.hosts["staging"] = {}
+    document = guarded.folder / "result.json"
+    document.write_text('{"ok": true}')
+    result = guarded("guarded.yml", limit="staging", pgops_json=str(document))
+    assert result.rc != 0
+    assert result.json["error"]["message"].startswith("-l staging matches no host, so nothing was done")
+
+
+def test_where_no_inventory_has_a_host_the_one_that_ansible_makes_up_is_left_to_it(playbook: Playbook) -> None:
+    (playbook.folder / "empty.yml").write_text("local:\n")
+    result = playbook("lint.yml", "-i", "empty.yml", limit="localhost")
+    assert "matches no host" not in result.output
+    assert result.json["ok"] is True
+
+
 @pytest.mark.slow
 def test_a_limit_that_is_a_pattern_is_left_to_ansible(guarded: Playbook) -> None:
     result = guarded("guarded.yml", limit="loc*")
@@ -185,6 +215,15 @@ def test_a_misspelt_first_word_of_what_was_typed(guarded: Playbook) -> None:
         guarded,
         result,
         "There is no variable migration_target (did you mean migrate_target?); correct the name behind -e",
+    )
+
+
+def test_a_variable_typed_with_a_dash(guarded: Playbook) -> None:
+    result = guarded("migrate.yml", **{"migrate-target": "20250103000000"})
+    refused(
+        guarded,
+        result,
+        "There is no variable migrate-target (did you mean migrate_target?); correct the name behind -e",
     )
 
 

@@ -61,6 +61,38 @@ def test_no_right_to_make_it_names_the_grant(server: Any, database: str, target:
     conn.close()
 
 
+def test_an_empty_schema_of_another_role_is_told_with_what_helps(server: Any, database: str, target: Any) -> None:
+    server.execute("CREATE SCHEMA pgops", database=database)
+    server.execute("GRANT ALL ON SCHEMA pgops TO white_cross_owner", database=database)
+    conn = connect(target, application_name="test")
+    with pytest.raises(PgopsError, match="schema pgops belongs to postgres") as caught:
+        ledger.ensure(conn)
+    assert (caught.value.sqlstate, caught.value.hint) == ("42501", "ALTER SCHEMA pgops OWNER TO white_cross_owner;")
+    server.execute(caught.value.hint, database=database)
+    assert ledger.ensure(conn) is True
+    conn.close()
+
+
+@pytest.mark.parametrize("upgraded", [False, True])
+def test_a_ledger_of_another_role_is_told_with_what_helps(
+    server: Any, database: str, conn: Any, upgraded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.execute("ALTER SCHEMA pgops OWNER TO postgres", database=database)
+    with pytest.raises(PgopsError, match="may not read the ledger .* schema pgops belongs to postgres") as caught:
+        ledger.read(conn)
+    server.execute(str(caught.value.hint), database=database)
+    server.execute("ALTER TABLE pgops.run OWNER TO postgres", database=database)
+    assert ledger.read(conn).exists
+    if upgraded:
+        monkeypatch.setattr(ledger, "SCHEMA_VERSION", 5)
+        monkeypatch.setattr(ledger, "UPGRADES", {4: "ALTER TABLE pgops.run ADD COLUMN a integer"})
+    with pytest.raises(PgopsError, match="ledger of database .* pgops.run belongs to postgres") as caught:
+        ledger.ensure(conn)
+    assert caught.value.hint == "ALTER TABLE pgops.run OWNER TO white_cross_owner;"
+    server.execute(caught.value.hint, database=database)
+    assert ledger.ensure(conn) is upgraded
+
+
 def test_a_newer_ledger_is_refused(conn: Any) -> None:
     execute(conn, "UPDATE pgops.meta SET schema_version = 99")
     for call in (ledger.read, ledger.ensure):

@@ -7,7 +7,9 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,11 +21,13 @@ from typing import Any
 
 import psycopg2
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import application, connection, preflight
+from ansible_collections.whitecross.pgops.plugins.module_utils import application, connection, ledger, preflight
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import without_secrets
+from support import pool
+from support.backups import proved, stage
 from support.podman import IMAGE, ROOT, podman
 from support.server import BACKUP, MIGRATOR, OWNER, RESTORE, SUPERUSER, Server, free_port
 from support.site import Playbook
@@ -128,6 +132,14 @@ def no_create_in_schema(world: World) -> None:
 
 def foreign_object(world: World) -> None:
     world.sql("CREATE TABLE public.loose (id int)")
+
+
+def foreign_schema(world: World) -> None:
+    world.sql("CREATE SCHEMA extra")
+
+
+def foreign_ledger(world: World) -> None:
+    world.sql("CREATE SCHEMA pgops")
 
 
 def unreadable_table(world: World) -> None:
@@ -421,6 +433,13 @@ MATRIX: dict[str, tuple[Callable[[World], None], str, str, str]] = {
         "public.loose belongs to postgres",
         f"ALTER TABLE public.loose OWNER TO {OWNER};",
     ),
+    "schema_rights": (
+        foreign_schema,
+        "stop",
+        f"{OWNER} may not use, or not create in, schema extra of postgres",
+        f"GRANT USAGE, CREATE ON SCHEMA extra TO {OWNER};",
+    ),
+    "ledger_rights": (foreign_ledger, "stop", "pgops belongs to postgres", f"ALTER SCHEMA pgops OWNER TO {OWNER};"),
     "backup_rights": (unreadable_table, "stop", "public.students", f"GRANT pg_read_all_data TO {BACKUP};"),
     "backup_large_objects": (unreadable_large_object, "stop", "1 large objects", "GRANT SELECT ON LARGE OBJECT"),
     "row_security_migrator": (hidden_from_migrator, "stop", "public.students", f"ALTER ROLE {OWNER} BYPASSRLS;"),
@@ -531,6 +550,157 @@ def test_many_findings_are_counted_and_five_are_named(world: World) -> None:
     assert found["objects"] == 8
     assert found["evidence"].count("belongs to") == 5
     assert "and 3 more" in found["evidence"]
+
+
+@pytest.mark.parametrize(
+    ("made", "evidence", "fix"),
+    [
+        ("CREATE TYPE public.kind AS ENUM ('A')", "type public.kind", "ALTER TYPE public.kind"),
+        ("CREATE TYPE public.pair AS (a int, b int)", "type public.pair", "ALTER TYPE public.pair"),
+        ("CREATE TYPE public.span AS RANGE (subtype = int)", "type public.span", "ALTER TYPE public.span"),
+        ("CREATE DOMAIN public.mail AS text", "type public.mail", "ALTER DOMAIN public.mail"),
+        (
+            "CREATE FUNCTION public.\"F\"(a int, text) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            'function public."F"(a integer, text)',
+            'ALTER ROUTINE public."F"(a integer, text)',
+        ),
+        (
+            "CREATE PROCEDURE public.p() LANGUAGE sql AS 'SELECT 1'",
+            "function public.p()",
+            "ALTER ROUTINE public.p()",
+        ),
+        ("CREATE TABLE public.counted (id serial)", "public.counted", "ALTER TABLE public.counted"),
+        (
+            "CREATE TABLE public.counted (id int GENERATED ALWAYS AS IDENTITY)",
+            "public.counted",
+            "ALTER TABLE public.counted",
+        ),
+    ],
+)
+def test_what_belongs_to_another_role_is_named_and_what_is_typed_helps(
+    world: World, made: str, evidence: str, fix: str
+) -> None:
+    world.sql(made)
+    found = red(world.look())
+    assert list(found) == ["ownership"]
+    assert found["ownership"]["evidence"] == f"{evidence} belongs to postgres, not to {OWNER}"
+    assert found["ownership"]["fix"] == f"{fix} OWNER TO {OWNER};"
+    world.sql(found["ownership"]["fix"])
+    assert red(world.look()) == {}
+
+
+def test_what_has_another_owner_on_purpose_is_passed_over(world: World) -> None:
+    world.sql(
+        "CREATE SCHEMA pooler",
+        "CREATE FUNCTION pooler.asked(text) RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT $1'",
+        "CREATE SCHEMA hash",
+        "CREATE EXTENSION citext SCHEMA hash",
+        "CREATE EXTENSION hstore",
+        "CREATE FUNCTION public.watched() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'",
+    )
+    assert red(world.look()) == {}
+
+
+def test_a_schema_of_another_role_that_holds_something_of_ours(world: World) -> None:
+    world.sql("CREATE SCHEMA extra", "CREATE TABLE extra.y (id int)", f"ALTER TABLE extra.y OWNER TO {OWNER}")
+    found = red(world.look())
+    assert list(found) == ["schema_rights"]
+    world.sql(found["schema_rights"]["fix"])
+    assert red(world.look()) == {}
+
+
+@pytest.mark.parametrize("foreign", ["TABLE pgops.run", "SCHEMA pgops", "everything"])
+def test_a_ledger_of_another_role_is_named_and_what_is_typed_helps(world: World, foreign: str) -> None:
+    with closing(connection.connect(world.target, application_name="t")) as conn:
+        ledger.ensure(conn)
+    assert red(world.look()) == {}
+    if foreign == "everything":
+        world.sql(f"REASSIGN OWNED BY {OWNER} TO postgres", f"ALTER TABLE public.students OWNER TO {OWNER}")
+        world.sql(f"ALTER DATABASE {world.database} OWNER TO {OWNER}")
+    else:
+        world.sql(f"ALTER {foreign} OWNER TO postgres")
+    found = red(world.look())
+    assert list(found) == ["ledger_rights"]
+    while found:  # five objects are named at a time
+        world.sql(found["ledger_rights"]["fix"].removesuffix(" ..."))
+        left = red(world.look())
+        assert not left or left["ledger_rights"]["objects"] < found["ledger_rights"]["objects"]
+        found = left
+
+
+@pytest.mark.parametrize(
+    "given_away",
+    [
+        "CREATE TYPE public.kind AS ENUM ('A'); ALTER TYPE public.kind OWNER TO {dba}",
+        "CREATE DOMAIN public.mail AS text; ALTER DOMAIN public.mail OWNER TO {dba}",
+        "CREATE FUNCTION public.f() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'; ALTER FUNCTION public.f() OWNER TO {dba}",
+        "CREATE SCHEMA extra AUTHORIZATION {dba}; GRANT ALL ON SCHEMA extra TO {owner}",
+        "ALTER SCHEMA public OWNER TO {dba}; GRANT ALL ON SCHEMA public TO {owner}",
+        "CREATE STATISTICS public.s ON id, name FROM public.students; ALTER STATISTICS public.s OWNER TO {dba}",
+        "CREATE COLLATION public.c (locale = 'C'); ALTER COLLATION public.c OWNER TO {dba}",
+        "CREATE TEXT SEARCH CONFIGURATION public.t (COPY = simple); ALTER TEXT SEARCH CONFIGURATION public.t OWNER TO {dba}",
+        "CREATE PUBLICATION p; GRANT CREATE ON DATABASE {database} TO {dba}; ALTER PUBLICATION p OWNER TO {dba}",
+        "ALTER DATABASE {database} OWNER TO {dba}",
+    ],
+)
+def test_whoever_owns_anything_is_named_where_the_restore_role_is_no_member(world: World, given_away: str) -> None:
+    dba = f"dba_{world.database}"
+    world.sql(f"CREATE ROLE {dba}", f"GRANT CREATE ON SCHEMA public TO {dba}")
+    world.undo(f"REASSIGN OWNED BY {dba} TO postgres", f"DROP OWNED BY {dba}", f"DROP ROLE {dba}")
+    world.plain_restore_role(
+        OWNER, "pg_monitor", "pg_signal_backend", "pg_read_all_data", attributes="CREATEDB BYPASSRLS"
+    )
+    assert "restore_owner" not in red(world.look())
+    world.sql(given_away.format(dba=dba, owner=OWNER, database=world.database))
+    found = red(world.look())["restore_owner"]
+    assert f"{RESTORE} may not give restored objects back to their owner {dba}" in found["evidence"]
+    # What is in a schema of another role is given to nobody who may create there by a grant alone.
+    alone = "SCHEMA extra" in given_away or "PUBLICATION" in given_away
+    assert (f"GRANT {dba} TO {RESTORE};" in found["fix"]) is (
+        alone or "DATABASE {database} OWNER" in given_away or "SCHEMA public O" in given_away
+    )
+    if alone:
+        world.sql(found["fix"])
+        assert "restore_owner" not in red(world.look())
+
+
+def test_a_restore_with_its_owners_is_refused_where_preflight_stops_and_only_there(
+    world: World, tmp_path: Path
+) -> None:
+    dba = f"dba_{world.database}"
+    world.sql(f"CREATE ROLE {dba}", f"GRANT CREATE ON SCHEMA public TO {dba}")
+    world.undo(f"REASSIGN OWNED BY {dba} TO postgres", f"DROP OWNED BY {dba}", f"DROP ROLE {dba}")
+    world.plain_restore_role(
+        OWNER, "pg_monitor", "pg_signal_backend", "pg_read_all_data", attributes="CREATEDB BYPASSRLS"
+    )
+    world.sql("CREATE TYPE public.kind AS ENUM ('A')", f"ALTER TYPE public.kind OWNER TO {dba}")
+    backup = proved(world.target, tmp_path)
+    stop = red(world.look())["restore_owner"]
+    assert "give what belongs to" in stop["fix"]
+    with pytest.raises(PgopsError, match=f"cannot restore .* with its owners: it is no member of {dba}"):
+        stage(world.target, backup)
+    # The GRANT alone is not enough, though a right to create there is in the dump.
+    world.sql(f"GRANT {dba} TO {RESTORE}")
+    assert red(world.look())["restore_owner"]["fix"] == stop["fix"]
+    with pytest.raises(PgopsError, match="permission denied for schema public"):
+        stage(world.target, backup)
+    world.sql(f"ALTER TYPE public.kind OWNER TO {OWNER}")
+    assert red(world.look()) == {}
+    world.server.execute(f"DROP DATABASE {stage(world.target, proved(world.target, tmp_path / 'again'))}")
+
+
+def test_a_superuser_is_granted_to_nobody(world: World) -> None:
+    world.sql("CREATE TYPE public.kind AS ENUM ('A')")
+    world.plain_restore_role(OWNER, "pg_monitor", "pg_signal_backend")
+    found = red(world.look())["restore_owner"]
+    assert "owner postgres" in found["evidence"]
+    assert found["fix"] == "name a superuser in pgops_restore_user, or give what belongs to postgres to another owner"
+
+
+def test_what_an_extension_brought_asks_for_no_owner(world: World) -> None:
+    world.sql("CREATE EXTENSION hstore", "CREATE EXTENSION citext", "CREATE EXTENSION btree_gist")
+    world.plain_restore_role(OWNER, "pg_monitor", "pg_signal_backend")
+    assert red(world.look()) == {}
 
 
 # -- waivers, comparison, the phase ------------------------------------------------------------------------------------
@@ -764,6 +934,18 @@ def pooler(server: Server, tmp_path: Path) -> Iterator[Callable[[str], str]]:
 
     yield start
     podman("rm", "--force", "--ignore", "--time", "0", name)
+
+
+def test_a_pooler_in_statement_mode_is_refused(world: World) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="pgops-pool-"))
+    world.after.callback(shutil.rmtree, folder)
+    bouncer = world.after.enter_context(pool.pgbouncer(world.server, folder, world.database, mode="statement"))
+    world.target = world.target.with_(port=str(bouncer.port))
+    found = red(world.look())
+    assert list(found) == ["pooler"]
+    assert "connection pooler in statement mode" in found["pooler"]["evidence"]
+    with pytest.raises(PgopsError, match="connection pooler in statement mode.*point pgops_host"):
+        connection.connect(world.target, application_name="t")
 
 
 @pytest.mark.container

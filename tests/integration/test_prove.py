@@ -567,3 +567,13 @@ def test_a_proof_that_cannot_be_written_leaves_a_backup_that_can_be_proved(
     prove(target, backup)
     assert [path.name for path in proof.parent.glob("proof*")] == ["proof.json"]
     assert backup_store.read_backup(backup.path).proved
+
+
+def test_a_virtual_column_that_fails_for_a_row_stops_no_backup(
+    server: Any, target: Any, database: str, tmp_path: Path
+) -> None:
+    server.execute(
+        "CREATE TABLE v (id int PRIMARY KEY, x int, g int GENERATED ALWAYS AS (1 / x) VIRTUAL); INSERT INTO v VALUES (1, 0)",
+        database=database,
+    )
+    assert prove(target, back_up(target, tmp_path))["level"] == 4

@@ -44,6 +44,23 @@ def test_every_shipped_version_goes_up_down_and_up(target: Any, server: Any, ver
     assert rows(target, "SELECT nspname FROM pg_namespace WHERE nspname = 'pgops'") == []
 
 
+def test_a_version_that_says_that_it_has_no_way_back_is_refused_before_it_is_tried(
+    target: Any, server: Any, tree: TestTree
+) -> None:
+    tree.add_sql(
+        V2,
+        "one_way",
+        "CREATE TABLE public.other (id integer);",
+        "DROP TABLE public.other;",
+        rollback={"safety": "none", "stays": "all of it"},
+    )
+    before = databases(server)
+    with pytest.raises(PgopsError, match="declares safety: none .all of it., so there is no way down to try") as caught:
+        up_down_up.run(target, tree.render(), V2, way())
+    assert "rollback_strategy" not in str(caught.value)
+    assert databases(server) == before
+
+
 def test_a_down_that_leaves_something_is_seen(target: Any, tree: TestTree) -> None:
     up = "ALTER TABLE public.people ADD COLUMN a integer;\nCREATE INDEX IF NOT EXISTS left_over ON public.people (id);"
     tree.add_sql(V2, "leaves", up, "ALTER TABLE public.people DROP COLUMN a;")

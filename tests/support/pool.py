@@ -1,6 +1,6 @@
 # Copyright (c) 2026 White Cross pgops contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A PgBouncer of the test's own, in transaction mode, in front of a test's server on this host."""
+"""A PgBouncer of the test's own, in transaction mode unless asked otherwise, in front of a test's server on this host."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Bouncer:
 
 
 @contextmanager
-def pgbouncer(server: Server, folder: Path, database: str) -> Iterator[Bouncer]:
+def pgbouncer(server: Server, folder: Path, database: str, *, mode: str = "transaction") -> Iterator[Bouncer]:
     """Start one and stop it.
 
     :param folder: for its files; a user without privileges must reach it.
@@ -70,7 +70,7 @@ def pgbouncer(server: Server, folder: Path, database: str) -> Iterator[Bouncer]:
     config = folder / "pgbouncer.ini"
     config.write_text(
         f"[databases]\n{database} = host={server.host} port={server.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
-        f"auth_type = scram-sha-256\nauth_file = {users}\nadmin_users = {RESTORE}\nstats_users = {BACKUP}\npool_mode = transaction\nunix_socket_dir =\n"
+        f"auth_type = scram-sha-256\nauth_file = {users}\nadmin_users = {RESTORE}\nstats_users = {BACKUP}\npool_mode = {mode}\nunix_socket_dir =\n"
         "ignore_startup_parameters = extra_float_digits,options\nserver_login_retry = 1\n",
         encoding="ascii",
     )

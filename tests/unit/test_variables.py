@@ -51,6 +51,31 @@ def test_a_misspelt_first_word_is_found_among_what_was_typed(typed: str, meant: 
     assert [found.nearest for found in misspelt_prefixes([typed])] == [meant]
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("migrate-target", "migrate_target"),
+        ("MIGRATE_TARGET", "migrate_target"),
+        ("migratetarget", "migrate_target"),
+        ("migrateTarget", "migrate_target"),
+        ("migrate.target", "migrate_target"),
+        ("pgops-database", "pgops_database"),
+        ("PGOPS_DATABASE", "pgops_database"),
+        ("pgopsdatabase", "pgops_database"),
+        ("rollback-keep", "rollback_keep"),
+        ("backup-path", "backup_path"),
+        ("LOST_WRITES_KEPT", "lost_writes_kept"),
+        ("lost-writes-job", "lost_writes_jobs"),
+        ("migration-target", "migrate_target"),
+        ("MIGRATE_TARGT", "migrate_target"),
+        ("migrateTargt", "migrate_target"),
+        ("pgopsdatabse", "pgops_database"),
+    ],
+)
+def test_a_name_in_another_writing_is_found_among_what_was_typed(typed: str, meant: str) -> None:
+    assert [found.nearest for found in misspelt_prefixes([typed])] == [meant]
+
+
 def test_what_somebody_else_calls_his_own_is_passed_over() -> None:
     own = [
         "pg_database",
@@ -61,6 +86,12 @@ def test_what_somebody_else_calls_his_own_is_passed_over() -> None:
         "my_target",
         "ansible_user",
         "backup_directory",
+        "PGDATABASE",
+        "DB-HOST",
+        "BACKUP_BUCKET",
+        "migrateEverything",
+        "reports",
+        "__MIGRATE_TARGET",
     ]
     assert misspelt_prefixes(own) == []
 
