@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,83 @@ def test_without_a_superuser_a_fence_that_stops_nothing_is_no_fence(admin: Any, 
     server.execute(f"GRANT USAGE ON SCHEMA theirs TO {admin.restore_user} WITH GRANT OPTION", database=admin.database)
     with pytest.raises(PgopsError, match=f"{APP} can still create objects in theirs of {admin.database}"):
         adopt(admin, core, fence=True)
+
+
+@pytest.fixture
+def keeper(admin: Any, server: Any) -> Iterator[str]:
+    """A third role, to which the ledger belongs; their login writes it."""
+    role = f"{admin.database}_keeper"
+    for statement in (
+        f"CREATE ROLE {role}",
+        f'ALTER TABLE public."SequelizeMeta" OWNER TO {role}',
+        f'GRANT SELECT, INSERT, DELETE ON public."SequelizeMeta" TO {APP}',
+    ):
+        server.execute(statement, database=admin.database)
+    yield role
+    server.execute(f"DROP OWNED BY {role}", database=admin.database)
+    server.execute(f"DROP ROLE {role}")
+
+
+def untouched(target: Any) -> bool:
+    """Nothing of ours is there, and their login has what it had."""
+    (found,) = engine.rows(
+        target,
+        f"SELECT to_regnamespace('pgops') IS NULL AS empty, has_schema_privilege('{APP}', 'public', 'CREATE') AS creates",
+    )
+    return bool(found["empty"] and found["creates"])
+
+
+def test_without_a_superuser_the_ledger_of_a_third_role_is_looked_at_before_anything(
+    admin: Any, server: Any, core: Any, keeper: str
+) -> None:
+    for look in (adoption.look, adoption.adopt):
+        with pytest.raises(PgopsError) as caught:
+            look(admin, core, adoption.Request(NAMES, fence=True, login=APP), engine.way())
+        assert f"take ownership from {keeper} and give it to {OWNER}" in caught.value.message
+        assert caught.value.message.endswith("Nothing was written.")
+        assert untouched(admin)
+    (grant,) = re.findall(r"GRANT \S+ TO \w+", caught.value.message)
+    server.execute(grant)
+    assert adopt(admin, core, fence=True, login=APP)["fence"] == ["ownership and CREATE", "trigger"]
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege, match=REFUSED.format("Sequelize")):
+        as_app(admin, f"INSERT INTO \"SequelizeMeta\" VALUES ('{legacy.FILES[HEALTH]}')")
+    assert adopt(admin, core, run=2, fence=True, login=APP)["fence"] == []
+
+
+def test_without_a_superuser_nobody_is_made_a_member_of_one_for_a_ledger(admin: Any, server: Any, core: Any) -> None:
+    server.execute('ALTER TABLE public."SequelizeMeta" OWNER TO postgres', database=admin.database)
+    with pytest.raises(PgopsError, match="take ownership from postgres") as caught:
+        adopt(admin, core, fence=True, login=APP)
+    assert untouched(admin)
+    assert "GRANT" not in caught.value.message
+    (alter,) = re.findall(r"ALTER TABLE \S+ OWNER TO \w+", caught.value.message)
+    server.execute(alter, database=admin.database)
+    assert adopt(admin, core, fence=True, login=APP)["fence"] == ["ownership and CREATE", "trigger"]
+
+
+def test_without_a_superuser_what_the_login_owns_is_looked_at_before_anything(
+    legacy_database: Any, server: Any, core: Any, tmp_path: Path
+) -> None:
+    as_app(legacy_database, *OWN)
+    with legacy.managed(server, legacy_database, tmp_path, OWNER) as target:
+        with pytest.raises(PgopsError, match=f"GRANT {APP} TO {target.restore_user}, or"):
+            adopt(target, core, fence=True)
+        assert untouched(target)
+
+
+def test_without_a_superuser_the_ledgers_schema_must_admit_our_owner(admin: Any, server: Any, core: Any) -> None:
+    for statement in (
+        "CREATE SCHEMA theirs",
+        f"GRANT USAGE ON SCHEMA theirs TO {APP}, {OWNER}",
+        'ALTER TABLE public."SequelizeMeta" SET SCHEMA theirs',
+    ):
+        server.execute(statement, database=admin.database)
+    with pytest.raises(PgopsError) as caught:
+        adopt(admin, core, fence=True)
+    assert untouched(admin)
+    (grant,) = re.findall(r"GRANT CREATE ON SCHEMA \S+ TO \w+", caught.value.message)
+    server.execute(grant, database=admin.database)
+    assert adopt(admin, core, fence=True)["fence"] == ["ownership and CREATE", "trigger"]
 
 
 def test_without_a_superuser_prismas_ledger_of_its_login_gets_the_trigger(
