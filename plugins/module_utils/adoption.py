@@ -921,6 +921,8 @@ def _refuse_measures(target: Target, conn: Connection, assessment: Assessment, r
         legacy_mirror.refuse(conn, assessment.ledgers, request.names.get(legacy_ledger.SEQUELIZE) or {})
     if request.fence:
         return legacy_fence_refusals.to_put_up(target, assessment.ledgers, request.login)
+    if request.fence is False:
+        legacy_fence_refusals.to_take_away(target, assessment.ledgers)
     return None
 
 

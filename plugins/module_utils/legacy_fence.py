@@ -32,7 +32,7 @@ EVENT_TRIGGER = "event trigger"
 RIGHTS = "ownership and CREATE"
 TRIGGER = "trigger"
 
-_NAME = "pgops_fence_legacy"
+NAME = "pgops_fence_legacy"
 _EVENTS = ("ddl_command_start", "ddl_command_end", "sql_drop")
 _MESSAGE = (
     "This database is migrated by whitecross.pgops now, so a migration by {tool} is refused. Use ansible-playbook migrate.yml; "
@@ -121,29 +121,29 @@ def put_up(target: Target, ledgers: Sequence[LegacyLedger], login: str) -> list[
     if any(found.tool == SEQUELIZE for found in ledgers):
         made += _refuse_ddl(target, login)
     _take_ledgers(target, ledgers)
-    with _owner_session(target) as conn:
+    with owner_session(target) as conn:
         for found in ledgers:
             arguments = [_MESSAGE.format(tool=found.tool.capitalize()), *([login] if found.tool == SEQUELIZE else [])]
             table = sql.Identifier(found.schema, found.table)
             text = sql.SQL(", ").join(map(sql.Literal, arguments))
             events = sql.SQL("INSERT OR DELETE" if found.tool == SEQUELIZE else "INSERT")
-            if _row_trigger(conn, found, arguments):
+            if row_trigger(conn, found, arguments):
                 continue
             with transaction(conn, "SET LOCAL lock_timeout = '2s'"):
                 execute(conn, _ROW_FUNCTION)
-                execute(conn, sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(_NAME), table))
+                execute(conn, sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(NAME), table))
                 execute(
                     conn,
                     sql.SQL(
                         "CREATE TRIGGER {} BEFORE {} ON {} FOR EACH STATEMENT EXECUTE FUNCTION pgops.refuse_legacy_row({})"
-                    ).format(sql.Identifier(_NAME), events, table, text),
+                    ).format(sql.Identifier(NAME), events, table, text),
                 )
             made.append(TRIGGER)
     return made
 
 
 @contextmanager
-def _owner_session(target: Target) -> Iterator[Connection]:
+def owner_session(target: Target) -> Iterator[Connection]:
     """A superuser where there is one: the other ledger may belong to its login; else the owner, who has it by then."""
     with closing(connect(target.as_restore(), application_name="pgops adopt")) as conn:
         if is_superuser(conn):
@@ -153,11 +153,12 @@ def _owner_session(target: Target) -> Iterator[Connection]:
         yield conn
 
 
-def _row_trigger(conn: Connection, found: LegacyLedger, arguments: Sequence[str] | None = None) -> bool:
+def row_trigger(conn: Connection, found: LegacyLedger, arguments: Sequence[str] | None = None) -> bool:
+    """:return: whether the ledger has our trigger, with these arguments where any are given."""
     row = fetch_one(
         conn,
         "SELECT tgargs AS arguments FROM pg_trigger WHERE tgrelid = %s::regclass AND tgname = %s",
-        (sql.Identifier(found.schema, found.table).as_string(conn), _NAME),
+        (sql.Identifier(found.schema, found.table).as_string(conn), NAME),
     )
     if row is None or arguments is None:
         return row is not None
@@ -165,22 +166,21 @@ def _row_trigger(conn: Connection, found: LegacyLedger, arguments: Sequence[str]
 
 
 def take_away(target: Target, ledgers: Sequence[LegacyLedger]) -> list[str]:
-    """Take the fence away. Ownership that was taken is not given back: it belongs to the role that migrates now.
+    """Take the fence away; see ``legacy_fence_refusals`` for who may. Ownership that was taken is not given back: it belongs to the role that migrates now.
 
     :return: what was there."""
     gone = []
     with closing(connect(target.as_restore(), application_name="pgops adopt")) as conn:
-        if is_superuser(conn):
-            for name in _event_triggers(conn):
-                execute(conn, sql.SQL("DROP EVENT TRIGGER {}").format(sql.Identifier(name)))
-                gone.append(EVENT_TRIGGER)
-    with _owner_session(target) as conn:
+        for name in event_triggers(conn):
+            execute(conn, sql.SQL("DROP EVENT TRIGGER {}").format(sql.Identifier(name)))
+            gone.append(EVENT_TRIGGER)
+    with owner_session(target) as conn:
         for found in ledgers:
-            if _row_trigger(conn, found):
+            if row_trigger(conn, found):
                 execute(
                     conn,
                     sql.SQL("DROP TRIGGER {} ON {}").format(
-                        sql.Identifier(_NAME), sql.Identifier(found.schema, found.table)
+                        sql.Identifier(NAME), sql.Identifier(found.schema, found.table)
                     ),
                 )
                 gone.append(TRIGGER)
@@ -193,23 +193,23 @@ def _refuse_ddl(target: Target, login: str) -> list[str]:
             message = sql.Literal(_MESSAGE.format(tool="Sequelize"))
             text = sql.SQL(_EVENT_FUNCTION).format(login=sql.Literal(login), message=message)
             body = text.as_string(conn).split("$refuse$")[1]
-            wanted = [f"{_NAME}_{event}" for event in _EVENTS]
+            wanted = [f"{NAME}_{event}" for event in _EVENTS]
             there = fetch_one(
                 conn,
                 "SELECT 1 AS yes FROM pg_proc WHERE oid = to_regprocedure('pgops.refuse_legacy_ddl()') AND prosrc = %s",
                 (body,),
             )
-            if there and sorted(_event_triggers(conn)) == sorted(wanted):
+            if there and sorted(event_triggers(conn)) == sorted(wanted):
                 return []
             with transaction(conn):
                 execute(conn, text)
-                for name in _event_triggers(conn):
+                for name in event_triggers(conn):
                     execute(conn, sql.SQL("DROP EVENT TRIGGER {}").format(sql.Identifier(name)))
                 for event in _EVENTS:
                     execute(
                         conn,
                         sql.SQL("CREATE EVENT TRIGGER {} ON {} EXECUTE FUNCTION pgops.refuse_legacy_ddl()").format(
-                            sql.Identifier(f"{_NAME}_{event}"), sql.SQL(event)
+                            sql.Identifier(f"{NAME}_{event}"), sql.SQL(event)
                         ),
                     )
             return [EVENT_TRIGGER]
@@ -323,8 +323,11 @@ def _take_relation(conn: Connection, row: dict[str, Any], owner: sql.Composable,
             execute(conn, sql.SQL("GRANT USAGE, SELECT, UPDATE ON SEQUENCE {} TO {}").format(sequence, role))
 
 
-def _event_triggers(conn: Connection) -> list[str]:
-    rows = fetch_all(conn, "SELECT evtname::text AS name FROM pg_event_trigger WHERE evtname LIKE %s", (f"{_NAME}%",))
+def event_triggers(conn: Connection) -> list[str]:
+    """:return: the names of ours that are there."""
+    rows = fetch_all(
+        conn, "SELECT evtname::text AS name FROM pg_event_trigger WHERE evtname LIKE %s ORDER BY 1", (f"{NAME}%",)
+    )
     return [str(row["name"]) for row in rows]
 
 

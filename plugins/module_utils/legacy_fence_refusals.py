@@ -43,6 +43,13 @@ SELECT nspname::text AS name FROM pg_namespace
  WHERE nspname = ANY(%(schemas)s) AND nspowner <> (SELECT oid FROM pg_roles WHERE rolname = %(login)s)
    AND NOT has_schema_privilege(%(ours)s, oid, 'CREATE') ORDER BY 1
 """
+_EVENT_TRIGGERS_NOT_OURS = """
+SELECT evtname::text AS name, pg_get_userbyid(evtowner)::text AS owner FROM pg_event_trigger
+ WHERE evtname = ANY(%s::text[]) AND NOT pg_has_role(evtowner, 'USAGE') ORDER BY 1
+"""
+_TABLE_NOT_OURS = """
+SELECT pg_get_userbyid(relowner)::text AS owner FROM pg_class WHERE oid = to_regclass(%s) AND NOT pg_has_role(relowner, 'USAGE')
+"""
 
 
 def to_put_up(target: Target, ledgers: Sequence[LegacyLedger], login: str | None) -> str:
@@ -78,6 +85,30 @@ def to_put_up(target: Target, ledgers: Sequence[LegacyLedger], login: str | None
                 _refuse_rights_through_others(target, conn, role)
             _refuse_what_cannot_be_taken(target, conn, ledgers, role)
     return role
+
+
+def to_take_away(target: Target, ledgers: Sequence[LegacyLedger]) -> None:
+    """:raises PgopsError: a trigger of the fence stands that belongs to somebody else."""
+    left: dict[str, str] = {}
+    with closing(connect(target.as_restore(), application_name="pgops adopt")) as conn:
+        there = legacy_fence.event_triggers(conn)
+        for row in fetch_all(conn, _EVENT_TRIGGERS_NOT_OURS, (there,)):
+            left[f"DROP EVENT TRIGGER {sql.Identifier(row['name']).as_string(conn)}"] = str(row["owner"])
+    with legacy_fence.owner_session(target) as conn:
+        for found in ledgers:
+            table = _name(conn, found)
+            theirs = fetch_one(conn, _TABLE_NOT_OURS, (table,))
+            if theirs and legacy_fence.row_trigger(conn, found):
+                left[f"DROP TRIGGER {legacy_fence.NAME} ON {table}"] = str(theirs["owner"])
+    if left:
+        raise PgopsError(
+            f"Neither {target.restore_user or target.user} nor {target.owner or target.user} may take the fence of {target.database} away: "
+            f"its triggers stand, and they belong to {', '.join(sorted(set(left.values())))}. As that role or a superuser, in "
+            f"{target.database}: {'; '.join(left)}. Nothing was written.",
+            sqlstate="42501",
+            database=target.database,
+            extra={"reason": "fence", "statements": list(left)},
+        )
 
 
 def _refuse_rights_through_others(target: Target, conn: Connection, login: str) -> None:

@@ -17,7 +17,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selec
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import legacy_names
 from support import engine, legacy
-from support.server import APP, OWNER
+from support.server import APP, OWNER, RESTORE
 
 BASE, HEALTH, SETTINGS = "20250103000000", "20250103000001", "20250103000003"
 NAMES = legacy_names.read_names(legacy.SQL)
@@ -350,6 +350,26 @@ def test_without_a_superuser_the_ledgers_schema_must_admit_our_owner(admin: Any,
     (grant,) = re.findall(r"GRANT CREATE ON SCHEMA \S+ TO \w+", caught.value.message)
     server.execute(grant, database=admin.database)
     assert adopt(admin, core, fence=True)["fence"] == ["ownership and CREATE", "trigger"]
+
+
+def test_a_fence_that_only_a_superuser_may_take_away_is_not_told_to_be_gone(admin: Any, server: Any, core: Any) -> None:
+    superuser = admin.with_(restore_user=RESTORE)
+    assert adopt(superuser, core, fence=True)["fence"] == ["event trigger", "trigger"]
+    server.execute(f'ALTER TABLE public."SequelizeMeta" OWNER TO {RESTORE}', database=admin.database)
+    for look in (adoption.look, adoption.adopt):
+        with pytest.raises(PgopsError) as caught:
+            look(admin, core, adoption.Request(NAMES, fence=False), engine.way("20260101T000000Z-000002"))
+        assert f"they belong to {RESTORE}" in caught.value.message
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege, match=REFUSED.format("Sequelize")):
+        as_app(admin, "CREATE TABLE lockers (id integer)")
+    drops = re.findall(r"DROP [^;.]+(?:\.[^;.]+)?(?=[;.])", caught.value.message)
+    assert len(drops) == 4
+    for drop in drops:
+        server.execute(drop, database=admin.database)
+    as_app(admin, "CREATE TABLE lockers (id integer)")
+    assert adopt(admin, core, run=3, fence=False)["fence"] == []
+    adopt(superuser, core, run=4, fence=True, login=APP)
+    assert adopt(superuser, core, run=5, fence=False)["fence"] == ["event trigger", "trigger"]
 
 
 def test_without_a_superuser_prismas_ledger_of_its_login_gets_the_trigger(
