@@ -88,6 +88,43 @@ def test_a_mirror_that_cannot_be_written_is_refused_before_anything(target: Any,
     assert engine.rows(target, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
 
 
+def test_a_ledger_that_names_a_version_by_another_file_is_not_mirrored_beside_it(target: Any, core: Any) -> None:
+    legacy.as_ours(target, (BASE,))
+    typed = legacy.FILES[BASE].replace(".js", ".ts")
+    # A file of theirs that only has the number of one of ours is none of its names.
+    own = f"{BASE}-their-own.js"
+    legacy.sequelize_ledger(target, [typed])
+    for look in (adoption.look, adoption.adopt):
+        with pytest.raises(PgopsError, match=rf"{BASE} as {typed}, .*legacy_names.yml as {legacy.FILES[BASE]}"):
+            look(target, core, adoption.Request(NAMES, mirror="sequelize"), engine.way())
+    assert engine.rows(target, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
+    legacy.sequelize_ledger(target, [legacy.FILES[BASE]])
+    with pytest.raises(PgopsError, match=f"as {legacy.FILES[BASE]} and {typed}, "):
+        adopt(target, core, mirror="sequelize")
+    engine.do(target, f"""UPDATE "SequelizeMeta" SET name = '{own}' WHERE name = '{typed}'""")
+    assert adopt(target, core, mirror="sequelize")["mirror"] == {"on": True, "added": [], "removed": []}
+    migrate.revert(target, Reverts(), engine.way("20260101T000000Z-000002"))
+    assert names(target) == [own]
+
+
+def test_of_several_names_the_mirror_goes_on_with_the_one_that_is_there(target: Any, core: Any) -> None:
+    legacy.as_ours(target, (BASE,))
+    typed = legacy.FILES[BASE].replace(".js", ".ts")
+    legacy.sequelize_ledger(target, [typed])
+    request = adoption.Request({"sequelize": {BASE: [legacy.FILES[BASE], typed]}}, mirror="sequelize")
+    found = adoption.adopt(target, core, request, engine.way("20260101T000000Z-000001"))
+    assert found["mirror"] == {"on": True, "added": [], "removed": []}
+    migrate.revert(target, Reverts(), engine.way("20260101T000000Z-000002"))
+    assert names(target) == []
+    # The row is away, and its name is remembered.
+    assert adoption.adopt(target, core, request, engine.way("20260101T000000Z-000003"))["mirror"] is None
+    migrate.apply(target, core, Selection(target=BASE), engine.way("20260101T000000Z-000004"))
+    assert names(target) == [typed]
+    legacy.sequelize_ledger(target, [legacy.FILES[BASE]])
+    with pytest.raises(PgopsError, match=f"as {legacy.FILES[BASE]} and {typed}"):
+        adoption.adopt(target, core, request, engine.way("20260101T000000Z-000005"))
+
+
 # ---------------------------------------------------------------------------------------------------------------- fence
 
 
