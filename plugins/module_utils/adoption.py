@@ -23,6 +23,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     encoding,
     ledger,
     legacy_fence,
+    legacy_fence_refusals,
     legacy_ledger,
     legacy_mirror,
     other_schema,
@@ -918,7 +919,11 @@ def _refuse_measures(target: Target, conn: Connection, assessment: Assessment, r
     """:return: the login to fence, where that is asked for. :raises PgopsError: mirror or fence cannot be had."""
     if request.mirror == legacy_ledger.SEQUELIZE:
         legacy_mirror.refuse(conn, assessment.ledgers, request.names.get(legacy_ledger.SEQUELIZE) or {})
-    return legacy_fence.refuse(target, assessment.ledgers, request.login) if request.fence else None
+    if request.fence:
+        return legacy_fence_refusals.to_put_up(target, assessment.ledgers, request.login)
+    if request.fence is False:
+        legacy_fence_refusals.to_take_away(target, assessment.ledgers)
+    return None
 
 
 def _mirror(conn: Connection, assessment: Assessment, request: Request, way: Way) -> dict[str, Any] | None:

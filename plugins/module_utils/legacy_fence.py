@@ -32,7 +32,7 @@ EVENT_TRIGGER = "event trigger"
 RIGHTS = "ownership and CREATE"
 TRIGGER = "trigger"
 
-_NAME = "pgops_fence_legacy"
+NAME = "pgops_fence_legacy"
 _EVENTS = ("ddl_command_start", "ddl_command_end", "sql_drop")
 _MESSAGE = (
     "This database is migrated by whitecross.pgops now, so a migration by {tool} is refused. Use ansible-playbook migrate.yml; "
@@ -101,67 +101,16 @@ SELECT n.nspname::text AS schema, t.typname::text AS name FROM pg_type t JOIN pg
 _OWNED_SCHEMAS = """
 SELECT nspname::text AS name FROM pg_namespace WHERE nspowner = %s::regrole AND nspname !~ '^pg_' ORDER BY 1
 """
+_OWNER = "SELECT pg_get_userbyid(relowner)::text AS owner FROM pg_class WHERE oid = to_regclass(%s)"
 _OWNED_DATABASE = "SELECT 1 AS yes FROM pg_database WHERE datname = current_database() AND datdba = %s::regrole"
 _CREATES = """
 SELECT nspname::text AS name, has_schema_privilege(%s, oid, 'CREATE') AS ours FROM pg_namespace
  WHERE nspname !~ '^(pg_|information_schema|pgops)' AND has_schema_privilege(%s, oid, 'CREATE') ORDER BY 1
 """
-# Through a role that it is a member of a login may do what is not taken from itself. The owner of the database is a member
-# of pg_database_owner, and ceases to be.
-_THROUGH = """
-SELECT r.rolname::text AS role FROM pg_roles r
- WHERE r.rolname <> %(login)s AND r.rolname <> 'pg_database_owner' AND pg_has_role(%(login)s, r.oid, 'USAGE')
-   AND (EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                 WHERE c.relowner = r.oid AND c.relkind IN ('r', 'p') AND n.nspname !~ '^(pg_|information_schema)')
-        OR EXISTS (SELECT FROM pg_namespace n WHERE n.nspowner = r.oid AND n.nspname !~ '^(pg_|information_schema)')
-        OR EXISTS (SELECT FROM pg_namespace n, aclexplode(n.nspacl) a
-                    WHERE a.grantee = r.oid AND a.privilege_type = 'CREATE' AND n.nspname !~ '^(pg_|information_schema)'))
- ORDER BY 1
-"""
-
-
-def refuse(target: Target, ledgers: Sequence[LegacyLedger], login: str | None) -> str:
-    """:return: the login of the tool before: as given, or the owner of its ledger.
-    :raises PgopsError: there is no such ledger, no such role, or the role is one of ours."""
-    database = target.database
-    if not ledgers:
-        raise PgopsError(
-            f"There is no ledger of another tool in {database}, so there is nothing to fence. Nothing was written.",
-            database=database,
-            extra={"reason": "fence"},
-        )
-    role = login or ledgers[0].owner
-    ours = {target.user, target.owner, target.backup_user, target.restore_user}
-    if role in ours:
-        raise PgopsError(
-            f"The fence would shut out {role}, which this tool uses itself; name the other tool's login with "
-            f"-e adopt_legacy_login=ROLE. Nothing was written.",
-            database=database,
-            extra={"reason": "fence"},
-        )
-    with closing(connect(target, application_name="pgops adopt")) as conn:
-        if not fetch_one(conn, "SELECT 1 AS yes FROM pg_roles WHERE rolname = %s", (role,)):
-            raise PgopsError(
-                f"There is no role {role}; adopt_legacy_login names the login of the other tool. Nothing was written.",
-                database=database,
-                extra={"reason": "fence"},
-            )
-    if any(found.tool == SEQUELIZE for found in ledgers):
-        with closing(connect(target.as_restore(), application_name="pgops adopt")) as conn:
-            through = [] if _is_superuser(conn) else fetch_all(conn, _THROUGH, {"login": role})
-            if through:
-                roles = ", ".join(row["role"] for row in through)
-                raise PgopsError(
-                    f"Role {target.restore_user or target.user} is no superuser, so the fence takes ownership and CREATE from {role}, "
-                    f"which would keep both as a member of {roles}: REVOKE {roles} FROM {role}. Nothing was written.",
-                    database=database,
-                    extra={"reason": "fence", "roles": [row["role"] for row in through]},
-                )
-    return role
 
 
 def put_up(target: Target, ledgers: Sequence[LegacyLedger], login: str) -> list[str]:
-    """Fence the tools whose ledgers are there.
+    """Fence the tools whose ledgers are there; see ``legacy_fence_refusals`` for what must not be in the way.
 
     Takes SHARE ROW EXCLUSIVE on Prisma's ledger for a moment; without a superuser, ACCESS EXCLUSIVE on each table of the
     login, one after the other.
@@ -171,45 +120,45 @@ def put_up(target: Target, ledgers: Sequence[LegacyLedger], login: str) -> list[
     made = []
     if any(found.tool == SEQUELIZE for found in ledgers):
         made += _refuse_ddl(target, login)
-    else:
-        _take_ledgers(target, ledgers)
-    with _owner_session(target) as conn:
+    _take_ledgers(target, ledgers)
+    with owner_session(target) as conn:
         for found in ledgers:
             arguments = [_MESSAGE.format(tool=found.tool.capitalize()), *([login] if found.tool == SEQUELIZE else [])]
             table = sql.Identifier(found.schema, found.table)
             text = sql.SQL(", ").join(map(sql.Literal, arguments))
             events = sql.SQL("INSERT OR DELETE" if found.tool == SEQUELIZE else "INSERT")
-            if _row_trigger(conn, found, arguments):
+            if row_trigger(conn, found, arguments):
                 continue
             with transaction(conn, "SET LOCAL lock_timeout = '2s'"):
                 execute(conn, _ROW_FUNCTION)
-                execute(conn, sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(_NAME), table))
+                execute(conn, sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(NAME), table))
                 execute(
                     conn,
                     sql.SQL(
                         "CREATE TRIGGER {} BEFORE {} ON {} FOR EACH STATEMENT EXECUTE FUNCTION pgops.refuse_legacy_row({})"
-                    ).format(sql.Identifier(_NAME), events, table, text),
+                    ).format(sql.Identifier(NAME), events, table, text),
                 )
             made.append(TRIGGER)
     return made
 
 
 @contextmanager
-def _owner_session(target: Target) -> Iterator[Connection]:
+def owner_session(target: Target) -> Iterator[Connection]:
     """A superuser where there is one: the other ledger may belong to its login; else the owner, who has it by then."""
     with closing(connect(target.as_restore(), application_name="pgops adopt")) as conn:
-        if _is_superuser(conn):
+        if is_superuser(conn):
             yield conn
             return
     with closing(connect(target, application_name="pgops adopt")) as conn:
         yield conn
 
 
-def _row_trigger(conn: Connection, found: LegacyLedger, arguments: Sequence[str] | None = None) -> bool:
+def row_trigger(conn: Connection, found: LegacyLedger, arguments: Sequence[str] | None = None) -> bool:
+    """:return: whether the ledger has our trigger, with these arguments where any are given."""
     row = fetch_one(
         conn,
         "SELECT tgargs AS arguments FROM pg_trigger WHERE tgrelid = %s::regclass AND tgname = %s",
-        (sql.Identifier(found.schema, found.table).as_string(conn), _NAME),
+        (sql.Identifier(found.schema, found.table).as_string(conn), NAME),
     )
     if row is None or arguments is None:
         return row is not None
@@ -217,22 +166,21 @@ def _row_trigger(conn: Connection, found: LegacyLedger, arguments: Sequence[str]
 
 
 def take_away(target: Target, ledgers: Sequence[LegacyLedger]) -> list[str]:
-    """Take the fence away. Ownership that was taken is not given back: it belongs to the role that migrates now.
+    """Take the fence away; see ``legacy_fence_refusals`` for who may. Ownership that was taken is not given back: it belongs to the role that migrates now.
 
     :return: what was there."""
     gone = []
     with closing(connect(target.as_restore(), application_name="pgops adopt")) as conn:
-        if _is_superuser(conn):
-            for name in _event_triggers(conn):
-                execute(conn, sql.SQL("DROP EVENT TRIGGER {}").format(sql.Identifier(name)))
-                gone.append(EVENT_TRIGGER)
-    with _owner_session(target) as conn:
+        for name in event_triggers(conn):
+            execute(conn, sql.SQL("DROP EVENT TRIGGER {}").format(sql.Identifier(name)))
+            gone.append(EVENT_TRIGGER)
+    with owner_session(target) as conn:
         for found in ledgers:
-            if _row_trigger(conn, found):
+            if row_trigger(conn, found):
                 execute(
                     conn,
                     sql.SQL("DROP TRIGGER {} ON {}").format(
-                        sql.Identifier(_NAME), sql.Identifier(found.schema, found.table)
+                        sql.Identifier(NAME), sql.Identifier(found.schema, found.table)
                     ),
                 )
                 gone.append(TRIGGER)
@@ -241,27 +189,27 @@ def take_away(target: Target, ledgers: Sequence[LegacyLedger]) -> list[str]:
 
 def _refuse_ddl(target: Target, login: str) -> list[str]:
     with closing(connect(target.as_restore(), application_name="pgops adopt")) as conn:
-        if _is_superuser(conn):
+        if is_superuser(conn):
             message = sql.Literal(_MESSAGE.format(tool="Sequelize"))
             text = sql.SQL(_EVENT_FUNCTION).format(login=sql.Literal(login), message=message)
             body = text.as_string(conn).split("$refuse$")[1]
-            wanted = [f"{_NAME}_{event}" for event in _EVENTS]
+            wanted = [f"{NAME}_{event}" for event in _EVENTS]
             there = fetch_one(
                 conn,
                 "SELECT 1 AS yes FROM pg_proc WHERE oid = to_regprocedure('pgops.refuse_legacy_ddl()') AND prosrc = %s",
                 (body,),
             )
-            if there and sorted(_event_triggers(conn)) == sorted(wanted):
+            if there and sorted(event_triggers(conn)) == sorted(wanted):
                 return []
             with transaction(conn):
                 execute(conn, text)
-                for name in _event_triggers(conn):
+                for name in event_triggers(conn):
                     execute(conn, sql.SQL("DROP EVENT TRIGGER {}").format(sql.Identifier(name)))
                 for event in _EVENTS:
                     execute(
                         conn,
                         sql.SQL("CREATE EVENT TRIGGER {} ON {} EXECUTE FUNCTION pgops.refuse_legacy_ddl()").format(
-                            sql.Identifier(f"{_NAME}_{event}"), sql.SQL(event)
+                            sql.Identifier(f"{NAME}_{event}"), sql.SQL(event)
                         ),
                     )
             return [EVENT_TRIGGER]
@@ -316,17 +264,19 @@ def _take_rights(target: Target, conn: Connection, login: str) -> bool:
 
 
 def _take_ledgers(target: Target, ledgers: Sequence[LegacyLedger]) -> None:
-    """Without a superuser only its owner may give a table a trigger."""
+    """Without a superuser only its owner may give a table a trigger, be it their login's or a third role's."""
     with closing(connect(target.as_restore(), application_name="pgops adopt")) as conn:
-        if _is_superuser(conn):
+        if is_superuser(conn):
             return
-        owner = sql.Identifier(target.owner or target.user or "")
+        ours = target.owner or target.user or ""
         for found in ledgers:
-            if found.owner == (target.owner or target.user):
+            # The login's own has been taken with the rest of its tables.
+            there = fetch_one(conn, _OWNER, (sql.Identifier(found.schema, found.table).as_string(conn),))
+            if there is None or there["owner"] == ours:
                 continue
             row = {"schema": found.schema, "name": found.table, "kind": "r", "sequences": []}
-            with _refused(target, found.owner):
-                _take_relation(conn, row, owner, sql.Identifier(found.owner))
+            with _refused(target, there["owner"]):
+                _take_relation(conn, row, sql.Identifier(ours), sql.Identifier(there["owner"]))
 
 
 @contextmanager
@@ -336,12 +286,28 @@ def _refused(target: Target, login: str) -> Iterator[None]:
     except psycopg2.errors.InsufficientPrivilege as exc:
         admin, ours = target.restore_user or target.user, target.owner or target.user
         raise PgopsError(
-            f"Neither can role {admin} make an event trigger (it is no superuser), nor may it take ownership from {login} and give it "
-            f"to {ours}; GRANT {login}, {ours} TO {admin}, or run it as the provider's admin role.",
+            f"{may_not_take(target, [login])}; GRANT {login}, {ours} TO {admin}, or run it as the provider's admin role.",
             sqlstate=exc.pgcode,
             database=target.database,
             extra={"reason": "fence"},
         ) from None
+
+
+def may_not_take(target: Target, owners: Sequence[str]) -> str:
+    """:return: what stands in the way of a fence without a superuser, in words."""
+    return (
+        f"Neither can role {target.restore_user or target.user} make an event trigger (it is no superuser), nor may it take "
+        f"ownership from {', '.join(owners)} and give it to {target.owner or target.user}"
+    )
+
+
+def owned(conn: Connection, login: str) -> list[str | None]:
+    """:return: the schema of each object that a fence without a superuser takes from this login; None for the database or a
+    schema itself."""
+    name = sql.Identifier(login).as_string(conn)
+    inside = [*fetch_all(conn, _OWNED, (name,)), *fetch_all(conn, _OWNED_TYPES, (name,))]
+    outside = [*fetch_all(conn, _OWNED_DATABASE, (name,)), *fetch_all(conn, _OWNED_SCHEMAS, (name,))]
+    return [*(str(row["schema"]) for row in inside), *(None for _ in outside)]
 
 
 def _take_relation(conn: Connection, row: dict[str, Any], owner: sql.Composable, role: sql.Composable) -> None:
@@ -357,11 +323,15 @@ def _take_relation(conn: Connection, row: dict[str, Any], owner: sql.Composable,
             execute(conn, sql.SQL("GRANT USAGE, SELECT, UPDATE ON SEQUENCE {} TO {}").format(sequence, role))
 
 
-def _event_triggers(conn: Connection) -> list[str]:
-    rows = fetch_all(conn, "SELECT evtname::text AS name FROM pg_event_trigger WHERE evtname LIKE %s", (f"{_NAME}%",))
+def event_triggers(conn: Connection) -> list[str]:
+    """:return: the names of ours that are there."""
+    rows = fetch_all(
+        conn, "SELECT evtname::text AS name FROM pg_event_trigger WHERE evtname LIKE %s ORDER BY 1", (f"{NAME}%",)
+    )
     return [str(row["name"]) for row in rows]
 
 
-def _is_superuser(conn: Connection) -> bool:
+def is_superuser(conn: Connection) -> bool:
+    """:return: whether this session may make an event trigger."""
     row: dict[str, Any] | None = fetch_one(conn, "SELECT rolsuper AS yes FROM pg_roles WHERE rolname = current_user")
     return bool(row and row["yes"])

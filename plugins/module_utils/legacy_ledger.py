@@ -79,13 +79,23 @@ class LegacyLedger:
     def of(self, version: str, names: Mapping[str, Any]) -> Entry | None:
         """:param names: version -> the tool's names of that migration, where the version's number does not tell.
         :return: what it says of one of our versions."""
-        wanted = names.get(version) or []
-        wanted = [wanted] if isinstance(wanted, str) else list(wanted)
-        for entry in self.entries:
-            number = _VERSION.match(entry.name)
-            if entry.name in wanted or (number is not None and number.group(1) == version):
-                return entry
-        return None
+        return next(iter(self.rows_of(version, names)), None)
+
+    def rows_of(self, version: str, names: Mapping[str, Any]) -> list[Entry]:
+        """:return: all that it says of one of our versions, by name or by number."""
+        wanted = listed(version, names)
+        numbers = [(entry, _VERSION.match(entry.name)) for entry in self.entries]
+        return [
+            entry
+            for entry, number in numbers
+            if entry.name in wanted or (number is not None and number.group(1) == version)
+        ]
+
+
+def listed(version: str, names: Mapping[str, Any]) -> list[str]:
+    """:return: the names of a tool's migration, as the tree has them; the first is the one that we write."""
+    found = names.get(version) or []
+    return [found] if isinstance(found, str) else [str(name) for name in found]
 
 
 def find(conn: Connection) -> list[LegacyLedger]:

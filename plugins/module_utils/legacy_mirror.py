@@ -20,7 +20,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Ledger
-from ansible_collections.whitecross.pgops.plugins.module_utils.legacy_ledger import SEQUELIZE, LegacyLedger
+from ansible_collections.whitecross.pgops.plugins.module_utils.legacy_ledger import SEQUELIZE, LegacyLedger, listed
 from psycopg2 import sql
 
 _RIGHTS = (
@@ -30,7 +30,7 @@ _RIGHTS = (
 
 def refuse(conn: Connection, ledgers: list[LegacyLedger], names: Mapping[str, Any]) -> LegacyLedger:
     """:return: the ledger that is to be mirrored.
-    :raises PgopsError: there is none, the tree says no name, or the role may not write it."""
+    :raises PgopsError: there is none, the tree says no name or another one than the ledger, or the role may not write it."""
     database = str(conn.info.dbname)
     found = next((item for item in ledgers if item.tool == SEQUELIZE), None)
     if found is None:
@@ -55,17 +55,58 @@ def refuse(conn: Connection, ledgers: list[LegacyLedger], names: Mapping[str, An
             database=database,
             extra={"reason": "mirror"},
         )
+    _refuse_other_names(database, found, names)
     return found
 
 
+def _refuse_other_names(database: str, found: LegacyLedger, names: Mapping[str, Any]) -> None:
+    """A row of ours beside theirs would say a version twice, and theirs would stay when it goes."""
+    others = {version: _names_there(found, version, names) for version in names}
+    wrong = {
+        version: there
+        for version, there in others.items()
+        if len(there) > 1 or not set(there) <= set(listed(version, names))
+    }
+    if not wrong:
+        return
+    version, there = min(wrong.items())
+    more = f", and {len(wrong) - 1} more versions so" if len(wrong) > 1 else ""
+    raise PgopsError(
+        f"{found.table} of {database} knows version {version} as {' and '.join(there)}, and the tree's legacy_names.yml as "
+        f"{' or '.join(listed(version, names))}{more}: a version has one row under one name, so name the files there as their "
+        "project does, or remove the row that no file of it has. Nothing was written.",
+        database=database,
+        extra={"reason": "mirror", "names": wrong},
+    )
+
+
+def _names_there(found: LegacyLedger, version: str, names: Mapping[str, Any]) -> list[str]:
+    """:return: under which names a version is there. Beside a name that the tree has, a row that only begins with the same
+    number is another file of theirs."""
+    rows = [entry.name for entry in found.rows_of(version, names)]
+    stems = {_stem(name) for name in listed(version, names)}
+    if not set(rows) & set(listed(version, names)):
+        return rows
+    return [name for name in rows if name in listed(version, names) or _stem(name) in stems]
+
+
+def _stem(name: str) -> str:
+    """:return: the file's name without its ending: the same migration is `.ts` before and `.js` after it is compiled."""
+    return name.rpartition(".")[0] or name
+
+
 def switch_on(conn: Connection, found: LegacyLedger, names: Mapping[str, Any]) -> None:
-    """Remember which versions have a row there, in the caller's transaction."""
+    """Remember which versions have a row there, and its name, in the caller's transaction."""
+    # Of a version that is reverted no row is there, only what was remembered of it.
+    before = {row["version"]: row["name"] for row in fetch_all(conn, "SELECT version, name FROM pgops.mirror")}
     switch_off(conn)
-    for version, name in names.items():
+    for version in names:
+        known = listed(version, names)
+        there = [*_names_there(found, version, names), before.get(version)]
         execute(
             conn,
             "INSERT INTO pgops.mirror (version, schema, relation, name) VALUES (%s, %s, %s, %s)",
-            (version, found.schema, found.table, name if isinstance(name, str) else name[0]),
+            (version, found.schema, found.table, next((name for name in there if name in known), known[0])),
         )
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selec
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import legacy_names
 from support import engine, legacy
-from support.server import APP, OWNER
+from support.server import APP, OWNER, RESTORE
 
 BASE, HEALTH, SETTINGS = "20250103000000", "20250103000001", "20250103000003"
 NAMES = legacy_names.read_names(legacy.SQL)
@@ -85,6 +86,43 @@ def test_a_mirror_that_cannot_be_written_is_refused_before_anything(target: Any,
     ):
         adopt(target, core, mirror="sequelize")
     assert engine.rows(target, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
+
+
+def test_a_ledger_that_names_a_version_by_another_file_is_not_mirrored_beside_it(target: Any, core: Any) -> None:
+    legacy.as_ours(target, (BASE,))
+    typed = legacy.FILES[BASE].replace(".js", ".ts")
+    # A file of theirs that only has the number of one of ours is none of its names.
+    own = f"{BASE}-their-own.js"
+    legacy.sequelize_ledger(target, [typed])
+    for look in (adoption.look, adoption.adopt):
+        with pytest.raises(PgopsError, match=rf"{BASE} as {typed}, .*legacy_names.yml as {legacy.FILES[BASE]}"):
+            look(target, core, adoption.Request(NAMES, mirror="sequelize"), engine.way())
+    assert engine.rows(target, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
+    legacy.sequelize_ledger(target, [legacy.FILES[BASE]])
+    with pytest.raises(PgopsError, match=f"as {legacy.FILES[BASE]} and {typed}, "):
+        adopt(target, core, mirror="sequelize")
+    engine.do(target, f"""UPDATE "SequelizeMeta" SET name = '{own}' WHERE name = '{typed}'""")
+    assert adopt(target, core, mirror="sequelize")["mirror"] == {"on": True, "added": [], "removed": []}
+    migrate.revert(target, Reverts(), engine.way("20260101T000000Z-000002"))
+    assert names(target) == [own]
+
+
+def test_of_several_names_the_mirror_goes_on_with_the_one_that_is_there(target: Any, core: Any) -> None:
+    legacy.as_ours(target, (BASE,))
+    typed = legacy.FILES[BASE].replace(".js", ".ts")
+    legacy.sequelize_ledger(target, [typed])
+    request = adoption.Request({"sequelize": {BASE: [legacy.FILES[BASE], typed]}}, mirror="sequelize")
+    found = adoption.adopt(target, core, request, engine.way("20260101T000000Z-000001"))
+    assert found["mirror"] == {"on": True, "added": [], "removed": []}
+    migrate.revert(target, Reverts(), engine.way("20260101T000000Z-000002"))
+    assert names(target) == []
+    # The row is away, and its name is remembered.
+    assert adoption.adopt(target, core, request, engine.way("20260101T000000Z-000003"))["mirror"] is None
+    migrate.apply(target, core, Selection(target=BASE), engine.way("20260101T000000Z-000004"))
+    assert names(target) == [typed]
+    legacy.sequelize_ledger(target, [legacy.FILES[BASE]])
+    with pytest.raises(PgopsError, match=f"as {legacy.FILES[BASE]} and {typed}"):
+        adoption.adopt(target, core, request, engine.way("20260101T000000Z-000005"))
 
 
 # ---------------------------------------------------------------------------------------------------------------- fence
@@ -272,6 +310,103 @@ def test_without_a_superuser_a_fence_that_stops_nothing_is_no_fence(admin: Any, 
     server.execute(f"GRANT USAGE ON SCHEMA theirs TO {admin.restore_user} WITH GRANT OPTION", database=admin.database)
     with pytest.raises(PgopsError, match=f"{APP} can still create objects in theirs of {admin.database}"):
         adopt(admin, core, fence=True)
+
+
+@pytest.fixture
+def keeper(admin: Any, server: Any) -> Iterator[str]:
+    """A third role, to which the ledger belongs; their login writes it."""
+    role = f"{admin.database}_keeper"
+    for statement in (
+        f"CREATE ROLE {role}",
+        f'ALTER TABLE public."SequelizeMeta" OWNER TO {role}',
+        f'GRANT SELECT, INSERT, DELETE ON public."SequelizeMeta" TO {APP}',
+    ):
+        server.execute(statement, database=admin.database)
+    yield role
+    server.execute(f"DROP OWNED BY {role}", database=admin.database)
+    server.execute(f"DROP ROLE {role}")
+
+
+def untouched(target: Any) -> bool:
+    """Nothing of ours is there, and their login has what it had."""
+    (found,) = engine.rows(
+        target,
+        f"SELECT to_regnamespace('pgops') IS NULL AS empty, has_schema_privilege('{APP}', 'public', 'CREATE') AS creates",
+    )
+    return bool(found["empty"] and found["creates"])
+
+
+def test_without_a_superuser_the_ledger_of_a_third_role_is_looked_at_before_anything(
+    admin: Any, server: Any, core: Any, keeper: str
+) -> None:
+    for look in (adoption.look, adoption.adopt):
+        with pytest.raises(PgopsError) as caught:
+            look(admin, core, adoption.Request(NAMES, fence=True, login=APP), engine.way())
+        assert f"take ownership from {keeper} and give it to {OWNER}" in caught.value.message
+        assert caught.value.message.endswith("Nothing was written.")
+        assert untouched(admin)
+    (grant,) = re.findall(r"GRANT \S+ TO \w+", caught.value.message)
+    server.execute(grant)
+    assert adopt(admin, core, fence=True, login=APP)["fence"] == ["ownership and CREATE", "trigger"]
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege, match=REFUSED.format("Sequelize")):
+        as_app(admin, f"INSERT INTO \"SequelizeMeta\" VALUES ('{legacy.FILES[HEALTH]}')")
+    assert adopt(admin, core, run=2, fence=True, login=APP)["fence"] == []
+
+
+def test_without_a_superuser_nobody_is_made_a_member_of_one_for_a_ledger(admin: Any, server: Any, core: Any) -> None:
+    server.execute('ALTER TABLE public."SequelizeMeta" OWNER TO postgres', database=admin.database)
+    with pytest.raises(PgopsError, match="take ownership from postgres") as caught:
+        adopt(admin, core, fence=True, login=APP)
+    assert untouched(admin)
+    assert "GRANT" not in caught.value.message
+    (alter,) = re.findall(r"ALTER TABLE \S+ OWNER TO \w+", caught.value.message)
+    server.execute(alter, database=admin.database)
+    assert adopt(admin, core, fence=True, login=APP)["fence"] == ["ownership and CREATE", "trigger"]
+
+
+def test_without_a_superuser_what_the_login_owns_is_looked_at_before_anything(
+    legacy_database: Any, server: Any, core: Any, tmp_path: Path
+) -> None:
+    as_app(legacy_database, *OWN)
+    with legacy.managed(server, legacy_database, tmp_path, OWNER) as target:
+        with pytest.raises(PgopsError, match=f"GRANT {APP} TO {target.restore_user}, or"):
+            adopt(target, core, fence=True)
+        assert untouched(target)
+
+
+def test_without_a_superuser_the_ledgers_schema_must_admit_our_owner(admin: Any, server: Any, core: Any) -> None:
+    for statement in (
+        "CREATE SCHEMA theirs",
+        f"GRANT USAGE ON SCHEMA theirs TO {APP}, {OWNER}",
+        'ALTER TABLE public."SequelizeMeta" SET SCHEMA theirs',
+    ):
+        server.execute(statement, database=admin.database)
+    with pytest.raises(PgopsError) as caught:
+        adopt(admin, core, fence=True)
+    assert untouched(admin)
+    (grant,) = re.findall(r"GRANT CREATE ON SCHEMA \S+ TO \w+", caught.value.message)
+    server.execute(grant, database=admin.database)
+    assert adopt(admin, core, fence=True)["fence"] == ["ownership and CREATE", "trigger"]
+
+
+def test_a_fence_that_only_a_superuser_may_take_away_is_not_told_to_be_gone(admin: Any, server: Any, core: Any) -> None:
+    superuser = admin.with_(restore_user=RESTORE)
+    assert adopt(superuser, core, fence=True)["fence"] == ["event trigger", "trigger"]
+    server.execute(f'ALTER TABLE public."SequelizeMeta" OWNER TO {RESTORE}', database=admin.database)
+    for look in (adoption.look, adoption.adopt):
+        with pytest.raises(PgopsError) as caught:
+            look(admin, core, adoption.Request(NAMES, fence=False), engine.way("20260101T000000Z-000002"))
+        assert f"they belong to {RESTORE}" in caught.value.message
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege, match=REFUSED.format("Sequelize")):
+        as_app(admin, "CREATE TABLE lockers (id integer)")
+    drops = re.findall(r"DROP [^;.]+(?:\.[^;.]+)?(?=[;.])", caught.value.message)
+    assert len(drops) == 4
+    for drop in drops:
+        server.execute(drop, database=admin.database)
+    as_app(admin, "CREATE TABLE lockers (id integer)")
+    assert adopt(admin, core, run=3, fence=False)["fence"] == []
+    adopt(superuser, core, run=4, fence=True, login=APP)
+    assert adopt(superuser, core, run=5, fence=False)["fence"] == ["event trigger", "trigger"]
 
 
 def test_without_a_superuser_prismas_ledger_of_its_login_gets_the_trigger(
