@@ -336,6 +336,7 @@ def untouched(target: Any) -> bool:
     return bool(found["empty"] and found["creates"])
 
 
+@pytest.mark.majors(15, 18)
 def test_without_a_superuser_the_ledger_of_a_third_role_is_looked_at_before_anything(
     admin: Any, server: Any, core: Any, keeper: str
 ) -> None:
