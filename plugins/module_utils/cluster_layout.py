@@ -137,7 +137,9 @@ def running(folder: str) -> int | None:
 def _started_with(folder: str) -> tuple[str, tuple[str, ...]]:
     """:return: the program in postmaster.opts, and its words without the data directory."""
     with open(os.path.join(folder, "postmaster.opts"), encoding="utf-8") as stream:
-        program, *words = shlex.split(stream.read())
+        program, _, rest = stream.read().strip().partition(' "')
+    # The server quotes its arguments there, and not the program, whose path may hold blanks.
+    words = shlex.split(f'"{rest}') if rest else []
     kept = []
     skip = False
     for word in words:

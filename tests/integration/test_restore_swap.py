@@ -710,7 +710,7 @@ def test_two_restores_of_one_second_are_one(server: Any, target: Any, filled: st
 def test_neither_the_maintenance_database_nor_one_that_is_not_there_is_replaced(
     target: Any, filled: str, staged: str
 ) -> None:
-    with pytest.raises(PgopsError, match=f"{filled} is the maintenance database itself"):
+    with pytest.raises(PgopsError, match=f"No swap of {filled}: maintenance database {filled} stands in the way"):
         swapped(target.with_(maintenance_database=filled), staged)
     with pytest.raises(PgopsError, match=f"There is no database {filled}_nothing on {target.host}"):
         swapped(target.with_(database=f"{filled}_nothing"), staged)

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg2
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    appeared,
     catalog,
     connection,
     existing,
@@ -73,20 +74,25 @@ def in_one_transaction(db: Any, statements: list[dict[str, Any]]) -> None:
 
 # What each version found there, by database and version; the engine keeps it in its ledger.
 THERE_BEFORE: dict[tuple[str, str], list[str]] = {}
+# What came with each step that its text does not name, by database, version and step.
+CAME: dict[tuple[str, str, int], list[str]] = {}
 
 
 def up(db: Any, migration: dict[str, Any]) -> None:
     """The steps as the engine runs them, without its ledger: each test sees the SQL alone."""
     kept = THERE_BEFORE[db.info.dbname, migration["version"]] = []
     with db.cursor() as cursor:
-        for step in migration["steps"]:
+        for ordinal, step in enumerate(migration["steps"]):
             if step["kind"] == "sql":
+                before = appeared.before(db, step["up"])
                 made = [statement.get("creates") for statement in step["up"]]
                 gone = [statement.get("destroys") for statement in step["down"] or []]
                 there = existing.present(db, made)
                 kept += [existing.describe(made[number]) for number in there]
                 kept += [existing.describe(gone[number]) for number in existing.present(db, gone)]
                 in_one_transaction(db, [item for number, item in enumerate(step["up"]) if number not in there])
+                came = [".".join(parts) for parts in appeared.since(db, before)]
+                CAME[db.info.dbname, migration["version"], ordinal] = came
             for index in step.get("indexes", []):
                 if index.get("replaces"):
                     swap(db, index)
@@ -114,9 +120,8 @@ def is_there(cursor: Any, index: dict[str, Any]) -> bool:
 
 def down(db: Any, migration: dict[str, Any]) -> None:
     kept = THERE_BEFORE.get((db.info.dbname, migration["version"]), [])
-    asked = sql.SQL("SET LOCAL {} = {}").format(sql.SQL(sql_step.THERE_BEFORE), sql.Literal(json.dumps(kept)))
     with db.cursor() as cursor:
-        for step in reversed(migration["steps"]):
+        for ordinal, step in reversed(list(enumerate(migration["steps"]))):
             if "labels" in step:
                 engine.take_back_labels(db, step, kept)
             elif step["kind"] == "sql":
@@ -125,7 +130,12 @@ def down(db: Any, migration: dict[str, Any]) -> None:
                     for statement in step["down"] or []
                     if not statement.get("destroys") or existing.describe(statement["destroys"]) not in kept
                 ]
-                in_one_transaction(db, [{"sql": asked}, *ours])
+                came = CAME.get((db.info.dbname, migration["version"], ordinal), [])
+                told = [
+                    {"sql": sql.SQL("SET LOCAL {} = {}").format(sql.SQL(name), sql.Literal(json.dumps(words)))}
+                    for name, words in ((sql_step.THERE_BEFORE, kept), (sql_step.MADE, came))
+                ]
+                in_one_transaction(db, [*told, *ours])
             for index in reversed(step.get("indexes", [])):
                 if index.get("replaces"):
                     swap(db, index["replaces"])

@@ -119,3 +119,14 @@ def test_what_cannot_be_started_is_named() -> None:
         OsUser(getpass.getuser()).run(["/nowhere/pg_ctl"])
     with pytest.raises(PgopsError, match="There is no user nobody-of-that-name"):
         OsUser("nobody-of-that-name")
+
+
+def test_the_program_of_a_server_may_lie_in_a_folder_with_a_blank(tmp_path: Path) -> None:
+    """As the server writes it: its arguments are quoted, and the program is not."""
+    (tmp_path / "postmaster.opts").write_text(
+        '/opt/a b/bin/postgres "-D" "/x y/data" "-p" "5433" "-c" "search_path=a, b"\n'
+    )
+    kept = ("-p", "5433", "-c", "search_path=a, b")
+    assert cluster_layout._started_with(str(tmp_path)) == ("/opt/a b/bin/postgres", kept)
+    (tmp_path / "postmaster.opts").write_text("/opt/a b/bin/postgres\n")
+    assert cluster_layout._started_with(str(tmp_path)) == ("/opt/a b/bin/postgres", ())
