@@ -8,20 +8,22 @@ SHELL := /bin/sh
 # The first Python that is new enough; 'make demo PYTHON=/opt/python3.12/bin/python3' names another.
 # Never that of a venv which is active now: it may be the very .venv that has to be made anew.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
-	"$$p" -c 'import sys; print(sys._base_executable); sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; done | tail -n 1)
+	"$$p" -c 'import sys; sys.version_info < (3, 11) and sys.exit(1); print(sys._base_executable)' 2>/dev/null && break; done)
 # More workers than cores: a test waits for half of its time.
 # Hundreds of processes start: without byte code each would compile its modules again.
 PYTEST = env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m pytest -n 4 --dist worksteal
 
 .NOTPARALLEL:
 
-# Installs a lock into .venv once: the mark names the lock's checksum and the folder (scripts of a venv know their path).
+# Installs a lock into .venv once: the marks name the folder (scripts of a venv know their path), the Python, and the lock's checksum.
 define install
-	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or later with venv is needed; install python3 and python3-venv." >&2; exit 1; }
-	@[ "$$(cat .venv/folder 2>/dev/null)" = "$$PWD" ] || rm -rf .venv
-	@want="$$(cksum $(1))"; [ "$$(cat .venv/$(1).installed 2>/dev/null)" = "$$want" ] || { \
+	@"$(or $(PYTHON),false)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "Python 3.11 or later with venv is needed; install python3 and python3-venv." >&2; exit 1; }
+	@made="$$PWD $$("$(PYTHON)" -c 'import sys; print(*sys.version.split())')"; want="$$(cksum $(1))"; \
+	{ [ "$$(cat .venv/made 2>/dev/null)" = "$$made" ] && .venv/bin/python -c '' 2>/dev/null; } || rm -rf .venv; \
+	[ "$$(cat .venv/$(1).installed 2>/dev/null)" = "$$want" ] || { \
 	  echo "Installing $(1) into .venv ..."; \
-	  "$(PYTHON)" -m venv .venv && printf '%s\n' "$$PWD" > .venv/folder \
+	  "$(PYTHON)" -m venv .venv && printf '%s\n' "$$made" > .venv/made \
 	  && .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(1) \
 	  && echo "$$want" > .venv/$(1).installed; }
 endef

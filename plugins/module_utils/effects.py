@@ -343,6 +343,18 @@ class Presence:
             ignore=catalog.ATTENDANT,
         )
 
+    def told(self, key: str, version: str, found: catalog.Definition | None) -> str:
+        """:return: the differences in words, from the state that the object is nearest to: a database that is further on than
+        that version would else be told what the later ones have changed, and the wrong way round."""
+        differences, note = self.differences(key, version, found), ""
+        if found is not None:
+            for since, _ in self.chain.states[key][self.chain.depth(key, version) + 1 :]:
+                later = self.chain.versions[since]
+                nearer = self.differences(key, later, found)
+                if len(nearer) < len(differences) or len(nearer) == len(differences) and self._shows(later):
+                    differences, note = nearer, f" (as version {later} makes it)"
+        return "; ".join(str(difference).removeprefix(f"{key}: ") for difference in differences) + note
+
 
 def presence(chain: Chain, found: catalog.Inventory, reparse: Connection) -> Presence:
     """Compare every state of every object with what was found.

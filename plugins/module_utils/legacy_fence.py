@@ -154,15 +154,22 @@ def owner_session(target: Target) -> Iterator[Connection]:
 
 
 def row_trigger(conn: Connection, found: LegacyLedger, arguments: Sequence[str] | None = None) -> bool:
-    """:return: whether the ledger has our trigger, with these arguments where any are given."""
+    """:return: whether the ledger has our trigger; where arguments are given, whether it has these and fires."""
     row = fetch_one(
         conn,
-        "SELECT tgargs AS arguments FROM pg_trigger WHERE tgrelid = %s::regclass AND tgname = %s",
-        (sql.Identifier(found.schema, found.table).as_string(conn), NAME),
+        """
+        SELECT t.tgargs AS arguments, t.tgenabled IN ('O', 'A') AND p.prosrc = %s AS fires
+          FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid WHERE t.tgrelid = %s::regclass AND t.tgname = %s""",
+        (_body(_ROW_FUNCTION), sql.Identifier(found.schema, found.table).as_string(conn), NAME),
     )
     if row is None or arguments is None:
         return row is not None
-    return bytes(row["arguments"]) == b"".join(argument.encode() + b"\0" for argument in arguments)
+    return row["fires"] and bytes(row["arguments"]) == b"".join(argument.encode() + b"\0" for argument in arguments)
+
+
+def _body(function: str) -> str:
+    """:return: what stands between the dollar quotes, as ``pg_proc.prosrc`` has it."""
+    return function.split("$refuse$")[1]
 
 
 def take_away(target: Target, ledgers: Sequence[LegacyLedger]) -> list[str]:
@@ -192,14 +199,14 @@ def _refuse_ddl(target: Target, login: str) -> list[str]:
         if is_superuser(conn):
             message = sql.Literal(_MESSAGE.format(tool="Sequelize"))
             text = sql.SQL(_EVENT_FUNCTION).format(login=sql.Literal(login), message=message)
-            body = text.as_string(conn).split("$refuse$")[1]
+            body = _body(text.as_string(conn))
             wanted = [f"{NAME}_{event}" for event in _EVENTS]
             there = fetch_one(
                 conn,
                 "SELECT 1 AS yes FROM pg_proc WHERE oid = to_regprocedure('pgops.refuse_legacy_ddl()') AND prosrc = %s",
                 (body,),
             )
-            if there and sorted(event_triggers(conn)) == sorted(wanted):
+            if there and sorted(event_triggers(conn, firing=True)) == sorted(wanted):
                 return []
             with transaction(conn):
                 execute(conn, text)
@@ -323,10 +330,13 @@ def _take_relation(conn: Connection, row: dict[str, Any], owner: sql.Composable,
             execute(conn, sql.SQL("GRANT USAGE, SELECT, UPDATE ON SEQUENCE {} TO {}").format(sequence, role))
 
 
-def event_triggers(conn: Connection) -> list[str]:
-    """:return: the names of ours that are there."""
+def event_triggers(conn: Connection, *, firing: bool = False) -> list[str]:
+    """:param firing: only those that nobody has switched off.
+    :return: the names of ours that are there."""
     rows = fetch_all(
-        conn, "SELECT evtname::text AS name FROM pg_event_trigger WHERE evtname LIKE %s ORDER BY 1", (f"{NAME}%",)
+        conn,
+        "SELECT evtname::text AS name FROM pg_event_trigger WHERE evtname LIKE %s AND (evtenabled IN ('O', 'A') OR NOT %s) ORDER BY 1",
+        (f"{NAME}%", firing),
     )
     return [str(row["name"]) for row in rows]
 

@@ -34,7 +34,9 @@ class Plan:
     def arguments(self) -> list[str]:
         """:return: pgBackRest's options for it; it stands still at the target, so that it can be looked at."""
         target = ["--type=name", f"--target={self.name}"] if self.name else ["--type=time", f"--target={self.time}"]
-        return [f"--set={self.backup}", *target, f"--target-timeline={self.timeline:X}", "--target-action=pause"]
+        # In decimal, though the names of segments have it in hexadecimal: PostgreSQL takes A for no number, and says that timeline 0
+        # does not exist.
+        return [f"--set={self.backup}", *target, f"--target-timeline={self.timeline}", "--target-action=pause"]
 
     @property
     def told(self) -> str:

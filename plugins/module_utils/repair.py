@@ -29,6 +29,10 @@ _LENGTH = re.compile(r"character varying(?:\((\d+)\))?$")
 _TEXT = ("text", "character varying")
 # A default that is one value for all rows is kept in the catalog; any other one rewrites the table.
 _ONE_VALUE = re.compile(r"(?:CURRENT_TIMESTAMP|now\(\)|[^()]*)$")
+# What a repair may take over from the words of the tree.
+_PLAIN_DEFAULT = re.compile(
+    r"('(?:[^']|'')*'|-?[0-9.]+|true|false)(?:\s*::\s*[\w.\" ]+)?(?:\s+NOT\s+NULL)?", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class Workshop:
             return maker(self, key, wanted, version)
         differences = self.presence.differences(key, version, found)
         changer = _DIFFERENT.get(catalog.kind_of(key))
-        told = "; ".join(str(difference).removeprefix(f"{key}: ") for difference in differences)
+        told = self.presence.told(key, version, found)
         if changer is None:
             return Unsure(key, told)
         fixes: list[Fix] = []
@@ -160,6 +164,11 @@ class Workshop:
 
     def _column(self, key: str, wanted: Mapping[str, Any], version: str) -> list[Fix] | Unsure:
         default = wanted.get("default")
+        given = self._given(wanted, version) if default is None else None
+        if given == "":
+            return Unsure(
+                key, "it is missing, and the version that makes it gives the rows that exist a value of their own"
+            )
         if wanted.get("generated") or wanted.get("identity"):
             return Unsure(key, "it is missing, and adding a generated column rewrites the table")
         if default is not None and not _ONE_VALUE.match(re.sub(r"'(?:[^']|'')*'", "''", default)):
@@ -173,17 +182,44 @@ class Workshop:
         first = allowed if wanted["type"] == "json" else ""
         words = [f"{first}ALTER TABLE {table} ADD COLUMN {name} {wanted['type']}"]
         words += ["NOT NULL"] if wanted["not_null"] else []
-        words += [f"DEFAULT {default}"] if default is not None else []
-        return [
-            Fix(
-                "objects",
-                key,
-                "added",
-                " ".join(words),
-                self._column_is_there(wanted),
-                f"ALTER TABLE {table} DROP COLUMN {name}",
-            )
-        ]
+        first_value = default if default is not None else given
+        words += [f"DEFAULT {first_value}"] if first_value is not None else []
+        told = "added" if given is None else f"added, {given} in the rows that exist"
+        gone = f"ALTER TABLE {table} DROP COLUMN {name}"
+        added = Fix("objects", key, told, " ".join(words), self._column_is_there(wanted), gone)
+        if given is None:
+            return [added]
+        bare = f"ALTER TABLE {table} ALTER COLUMN {name} DROP DEFAULT"
+        return [added, Fix("objects", key, "new rows say their own", bare, self._column_has_no_default(wanted))]
+
+    def _given(self, wanted: Mapping[str, Any], version: str) -> str | None:
+        """:return: the value that rows have from a default which the tree takes away again; empty where that is no plain value or
+        an UPDATE beside it writes the column; None where there is neither."""
+        table = f"(?:{self._either(wanted['schema'])}\\s*\\.\\s*)?{self._either(wanted['table'])}"
+        column = self._either(wanted["column"])
+        added = re.compile(
+            rf"\bALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?{table}\s[^;]*?\bADD\s+(?:COLUMN\s+)?(?:IF\s+NOT\s+EXISTS\s+)?{column}\s"
+            r"((?:[^;,']|'(?:[^']|'')*'|,(?!\s*(?:ADD|ALTER|DROP)\b))*)",
+            re.IGNORECASE,
+        )
+        written = re.compile(rf"\bUPDATE\s+(?:ONLY\s+)?{table}\s[^;]*?\bSET\b[^;]*?{column}\s*=", re.IGNORECASE)
+        given = None
+        for migration in self.migrations:
+            if str(migration["version"]) > version:
+                break
+            texts = [str(statement["sql"]) for step in migration["steps"] for statement in step.get("up", [])]
+            clauses = [clause for text in texts for clause in added.findall(text)]
+            if clauses:
+                default = re.search(r"\bDEFAULT\s+(\S.*)", clauses[-1], re.IGNORECASE | re.DOTALL)
+                plain = _PLAIN_DEFAULT.fullmatch(default[1].strip()) if default else None
+                given = None if default is None else plain[1] if plain else ""
+                given = "" if any(written.search(text) for text in texts) else given
+        return given
+
+    def _either(self, name: str) -> str:
+        """:return: a pattern for a name as SQL may have it."""
+        quoted = re.escape('"' + name.replace('"', '""') + '"')
+        return f"(?:{quoted}|\\b{re.escape(name)}\\b)" if re.fullmatch(r"[a-z_][a-z0-9_$]*", name) else quoted
 
     def _constraint(self, key: str, wanted: Mapping[str, Any], version: str) -> list[Fix] | Unsure:
         if wanted["form"] not in ("foreign key", "check"):
@@ -513,6 +549,12 @@ END""")
         return (
             f"EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass({self._literal(self._table_of(wanted))}) "
             f"AND attname = {self._literal(wanted['column'])} AND NOT attisdropped{typed})"
+        )
+
+    def _column_has_no_default(self, wanted: Mapping[str, Any]) -> str:
+        return (
+            f"NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass({self._literal(self._table_of(wanted))}) "
+            f"AND attname = {self._literal(wanted['column'])} AND NOT attisdropped AND atthasdef)"
         )
 
     def _constraint_is_valid(self, key: str, wanted: Mapping[str, Any]) -> str:

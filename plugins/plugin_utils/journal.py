@@ -42,6 +42,8 @@ EVENTS = (
 _SECRET_KEY = re.compile(r"passw|passphrase|secret|token|credential|private_?key|api_?key|webhook", re.IGNORECASE)
 # ... but these only say where a secret lies.
 _LOCATION_KEYS = frozenset({"passfile", "pgops_passfile", "pgops_webhook_file"})
+# What stands below these is kept by the names of hosts, databases or both.
+_NAMED = {"hosts": 2, "results": 2, "result": 1, "databases": 1}
 _RUN_ID = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}$")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 
@@ -105,11 +107,25 @@ def names_a_secret(name: str) -> bool:
     return bool(_SECRET_KEY.search(name)) and name not in _LOCATION_KEYS
 
 
-def without_secrets(value: Any) -> Any:
-    """A JSON-able copy of ``value`` in which every key that names a secret has lost its value."""
+def _is_secret(key: Any, item: Any) -> bool:
+    # Yes and no are none, and an option has no dot in its name, as a table with its schema has.
+    return names_a_secret(str(key)) and not isinstance(item, bool) and item is not None and "." not in str(key)
+
+
+def _below(key: Any, names: int) -> int:
+    return names - 1 if names else _NAMED.get(str(key), 0)
+
+
+def without_secrets(value: Any, names: int = 0) -> Any:
+    """A JSON-able copy of ``value`` in which every key that names a secret has lost its value.
+
+    :param names: how many levels of keys name hosts or databases: these say nothing of what they hold
+    """
     if isinstance(value, dict):
         return {
-            str(key): "(not recorded)" if names_a_secret(str(key)) else without_secrets(item)
+            str(key): "(not recorded)"
+            if not names and _is_secret(key, item)
+            else without_secrets(item, _below(key, names))
             for key, item in value.items()
         }
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -114,6 +114,7 @@ def _phases(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "host": event.get("host"),
                 "step": event.get("step"),
                 "started": event.get("time"),
+                "ended": None,
                 "duration_s": None,
                 "result": "unfinished",
                 "error": None,
@@ -122,7 +123,7 @@ def _phases(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             running[key] = row
         elif kind in ("phase_finished", "phase_failed") and key in running:
             row = running.pop(key)
-            row["duration_s"] = event.get("duration_s")
+            row["duration_s"], row["ended"] = event.get("duration_s"), event.get("time")
             if kind == "phase_failed":
                 row["result"] = "failed"
                 if (event.get("error") or {}).get("refused"):
@@ -259,7 +260,9 @@ def build(
         "ok": ok,
         "state": run_outcome.ROLLED_BACK
         if automatic and automatic["ok"]
-        else run_outcome.final_state(facts.get("playbook"), ok, rows, hosts),
+        else run_outcome.final_state(facts.get("playbook"), ok, rows, hosts)
+        if _may_change(facts)
+        else None,
         "steps": rows,
         "six_steps": six_steps.of(rows, hosts, ok=ok)
         if facts.get("playbook") == "rollback" and not facts.get("check_mode")
@@ -271,8 +274,27 @@ def build(
         "advice": advice,
         "automatic": automatic,
         "error": cause,
-        "next": cause["next"] if cause else [],
+        "next": cause["next"] if cause else _after_success(facts, rows, hosts),
     }
+
+
+def _may_change(run: Mapping[str, Any]) -> bool:
+    """:return: whether the run was to change a database: no check, and not only the phases before."""
+    tags = set(run.get("tags") or ["all"])
+    return not run.get("check_mode") and (run.get("playbook") != "migrate" or bool(tags & {"all", "apply"}))
+
+
+def _after_success(
+    run: Mapping[str, Any], rows: list[dict[str, Any]], hosts: Mapping[str, Mapping[str, Mapping[str, Any]]]
+) -> list[str]:
+    """What is typed after a run that did what was asked for: that very thing after a check, else the look and the way back."""
+    if not run.get("environment") or run.get("playbook") not in run_outcome.WITH_HOOKS:
+        return []
+    limit = str(run.get("limit") or run["environment"])
+    if run.get("check_mode"):
+        return [typed_commands.again(run, limit)]
+    back = way_back(run, rows, hosts)
+    return [typed_commands.other(run, "status", limit), *([back] if back else [])]
 
 
 def _tell_away(cause: dict[str, Any], away: Sequence[str], run: Mapping[str, Any]) -> None:
@@ -438,6 +460,7 @@ def result_document(report: Mapping[str, Any], report_file: str | None = None) -
         "run_id": report["run_id"],
         "duration_s": report["duration_s"],
         "state": report["state"],
+        "check_mode": bool(report["check_mode"]),
         "hooks": report["hooks"],
         "report": report_file,
         **({"fleet": report["fleet"]} if report["fleet"] else {}),
@@ -594,7 +617,7 @@ def screen(report: Mapping[str, Any], page: str | None) -> list[str]:
             lines.append(f"    warn   {version['version']}{where}: {_slower(version)}")
     lines.append(
         f"pgops run {report['run_id']}: {report['playbook']} in {report['environment']} {report['result']} "
-        f"after {seconds(report['duration_s'])}, at {report['finished']}"
+        f"{'in check mode, nothing was written, ' if report['check_mode'] and report['ok'] else ''}after {seconds(report['duration_s'])}, at {report['finished']}"
     )
     lines += six_steps.lines(report.get("six_steps") or [])
     if report["state"]:
@@ -636,14 +659,11 @@ def as_log(report: Mapping[str, Any]) -> str:
     for row in report["steps"]:
         label = f"{row['step']} ({row['phase']})" if row.get("step") else row["phase"]
         lines.append(f"{row['started']} {row['host']} {label}: {row['result']} {seconds(row['duration_s'])}".rstrip())
+        # What is not stamped by itself is known to be done when its phase ended.
+        ended = row["ended"] or report["finished"]
+        lines.extend(f"{ended} {line}" for line in _done_by(row, report))
         if row["error"]:
-            lines.append(f"{row['started']} {row['host']} {row['error']['message']}")
-    lines.extend(f"{report['finished']} {line}" for line in _backups(report["results"]))
-    for version in report["versions"]:
-        done = version.get("state") or ("reverted" if version["phase"] == "revert" else "applied")
-        lines.append(f"{report['finished']} {version['version']} {done} in {version['duration_s']} s")
-        if version.get("slower"):
-            lines.append(f"{report['finished']} WARN {version['version']} {_slower(version)}")
+            lines.append(f"{ended} {row['host']} {row['error']['message']}")
     for hook in report["hooks"]:
         where = f"{hook['host']} on {hook['on']} " if hook.get("on") else ""
         lines.append(f"{report['finished']} HOOK {where}{hook['label']}: {hook['done']}")
@@ -667,20 +687,25 @@ def as_log(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _backups(hosts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
-    """The backups that a run has made, proved and deleted."""
+def _done_by(row: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
+    """The backups that a phase has made, proved and deleted, and its versions."""
     lines = []
-    for host, databases in hosts.items():
-        for database, phases in databases.items():
-            made, proved = phases.get("backup") or {}, phases.get("prove") or {}
-            if made.get("path"):
-                lines.append(f"BACKUP {host} {database}: {made['path']} ({size(made.get('bytes'))})")
-            if proved.get("proved_at"):
-                lines.append(
-                    f"PROVED {host} {database}: {proved.get('path') or made.get('path')} at {proved['proved_at']}"
-                )
-            gone = (phases.get("backup_expire") or {}).get("expired") or []
-            lines.extend(f"DELETED {host} {database}: {entry['id']} ({entry['why']})" for entry in gone)
+    host, phase = row["host"], row["phase"]
+    for database, phases in (report["results"].get(str(host)) or {}).items():
+        found = phases.get(phase) or {}
+        if phase == "backup" and found.get("path"):
+            lines.append(f"BACKUP {host} {database}: {found['path']} ({size(found.get('bytes'))})")
+        if phase == "prove" and found.get("proved_at"):
+            path = found.get("path") or (phases.get("backup") or {}).get("path")
+            lines.append(f"PROVED {host} {database}: {path} at {found['proved_at']}")
+        gone = (found.get("expired") or []) if phase == "backup_expire" else []
+        lines.extend(f"DELETED {host} {database}: {entry['id']} ({entry['why']})" for entry in gone)
+    for version in report["versions"]:
+        if (version["host"], version["phase"]) == (host, phase):
+            done = version.get("state") or ("reverted" if phase == "revert" else "applied")
+            lines.append(f"{version['version']} {done} in {version['duration_s']} s")
+            if version.get("slower"):
+                lines.append(f"WARN {version['version']} {_slower(version)}")
     return lines
 
 

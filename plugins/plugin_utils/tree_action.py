@@ -14,7 +14,7 @@ from ansible.utils.vars import load_extra_vars
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import environments, typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import sql_directory
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.reporting import write_result
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.reporting import as_list, write_result
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.unbroken import Screen, UnbrokenAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import (
     known_variables,
@@ -90,7 +90,7 @@ class TreeAction(UnbrokenAction):
         if not path:
             return
         failed = bool(result.get("failed"))
-        error = {"message": result["msg"], "sqlstate": None, "next": result.get("next")} if failed else None
+        error = {"message": result["msg"], "sqlstate": None, "next": as_list(result.get("next"))} if failed else None
         own = {key: value for key, value in result.items() if key not in ("failed", "msg", "diff", "next")}
         document = {
             "playbook": self.PLAYBOOK,

@@ -512,6 +512,72 @@ def test_a_repair_that_comes_too_late_for_a_version_in_between_is_refused(target
     assert engine.rows(target, "SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'") == []
 
 
+def kinds_tree(folder: Path, fill: str) -> TestTree:
+    """The second version gives rows that exist a kind, and leaves new ones to say their own."""
+    tree = TestTree(folder)
+    tree.add_sql(BASE, "pupils", "CREATE TABLE public.pupils (id integer PRIMARY KEY);", "DROP TABLE public.pupils;")
+    tree.add_sql(
+        CRITICAL,
+        "kinds",
+        f"ALTER TABLE public.pupils ADD COLUMN note text;\nDO $up$\nBEGIN\n    {fill}\nEND\n$up$;",
+        'ALTER TABLE public.pupils DROP COLUMN note;\nALTER TABLE public.pupils DROP COLUMN "theKind";',
+    )
+    return tree
+
+
+def test_a_repaired_column_gives_rows_what_the_version_gave_them(target: Any, tmp_path: Path) -> None:
+    tree = kinds_tree(
+        tmp_path / "sql",
+        "ALTER TABLE public.pupils ADD COLUMN \"theKind\" text DEFAULT 'it''s, other';\n"
+        '    ALTER TABLE public.pupils ALTER COLUMN "theKind" DROP DEFAULT;',
+    )
+    migrate.apply(target, tree.render(), Selection(), engine.way())
+    damage = ("DROP SCHEMA pgops CASCADE", 'ALTER TABLE pupils DROP COLUMN "theKind"', "INSERT INTO pupils VALUES (1)")
+    engine.do(target, *damage)
+    carry(target, tree.folder, tree.render())
+    assert engine.rows(target, 'SELECT "theKind" AS kind FROM pupils') == [{"kind": "it's, other"}]
+    assert inventory(target)['column public.pupils."theKind"'].get("default") is None
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        (
+            'ALTER TABLE public.pupils ADD COLUMN "theKind" text DEFAULT gen_random_uuid()::text;'
+            ' ALTER TABLE public.pupils ALTER COLUMN "theKind" DROP DEFAULT;'
+        ),
+        'ALTER TABLE public.pupils ADD COLUMN "theKind" text; UPDATE public.pupils SET note = note, "theKind" = id::text;',
+    ],
+    ids=["default", "update"],
+)
+def test_a_column_whose_rows_have_values_of_their_own_is_not_made_empty(fill: str, target: Any, tmp_path: Path) -> None:
+    tree = kinds_tree(tmp_path / "sql", fill)
+    migrate.apply(target, tree.render(), Selection(), engine.way())
+    engine.do(target, "DROP SCHEMA pgops CASCADE", 'ALTER TABLE pupils DROP COLUMN "theKind"')
+    with pytest.raises(PgopsError, match="gives the rows that exist a value of their own"):
+        adopt(target, tree.render())
+
+
+def test_the_difference_is_told_from_the_state_that_is_nearest(target: Any, tmp_path: Path) -> None:
+    """Row level security is on as a later version has it, but is not forced: nobody is told to switch it off."""
+    tree = TestTree(tmp_path / "sql")
+    tree.add_sql(BASE, "pupils", "CREATE TABLE public.pupils (id integer PRIMARY KEY);", "DROP TABLE public.pupils;")
+    tree.add_sql(
+        CRITICAL,
+        "close",
+        "ALTER TABLE public.pupils ENABLE ROW LEVEL SECURITY;\nALTER TABLE public.pupils FORCE ROW LEVEL SECURITY;\n"
+        "CREATE TABLE public.staff (id integer PRIMARY KEY);",
+        "DROP TABLE public.staff;\nALTER TABLE public.pupils NO FORCE ROW LEVEL SECURITY;\n"
+        "ALTER TABLE public.pupils DISABLE ROW LEVEL SECURITY;",
+    )
+    migrate.apply(target, tree.render(), Selection(), engine.way())
+    engine.do(target, "DROP SCHEMA pgops CASCADE", "ALTER TABLE pupils NO FORCE ROW LEVEL SECURITY")
+    with pytest.raises(PgopsError) as caught:
+        adopt(target, tree.render())
+    assert f"force_row_security expected true, found false (as version {CRITICAL} makes it)" in caught.value.message
+    assert "expected false, found true" not in caught.value.message
+
+
 # ------------------------------------------------------------------------------------------------------------ refusals
 
 

@@ -464,7 +464,7 @@ def test_asked_to_stop_in_its_first_look_it_says_so(
         for _ in range(300):
             if server.execute(waiting):
                 break
-            time.sleep(0.1)
+            time.sleep(0.1)  # until it stands before the lock
         control.request("somebody pressed Ctrl-C")
         try:
             with pytest.raises(Interrupted, match="somebody pressed Ctrl-C"):

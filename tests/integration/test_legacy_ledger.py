@@ -175,6 +175,36 @@ def test_the_event_trigger_refuses_the_old_tools_ddl_and_nothing_else(legacy_dat
     assert [row["event"] for row in events] == ["fence_up", "fence_down"]
 
 
+@pytest.mark.parametrize(
+    ("switched", "again"),
+    [
+        (["ALTER EVENT TRIGGER pgops_fence_legacy_ddl_command_end DISABLE"], ["event trigger"]),
+        (["ALTER EVENT TRIGGER pgops_fence_legacy_ddl_command_end ENABLE REPLICA"], ["event trigger"]),
+        (['ALTER TABLE "SequelizeMeta" DISABLE TRIGGER pgops_fence_legacy'], ["trigger"]),
+        (["CREATE OR REPLACE FUNCTION pgops.refuse_legacy_row() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"], ["trigger"]),
+    ],
+    ids=["event", "replica", "row", "function"],
+)  # fmt: skip
+def test_a_fence_that_somebody_switched_off_is_put_up_again(
+    legacy_database: Any, server: Any, core: Any, switched: list[str], again: list[str]
+) -> None:
+    target = legacy_database
+    server.execute(f"GRANT CREATE ON SCHEMA public TO {APP}", database=target.database)
+    adopt(target, core, fence=True)
+    refused = {
+        "event trigger": "CREATE TABLE lockers (id integer)",
+        "trigger": "INSERT INTO \"SequelizeMeta\" VALUES ('20990101000000-x.js')",
+    }[again[0]]
+    for statement in switched:
+        server.execute(statement, database=target.database)
+    as_app(target, refused)
+    server.execute("DROP TABLE IF EXISTS lockers", database=target.database)
+    assert adopt(target, core, run=2, fence=True)["fence"] == again
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege, match=REFUSED.format("Sequelize")):
+        as_app(target, refused)
+    assert adopt(target, core, run=3, fence=True)["fence"] == []
+
+
 def test_their_ddl_is_refused_before_it_fails_or_locks_for_a_reason_of_its_own(
     legacy_database: Any, server: Any, core: Any
 ) -> None:

@@ -524,7 +524,7 @@ def test_a_key_that_is_given_out_while_the_file_runs_ends_it(parted: Any, target
             waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'psql'"
             if both.server.execute(waits):
                 break
-            time.sleep(0.1)
+            time.sleep(0.1)  # until the file stands before his row
         bob.commit()
         done = running.result()
     assert done.returncode == 3

@@ -85,6 +85,11 @@ def test_playbooks_that_touch_no_host_leave_one_too(playbook: Playbook, schema: 
     assert (made["environment"], made["hosts"]) == (None, {})
 
 
+def test_a_refusal_of_a_playbook_that_touches_no_host_leaves_one(playbook: Playbook, schema: dict[str, Any]) -> None:
+    refused = playbook("new_migration.yml", limit=None, new_migration_name="add-x")
+    assert fits(schema, refused, "new_migration", ok=False)["error"]["next"] == []
+
+
 def test_a_refused_run_leaves_one(site: Playbook, schema: dict[str, Any]) -> None:
     document = fits(schema, site("migrate.yml", limit="all"), "migrate", ok=False)
     assert (document["environment"], document["hosts"], document["run_id"]) == (None, {}, None)

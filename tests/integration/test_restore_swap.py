@@ -575,7 +575,7 @@ def test_no_number_is_given_out_twice_by_clients_that_ask_to_the_last_moment(
     for client in clients:
         client.start()
     while not all(given):
-        time.sleep(0.01)
+        time.sleep(0.01)  # until each client has got its first number
     done = swapped(target, staged)
     for client in clients:
         client.join()

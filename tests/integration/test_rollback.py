@@ -549,9 +549,9 @@ def people(server: Any, database: str) -> int:
     return int(server.execute("SELECT count(*) FROM people", database=database)[0][0])
 
 
-def ways(database: str, staged: str) -> list[str]:
-    """What finishes a swap that was cut off, and what undoes it."""
-    command = "ansible-playbook rollback.yml -l local -e rollback_strategy="
+def ways(database: str, staged: str, stays: str = "") -> list[str]:
+    """What finishes a swap that was cut off, and what undoes it, for who has typed ``stays`` beside the choice."""
+    command = f"ansible-playbook rollback.yml -l local {stays}-e rollback_strategy="
     return [
         f"{command}swap -e rollback_swap_to={staged} -e rollback_confirm={database}",
         f"{command}unfence -e rollback_confirm={database}",
@@ -566,8 +566,8 @@ def type_in(playbook: Any, command: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def assert_only_told(done: Any, server: Any, database: str, staged: str) -> None:
-    finish, undo = ways(database, staged)
+def assert_only_told(done: Any, server: Any, database: str, staged: str, stays: str = "") -> None:
+    finish, undo = ways(database, staged, stays)
     assert done.rc == 2, done.output
     assert not done.json["ok"]
     assert done.json["error"]["next"] == [finish, undo]
@@ -604,7 +604,8 @@ def test_no_playbook_passes_over_a_fence_that_was_left(
         {"rollback_strategy": "swap", "rollback_swap_to": f"{database}_other"},
         {"rollback_strategy": "restore", "rollback_backup": "/elsewhere"},
     ):
-        assert_only_told(applied("rollback.yml", **more, **confirmed), server, database, copy)
+        stays = "-e rollback_emergency=true " if "rollback_emergency" in more else ""
+        assert_only_told(applied("rollback.yml", **more, **confirmed), server, database, copy, stays)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ CODES = "SELECT code FROM districts WHERE name = 'written by a client'"
 
 def log(host: Any) -> list[dict[str, Any]]:
     """All writes so far, in order; what is being written just now is left out."""
-    lines = host.file("/var/log/molecule-clients.jsonl").content_string.splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    text = host.file("/var/log/molecule-clients.jsonl").content_string.splitlines(keepends=True)
+    lines = [json.loads(line) for line in text if line.endswith("\n")]
+    return [line for line in lines if not line.get("end")]
 
 
 def put_aside(host: Any) -> str:

@@ -324,6 +324,66 @@ def test_the_log_has_banners_and_time_stamps() -> None:
     assert re.search(r" END succeeded after ", lines[-2])
 
 
+def test_the_log_stamps_what_a_phase_did_with_its_end_and_not_with_its_beginning() -> None:
+    journal = events("backup", "prove", "apply") + failed("analyze", {"message": "no statistics"})
+    for second, event in enumerate(journal):
+        event["time"] = f"2026-01-01T12:00:{second:02}.000Z"
+    lines = reporting.as_log(reporting.build(journal)).splitlines()
+    ended = {
+        event.get("phase"): event["time"] for event in journal if event["event"] in ("phase_finished", "phase_failed")
+    }
+    assert f"{ended['backup']} BACKUP db1 school: /var/backups/x (1206 kB)" in lines
+    assert f"{ended['apply']} 20260101000000 applied in 0.25 s" in lines
+    assert f"{ended['analyze']} db1 no statistics" in lines
+
+
+def test_a_run_that_succeeded_says_what_may_be_typed_next() -> None:
+    report = reporting.build(events(*RESULTS))
+    commands = [
+        "ansible-playbook status.yml -l staging",
+        "ansible-playbook rollback.yml -l staging -e rollback_through=20260101000000",
+    ]
+    assert report["next"] == commands
+    assert f"<pre>{commands[0]}\n" in reporting.as_page(report)
+
+
+def test_a_check_reads_like_none_that_wrote() -> None:
+    report = reporting.build([{**events()[0], "check_mode": True}, *events(*RESULTS)[1:]])
+    assert (report["state"], reporting.result_document(report)["check_mode"]) == (None, True)
+    assert "migrate in staging succeeded in check mode, nothing was written, after" in "".join(
+        reporting.screen(report, None)
+    )
+    assert report["next"] == ["ansible-playbook migrate.yml -l staging"]
+
+
+def test_without_the_phase_that_applies_nothing_is_complete() -> None:
+    report = reporting.build([{**events()[0], "tags": ["plan"]}, *events("plan")[1:]])
+    assert (report["ok"], report["state"]) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("host", "database"), [("db1", "webhook_events"), ("secretary-db", "school"), ("tokens", "secret")]
+)
+def test_a_host_or_a_database_may_be_named_like_a_secret(tmp_path: Path, host: str, database: str) -> None:
+    journal = Journal(tmp_path, "staging", RUN["id"])
+    for event in events(*RESULTS):
+        named = {
+            **event,
+            **({"host": host} if "host" in event else {}),
+            **({"hosts": [host]} if "hosts" in event else {}),
+        }
+        if "result" in named:
+            named["result"] = {database: {**named["result"]["school"], "tables": {"public.api_tokens": 7}}}
+        journal.append(named)
+    report, page = reporting.finish(tmp_path, RUN)
+    assert (report["ok"], page.is_file()) == (True, True)
+    reporting.write_result(tmp_path / "result.json", reporting.result_document(report))
+    found = json.loads((tmp_path / "result.json").read_text())["hosts"][host][database]
+    assert found["apply"]["applied"][0]["version"] == "20260101000000"
+    assert found["apply"]["tables"] == {"public.api_tokens": 7}
+    assert reporting.screen(report, None)
+
+
 def test_the_screen_ends_with_seconds_a_version_and_in_all() -> None:
     lines = reporting.screen(reporting.build(events(*RESULTS)), "/x.html")
     assert lines[0] == "    20260101000000 rooms: applied in 0.25 s"

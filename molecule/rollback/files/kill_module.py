@@ -22,6 +22,8 @@ FENCED = "SELECT NOT datallowconn FROM pg_database WHERE datname = 'white_cross'
 PORTS = (
     "SELECT array_agg(client_port) FROM pg_stat_activity WHERE datname = 'postgres' AND application_name LIKE 'pgops %'"
 )
+# Whoever started this asks for its end.
+PATIENCE_S = 120
 
 
 def connect(database):
@@ -39,9 +41,12 @@ def ask(conn, statement):
         return cursor.fetchone()[0]
 
 
-def wait_for(conn, statement, pause=0.002):
+def wait_for(conn, statement):
+    until = time.monotonic() + PATIENCE_S
     while not ask(conn, statement):
-        time.sleep(pause)
+        if time.monotonic() > until:
+            sys.exit(f"waited {PATIENCE_S} s in vain for: {statement}")
+        time.sleep(0.002)  # what is waited for may be over after some ten milliseconds
 
 
 def kill_module(conn):
