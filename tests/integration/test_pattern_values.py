@@ -65,6 +65,52 @@ def vitals(target: Target, tmp_path: Path) -> Vitals:
     return Vitals(target, tmp_path / "sql")
 
 
+# --- a removed column comes back ---------------------------------------------------------------------------------------
+
+
+def test_the_way_back_of_a_removed_column_overwrites_nothing_that_old_code_wrote(vitals: Vitals) -> None:
+    vitals.holds("varchar(20)")
+    do(vitals.target, "INSERT INTO vitals (v) SELECT 'old ' || n FROM generate_series(1, 3000) AS n")
+    removed = {"type": "varchar(20)", "not_null": "false", "value": "none", "key_type": "integer", "batch_size": "500"}
+    vitals.pattern("remove_column", **removed)
+    vitals.up(2)
+    accepted: list[str] = []
+
+    def old_code() -> None:
+        try:
+            vitals.write("UPDATE vitals SET v = 'written by old code' WHERE id = 2999")
+            accepted.append("written by old code")
+        except psycopg2.errors.UndefinedColumn:
+            pass
+
+    told = AtRows([500], old_code)
+    vitals.down(2, progress=told)
+    assert told.marks == []
+    assert vitals.read()[2998] == (accepted[0] if accepted else "old 2999",)
+    assert vitals.read()[0] == ("old 1",)
+
+
+def test_a_removal_that_stopped_right_behind_its_drop_is_taken_back_with_its_values(vitals: Vitals) -> None:
+    vitals.holds("varchar(20)", "'a'", "'b'")
+    vitals.pattern("remove_column", type="varchar(20)", not_null="false", value="none", key_type="integer")
+    vitals.up(1)
+    control = Control()
+
+    class BehindTheDrop(Told):
+        def emit(self, text: str, **fields: Any) -> None:
+            super().emit(text, **fields)
+            if not rows(
+                vitals.target, "SELECT FROM pg_attribute WHERE attrelid = 'vitals'::regclass AND attname = 'v'"
+            ):
+                control.request("a test asked for it")
+
+    with pytest.raises(PgopsError, match="interrupted: a test asked for it"):
+        vitals.up(2, progress=BehindTheDrop(), control=control)
+    vitals.write("INSERT INTO vitals (note) VALUES ('new')")
+    vitals.down(2)
+    assert vitals.read() == [("a",), ("b",), ("none",)]
+
+
 def generated(vitals: Vitals) -> None:
     vitals.holds("text")
     do(
