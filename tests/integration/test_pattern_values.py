@@ -111,6 +111,91 @@ def test_a_removal_that_stopped_right_behind_its_drop_is_taken_back_with_its_val
     assert vitals.read() == [("a",), ("b",), ("none",)]
 
 
+# --- what is bound to a column -----------------------------------------------------------------------------------------
+
+LOGS = (
+    "CREATE TABLE log (n integer)",
+    "CREATE FUNCTION log_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO log VALUES (1); RETURN NEW; END $$",
+)
+OF = "TRIGGER audit AFTER UPDATE OF id, {0} ON vitals FOR EACH ROW EXECUTE FUNCTION log_it()"
+BEFORE_WHEN = "TRIGGER audit BEFORE UPDATE ON vitals FOR EACH ROW WHEN (NEW.{0} <> OLD.{0}) EXECUTE FUNCTION log_it()"
+ANY_UPDATE = "CREATE OR REPLACE TRIGGER audit AFTER UPDATE ON vitals FOR EACH ROW EXECUTE FUNCTION log_it()"
+RENAME = {"to": "w", "type": "text"}
+
+
+@pytest.mark.majors(15, 18, slow=(15,))
+@pytest.mark.parametrize("trigger", [OF, BEFORE_WHEN], ids=["OF", "WHEN"])
+def test_a_column_with_a_trigger_of_its_own_gets_no_second_name_past_it(vitals: Vitals, trigger: str) -> None:
+    vitals.holds("text", "'first'")
+    do(vitals.target, *LOGS, "CREATE " + trigger.format("v"))
+    vitals.pattern("rename_column", **RENAME)
+    told = "vitals.v cannot have two names: trigger audit is bound to it"
+    with as_it_was(vitals.target), pytest.raises(PgopsError, match=told) as error:
+        vitals.up(3)
+    assert "let a trigger fire at every INSERT and UPDATE" in str(error.value.hint)
+    do(vitals.target, "DROP TRIGGER audit ON vitals", ANY_UPDATE)
+    vitals.up(2)
+    logged = len(rows(vitals.target, "SELECT FROM log"))
+    vitals.write("UPDATE vitals SET w = 'second'")
+    assert len(rows(vitals.target, "SELECT FROM log")) == logged + 1
+    vitals.up(3)
+    do(vitals.target, "DROP TRIGGER audit ON vitals", "CREATE " + trigger.format("w"))
+    with as_it_was(vitals.target), pytest.raises(PgopsError, match="bound to it is trigger audit"):
+        vitals.down(3)
+    do(vitals.target, "DROP TRIGGER audit ON vitals")
+    vitals.down(3)
+    assert vitals.read("v, w") == [("second", "second")]
+
+
+def test_a_trigger_that_sees_each_update_is_no_hindrance_to_a_second_name(vitals: Vitals) -> None:
+    vitals.holds("text", "'first'")
+    when = "AFTER UPDATE ON vitals FOR EACH ROW WHEN (NEW.v <> OLD.v) EXECUTE FUNCTION log_it()"
+    do(vitals.target, *LOGS, f"CREATE TRIGGER audit {when}")
+    vitals.pattern("rename_column", **RENAME)
+    vitals.up(2)
+    vitals.write("UPDATE vitals SET w = 'second'")
+    assert len(rows(vitals.target, "SELECT FROM log")) == 1
+
+
+# What would keep to the old type behind the swap, in the server's words for it.
+STAYS_BEHIND = {
+    "default value for column twice of table vitals": "ALTER TABLE vitals ADD twice integer GENERATED ALWAYS AS (v * 2) STORED",
+    "policy low on table vitals": "CREATE POLICY low ON vitals USING (v < 9)",
+    "publication of table vitals in publication sent": "CREATE PUBLICATION sent FOR TABLE vitals (id, v)",
+    "rule _RETURN on view seen": "CREATE VIEW seen AS SELECT v FROM vitals",
+    "trigger audit on table vitals": "CREATE " + OF.format("v"),
+    "trigger when_changed on table vitals": "CREATE TRIGGER when_changed AFTER UPDATE ON vitals FOR EACH ROW "
+    "WHEN (NEW.v <> OLD.v) EXECUTE FUNCTION log_it()",
+}
+
+
+@pytest.mark.majors(15, 16, 17, 18, slow=(15, 16, 17))
+def test_a_swap_names_all_that_would_stay_with_the_old_type(vitals: Vitals) -> None:
+    vitals.holds("integer", "1")
+    do(vitals.target, *LOGS, *STAYS_BEHIND.values())
+    vitals.pattern("change_type", type="bigint", old_type="integer", not_null="false")
+    vitals.up(1)
+    with as_it_was(vitals.target), pytest.raises(PgopsError) as told:
+        vitals.up(3)
+    assert f"vitals.v still has: {', '.join(STAYS_BEHIND)} (SQLSTATE" in told.value.message
+    assert "A trigger fires at every UPDATE meanwhile" in str(told.value.hint)
+    do(
+        vitals.target,
+        "DROP TRIGGER audit ON vitals",
+        "DROP TRIGGER when_changed ON vitals",
+        "DROP VIEW seen",
+        "DROP POLICY low ON vitals",
+        "DROP PUBLICATION sent",
+        "ALTER TABLE vitals DROP twice",
+        ANY_UPDATE,
+    )
+    vitals.up(2)
+    logged = len(rows(vitals.target, "SELECT FROM log"))
+    vitals.write("UPDATE vitals SET v = 3")
+    assert len(rows(vitals.target, "SELECT FROM log")) == logged + 1
+    vitals.up(3)
+
+
 def generated(vitals: Vitals) -> None:
     vitals.holds("text")
     do(
@@ -121,6 +206,7 @@ def generated(vitals: Vitals) -> None:
 
 
 OTHER = {
+    "rename_column": ({"to": "w"}, "cannot have two names: it is"),
     "split_table": ({"to": "vital_values", "key_type": "integer"}, "vitals.v is no plain column of the type"),
 }
 
