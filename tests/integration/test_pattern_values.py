@@ -65,6 +65,89 @@ def vitals(target: Target, tmp_path: Path) -> Vitals:
     return Vitals(target, tmp_path / "sql")
 
 
+# --- another type -----------------------------------------------------------------------------------------------------
+
+# The type of today, the new one, a value that fits, one that does not, and the latter as text.
+LOST_UP = {
+    "cut": ("varchar(40)", "varchar(5)", "'asthm'", "'penicillin'", "penicillin"),
+    "rounded": ("numeric(6,2)", "integer", "3", "2.75", "2.75"),
+    "written otherwise": ("text", "integer", "'12'", "'012'", "012"),
+    "no number": ("text", "integer", "'12'", "'about 12'", "about 12"),
+    "without its time": ("timestamp", "date", "'2026-01-01'", "'2026-01-01 14:30'", "2026-01-01 14:30:00"),
+}
+LOST_DOWN = {
+    "rounded": ("numeric(4,1)", "numeric(6,3)", "36.6", "36.625", "36.625"),
+    "without its time": ("date", "timestamp", "'2026-01-01'", "'2026-01-01 14:30'", "2026-01-01 14:30:00"),
+    "cut": ("varchar(10)", "text", "'nuts'", "'penicillin and peanuts'", "penicillin and peanuts"),
+    "too large": ("integer", "bigint", "1", "1099511627776", "1099511627776"),
+}
+
+
+@pytest.mark.parametrize("how", list(LOST_UP))
+def test_a_value_that_comes_meanwhile_and_does_not_fit_stops_the_swap_and_no_client(vitals: Vitals, how: str) -> None:
+    old, new, fits, value, text = LOST_UP[how]
+    vitals.holds(old, fits)
+    vitals.pattern("change_type", type=new, old_type=old, not_null="false")
+    vitals.up(1)
+    vitals.write(f"INSERT INTO vitals (v) VALUES ({value})")
+    with pytest.raises(PgopsError, match=r"1 row\(s\) of vitals.v hold a value that .* cannot hold") as told:
+        vitals.up(3)
+    listed = rows(vitals.target, str(told.value.hint).partition("run it again: ")[2])
+    assert listed == [{"id": 2}]
+    assert vitals.read()[1] == (text,)
+    vitals.write(f"UPDATE vitals SET v = {fits}, note = 'mended' WHERE id = 2")
+    vitals.up(3)
+    assert vitals.read()[0] == vitals.read()[1]
+
+
+@pytest.mark.majors(15, 18, slow=(15,))
+@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("how", list(LOST_DOWN))
+def test_a_value_that_the_old_type_cannot_hold_stops_the_way_back(vitals: Vitals, how: str, parts: int) -> None:
+    old, new, fits, value, text = LOST_DOWN[how]
+    vitals.holds(old, fits, fits)
+    before = vitals.read()
+    vitals.pattern("change_type", type=new, old_type=old, not_null="true" if parts == 3 else "false")
+    if parts == 3:
+        vitals.write("ALTER TABLE vitals ALTER v SET NOT NULL")
+    vitals.up(parts)
+    vitals.write(f"UPDATE vitals SET v = {value} WHERE id = 2")
+    if parts == 3:
+        vitals.down(3)
+    with pytest.raises(PgopsError, match=r"1 row\(s\) of vitals.v hold a value that .* cannot hold") as told:
+        vitals.down(2)
+    assert rows(vitals.target, str(told.value.hint).partition("roll back again: ")[2]) == [{"id": 2}]
+    assert vitals.read()[1] == (text,)
+    vitals.write(f"UPDATE vitals SET v = {fits} WHERE id = 2")
+    vitals.down(2)
+    assert vitals.read() == before
+
+
+def test_from_the_guard_to_the_swap_a_value_that_does_not_fit_is_refused(vitals: Vitals) -> None:
+    vitals.holds("text", "'1'", "NULL")
+    vitals.pattern("change_type", type="integer", old_type="text", not_null="false")
+    vitals.up(1)
+    guard = vitals.migrations[1]["steps"][0]["up"]
+    do(vitals.target, *(statement["sql"] for statement in guard))
+    with pytest.raises(psycopg2.errors.CheckViolation):
+        vitals.write("UPDATE vitals SET v = 'some'")
+    vitals.write("UPDATE vitals SET v = NULL WHERE id = 1")
+    vitals.write("UPDATE vitals SET v = '2' WHERE id = 2")
+
+
+def test_where_it_may_be_rounded_it_is_and_old_rows_come_back_as_they_were(vitals: Vitals) -> None:
+    vitals.holds("numeric(6,2)", "2.75", "7.00")
+    vitals.pattern("change_type", type="integer", old_type="numeric(6,2)", not_null="false", exact="false")
+    vitals.up(2)
+    assert vitals.read() == [("3",), ("7",)]
+    vitals.down(2)
+    assert vitals.read() == [("2.75",), ("7.00",)]
+    vitals.up(3)
+    vitals.down(3)
+    vitals.down(2)
+    assert vitals.read() == [("3.00",), ("7.00",)]
+
+
 # --- a removed column comes back ---------------------------------------------------------------------------------------
 
 
