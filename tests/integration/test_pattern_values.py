@@ -83,6 +83,23 @@ LOST_DOWN = {
 }
 
 
+@pytest.mark.majors(15, 18, slow=(15,))
+@pytest.mark.parametrize("how", list(LOST_UP))
+def test_a_value_that_the_new_type_cannot_hold_stops_the_version_and_no_client(vitals: Vitals, how: str) -> None:
+    old, new, _, value, text = LOST_UP[how]
+    vitals.holds(old, value)
+    vitals.pattern("change_type", type=new, old_type=old, not_null="false")
+    with (
+        as_it_was(vitals.target),
+        pytest.raises(PgopsError, match=r"1 row\(s\) of vitals.v hold .* cannot hold: id 1 ") as told,
+    ):
+        vitals.up(3)
+    assert "Give these rows another value" in str(told.value.hint)
+    vitals.write("UPDATE vitals SET note = 'changed'")
+    vitals.write(f"INSERT INTO vitals (v) VALUES ({value})")
+    assert vitals.read() == [(text,), (text,)]
+
+
 @pytest.mark.parametrize("how", list(LOST_UP))
 def test_a_value_that_comes_meanwhile_and_does_not_fit_stops_the_swap_and_no_client(vitals: Vitals, how: str) -> None:
     old, new, fits, value, text = LOST_UP[how]
@@ -146,6 +163,19 @@ def test_where_it_may_be_rounded_it_is_and_old_rows_come_back_as_they_were(vital
     vitals.down(3)
     vitals.down(2)
     assert vitals.read() == [("3.00",), ("7.00",)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"), [("json", "jsonb", "json = json"), ("integer", "uuid", "integer to uuid")]
+)
+def test_what_cannot_be_cast_or_compared_is_told_before_anything_is_made(
+    vitals: Vitals, old: str, new: str, told: str
+) -> None:
+    vitals.holds(old)
+    vitals.pattern("change_type", type=new, old_type=old, not_null="false")
+    with as_it_was(vitals.target), pytest.raises(PgopsError, match=f"cannot become {new} by a cast.*{told}") as error:
+        vitals.up(1)
+    assert "new_migration_exact=false" in str(error.value.hint)
 
 
 # --- a removed column comes back ---------------------------------------------------------------------------------------
@@ -291,6 +321,7 @@ def generated(vitals: Vitals) -> None:
 OTHER = {
     "rename_column": ({"to": "w"}, "cannot have two names: it is"),
     "split_table": ({"to": "vital_values", "key_type": "integer"}, "vitals.v is no plain column of the type"),
+    "change_type": ({"type": "bigint", "old_type": "text", "not_null": "false"}, "vitals.v is .* and no plain column"),
 }
 
 
