@@ -312,6 +312,7 @@ def test_what_is_there_with_the_same_definition_is_taken_over_and_left_by_the_wa
 
 
 @pytest.mark.begins(at=lambda server: chain_through(server, PERFORMANCE))
+@pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 def test_R14_8_the_performance_indexes_twice_are_there_once(
     target: Any, db: Any, chain: list[dict[str, Any]], superuser_connection: Any
 ) -> None:

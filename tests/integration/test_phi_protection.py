@@ -24,13 +24,13 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import R
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.named_checks import read_checks
 from support.backups import back_up, prove
-from support.engine import target_of, way
+from support.engine import as_it_was, do, rows, target_of, way
 from support.kept import chain_before, chain_through
 from support.server import APP, GROUPS, MIGRATOR, OWNER, Server
 from support.tree import shipped_chain
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
-GRANTS, ROWS, AUDIT = "20251107000000", "20251107000001", "20251107000002"
+BOUND, GRANTS, ROWS, AUDIT = "20251106100000", "20251107000000", "20251107000001", "20251107000002"
 MAJORS = pytest.mark.majors(15, 18, slow=(15,))
 BEFORE_GRANTS = pytest.mark.begins(at=lambda server: chain_before(server, GRANTS))
 
@@ -151,11 +151,11 @@ NUMBERS = 'SELECT "studentNumber" AS n FROM students ORDER BY 1'
 def test_a_nurse_of_one_school_sees_none_of_another(world: World) -> None:
     assert world.seen("nurse", "nurse.a", NUMBERS) == ["A1", "A2"]
     assert world.seen("nurse", "nurse.b", NUMBERS) == ["B1", "B2"]
-    for table, rows in {
+    for table, count in {
         "health_records": 2, "allergies": 2, "student_medications": 2, "medication_logs": 2, "appointments": 2,
         "incident_reports": 2, "witness_statements": 2, "documents": 2, "messages": 1, "contacts": 3,
     }.items():  # fmt: skip
-        assert world.seen("nurse", "nurse.a", f"SELECT count(*) FROM {table}") == [rows], table
+        assert world.seen("nurse", "nurse.a", f"SELECT count(*) FROM {table}") == [count], table
         # Of both sets together nobody is seen twice, but for the vendor who belongs to no pupil.
         both = [set(world.seen("nurse", f"nurse.{school}", f"SELECT id::text FROM {table}")) for school in "ab"]
         assert len(both[0] & both[1]) == (1 if table == "contacts" else 0), table
@@ -309,7 +309,7 @@ def test_nobody_writes_into_another_school(world: World) -> None:
         execute(conn, "UPDATE students SET \"schoolId\" = '00000000-0000-0000-0000-00000000000b'")
 
 
-SCHOOL_A, SCHOOL_C = (f"00000000-0000-0000-0000-00000000000{letter}" for letter in "ac")
+SCHOOL_A, SCHOOL_B, SCHOOL_C = (f"00000000-0000-0000-0000-00000000000{letter}" for letter in "abc")
 NORTH, SOUTH = (f"00000000-0000-0000-0000-0000000000d{number}" for number in (1, 2))
 
 
@@ -426,6 +426,62 @@ def test_no_row_of_a_pupil_is_made_everybodys_and_none_of_everybodys_is_taken(wo
     assert done(world, "admin", "admin", "UPDATE contacts SET notes = 'x' WHERE type = 'VENDOR'") == 1
 
 
+CLOSED_LEVELS = ("ADMIN_ONLY", "RESTRICTED")
+
+
+def close_a_document(world: World, level: str) -> None:
+    """One of the two documents of school A's pupils, with a signature and a line of its trail."""
+    world.owner(
+        f"UPDATE documents SET \"accessLevel\" = '{level}', title = 'custody' WHERE \"studentId\" = "
+        "(SELECT id FROM students WHERE \"studentNumber\" = 'A1')"
+    )
+    for insert in (
+        'document_signatures ("documentId", "signedBy", "signedByRole")',
+        'document_audit_trail ("documentId", "performedBy", action)',
+    ):
+        last = "'VIEWED'::\"DocumentAction\"" if "action" in insert else "'x'"
+        world.owner(f"INSERT INTO {insert} SELECT id, 'x', {last} FROM documents")
+
+
+@MAJORS
+@pytest.mark.parametrize("level", CLOSED_LEVELS)
+def test_a_pupils_document_of_a_closed_level_is_the_administrators(world: World, level: str) -> None:
+    close_a_document(world, level)
+    for group, email in (("counselor", "counselor.a"), ("nurse", "nurse.a")):
+        assert world.seen(group, email, "SELECT title FROM documents") == ["t"], group
+        for table in ("document_signatures", "document_audit_trail"):
+            assert world.seen(group, email, f"SELECT count(*) FROM {table}") == [1], (group, table)
+    for group, email, all_of in (
+        ("school_admin", "school_admin.a", 2),
+        ("district_admin", "district.north", 4),
+        ("admin", "admin", 6),
+    ):
+        assert world.seen(group, email, "SELECT title FROM documents WHERE title = 'custody'") == ["custody"], group
+        for table in ("documents", "document_signatures", "document_audit_trail"):
+            assert world.seen(group, email, f"SELECT count(*) FROM {table}") == [all_of], (group, table)
+    assert world.seen("school_admin", "school_admin.b", "SELECT count(*) FROM documents") == [2]
+
+
+@MAJORS
+@pytest.mark.parametrize("level", CLOSED_LEVELS)
+def test_only_administrators_close_a_pupils_document_or_open_it_again(world: World, level: str) -> None:
+    close_a_document(world, level)
+    pupil = world.owner("SELECT id FROM students WHERE \"studentNumber\" = 'A1'")[0]["id"]
+    opened = "UPDATE documents SET \"accessLevel\" = 'PUBLIC' WHERE title = 'custody'"
+    closed = f"UPDATE documents SET \"accessLevel\" = '{level}' WHERE title = 't'"
+    new = PUBLIC_ROWS.replace("(title", '("studentId", title').replace("('everybody'", f"('{pupil}', 'new'")
+    for group, email in (("counselor", "counselor.a"), ("nurse", "nurse.a")):
+        assert done(world, group, email, opened) == 0
+        assert done(world, group, email, "UPDATE documents SET tags = tags") == 1
+        is_refused(world, group, email, closed)
+        assert done(world, group, email, new) == 1
+        is_refused(world, group, email, new.replace("PUBLIC", level))
+    assert done(world, "school_admin", "school_admin.a", opened) == 1
+    assert done(world, "school_admin", "school_admin.a", closed) == 1
+    assert done(world, "school_admin", "school_admin.a", new.replace("PUBLIC", level)) == 1
+    assert done(world, "school_admin", "school_admin.b", opened) == 0
+
+
 GONE = "00000000-0000-0000-0000-0000000000ee"
 
 
@@ -508,7 +564,6 @@ def test_no_row_of_any_table_leaves_the_scope_of_who_writes_it(world: World) -> 
     other = {
         "students": world.owner("SELECT id FROM students WHERE \"studentNumber\" = 'C1'")[0]["id"],
         "schools": SCHOOL_C,
-        "users": world.id_of("nurse.c"),
     }
     tried = 0
     for table, column, parent in (
@@ -521,7 +576,6 @@ def test_no_row_of_any_table_leaves_the_scope_of_who_writes_it(world: World) -> 
         ("appointments", "studentId", "students"),
         ("incident_reports", "studentId", "students"),
         ("documents", "studentId", "students"),
-        ("messages", "senderId", "users"),
     ):
         for group, email in (("nurse", "nurse.a"), ("district_admin", "district.north")):
             if not world.owner(f"SELECT has_any_column_privilege('white_cross_{group}', '{table}', 'UPDATE') AS may")[
@@ -537,7 +591,152 @@ def test_no_row_of_any_table_leaves_the_scope_of_who_writes_it(world: World) -> 
                     continue
                 with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="row-level security"):
                     done(world, group, email, f'UPDATE {table} SET "{column}" = {value} WHERE "{column}" IS NOT NULL')
-    assert tried >= 12
+    assert tried >= 11
+
+
+SENT = "INSERT INTO messages (\"senderId\", content, priority, category{}) VALUES ('{}', '{}', 'LOW', 'GENERAL'{})"
+DELIVERED = (
+    'INSERT INTO message_deliveries ("messageId", "recipientType", "recipientId", channel, status) '
+    "SELECT id, 'PARENT', gen_random_uuid(), 'EMAIL', 'SENT' FROM messages WHERE content = '{}'"
+)
+REPORTED = (
+    'INSERT INTO compliance_reports ("reportType", title, status, period, "createdById") '
+    "VALUES ('HIPAA', '{}', 'PENDING', '2026', '{}')"
+)
+ASTHMA = "SELECT count(*) FROM messages WHERE content = 'asthma'"
+DELIVERIES = "SELECT count(*) FROM message_deliveries"
+REPORTS = "SELECT title FROM compliance_reports ORDER BY 1"
+
+
+def act(world: World, group: str, email: str, *statements: str) -> None:
+    with world.acting(group, email) as conn:
+        for statement in (*statements, "COMMIT"):
+            execute(conn, statement)
+
+
+def move(world: World, email: str, school: str) -> None:
+    act(world, "admin", "admin", f"UPDATE users SET \"schoolId\" = {school} WHERE email = '{email}@example.org'")
+
+
+@MAJORS
+def test_what_was_written_in_a_school_stays_there_when_its_author_moves(world: World) -> None:
+    nurse, head = world.id_of("nurse.a"), world.id_of("school_admin.a")
+    act(world, "nurse", "nurse.a", SENT.format("", nurse, "asthma", ""), DELIVERED.format("asthma"))
+    act(world, "school_admin", "school_admin.a", REPORTED.format("of A", head))
+    for email in ("nurse.a", "school_admin.a"):
+        move(world, email, f"'{SCHOOL_B}'")
+    for group, email in (
+        ("nurse", "nurse.b"),
+        ("school_admin", "school_admin.b"),
+        # Nor do those who wrote it: of the pupils that it is about they see nothing any more.
+        ("nurse", "nurse.a"),
+        ("school_admin", "school_admin.a"),
+        ("district_admin", "district.south"),
+    ):
+        assert world.seen(group, email, ASTHMA) == [0], email
+        assert world.seen(group, email, DELIVERIES) == [0], email
+        assert done(world, group, email, "UPDATE messages SET subject = 'x' WHERE content = 'asthma'") == 0
+        if group != "nurse":
+            assert world.seen(group, email, REPORTS) == [], email
+    for group, email in (("counselor", "counselor.a"), ("district_admin", "district.north"), ("admin", "admin")):
+        assert world.seen(group, email, ASTHMA) == [1], email
+        assert world.seen(group, email, DELIVERIES) == [1], email
+        # The school goes on with it: what the account that wrote it is now is no matter.
+        assert done(world, group, email, "UPDATE messages SET subject = 'x' WHERE content = 'asthma'") == 1
+    assert world.seen("district_admin", "district.north", REPORTS) == ["of A"]
+    # What the nurse writes from now on is of her school of now.
+    act(world, "nurse", "nurse.a", SENT.format("", nurse, "later", ""))
+    later = ASTHMA.replace("asthma", "later")
+    assert world.seen("nurse", "nurse.b", later) == [1]
+    assert world.seen("counselor", "counselor.a", later) == [0]
+
+
+@MAJORS
+def test_what_an_account_without_a_school_wrote_is_its_districts_or_its_own(world: World) -> None:
+    move(world, "nurse.a", "NULL")
+    nurse, district = world.id_of("nurse.a"), world.id_of("district.north")
+    act(world, "nurse", "nurse.a", SENT.format("", nurse, "asthma", ""))
+    act(world, "district_admin", "district.north", REPORTED.format("of North", district))
+    assert world.seen("nurse", "nurse.a", ASTHMA) == [1]
+    assert world.seen("admin", "admin", ASTHMA) == [1]
+    move(world, "nurse.a", f"'{SCHOOL_B}'")
+    assert world.seen("nurse", "nurse.a", ASTHMA) == [1]
+    for group, email in (("nurse", "nurse.b"), ("counselor", "counselor.a"), ("district_admin", "district.north")):
+        assert world.seen(group, email, ASTHMA) == [0], email
+    assert world.seen("district_admin", "district.north", REPORTS) == ["of North"]
+    assert world.seen("district_admin", "district.south", REPORTS) == []
+    assert world.seen("school_admin", "school_admin.a", REPORTS) == []
+    # Another administrator of the district sees what it has.
+    world.owner(
+        'INSERT INTO users (email, password, "firstName", "lastName", role, "districtId") '
+        f"VALUES ('next@example.org', 'x', 'x', 'x', 'DISTRICT_ADMIN', '{NORTH}')"
+    )
+    assert world.seen("district_admin", "next", REPORTS) == ["of North"]
+
+
+@MAJORS
+def test_nobody_writes_in_the_name_of_another_school_nor_gives_a_row_away(world: World) -> None:
+    own, other, colleague = (world.id_of(email) for email in ("nurse.a", "nurse.c", "counselor.a"))
+    for group, email in (("nurse", "nurse.a"), ("counselor", "counselor.a"), ("school_admin", "school_admin.a")):
+        for statement in (
+            SENT.format("", other, "x", ""),
+            SENT.format(', "schoolId"', other, "x", f", '{SCHOOL_A}'"),
+            SENT.format(', "schoolId"', own, "x", f", '{SCHOOL_C}'"),
+            SENT.format(', "districtId"', own, "x", f", '{SOUTH}'"),
+            f"UPDATE messages SET \"senderId\" = '{other}'",
+            f"UPDATE messages SET \"schoolId\" = '{SCHOOL_C}'",
+            'UPDATE messages SET "schoolId" = NULL',
+            f"UPDATE messages SET \"districtId\" = '{SOUTH}'",
+            "DELETE FROM messages",
+        ):
+            is_refused(world, group, email, statement)
+        assert done(world, group, email, SENT.format("", colleague, "x", "")) == 1
+    is_refused(world, "district_admin", "district.north", SENT.format("", other, "x", ""))
+    is_refused(world, "school_admin", "school_admin.a", REPORTED.format("x", other))
+    is_refused(world, "school_admin", "school_admin.a", 'UPDATE compliance_reports SET "createdById" = NULL')
+    assert done(world, "district_admin", "district.north", SENT.format("", own, "x", "")) == 1
+    # ADMIN may, as everywhere.
+    assert (
+        done(world, "admin", "admin", f"UPDATE messages SET \"schoolId\" = '{SCHOOL_C}' WHERE \"senderId\" = '{own}'")
+        == 1
+    )
+
+
+def test_a_school_with_messages_cannot_be_deleted(world: World) -> None:
+    world.owner(f"INSERT INTO schools (id, name, code, \"districtId\") VALUES ('{GONE}', 'G', 'G', '{NORTH}')")
+    world.owner(f"UPDATE messages SET \"schoolId\" = '{GONE}' WHERE \"schoolId\" = '{SCHOOL_A}'")
+    with pytest.raises(psycopg2.errors.IntegrityError, match="messages_schoolId_fkey"):
+        world.owner(f"DELETE FROM schools WHERE id = '{GONE}'")
+
+
+@pytest.mark.begins(at=lambda server: chain_before(server, BOUND))
+@MAJORS
+def test_rows_of_before_get_the_school_of_their_author_and_the_way_back_is_exact(
+    target: Any, chain: list[dict[str, Any]]
+) -> None:
+    by_author = (
+        "SELECT split_part(u.email, '@', 1) AS who, s.code AS school, d.code AS district FROM messages AS m "
+        'JOIN users AS u ON u.id = m."senderId" LEFT JOIN schools AS s ON s.id = m."schoolId" '
+        'LEFT JOIN districts AS d ON d.id = m."districtId" ORDER BY 1'
+    )
+    do(target, PEOPLE, "UPDATE users SET \"schoolId\" = NULL WHERE email = 'nurse.c@example.org'")
+    for email in ("district.north", "admin"):
+        do(
+            target,
+            SENT.format("", "%", "x", "").replace("'%'", f"(SELECT id FROM users WHERE email = '{email}@example.org')"),
+        )
+    with as_it_was(target):
+        for _ in range(2):
+            migrate.apply(target, chain, Selection(target=BOUND), way())
+            assert [tuple(row.values()) for row in rows(target, by_author)] == [
+                ("admin", None, None),
+                ("district.north", None, "NORTH"),
+                ("nurse.a", "A", None),
+                ("nurse.b", "B", None),
+                ("nurse.c", None, None),
+            ]
+            migrate.revert(target, Reverts(version=BOUND), way())
+    assert rows(target, "SELECT count(*) AS n FROM messages") == [{"n": 5}]
 
 
 def test_a_nurse_gives_a_dose_and_the_drug_is_filled_in(world: World) -> None:
@@ -682,6 +881,9 @@ MANY = """
         SELECT s.code || 'm' || n, 'P', 'Q', '2015-01-01', '3', 'OTHER', s.id
         FROM generate_series(1, 3000) AS n, schools AS s WHERE n <= CASE s.code WHEN 'A' THEN 100 ELSE 3000 END;
     INSERT INTO allergies ("studentId", allergen, "allergyType") SELECT id, 'nuts', 'FOOD' FROM students;
+    INSERT INTO messages ("senderId", content, priority, category) SELECT u.id, 'c', 'LOW', 'GENERAL'
+        FROM users AS u JOIN schools AS s ON s.id = u."schoolId", generate_series(1, 3000) AS n
+        WHERE u.role = 'NURSE' AND n <= CASE s.code WHEN 'A' THEN 100 ELSE 3000 END;
     ANALYZE students, allergies;
 """
 
@@ -700,6 +902,8 @@ def test_a_policy_uses_the_index_and_asks_who_acts_once(world: World) -> None:
     world.owner("ANALYZE")
     nurse = plan(world, "nurse", "nurse.a", "SELECT * FROM students")
     assert re.search(r'Index Cond: \("schoolId" = (\$0|.*InitPlan)', nurse), nurse
+    written = plan(world, "nurse", "nurse.a", "SELECT * FROM messages")
+    assert re.search(r'Index Cond: \("schoolId" = (\$0|.*InitPlan)', written), written
     child = plan(world, "nurse", "nurse.a", "SELECT * FROM allergies")
     assert re.search(r'Index Cond: \("studentId" = ANY', child), child
     point = plan(world, "nurse", "nurse.a", "SELECT * FROM allergies WHERE id = gen_random_uuid()")
@@ -707,7 +911,7 @@ def test_a_policy_uses_the_index_and_asks_who_acts_once(world: World) -> None:
     assert "hashed SubPlan" in district, district
     everything = plan(world, "admin", "admin", "SELECT * FROM allergies")
     assert re.search(r"Filter: \((\$0|.*InitPlan 1.*) IS NOT NULL", everything), everything
-    for text in (nurse, child, point, district, everything):
+    for text in (nurse, written, child, point, district, everything):
         # A sub-plan that is not hashed would run for each row; an InitPlan runs once.
         assert not re.search(r"\((?:alternatives: )?SubPlan", text), text
         assert not re.search(r"(?:Result|Function Scan).*loops=(?!1\b)\d", text), text

@@ -30,7 +30,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_
 from psycopg2 import sql
 from support import engine
 from support.kept import keep
-from support.tree import shipped_chain
+from support.tree import TestTree, shipped_chain
 
 SQL = Path(__file__).resolve().parents[2] / "sql"
 BASE, HEALTH, CRITICAL, SETTINGS, INCIDENTS = (
@@ -46,6 +46,8 @@ SHIPPED = (BASE, HEALTH, CRITICAL, SETTINGS, INCIDENTS)
 ALL_UP_AND_DOWN_S = 300
 
 EVERY_MAJOR = pytest.mark.majors(15, 16, 17, 18)
+# What a release is tried on; a change is tried on the newest.
+EACH_MAJOR_OF_A_RELEASE = pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +254,7 @@ def test_R14_10_base_comes_before_its_dependents(chain: dict[str, dict[str, Any]
     assert chain[INCIDENTS]["depends_on"] == [CRITICAL]
 
 
+@EACH_MAJOR_OF_A_RELEASE
 def test_a_dependent_without_the_base_fails_and_leaves_nothing(db: Any, chain: dict[str, dict[str, Any]]) -> None:
     before = catalog.inventory(db)
     with pytest.raises(psycopg2.Error) as caught:
@@ -260,6 +263,7 @@ def test_a_dependent_without_the_base_fails_and_leaves_nothing(db: Any, chain: d
     assert catalog.compare(before, catalog.inventory(db)) == []
 
 
+@EACH_MAJOR_OF_A_RELEASE
 @pytest.mark.parametrize("version", SHIPPED)
 def test_R14_3_4_each_version_applies_and_its_verification_finds_no_difference(
     db: Any, chain: dict[str, dict[str, Any]], version: str
@@ -269,6 +273,7 @@ def test_R14_3_4_each_version_applies_and_its_verification_finds_no_difference(
     assert differences(db, chain[version]) == []
 
 
+@EACH_MAJOR_OF_A_RELEASE
 @pytest.mark.parametrize("version", SHIPPED)
 def test_R14_5_6_19_after_each_down_the_schema_is_what_it_was(
     db: Any, chain: dict[str, dict[str, Any]], version: str
@@ -284,6 +289,7 @@ def test_R14_5_6_19_after_each_down_the_schema_is_what_it_was(
 
 
 @BY_PLAIN_SQL
+@EACH_MAJOR_OF_A_RELEASE
 def test_R14_11_foreign_keys_point_where_they_should_with_their_rules(db: Any) -> None:
     definitions = column(
         db,
@@ -310,6 +316,7 @@ def test_R14_21_a_foreign_key_refuses_an_orphan(db: Any) -> None:
 
 
 @BY_PLAIN_SQL
+@EACH_MAJOR_OF_A_RELEASE
 def test_R14_12_the_indexes_of_the_requirements_are_there_under_their_names(db: Any) -> None:
     found = set(column(db, "SELECT indexname FROM pg_indexes WHERE schemaname = 'public'"))
     unique = {f"{t}_{c}_unique" for t, c in (("districts", "code"), ("schools", "code"), ("users", "email"))}
@@ -362,6 +369,7 @@ def test_every_foreign_key_column_leads_an_index(db: Any) -> None:
 
 
 @BY_PLAIN_SQL
+@EACH_MAJOR_OF_A_RELEASE
 def test_R14_13_indexes_are_removed_by_down(db: Any, chain: dict[str, dict[str, Any]]) -> None:
     down(db, chain[INCIDENTS])
     left = column(db, "SELECT indexname FROM pg_indexes WHERE indexname ~ '^incident_reports_.*status'")
@@ -369,6 +377,7 @@ def test_R14_13_indexes_are_removed_by_down(db: Any, chain: dict[str, dict[str, 
 
 
 @BY_PLAIN_SQL
+@EACH_MAJOR_OF_A_RELEASE
 def test_R14_14_15_enums_have_their_labels_and_go_with_the_down(db: Any, chain: dict[str, dict[str, Any]]) -> None:
     assert labels(db, "UserRole") == ["ADMIN", "NURSE", "SCHOOL_ADMIN", "DISTRICT_ADMIN", "VIEWER", "COUNSELOR"]
     assert labels(db, "IncidentType")[-2:] == ["OTHER", "SAFETY"]
@@ -401,17 +410,50 @@ def test_columns_use_the_named_enums_and_no_twins_exist(db: Any) -> None:
     }
 
 
-@BY_PLAIN_SQL
-def test_R14_16_a_failing_step_leaves_the_data_as_it_was(db: Any, chain: dict[str, dict[str, Any]]) -> None:
+# A version after INCIDENTS that takes every row of PHI and the settings along, changes a table, and then fails.
+LOSES_ALL = "20251103204745"
+LOSES = """
+UPDATE public.students SET "firstName" = 'nobody';
+DELETE FROM public.incident_reports;
+DELETE FROM public.students;
+DELETE FROM public.system_configurations;
+ALTER TABLE public.incident_reports DROP COLUMN description;
+SELECT 1 / 0;
+"""
+
+
+def contents(db: Any) -> list[Any]:
+    """How many rows the tables have, and what is in them."""
+    return [
+        column(db, f"SELECT count(*) || ' ' || md5(string_agg(t::text, '|' ORDER BY id)) FROM {table} AS t")
+        for table in ("students", "incident_reports", "system_configurations", "users")
+    ]
+
+
+@pytest.mark.begins(INCIDENTS)
+@EACH_MAJOR_OF_A_RELEASE
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_R14_16_a_failing_step_leaves_the_data_as_it_was(target: Any, db: Any, tmp_path: Path, direction: str) -> None:
     seed_incidents(db)
-    statements = chain[SETTINGS]["steps"][1]["down"] + [{"sql": "DELETE FROM students"}, {"sql": "SELECT 1/0"}]
-    with pytest.raises(psycopg2.errors.DivisionByZero):
-        in_one_transaction(db, statements)
-    assert column(db, "SELECT count(*) FROM students") == [20]
-    assert column(db, "SELECT count(*) FROM system_configurations") == [12]
+    shutil.copytree(SQL / "migrations", tmp_path / "migrations")
+    tree = TestTree(tmp_path)
+    up, down = (LOSES, "SELECT 1;") if direction == "up" else ("SELECT 1;", LOSES)
+    tree.add_sql(LOSES_ALL, "lose_everything", up, down)
+    if direction == "down":
+        migrate.apply(target, tree.render(), Selection(target=LOSES_ALL), engine.way())
+    before = contents(db)
+    assert [text.partition(" ")[0] for (text,) in before] == ["20", "20", "12", "1"]
+    with engine.as_it_was(target), pytest.raises(PgopsError) as caught:
+        if direction == "up":
+            migrate.apply(target, tree.render(), Selection(target=LOSES_ALL), engine.way())
+        else:
+            migrate.revert(target, Reverts(version=LOSES_ALL), engine.way())
+    assert caught.value.sqlstate == "22012"
+    assert contents(db) == before
+    assert engine.state(target, LOSES_ALL)["state"] == {"up": "failed", "down": "reverting"}[direction]
 
 
-@pytest.mark.majors(15, 16, 17, 18, slow=(15,))
+@EACH_MAJOR_OF_A_RELEASE
 def test_R14_17_all_up_all_down_and_up_again(db: Any, chain: dict[str, dict[str, Any]]) -> None:
     empty = catalog.inventory(db)
     for _ in range(2):
@@ -597,7 +639,7 @@ def test_phi_is_marked_in_the_database(db: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.majors(15, 16, 17, 18, slow=(15,))
+@EACH_MAJOR_OF_A_RELEASE
 def test_R14_7_17_the_engine_applies_all_reverts_all_and_applies_again(
     target: Any, db: Any, chain: dict[str, dict[str, Any]]
 ) -> None:
