@@ -30,7 +30,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     ledger,
     locks,
     needed_roles,
+    open_transactions,
     sealed_settings,
+    standby_source,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import POLL_SECONDS, ClientProcess
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
@@ -52,6 +54,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import (
     from_psycopg,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
+from ansible_collections.whitecross.pgops.plugins.module_utils.standby_fitness import Wish
 from psycopg2 import errorcodes, sql
 
 TOOL = "whitecross.pgops"
@@ -190,6 +193,7 @@ def open_snapshot(target: Target, conn: Connection) -> Snapshot:
     """
     known: list[dict[str, Any]] = fetch_all(conn, _RELATIONS)
     for _attempt in range(SNAPSHOT_ATTEMPTS):
+        before = open_transactions.just_now(conn)
         execute(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         try:
             execute(conn, sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
@@ -200,13 +204,16 @@ def open_snapshot(target: Target, conn: Connection) -> Snapshot:
             seen, row = [], {}
         if row and {r["oid"] for r in _lockable(seen)} <= {r["oid"] for r in _lockable(known)}:
             refuse_missing_rights(conn, seen, row["role"], target.database)
-            xmin, xmax, xip = row["visible"].split(":")
+            visible = row["visible"].split(":")
+            xmax, xip = int(visible[1]), [int(x) for x in visible[2].split(",") if x]
+            if before is not None:
+                xmax, xip = before.unseen(xmax)
             return Snapshot(
                 conn,
                 name=row["name"],
-                xmin=int(xmin),
-                xmax=int(xmax),
-                xip=[int(x) for x in xip.split(",") if x],
+                xmin=int(visible[0]),
+                xmax=xmax,
+                xip=xip,
                 time=row["time"],
                 standby=row["standby"],
                 role=row["role"],
@@ -393,6 +400,7 @@ def create_backup(
     encrypt_to: list[str] | None = None,
     role_passwords: bool = False,
     tool_version: str = "",
+    standby: Wish | None = None,
     progress: Progress | None = None,
     control: Control | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
@@ -407,9 +415,10 @@ def create_backup(
     :param compression: pg_dump's ``--compress``; light gzip by default.
     :param encrypt_to: public keys; the dump is encrypted to all of them, and nothing of it is ever written plain.
     :param role_passwords: keep the password hashes of the roles that the database needs, too.
+    :param standby: read one that is fit in the place of the target itself; see standby_source.
     :return: path, manifest_sha256, started, finished, seconds, bytes, files, tables, rows, ledger_head,
-        catalog_fingerprint, snapshot, not_included, removed (leftovers of dead runs).
-    :raises PgopsError: with the cause; then nothing of this backup is left.
+        catalog_fingerprint, snapshot, not_included, standby, removed (leftovers of dead runs).
+    :raises PgopsError: with the cause; then nothing of this backup is left. standby_source.Unfit where no standby was read to the end.
 
     Takes ACCESS SHARE on every table for as long as it runs.
     """
@@ -429,11 +438,16 @@ def create_backup(
             final = os.path.join(folder, backup_store.folder_name(started, purpose, run_id))
             partial = final + backup_store.PARTIAL
             try:
-                backup_store.make_private_folder(partial)
-                manifest = _Run(
-                    source, conn, tool, partial, jobs, compression, recipients, role_passwords, application_name,
-                    progress, control,
-                ).work()  # fmt: skip
+                with standby_source.reading(
+                    source, conn, standby, application_name=application_name, progress=progress, control=control
+                ) as reads:
+                    if reads.is_standby:  # may be of another minor
+                        tool = client_tool(reads.target, reads.conn, "pg_dump")
+                    backup_store.make_private_folder(partial)
+                    manifest = _Run(
+                        reads, tool, partial, jobs, compression, recipients, role_passwords, application_name,
+                        progress, control,
+                    ).work()  # fmt: skip
                 control.check()
                 manifest.update(
                     {
@@ -488,10 +502,12 @@ def preview(
     purpose: str = "manual",
     encrypt_to: list[str] | None = None,
     role_passwords: bool = False,
+    standby: Wish | None = None,
 ) -> dict[str, Any]:
     """Look whether a backup could be made, and write nothing.
 
-    :return: would_write (the folder that holds the backups of this database), client.
+    :return: would_write (the folder that holds the backups of this database), client; with a wish for one also standby and unfit,
+        as ``standby_source.look``.
     :raises PgopsError: as :func:`create_backup` would, before it begins.
     """
     source = target.as_backup()
@@ -505,6 +521,7 @@ def preview(
             "would_write": backup_store.database_folder(directory, target.database),
             "client": tool,
             "purpose": purpose,
+            **(standby_source.look(source, conn, standby, application_name=application_name) if standby else {}),
         }
     finally:
         conn.close()
@@ -532,6 +549,7 @@ def summary(backup: backup_store.Backup, removed: list[str] | None = None) -> di
         "encryption": manifest.get("encryption"),
         "globals": manifest.get("globals"),
         "not_included": manifest["not_included"],
+        "standby": manifest.get("standby"),
         "removed": removed or [],
     }
 
@@ -558,8 +576,7 @@ class _Run:
 
     def __init__(
         self,
-        source: Target,
-        conn: Connection,
+        reads: standby_source.Reading,
         tool: str,
         partial: str,
         jobs: int,
@@ -570,8 +587,9 @@ class _Run:
         progress: Progress,
         control: Control,
     ) -> None:
-        self.source = source
-        self.conn = conn
+        self.reads = reads
+        self.source = reads.target
+        self.conn = reads.conn
         self.tool = tool
         self.partial = partial
         self.jobs = jobs
@@ -588,6 +606,7 @@ class _Run:
         database = self.source.database
         self.progress.emit("taking the snapshot", database=database)
         snapshot = open_snapshot(self.source, self.conn)
+        snapshot.time = self.reads.moment() or snapshot.time
         self.control.check()
         # Before pg_dump reads them: a position can only move on from here, and the one after it bounds the other side.
         sequences = content.sequences(self.conn)
@@ -625,6 +644,7 @@ class _Run:
             "snapshot": {"xmin": snapshot.xmin, "xmax": snapshot.xmax, "xip": snapshot.xip},
             "snapshot_time": snapshot.time,
             "from_standby": snapshot.standby,
+            "standby": self.reads.told(),
             "role": snapshot.role,
             "tables": tables,
             "hash": content.ALGORITHM,
