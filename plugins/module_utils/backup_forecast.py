@@ -15,13 +15,15 @@ TAKEN = 5
 FIRST_BYTES_S = 10_000_000
 
 
-def seconds(directory: str, database: str, size: int) -> float:
+def seconds(directory: str, database: str, size: int, *, rate_limit_mb: float = 0) -> float:
     """:param directory: where the backups lie on this host.
     :param size: of the database, in bytes.
+    :param rate_limit_mb: MB a second of its tables that are read at most, 0 for any number.
     :return: seconds, by the slowest of the newest ones."""
     rates = [_rate(backup.manifest) for backup in backup_store.backups_of(directory, database)[:TAKEN]]
     known = [rate for rate in rates if rate]
-    return size * max(known) if known else size / FIRST_BYTES_S
+    found = size * max(known) if known else size / FIRST_BYTES_S
+    return max(found, size / (rate_limit_mb * 1_000_000)) if rate_limit_mb > 0 else found
 
 
 def _rate(manifest: dict[str, Any]) -> float:

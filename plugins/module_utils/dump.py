@@ -31,6 +31,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     locks,
     needed_roles,
     open_transactions,
+    rate_limit,
     sealed_settings,
     standby_source,
 )
@@ -271,13 +272,16 @@ class Contents:
         snapshot: str | None = None,
         tables: list[str] | None = None,
         progress: Progress | None = None,
+        bytes_s: float = 0,
     ) -> None:
         """
         :param workers: sessions; each keeps one core of the server busy.
         :param snapshot: an exported snapshot; None reads what is there now.
         :param tables: quoted names; all by default.
+        :param bytes_s: of tables that all of them read in a second at most; 0 for any number.
         """
         self._target = target
+        self._bytes_s = bytes_s
         self._workers = max(1, workers)
         self._application_name = application_name
         self._snapshot = snapshot
@@ -339,6 +343,7 @@ class Contents:
                 # A backup is not meant to take every core of a production server: one core a session.
                 execute(conn, "SET max_parallel_workers_per_gather = 0")
             first, *others = self._connections
+            pace = rate_limit.Pace(first, self._bytes_s, self._stop.wait) if self._bytes_s else None
             return content.table_contents(
                 first,
                 self._tables,
@@ -346,6 +351,7 @@ class Contents:
                 snapshot=self._snapshot,
                 check=self._check,
                 progress=self._show,
+                pace=pace,
             )
         finally:
             for conn in self._connections:
@@ -401,6 +407,7 @@ def create_backup(
     role_passwords: bool = False,
     tool_version: str = "",
     standby: Wish | None = None,
+    rate_limit_mb: float = 0,
     progress: Progress | None = None,
     control: Control | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
@@ -416,6 +423,7 @@ def create_backup(
     :param encrypt_to: public keys; the dump is encrypted to all of them, and nothing of it is ever written plain.
     :param role_passwords: keep the password hashes of the roles that the database needs, too.
     :param standby: read one that is fit in the place of the target itself; see standby_source.
+    :param rate_limit_mb: MB a second that the dump writes at most, and that the hashes read of the tables; 0 for any number.
     :return: path, manifest_sha256, started, finished, seconds, bytes, files, tables, rows, ledger_head,
         catalog_fingerprint, snapshot, not_included, standby, removed (leftovers of dead runs).
     :raises PgopsError: with the cause; then nothing of this backup is left. standby_source.Unfit where no standby was read to the end.
@@ -427,6 +435,7 @@ def create_backup(
     source = target.as_backup()
     application_name = f"{locks.application_name(run_id)} backup"
     recipients = encryption.usable_recipients(encrypt_to) if encrypt_to else []
+    rate_limit.refuse_nonsense(rate_limit_mb)
     conn = connect(source, application_name=application_name)
     forget = control.on_interrupt(conn.cancel)
     try:
@@ -446,7 +455,7 @@ def create_backup(
                     backup_store.make_private_folder(partial)
                     manifest = _Run(
                         reads, tool, partial, jobs, compression, recipients, role_passwords, application_name,
-                        progress, control,
+                        rate_limit_mb * rate_limit.MB, progress, control,
                     ).work()  # fmt: skip
                 control.check()
                 manifest.update(
@@ -584,9 +593,11 @@ class _Run:
         recipients: list[str],
         role_passwords: bool,
         application_name: str,
+        bytes_s: float,
         progress: Progress,
         control: Control,
     ) -> None:
+        self.bytes_s = bytes_s
         self.reads = reads
         self.source = reads.target
         self.conn = reads.conn
@@ -655,6 +666,7 @@ class _Run:
             "bytes": sum(entry["bytes"] for entry in files.values()),
             "jobs": self.jobs,
             "compression": self.compression,
+            "rate_limit_mb": self.bytes_s / rate_limit.MB or None,
             "dump_format": encrypted_dump.FORMAT if self.recipients else "directory",
             "encryption": {"tool": encryption.TOOL, "recipients": self.recipients} if self.recipients else None,
             "seconds": round(time.monotonic() - began, 3),
@@ -673,6 +685,7 @@ class _Run:
             snapshot=snapshot.name,
             tables=tables,
             progress=self.progress,
+            bytes_s=self.bytes_s,
         )
 
     def _pg_dump(self, snapshot: Snapshot) -> ClientProcess | EncryptedDump:
@@ -685,13 +698,16 @@ class _Run:
             return EncryptedDump(
                 self.tool, arguments, self.source,
                 folder=self.partial, recipients=self.recipients, application_name=self.application_name,
+                stoppable=self.bytes_s > 0,
             )  # fmt: skip
         arguments += [
             "--format=directory",
             f"--jobs={self.jobs}",
             f"--file={os.path.join(self.partial, backup_store.DUMP)}",
         ]
-        return ClientProcess(self.tool, arguments, self.source, application_name=self.application_name)
+        return ClientProcess(
+            self.tool, arguments, self.source, application_name=self.application_name, stoppable=self.bytes_s > 0
+        )
 
     def _keep_globals(self, needed: needed_roles.NeededRoles) -> needed_roles.NeededRoles:
         if self.role_passwords:
@@ -723,6 +739,7 @@ class _Run:
         database = self.source.database
         dumping = True
         told = time.monotonic()
+        brake = rate_limit.Brake(dump, rate_limit.Allowance(self.bytes_s), self._written) if self.bytes_s else None
         while dumping or workers.running:
             if dumping and dump.wait(POLL_SECONDS):
                 dumping = False
@@ -732,11 +749,15 @@ class _Run:
             if workers.failed:
                 break
             self.control.check()
+            if dumping and brake:
+                brake.look()
             if dumping and time.monotonic() - told >= TELL_SECONDS:
                 told = time.monotonic()
-                written = sum(backup_store.list_files(self.partial)[0].values())
-                self.progress.emit("writing the dump", database=database, done=written, unit="bytes")
+                self.progress.emit("writing the dump", database=database, done=self._written(), unit="bytes")
         return workers.result(f"The backup of {database} failed while its tables were hashed")
+
+    def _written(self) -> int:
+        return sum(backup_store.list_files(self.partial)[0].values())
 
 
 def _own_properties(conn: Connection) -> dict[str, Any]:

@@ -73,6 +73,7 @@ _NEVER_NEGATIVE = frozenset(
         "rollback_max_backup_age_days",
         "backup_standby_lag_seconds",
         "backup_standby_lag_mb",
+        "backup_rate_limit_mb",
     }
 )
 
