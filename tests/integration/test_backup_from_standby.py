@@ -363,7 +363,6 @@ def test_another_cluster_is_no_standby_of_this_one(pair: Pair, tmp_path: Path) -
         servers.discard(primary)
 
 
-@pytest.mark.slow
 def test_a_standby_that_follows_another_history_is_not_read(tmp_path: Path) -> None:
     """After a failover the old primary is up again, and pgops_host still leads to it."""
     primary = servers.embedded_server(servers.memory_folder())
@@ -517,9 +516,6 @@ def test_a_migration_relies_on_the_backup_that_it_took_of_the_standby(pair: Pair
     ((recorded,),) = pair.run("SELECT backup FROM pgops.run WHERE playbook = 'migrate'")
     assert json.loads((Path(recorded["path"]) / "manifest.json").read_text())["from_standby"] is True
     with paused(pair):
-        refused = site("backup.yml")
         preferred = site("backup.yml", "--skip-tags", "prove", backup_from_standby="prefer")
-    assert refused.rc != 0
-    assert "replay is paused" in refused.json["error"]["message"]
     assert preferred.rc == 0, preferred.output
     assert f"{pair.database}: read from the primary. No standby is fit" in " ".join(preferred.stdout.split())
