@@ -15,7 +15,7 @@ from pathlib import Path
 
 from support import server as servers
 from support.engine import wait_for
-from support.podman import podman
+from support.podman import environment, podman
 from support.server import SUPERUSER, Server
 
 
@@ -63,10 +63,19 @@ def standby_in_container(primary: Server) -> Iterator[Server]:
     assert primary.container is not None
     port = servers.free_port()
     programs = f"/usr/lib/postgresql/{primary.major}/bin"
-    data = f"/var/lib/postgresql/standby-{port}"
+    folder = f"/var/lib/postgresql/standby-{port}"
+    data, passfile = f"{folder}/data", f"{folder}/passfile"
     own = ("exec", "--user", "postgres", primary.container)
-    podman(*own, f"{programs}/pg_basebackup", "-D", data, "-R", "-X", "stream", "-c", "fast", "--no-sync",
-           "-h", "/var/run/postgresql", "-p", str(primary.port))  # fmt: skip
+    podman("exec", primary.container, "install", "-d", "-o", "postgres", "-m", "0700", folder)
+    # By stdin: the password is on no command line.
+    subprocess.run(
+        ["podman", "exec", "-i", "--user", "postgres", primary.container, "sh", "-c", f"umask 077 && cat > {passfile}"],
+        input=primary.passfile.read_bytes(), env=environment(), check=True,
+    )  # fmt: skip
+    connection = f"host={primary.host} port={primary.port} user={SUPERUSER} passfile={passfile}"
+    podman(
+        *own, f"{programs}/pg_basebackup", "-D", data, "-R", "-X", "stream", "-c", "fast", "--no-sync", "-d", connection
+    )
     settings = {
         "config_file": f"/etc/postgresql/{primary.major}/main/postgresql.conf",
         "data_directory": data,
@@ -75,11 +84,11 @@ def standby_in_container(primary: Server) -> Iterator[Server]:
         "port": str(port),
     }
     options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-    podman(*own, f"{programs}/pg_ctl", "start", "-w", "-D", data, "-l", f"{data}.log", "-o", options)
+    podman(*own, f"{programs}/pg_ctl", "start", "-w", "-D", data, "-l", f"{folder}/log", "-o", options)
     server = replace(primary, port=port)
     server.wait_until_ready()
     try:
         yield server
     finally:
         podman(*own, f"{programs}/pg_ctl", "stop", "-w", "-m", "immediate", "-D", data)
-        podman(*own, "rm", "-rf", data, f"{data}.log")
+        podman("exec", primary.container, "rm", "-rf", folder)
