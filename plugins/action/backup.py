@@ -60,11 +60,15 @@ class ActionModule(emergency_backup.TolerantAction):
         result = self.told_missed(result, task_vars, "backup")
         for database, found in (result.get("databases") or {}).items():
             if "path" not in found:
+                for line in _would_read(found):
+                    self.say(f"{database}: {line}")
                 continue
             self.say(
                 f"{database}: backed up {found['tables']} tables, {found['rows']} rows in {found['seconds']:.1f} s "
                 f"to {found['path']} ({reporting.size(found['bytes'])}{_encrypted(found)})"
             )
+            for line in _was_read(found):
+                self.say(f"{database}: {line}")
             if found["globals"]["role_passwords"]:
                 self.say(f"{database}: with the password hashes of its roles")
             for entry in found["not_included"]:
@@ -75,6 +79,26 @@ class ActionModule(emergency_backup.TolerantAction):
 def _purpose(run: dict[str, Any]) -> str:
     """:return: by the playbook that was typed; in one of the site's own, which imports a migration, by the plan that it has made."""
     return _PURPOSES.get(str(run.get("playbook"))) or (_PURPOSES["migrate"] if "plan" in run else "manual")
+
+
+def _was_read(found: dict[str, Any]) -> list[str]:
+    standby = found.get("standby")
+    if standby:
+        where = f"{standby['host']}:{standby['port']}"
+        after = f"{standby['waited_seconds']:.1f} s"
+        return [
+            f"read from the standby {where}, which after {after} had replayed all that was written before the backup began"
+        ]
+    why = found.get("primary_because")
+    return [f"read from the primary. {why}"] if why else []
+
+
+def _would_read(found: dict[str, Any]) -> list[str]:
+    if "standby" not in found:
+        return []
+    if found["standby"]:
+        return [f"would be read from the standby {found['standby']}"]
+    return [f"would be read from the primary: {'; '.join(found['unfit'])}"]
 
 
 def _encrypted(found: dict[str, Any]) -> str:

@@ -72,6 +72,11 @@ class Backup:
         """Dump and catalog can only be read with a private key."""
         return bool(self.manifest.get("encryption"))
 
+    def was(self, manifest_sha256: str) -> bool:
+        """:return: whether it is the backup of that manifest, be it encrypted to other keys since."""
+        before = [str(line.get("manifest_sha256")) for line in self.manifest.get("rekeyed") or []]
+        return manifest_sha256 in (self.manifest_sha256, *before)
+
     @property
     def proof_level(self) -> int:
         """The level of the ladder that the proof of this very manifest has reached, 0 where there is none; see proof_ladder."""
@@ -424,8 +429,15 @@ def _read_proof(path: str) -> dict[str, Any] | None:
 
 
 def write_proof(backup: Backup, proof: dict[str, Any]) -> Backup:
-    """Put the proof into the backup's folder. :return: the backup with it. :raises PgopsError: it cannot be written there."""
+    """Put the proof into the backup's folder. :return: the backup with it. :raises PgopsError: it cannot be written there, or it is
+    of another manifest than the one that is there by now."""
     try:
+        if hash_file(os.path.join(backup.path, MANIFEST)) != backup.manifest_sha256:
+            raise PgopsError(
+                f"The backup {backup.path} was encrypted anew or altered while it was proved; the proof was not written.",
+                database=backup.manifest.get("database"),
+                hint="Prove it again with prove.yml.",
+            )
         write_json(os.path.join(backup.path, PROOF), proof)
     except OSError as exc:
         raise PgopsError(

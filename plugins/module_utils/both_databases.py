@@ -187,7 +187,7 @@ def _pair(target: Target, kept: str, mark: Mark, aside: list[Connection], live: 
     except PgopsError:
         backup = None
     restored = restored_from.look(live[0])
-    if backup and backup.manifest_sha256 == mark.manifest_sha256:
+    if backup and backup.was(mark.manifest_sha256):
         known = lost_writes.counted(backup.manifest)
         kept_since = lost_writes.since_backup(aside[0], backup, known)
         live_since = lost_writes.since_backup(live[0], backup, known)

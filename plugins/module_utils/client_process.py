@@ -33,9 +33,11 @@ _STARTER = """
 import ctypes, os, signal, sys
 if sys.platform.startswith("linux"):
     ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG
+if sys.argv[2] == "own group":
+    os.setpgid(0, 0)
 if os.getppid() != int(sys.argv[1]):
     sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
+os.execv(sys.argv[3], sys.argv[3:])
 """
 
 # A client's own message, the server's primary message behind it, and the first line of the command that failed. DETAIL
@@ -102,15 +104,28 @@ def end_on_sigterm(control: Control) -> None:
     signal.signal(signal.SIGTERM, lambda *_: control.request("the job was told to end (SIGTERM)"))
 
 
-def start_with_us(arguments: list[str], **streams: Any) -> subprocess.Popen[Any]:
+def start_with_us(arguments: list[str], *, own_group: bool = False, **streams: Any) -> subprocess.Popen[Any]:
     """Start a program that gets SIGTERM when this process dies, however that happens.
 
+    :param own_group: with its children in a process group of their own, which can be stopped as one. The kernel wakes a stopped
+        group whose parent dies, so that it gets to see the SIGTERM.
     :param streams: of ``subprocess.Popen``.
     :raises PgopsError: it cannot be started.
     """
     try:
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _STARTER, str(os.getpid()), *arguments], umask=0o077, **streams
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                "-c",
+                _STARTER,
+                str(os.getpid()),
+                "own group" if own_group else "",
+                *arguments,
+            ],
+            umask=0o077,
+            **streams,
         )
     except OSError as exc:
         raise PgopsError(f"{arguments[0]} cannot be started: {exc.strerror}.") from None
@@ -164,6 +179,7 @@ class ClientProcess(HeardProcess):
         stdin: int = subprocess.DEVNULL,
         stdout: int = subprocess.DEVNULL,
         log: IO[str] | None = None,
+        stoppable: bool = False,
     ) -> None:
         """
         :param tool: absolute path, from ``connection.client_tool``.
@@ -173,7 +189,9 @@ class ClientProcess(HeardProcess):
         :param stdin: what the client reads, a descriptor or ``subprocess.PIPE`` (then :attr:`stdin` is its other end).
         :param stdout: a descriptor that it writes an archive to.
         :param log: takes what the client tells with ``--verbose``, and its messages without row contents.
+        :param stoppable: whether :meth:`pause` may be called.
         """
+        self._stopped = False
         self.name = os.path.basename(tool)
         environment = {**target.client_environment(), "PGAPPNAME": application_name}
         if options:
@@ -182,6 +200,7 @@ class ClientProcess(HeardProcess):
         self._log = log
         super().__init__(
             [tool, *target.client_arguments(), "--dbname", _dbname(target.database), *arguments],
+            own_group=stoppable,
             stdin=stdin,
             stdout=stdout,
             env=environment,
@@ -222,10 +241,29 @@ class ClientProcess(HeardProcess):
         """What the client said so far, without row contents."""
         return list(self._lines)
 
+    def pause(self) -> None:
+        """Stop the client and its workers until :meth:`go_on`. The server waits for them to read on."""
+        if not self._stopped:
+            self._stopped = True
+            self._signal_group(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let a stopped client go on."""
+        if self._stopped:
+            self._stopped = False
+            self._signal_group(signal.SIGCONT)
+
+    def _signal_group(self, number: int) -> None:
+        # As long as nobody has waited for it, its number is nobody else's.
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
     def end(self) -> None:
         """End the client and its workers if it still runs; SIGTERM makes it cancel their statements."""
         if self._process.poll() is None:
             self._process.terminate()
+            self.go_on()  # what is stopped sees no signal but SIGKILL
             if not self.wait(END_SECONDS):
                 self._process.kill()
                 self._process.wait()

@@ -23,6 +23,7 @@ from typing import Any
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.output_settings import pin
+from ansible_collections.whitecross.pgops.plugins.module_utils.rate_limit import Pace
 from psycopg2 import extensions, sql
 
 # Named in a manifest: hashes made by another rule are not comparable.
@@ -209,11 +210,11 @@ def row_hash(table: Table) -> sql.Composable:
     return sql.SQL(" # ").join(chains) if chains else sql.SQL("0::int8")
 
 
-def parts(table: Table) -> list[tuple[int, int | None]]:
+def parts(table: Table, part_pages: int = PART_PAGES) -> list[tuple[int, int | None]]:
     """:return: page ranges of the table; the last has no end, since the size and the snapshot are of two moments."""
-    if not table.heap or table.kind != "table" or table.pages <= PART_PAGES:
+    if not table.heap or table.kind != "table" or table.pages <= part_pages:
         return [(0, None)]
-    starts = list(range(0, table.pages, PART_PAGES))
+    starts = list(range(0, table.pages, part_pages))
     return [(start, end) for start, end in zip(starts, [*starts[1:], None])]
 
 
@@ -250,6 +251,7 @@ def table_contents(
     exclude_schemas: Sequence[str] = (),
     check: Callable[[], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    pace: Pace | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Count and hash of every table, all in one snapshot.
 
@@ -260,6 +262,7 @@ def table_contents(
         default ``conn`` exports its own.
     :param check: called between two parts (at most some seconds each); it raises to interrupt.
     :param progress: called with (pages done, pages in all).
+    :param pace: how fast tables are read; as fast as it goes by default.
     :returns: ``{"public.students": {"kind": "table", "rows": 3, "hash": "16 hex digits"}}``. A materialised view also
         has ``populated``; rows and hash are None where it is not, and for a foreign table, whose rows are elsewhere.
     :raises PgopsError: a table that this role cannot read in full (named), or one that fails to be read.
@@ -283,7 +286,7 @@ def table_contents(
                 entry["populated"] = table.populated
             result[table.quoted] = entry
             if table.kind != "foreign table" and table.populated:
-                for part in parts(table):
+                for part in parts(table, min(pace.part_pages, PART_PAGES) if pace else PART_PAGES):
                     pages = (part[1] if part[1] is not None else table.pages) - part[0]
                     work.append((max(pages, 1), table, part))
         # Largest first, so that the workers end together.
@@ -291,7 +294,7 @@ def table_contents(
         if connections and work and snapshot is None:
             cursor.execute("SELECT pg_export_snapshot()")
             snapshot = cursor.fetchone()[0]
-        sums = _Sums(work, check, progress)
+        sums = _Sums(work, check, progress, pace)
         sums.share(cursor, connections, snapshot)
         for quoted, (rows, total) in sums.totals.items():
             result[quoted].update(rows=rows, hash=f"{total % _MODULUS:016x}")
@@ -306,7 +309,9 @@ class _Sums:
         work: list[tuple[int, Table, tuple[int, int | None]]],
         check: Callable[[], None] | None,
         progress: Callable[[int, int], None] | None,
+        pace: Pace | None,
     ) -> None:
+        self.pace = pace
         self.work: queue.SimpleQueue[tuple[int, Table, tuple[int, int | None]]] = queue.SimpleQueue()
         for item in work:
             self.work.put(item)
@@ -367,6 +372,8 @@ class _Sums:
                 self.done += pages
                 if self.progress is not None:
                     self.progress(self.done, self.pages)
+            if self.pace is not None:
+                self.pace.read(table.quoted, pages, table.pages)
 
 
 _SEQUENCES = """

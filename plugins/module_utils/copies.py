@@ -109,7 +109,7 @@ def copy(
     progress, control = progress or Progress(None), control or Control(None)
     database = str(backup.manifest["database"])
     end = time.monotonic() + whole_timeout if whole_timeout > 0 else None
-    with _only_one(backup):
+    with only_one(backup):
         progress.emit("reading every file of the backup", database=database)
         # What is damaged here is not spread.
         try:
@@ -267,8 +267,11 @@ def _write(backup: Backup, entries: list[dict[str, Any]]) -> None:
 
 
 @contextlib.contextmanager
-def _only_one(backup: Backup) -> Iterator[None]:
-    """Two runs that copy one backup would each write over what the other has sent."""
+def only_one(backup: Backup) -> Iterator[None]:
+    """Two runs that copy one backup would each write over what the other has sent; nor may it change meanwhile.
+
+    :raises PgopsError: another run copies it.
+    """
     descriptor = os.open(backup.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:

@@ -30,7 +30,10 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     ledger,
     locks,
     needed_roles,
+    open_transactions,
+    rate_limit,
     sealed_settings,
+    standby_source,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import POLL_SECONDS, ClientProcess
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
@@ -52,6 +55,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import (
     from_psycopg,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
+from ansible_collections.whitecross.pgops.plugins.module_utils.standby_fitness import Wish
 from psycopg2 import errorcodes, sql
 
 TOOL = "whitecross.pgops"
@@ -190,6 +194,7 @@ def open_snapshot(target: Target, conn: Connection) -> Snapshot:
     """
     known: list[dict[str, Any]] = fetch_all(conn, _RELATIONS)
     for _attempt in range(SNAPSHOT_ATTEMPTS):
+        before = open_transactions.just_now(conn)
         execute(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         try:
             execute(conn, sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(LOCK_TIMEOUT_MS)))
@@ -200,13 +205,16 @@ def open_snapshot(target: Target, conn: Connection) -> Snapshot:
             seen, row = [], {}
         if row and {r["oid"] for r in _lockable(seen)} <= {r["oid"] for r in _lockable(known)}:
             refuse_missing_rights(conn, seen, row["role"], target.database)
-            xmin, xmax, xip = row["visible"].split(":")
+            visible = row["visible"].split(":")
+            xmax, xip = int(visible[1]), [int(x) for x in visible[2].split(",") if x]
+            if before is not None:
+                xmax, xip = before.unseen(xmax)
             return Snapshot(
                 conn,
                 name=row["name"],
-                xmin=int(xmin),
-                xmax=int(xmax),
-                xip=[int(x) for x in xip.split(",") if x],
+                xmin=int(visible[0]),
+                xmax=xmax,
+                xip=xip,
                 time=row["time"],
                 standby=row["standby"],
                 role=row["role"],
@@ -264,13 +272,16 @@ class Contents:
         snapshot: str | None = None,
         tables: list[str] | None = None,
         progress: Progress | None = None,
+        bytes_s: float = 0,
     ) -> None:
         """
         :param workers: sessions; each keeps one core of the server busy.
         :param snapshot: an exported snapshot; None reads what is there now.
         :param tables: quoted names; all by default.
+        :param bytes_s: of tables that all of them read in a second at most; 0 for any number.
         """
         self._target = target
+        self._bytes_s = bytes_s
         self._workers = max(1, workers)
         self._application_name = application_name
         self._snapshot = snapshot
@@ -332,6 +343,7 @@ class Contents:
                 # A backup is not meant to take every core of a production server: one core a session.
                 execute(conn, "SET max_parallel_workers_per_gather = 0")
             first, *others = self._connections
+            pace = rate_limit.Pace(first, self._bytes_s, self._stop.wait) if self._bytes_s else None
             return content.table_contents(
                 first,
                 self._tables,
@@ -339,6 +351,7 @@ class Contents:
                 snapshot=self._snapshot,
                 check=self._check,
                 progress=self._show,
+                pace=pace,
             )
         finally:
             for conn in self._connections:
@@ -393,6 +406,8 @@ def create_backup(
     encrypt_to: list[str] | None = None,
     role_passwords: bool = False,
     tool_version: str = "",
+    standby: Wish | None = None,
+    rate_limit_mb: float = 0,
     progress: Progress | None = None,
     control: Control | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
@@ -407,9 +422,11 @@ def create_backup(
     :param compression: pg_dump's ``--compress``; light gzip by default.
     :param encrypt_to: public keys; the dump is encrypted to all of them, and nothing of it is ever written plain.
     :param role_passwords: keep the password hashes of the roles that the database needs, too.
+    :param standby: read one that is fit in the place of the target itself; see standby_source.
+    :param rate_limit_mb: MB a second that the dump writes at most, and that the hashes read of the tables; 0 for any number.
     :return: path, manifest_sha256, started, finished, seconds, bytes, files, tables, rows, ledger_head,
-        catalog_fingerprint, snapshot, not_included, removed (leftovers of dead runs).
-    :raises PgopsError: with the cause; then nothing of this backup is left.
+        catalog_fingerprint, snapshot, not_included, standby, removed (leftovers of dead runs).
+    :raises PgopsError: with the cause; then nothing of this backup is left. standby_source.Unfit where no standby was read to the end.
 
     Takes ACCESS SHARE on every table for as long as it runs.
     """
@@ -418,6 +435,7 @@ def create_backup(
     source = target.as_backup()
     application_name = f"{locks.application_name(run_id)} backup"
     recipients = encryption.usable_recipients(encrypt_to) if encrypt_to else []
+    rate_limit.refuse_nonsense(rate_limit_mb)
     conn = connect(source, application_name=application_name)
     forget = control.on_interrupt(conn.cancel)
     try:
@@ -429,11 +447,16 @@ def create_backup(
             final = os.path.join(folder, backup_store.folder_name(started, purpose, run_id))
             partial = final + backup_store.PARTIAL
             try:
-                backup_store.make_private_folder(partial)
-                manifest = _Run(
-                    source, conn, tool, partial, jobs, compression, recipients, role_passwords, application_name,
-                    progress, control,
-                ).work()  # fmt: skip
+                with standby_source.reading(
+                    source, conn, standby, application_name=application_name, progress=progress, control=control
+                ) as reads:
+                    if reads.is_standby:  # may be of another minor
+                        tool = client_tool(reads.target, reads.conn, "pg_dump")
+                    backup_store.make_private_folder(partial)
+                    manifest = _Run(
+                        reads, tool, partial, jobs, compression, recipients, role_passwords, application_name,
+                        rate_limit_mb * rate_limit.MB, progress, control,
+                    ).work()  # fmt: skip
                 control.check()
                 manifest.update(
                     {
@@ -488,10 +511,12 @@ def preview(
     purpose: str = "manual",
     encrypt_to: list[str] | None = None,
     role_passwords: bool = False,
+    standby: Wish | None = None,
 ) -> dict[str, Any]:
     """Look whether a backup could be made, and write nothing.
 
-    :return: would_write (the folder that holds the backups of this database), client.
+    :return: would_write (the folder that holds the backups of this database), client; with a wish for one also standby and unfit,
+        as ``standby_source.look``.
     :raises PgopsError: as :func:`create_backup` would, before it begins.
     """
     source = target.as_backup()
@@ -505,6 +530,7 @@ def preview(
             "would_write": backup_store.database_folder(directory, target.database),
             "client": tool,
             "purpose": purpose,
+            **(standby_source.look(source, conn, standby, application_name=application_name) if standby else {}),
         }
     finally:
         conn.close()
@@ -532,6 +558,7 @@ def summary(backup: backup_store.Backup, removed: list[str] | None = None) -> di
         "encryption": manifest.get("encryption"),
         "globals": manifest.get("globals"),
         "not_included": manifest["not_included"],
+        "standby": manifest.get("standby"),
         "removed": removed or [],
     }
 
@@ -558,8 +585,7 @@ class _Run:
 
     def __init__(
         self,
-        source: Target,
-        conn: Connection,
+        reads: standby_source.Reading,
         tool: str,
         partial: str,
         jobs: int,
@@ -567,11 +593,14 @@ class _Run:
         recipients: list[str],
         role_passwords: bool,
         application_name: str,
+        bytes_s: float,
         progress: Progress,
         control: Control,
     ) -> None:
-        self.source = source
-        self.conn = conn
+        self.bytes_s = bytes_s
+        self.reads = reads
+        self.source = reads.target
+        self.conn = reads.conn
         self.tool = tool
         self.partial = partial
         self.jobs = jobs
@@ -588,6 +617,7 @@ class _Run:
         database = self.source.database
         self.progress.emit("taking the snapshot", database=database)
         snapshot = open_snapshot(self.source, self.conn)
+        snapshot.time = self.reads.moment() or snapshot.time
         self.control.check()
         # Before pg_dump reads them: a position can only move on from here, and the one after it bounds the other side.
         sequences = content.sequences(self.conn)
@@ -625,6 +655,7 @@ class _Run:
             "snapshot": {"xmin": snapshot.xmin, "xmax": snapshot.xmax, "xip": snapshot.xip},
             "snapshot_time": snapshot.time,
             "from_standby": snapshot.standby,
+            "standby": self.reads.told(),
             "role": snapshot.role,
             "tables": tables,
             "hash": content.ALGORITHM,
@@ -635,6 +666,7 @@ class _Run:
             "bytes": sum(entry["bytes"] for entry in files.values()),
             "jobs": self.jobs,
             "compression": self.compression,
+            "rate_limit_mb": self.bytes_s / rate_limit.MB or None,
             "dump_format": encrypted_dump.FORMAT if self.recipients else "directory",
             "encryption": {"tool": encryption.TOOL, "recipients": self.recipients} if self.recipients else None,
             "seconds": round(time.monotonic() - began, 3),
@@ -653,6 +685,7 @@ class _Run:
             snapshot=snapshot.name,
             tables=tables,
             progress=self.progress,
+            bytes_s=self.bytes_s,
         )
 
     def _pg_dump(self, snapshot: Snapshot) -> ClientProcess | EncryptedDump:
@@ -665,13 +698,16 @@ class _Run:
             return EncryptedDump(
                 self.tool, arguments, self.source,
                 folder=self.partial, recipients=self.recipients, application_name=self.application_name,
+                stoppable=self.bytes_s > 0,
             )  # fmt: skip
         arguments += [
             "--format=directory",
             f"--jobs={self.jobs}",
             f"--file={os.path.join(self.partial, backup_store.DUMP)}",
         ]
-        return ClientProcess(self.tool, arguments, self.source, application_name=self.application_name)
+        return ClientProcess(
+            self.tool, arguments, self.source, application_name=self.application_name, stoppable=self.bytes_s > 0
+        )
 
     def _keep_globals(self, needed: needed_roles.NeededRoles) -> needed_roles.NeededRoles:
         if self.role_passwords:
@@ -703,6 +739,7 @@ class _Run:
         database = self.source.database
         dumping = True
         told = time.monotonic()
+        brake = rate_limit.Brake(dump, rate_limit.Allowance(self.bytes_s), self._written) if self.bytes_s else None
         while dumping or workers.running:
             if dumping and dump.wait(POLL_SECONDS):
                 dumping = False
@@ -712,11 +749,15 @@ class _Run:
             if workers.failed:
                 break
             self.control.check()
+            if dumping and brake:
+                brake.look()
             if dumping and time.monotonic() - told >= TELL_SECONDS:
                 told = time.monotonic()
-                written = sum(backup_store.list_files(self.partial)[0].values())
-                self.progress.emit("writing the dump", database=database, done=written, unit="bytes")
+                self.progress.emit("writing the dump", database=database, done=self._written(), unit="bytes")
         return workers.result(f"The backup of {database} failed while its tables were hashed")
+
+    def _written(self) -> int:
+        return sum(backup_store.list_files(self.partial)[0].values())
 
 
 def _own_properties(conn: Connection) -> dict[str, Any]:

@@ -69,10 +69,12 @@ class EncryptedDump:
         folder: str,
         recipients: list[str],
         application_name: str,
+        stoppable: bool = False,
     ) -> None:
         """
         :param arguments: pg_dump's, but for format and file.
         :param folder: where ``dump.age`` is written, not published yet.
+        :param stoppable: whether :meth:`pause` may be called.
         """
         self._path = os.path.join(folder, DUMP)
         written = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -82,7 +84,7 @@ class EncryptedDump:
             try:
                 self._client = ClientProcess(
                     tool, [f"--format={FORMAT}", *arguments], source,
-                    application_name=application_name, stdout=writing,
+                    application_name=application_name, stdout=writing, stoppable=stoppable,
                 )  # fmt: skip
             except BaseException:
                 self._age.end()
@@ -96,6 +98,14 @@ class EncryptedDump:
     def processes(self) -> tuple[int, int]:
         """The process ids of pg_dump and age, for who wants to look."""
         return self._client.process_id, self._age.process_id
+
+    def pause(self) -> None:
+        """Stop pg_dump until :meth:`go_on`; age then has nothing to read."""
+        self._client.pause()
+
+    def go_on(self) -> None:
+        """Let a stopped pg_dump go on."""
+        self._client.go_on()
 
     def wait(self, seconds: float) -> bool:
         """Wait for a while. :return: whether both have ended."""

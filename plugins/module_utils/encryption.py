@@ -29,6 +29,7 @@ SUFFIX = ".age"
 # A file of private keys; more than this is something else.
 IDENTITY_BYTES = 64 << 10
 CHECK_SECONDS = 20.0
+PIPE_BLOCK = 1 << 16  # what a pipe holds
 FULL = ("no space left on device", "disk quota exceeded")  # in what age says
 
 _X25519 = re.compile(r"age1[02-9ac-hj-np-z]{58}")
@@ -299,6 +300,42 @@ def encrypt(data: bytes, recipients: list[str]) -> bytes:
     if done.returncode != 0:
         raise PgopsError(f"{TOOL} ended with {done.returncode}; nothing was encrypted.")
     return done.stdout
+
+
+def decrypted(path: str, identity: Identity) -> Iterator[bytes]:
+    """Decrypt a file through a pipe, block by block.
+
+    :raises PgopsError: another key is needed, or the file is damaged; at its end, so what came until then is no whole.
+    """
+    reading, writing = os.pipe()
+    try:
+        try:
+            process = decrypting(path, identity, stdout=writing)
+        except OSError as exc:
+            raise PgopsError(f"{path} cannot be read: {exc.strerror}.") from None
+        finally:
+            os.close(writing)
+        try:
+            while block := os.read(reading, PIPE_BLOCK):
+                yield block
+            while not process.wait(END_SECONDS):
+                pass
+            failure = process.failure()
+            if failure:
+                raise unreadable(path, identity, failure)
+        finally:
+            process.end()
+    finally:
+        os.close(reading)
+
+
+def opens(data: bytes, identity: Identity) -> bool:
+    """:param data: a few bytes, encrypted. :return: whether the key opens them."""
+    done = subprocess.run(
+        [refuse_missing_tool(), "-d", "-i", identity.path], input=data, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        pass_fds=(identity.descriptor,), start_new_session=True, timeout=CHECK_SECONDS, check=False,
+    )  # fmt: skip
+    return done.returncode == 0
 
 
 def decrypt(path: str, identity: Identity | None, *, first: int | None = None) -> bytes:

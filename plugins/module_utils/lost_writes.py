@@ -191,7 +191,7 @@ def since_backup(conn: Connection, backup: Backup, known: Mapping[str, Any]) -> 
     is older than a backup only where that was taken of this very database."""
     manifest = backup.manifest
     restored = restored_from.look(conn)
-    if restored and restored.manifest_sha256 == backup.manifest_sha256:
+    if restored and backup.was(restored.manifest_sha256):
         return Since(_from(conn, restored.xid))
     taken_here = manifest.get("database_oid", database_oid(conn)) == database_oid(conn)
     if taken_here and (restored is None or restored.xid <= manifest["snapshot"]["xmax"]):
@@ -225,7 +225,7 @@ def _manifest_of(restored: RestoredFrom) -> dict[str, Any]:
         backup = backup_store.read_backup(restored.backup)
     except PgopsError:
         return {}
-    return backup.manifest if backup.manifest_sha256 == restored.manifest_sha256 else {}
+    return backup.manifest if backup.was(restored.manifest_sha256) else {}
 
 
 def _table(conn: Connection, table: Table, then: dict[str, Any] | None, since: Since) -> dict[str, Any] | None:

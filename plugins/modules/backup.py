@@ -62,6 +62,41 @@ options:
       - The role that backs up must be able to read C(pg_authid) in the maintenance database. The hashes are never shown.
     type: bool
     default: false
+  from_standby:
+    description:
+      - Whether a streaming standby is read in the place of the primary. It is fit where it is in recovery, of the same cluster and timeline,
+        not paused, no further behind than O(standby_lag_seconds) and O(standby_lag_mb), and where it lets a query run for as long as
+        the backup is expected to take, or has C(hot_standby_feedback).
+      - Whatever was committed on the primary before the backup began is in it, since the snapshot is taken once that is replayed.
+      - V(prefer) takes the primary where none is fit, or where recovery ends the backup, and says why. V(require) fails then.
+    type: str
+    choices: [never, prefer, require]
+    default: never
+  standby_host:
+    description:
+      - The standby, or several with commas, of which the first that is fit is read; every server of O(host) where it is not set.
+    type: str
+  standby_port:
+    description:
+      - Its port, or one each with commas; O(port) where it is not set.
+    type: str
+  standby_lag_seconds:
+    description:
+      - How long a standby may need until it has replayed what the primary had written when the backup began.
+    type: float
+    default: 30
+  standby_lag_mb:
+    description:
+      - How many MB of WAL it may be behind at that moment.
+    type: float
+    default: 256
+  rate_limit_mb:
+    description:
+      - How many MB a second the dump writes at most, compressed or encrypted as it is, and how many MB of the tables the counts and hashes read.
+        V(0) for any number.
+      - What C(pg_dump) reads is limited by what it writes - with data that compresses to a quarter, four times as much.
+    type: float
+    default: 0
 author:
   - White Cross pgops contributors
 """
@@ -134,6 +169,14 @@ databases:
         - What is kept of the server. C(roles), those that the database needs, by name; C(role_passwords), whether with their password
           hashes; C(tablespaces), those that it uses.
       type: dict
+    standby:
+      description:
+        - The standby that was read. C(host), C(port), C(timeline); C(begin_lsn), how far the primary had come when the backup began;
+          C(replayed_lsn), how far the standby had before the snapshot; C(behind_bytes) and C(waited_seconds). Null where it was the primary.
+      type: dict
+    primary_because:
+      description: With V(from_standby=prefer), why the primary was read.
+      type: str
     not_included:
       description: What a dump leaves out, with the reason.
       type: list
@@ -162,39 +205,67 @@ def main() -> None:
             "encrypt_to": {"type": "list", "elements": "str", "default": []},
             # A switch; Ansible takes every option of such a name for a password.
             "role_passwords": {"type": "bool", "default": False, "no_log": False},
+            "from_standby": {"type": "str", "default": "never", "choices": ["never", "prefer", "require"]},
+            "standby_host": {"type": "str"},
+            "standby_port": {"type": "str"},
+            "standby_lag_seconds": {"type": "float", "default": 30},
+            "standby_lag_mb": {"type": "float", "default": 256},
+            "rate_limit_mb": {"type": "float", "default": 0},
             **pgops_module.TIME_BOX_OPTIONS,
         }
     )
 
     def work() -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.module_utils import dump
+        from functools import partial
+
+        from ansible_collections.whitecross.pgops.plugins.module_utils import (
+            backup_forecast,
+            dump,
+            standby_fitness,
+            standby_source,
+        )
         from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
 
         progress, control = pgops_module.job(module)
         end_on_sigterm(control)
-        control.end_after(module.params["timeout"])
+        given = module.params
+        control.end_after(given["timeout"])
+        mode = given["from_standby"]
         databases: dict[str, Any] = {}
         for database, target in pgops_module.targets(module).items():
             settings = {
-                "directory": module.params["directory"],
-                "run_id": module.params["run_id"] or "by-hand",
-                "purpose": module.params["purpose"],
-                "encrypt_to": module.params["encrypt_to"],
-                "role_passwords": module.params["role_passwords"],
+                "directory": given["directory"],
+                "run_id": given["run_id"] or "by-hand",
+                "purpose": given["purpose"],
+                "encrypt_to": given["encrypt_to"],
+                "role_passwords": given["role_passwords"],
             }
+            wish = standby_fitness.Wish(
+                given["standby_host"] or "",
+                given["standby_port"] or "",
+                given["standby_lag_seconds"],
+                given["standby_lag_mb"],
+                partial(backup_forecast.seconds, given["directory"], database, rate_limit_mb=given["rate_limit_mb"]),
+            )
             if module.check_mode:
-                databases[database] = dump.preview(target, **settings)
+                wanted = None if mode == standby_source.NEVER else wish
+                databases[database] = dump.preview(target, **settings, standby=wanted)
+                if mode == standby_source.REQUIRE:
+                    standby_source.refuse_none(databases[database], database)
             else:
-                databases[database] = dump.create_backup(
+                make = partial(
+                    dump.create_backup,
                     target,
                     **settings,
-                    environment=module.params["environment"],
-                    phi=module.params["phi"].get(database),
-                    jobs=module.params["jobs"],
-                    compression=module.params["compression"],
+                    environment=given["environment"],
+                    phi=given["phi"].get(database),
+                    jobs=given["jobs"],
+                    compression=given["compression"],
+                    rate_limit_mb=given["rate_limit_mb"],
                     progress=progress,
                     control=control,
                 )
+                databases[database] = standby_source.made(make, mode, wish, progress)
         return {"changed": True, "databases": databases}
 
     pgops_module.run(module, work)

@@ -45,6 +45,9 @@ NEVER_EMPTY = frozenset(
         "backup_unpin",
         "backup_list_only",
         "backup_list_newest",
+        "backup_from_standby",
+        "backup_standby_host",
+        "backup_standby_port",
         "drill_backup",
         "drill_point_in_time",
     }
@@ -63,7 +66,16 @@ _COUNTS = frozenset(
 )
 
 # Of these less than 0 means nothing.
-_NEVER_NEGATIVE = frozenset({"rollback_emergency_backup_timeout", "rollback_keep_days", "rollback_max_backup_age_days"})
+_NEVER_NEGATIVE = frozenset(
+    {
+        "rollback_emergency_backup_timeout",
+        "rollback_keep_days",
+        "rollback_max_backup_age_days",
+        "backup_standby_lag_seconds",
+        "backup_standby_lag_mb",
+        "backup_rate_limit_mb",
+    }
+)
 
 _TYPES: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     "int": (check_type_int, "a whole number"),

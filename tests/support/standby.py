@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 White Cross pgops contributors
-"""A streaming standby of an embedded server."""
+"""A streaming standby of an embedded server, or of one in a container."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from support import server as servers
 from support.engine import wait_for
+from support.podman import environment, podman
 from support.server import SUPERUSER, Server
 
 
@@ -54,3 +55,40 @@ def standby_of(primary: Server) -> Iterator[Server]:
     finally:
         server.stop()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def standby_in_container(primary: Server) -> Iterator[Server]:
+    """A streaming standby beside its primary in the same container; nobody's commit waits for it."""
+    assert primary.container is not None
+    port = servers.free_port()
+    programs = f"/usr/lib/postgresql/{primary.major}/bin"
+    folder = f"/var/lib/postgresql/standby-{port}"
+    data, passfile = f"{folder}/data", f"{folder}/passfile"
+    own = ("exec", "--user", "postgres", primary.container)
+    podman("exec", primary.container, "install", "-d", "-o", "postgres", "-m", "0700", folder)
+    # By stdin: the password is on no command line.
+    subprocess.run(
+        ["podman", "exec", "-i", "--user", "postgres", primary.container, "sh", "-c", f"umask 077 && cat > {passfile}"],
+        input=primary.passfile.read_bytes(), env=environment(), check=True,
+    )  # fmt: skip
+    connection = f"host={primary.host} port={primary.port} user={SUPERUSER} passfile={passfile}"
+    podman(
+        *own, f"{programs}/pg_basebackup", "-D", data, "-R", "-X", "stream", "-c", "fast", "--no-sync", "-d", connection
+    )
+    settings = {
+        "config_file": f"/etc/postgresql/{primary.major}/main/postgresql.conf",
+        "data_directory": data,
+        "external_pid_file": "",
+        "cluster_name": "",
+        "port": str(port),
+    }
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    podman(*own, f"{programs}/pg_ctl", "start", "-w", "-D", data, "-l", f"{folder}/log", "-o", options)
+    server = replace(primary, port=port)
+    server.wait_until_ready()
+    try:
+        yield server
+    finally:
+        podman(*own, f"{programs}/pg_ctl", "stop", "-w", "-m", "immediate", "-D", data)
+        podman("exec", primary.container, "rm", "-rf", folder)
