@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, reporting
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, proof_levels, reporting
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 
 _PHASES = {"disclosed": "disclose", "resumed": "resume"}
@@ -31,8 +31,13 @@ class ActionModule(PgopsAction):
         if self.PHASE == "resume":
             answer = batches.names(arguments.pop("answer", None))
             arguments["confirmed"] = sorted(answer) == sorted(self.pgops(task_vars, "databases") or [])
-        elif self.PHASE == "restore" and self.run_fact(task_vars).get("why"):
-            arguments.setdefault("reason", str(self.run_fact(task_vars)["why"]))
+            return arguments
+        run = self.run_fact(task_vars)
+        if self.PHASE == "restore" and run.get("why"):
+            arguments.setdefault("reason", str(run["why"]))
+        arguments["level_required"] = proof_levels.required(
+            arguments.get("level_required"), str(run.get("environment")), self.in_production(task_vars)
+        )
         return arguments
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
@@ -64,11 +69,17 @@ class ActionModule(PgopsAction):
             return
         plan = found.get("plan")
         if plan:
+            level = found.get("proof_level")
+            proved = "never proved" if level is None else f"proved to level {level}"
             self.say(
-                f"{database}: back to {found['target']}: backup {plan['backup']} ({reporting.size(plan['backup_size'])}), then "
+                f"{database}: back to {found['target']}: backup {plan['backup']} ({reporting.size(plan['backup_size'])}, {proved}), then "
                 f"{reporting.size(plan['wal_bytes'])} of WAL on timeline {plan['timeline']}; every write since is lost here and kept "
                 "in the folder of the cluster that is replaced"
             )
+            if found.get("lets_off"):
+                self.say(
+                    f"{database}: {found['lets_off']}; it is taken all the same, for the reason in rollback_break_glass"
+                )
         else:
             self.say(f"{database}: back to the cluster kept in {found['kept']} since {found['since']}")
         for other in found.get("others") or []:

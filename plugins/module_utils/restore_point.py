@@ -60,8 +60,7 @@ def create(conn: Connection, name: str, *, seconds: float, control: Control | No
     refuse_name(name)
     try:
         refuse_unfit(conn)
-        made = fetch_one(conn, _MARK, (name,))
-        assert made is not None
+        made = mark(conn, name)
         waited = archive_through(conn, made["segment"], seconds=seconds, control=control)
     except psycopg2.Error as exc:
         if exc.pgcode != errorcodes.INSUFFICIENT_PRIVILEGE:
@@ -73,7 +72,18 @@ def create(conn: Connection, name: str, *, seconds: float, control: Control | No
             hint=f"GRANT EXECUTE ON FUNCTION pg_create_restore_point(text), pg_switch_wal() TO {role}, or name a superuser in "
             "pgops_restore_user.",
         ) from None
-    return {"name": name, **made, "timeline": int(made["segment"][:8], 16), "archived_s": waited}
+    return {**made, "archived_s": waited}
+
+
+def mark(conn: Connection, name: str) -> dict[str, Any]:
+    """Write a restore point into the WAL, and wait for nothing.
+
+    :return: name, lsn, segment, timeline, at.
+    :raises psycopg2.Error: no right to.
+    """
+    made = fetch_one(conn, _MARK, (name,))
+    assert made is not None
+    return {"name": name, **made, "timeline": int(made["segment"][:8], 16)}
 
 
 def refuse_unfit(conn: Connection) -> None:

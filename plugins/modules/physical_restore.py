@@ -47,6 +47,20 @@ options:
     description:
       - Why, for the audit. Filled by the action plugin with C(rollback_reason).
     type: str
+  directory:
+    description:
+      - The folder on the host that holds the proofs of the backups.
+    type: path
+  level_required:
+    description:
+      - The level of M(whitecross.pgops.physical_prove) to which the backup that is restored must have been proved. Of several backups before the
+        target the newest that was is taken; where none was, it is refused. Filled by the action plugin, in production with 4 at least.
+    type: int
+  break_glass:
+    description:
+      - Why a backup is taken that is not proved so far. It is in the audit of the restored database and in the report.
+    type: str
+    default: ""
   strategy:
     description:
       - With O(state=resumed), what the rollback was asked for.
@@ -92,6 +106,15 @@ databases:
       type: str
     plan:
       description: With O(state=disclosed), the backup, the timeline, and how much WAL.
+      type: dict
+    proof_level:
+      description: With O(state=disclosed), the level to which the backup is proved; null where it never was.
+      type: int
+    lets_off:
+      description: With O(state=disclosed), what O(break_glass) lets off.
+      type: str
+    break_glass:
+      description: Reason and what it has let off, where O(break_glass) was needed.
       type: dict
     others:
       description: The databases that go back too; with O(state=restored) also those that were there before.
@@ -143,6 +166,9 @@ def main() -> None:
             "kept_cluster": {"type": "path"},
             "whole_cluster": {"type": "bool", "default": False},
             "reason": {"type": "str"},
+            "directory": {"type": "path"},
+            "level_required": {"type": "int"},
+            "break_glass": {"type": "str", "default": ""},
             "strategy": {"type": "str", "choices": ["pitr", "unfence"], "default": "pitr"},
             "confirmed": {"type": "bool", "default": False},
             "answer": {"type": "raw"},
@@ -181,6 +207,9 @@ def main() -> None:
             given["whole_cluster"],
             given["archive_timeout"],
             given["reason"],
+            given["directory"],
+            given["level_required"] or 0,
+            given["break_glass"],
         )
         asked_for = physical_rollback.Work(targets, tool, request)
         if given["state"] == "disclosed" or module.check_mode:
