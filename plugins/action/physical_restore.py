@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, proof_levels, reporting
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, moved_sequences, proof_levels, reporting
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 
 _PHASES = {"disclosed": "disclose", "resumed": "resume"}
@@ -56,6 +56,8 @@ class ActionModule(PgopsAction):
                 self.say(f"{database}: {line}")
             if found.get("lost_unknown"):
                 self.say(f"{database}: what was lost cannot be told: {found['lost_unknown']}")
+            for line in moved_sequences.lines(database, found.get("sequences") or {}):
+                self.say(line)
             history = found.get("history") or {}
             if history.get("carried") is False:
                 self.say(f"{database}: the history was not carried across: {history.get('why')}")
@@ -76,12 +78,24 @@ class ActionModule(PgopsAction):
                 f"{reporting.size(plan['wal_bytes'])} of WAL on timeline {plan['timeline']}; every write since is lost here and kept "
                 "in the folder of the cluster that is replaced"
             )
+            if database in (found.get("unreadable") or []):
+                self.say(
+                    f"{database}: it cannot be read, so what is lost cannot be counted, and numbers that its sequences have given out since "
+                    "are given out again"
+                )
+            else:
+                self.say(
+                    f"{database}: its sequences go on behind what they have given out by then; some numbers are left out"
+                )
             if found.get("lets_off"):
                 self.say(
                     f"{database}: {found['lets_off']}; it is taken all the same, for the reason in rollback_break_glass"
                 )
         else:
-            self.say(f"{database}: back to the cluster kept in {found['kept']} since {found['since']}")
+            self.say(
+                f"{database}: back to the cluster kept in {found['kept']} since {found['since']}; its sequences go on from where they were then, "
+                "so that numbers given out since are given out again"
+            )
         for other in found.get("others") or []:
             self.say(f"{database}: the database {other} goes back too")
         for standby in found.get("standbys") or []:

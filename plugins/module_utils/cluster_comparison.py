@@ -31,6 +31,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import (
     from_psycopg,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
+from ansible_collections.whitecross.pgops.plugins.module_utils.sequence_positions import SequencePositions
 from psycopg2 import sql
 
 CLUSTER_RESTORED = "cluster_restored"
@@ -154,6 +155,22 @@ def compare(live: Live, restored: Callable[[], Connection], record: Record) -> d
         "lost_unknown": unknown,
         "history": carried or {"carried": False, "why": why or untold},
     }
+
+
+def keep_sequences_ahead(live: Live, restored: Callable[[], Connection], seconds: float) -> dict[str, Any]:
+    """Let the sequences of the restored database go on behind what the live one has given out and will until it stops.
+
+    :param seconds: until the live server stops, at most.
+    :return: ``moved`` and ``left``, each that could not be, with why; only ``why`` where it is not known what was given out.
+    """
+
+    def move(conn: Connection) -> dict[str, Any]:
+        with contextlib.closing(restored()) as staged:
+            positions = SequencePositions(conn, staged)
+            return {"moved": positions.keep_ahead(seconds), "left": positions.left}
+
+    found, unknown = live.read(move)
+    return {"why": unknown} if found is None else found
 
 
 def _carry(live: Connection, restored: Callable[[], Connection], owner: str | None) -> dict[str, Any]:

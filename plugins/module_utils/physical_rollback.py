@@ -42,6 +42,10 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.wal_archive impor
 # pgBackRest's errors for a file that is not what it was: the checksum, its format, gone.
 _DAMAGED = ("026", "029", "055")
 RECOVERY_SECONDS = 24 * 3600
+# Between the last look at the sequences and the stop of the live server: the restored one stops, and a checkpoint with little to write.
+STOP_WITHIN_SECONDS = 60.0
+# Databases are looked at one after the other.
+LOOK_SECONDS = 2.0
 
 # In the name of a restored cluster's folder until it is live; one without it had been put aside.
 NEW = ".pgops_new_"
@@ -112,6 +116,7 @@ def disclose(work: Work) -> dict[str, Any]:
             "plan": asdict(found),
             "proof_level": _proof_level(work, found),
             "lets_off": let_off,
+            "unreadable": _unreadable(work),
             "target": found.told,
             "others": others,
             "standbys": _standbys(conn),
@@ -138,6 +143,17 @@ def _plan(work: Work, conn: Connection, layout: Layout, *, pretend: bool) -> tup
         if error.extra.get("reason") != "level" or not request.break_glass.strip():
             raise
         return plan(), error.message.partition(", and level")[0]
+
+
+def _unreadable(work: Work) -> list[str]:
+    """:return: the databases of which nothing can be read: what was lost and which numbers their sequences have given out is not known."""
+    found = []
+    for name, target in work.targets.items():
+        try:
+            connect(target.as_restore(), application_name=work.application_name).close()
+        except PgopsError:
+            found.append(name)
+    return found
 
 
 def _proof_level(work: Work, found: Plan) -> int | None:
@@ -224,7 +240,7 @@ def roll_back(work: Work) -> dict[str, Any]:
         beside.refuse_full(found.backup_size + found.wal_bytes)
         began = time.monotonic()
         try:
-            compared = _restore(work, found, beside, lives, let_off)
+            compared = _restore(work, conn, found, beside, lives, let_off)
             # Whoever goes forth again meets those that were there then.
             compared["others"] = sorted({*others, *compared["others"]})
             compared["restore_seconds"] = round(time.monotonic() - began, 1)
@@ -293,7 +309,9 @@ def replay(found: Plan, beside: Beside, *, archiving: bool) -> dict[str, Any]:
     return reached
 
 
-def _restore(work: Work, found: Plan, beside: Beside, lives: Sequence[Live], let_off: str | None) -> dict[str, Any]:
+def _restore(
+    work: Work, conn: Connection, found: Plan, beside: Beside, lives: Sequence[Live], let_off: str | None
+) -> dict[str, Any]:
     reached = restore_beside(work.tool, found, beside, archiving=True)
     beside.promote()
     glass = {"reason": work.request.break_glass.strip(), "lets_off": let_off} if let_off else None
@@ -306,6 +324,14 @@ def _restore(work: Work, found: Plan, beside: Beside, lives: Sequence[Live], let
     }
     with contextlib.closing(beside.connect()) as restored:
         others = _others(work, restored)
+    # What the stop writes is written now, so that it comes soon after the sequences were looked at.
+    execute(conn, "CHECKPOINT")
+    until = STOP_WITHIN_SECONDS + LOOK_SECONDS * len(lives)
+    for live in lives:
+        name = live.target.database
+        databases[name]["sequences"] = cluster_comparison.keep_sequences_ahead(
+            live, functools.partial(beside.connect, name), until
+        )
     beside.stop()
     if not cluster_layout.is_shut_down(beside.layout, beside.folder, work.tool.user):
         raise PgopsError("The restored cluster did not shut down cleanly; it was thrown away and nothing was touched.")

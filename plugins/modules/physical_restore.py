@@ -132,6 +132,15 @@ databases:
     lost_unknown:
       description: Why it is not known what was lost.
       type: str
+    unreadable:
+      description: With O(state=disclosed), the databases that cannot be read, so that what their sequences have given out is not known.
+      type: list
+      elements: str
+    sequences:
+      description:
+        - With O(state=restored), the sequences that go on behind what the live database has given out - C(moved), each with C(from) and C(to),
+          and C(left), each with C(why). Only C(why) where it is not known what they have given out.
+      type: dict
     versions:
       description: With O(state=restored), the versions that the restored ledger has applied.
       type: list
