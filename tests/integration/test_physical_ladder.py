@@ -238,6 +238,12 @@ def shell(cluster: PhysicalCluster, command: str) -> str:
     return done.stdout
 
 
+def pg_basebackup(cluster: PhysicalCluster) -> str:
+    """The command but for where to."""
+    ((socket,),) = cluster.server.execute("SHOW unix_socket_directories")
+    return f"/usr/lib/postgresql/{cluster.major}/bin/pg_basebackup -h {socket} -p {cluster.server.port} -c fast"
+
+
 def refuse(cluster: PhysicalCluster, path: str) -> dict[str, Any]:
     return cluster.run(
         """
@@ -260,7 +266,7 @@ def newest() -> Iterator[PhysicalCluster]:
 
 def test_base_backups_of_postgresql_itself_are_named_and_a_missing_middle_one_is_found(newest: PhysicalCluster) -> None:
     bindir = f"/usr/lib/postgresql/{newest.major}/bin"
-    basebackup = f"{bindir}/pg_basebackup -h /var/run/postgresql -p {newest.server.port} -c fast"
+    basebackup = pg_basebackup(newest)
     place = "/var/lib/postgresql/chain"
     shell(newest, f"mkdir {place} && {basebackup} -D {place}/full")
     for name, on in (("first", "full"), ("second", "first")):
@@ -283,9 +289,7 @@ def test_base_backups_of_postgresql_itself_are_named_and_a_missing_middle_one_is
 
 
 def test_a_tar_of_zstd_and_a_missing_file_in_it_are_named(newest: PhysicalCluster) -> None:
-    basebackup = (
-        f"/usr/lib/postgresql/{newest.major}/bin/pg_basebackup -h /var/run/postgresql -p {newest.server.port} -c fast"
-    )
+    basebackup = pg_basebackup(newest)
     place = "/var/lib/postgresql/packed"
     shell(newest, f"{basebackup} -Ft --compress=zstd -D {place}")
     for path in (place, f"{place}/base.tar.zst"):
@@ -298,9 +302,7 @@ def test_a_tar_of_zstd_and_a_missing_file_in_it_are_named(newest: PhysicalCluste
 
 def test_a_missing_wal_segment_of_a_base_backup_is_named(newest: PhysicalCluster) -> None:
     place = "/var/lib/postgresql/alone"
-    basebackup = (
-        f"/usr/lib/postgresql/{newest.major}/bin/pg_basebackup -h /var/run/postgresql -p {newest.server.port} -c fast"
-    )
+    basebackup = pg_basebackup(newest)
     shell(newest, f"{basebackup} -D {place}")
     assert refuse(newest, place)["extra"]["broken"] is None
     segment = shell(newest, f"ls {place}/pg_wal | grep -E '^[0-9A-F]{{24}}$' | head -1").strip()
@@ -312,9 +314,7 @@ def test_a_missing_wal_segment_of_a_base_backup_is_named(newest: PhysicalCluster
 def test_a_chain_that_mixes_data_checksums_is_named(newest: PhysicalCluster) -> None:
     """pg_combinebackup would put it together without a word."""
     place = "/var/lib/postgresql/mixed"
-    basebackup = (
-        f"/usr/lib/postgresql/{newest.major}/bin/pg_basebackup -h /var/run/postgresql -p {newest.server.port} -c fast"
-    )
+    basebackup = pg_basebackup(newest)
     shell(newest, f"mkdir {place} && {basebackup} -D {place}/full")
     switch_checksums(newest, "disable")
     try:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -230,16 +231,20 @@ def test_it_is_kept_private_without_the_definitions_and_compares_all_the_same(
         recorded_moment.kept(str(tmp_path), "main", "here")
 
 
+def fill(folder: Path) -> None:
+    with contextlib.suppress(OSError), (folder / "fill").open("wb") as stream:
+        while True:
+            stream.write(b"x" * 4096)
+            stream.flush()
+
+
 def test_a_full_disk_leaves_no_half_of_it_and_is_told(
     admin: Any, target: Any, monkeypatch: pytest.MonkeyPatch, small_disk: Path
 ) -> None:
     moment = record(admin, target, monkeypatch)
     folder = Path(recorded_moment.path_of(str(small_disk), "main", "x")).parent
     folder.mkdir(parents=True)
-    with (small_disk / "fill").open("wb") as stream, pytest.raises(OSError, match="No space left"):
-        while True:
-            stream.write(b"x" * 4096)
-            stream.flush()
+    fill(small_disk)
     with pytest.raises(PgopsError, match="What restore point here holds cannot be kept in .*: No space left on device"):
         recorded_moment.keep(str(small_disk), "main", moment)
     assert list(folder.iterdir()) == []
