@@ -121,9 +121,11 @@ def record(
             held.append(one)
             stack.callback(one.close)
             stack.callback(control.on_interrupt(one.conn.cancel))
-        point, writing = _mark(conn, held, name, attempts, control)
+        with restore_point.told(conn, name):
+            point, writing = _mark(conn, held, name, attempts, control)
         databases = {one.target.database: one.describe(writing, workers, progress, control) for one in held}
-    waited = restore_point.archive_through(conn, point["segment"], seconds=seconds, control=control)
+    with restore_point.told(conn, name):
+        waited = restore_point.archive_through(conn, point["segment"], seconds=seconds, control=control)
     return {
         "format": FORMAT,
         **point,

@@ -231,6 +231,18 @@ def test_it_is_kept_private_without_the_definitions_and_compares_all_the_same(
         recorded_moment.kept(str(tmp_path), "main", "here")
 
 
+def test_a_role_that_may_not_make_restore_points_is_told_what_it_lacks(
+    server: Any, target: Any, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conn = connect(target.with_(database=target.maintenance_database, owner=None), application_name="pgops test")
+    try:
+        with pytest.raises(PgopsError, match="may not make a restore point") as caught:
+            record(conn, target, monkeypatch)
+        assert "GRANT EXECUTE ON FUNCTION pg_create_restore_point(text)" in str(caught.value.hint)
+    finally:
+        conn.close()
+
+
 def fill(folder: Path) -> None:
     with contextlib.suppress(OSError), (folder / "fill").open("wb") as stream:
         while True:
