@@ -36,8 +36,9 @@ class Plan:
 
     def arguments(self) -> list[str]:
         """:return: pgBackRest's options for it; it stands still at the target, so that it can be looked at."""
+        # In decimal: PostgreSQL reads it as C does, and takes the A of timeline 10 for 0.
         target = ["--type=name", f"--target={self.name}"] if self.name else ["--type=time", f"--target={self.time}"]
-        return [f"--set={self.backup}", *target, f"--target-timeline={self.timeline:X}", "--target-action=pause"]
+        return [f"--set={self.backup}", *target, f"--target-timeline={self.timeline}", "--target-action=pause"]
 
     @property
     def told(self) -> str:

@@ -306,6 +306,12 @@ def test_a_backup_of_the_other_checksum_state_is_refused() -> None:
     assert "pg_checksums --enable" in str(caught.value.hint)
 
 
+def test_a_timeline_is_named_in_decimal() -> None:
+    """PostgreSQL reads ``A`` as timeline 0, which there is not."""
+    plan = point_in_time.Plan("20261122F", 1, "p", None, "0/2", 10, segment(2), 1)
+    assert "--target-timeline=10" in plan.arguments()
+
+
 def test_backups_of_another_cluster_are_refused() -> None:
     info = {"name": "main", "db": [{"id": 1, "system-id": 4711}]}
     assert wal_archive.backups(info, "4711") == []
