@@ -21,9 +21,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.dump import Contents
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
-from ansible_collections.whitecross.pgops.plugins.module_utils.recorded_moment import Visible
+from ansible_collections.whitecross.pgops.plugins.module_utils.recorded_moment import XID_32, Visible
 
-_XID_32 = 0xFFFFFFFF
 # Transactions that may have ended since; so many have not in the time that a snapshot and a restore point take.
 _CANDIDATES = 100_000
 
@@ -110,7 +109,7 @@ def compare(
         contents.cancel()
         contents.join()
     writing = described["writing"]
-    moving = {name for xid in beyond for name in writing.get(str(xid & _XID_32), [])}
+    moving = {name for xid in beyond for name in writing.get(str(xid & XID_32), [])}
     if beyond and objects:
         raise _untold(database, str(objects[0]["object"]))
     unlogged = set(described["unlogged"])
@@ -118,7 +117,7 @@ def compare(
     expected = {name: entry for name, entry in described["tables"].items() if name not in left_out}
     there = {name: entry for name, entry in tables.items() if name not in left_out}
     different = content.compare_contents(_as_they_are(expected), _as_they_are(there))
-    unknown = [xid for xid in beyond if str(xid & _XID_32) not in writing]
+    unknown = [xid for xid in beyond if str(xid & XID_32) not in writing]
     if unknown and different:
         raise _untold(database, str(different[0]["object"]))
     return Differences(

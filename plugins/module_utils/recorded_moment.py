@@ -8,11 +8,13 @@ hashes of another moment are those of other rows, so one is exported just before
 after it. Three kinds of transactions end near it:
 
 1. ended by the first look: in the snapshot and in the WAL before the restore point;
-2. ended between the two looks: on either side. Then all is done again, with another restore point; between the looks lie a few
-   milliseconds;
-3. still there at the second look: not in the snapshot. One that waits for the disk or for a standby has its commit in the WAL already,
-   maybe before the restore point. The restored cluster knows which, and the locks that it held at the second look say which
-   tables it wrote to: these are not compared, and named.
+2. ended between the two looks: on either side. Then all is done again with another restore point, some times;
+3. still there when the restore point was written: not in the snapshot. One that waits for the disk or for a standby has its commit in the WAL
+   already. The locks that it held then say which tables it wrote to.
+
+Which of 2 and 3 came back is known by the restored cluster: their tables are not compared, and named. Snapshot, restore point and locks are taken
+by one statement, so that next to none can have begun, ended and let go of its locks in between; where one has and something differs, nothing is
+proved.
 
 A moment of which nothing was recorded can be recovered to, and its rows can be counted, but not compared: nobody has hashed them.
 """
@@ -49,19 +51,30 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.progress import C
 from psycopg2 import sql
 
 FORMAT = 1
-ATTEMPTS = 50
+ATTEMPTS = 10
 # Behind the name of the restore point where an earlier attempt has taken it.
 _SUFFIX = 4
+# A lock shows so much of a transaction's number.
+XID_32 = 0xFFFFFFFF
 
 _LOOK = "SELECT pg_catalog.pg_export_snapshot() AS name, pg_catalog.pg_current_snapshot()::text AS visible"
 _AFTER = "SELECT pg_catalog.pg_current_snapshot()::text AS visible"
-# One sample: the view read twice would be of two moments. Whoever has written to a table holds this or more until all see it.
-_WRITING = """
-WITH held AS MATERIALIZED (SELECT * FROM pg_catalog.pg_locks WHERE granted)
-SELECT DISTINCT x.transactionid::text::bigint AS xid, l.database::bigint AS database, l.relation::bigint AS relation
-FROM held AS x JOIN held AS l ON l.virtualtransaction = x.virtualtransaction
-WHERE x.locktype = 'transactionid' AND x.mode = 'ExclusiveLock' AND l.locktype = 'relation'
-  AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')
+# In this order: the subquery cannot be read before its condition, which needs the restore point. The view is read once: twice would be of
+# two moments. Whoever has written to a table holds such a lock until all see it.
+_LOOK_AND_MARK = """
+WITH look AS MATERIALIZED (
+  SELECT pg_catalog.pg_export_snapshot() AS name, pg_catalog.pg_current_snapshot()::text AS visible,
+         pg_catalog.pg_create_restore_point(%s) AS lsn
+), held AS MATERIALIZED (
+  SELECT l.* FROM look CROSS JOIN LATERAL (SELECT * FROM pg_catalog.pg_locks WHERE granted AND look.lsn IS NOT NULL OFFSET 0) AS l
+)
+SELECT look.name, look.visible, look.lsn::text AS lsn, pg_catalog.pg_walfile_name(look.lsn) AS segment,
+       to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS at,
+       (SELECT coalesce(jsonb_agg(DISTINCT jsonb_build_array(x.transactionid::text::bigint, l.database::bigint, l.relation::bigint)), '[]')
+        FROM held AS x JOIN held AS l ON l.virtualtransaction = x.virtualtransaction
+        WHERE x.locktype = 'transactionid' AND x.mode = 'ExclusiveLock' AND l.locktype = 'relation'
+          AND l.mode NOT IN ('AccessShareLock', 'RowShareLock')) AS writing
+FROM look
 """
 _NAMES = """
 SELECT c.oid::bigint AS oid, quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name
@@ -108,7 +121,7 @@ def record(
     :param seconds: how long the archiver may take.
     :param workers: sessions that count and hash.
     :return: plain data: the restore point as ``restore_point.create`` tells it, and ``databases``.
-    :raises PgopsError: rights are missing, a table stays locked, or at each attempt a transaction ended at that very moment.
+    :raises PgopsError: rights are missing, or a table stays locked.
     :raises Interrupted: asked to end.
 
     Takes ACCESS SHARE on every table until it has been read.
@@ -143,21 +156,15 @@ def _mark(
         control.check()
         for one in held:
             one.lock()
-        for one in held:
+        for one in held[:-1]:
             one.look()
-        point = restore_point.mark(conn, _numbered(name, attempt))
-        # In this order: who is still there at the last look held its locks when they were read.
-        writing = fetch_all(conn, _WRITING)
+        point, writing = held[-1].look_and_mark(_numbered(name, attempt))
         after = Visible.of(str((fetch_one(conn, _AFTER) or {})["visible"]))
-        if not any(one.visible.ended_by(after) for one in held):
-            return point, writing
+        if attempt == attempts or not any(one.visible.ended_by(after) for one in held):
+            break
         for one in held:
             one.let_go()
-    raise PgopsError(
-        f"At each of {attempts} attempts a transaction ended just when the restore point was made, so what it holds cannot be told.",
-        hint="Prove it when less is written, or by restoring alone: -e backup_prove_level=2.",
-        extra={"reason": "busy"},
-    )
+    return point, writing
 
 
 def _numbered(name: str, attempt: int) -> str:
@@ -200,6 +207,21 @@ class _Held:
         assert row is not None
         self._snapshot, self.visible = row["name"], Visible.of(row["visible"])
 
+    def look_and_mark(self, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Take the snapshot, write the restore point, look who holds which tables.
+
+        :return: name, lsn, segment, timeline and at of the restore point; xid, database and relation of each lock of who writes.
+        """
+        row = fetch_one(self.conn, _LOOK_AND_MARK, (name,))
+        assert row is not None
+        self._snapshot, self.visible = row["name"], Visible.of(row["visible"])
+        point = {
+            "name": name,
+            **{key: row[key] for key in ("lsn", "segment", "at")},
+            "timeline": int(row["segment"][:8], 16),
+        }
+        return point, [dict(zip(("xid", "database", "relation"), lock)) for lock in row["writing"]]
+
     def let_go(self) -> None:
         """Give up this attempt."""
         execute(self.conn, "ROLLBACK")
@@ -207,7 +229,7 @@ class _Held:
     def describe(
         self, writing: list[dict[str, Any]], workers: int, progress: Progress, control: Control
     ) -> dict[str, Any]:
-        """:param writing: who held which tables at the second look. :return: what the database holds in the snapshot."""
+        """:param writing: who held which tables when the restore point was written. :return: what the database holds in the snapshot."""
         progress.emit("counting and hashing what the restore point holds", database=self.target.database)
         contents = Contents(
             self.target.as_restore(), workers=workers, application_name=self._application_name,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -103,38 +103,54 @@ def test_whatever_differs_is_named(
         physical_proof.refuse_differences({target.database: found}, "the source held")
 
 
+def before_the_second_look(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any]) -> None:
+    ask = recorded_moment.fetch_one
+
+    def asking(conn: Any, query: Any, *given: Any) -> Any:
+        if query == recorded_moment._AFTER:
+            act()
+        return ask(conn, query, *given)
+
+    monkeypatch.setattr(recorded_moment, "fetch_one", asking)
+
+
 def test_where_a_transaction_ends_in_that_very_moment_it_is_done_again(
     admin: Any, server: Any, target: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mark = restore_point.mark
-
-    def ending(conn: Any, name: str) -> dict[str, Any]:
-        if not name.endswith("_2"):
-            server.execute("INSERT INTO students VALUES (3, 'eva')", database=target.database)
-        return mark(conn, name)
-
-    monkeypatch.setattr(restore_point, "mark", ending)
+    rows = iter([3])
+    before_the_second_look(
+        monkeypatch,
+        lambda: [
+            server.execute(f"INSERT INTO students VALUES ({row}, 'eva')", database=target.database) for row in rows
+        ],
+    )
     moment = record(admin, target, monkeypatch)
     assert moment["name"] == "here_2"
     assert moment["databases"][target.database]["tables"]["public.students"]["rows"] == 3
     assert compare(target, moment).all == []
 
 
-def test_where_one_ends_each_time_it_is_refused_with_what_to_do(
+def test_where_each_attempt_meets_one_its_tables_are_known(
     admin: Any, server: Any, target: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mark = restore_point.mark
+    """A client that writes all the time: each of its transactions is there at the restore point and has ended by the second look."""
+    with server.session(target.database) as writer, writer.cursor() as cursor:
+        writer.autocommit = False
 
-    def ending(conn: Any, name: str) -> dict[str, Any]:
-        server.execute("SELECT pg_current_xact_id()", database=target.database)
-        return mark(conn, name)
+        def write_on() -> None:
+            writer.commit()
+            cursor.execute("INSERT INTO visits (student) VALUES (2)")
 
-    monkeypatch.setattr(restore_point, "mark", ending)
-    with pytest.raises(
-        PgopsError, match="At each of 3 attempts a transaction ended just when the restore point was made"
-    ) as caught:
-        record(admin, target, monkeypatch, attempts=3)
-    assert "-e backup_prove_level=2" in str(caught.value.hint)
+        write_on()
+        before_the_second_look(monkeypatch, write_on)
+        moment = record(admin, target, monkeypatch, attempts=3)
+        writer.rollback()
+    assert moment["name"] == "here_3"
+    described = moment["databases"][target.database]
+    ((xid, tables),) = described["writing"].items()
+    assert tables == ["public.visits"]
+    found = compare(target, moment, [int(xid)])
+    assert (found.all, found.moving) == ([], ["public.visits"])
 
 
 def test_a_transaction_whose_commit_waits_is_known_by_its_tables_and_only_these_are_not_compared(
@@ -234,10 +250,11 @@ def test_it_is_kept_private_without_the_definitions_and_compares_all_the_same(
 def test_a_role_that_may_not_make_restore_points_is_told_what_it_lacks(
     server: Any, target: Any, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    conn = connect(target.with_(database=target.maintenance_database, owner=None), application_name="pgops test")
+    weak = target.with_(restore_user=None, owner=None)
+    conn = connect(weak.maintenance(), application_name="pgops test")
     try:
         with pytest.raises(PgopsError, match="may not make a restore point") as caught:
-            record(conn, target, monkeypatch)
+            record(conn, weak, monkeypatch)
         assert "GRANT EXECUTE ON FUNCTION pg_create_restore_point(text)" in str(caught.value.hint)
     finally:
         conn.close()
