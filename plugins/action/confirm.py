@@ -85,8 +85,12 @@ class ActionModule(PgopsAction):
         if strategy == "down":
             going = self._templar.template(task_vars.get("__rollback_versions")) or {}
             versions = list(dict.fromkeys(str(version) for found in going.values() for version in found))
-        for line in rehearsals.told(str(self.pgops(task_vars, "state_directory")), before, strategy, versions):
+        state = str(self.pgops(task_vars, "state_directory"))
+        for line in rehearsals.told(state, before, strategy, versions):
             self.say(line)
+        rate = rehearsals.rate(state, before)
+        if rate:
+            self.say(rate)
 
     def _announce(self, task_vars: dict[str, Any], databases: list[str]) -> None:
         """Say once, on the screen and to the environment's webhook, that a rollback begins now; whether that is heard stops nothing."""

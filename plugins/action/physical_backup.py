@@ -20,7 +20,10 @@ class ActionModule(PhysicalAction):
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the task's arguments. A backup of hours whose proof would not do is refused before it is begun."""
         if proof_levels.proves(self.run_fact(task_vars), task_vars):
-            self.refuse_unreached(task_vars, self._templar.template(task_vars.get(proof_levels.VARIABLE)))
+            needed, asked = (
+                self._templar.template(task_vars.get(name)) for name in (proof_levels.VARIABLE, proof_levels.ASKED)
+            )
+            self.refuse_unreached(task_vars, needed, asked)
         return super().module_arguments(task_vars)
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:

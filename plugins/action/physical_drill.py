@@ -18,6 +18,8 @@ _OF_BACKUP = {
     "os_user": "backup_os_user",
     "archive_timeout": "backup_archive_timeout",
     "rto_seconds": "backup_rto_seconds",
+    "directory": "backup_directory",
+    "jobs": "backup_jobs",
 }
 
 
@@ -34,5 +36,8 @@ class ActionModule(drill.ActionModule):
                 "drill_backup names a logical backup and drill_point_in_time a moment of the physical ones, of which the one before it is "
                 "taken; nothing was restored. Leave drill_backup out",
             )
-        arguments = {"point_in_time": str(self._task.args.get("point_in_time") or "")}
+        arguments = {
+            "point_in_time": str(self._task.args.get("point_in_time") or ""),
+            "checks": self.named_checks(task_vars),
+        }
         return {**arguments, **self.of_backup(_OF_BACKUP, task_vars, self._task.args)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, reporting
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, moved_sequences, proof_levels, reporting
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 
 _PHASES = {"disclosed": "disclose", "resumed": "resume"}
@@ -31,8 +31,13 @@ class ActionModule(PgopsAction):
         if self.PHASE == "resume":
             answer = batches.names(arguments.pop("answer", None))
             arguments["confirmed"] = sorted(answer) == sorted(self.pgops(task_vars, "databases") or [])
-        elif self.PHASE == "restore" and self.run_fact(task_vars).get("why"):
-            arguments.setdefault("reason", str(self.run_fact(task_vars)["why"]))
+            return arguments
+        run = self.run_fact(task_vars)
+        if self.PHASE == "restore" and run.get("why"):
+            arguments.setdefault("reason", str(run["why"]))
+        arguments["level_required"] = proof_levels.required(
+            arguments.get("level_required"), str(run.get("environment")), self.in_production(task_vars)
+        )
         return arguments
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +56,8 @@ class ActionModule(PgopsAction):
                 self.say(f"{database}: {line}")
             if found.get("lost_unknown"):
                 self.say(f"{database}: what was lost cannot be told: {found['lost_unknown']}")
+            for line in moved_sequences.lines(database, found.get("sequences") or {}):
+                self.say(line)
             history = found.get("history") or {}
             if history.get("carried") is False:
                 self.say(f"{database}: the history was not carried across: {history.get('why')}")
@@ -64,13 +71,31 @@ class ActionModule(PgopsAction):
             return
         plan = found.get("plan")
         if plan:
+            level = found.get("proof_level")
+            proved = "never proved" if level is None else f"proved to level {level}"
             self.say(
-                f"{database}: back to {found['target']}: backup {plan['backup']} ({reporting.size(plan['backup_size'])}), then "
+                f"{database}: back to {found['target']}: backup {plan['backup']} ({reporting.size(plan['backup_size'])}, {proved}), then "
                 f"{reporting.size(plan['wal_bytes'])} of WAL on timeline {plan['timeline']}; every write since is lost here and kept "
                 "in the folder of the cluster that is replaced"
             )
+            if database in (found.get("unreadable") or []):
+                self.say(
+                    f"{database}: it cannot be read, so what is lost cannot be counted, and numbers that its sequences have given out since "
+                    "are given out again"
+                )
+            else:
+                self.say(
+                    f"{database}: its sequences go on behind what they have given out by then; some numbers are left out"
+                )
+            if found.get("lets_off"):
+                self.say(
+                    f"{database}: {found['lets_off']}; it is taken all the same, for the reason in rollback_break_glass"
+                )
         else:
-            self.say(f"{database}: back to the cluster kept in {found['kept']} since {found['since']}")
+            self.say(
+                f"{database}: back to the cluster kept in {found['kept']} since {found['since']}; its sequences go on from where they were then, "
+                "so that numbers given out since are given out again"
+            )
         for other in found.get("others") or []:
             self.say(f"{database}: the database {other} goes back too")
         for standby in found.get("standbys") or []:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 
 
@@ -15,6 +16,11 @@ class ActionModule(PgopsAction):
 
     PHASE = "restore_point"
     MODULE = "restore_point"
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Where every table is read it takes minutes, and is shown live."""
+        self.LIVE = bool(boolean(self._task.args.get("hashes") or False))
+        return super().run(tmp, task_vars)
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Its name, and the command that goes back to it."""
@@ -27,4 +33,6 @@ class ActionModule(PgopsAction):
                     f"{database}: restore point {found['name']} at {found['lsn']}, archived after {found['archived_s']:.1f} s; "
                     f"back to it: {back}"
                 )
+                if found.get("moment"):
+                    self.say(f"{database}: what it holds was hashed and is kept in {found['moment']}")
         return result

@@ -30,7 +30,7 @@ from datetime import datetime, timezone
 from typing import Any, Callable
 from urllib.parse import quote
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import encryption, sealed_settings
+from ansible_collections.whitecross.pgops.plugins.module_utils import encryption, physical_folder, sealed_settings
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
 MANIFEST_FORMAT = 1
@@ -401,6 +401,8 @@ def read_backup(path: str) -> Backup:
         raise PgopsError(f"There is no backup {path} on this host.", hint="Name a folder that backup.yml has made.")
     if path.endswith(PARTIAL):
         raise PgopsError(f"{path} is a backup that was never finished.", hint=_TAKE_ANOTHER)
+    if not os.path.exists(manifest_path):
+        physical_folder.refuse(path)
     try:
         with open(manifest_path, "rb") as stream:
             data = stream.read()

@@ -58,7 +58,7 @@ class Beside:
         self.folder = folder
         self.user = user
         self._target = target
-        self._name = application_name
+        self.application_name = application_name
         self.progress = progress or Progress(None)
         self.control = control or Control(None)
         self.private = ""
@@ -125,7 +125,9 @@ class Beside:
 
     def connect(self, database: str | None = None) -> Connection:
         """:return: a session on it."""
-        return connect(self.target(database or self._target.maintenance_database), application_name=self._name)
+        return connect(
+            self.target(database or self._target.maintenance_database), application_name=self.application_name
+        )
 
     def wait_until_paused(self, seconds: float) -> dict[str, Any]:
         """Wait until it stands still at its recovery target.

@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, Callable
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import cluster_layout
+from ansible_collections.whitecross.pgops.plugins.module_utils import cluster_layout, physical_folder
 from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_layout import Layout, Server, layout_from
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.os_user import OsUser
@@ -243,6 +243,7 @@ def refuse_unkept(layout: Layout, path: str) -> dict[str, Any]:
         with open(os.path.join(path, KEPT), encoding="utf-8") as stream:
             told: dict[str, Any] = json.load(stream)
     except (OSError, ValueError):
+        physical_folder.refuse(path)
         raise PgopsError(
             f"{path} is no cluster that a rollback has put aside; nothing was touched.",
             hint=f"Those that are there: {', '.join(kept_beside(layout.data_directory)) or 'none'}.",

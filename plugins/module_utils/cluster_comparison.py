@@ -31,6 +31,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import (
     from_psycopg,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
+from ansible_collections.whitecross.pgops.plugins.module_utils.sequence_positions import SequencePositions
 from psycopg2 import sql
 
 CLUSTER_RESTORED = "cluster_restored"
@@ -45,11 +46,18 @@ class Record:
     """What the audit of the restored database keeps of the rollback.
 
     :ivar reason: why, where it was typed.
+    :ivar break_glass: why a backup was taken that is not proved far enough, and what that lets off.
     """
 
     run_id: str
     target: str
     reason: str | None = None
+    break_glass: Mapping[str, Any] | None = None
+
+    def detail(self) -> dict[str, Any]:
+        """:return: what the audit keeps."""
+        given = {"reason": self.reason, "break_glass": self.break_glass}
+        return {"target": self.target, **{name: value for name, value in given.items() if value}}
 
 
 class Live:
@@ -149,6 +157,22 @@ def compare(live: Live, restored: Callable[[], Connection], record: Record) -> d
     }
 
 
+def keep_sequences_ahead(live: Live, restored: Callable[[], Connection], seconds: float) -> dict[str, Any]:
+    """Let the sequences of the restored database go on behind what the live one has given out and will until it stops.
+
+    :param seconds: until the live server stops, at most.
+    :return: ``moved`` and ``left``, each that could not be, with why; only ``why`` where it is not known what was given out.
+    """
+
+    def move(conn: Connection) -> dict[str, Any]:
+        with contextlib.closing(restored()) as staged:
+            positions = SequencePositions(conn, staged)
+            return {"moved": positions.keep_ahead(seconds), "left": positions.left}
+
+    found, unknown = live.read(move)
+    return {"why": unknown} if found is None else found
+
+
 def _carry(live: Connection, restored: Callable[[], Connection], owner: str | None) -> dict[str, Any]:
     with contextlib.closing(restored()) as conn:
         return history.carry(live, conn, owner=owner)
@@ -163,8 +187,7 @@ def _record(restored: Callable[[], Connection], record: Record) -> tuple[list[st
             versions = [row.version for row in ledger.read(conn).migrations if row.state == "applied"]
         except PgopsError as error:
             return [], error.message
-        detail = {"target": record.target, **({"reason": record.reason} if record.reason else {})}
-        ledger.append_audit(conn, CLUSTER_RESTORED, run_id=record.run_id, detail=detail)
+        ledger.append_audit(conn, CLUSTER_RESTORED, run_id=record.run_id, detail=record.detail())
     return versions, None
 
 
@@ -175,7 +198,6 @@ def record_return(targets: Iterable[Target], record: Record) -> dict[str, dict[s
 
     :return: by database ``history``, where there is something to tell.
     """
-    detail = {"target": record.target, **({"reason": record.reason} if record.reason else {})}
     told = {}
     for target in targets:
         try:
@@ -183,7 +205,7 @@ def record_return(targets: Iterable[Target], record: Record) -> dict[str, dict[s
                 connect(target.as_restore(), application_name=locks.application_name(record.run_id))
             ) as conn:
                 if ledger.schema_version(conn):
-                    ledger.append_audit(conn, CLUSTER_RETURNED, run_id=record.run_id, detail=detail)
+                    ledger.append_audit(conn, CLUSTER_RETURNED, run_id=record.run_id, detail=record.detail())
         except (psycopg2.Error, PgopsError) as exc:
             why = as_pgops_error(exc, "the return could not be written into the audit").message
             told[target.database] = {"history": {"carried": False, "why": why}}

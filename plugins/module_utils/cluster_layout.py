@@ -31,7 +31,7 @@ LOG = "/var/log/postgresql/pgops.log"
 _SETTINGS = """
 SELECT name, setting FROM pg_catalog.pg_settings
 WHERE name IN ('data_directory', 'config_file', 'hba_file', 'ident_file', 'port', 'unix_socket_directories',
-               'wal_segment_size', 'archive_mode', 'archive_command', 'archive_library')
+               'wal_segment_size', 'archive_mode', 'archive_command', 'archive_library', 'data_checksums')
 """
 
 
@@ -54,6 +54,8 @@ class Layout:
     # The systemd unit that runs it, and without one the words with which its server was started.
     unit: str | None
     options: tuple[str, ...]
+    # None in the state that an earlier version has written.
+    data_checksums: bool | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """:return: plain data, which :func:`layout_from` reads back."""
@@ -107,6 +109,7 @@ def read_layout(conn: Connection, target: Target) -> Layout:
         major=conn.info.server_version // 10000,
         unit=unit_of(pid),
         options=options,
+        data_checksums=settings["data_checksums"] == "on",
     )
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Callable, cast
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, plain_sql
+from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, physical_folder, plain_sql
 from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import first_error, told_lines
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plain_sql import Scan
@@ -69,9 +69,11 @@ def identify(path: str) -> Source:
             return Source(path, BACKUP)
         if os.path.exists(os.path.join(path, _TOC)):
             return Source(path, DIRECTORY)
+        physical_folder.refuse(path)
         raise _refused(path, f"holds neither {backup_store.MANIFEST} nor {_TOC}: it is no backup and no dump", _WHAT)
     if os.path.lexists(path) and not os.path.isfile(path):
         raise _refused(path, "is no plain file and no folder", _WHAT)  # a pipe would be waited for
+    physical_folder.refuse(path)
     try:
         with open(path, "rb") as stream:
             head = stream.read(_HEAD_BYTES)

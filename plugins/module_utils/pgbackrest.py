@@ -12,20 +12,21 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.os_user import OsUser, Output
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 
 HEADER = "# Written by whitecross.pgops, which writes it again: change backup_repository instead.\n"
-# The number of the repository that is looked into; with several, pgBackRest wants to be told which.
+# The repository that backups go to unless another is named, and that a restore takes before all others.
 FIRST = 1
 _OPTION = re.compile(r"^[a-z][a-z0-9-]*$")
 _SECRET = re.compile(r"(cipher-pass|s3-key|s3-key-secret|s3-token|azure-key|gcs-key|passphrase|secret)$")
 _STANZA = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 _ERROR = re.compile(r"ERROR: \[(\d+)\]: (.*)$")
+_REPOSITORY = re.compile(r"repo(\d+)-")
 _SHARE = re.compile(r"\(([\d.]+ ?\w+), ([\d.]+)%\)")
 # Behind an ERROR its HINTs and the processes that tried again stand indented.
 _CONTINUED = re.compile(r"^\s+(?:\[\w+\] on|HINT:)?\s*")
@@ -137,23 +138,35 @@ def write_configuration(path: str, text: str, user: OsUser, *, pretend: bool = F
     return True
 
 
-def configured(path: str, stanza: str, name: str) -> str | None:
-    """:return: an option of the stanza in a configuration of ours, for when the server does not answer."""
+def options(path: str, stanza: str) -> dict[str, str]:
+    """:return: what a configuration of ours says for all stanzas and for this one; empty where it cannot be read."""
+    found: dict[str, str] = {}
     section = None
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
             for line in stream:
+                name, equals, value = line.rstrip("\n").partition("=")
                 if line.startswith("["):
                     section = line.strip()[1:-1]
-                elif section == stanza and line.startswith(f"{name}="):
-                    return line.rstrip("\n").partition("=")[2]
+                elif equals and section in ("global", stanza):
+                    found[name.strip()] = value.strip()
     except OSError:
         pass
-    return None
+    return found
+
+
+def configured(path: str, stanza: str, name: str) -> str | None:
+    """:return: an option of the stanza in a configuration of ours, for when the server does not answer."""
+    return options(path, stanza).get(name)
+
+
+def repositories(names: Iterable[str]) -> list[int]:
+    """:param names: of options. :return: the numbers of the repositories that they are about."""
+    return sorted({int(found[1]) for name in names if (found := _REPOSITORY.match(name))})
 
 
 class PgBackRest:
-    """One stanza of one repository."""
+    """One stanza, in one repository or several."""
 
     def __init__(
         self,
@@ -175,6 +188,10 @@ class PgBackRest:
         self.user = user
         self.progress = progress or Progress(None)
         self.control = control or Control(None)
+
+    def repositories(self) -> list[int]:
+        """:return: the numbers of the repositories that are configured, the one that a restore prefers first."""
+        return repositories(options(self.config, self.stanza)) or [FIRST]
 
     def version(self) -> str:
         """:return: e.g. ``2.55.1``. :raises PgopsError: it is not installed."""
@@ -212,10 +229,42 @@ class PgBackRest:
         self._succeed([*arguments, "restore"], "The restore failed", telling="restoring")
 
     def verify(self) -> None:
-        """Let pgBackRest read the whole first repository of the stanza and compare it with its checksums.
+        """Let pgBackRest read each whole repository of the stanza and compare it with its checksums.
 
-        :raises PgopsError: something is damaged; it names the first file, and ``extra["damage"]`` all.
+        :raises PgopsError: something is damaged; it names repository and first file, and ``extra["damage"]`` all. Where nothing is, a
+            repository that could not be read.
         """
+        numbers = self.repositories()
+        found, unread = {}, []
+        for number in numbers:
+            try:
+                damage = self._damage(number, len(numbers) > 1)
+            except Interrupted:
+                raise
+            except PgopsError as error:
+                unread.append(error)
+                continue
+            if damage:
+                found[number] = damage
+        if not found:
+            if unread:
+                raise unread[0]
+            return
+        number, damage = next(iter(found.items()))
+        files = [entry for entry in damage if "status:" not in entry] or damage
+        more = f", and {len(files) - 1} more" if len(files) > 1 else ""
+        others = [str(other) for other in found if other != number]
+        more += f"; so is repository {', '.join(others)}" if others else ""
+        which = f"Repository {number}" if len(numbers) > 1 else "The repository"
+        command = "Take a full backup now: backup.yml -e backup_physical_type=full"
+        raise PgopsError(
+            f"{which} of stanza {self.stanza} is damaged: {files[0]}{more}.",
+            hint=f"{command}{' -e backup_copies_required=true' if number != FIRST else ''}; do not count on the damaged ones.",
+            extra={"damage": [entry for entries in found.values() for entry in entries], "repositories": list(found)},
+        )
+
+    def _damage(self, repository: int, several: bool) -> list[str]:
+        """:return: the lines that tell of damage in one repository."""
         damage: list[str] = []
 
         def read(line: str) -> None:
@@ -224,17 +273,10 @@ class PgBackRest:
                 damage.append(found.group(0)[:300])
 
         done = self.user.run(
-            self._line([f"--repo={FIRST}", "--log-level-console=info", "verify"]), tell=read, control=self.control
+            self._line([f"--repo={repository}", "--log-level-console=info", "verify"]), tell=read, control=self.control
         )
-        self._refuse(done, "The repository could not be verified")
-        if damage:
-            files = [entry for entry in damage if "status:" not in entry] or damage
-            more = f", and {len(files) - 1} more" if len(files) > 1 else ""
-            raise PgopsError(
-                f"The repository of stanza {self.stanza} is damaged: {files[0]}{more}.",
-                hint="Take a full backup now: backup.yml -e backup_physical_type=full; do not count on the damaged ones.",
-                extra={"damage": damage},
-            )
+        self._refuse(done, f"{f'Repository {repository}' if several else 'The repository'} could not be verified")
+        return damage
 
     def info(self) -> dict[str, Any]:
         """:return: what ``info --output=json`` says of the stanza."""
@@ -244,12 +286,34 @@ class PgBackRest:
                 return dict(entry)
         raise PgopsError(f"pgBackRest knows no stanza {self.stanza} in this repository.", hint=_MAKE_ONE)
 
-    def files(self, path: str) -> dict[str, dict[str, Any]]:
-        """:return: what lies below a folder of the first repository, by relative name; empty where there is no such folder."""
-        return dict(self._json([f"--repo={FIRST}", "--recurse", "repo-ls", path]))
+    def files(self, path: str, repository: int = FIRST) -> dict[str, dict[str, Any]]:
+        """:return: what lies below a folder of a repository, by relative name; empty where there is no such folder."""
+        return dict(self._json([f"--repo={repository}", "--recurse", "repo-ls", path]))
+
+    def manifest_option(self, label: str, repository: int, name: str) -> str | None:
+        """:return: an option that a backup was made with, as its manifest in the repository has it; None where it has none."""
+        section, value = "", None
+
+        def read(line: str) -> None:
+            nonlocal section, value
+            if line.startswith("["):
+                section = line
+            elif section == "[backup:option]" and line.startswith(f"{name}="):
+                value = line.partition("=")[2].strip('"')
+
+        path = f"backup/{self.stanza}/{label}/backup.manifest"
+        done = self.user.run(
+            self._line(
+                [f"--repo={repository}", "--log-level-console=off", "--log-level-stderr=error", "repo-get", path]
+            ),
+            tell=read,
+            control=self.control,
+        )
+        self._refuse(done, f"The manifest of backup {label} could not be read")
+        return value
 
     def fetch_wal(self, segment: str, folder: str) -> str | None:
-        """Get a WAL segment or a timeline's history out of the archive.
+        """Get a WAL segment or a timeline's history out of the archive, of whichever repository has it.
 
         :param folder: the user of the server may write there.
         :return: its path, or None where the archive has none of that name.

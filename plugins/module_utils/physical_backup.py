@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_layout import Layout
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.pgbackrest import PgBackRest
+from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import NAMES
 from ansible_collections.whitecross.pgops.plugins.module_utils.wal_archive import Physical
 
 # A backup waits for the next checkpoint of the server's own, minutes, unless it may ask for one.
 _DEFAULTS = {"start-fast": "y"}
-_REPOSITORY = re.compile(r"repo(\d+)-")
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,11 @@ def back_up(tool: PgBackRest, layout: Layout, kind: str, further: Sequence[int] 
     began = time.monotonic()
     tool.create_stanza()
     tool.check()
+    if kind != "full":
+        _refuse_mixed_checksums(tool, layout)
     tool.backup(kind)
-    made = wal_archive.backups(tool.info(), layout.system_identifier)[-1]
+    kept = wal_archive.backups(tool.info(), layout.system_identifier)
+    made = [backup for backup in kept if backup.repository == pgbackrest.FIRST][-1]
     wal_archive.refuse_broken_chain(tool, made)
     copies = {number: _copy(tool, layout, made, kind, number) for number in further}
     return {
@@ -104,25 +107,42 @@ def back_up(tool: PgBackRest, layout: Layout, kind: str, further: Sequence[int] 
     }
 
 
+def _refuse_mixed_checksums(tool: PgBackRest, layout: Layout) -> None:
+    """:raises PgopsError: what the backup would stand on was taken with data checksums in the other state."""
+    kept = wal_archive.backups(tool.info(), layout.system_identifier)
+    below = [backup for backup in kept if backup.repository == pgbackrest.FIRST]
+    if not below:
+        return
+    try:
+        wal_archive.refuse_other_checksums(tool, below[-1], layout.data_checksums)
+    except Interrupted:
+        raise
+    except PgopsError as error:
+        # What else is wrong with the one below, pgBackRest says and goes on from another.
+        if error.extra.get("reason") == "checksums":
+            error.message = (
+                f"No backup was taken, since it would stand on another state of the cluster: {error.message}"
+            )
+            raise
+
+
 def further_repositories(declared: Declared) -> list[int]:
     """:return: the numbers of those that are declared besides the first."""
-    numbers = {int(found[1]) for name in declared.repository if (found := _REPOSITORY.match(str(name)))}
-    return sorted(numbers - {pgbackrest.FIRST})
+    numbers = pgbackrest.repositories(str(name) for name in declared.repository)
+    return [number for number in numbers if number != pgbackrest.FIRST]
 
 
 def _copy(tool: PgBackRest, layout: Layout, made: Physical, kind: str, repository: int) -> str:
     """:return: the label of the backup that is in a further repository by now."""
     tool.backup(kind, repository)
-    info = tool.info()
-    there = [entry for entry in info.get("backup") or [] if entry["database"].get("repo-key") == repository]
-    found = [
-        one for one in wal_archive.backups({**info, "backup": there}, layout.system_identifier) if one.stop >= made.stop
-    ]
+    there = wal_archive.backups(tool.info(), layout.system_identifier)
+    found = [backup for backup in there if backup.repository == repository and backup.stop >= made.stop]
     if not found or found[-1].damaged:
         raise PgopsError(
             f"Repository {repository} of stanza {tool.stanza} has no whole backup of this run.",
             hint=f"Look with pgbackrest --stanza={tool.stanza} --repo={repository} info.",
         )
+    wal_archive.refuse_broken_chain(tool, found[-1])
     return found[-1].label
 
 
@@ -150,3 +170,48 @@ def write_proof(directory: str, stanza: str, proof: dict[str, Any]) -> str:
     backup_store.make_private_folder(os.path.dirname(path))
     backup_store.write_json(path, proof)
     return path
+
+
+def read_proof(directory: str, stanza: str, label: str) -> dict[str, Any] | None:
+    """:return: the proof of a backup; None where there is none, or none that can be read."""
+    try:
+        with open(proof_path(directory, stanza, label), encoding="utf-8") as stream:
+            found = json.load(stream)
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("label") == label else None
+
+
+def remove_proof(directory: str, stanza: str, label: str) -> None:
+    """A backup that was found unfit is not proved any more."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(proof_path(directory, stanza, label))
+
+
+def proved(directory: str, stanza: str) -> list[str]:
+    """:return: the labels of the backups that have a proof."""
+    suffix = ".proof.json"
+    try:
+        names = os.listdir(os.path.dirname(proof_path(directory, stanza, "x")))
+    except OSError:
+        return []
+    return sorted(name[: -len(suffix)] for name in names if name.endswith(suffix))
+
+
+def refuse_unproved(directory: str, stanza: str, backup: Physical, level: int, system_identifier: str) -> None:
+    """:param level: to which the proof of a backup must have come before a cluster goes back by it.
+    :raises PgopsError: there is no such proof; ``extra["reason"]`` is ``level``."""
+    proof = read_proof(directory, stanza, backup.label)
+    if proof and proof.get("system_identifier", system_identifier) != system_identifier:
+        proof = None
+    # One that was made before levels were kept in it compared nothing but counts.
+    reached = int(proof.get("level") or 0) if proof else 0
+    if reached >= level:
+        return
+    told = f"is proved to level {reached} ({NAMES[reached]})" if proof else "was never proved"
+    raise PgopsError(
+        f"Backup {backup.label} {told}, and level {level} ({NAMES[level]}) is needed; nothing was touched.",
+        hint=f"Prove it with prove.yml -e backup_engine=physical -e backup_prove_level={level}, which proves the newest one; or say why it is "
+        "to be taken all the same with -e rollback_break_glass='…'.",
+        extra={"reason": "level", "backup": backup.label, "level": reached, "level_required": level},
+    )

@@ -9,7 +9,8 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
@@ -18,19 +19,22 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     cluster_change,
     physical_proof,
     point_in_time,
+    recorded_moment,
     restore_times,
+    soundness,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_beside import Beside, discard
 from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_layout import Layout
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.drill import FAILED, PASSED
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError, as_pgops_error
+from ansible_collections.whitecross.pgops.plugins.module_utils.moment_comparison import Differences
 from ansible_collections.whitecross.pgops.plugins.module_utils.pgbackrest import PgBackRest
 from ansible_collections.whitecross.pgops.plugins.module_utils.physical_rollback import copy_beside, replay
 from ansible_collections.whitecross.pgops.plugins.module_utils.point_in_time import Plan
 from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import (
     CHECKSUMMED,
-    PHYSICAL,
+    EQUAL,
     READABLE,
     RESTORES,
     Ladder,
@@ -42,6 +46,22 @@ _MOMENT = re.compile(r"^\d{4}-\d\d-\d\d[T ]")
 _VARIABLES = {"rollback_to_time": "drill_point_in_time", "rollback_restore_point": "drill_point_in_time"}
 _SIZE = "SELECT pg_catalog.pg_database_size(pg_catalog.current_database()) AS bytes"
 _NOT_COMPARED = "rows are counted and not compared: at that moment nobody has counted or hashed them"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a drill goes by.
+
+    :ivar rto_seconds: in how many seconds the cluster must stand where it was asked to.
+    :ivar directory: the folder that holds the proofs, and what restore points hold.
+    :ivar queries: the application's own, put to what was compared.
+    :ivar workers: sessions that count and hash.
+    """
+
+    rto_seconds: float | None = None
+    directory: str | None = None
+    queries: Sequence[Mapping[str, Any]] = ()
+    workers: int = 2
 
 
 def plan(tool: PgBackRest, layout: Layout, conn: Connection, to: str, *, seconds: float, pretend: bool = False) -> Plan:
@@ -65,18 +85,19 @@ def drill(
     conn: Connection,
     targets: Mapping[str, Target],
     to: str,
+    asked: Asked = Asked(),
     *,
     run_id: str,
     seconds: float,
     application_name: str,
-    rto_seconds: float | None = None,
 ) -> dict[str, Any]:
     """Recover to ``to`` beside the live cluster, read every row, page and index of these databases, throw it away.
+
+    Where it was recorded what the restore point holds, all of that is compared, and constraints and queries are looked at.
 
     Takes the lock of a change of clusters: no proof and no rollback of the cluster goes on beside it.
 
     :param targets: the databases that are read; a recovery brings back all of the cluster.
-    :param rto_seconds: in how many it must stand where it was asked to.
     :return: the evidence of each database, as ``drill.drill`` makes it
     :raises PgopsError: it is refused before anything is restored.
     """
@@ -90,20 +111,30 @@ def drill(
             application_name=application_name, progress=tool.progress, control=tool.control,
         )  # fmt: skip
         beside.refuse_full(found.backup_size + found.wal_bytes)
-        return _Drill(tool, layout, found, beside, rto_seconds).of(list(targets))
+        moment = recorded_moment.kept(asked.directory, tool.stanza, found.name)
+        if moment and not set(targets) <= set(moment["databases"]):
+            moment = None  # a level is one of all databases
+        return _Drill(tool, layout, found, beside, asked, moment).of(list(targets))
 
 
 class _Drill:
     """One recovery and what was seen of it."""
 
     def __init__(
-        self, tool: PgBackRest, layout: Layout, found: Plan, beside: Beside, rto_seconds: float | None
+        self,
+        tool: PgBackRest,
+        layout: Layout,
+        found: Plan,
+        beside: Beside,
+        asked: Asked,
+        moment: dict[str, Any] | None,
     ) -> None:
         self._tool, self._layout, self._found, self._beside = tool, layout, found, beside
-        self._rto_seconds = rto_seconds
+        self._asked, self._moment = asked, moment
         self._ladder = Ladder()
         self._reached: dict[str, Any] = {}
-        self._seen: dict[str, dict[str, int]] = {}
+        self._compared: dict[str, Differences] = {}
+        self._seen: dict[str, dict[str, Any]] = {}
         self._restore_seconds: float | None = None
 
     def of(self, databases: list[str]) -> dict[str, Any]:
@@ -133,29 +164,46 @@ class _Drill:
             step.detail = f"backup {self._found.backup} was restored, each file compared with its checksum"
         with self._ladder.climbing(RESTORES) as step:
             self._reached = replay(self._found, beside, archiving=False)
-            beside.promote()
             self._restore_seconds = round(time.monotonic() - restoring, 3)
             self._refuse_late()
-            for name in databases:
-                self._seen[name] = self._read(name)
+            self._compared = physical_proof.compare_beside(
+                beside, databases, self._moment, workers=self._asked.workers, application_name=beside.application_name
+            )
+            self._seen = {name: self._read(name) for name in databases}
             tool.progress.emit("reading pages and indexes (pg_amcheck)")
             physical_proof.refuse_damaged(tool, self._layout, beside, databases)
             rows = sum(found["rows"] for found in self._seen.values())
             step.detail = (
                 f"stood still at {self._found.told}, {self._reached['lsn']}; {rows} rows read, pages and indexes sound"
             )
+        if self._moment:
+            physical_proof.note_differences(self._ladder, self._compared)
+            physical_proof.refuse_differences(self._compared, f"the source held at {self._found.told}")
+            faults = physical_proof.look(
+                beside, databases, self._asked.queries, self._ladder, workers=self._asked.workers
+            )
+            if faults:
+                raise PgopsError(
+                    f"What was recovered to {self._found.told} equals its source, and is not sound: {self._ladder.levels[-1]['detail']}.",
+                    hint="Look at the live database with pg_amcheck, before the backups without the damage expire.",
+                    extra={"reason": "unsound", "faults": faults[: soundness.KEPT]},
+                )
 
-    def _read(self, database: str) -> dict[str, int]:
-        """:return: what a database holds, each row of it read. :raises PgopsError: it was not there at that moment."""
-        self._tool.progress.emit("reading every table", database=database)
+    def _read(self, database: str) -> dict[str, Any]:
+        """:return: what a database holds. :raises PgopsError: it was not there at that moment."""
+        found = self._compared[database]
         with contextlib.closing(self._beside.connect(database)) as conn:
-            found = physical_proof.counts_of(conn, self._beside.control)
             size = fetch_one(conn, _SIZE)
         assert size is not None
-        return {"tables": len(found), "rows": sum(found.values()), "database_bytes": int(size["bytes"])}
+        return {
+            "tables": found.tables,
+            "rows": found.rows,
+            "database_bytes": int(size["bytes"]),
+            "reservations": _reservations(found, self._moment is not None),
+        }
 
     def _refuse_late(self) -> None:
-        took, limit = self._restore_seconds, self._rto_seconds
+        took, limit = self._restore_seconds, self._asked.rto_seconds
         if limit and took is not None and took > limit:
             raise PgopsError(
                 f"The recovery to {self._found.told} took too long: it stood there after {took:.1f} s, and backup_rto_seconds is {limit:g}.",
@@ -181,23 +229,34 @@ class _Drill:
             "began": moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "seconds": seconds,
             "level": self._ladder.reached,
-            "level_required": PHYSICAL,
+            "level_required": EQUAL if self._moment else RESTORES,
             "levels": self._ladder.levels,
             "tables": None,
             "rows": None,
             "restore_seconds": took,
             "ready_seconds": took,
-            "rto_seconds": self._rto_seconds,
+            "rto_seconds": self._asked.rto_seconds,
             "forecast": restore_times.forecast([{"ready_seconds": took, "bytes": 1, "host": where}], 1)
             if took
             else None,
             "history": [],
-            "reservations": [_NOT_COMPARED],
+            "reservations": [] if self._moment else [_NOT_COMPARED],
             "error": error.message if error else None,
         }
         if error:
             evidence.update(hint=error.hint, sqlstate=error.sqlstate, interrupted=isinstance(error, Interrupted))
         return evidence
+
+
+def _reservations(found: Differences, compared: bool) -> list[str]:
+    if not compared:
+        return [_NOT_COMPARED]
+    told = []
+    if found.moving:
+        told.append(f"written to in the moment of the restore point, so not compared: {', '.join(found.moving)}")
+    if found.unlogged:
+        told.append(f"unlogged, so empty after every recovery: {', '.join(found.unlogged)}")
+    return told
 
 
 def _of_a_drill(error: PgopsError) -> PgopsError:

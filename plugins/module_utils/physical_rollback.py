@@ -19,6 +19,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     cluster_layout,
     locks,
     pgbackrest,
+    physical_backup,
     point_in_time,
     wal_archive,
 )
@@ -36,10 +37,15 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.pgbackrest import PgBackRest
 from ansible_collections.whitecross.pgops.plugins.module_utils.point_in_time import Plan
+from ansible_collections.whitecross.pgops.plugins.module_utils.wal_archive import Physical
 
 # pgBackRest's errors for a file that is not what it was: the checksum, its format, gone.
 _DAMAGED = ("026", "029", "055")
 RECOVERY_SECONDS = 24 * 3600
+# Between the last look at the sequences and the stop of the live server: the restored one stops, and a checkpoint with little to write.
+STOP_WITHIN_SECONDS = 60.0
+# Databases are looked at one after the other.
+LOOK_SECONDS = 2.0
 
 # In the name of a restored cluster's folder until it is live; one without it had been put aside.
 NEW = ".pgops_new_"
@@ -56,6 +62,10 @@ class Request:
     whole_cluster: bool = False
     archive_seconds: float = 60.0
     reason: str | None = None
+    # Of the proof of the backup that is restored: where it is kept, to which level it must have come, why one is taken that has not.
+    directory: str | None = None
+    level: int = 0
+    break_glass: str = ""
 
 
 @dataclass
@@ -99,17 +109,56 @@ def disclose(work: Work) -> dict[str, Any]:
         if work.request.kept:
             told = cluster_change.refuse_unkept(layout, work.request.kept)
             return {"kept": work.request.kept, "since": told["since"], "target": told["target"], "others": others}
-        found = _plan(work, conn, layout, pretend=True)
+        found, let_off = _plan(work, conn, layout, pretend=True)
         Beside(layout, cluster_change.names(layout.data_directory, work.request.run_id, cluster_change.now())[0],
                work.tool.user, work.target, application_name=work.application_name).refuse_full(found.backup_size + found.wal_bytes)  # fmt: skip
-        return {"plan": asdict(found), "target": found.told, "others": others, "standbys": _standbys(conn)}
+        return {
+            "plan": asdict(found),
+            "proof_level": _proof_level(work, found),
+            "lets_off": let_off,
+            "unreadable": _unreadable(work),
+            "target": found.told,
+            "others": others,
+            "standbys": _standbys(conn),
+        }
 
 
-def _plan(work: Work, conn: Connection, layout: Layout, *, pretend: bool) -> Plan:
+def _plan(work: Work, conn: Connection, layout: Layout, *, pretend: bool) -> tuple[Plan, str | None]:
+    """:return: the recovery, and what a typed reason lets off of the backup's proof, None where there is nothing to let off."""
     request = work.request
-    return point_in_time.plan(
-        work.tool, layout, conn, name=request.name, time=request.time, seconds=request.archive_seconds, pretend=pretend
-    )
+    plan = functools.partial(
+        point_in_time.plan, work.tool, layout, conn,
+        name=request.name, time=request.time, seconds=request.archive_seconds, pretend=pretend,
+    )  # fmt: skip
+
+    def refuse_unproved(backup: Physical) -> None:
+        if request.level:
+            physical_backup.refuse_unproved(
+                request.directory or "", work.tool.stanza, backup, request.level, layout.system_identifier
+            )
+
+    try:
+        return plan(accept=refuse_unproved), None
+    except PgopsError as error:
+        if error.extra.get("reason") != "level" or not request.break_glass.strip():
+            raise
+        return plan(), error.message.partition(", and level")[0]
+
+
+def _unreadable(work: Work) -> list[str]:
+    """:return: the databases of which nothing can be read: what was lost and which numbers their sequences have given out is not known."""
+    found = []
+    for name, target in work.targets.items():
+        try:
+            connect(target.as_restore(), application_name=work.application_name).close()
+        except PgopsError:
+            found.append(name)
+    return found
+
+
+def _proof_level(work: Work, found: Plan) -> int | None:
+    proof = physical_backup.read_proof(work.request.directory or "", work.tool.stanza, found.backup)
+    return int(proof.get("level") or 0) if proof else None
 
 
 def _refuse_cut_off(layout: Layout) -> None:
@@ -182,7 +231,7 @@ def roll_back(work: Work) -> dict[str, Any]:
             return {**done, "databases": cluster_comparison.record_return(work.targets.values(), record)}
         # A run that is at work now would be told of after hours of restoring.
         lives = [_locked(work, target, alone) for target in work.targets.values()]
-        found = _plan(work, conn, layout, pretend=False)
+        found, let_off = _plan(work, conn, layout, pretend=False)
         change = cluster_change.write(replace(change, target=found.told), user)
         beside = Beside(
             layout, incoming, user, work.target, application_name=work.application_name,
@@ -191,7 +240,7 @@ def roll_back(work: Work) -> dict[str, Any]:
         beside.refuse_full(found.backup_size + found.wal_bytes)
         began = time.monotonic()
         try:
-            compared = _restore(work, found, beside, lives)
+            compared = _restore(work, conn, found, beside, lives, let_off)
             # Whoever goes forth again meets those that were there then.
             compared["others"] = sorted({*others, *compared["others"]})
             compared["restore_seconds"] = round(time.monotonic() - began, 1)
@@ -260,24 +309,35 @@ def replay(found: Plan, beside: Beside, *, archiving: bool) -> dict[str, Any]:
     return reached
 
 
-def _restore(work: Work, found: Plan, beside: Beside, lives: Sequence[Live]) -> dict[str, Any]:
+def _restore(
+    work: Work, conn: Connection, found: Plan, beside: Beside, lives: Sequence[Live], let_off: str | None
+) -> dict[str, Any]:
     reached = restore_beside(work.tool, found, beside, archiving=True)
     beside.promote()
-    record = cluster_comparison.Record(work.request.run_id, _target(work.request), work.request.reason)
+    glass = {"reason": work.request.break_glass.strip(), "lets_off": let_off} if let_off else None
+    record = cluster_comparison.Record(work.request.run_id, _target(work.request), work.request.reason, glass)
     databases = {
         live.target.database: cluster_comparison.compare(
             live, functools.partial(beside.connect, live.target.database), record
         )
         for live in lives
     }
-    with contextlib.closing(beside.connect()) as conn:
-        others = _others(work, conn)
+    with contextlib.closing(beside.connect()) as restored:
+        others = _others(work, restored)
+    # What the stop writes is written now, so that it comes soon after the sequences were looked at.
+    execute(conn, "CHECKPOINT")
+    until = STOP_WITHIN_SECONDS + LOOK_SECONDS * len(lives)
+    for live in lives:
+        name = live.target.database
+        databases[name]["sequences"] = cluster_comparison.keep_sequences_ahead(
+            live, functools.partial(beside.connect, name), until
+        )
     beside.stop()
     if not cluster_layout.is_shut_down(beside.layout, beside.folder, work.tool.user):
         raise PgopsError("The restored cluster did not shut down cleanly; it was thrown away and nothing was touched.")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(beside.log)
-    return {"reached": reached, "backup": found.backup, "databases": databases, "others": others}
+    return {"reached": reached, "backup": found.backup, "break_glass": glass, "databases": databases, "others": others}
 
 
 def _target(request: Request) -> str:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Callable
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import wal_archive
 from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_layout import Layout
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute, fetch_one
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.pgbackrest import PgBackRest
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore_point import archive_through, refuse_name
 from ansible_collections.whitecross.pgops.plugins.module_utils.wal_archive import Physical, Wal
+
+Accept = Callable[[Physical], None]
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,11 @@ class Plan:
     timeline: int
     last_segment: str
     wal_bytes: int
+    repository: int = 1
 
     def arguments(self) -> list[str]:
         """:return: pgBackRest's options for it; it stands still at the target, so that it can be looked at."""
+        # In decimal: PostgreSQL reads it as C does, and takes the A of timeline 10 for 0.
         target = ["--type=name", f"--target={self.name}"] if self.name else ["--type=time", f"--target={self.time}"]
         # In decimal, though the names of segments have it in hexadecimal: PostgreSQL takes A for no number, and says that timeline 0
         # does not exist.
@@ -66,14 +70,18 @@ def plan(
     time: str | None,
     seconds: float,
     pretend: bool = False,
+    accept: Accept = lambda backup: None,
 ) -> Plan:
     """Choose the backup and look at everything on the way to the target.
+
+    Of each repository the newest backup before the target that is accepted; of several repositories the first whose way is whole.
 
     :param conn: on the live cluster, as a superuser.
     :param name: of a restore point; or
     :param time: a moment, with its offset.
     :param seconds: how long the archiver may take for what is not archived yet.
     :param pretend: do not make the live cluster let go of its WAL; then the newest of it may be missing.
+    :param accept: raises PgopsError for a backup that is not to be taken, whatever is on the way from it.
     :raises PgopsError: an unknown restore point, a moment without a backup before it or that is not yet, a broken chain, a gap.
     """
     if bool(name) == bool(time):
@@ -81,7 +89,8 @@ def plan(
             "A recovery needs one target: rollback_restore_point=NAME or rollback_to_time=MOMENT.",
             hint="A migration with backup_engine=physical names its restore point; rollback_to_time takes 2026-11-22T14:05:00+00:00.",
         )
-    kept = wal_archive.backups(tool.info(), layout.system_identifier)
+    info = tool.info()
+    kept = wal_archive.backups(info, layout.system_identifier)
     if not kept:
         raise PgopsError(
             f"Stanza {tool.stanza} holds no backup of this cluster; there is nothing to restore.",
@@ -90,11 +99,11 @@ def plan(
     now = _now(conn)
     if not pretend:
         _seal(conn, seconds)
-    wal = Wal(tool, kept[-1].archive, layout.wal_segment_bytes)
+    wal = Wal(tool, wal_archive.archives(info, layout.system_identifier), layout.wal_segment_bytes)
     if name:
-        return _to_name(tool, layout, wal, kept, name)
+        return _to_name(tool, layout, wal, kept, name, accept)
     assert time is not None
-    return _to_time(tool, layout, wal, kept, moment(time), now)
+    return _to_time(tool, layout, wal, kept, moment(time), now, accept)
 
 
 def _now(conn: Connection) -> datetime:
@@ -111,7 +120,7 @@ def _seal(conn: Connection, seconds: float) -> None:
     archive_through(conn, row["segment"], seconds=seconds)
 
 
-def _to_name(tool: PgBackRest, layout: Layout, wal: Wal, kept: list[Physical], name: str) -> Plan:
+def _to_name(tool: PgBackRest, layout: Layout, wal: Wal, kept: list[Physical], name: str, accept: Accept) -> Plan:
     refuse_name(name)
     found, others = wal.find(name, kept[0].last_wal, f"{layout.bindir}/pg_waldump")
     if found is None:
@@ -131,10 +140,13 @@ def _to_name(tool: PgBackRest, layout: Layout, wal: Wal, kept: list[Physical], n
             f"No backup that is kept lies before restore point {name} on its timeline; nothing was touched.",
             hint=f"The oldest is {kept[0].label}.",
         )
-    return _through(tool, wal, fit[-1], found.segment, found.timeline, name=name, time=None, lsn=found.lsn)
+    way = _Way(tool, layout, wal, found.segment, found.timeline)
+    return way.choose(fit, accept, name=name, time=None, lsn=found.lsn)
 
 
-def _to_time(tool: PgBackRest, layout: Layout, wal: Wal, kept: list[Physical], at: datetime, now: datetime) -> Plan:
+def _to_time(
+    tool: PgBackRest, layout: Layout, wal: Wal, kept: list[Physical], at: datetime, now: datetime, accept: Accept
+) -> Plan:
     told = at.strftime("%Y-%m-%d %H:%M:%S.%f+00")
     if at >= now:
         raise PgopsError(
@@ -149,14 +161,59 @@ def _to_time(tool: PgBackRest, layout: Layout, wal: Wal, kept: list[Physical], a
             hint="Name a moment after it; older ones are gone with the retention of the repository.",
         )
     last = max((s for s in wal.segments if int(s[:8], 16) == timeline), key=wal.number, default=fit[-1].last_wal)
-    return _through(tool, wal, fit[-1], last, timeline, name=None, time=told, lsn=None)
+    way = _Way(tool, layout, wal, last, timeline)
+    return way.choose(fit, accept, name=None, time=told, lsn=None)
 
 
-def _through(tool: PgBackRest, wal: Wal, backup: Physical, segment: str, timeline: int, **target: Any) -> Plan:
-    wal_archive.refuse_broken_chain(tool, backup)
-    wal.refuse_gap(backup, segment)
-    segments = wal.number(segment) - wal.number(backup.first_wal) + 1
-    return Plan(
-        backup=backup.label, backup_size=backup.size, timeline=timeline, last_segment=segment,
-        wal_bytes=segments * wal.segment_bytes, **target,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class _Way:
+    """Up to which segment of which timeline a recovery reads."""
+
+    tool: PgBackRest
+    layout: Layout
+    wal: Wal
+    segment: str
+    timeline: int
+
+    def choose(self, fit: list[Physical], accept: Accept, **target: Any) -> Plan:
+        """:param fit: backups before the target, oldest first.
+        :raises PgopsError: none of them can be taken; why the first repository's cannot."""
+        refused: PgopsError | None = None
+        for number in sorted({backup.repository for backup in fit}):
+            try:
+                found = _accepted([backup for backup in fit if backup.repository == number], accept)
+                plan = self._from(found, **target)
+            except Interrupted:
+                raise
+            except PgopsError as error:
+                refused = refused or error
+                continue
+            if refused:
+                self.tool.progress.emit(f"{refused.message} Taking {found.label} of repository {number}")
+            return plan
+        assert refused is not None
+        raise refused
+
+    def _from(self, backup: Physical, **target: Any) -> Plan:
+        wal_archive.refuse_broken_chain(self.tool, backup)
+        wal_archive.refuse_other_checksums(self.tool, backup, self.layout.data_checksums)
+        self.wal.refuse_gap(backup, self.segment)
+        segments = self.wal.number(self.segment) - self.wal.number(backup.first_wal) + 1
+        return Plan(
+            backup=backup.label, backup_size=backup.size, timeline=self.timeline, last_segment=self.segment,
+            wal_bytes=segments * self.wal.segment_bytes, repository=backup.repository, **target,
+        )  # fmt: skip
+
+
+def _accepted(fit: list[Physical], accept: Accept) -> Physical:
+    """:return: the newest that is accepted. :raises PgopsError: none is; why the newest is not."""
+    refused: PgopsError | None = None
+    for backup in reversed(fit):
+        try:
+            accept(backup)
+        except PgopsError as error:
+            refused = refused or error
+        else:
+            return backup
+    assert refused is not None
+    raise refused

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg2
@@ -58,11 +60,18 @@ def create(conn: Connection, name: str, *, seconds: float, control: Control | No
     :raises PgopsError: no right, a standby, no archive, or the archiver did not come so far in time.
     """
     refuse_name(name)
-    try:
+    with told(conn, name):
         refuse_unfit(conn)
-        made = fetch_one(conn, _MARK, (name,))
-        assert made is not None
+        made = mark(conn, name)
         waited = archive_through(conn, made["segment"], seconds=seconds, control=control)
+    return {**made, "archived_s": waited}
+
+
+@contextlib.contextmanager
+def told(conn: Connection, name: str) -> Iterator[None]:
+    """:raises PgopsError: what the server refuses in the block; a missing right with the statement that gives it."""
+    try:
+        yield
     except psycopg2.Error as exc:
         if exc.pgcode != errorcodes.INSUFFICIENT_PRIVILEGE:
             raise from_psycopg(exc, f"The restore point {name} could not be made") from None
@@ -73,7 +82,17 @@ def create(conn: Connection, name: str, *, seconds: float, control: Control | No
             hint=f"GRANT EXECUTE ON FUNCTION pg_create_restore_point(text), pg_switch_wal() TO {role}, or name a superuser in "
             "pgops_restore_user.",
         ) from None
-    return {"name": name, **made, "timeline": int(made["segment"][:8], 16), "archived_s": waited}
+
+
+def mark(conn: Connection, name: str) -> dict[str, Any]:
+    """Write a restore point into the WAL, and wait for nothing.
+
+    :return: name, lsn, segment, timeline, at.
+    :raises psycopg2.Error: no right to.
+    """
+    made = fetch_one(conn, _MARK, (name,))
+    assert made is not None
+    return {"name": name, **made, "timeline": int(made["segment"][:8], 16)}
 
 
 def refuse_unfit(conn: Connection) -> None:

@@ -10,6 +10,8 @@ database that is put aside, whose lost writes may be brought back. Given out aga
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +22,7 @@ from psycopg2 import sql
 # A sequence that cycles gives its numbers out again by intent; the ledger's own are carried with its rows.
 _SEQUENCES = """
 SELECT n.nspname AS schema, c.relname AS name, quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS quoted,
-       q.seqincrement > 0 AS ascending, q.seqmin AS least, q.seqmax AS most,
+       q.seqincrement > 0 AS ascending, q.seqmin AS least, q.seqmax AS most, abs(q.seqincrement) * q.seqcache AS step,
        has_schema_privilege(n.oid, 'USAGE') AND has_sequence_privilege(c.oid, 'SELECT') AS readable,
        has_schema_privilege(n.oid, 'USAGE') AND has_sequence_privilege(c.oid, 'SELECT')
            AND has_sequence_privilege(c.oid, 'UPDATE') AS settable
@@ -28,6 +30,9 @@ FROM pg_catalog.pg_sequence AS q JOIN pg_catalog.pg_class AS c ON c.oid = q.seqr
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relpersistence <> 't' AND NOT q.seqcycle AND n.nspname <> {ledger}
 """
+
+# PostgreSQL writes a sequence so many numbers ahead into the WAL, and leaves them out after a crash.
+_LOGGED_AHEAD = 32
 
 # A transaction that was prepared meanwhile may hold one, and clients wait.
 _NO_WAIT = "SET lock_timeout = '200ms'"
@@ -85,6 +90,34 @@ class SequencePositions:
         now = _positions(self._live, self._question)
         self._live.close()  # its server process ends while the other one works
         self._set(now)
+        return [
+            {"sequence": name, "from": self._before[name]["last_value"], "to": found["last_value"]}
+            for name, found in self._now.items()
+            if found is not self._before[name]
+        ]
+
+    def keep_ahead(self, seconds: float, over: float = 1.0) -> list[dict[str, Any]]:
+        """Move each one past what clients will have taken by the time the live server stops, where nothing can be looked at after that.
+
+        As many numbers are left out as were taken between two looks, as often as fits into ``seconds``, and those that a crash leaves out
+        at least: a gap does no harm, and a number that names two things does.
+
+        :param seconds: until the live server stops, at most; :param over: between the two looks.
+        :return: sequence, ``from`` and ``to`` of each that was moved.
+        :raises psycopg2.Error: a session was ended, or a sequence is held.
+        """
+        before = _positions(self._live, self._question)
+        if not before:
+            return []
+        time.sleep(over)
+        ahead = {}
+        for name, found in _positions(self._live, self._question).items():
+            bounds = self._there[name]
+            taken = abs(found["last_value"] - before[name]["last_value"])
+            reserve = max(taken * math.ceil(seconds / over), _LOGGED_AHEAD * int(bounds["step"]))
+            value = found["last_value"] + (reserve if bounds["ascending"] else -reserve)
+            ahead[name] = {**found, "last_value": max(bounds["least"], min(bounds["most"], value)), "is_called": True}
+        self._set(ahead)
         return [
             {"sequence": name, "from": self._before[name]["last_value"], "to": found["last_value"]}
             for name, found in self._now.items()

@@ -4,7 +4,8 @@
 """What pgBackRest's repository holds of a cluster: backups and their chains, the WAL between them, restore points in it.
 
 ``pgbackrest info`` tells of backups whose folders are gone and of the first and the last WAL segment only, and
-``pgbackrest verify`` does not miss a segment in between (2.45 and 2.55). So the files themselves are listed.
+``pgbackrest verify`` does not miss a segment in between (2.45 and 2.55). So the files themselves are listed. Of several repositories
+each has backups of its own, and WAL that one lacks is taken from another.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from ansible_collections.whitecross.pgops.plugins.module_utils import pgbackrest
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.module_utils.pgbackrest import PgBackRest
+from ansible_collections.whitecross.pgops.plugins.module_utils.pgbackrest import FIRST, PgBackRest
 
 _SEGMENT = re.compile(r"(?:^|/)([0-9A-F]{24})-[0-9a-f]{40}(?:\.\w+)?$")
 _RESTORE_POINT = re.compile(r"lsn: ([0-9A-F]+/[0-9A-F]+), .*desc: RESTORE_POINT (.*)$")
@@ -46,8 +48,8 @@ class Physical:
     stop_lsn: int
     size: int
     references: tuple[str, ...]
-    archive: str
     damaged: bool
+    repository: int = FIRST
 
     @property
     def timeline(self) -> int:
@@ -71,19 +73,18 @@ class Found:
 
 def backups(info: dict[str, Any], system_identifier: str | None = None) -> list[Physical]:
     """:param system_identifier: only those of this cluster.
-    :return: the backups that ``info`` tells of, oldest first.
+    :return: the backups that ``info`` tells of, of all repositories, oldest first.
     :raises PgopsError: the stanza is of another cluster."""
-    own = {db["id"]: str(db["system-id"]) for db in info.get("db") or []}
+    own = {_key(db, db["id"]): str(db["system-id"]) for db in info.get("db") or []}
     if system_identifier and own and system_identifier not in own.values():
         raise PgopsError(
             f"Stanza {info['name']} holds backups of another cluster (system identifier {', '.join(sorted(set(own.values())))}, this is "
             f"{system_identifier}); nothing was touched.",
             hint="Name the stanza of this cluster in backup_stanza.",
         )
-    archives = {entry["database"]["id"]: entry["id"] for entry in info.get("archive") or []}
     found = []
     for entry in info.get("backup") or []:
-        of = entry["database"]["id"]
+        of = _key(entry["database"], entry["database"]["id"])
         if system_identifier and own.get(of) != system_identifier:
             continue
         found.append(
@@ -97,11 +98,24 @@ def backups(info: dict[str, Any], system_identifier: str | None = None) -> list[
                 stop_lsn=lsn_number(entry["lsn"]["stop"]),
                 size=int(entry["info"]["size"]),
                 references=tuple(entry.get("reference") or ()),
-                archive=archives.get(of, ""),
                 damaged=bool(entry.get("error")),
+                repository=of[0],
             )
         )
     return sorted(found, key=lambda backup: backup.stop)
+
+
+def archives(info: dict[str, Any], system_identifier: str) -> dict[int, str]:
+    """:return: by the number of the repository pgBackRest's name for this cluster's archive; a repository that does not answer has none."""
+    own = {_key(db, db["id"]): str(db["system-id"]) for db in info.get("db") or []}
+    keys = {_key(entry["database"], entry["database"]["id"]): entry["id"] for entry in info.get("archive") or []}
+    # The latest of several is the one that the running server fills.
+    return {key[0]: keys[key] for key in sorted(keys) if own.get(key) == system_identifier}
+
+
+def _key(of: dict[str, Any], number: int) -> tuple[int, int]:
+    # Each repository numbers the clusters that its stanza has had by itself.
+    return int(of.get("repo-key", FIRST)), number
 
 
 def refuse_broken_chain(tool: PgBackRest, backup: Physical) -> None:
@@ -111,29 +125,53 @@ def refuse_broken_chain(tool: PgBackRest, backup: Physical) -> None:
             f"Backup {backup.label} holds pages that were damaged already when it was taken (page checksums); nothing was touched.",
             hint="Take an older one, or mend the database and take a full one: backup.yml -e backup_physical_type=full.",
         )
-    there = tool.files(f"backup/{tool.stanza}")
+    there = tool.files(f"backup/{tool.stanza}", backup.repository)
     for label in (*backup.references, backup.label):
         if f"{label}/backup.manifest" not in there:
             raise PgopsError(
-                f"Backup {backup.label} stands on {label}, which is not in the repository any more; nothing was touched.",
+                f"Backup {backup.label} stands on {label}, which is not in {_told(tool, backup)} any more; nothing was touched.",
                 hint="Take a full backup now: backup.yml -e backup_physical_type=full.",
                 extra={"missing": label},
             )
 
 
+def refuse_other_checksums(tool: PgBackRest, backup: Physical, now: bool | None) -> None:
+    """Data checksums are switched in a server that is down (pg_checksums), and no WAL tells of it: what a backup from before brings back is
+    in the other state, and an incremental one on top of it holds pages of both.
+
+    :param now: whether the live cluster has them; None where nobody knows.
+    :raises PgopsError: the backup was taken in the other state."""
+    then = tool.manifest_option(backup.label, backup.repository, "option-checksum-page")
+    # Where they are left unread by declaration the manifest says nothing of the cluster.
+    if now is None or then is None or pgbackrest.options(tool.config, tool.stanza).get("checksum-page") == "n":
+        return
+    if (then in ("true", "y")) != now:
+        states = ("off", "on") if now else ("on", "off")
+        raise PgopsError(
+            f"Backup {backup.label} was taken with data checksums {states[0]}, and the cluster has them {states[1]}; nothing was touched.",
+            hint="Take a full backup now: backup.yml -e backup_physical_type=full. To go back to before it all the same, switch the live "
+            f"cluster to what the backup has: stop it and run pg_checksums --{'disable' if now else 'enable'}.",
+            extra={"reason": "checksums", "backup": backup.label},
+        )
+
+
+def _told(tool: PgBackRest, backup: Physical) -> str:
+    return f"repository {backup.repository}" if len(tool.repositories()) > 1 else "the repository"
+
+
 class Wal:
     """The archived WAL of one cluster: which segments there are, and on which timelines they lie."""
 
-    def __init__(self, tool: PgBackRest, archive: str, segment_bytes: int) -> None:
+    def __init__(self, tool: PgBackRest, archives: Mapping[int, str], segment_bytes: int) -> None:
         """
-        :param archive: pgBackRest's name for the cluster's archive, e.g. ``15-1``.
+        :param archives: by the number of the repository pgBackRest's name for the cluster's archive in it, e.g. ``15-1``.
         :param segment_bytes: the cluster's wal_segment_size.
         """
         self._tool = tool
         self.segment_bytes = segment_bytes
         self._per_log = (1 << 32) // segment_bytes
-        names = tool.files(f"archive/{tool.stanza}/{archive}")
-        self.segments = sorted(match.group(1) for name in names if (match := _SEGMENT.search(name)))
+        names = [name for number, of in archives.items() for name in tool.files(f"archive/{tool.stanza}/{of}", number)]
+        self.segments = sorted({match.group(1) for name in names if (match := _SEGMENT.search(name))})
         self._histories: dict[int, list[tuple[int, int]]] = {}
 
     def number(self, segment: str) -> int:

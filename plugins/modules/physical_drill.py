@@ -11,7 +11,8 @@ description:
   - Lets pgBackRest verify the repository and restore the backup before O(point_in_time) into a folder beside the data directory, replays its
     WAL up to there on a socket of its own, reads each row, page and index of the databases, throws it away, and returns what a reviewer asks for,
     of a drill that failed too.
-  - That climbs to level 2 of M(whitecross.pgops.prove) - the backup restores. No content is compared.
+  - That climbs to level 2 of M(whitecross.pgops.prove) - the backup restores. Where it was recorded what the restore point holds, as
+    M(whitecross.pgops.physical_prove) does and M(whitecross.pgops.restore_point) where it is asked to, it climbs to level 5.
   - A restore point that is not in the archive, a moment without a backup before it, a broken chain and a gap in the WAL are refused before
     anything is restored.
   - The recovered cluster is removed whatever happens; one that a killed run left is removed by the next drill or proof.
@@ -28,6 +29,21 @@ options:
     description:
       - In how many seconds the cluster must stand there; a drill that takes longer fails.
     type: float
+  directory:
+    description:
+      - The folder on the host that holds the proofs, and what restore points hold.
+    type: path
+  jobs:
+    description:
+      - How many sessions count and hash.
+    type: int
+    default: 2
+  checks:
+    description:
+      - The application's own queries for level 5. Filled by the action plugin with those of C(sql/checks).
+    type: list
+    elements: dict
+    default: []
 author:
   - White Cross pgops contributors
 """
@@ -76,6 +92,9 @@ def main() -> None:
         {
             "point_in_time": {"type": "str", "required": True},
             "rto_seconds": {"type": "float"},
+            "directory": {"type": "path"},
+            "jobs": {"type": "int", "default": 2},
+            "checks": {"type": "list", "elements": "dict", "default": []},
             **pgops_module.PHYSICAL_OPTIONS,
         }
     )
@@ -115,10 +134,10 @@ def main() -> None:
                 conn,
                 targets,
                 to,
+                physical_drill.Asked(given["rto_seconds"], given["directory"], given["checks"], given["jobs"]),
                 run_id=run_id,
                 seconds=seconds,
                 application_name=locks.application_name(run_id),
-                rto_seconds=given["rto_seconds"],
             )
         result: dict[str, Any] = {"changed": True, "databases": databases}
         first = next((found for found in databases.values() if found["verdict"] == drill.FAILED), None)

@@ -8,13 +8,13 @@ module: physical_prove
 short_description: Prove the newest physical backup by restoring it beside the live cluster
 version_added: 0.1.0
 description:
-  - Lets pgBackRest verify the repository, makes a restore point, restores up to it into a folder beside the data directory, starts that
-    on a socket of its own, compares the rows of each table with what the source said around the restore point, reads pages and indexes
-    with pg_amcheck, and throws it away.
-  - That is level 2 of M(whitecross.pgops.prove) - the backup restores. Counts, pages and indexes are told beside it; no content is hashed.
-  - A table that was written to while the restore point was made is counted and not compared; it is named. Where all tables were, the backup is not
-    proved.
-  - The proof is kept in O(directory) under pgBackRest's label of the backup.
+  - Lets pgBackRest verify each repository, makes a restore point, restores up to it into a folder beside the data directory, starts that on
+    a socket of its own, climbs the ladder of M(whitecross.pgops.prove) with it, and throws it away.
+  - Counts and hashes are taken in a snapshot of the restore point's own moment, without keeping anybody from writing. A table that a transaction
+    wrote to whose commit lay on neither side of the restore point for sure is named and not compared.
+  - Unlogged tables are empty after a recovery; they are named and not compared.
+  - Level V(6), another host, is none that a restore beside the live cluster could reach.
+  - The proof is kept in O(directory) under pgBackRest's label of the backup, with what the restore point holds, so that a drill to it compares too.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
   - whitecross.pgops.time_box
@@ -25,11 +25,28 @@ options:
       - The folder on the host that holds the proofs.
     type: path
     required: true
+  level:
+    description:
+      - How far to climb. V(2) restores and reads pages and indexes (V(1) does the same), V(3) and V(4) compare counts, catalog and the contents of
+        every table, V(5) also checks every constraint and runs O(checks).
+    type: int
+    choices: [1, 2, 3, 4, 5]
+    default: 4
   level_required:
     description:
-      - The level of M(whitecross.pgops.prove) that the proof has to reach. A physical proof reaches V(2); what needs more is refused before
-        anything is restored. Filled by the action plugin in C(migrate.yml) and C(rollback.yml).
+      - The level that the proof has to reach, where that is less. Filled by the action plugin in C(migrate.yml) and C(rollback.yml).
     type: int
+  jobs:
+    description:
+      - How many sessions count and hash.
+    type: int
+    default: 2
+  checks:
+    description:
+      - The application's own queries for level 5. Filled by the action plugin with those of C(sql/checks).
+    type: list
+    elements: dict
+    default: []
 author:
   - White Cross pgops contributors
 """
@@ -68,11 +85,19 @@ databases:
       description: How many tables had to have, and had, the rows of the source.
       type: int
     level:
-      description: The level that was reached, V(2); no content was hashed.
+      description: The level that was reached.
       type: int
+    levels:
+      description: Each level that was climbed - C(level), C(name), C(ok), C(seconds), C(detail).
+      type: list
+      elements: dict
     detail:
       description: What that level was reached by, in a few words.
       type: str
+    unlogged:
+      description: Tables that a recovery empties.
+      type: list
+      elements: str
     moving:
       description: Tables that were written to meanwhile.
       type: list
@@ -99,7 +124,10 @@ def main() -> None:
         {
             **pgops_module.PHYSICAL_OPTIONS,
             "directory": {"type": "path", "required": True},
+            "level": {"type": "int", "default": 4, "choices": [1, 2, 3, 4, 5]},
             "level_required": {"type": "int"},
+            "jobs": {"type": "int", "default": 2},
+            "checks": {"type": "list", "elements": "dict", "default": []},
             **pgops_module.TIME_BOX_OPTIONS,
         }
     )
@@ -123,22 +151,22 @@ def main() -> None:
         end_on_sigterm(control)
         control.end_after(given["timeout"])
         tool = pgbackrest.of(given, progress, control)
+        asked = physical_proof.Asked(
+            given["directory"], given["level"], given["level_required"], given["checks"], given["jobs"]
+        )
         with physical_backup.session(next(iter(targets.values())), run_id) as (conn, layout):
             proof = physical_proof.prove(
                 tool,
                 layout,
                 conn,
                 targets,
+                asked,
                 run_id=run_id,
                 seconds=given["archive_timeout"],
                 application_name=locks.application_name(run_id),
             )
-        path = physical_backup.write_proof(given["directory"], tool.stanza, {**proof, "run_id": run_id})
         databases = proof.pop("databases")
-        return {
-            "changed": True,
-            "databases": {name: {**proof, **found, "proof": path} for name, found in databases.items()},
-        }
+        return {"changed": True, "databases": {name: {**proof, **found} for name, found in databases.items()}}
 
     pgops_module.run(module, work)
 

@@ -47,6 +47,20 @@ options:
     description:
       - Why, for the audit. Filled by the action plugin with C(rollback_reason).
     type: str
+  directory:
+    description:
+      - The folder on the host that holds the proofs of the backups.
+    type: path
+  level_required:
+    description:
+      - The level of M(whitecross.pgops.physical_prove) to which the backup that is restored must have been proved. Of several backups before the
+        target the newest that was is taken; where none was, it is refused. Filled by the action plugin, in production with 4 at least.
+    type: int
+  break_glass:
+    description:
+      - Why a backup is taken that is not proved so far. It is in the audit of the restored database and in the report.
+    type: str
+    default: ""
   strategy:
     description:
       - With O(state=resumed), what the rollback was asked for.
@@ -93,6 +107,15 @@ databases:
     plan:
       description: With O(state=disclosed), the backup, the timeline, and how much WAL.
       type: dict
+    proof_level:
+      description: With O(state=disclosed), the level to which the backup is proved; null where it never was.
+      type: int
+    lets_off:
+      description: With O(state=disclosed), what O(break_glass) lets off.
+      type: str
+    break_glass:
+      description: Reason and what it has let off, where O(break_glass) was needed.
+      type: dict
     others:
       description: The databases that go back too; with O(state=restored) also those that were there before.
       type: list
@@ -109,6 +132,15 @@ databases:
     lost_unknown:
       description: Why it is not known what was lost.
       type: str
+    unreadable:
+      description: With O(state=disclosed), the databases that cannot be read, so that what their sequences have given out is not known.
+      type: list
+      elements: str
+    sequences:
+      description:
+        - With O(state=restored), the sequences that go on behind what the live database has given out - C(moved), each with C(from) and C(to),
+          and C(left), each with C(why). Only C(why) where it is not known what they have given out.
+      type: dict
     versions:
       description: With O(state=restored), the versions that the restored ledger has applied.
       type: list
@@ -143,6 +175,9 @@ def main() -> None:
             "kept_cluster": {"type": "path"},
             "whole_cluster": {"type": "bool", "default": False},
             "reason": {"type": "str"},
+            "directory": {"type": "path"},
+            "level_required": {"type": "int"},
+            "break_glass": {"type": "str", "default": ""},
             "strategy": {"type": "str", "choices": ["pitr", "unfence"], "default": "pitr"},
             "confirmed": {"type": "bool", "default": False},
             "answer": {"type": "raw"},
@@ -181,6 +216,9 @@ def main() -> None:
             given["whole_cluster"],
             given["archive_timeout"],
             given["reason"],
+            given["directory"],
+            given["level_required"] or 0,
+            given["break_glass"],
         )
         asked_for = physical_rollback.Work(targets, tool, request)
         if given["state"] == "disclosed" or module.check_mode:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import NAMES, PHYSICAL
+from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import EQUAL, NAMES, PHYSICAL
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import emergency_backup, proof_levels
 
 
@@ -27,15 +27,24 @@ class PhysicalAction(emergency_backup.TolerantAction):
         environment = str(run.get("environment"))
         return proof_levels.required(given, environment, self.in_production(task_vars))
 
-    def refuse_unreached(self, task_vars: dict[str, Any], given: Any) -> int | None:
-        """:return: the level that the module has to hold to; none where a shortfall is told and gone on with.
-        :raises AnsibleActionFail: a physical proof does not reach it; told before anything is copied or restored."""
+    def refuse_unreached(self, task_vars: dict[str, Any], given: Any, asked: Any) -> int | None:
+        """:param asked: ``backup_prove_level``, to which the proof climbs.
+        :return: the level that the module has to hold to; none where a shortfall is told and gone on with.
+        :raises AnsibleActionFail: the proof does not reach it; told before anything is copied or restored."""
         needed = self.level_needed(task_vars, given)
-        if needed is None or needed <= PHYSICAL:
+        reached = min(PHYSICAL, EQUAL if asked in (None, "") else int(asked))
+        if needed is None or needed <= reached:
             return needed
         if self.tolerated():
             return None
         run = self.run_fact(task_vars)
+        if needed <= PHYSICAL:
+            command = self.again(task_vars, {proof_levels.ASKED: str(needed)})
+            raise AnsibleActionFail(
+                f"{proof_levels.ASKED} is {reached}, and {run.get('environment')} needs a backup that is proved to level {needed} "
+                f"({proof_levels.VARIABLE}); nothing was restored and nothing was changed. Then: {command}",
+                result={"next": [command]},
+            )
         migrating = run.get("playbook") == "migrate"
         # The logical backup is for this run; the restore point is what leads back with the physical one.
         logical = {"backup_engine": "logical", **({"backup_restore_point": "true"} if migrating else {})}

@@ -13,6 +13,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder impo
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import seconds
 
 VARIABLE = "backup_level_required"
+ASKED = "backup_prove_level"
 # Playbooks that rely on the backup of their run for what they do next.
 RELYING = ("migrate", "rollback")
 

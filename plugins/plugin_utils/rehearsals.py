@@ -38,6 +38,27 @@ def told(state_directory: str | Path, environment: str, strategy: str, versions:
     return lines
 
 
+def rate(state_directory: str | Path, environment: str) -> str | None:
+    """How often going back went well, measured: that each way back works is claimed of it before it was tried.
+
+    :return: a sentence without a full stop about the last rollbacks that were begun there; None where none was
+    """
+    ends = [
+        any(event.get("event") == "run_finished" for event in events)
+        for events in (
+            Journal(state_directory, environment, run).events()
+            for run in runs(state_directory, environment)[-LOOKED_BACK:]
+        )
+        # What was refused before it began went neither well nor badly.
+        if events
+        and events[0].get("playbook") == "rollback"
+        and any(event.get("event") == "announced" for event in events)
+    ]
+    if not ends:
+        return None
+    return f"{sum(ends)} of the last {len(ends)} rollbacks in {environment} came to their end ({100 * sum(ends) // len(ends)} %)"
+
+
 def _rehearsed(
     state_directory: str | Path, environment: str, strategy: str, wanted: set[str]
 ) -> dict[str, tuple[str, str]]:

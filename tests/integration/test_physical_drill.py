@@ -15,7 +15,7 @@ import markupsafe
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import NAMES
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import drill_evidence
-from support.physical import DEBIAN_12, DEBIAN_13, REPOSITORY, STANZA, PhysicalCluster
+from support.physical import DEBIAN_12, DEBIAN_13, PROOFS, REPOSITORY, STANZA, PhysicalCluster
 from support.site import Playbook
 
 RUN = {
@@ -42,8 +42,8 @@ def drill(cluster: PhysicalCluster, to: str, **asked: Any) -> Any:
         """
         from ansible_collections.whitecross.pgops.plugins.module_utils import physical_drill
         with physical_backup.session(target, run_id) as (conn, layout):
-            print(json.dumps(physical_drill.drill(tool, layout, conn, targets, values["to"], run_id=run_id, seconds=60,
-                application_name="pgops drill", **values["asked"])))
+            print(json.dumps(physical_drill.drill(tool, layout, conn, targets, values["to"],
+                physical_drill.Asked(**values["asked"]), run_id=run_id, seconds=60, application_name="pgops drill")))
         """,
         to=to,
         asked=asked,
@@ -81,6 +81,35 @@ def test_it_recovers_to_the_rows_of_a_restore_point_and_leaves_nothing(major: in
         assert all(str(markupsafe.escape(name)) in page for name in NAMES)
     finally:
         cluster.remove()
+
+
+@pytest.mark.container
+@pytest.mark.slow
+def test_where_it_was_recorded_what_the_restore_point_holds_all_of_it_is_compared(cluster: PhysicalCluster) -> None:
+    cluster.run(
+        """
+        from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
+        with physical_backup.session(target, run_id) as (conn, layout):
+            moment = recorded_moment.record(conn, targets, "hashed", seconds=60, workers=2, application_name="pgops test",
+                progress=Progress(None), control=Control(None))
+        print(json.dumps(recorded_moment.keep(values["directory"], "main", moment)))
+        """,
+        directory=PROOFS,
+    )
+    # The same number of rows, and another one among them: this is not what the restore point holds.
+    cluster.server.execute("UPDATE students SET name = 'later' WHERE id = 1", database=cluster.database)
+    found = drill(cluster, "hashed", directory=PROOFS)
+    assert (found["verdict"], found["level"], found["level_required"]) == ("passed", 5, 4), found
+    assert found["reservations"] == []
+    # With the hash of another row in the record the drill fails.
+    alter = (
+        "import gzip, json; p = '/var/backups/pgops/physical-main/moments/hashed.json.gz'; m = json.load(gzip.open(p)); "
+        "m['databases']['white_cross']['tables']['public.students']['hash'] = '0' * 16; gzip.open(p, 'wt').write(json.dumps(m))"
+    )
+    cluster.shell(f"python3 -c {shlex.quote(alter)}")
+    failed = drill(cluster, "hashed", directory=PROOFS)
+    assert (failed["verdict"], failed["level"]) == ("failed", 3)
+    assert "public.students: hash expected 0000000000000000" in failed["error"]
 
 
 @pytest.mark.container

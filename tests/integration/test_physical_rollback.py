@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import shlex
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+import psycopg2
 import pytest
 from support.physical import CONFIG, DEBIAN_12, DEBIAN_13, REPOSITORY, STANZA, PhysicalCluster
 
@@ -174,16 +176,19 @@ def test_a_missing_wal_segment_is_named_before_anything_is_touched(cluster: Phys
         assert answer["extra"]["missing"] == name
 
 
-def test_a_missing_middle_of_the_chain_is_named_before_anything_is_touched(cluster: PhysicalCluster) -> None:
+@pytest.mark.parametrize("kind", ["diff", "incr"])
+def test_a_missing_middle_of_the_chain_is_named_before_anything_is_touched(cluster: PhysicalCluster, kind: str) -> None:
     cluster.back_up("full")
     insert(cluster, 100)
-    middle = cluster.back_up("diff")["label"]
-    insert(cluster, 100)
+    middle = cluster.back_up(kind)["label"]
+    # In other files than those that come later: the last one has to need the middle one.
+    cluster.server.execute("CREATE TABLE IF NOT EXISTS other AS SELECT 1 AS one", database=cluster.database)
     last = cluster.back_up("incr")
     assert middle in last["references"]
-    cluster.mark("behind_the_chain")
+    name = f"behind_the_chain_{kind}"
+    cluster.mark(name)
     with away(cluster, f"{REPOSITORY}/backup/{STANZA}/{middle}"):
-        answer = refuses(cluster, f"stands on {middle}, which is not in the repository", name="behind_the_chain")
+        answer = refuses(cluster, f"stands on {middle}, which is not in the repository", name=name)
         assert answer["extra"] == {"missing": middle}
 
 
@@ -211,8 +216,8 @@ def test_a_backup_is_proved_beside_the_live_cluster_and_nothing_stays(cluster: P
     beside = cluster.beside()
     proof = cluster.prove()
     found = proof["databases"][cluster.database]
-    assert (found["rows"], found["compared"], found["moving"]) == (count(cluster), found["tables"], [])
-    assert (proof["level"], found["level"]) == (2, 2)
+    assert (found["compared"], found["moving"]) == (found["tables"], [])
+    assert (proof["level"], found["level"]) == (4, 4)
     assert cluster.beside() == beside
 
 
@@ -253,11 +258,46 @@ def test_a_database_that_was_dropped_comes_back(cluster: PhysicalCluster) -> Non
     before = count(cluster)
     cluster.mark("before_the_drop")
     cluster.server.execute(f"DROP DATABASE {cluster.database} WITH (FORCE)")
+    assert cluster.disclose(name="before_the_drop")["unreadable"] == [cluster.database]
     done = cluster.roll_back(name="before_the_drop")
     assert count(cluster) == before
     found = done["databases"][cluster.database]
     assert (found["lost"], found["history"]["carried"]) == (None, False)
     assert "there is no database of that name" in found["history"]["why"]
+    assert "there is no database of that name" in found["sequences"]["why"]
+
+
+def test_no_number_that_was_given_out_since_is_given_out_again(cluster: PhysicalCluster) -> None:
+    """Clients take numbers until the live server stops; the last they got is below the first of the restored one."""
+    cluster.server.execute(
+        "DROP SEQUENCE IF EXISTS up, down; CREATE SEQUENCE up; CREATE SEQUENCE down INCREMENT -5 MINVALUE -1000000 MAXVALUE -1; "
+        "SELECT nextval('up'), nextval('down')",
+        database=cluster.database,
+    )
+    cluster.mark("before_the_numbers")
+    cluster.server.execute("SELECT nextval('up') FROM generate_series(1, 5000)", database=cluster.database)
+    last = {"up": 0, "down": 0}
+
+    def take() -> None:
+        while True:
+            try:
+                row = cluster.server.execute("SELECT nextval('up'), nextval('down')", database=cluster.database)[0]
+            except psycopg2.Error:
+                return
+            last.update(up=int(row[0]), down=int(row[1]))
+
+    assert cluster.disclose(name="before_the_numbers")["unreadable"] == []
+    client = threading.Thread(target=take)
+    client.start()
+    try:
+        done = cluster.roll_back(name="before_the_numbers")
+    finally:
+        client.join(60)
+    assert last["up"] > 5000
+    moved = {entry["sequence"]: entry for entry in done["databases"][cluster.database]["sequences"]["moved"]}
+    assert moved["public.up"]["from"] < 5000 < moved["public.up"]["to"]
+    up, down = cluster.server.execute("SELECT nextval('up'), nextval('down')", database=cluster.database)[0]
+    assert (up > last["up"], down < last["down"]) == (True, True), (up, down, last)
 
 
 def test_a_version_of_postgresql_that_pgbackrest_does_not_know_is_refused_by_name() -> None:
@@ -301,5 +341,17 @@ def test_a_second_repository_has_a_backup_of_its_own_where_copies_are_required(c
     )
     assert found["label"] in cluster.shell(f"ls {REPOSITORY}/backup/{STANZA}")
     assert found["copies"]["2"] in cluster.shell(f"ls {second}/backup/{STANZA}").split()
+    cluster.mark("with_two")
+    # pgBackRest's own order: the first repository as long as it leads there.
+    assert cluster.disclose(name="with_two")["plan"]["repository"] == 1
+    with away(cluster, f"{REPOSITORY}/backup/{STANZA}/{found['label']}"):
+        plan = cluster.disclose(name="with_two")["plan"]
+        assert (plan["repository"], plan["backup"]) == (2, found["copies"]["2"])
+    path = cluster.shell(
+        f"find {second}/backup/{STANZA}/{found['copies']['2']}/pg_data/base -size +20k | sort | head -1"
+    )
+    flip = f"p = {path!r}; b = bytearray(open(p, 'rb').read()); b[len(b) // 2] ^= 1; open(p, 'r+b').write(b)"
+    cluster.shell(f"python3 -c {shlex.quote(flip)}")
+    assert "Repository 2 of stanza main is damaged" in cluster.prove()["refused"]
     # With one repository again nothing is asked of a second one.
     assert cluster.back_up("incr")["copies"] == {}

@@ -31,6 +31,7 @@ DEBIAN_13 = "/opt/pgbackrest/usr/bin/pgbackrest"
 CONFIG = "/etc/pgbackrest/pgops.conf"
 REPOSITORY = "/var/lib/pgbackrest"
 STANZA = "main"
+PROOFS = "/var/backups/pgops"
 RUN = "20261122T120000Z-0a1b2c"
 
 # What a script of a test has at hand in the container.
@@ -39,7 +40,7 @@ import contextlib, json, os, sys
 sys.path.insert(0, "/pgops/collections")
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     cluster_change, cluster_layout, connection, pgbackrest, physical_backup, physical_proof, physical_rollback, point_in_time,
-    restore_point, wal_archive)
+    recorded_moment, restore_point, wal_archive)
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.os_user import OsUser
 given = json.loads(sys.argv[1])
@@ -169,14 +170,22 @@ class PhysicalCluster:
             confirmed=confirmed,
         )
 
-    def prove(self) -> Any:
-        """Prove the newest backup."""
+    def prove(self, level: int = 4, before: str = "", databases: list[str] | None = None, **asked: Any) -> Any:
+        """Prove the newest backup; what stands in `before` is run in the same process first."""
         return self.run(
-            """
-            with physical_backup.session(target, run_id) as (conn, layout):
-                print(json.dumps(physical_proof.prove(
-                    tool, layout, conn, targets, run_id=run_id, seconds=60, application_name="pgops prove")))
-            """
+            textwrap.dedent(before)
+            + textwrap.dedent(
+                """
+                with physical_backup.session(target, run_id) as (conn, layout):
+                    asked = physical_proof.Asked(values["directory"], values["level"], **values["asked"])
+                    print(json.dumps(physical_proof.prove(
+                        tool, layout, conn, targets, asked, run_id=run_id, seconds=60, application_name="pgops prove")))
+                """
+            ),
+            level=level,
+            asked=asked,
+            directory=PROOFS,
+            databases=databases,
         )
 
     def disclose(self, **asked: Any) -> Any:

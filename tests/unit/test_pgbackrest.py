@@ -124,14 +124,16 @@ class Listed(pgbackrest.PgBackRest):
         self.stanza = "main"
         self.names = names
 
-    def files(self, path: str) -> dict[str, dict[str, object]]:
+    def files(self, path: str, repository: int = 1) -> dict[str, dict[str, object]]:
         assert path == "archive/main/15-1"
         return {name: {} for name in self.names}
 
 
 def test_segments_are_numbered_across_logs() -> None:
     digest = "a" * 40
-    wal = Wal(Listed([f"0000000100000000/0000000100000000000000FF-{digest}.gz", "00000002.history"]), "15-1", 16 << 20)
+    wal = Wal(
+        Listed([f"0000000100000000/0000000100000000000000FF-{digest}.gz", "00000002.history"]), {1: "15-1"}, 16 << 20
+    )
     assert wal.segments == ["0000000100000000000000FF"]
     assert wal.name(1, wal.number(wal.segments[0]) + 1) == "000000010000000100000000"
 
@@ -193,6 +195,123 @@ def test_damage_in_the_repository_is_found_although_verify_ends_well(tmp_path: P
     assert "type=full" in str(caught.value.hint)
 
 
+def of_two_repositories(folder: Path, script: str) -> pgbackrest.PgBackRest:
+    """A program in the place of pgBackRest whose configuration has two repositories; `$repo` is the one that it is asked about."""
+    path, config = folder / "pgbackrest", folder / "pgops.conf"
+    config.write_text(
+        f"{pgbackrest.HEADER}[global]\nrepo1-path=/r\nrepo2-path=/s\nrepo2-type=s3\n[main]\npg1-path=/d\n"
+    )
+    path.write_text(
+        f"""#!/bin/sh
+case "$*" in *--repo=2*) repo=2;; *--repo=1*) repo=1;; *) repo=none;; esac
+echo "$repo" >> {folder}/asked
+{script}
+"""
+    )
+    path.chmod(0o755)
+    return pgbackrest.PgBackRest(str(path), str(config), "main", OsUser(getpass.getuser()))
+
+
+def test_every_repository_is_verified_and_the_damaged_one_is_named(tmp_path: Path) -> None:
+    tool = of_two_repositories(tmp_path, 'if [ $repo = 2 ]; then echo "INFO: invalid checksum base/5/1"; fi')
+    assert tool.repositories() == [1, 2]
+    with pytest.raises(
+        PgopsError, match=r"Repository 2 of stanza main is damaged: invalid checksum base/5/1\."
+    ) as caught:
+        tool.verify()
+    assert (tmp_path / "asked").read_text().split() == ["1", "2"]
+    assert caught.value.extra["repositories"] == [2]
+    assert "backup_copies_required=true" in str(caught.value.hint)
+
+
+def test_damage_is_told_before_a_repository_that_does_not_answer_and_that_is_told_where_there_is_none(
+    tmp_path: Path,
+) -> None:
+    silent = 'if [ $repo = 1 ]; then echo "ERROR: [049]: unable to connect"; exit 49; fi'
+    with pytest.raises(PgopsError, match="Repository 1 could not be verified: unable to connect"):
+        of_two_repositories(tmp_path, silent).verify()
+    with pytest.raises(PgopsError, match="Repository 2 of stanza main is damaged"):
+        of_two_repositories(tmp_path, f'{silent}; echo "INFO: invalid checksum x"').verify()
+
+
+def test_each_repository_has_backups_and_an_archive_of_its_own() -> None:
+    db = [
+        {"id": 1, "repo-key": 1, "system-id": 8},
+        {"id": 1, "repo-key": 2, "system-id": 3},
+        {"id": 2, "repo-key": 2, "system-id": 8},
+    ]
+    archive = [
+        {"database": {"id": entry["id"], "repo-key": entry["repo-key"]}, "id": f"15-{entry['id']}"} for entry in db
+    ]
+    times, lsn = {"start": 1, "stop": 2}, {"start": "0/1", "stop": "0/2"}
+    backup = [
+        {"database": entry["database"], "label": f"of {entry['database']['repo-key']}/{entry['id']}", "type": "full", "timestamp": times,
+         "lsn": lsn, "archive": {"start": segment(1), "stop": segment(1)}, "info": {"size": 1}}
+        for entry in archive
+    ]  # fmt: skip
+    info = {"name": "main", "db": db, "archive": archive, "backup": backup}
+    assert wal_archive.archives(info, "8") == {1: "15-1", 2: "15-2"}
+    assert [(one.label, one.repository) for one in wal_archive.backups(info, "8")] == [
+        ("of 1/15-1", 1),
+        ("of 2/15-2", 2),
+    ]
+
+
+class OfTwo(Listed):
+    """Two repositories; a backup is whole in those that are given, and so is the WAL."""
+
+    def __init__(self, whole: set[int]) -> None:
+        super().__init__([])
+        self.whole = whole
+        self.progress = SimpleNamespace(emit=lambda text: self.told.append(text))
+        self.told: list[str] = []
+        self.config = "/c"
+
+    def repositories(self) -> list[int]:
+        return [1, 2]
+
+    def files(self, path: str, repository: int = 1) -> dict[str, dict[str, object]]:
+        if path.startswith("archive"):
+            return {f"{segment(number)}-{'a' * 40}": {} for number in (1, 2)} if repository == 2 else {}
+        return {f"{repository}F/backup.manifest": {}} if repository in self.whole else {}
+
+    def manifest_option(self, label: str, repository: int, name: str) -> str | None:
+        return "true"
+
+
+def way(tool: Any, *, checksums: bool = True) -> point_in_time._Way:
+    wal = Wal(tool, {1: "15-1", 2: "15-1"}, 16 << 20)
+    return point_in_time._Way(tool, SimpleNamespace(data_checksums=checksums), wal, segment(2), 1)
+
+
+def test_where_the_first_repository_lacks_the_backup_that_of_the_next_is_taken_with_its_wal() -> None:
+    kept = [physical(label="1F"), physical(label="2F", repository=2)]
+    target: dict[str, Any] = {"name": "p", "time": None, "lsn": "0/2"}
+    both, second, none = OfTwo({1, 2}), OfTwo({2}), OfTwo(set())
+    assert way(both).choose(kept, lambda backup: None, **target).backup == "1F"
+    assert way(second).choose(kept, lambda backup: None, **target).repository == 2
+    assert "which is not in repository 1 any more" in second.told[0]
+    assert "Taking 2F of repository 2" in second.told[0]
+    with pytest.raises(PgopsError, match="which is not in repository 1 any more; nothing was touched"):
+        way(none).choose(kept, lambda backup: None, **target)
+
+
+def test_a_backup_of_the_other_checksum_state_is_refused() -> None:
+    target: dict[str, Any] = {"name": "p", "time": None, "lsn": "0/2"}
+    with pytest.raises(
+        PgopsError,
+        match="Backup 1F was taken with data checksums on, and the cluster has them off; nothing was touched",
+    ) as caught:
+        way(OfTwo({1, 2}), checksums=False).choose([physical(label="1F")], lambda backup: None, **target)
+    assert "pg_checksums --enable" in str(caught.value.hint)
+
+
+def test_a_timeline_is_named_in_decimal() -> None:
+    """PostgreSQL reads ``A`` as timeline 0, which there is not."""
+    plan = point_in_time.Plan("20261122F", 1, "p", None, "0/2", 10, segment(2), 1)
+    assert "--target-timeline=10" in plan.arguments()
+
+
 def test_backups_of_another_cluster_are_refused() -> None:
     info = {"name": "main", "db": [{"id": 1, "system-id": 4711}]}
     assert wal_archive.backups(info, "4711") == []
@@ -217,7 +336,7 @@ def physical(**more: Any) -> Physical:
         "first_wal": first,
         "last_wal": first,
     }
-    return Physical(**{**told, "stop_lsn": 1, "size": 1, "references": (), "archive": "15-1", "damaged": False, **more})
+    return Physical(**{**told, "stop_lsn": 1, "size": 1, "references": (), "damaged": False, **more})
 
 
 def test_a_timeline_whose_history_is_gone_is_told() -> None:
@@ -225,28 +344,28 @@ def test_a_timeline_whose_history_is_gone_is_told() -> None:
     listed.user = OsUser(getpass.getuser())
     listed.fetch_wal = lambda segment, folder: None
     with pytest.raises(PgopsError, match="The history of timeline 2 is not in the archive; nothing was touched"):
-        Wal(listed, "15-1", 16 << 20).is_on_the_way(physical(), 2)
+        Wal(listed, {1: "15-1"}, 16 << 20).is_on_the_way(physical(), 2)
 
 
 def test_a_backup_with_damaged_pages_and_one_behind_the_restore_point_are_refused() -> None:
     with pytest.raises(PgopsError, match="holds pages that were damaged already when it was taken"):
         wal_archive.refuse_broken_chain(Listed([]), physical(damaged=True))
-    wal = Wal(Listed([]), "15-1", 16 << 20)
+    wal = Wal(Listed([]), {1: "15-1"}, 16 << 20)
     wal.find = lambda name, oldest, program: (wal_archive.Found(name, "0/2", segment(1)), [])
     layout = SimpleNamespace(bindir="/nowhere")
     with pytest.raises(
         PgopsError, match="No backup that is kept lies before restore point early on its timeline"
     ) as late:
-        point_in_time._to_name(Listed([]), layout, wal, [physical(stop_lsn=3)], "early")
+        point_in_time._to_name(Listed([]), layout, wal, [physical(stop_lsn=3)], "early", lambda backup: None)
     assert late.value.hint == "The oldest is 20261122F."
     wal.find = lambda name, oldest, program: (None, [])
     with pytest.raises(PgopsError, match="There is no restore point never in the archived WAL") as never:
-        point_in_time._to_name(Listed([]), layout, wal, [physical()], "never")
+        point_in_time._to_name(Listed([]), layout, wal, [physical()], "never", lambda backup: None)
     assert "none" in str(never.value.hint)
 
 
 def test_a_gap_in_the_wal_is_named() -> None:
-    wal = Wal(Listed([f"{segment(1)}-{'a' * 40}", f"{segment(3)}-{'a' * 40}"]), "15-1", 16 << 20)
+    wal = Wal(Listed([f"{segment(1)}-{'a' * 40}", f"{segment(3)}-{'a' * 40}"]), {1: "15-1"}, 16 << 20)
     with pytest.raises(PgopsError, match=f"WAL segment {segment(2)} is missing in the archive") as caught:
         wal.refuse_gap(physical(), segment(3))
     assert caught.value.extra == {"missing": segment(2)}

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.action.physical_restore import ActionModule
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import RUN_FACT, PgopsAction
@@ -63,4 +64,56 @@ def test_why_it_was_typed_reaches_the_audit(monkeypatch: pytest.MonkeyPatch, pha
     monkeypatch.setattr(PgopsAction, "module_arguments", lambda self, task_vars: {})
     told = Told()
     told.PHASE = phase
-    assert told.module_arguments({"ansible_facts": {RUN_FACT: {"why": "wrong rows"}}}) == given
+    assert told.module_arguments({"ansible_facts": {RUN_FACT: {"why": "wrong rows"}}}) == {**given, "level_required": 4}
+
+
+@pytest.mark.parametrize("phase", ["restore", "disclose"])
+def test_the_level_of_the_environment_reaches_the_rollback_and_production_has_none_below_four(
+    monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    monkeypatch.setattr(PgopsAction, "module_arguments", lambda self, task_vars: {"level_required": 2})
+    told = Told()
+    told.PHASE = phase
+    staging, production = ({"ansible_facts": {RUN_FACT: {"environment": name}}} for name in ("staging", "production"))
+    assert told.module_arguments(staging)["level_required"] == 2
+    with pytest.raises(
+        AnsibleActionFail, match="backup_level_required is 2 in production, which holds production data"
+    ):
+        told.module_arguments(production)
+
+
+def test_the_plan_says_what_the_backup_is_proved_to_and_what_becomes_of_the_sequences() -> None:
+    plan = {"backup": "20261122F", "backup_size": 1, "wal_bytes": 1, "timeline": 1}
+    told = Told()
+    told.PHASE = "disclose"
+    told.after(
+        {"databases": {"white_cross": {"plan": plan, "target": "restore point x", "proof_level": 4, "unreadable": []}}},
+        {},
+    )
+    assert "backup 20261122F (1 bytes, proved to level 4)" in told.said[0]
+    assert "its sequences go on behind what they have given out by then" in told.said[1]
+    told.said.clear()
+    shown = {
+        "plan": plan,
+        "target": "x",
+        "proof_level": None,
+        "unreadable": ["white_cross"],
+        "lets_off": "Backup 20261122F was never proved",
+    }
+    told.after({"databases": {"white_cross": shown}}, {})
+    assert "never proved" in told.said[0]
+    assert "numbers that its sequences have given out since are given out again" in told.said[1]
+    assert "Backup 20261122F was never proved; it is taken all the same" in told.said[2]
+    told.said.clear()
+    told.after({"databases": {"white_cross": {"kept": KEPT, "since": "2026", "target": "x"}}}, {})
+    assert "numbers given out since are given out again" in told.said[0]
+
+
+def test_what_became_of_the_sequences_is_told() -> None:
+    told = Told()
+    moved = [{"sequence": "public.a", "from": 1, "to": 9}]
+    told.after(done(sequences={"moved": moved, "left": []}), {})
+    assert "white_cross: sequences moved on, so that no number is given out twice: public.a from 1 to 9" in told.said
+    told = Told()
+    told.after(done(sequences={"why": "there is no database of that name"}), {})
+    assert any("they may give out numbers of the replaced database again" in line for line in told.said)

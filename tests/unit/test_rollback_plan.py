@@ -160,3 +160,15 @@ def test_what_the_environment_before_has_gone_back_by_is_known_by_its_journals(t
     assert failed.endswith("ansible-playbook rollback.yml -l staging -e rollback_through=20260101000002")
     assert rehearsals.told(tmp_path, "staging", "restore", [])[0].startswith("rehearsed: ")
     assert rehearsals.told(tmp_path, "staging", "pitr", [])[0].endswith("-l staging -e rollback_strategy=pitr")
+
+
+def test_how_often_going_back_went_well_is_counted_and_not_claimed(tmp_path: Path) -> None:
+    assert rehearsals.rate(tmp_path, "staging") is None
+    went_back(tmp_path, "20260101T000000Z-aaaaaa", "down", "20260101000001")
+    assert rehearsals.rate(tmp_path, "staging") == "1 of the last 1 rollbacks in staging came to their end (100 %)"
+    went_back(tmp_path, "20260102T000000Z-aaaaaa", "restore", ok=False)
+    went_back(tmp_path, "20260103T000000Z-aaaaaa", "down", "20260101000001")
+    refused = Journal(tmp_path, "staging", "20260104T000000Z-aaaaaa")
+    refused.append({"event": "run_started", "playbook": "rollback"})
+    refused.append({"event": "run_failed"})
+    assert rehearsals.rate(tmp_path, "staging") == "2 of the last 3 rollbacks in staging came to their end (66 %)"

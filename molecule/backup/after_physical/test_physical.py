@@ -21,6 +21,7 @@ def test_it_is_proved_or_there_is_none(host):
     (path,) = proofs
     proof = json.loads(host.file(path).content_string)
     assert proof["databases"]["white_cross"]["rows"] > 0
+    assert proof["level"] == 4
     assert host.run(f"{PGBACKREST} check").rc == 0
     (stanza,) = json.loads(host.run(f"{PGBACKREST} --output=json info").stdout)
     assert [(backup["type"], backup["error"]) for backup in stanza["backup"]] == [("full", False)]
