@@ -14,6 +14,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     duration_forecast,
     encoding,
     extension_needs,
+    index_definition,
     ledger,
     other_schema,
 )
@@ -83,6 +84,7 @@ def planned(
         migrations,
         selection,
         stored=lambda version: ledger.stored(conn, version),
+        standing=lambda names: index_definition.standing(conn, names),
         database=str(conn.info.dbname),
     )
     if plan.pending:
