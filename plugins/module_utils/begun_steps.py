@@ -5,15 +5,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Step
+from ansible_collections.whitecross.pgops.plugins.module_utils import ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import schema_of
+
+# Of the attempt that began the version, not of one that was taken back before it.
+_APPLIED_BY_THE_RUN_THAT_BEGAN = """
+SELECT DISTINCT version FROM pgops.audit
+ WHERE event = 'applied'
+   AND run_id = (SELECT run_id FROM pgops.audit WHERE event = 'apply_started' AND version = %s ORDER BY seq DESC LIMIT 1)
+ ORDER BY version
+"""
+
+
+def beginning(conn: Connection, row: ledger.Migration, migration: Mapping[str, Any]) -> dict[str, Any]:
+    """How a version began that stopped half-way.
+
+    :param row: the version in the ledger.
+    :param migration: the version as it is now, rendered.
+    :return: ``with``: the versions that the same run applied, ``done``: the files whose steps are done, ``mended``: whether
+        the text is another one now.
+    """
+    edited = row.checksum != migration["checksum"]
+    pairs = zip(ledger.stored(conn, row.version)["steps"], migration["steps"])
+    done = {step.ordinal for step in row.steps if step.state == "done"}
+    files = [_files(step) for ordinal, step in enumerate(migration["steps"], 1) if ordinal in done]
+    return {
+        "with": [str(found["version"]) for found in fetch_all(conn, _APPLIED_BY_THE_RUN_THAT_BEGAN, (row.version,))],
+        "done": sorted({file for found in files for file in found}),
+        "mended": edited or not all(same(old, new, edited) for old, new in pairs),
+    }
+
+
+def _files(value: Any) -> Iterator[str]:
+    """:return: the files of what a step runs on the way up."""
+    if isinstance(value, Mapping):
+        if "sql" in value and "file" in value:
+            yield str(value["file"])
+        for key, item in value.items():
+            if key != "down":
+                yield from _files(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _files(item)
 
 
 def done_otherwise(
-    step: Step,
+    step: ledger.Step,
     before: Mapping[str, Any],
     after: Mapping[str, Any],
     edited: bool,
