@@ -271,7 +271,11 @@ def _judge(
         comparison.findings.append(Finding("schema", level, difference.object, *told, notes.get(number)))
         if level == FAIL:
             failed.add(lines[difference.object])
-    tables = {(value["schema"], value["table"]) for key, value in declared.items() if catalog.kind_of(key) == "table"}
+    tables = {
+        (value["schema"], value["table"]): catalog.name_of(key)
+        for key, value in declared.items()
+        if catalog.kind_of(key) == "table"
+    }
     for key in sorted(strangers):
         value = strangers[key]
         kind = catalog.kind_of(key)
@@ -280,7 +284,7 @@ def _judge(
             continue  # a notice about the table is enough
         if kind == "index" and value.get("constraint"):
             continue  # the constraint itself is told
-        level = WARN if on_declared and kind in _CHANGES_WRITES else NOTICE
+        level = WARN if _changes_writes(kind, value, on_declared, tables.values()) else NOTICE
         comparison.findings.append(Finding("schema", level, key, None, "not declared", "present"))
     for key in sorted(declared):
         if lines[key] == key:
@@ -289,6 +293,15 @@ def _judge(
                 kind = declared[key]["form"]
             comparison.lines.append({"kind": kind, "object": catalog.name_of(key), "passed": key not in failed})
     return comparison
+
+
+def _changes_writes(kind: str, value: Mapping[str, Any], on_declared: bool, tables: Collection[str]) -> bool:
+    """:param tables: the declared tables, each as the catalog quotes it.
+    :return: whether something that nobody declared refuses or changes what is written to a declared table."""
+    if kind == "constraint" and value.get("references") in tables:
+        return True  # from whichever table: a parent with a child there cannot be deleted
+    unique = kind == "index" and str(value.get("definition")).startswith("CREATE UNIQUE ")
+    return on_declared and (kind in _CHANGES_WRITES or unique)
 
 
 def _taken(

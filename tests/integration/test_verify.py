@@ -235,6 +235,26 @@ def test_what_nobody_declared_is_told_and_does_not_fail(applied: Any, change: Ca
     }  # fmt: skip
 
 
+def test_what_refuses_writes_to_a_declared_table_from_beside_it_is_a_warning(
+    applied: Any, change: Callable[[str], None]
+) -> None:
+    change(
+        'CREATE SCHEMA "Odd"; CREATE TABLE "Odd"."Stray" (id int PRIMARY KEY REFERENCES school);'
+        "CREATE UNIQUE INDEX stray_unique ON school (name); CREATE INDEX plain_idx ON school (name);"
+        'CREATE UNIQUE INDEX own_unique ON "Odd"."Stray" (id, id);'
+        'CREATE TABLE other (id int PRIMARY KEY REFERENCES "Odd"."Stray")'
+    )
+    result = verify(applied)
+    assert result["passed"]
+    # The one refuses an INSERT into school, the other a DELETE from it.
+    assert {finding[1] for finding in told(result, "warn")} == {
+        'constraint "Odd"."Stray"."Stray_id_fkey"', "index public.stray_unique",
+    }  # fmt: skip
+    assert {"index public.plain_idx", 'index "Odd".own_unique', "constraint public.other.other_id_fkey"} <= {
+        finding[1] for finding in told(result, "notice")
+    }
+
+
 def test_tuning_is_a_warning(applied: Any, change: Callable[[str], None]) -> None:
     change("ALTER TABLE student SET (fillfactor = 70); ALTER TABLE student ALTER status SET STATISTICS 500")
     result = verify(applied)
