@@ -34,7 +34,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Int
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.verification import screen
-from support.engine import target_of
+from support.engine import Told, target_of
 from support.server import APP, OWNER, RESTORE, Server
 
 MAJORS = (15, 16, 17, 18)
@@ -262,6 +262,22 @@ def test_tuning_is_a_warning(applied: Any, change: Callable[[str], None]) -> Non
     assert {finding[1:3] for finding in told(result, "warn")} == {
         ("table public.student", "options"), ("column public.student.status", "statistics"),
     }  # fmt: skip
+
+
+def test_progress_tells_the_migrations_that_run_again(
+    applied: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing is remembered: they do run.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    progress = Told()
+    assert verify(applied, progress=progress)["passed"]
+    name = applied.database
+    again = {"database": name, "done": 1, "total": 1, "unit": "versions"}
+    assert {"text": "running the applied migrations again, to compare the schema", **again} in progress.events
+    assert {"text": "comparing the schema with that of the migrations", "database": name} in progress.events
+    # And the scan of the keys does not stand there when it is over.
+    beside = [text for text in progress.texts if text.startswith(("rows without", "named checks"))]
+    assert beside == ["rows without a parent", "named checks, invalid indexes and numbers of rows"]
 
 
 def test_owner_and_privileges_are_not_compared(applied: Any, change: Callable[[str], None]) -> None:
