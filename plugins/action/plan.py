@@ -12,9 +12,8 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import promotion, typed_commands, windows
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import of_versions
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, table
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.rendered_tree import lint_findings
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.plan_lint import pending_findings
 
 # So many databases with the same plan are named; the others are counted.
 NAMED = 5
@@ -251,15 +250,9 @@ class ActionModule(MigrationAction):
 
     def _refuse_faults(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
         """What lint.yml would refuse is not applied; an applied version is past changing and is left alone."""
-        pending = {item["version"] for found in result["databases"].values() for item in found["pending"]}
-        if not pending:
-            return
-        # What one version makes is new for the next only where every database runs both.
-        together = set.intersection(
-            *({item["version"] for item in found["pending"]} for found in result["databases"].values())
+        findings = pending_findings(
+            self.sql_directory(task_vars), self._task.args.get("variables") or {}, list(result["databases"].values())
         )
-        found = lint_findings(self.sql_directory(task_vars), self._task.args.get("variables") or {}, together)
-        findings = of_versions(found, pending)
         for finding in findings:
             self.say(f"    {finding.severity}: {finding}")
         errors = [finding for finding in findings if finding.severity == "error"]

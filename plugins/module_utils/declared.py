@@ -22,7 +22,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Migration, transaction
-from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 from ansible_collections.whitecross.pgops.plugins.module_utils.scratch import drop_leftovers, empty_database
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import create_index, validate_constraint
 from psycopg2 import sql
@@ -88,6 +88,7 @@ def compare(
     migrations: Sequence[Mapping[str, Any]],
     *,
     control: Control,
+    progress: Progress | None = None,
     run_id: str | None = None,
     accepted: Accepted | None = None,
 ) -> Comparison:
@@ -113,7 +114,7 @@ def compare(
         # It was made on another day: that nothing differs can be believed, a difference has to be seen.
         if all(finding.level == NOTICE for finding in comparison.findings):
             return comparison
-    with _made_again(target, conn, migrations, control=control, run_id=run_id) as (made, other):
+    with _made_again(target, conn, migrations, control=control, progress=progress, run_id=run_id) as (made, other):
         comparison = _compared(made, found, accepted, reparse=other)
     remembered_schema.remember(key, made)
     return comparison
@@ -172,6 +173,7 @@ def _made_again(
     migrations: Sequence[Mapping[str, Any]],
     *,
     control: Control,
+    progress: Progress | None = None,
     run_id: str | None,
 ) -> Iterator[tuple[remembered_schema.Made, Connection]]:
     """:return: what the migrations make in an empty database, and the session on it."""
@@ -184,10 +186,20 @@ def _made_again(
         try:
             before = catalog.inventory(other)
             alone = {}
-            for migration in migrations:
+            for number, migration in enumerate(migrations, 1):
                 control.check()
+                if progress is not None:
+                    progress.emit(
+                        "running the applied migrations again, to compare the schema",
+                        database=target.database,
+                        done=number,
+                        total=len(migrations),
+                        unit="versions",
+                    )
                 replay(other, migration)
                 alone[str(migration["version"])] = _said(other, migration, control)
+            if progress is not None:
+                progress.emit("comparing the schema with that of the migrations", database=target.database)
             at_last = {str(migration["version"]): _said(other, migration, control) for migration in migrations[:-1]}
             since = {version: sorted(said - alone[version]) for version, said in at_last.items()}
             made = remembered_schema.Made(
@@ -271,7 +283,11 @@ def _judge(
         comparison.findings.append(Finding("schema", level, difference.object, *told, notes.get(number)))
         if level == FAIL:
             failed.add(lines[difference.object])
-    tables = {(value["schema"], value["table"]) for key, value in declared.items() if catalog.kind_of(key) == "table"}
+    tables = {
+        (value["schema"], value["table"]): catalog.name_of(key)
+        for key, value in declared.items()
+        if catalog.kind_of(key) == "table"
+    }
     for key in sorted(strangers):
         value = strangers[key]
         kind = catalog.kind_of(key)
@@ -280,7 +296,7 @@ def _judge(
             continue  # a notice about the table is enough
         if kind == "index" and value.get("constraint"):
             continue  # the constraint itself is told
-        level = WARN if on_declared and kind in _CHANGES_WRITES else NOTICE
+        level = WARN if _changes_writes(kind, value, on_declared, tables.values()) else NOTICE
         comparison.findings.append(Finding("schema", level, key, None, "not declared", "present"))
     for key in sorted(declared):
         if lines[key] == key:
@@ -289,6 +305,15 @@ def _judge(
                 kind = declared[key]["form"]
             comparison.lines.append({"kind": kind, "object": catalog.name_of(key), "passed": key not in failed})
     return comparison
+
+
+def _changes_writes(kind: str, value: Mapping[str, Any], on_declared: bool, tables: Collection[str]) -> bool:
+    """:param tables: the declared tables, each as the catalog quotes it.
+    :return: whether something that nobody declared refuses or changes what is written to a declared table."""
+    if kind == "constraint" and value.get("references") in tables:
+        return True  # from whichever table: a parent with a child there cannot be deleted
+    unique = kind == "index" and str(value.get("definition")).startswith("CREATE UNIQUE ")
+    return on_declared and (kind in _CHANGES_WRITES or unique)
 
 
 def _taken(

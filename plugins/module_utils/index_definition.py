@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all, fetch_one
@@ -43,6 +43,18 @@ def indexes_of(conn: Connection, tables: Sequence[tuple[str, str]]) -> list[dict
         f"{_INDEX} WHERE (tn.nspname, tc.relname) IN (SELECT * FROM unnest(%s::text[], %s::text[])) ORDER BY 1, 2",
         ([schema for schema, _ in tables], [table for _, table in tables]),
     )
+
+
+def standing(conn: Connection, names: Collection[str]) -> set[str]:
+    """:param names: each ``schema.name``.
+    :return: those of which there is a valid index. No lock."""
+    if not names:
+        return set()
+    query = (
+        "SELECT n.nspname || '.' || c.relname AS name FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+        "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE i.indisvalid AND n.nspname || '.' || c.relname = ANY (%s)"
+    )
+    return {str(row["name"]) for row in fetch_all(conn, query, (sorted(names),))}
 
 
 def index_differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:

@@ -5,10 +5,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect, execute
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    Target,
+    connect,
+    execute,
+    fetch_all,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import from_psycopg
 
 # A look at a busy server must neither queue behind DDL nor keep a snapshot for long.
@@ -52,6 +59,14 @@ SELECT n.nspname || '.' || c.relname AS name,
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname || '.' || c.relname = ANY (%(relations)s)
 """
+SIZES = """
+SELECT n.nspname || '.' || c.relname AS name,
+       (SELECT coalesce(sum(pg_total_relation_size(t.relid)), 0)
+          FROM (SELECT relid FROM pg_partition_tree(c.oid) UNION SELECT c.oid) t)::bigint AS bytes
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p', 'm') AND n.nspname || '.' || c.relname = ANY (%s)
+"""
+
 # The index of an index name, and only functions that somebody made: what they do stands in their source.
 INDEXES = """
 SELECT n.nspname || '.' || i.relname AS name, tn.nspname || '.' || t.relname AS table
@@ -115,6 +130,15 @@ def read_facts(target: Target, relations: list[str], functions: list[str]) -> di
         "functions": made,
         "timezone": timezone,
     }
+
+
+def table_bytes(conn: Connection, tables: Sequence[str]) -> dict[str, int]:
+    """:param tables: each ``schema.name``; one that is not there is left out of the result.
+    :return: the bytes of each, with its indexes and partitions.
+
+    Takes ACCESS SHARE on each for the moment in which its size is taken.
+    """
+    return {str(row["name"]): int(row["bytes"]) for row in fetch_all(conn, SIZES, (list(tables),))} if tables else {}
 
 
 def _by_name(conn: Any, query: str, parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:

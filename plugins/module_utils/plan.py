@@ -8,11 +8,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, locks, pending_swap
+from ansible_collections.whitecross.pgops.plugins.module_utils import begun_steps, catalog, locks, pending_swap
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Ledger, Migration, read
@@ -106,19 +106,21 @@ def make(
     selection: Selection,
     *,
     stored: Callable[[str], Mapping[str, Any]],
+    standing: Callable[[Collection[str]], Collection[str]],
     database: str,
 ) -> Plan:
     """Compare and select.
 
     :param migrations: the whole tree, rendered, in version order.
     :param stored: the rendered migration that the ledger keeps for a version.
+    :param standing: which of the indexes of these names (``schema.name``) are there and valid.
     :raises PgopsError: the database is on a baseline, an applied version's files were edited or are missing, a new version
         sorts before an applied one, a version is half reverted, an unknown target.
     """
     _refuse_baseline(found, database)
     tree = {str(migration["version"]): migration for migration in migrations}
     _refuse_missing(found, tree, database)
-    _refuse_edited(found, tree, stored, database)
+    _refuse_edited(found, tree, stored, standing, database)
     half = found.in_state("reverting")
     if half:
         raise PgopsError(
@@ -183,6 +185,7 @@ def _refuse_edited(
     found: Ledger,
     tree: Mapping[str, Mapping[str, Any]],
     stored: Callable[[str], Mapping[str, Any]],
+    standing: Callable[[Collection[str]], Collection[str]],
     database: str,
 ) -> None:
     for row in found.migrations:
@@ -205,38 +208,25 @@ def _refuse_edited(
         begun = [step for step in row.steps if step.state == "done" or step.progress]
         before, after = stored(row.version)["steps"] if begun else [], migration["steps"]
         for step in begun:
-            if step.ordinal <= len(after) and _same(before[step.ordinal - 1], after[step.ordinal - 1], edited):
+            now = after[step.ordinal - 1] if step.ordinal <= len(after) else {}
+            # A step that was left out when the version was mended is behind the end of what is stored.
+            then = before[step.ordinal - 1] if step.ordinal <= len(before) else {}
+            done = begun_steps.done_otherwise(step, then, now, edited, standing)
+            if done is None:
                 continue
+            what, own_text = done
             why, instead = (
-                (f"was edited since ({named})", "put that step's text back")
+                (f"was edited since ({named})", f"put {own_text} back")
                 if edited
                 else ("is another one now, for a variable has another value", "give the values of then")
             )
+            stopped_at = row.failed_step or next((s.ordinal for s in row.steps if s.state != "done"), len(row.steps))
             raise PgopsError(
-                f"Version {row.version} stopped at step {row.failed_step or '?'} in {database}, and the text of its "
-                f"step {step.ordinal}, which is done already, {why}; {instead} or revert the version first.",
+                f"Version {row.version} stopped at step {stopped_at} in {database}, and {what} {why}; {instead} or "
+                "revert the version first.",
                 database=database,
-                extra={"reason": "edited", "version": row.version, "files": files},
+                extra={"reason": "edited", "version": row.version, "files": files, "step": step.ordinal},
             )
-
-
-def _same(before: Mapping[str, Any], after: Mapping[str, Any], edited: bool) -> bool:
-    old, new = _essence(before), _essence(after)
-    # Of the same files another release of this collection may tell more than the ledger keeps.
-    keys = old.keys() | new.keys() if edited else old.keys() & new.keys()
-    return all(old.get(key) == new.get(key) for key in keys)
-
-
-_NOT_THE_UP = ("why", "phi", "name", "down", "labels")
-
-
-def _essence(value: Any) -> Any:
-    """What would run: lines may move, the SQL may not."""
-    if isinstance(value, Mapping):
-        if "sql" in value:
-            return value["sql"]
-        return {key: _essence(item) for key, item in value.items() if key not in _NOT_THE_UP}
-    return [_essence(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _unneeded(found: Ledger, pending: Sequence[Mapping[str, Any]]) -> frozenset[str]:

@@ -10,11 +10,14 @@ from typing import Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    begun_steps,
     contract,
     duration_forecast,
     encoding,
     extension_needs,
+    index_definition,
     ledger,
+    lint_facts,
     other_schema,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils import plan as planning
@@ -32,7 +35,8 @@ def preview(
 ) -> dict[str, Any]:
     """Tell what :func:`apply` would do, and write nothing, not even the ledger.
 
-    :return: ``pending`` (what and how risky), ``later``, ``waiting``, ``risk``, ``state`` (see plan.state; empty with nothing pending), ``prepared`` (the SQL).
+    :return: ``pending`` (what and how risky), ``later``, ``waiting``, ``risk``, ``state`` (see plan.state; empty with nothing pending), ``prepared`` (the SQL),
+        ``tables`` that it names, and ``table_bytes`` of those that are there.
     :raises PgopsError: whatever would refuse the apply before its first write.
     """
     conn = connect(target, application_name=application_name(run_id))
@@ -51,6 +55,7 @@ def preview(
             "risk": plan.risk,
             "state": planning.state(conn, found, plan) if plan.pending else {},
             "tables": tables_of(plan.pending),
+            "table_bytes": lint_facts.table_bytes(conn, tables_of(plan.pending)),
             "prepared": "".join(
                 up_text(conn, migration, found.get(str(migration["version"])))
                 for migration in plan.pending
@@ -83,6 +88,7 @@ def planned(
         migrations,
         selection,
         stored=lambda version: ledger.stored(conn, version),
+        standing=lambda names: index_definition.standing(conn, names),
         database=str(conn.info.dbname),
     )
     if plan.pending:
@@ -95,11 +101,12 @@ def planned(
 
 def _summary(conn: Connection, migration: Mapping[str, Any], found: ledger.Ledger) -> dict[str, Any]:
     row = found.get(str(migration["version"]))
-    resume_at = None
+    resume_at = begun = None
     seconds, rows = duration_forecast.forecast(conn, migration)
     if row is not None and row.state in ("applying", "failed"):
         undone = [step.ordinal for step in row.steps if step.state != "done"]
         resume_at = undone[0] if undone else len(row.steps)
+        begun = begun_steps.beginning(conn, row, migration)
     return {
         **{
             name: migration.get(name)
@@ -110,5 +117,6 @@ def _summary(conn: Connection, migration: Mapping[str, Any], found: ledger.Ledge
         "to_be_split": duration_forecast.is_to_be_split(migration, seconds),
         "steps": [{"kind": step["kind"], "name": step.get("name")} for step in migration["steps"]],
         "resume_at": resume_at,
+        "begun": begun,
         "state": "resume" if resume_at else "pending",
     }

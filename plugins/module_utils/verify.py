@@ -134,7 +134,9 @@ def verify_database(
                 findings.append(Finding("schema", NOTICE, f"database {name}", None, "schema compared", "left out"))
             else:
                 progress.emit("schema against the applied migrations", database=name)
-                comparison = declared.compare(target, conn, applied, control=control, run_id=run_id, accepted=accepted)
+                comparison = declared.compare(
+                    target, conn, applied, control=control, progress=progress, run_id=run_id, accepted=accepted
+                )
                 findings += comparison.findings
                 lines = comparison.lines
                 wanted = comparison.declared
@@ -222,6 +224,8 @@ def _look(
     progress: Progress,
 ) -> _Soundness:
     keys = integrity.foreign_keys(conn, control=control, progress=progress, database=str(conn.info.dbname))
+    # Otherwise the last key that was scanned would stand there for as long as the rest takes.
+    progress.emit("named checks, invalid indexes and numbers of rows", database=str(conn.info.dbname))
     checked, differing = named_checks.run(conn, checks, versions, control=control)
     return _Soundness(
         keys,

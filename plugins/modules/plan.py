@@ -71,8 +71,8 @@ databases:
   type: dict
   contains:
     pending:
-      description: Versions to apply, in order, each with the checksum of its files, title, why, risk, phi, rollback, expected seconds (and the rows they are for), whether it is to be split, steps and the step to
-        resume at.
+      description: Versions to apply, in order, each with the checksum of its files, title, why, risk, phi, rollback, expected seconds (and the rows they are for), whether it is to be split, steps, the step to
+        resume at, and how it began where it stopped half-way.
       type: list
       elements: dict
     later:
@@ -106,6 +106,9 @@ databases:
       description: Tables that the pending versions name.
       type: list
       elements: str
+    table_bytes:
+      description: Of those that are there the bytes, with indexes and partitions.
+      type: dict
 """
 
 from typing import Any

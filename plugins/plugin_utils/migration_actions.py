@@ -130,9 +130,10 @@ class MigrationAction(PgopsAction):
         """An applied file that was edited or is gone: the same command would fail the same way. :return: if it is that."""
         if result.get("reason") not in ("edited", "missing"):
             return False
-        result["hint"] = "Restore the file as it is stored, or write a new version."
-        told = f"{str(result.get('msg', '')).rstrip()} {result['hint']}"
-        result["msg"] = told
+        # A folder that is gone, and a version that has only begun have their own way on in the sentence: a new version mends neither.
+        if result["reason"] == "edited" and "step" not in result:
+            result["hint"] = "Restore the file as it is stored, or write a new version."
+            result["msg"] = f"{str(result.get('msg', '')).rstrip()} {result['hint']}"
         self.tell_next(result, [("To look", self.command(task_vars, "status.yml"))])
         return True
 

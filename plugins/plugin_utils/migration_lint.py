@@ -39,19 +39,25 @@ COLUMN_OF_SERIAL = {
 }
 
 
-def lint(tree: Tree, variables: Mapping[str, Any] | None = None, together: Collection[str] = ()) -> list[Finding]:
+def lint(
+    tree: Tree,
+    variables: Mapping[str, Any] | None = None,
+    together: Collection[str] = (),
+    small_tables: Collection[str] = (),
+) -> list[Finding]:
     """Check a whole tree.
 
     :param tree: as ``migration_tree.scan_tree`` or ``read_tree`` gives it.
     :param variables: ``migrate_variables``.
     :param together: versions that are applied in one run: what an earlier one makes nobody uses yet in the later ones.
+    :param small_tables: tables that are small in every database that the versions are for, each ``schema.name``: what hurts by size is a warning there.
     :return: the tree's own faults, those of its SQL, and what the rules find, sorted by place.
     """
     rendered, faults = scan_render(tree, variables)
     found = [*tree.findings, *faults]
     for rule in RULES:
         found.extend(rule(rendered))
-    found.extend(steps.lint_steps(rendered, together))
+    found.extend(steps.lint_steps(rendered, together, small_tables))
     return sorted(set(found))
 
 

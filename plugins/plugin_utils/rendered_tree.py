@@ -41,8 +41,11 @@ def rendered_tree(directory: Path, variables: Mapping[str, Any]) -> list[dict[st
     return found
 
 
-def lint_findings(directory: Path, variables: Mapping[str, Any], together: Collection[str] = ()) -> list[Finding]:
+def lint_findings(
+    directory: Path, variables: Mapping[str, Any], together: Collection[str] = (), small_tables: Collection[str] = ()
+) -> list[Finding]:
     """:param together: versions that are applied in one run.
+    :param small_tables: tables that are small in every database, each ``schema.name``.
     :return: what lint finds in the whole tree.
 
     :raises PgopsError: the tree cannot be read."""
@@ -51,9 +54,10 @@ def lint_findings(directory: Path, variables: Mapping[str, Any], together: Colle
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_lint import lint
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import read_tree
 
-        return [finding.as_dict() for finding in lint(read_tree(directory), variables, together)]
+        return [finding.as_dict() for finding in lint(read_tree(directory), variables, together, small_tables)]
 
-    what = f"lint-{hashlib.sha256(repr(sorted(together)).encode()).hexdigest()[:8]}" if together else "lint"
+    asked = repr([sorted(together), sorted(small_tables)]) if together or small_tables else ""
+    what = f"lint-{hashlib.sha256(asked.encode()).hexdigest()[:8]}" if asked else "lint"
     return [Finding(**finding) for finding in _remembered(what, directory / "migrations", variables, make)]
 
 

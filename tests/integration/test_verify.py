@@ -34,7 +34,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Int
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.verification import screen
-from support.engine import target_of
+from support.engine import Told, target_of
 from support.server import APP, OWNER, RESTORE, Server
 
 MAJORS = (15, 16, 17, 18)
@@ -235,6 +235,26 @@ def test_what_nobody_declared_is_told_and_does_not_fail(applied: Any, change: Ca
     }  # fmt: skip
 
 
+def test_what_refuses_writes_to_a_declared_table_from_beside_it_is_a_warning(
+    applied: Any, change: Callable[[str], None]
+) -> None:
+    change(
+        'CREATE SCHEMA "Odd"; CREATE TABLE "Odd"."Stray" (id int PRIMARY KEY REFERENCES school);'
+        "CREATE UNIQUE INDEX stray_unique ON school (name); CREATE INDEX plain_idx ON school (name);"
+        'CREATE UNIQUE INDEX own_unique ON "Odd"."Stray" (id, id);'
+        'CREATE TABLE other (id int PRIMARY KEY REFERENCES "Odd"."Stray")'
+    )
+    result = verify(applied)
+    assert result["passed"]
+    # The one refuses an INSERT into school, the other a DELETE from it.
+    assert {finding[1] for finding in told(result, "warn")} == {
+        'constraint "Odd"."Stray"."Stray_id_fkey"', "index public.stray_unique",
+    }  # fmt: skip
+    assert {"index public.plain_idx", 'index "Odd".own_unique', "constraint public.other.other_id_fkey"} <= {
+        finding[1] for finding in told(result, "notice")
+    }
+
+
 def test_tuning_is_a_warning(applied: Any, change: Callable[[str], None]) -> None:
     change("ALTER TABLE student SET (fillfactor = 70); ALTER TABLE student ALTER status SET STATISTICS 500")
     result = verify(applied)
@@ -242,6 +262,22 @@ def test_tuning_is_a_warning(applied: Any, change: Callable[[str], None]) -> Non
     assert {finding[1:3] for finding in told(result, "warn")} == {
         ("table public.student", "options"), ("column public.student.status", "statistics"),
     }  # fmt: skip
+
+
+def test_progress_tells_the_migrations_that_run_again(
+    applied: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing is remembered: they do run.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    progress = Told()
+    assert verify(applied, progress=progress)["passed"]
+    name = applied.database
+    again = {"database": name, "done": 1, "total": 1, "unit": "versions"}
+    assert {"text": "running the applied migrations again, to compare the schema", **again} in progress.events
+    assert {"text": "comparing the schema with that of the migrations", "database": name} in progress.events
+    # And the scan of the keys does not stand there when it is over.
+    beside = [text for text in progress.texts if text.startswith(("rows without", "named checks"))]
+    assert beside == ["rows without a parent", "named checks, invalid indexes and numbers of rows"]
 
 
 def test_owner_and_privileges_are_not_compared(applied: Any, change: Callable[[str], None]) -> None:

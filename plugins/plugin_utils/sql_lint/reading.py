@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,16 +63,19 @@ def lint_script(
     *,
     objects: Objects | None = None,
     engine: bool = False,
+    small_tables: Collection[str] = (),
 ) -> tuple[list[Problem], Objects]:
     """:param levels: the level of each rule, as ``rules.levels_of`` gives them.
     :param facts: what the module ``lint_facts`` found of the tables in a database.
     :param objects: what files before this one have made in the same run.
     :param engine: the engine of this collection runs it, which looks after timeouts and retries.
+    :param small_tables: tables that are small in every database that it is for, each ``schema.name``.
     :return: what is wrong, by line, and the objects with those of this file."""
     session = Session(
         objects=objects.copy() if objects else Objects(),
         engine=engine,
         facts=facts,
+        small_tables=small_tables,
         parts=script.parts,
         runner=script.runner,
     )

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -168,6 +168,8 @@ class Session:
     # Whether lock_timeout is set further down.
     sets_timeout_later: bool = False
     facts: Mapping[str, Any] | None = None
+    # Tables that are small in every database that the SQL is for, each schema.name.
+    small_tables: Collection[str] = ()
     # While it is true, what may have been there counts as there.
     doubt: bool = False
     # The variables of the body that is read; None where nobody knows them.
@@ -263,7 +265,9 @@ class Session:
     def small(self, relation: Relation) -> bool:
         """:return: whether the catalog says that the table is small, its indexes and partitions with it.
 
-        An empty one says nothing: it may be the schema of a larger database."""
+        An empty one says nothing: it may be the schema of a larger database, unless the SQL is for that very one."""
+        if ".".join(relation) in self.small_tables:
+            return True
         facts = self.table_facts(relation)
         return facts is not None and 0 < int(facts["rows"]) and int(facts["bytes"]) <= SMALL_BYTES
 

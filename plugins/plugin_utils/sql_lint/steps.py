@@ -30,8 +30,11 @@ TOGETHER = "R44"
 _ALLOW = re.compile(r"(?:--|/\*|\{#)[^\n]*pgops:\s*allow[^\n]*", re.IGNORECASE)
 
 
-def lint_steps(rendered: Iterable[RenderedMigration], together: Collection[str] = ()) -> Iterator[Finding]:
-    """:param together: versions that run in one run on every database: what an earlier one makes is new for the later.
+def lint_steps(
+    rendered: Iterable[RenderedMigration], together: Collection[str] = (), small_tables: Collection[str] = ()
+) -> Iterator[Finding]:
+    """:param together: versions that run in one run: what an earlier one makes is new for the later.
+    :param small_tables: tables that are small in every database that they are for, each ``schema.name``.
     :return: what the ups of sql steps would do to tables that are in use."""
     levels = rules.levels_of(None)
     carried, proved = Objects(), Objects()
@@ -52,7 +55,9 @@ def lint_steps(rendered: Iterable[RenderedMigration], together: Collection[str] 
             if step["kind"] != "sql":
                 continue
             script = _script(item, source, step["up"])
-            problems, objects = reading.lint_script(script, levels, objects=objects, engine=True)
+            problems, objects = reading.lint_script(
+                script, levels, objects=objects, engine=True, small_tables=small_tables
+            )
             yield from (_finding(problem) for problem in _once(problems) if _matters(problem, item))
         proved.constraints, proved.not_null = objects.constraints, objects.not_null
         proved.set_not_null, proved.index_tables = objects.set_not_null, objects.index_tables

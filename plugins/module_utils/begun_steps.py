@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What the steps of a version that stopped half-way have done, and whether their text still asks for that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all
+from ansible_collections.whitecross.pgops.plugins.module_utils.statements import schema_of
+
+# Of the attempt that began the version, not of one that was taken back before it.
+_APPLIED_BY_THE_RUN_THAT_BEGAN = """
+SELECT DISTINCT version FROM pgops.audit
+ WHERE event = 'applied'
+   AND run_id = (SELECT run_id FROM pgops.audit WHERE event = 'apply_started' AND version = %s ORDER BY seq DESC LIMIT 1)
+ ORDER BY version
+"""
+
+
+def beginning(conn: Connection, row: ledger.Migration, migration: Mapping[str, Any]) -> dict[str, Any]:
+    """How a version began that stopped half-way.
+
+    :param row: the version in the ledger.
+    :param migration: the version as it is now, rendered.
+    :return: ``with``: the versions that the same run applied, ``done``: the files whose steps are done, ``mended``: whether
+        the text is another one now.
+    """
+    edited = row.checksum != migration["checksum"]
+    pairs = zip(ledger.stored(conn, row.version)["steps"], migration["steps"])
+    done = {step.ordinal for step in row.steps if step.state == "done"}
+    files = [_files(step) for ordinal, step in enumerate(migration["steps"], 1) if ordinal in done]
+    return {
+        "with": [str(found["version"]) for found in fetch_all(conn, _APPLIED_BY_THE_RUN_THAT_BEGAN, (row.version,))],
+        "done": sorted({file for found in files for file in found}),
+        "mended": edited or not all(same(old, new, edited) for old, new in pairs),
+    }
+
+
+def _files(value: Any) -> Iterator[str]:
+    """:return: the files of what a step runs on the way up."""
+    if isinstance(value, Mapping):
+        if "sql" in value and "file" in value:
+            yield str(value["file"])
+        for key, item in value.items():
+            if key != "down":
+                yield from _files(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _files(item)
+
+
+def done_otherwise(
+    step: ledger.Step,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    edited: bool,
+    standing: Callable[[Collection[str]], Collection[str]],
+) -> tuple[str, str] | None:
+    """What failed may be mended, whatever the ledger remembers of the attempt.
+
+    :param before: the step as the version began with it, rendered.
+    :param after: as it is now; empty where it is no more.
+    :param edited: the files of the version differ, and not only the values of its variables.
+    :param standing: which of the indexes of these names (``schema.name``) are there and valid.
+    :return: what the step has done that its text now asks for otherwise, and what to put back; None where there is nothing.
+    """
+    if same(before, after, edited):
+        return None
+    if step.state != "done" and step.kind == "indexes":
+        tried = {*step.progress.get("built", []), *step.progress.get("replaced", {})}
+        wanted, now = _by_name(before), _by_name(after)
+        for name in sorted(standing(tried & wanted.keys())):
+            if not same(wanted[name], now.get(name, {}), edited):
+                how = "built already" if name in step.progress.get("built", []) else "begun to replace"
+                return f"index {name}, which its step {step.ordinal} has {how},", "its definition"
+        return None
+    if step.state != "done" and step.kind == "backfill" and not step.progress.get("seen"):
+        # It goes through the whole table again.
+        return None
+    how = "done already" if step.state == "done" else "half done"
+    return f"the text of its step {step.ordinal}, which is {how},", "that step's text"
+
+
+def _by_name(step: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {f"{schema_of(index)}.{index['name']}": index for index in step.get("indexes") or []}
+
+
+def same(before: Mapping[str, Any], after: Mapping[str, Any], edited: bool) -> bool:
+    """:return: whether two texts of a step run the same."""
+    old, new = _essence(before), _essence(after)
+    # Of the same files another release of this collection may tell more than the ledger keeps.
+    keys = old.keys() | new.keys() if edited else old.keys() & new.keys()
+    return all(old.get(key) == new.get(key) for key in keys)
+
+
+_NOT_THE_UP = ("why", "phi", "name", "down", "labels")
+
+
+def _essence(value: Any) -> Any:
+    """What would run: lines may move, the SQL may not."""
+    if isinstance(value, Mapping):
+        if "sql" in value:
+            return value["sql"]
+        return {key: _essence(item) for key, item in value.items() if key not in _NOT_THE_UP}
+    return [_essence(item) for item in value] if isinstance(value, (list, tuple)) else value
