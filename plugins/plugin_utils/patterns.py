@@ -3,8 +3,9 @@
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
 """The patterns of ``sql/scaffold``: what each asks for, checked, and its template files filled in.
 
-A template file is text with three marks: ``@@name@@`` is replaced (``"@@name@@"`` in SQL by the identifier, quoted where
-it must be), and the lines between ``-- @@if name@@`` (``# @@if not name@@``) and ``-- @@end@@`` stay or go.
+A template file is text with four marks: ``@@name@@`` is replaced (``"@@name@@"`` in SQL by the identifier, quoted where
+it must be), ``@@name?yes:no@@`` by one of two words, and the lines between ``-- @@if name@@`` (``# @@if not name@@``) and
+``-- @@end@@`` stay or go.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ PREFIX = "new_migration_"
 _MARK = re.compile(r'"@@(?P<quoted>\w+)@@"|@@(?P<plain>\w+)@@')
 # In YAML true, false and numbers stand without the quotes that keep a template file readable as YAML.
 _YAML_PLAIN = re.compile(r"'@@(?P<name>\w+)@@'")
+_CHOICE = re.compile(r"'?@@(?P<name>\w+)\?(?P<yes>\w+):(?P<no>\w+)@@'?")
 _CONDITION = re.compile(
     r"^[ ]*(?:--|\#)[ ]@@if[ ](?P<no>not[ ])?(?P<name>\w+)@@\n(?P<body>.*?)^[ ]*(?:--|\#)[ ]@@end@@\n",
     re.MULTILINE | re.DOTALL,
@@ -108,9 +110,11 @@ def filled(path: Path, found: Mapping[str, str]) -> str:
     """:return: the text of a template file with the marks replaced."""
     is_sql = path.name.endswith(".sql.j2")
 
+    def is_set(name: str) -> bool:
+        return found[name] not in ("", "false")
+
     def keep(block: re.Match[str]) -> str:
-        is_set = found[block["name"]] not in ("", "false")
-        return block["body"] if is_set is not bool(block["no"]) else ""
+        return block["body"] if is_set(block["name"]) is not bool(block["no"]) else ""
 
     def word(mark: re.Match[str]) -> str:
         if mark["plain"]:
@@ -122,6 +126,7 @@ def filled(path: Path, found: Mapping[str, str]) -> str:
         return found[mark["name"]] if mark["name"] in _yaml_plain() else mark[0]
 
     text = _CONDITION.sub(keep, path.read_text(encoding="utf-8"))
+    text = _CHOICE.sub(lambda mark: mark["yes"] if is_set(mark["name"]) else mark["no"], text)
     return _MARK.sub(word, text if is_sql else _YAML_PLAIN.sub(plain, text))
 
 
