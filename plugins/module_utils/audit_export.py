@@ -34,9 +34,10 @@ def head(conn: Connection) -> dict[str, Any]:
             ) from None
 
 
-def write(conn: Connection, path: str) -> dict[str, Any]:
+def write(conn: Connection, path: str, upto: int | None = None) -> dict[str, Any]:
     """Write the chain in one snapshot: 0600, ``.partial``, fsync, rename.
 
+    :param upto: the last row; all of them where it is not given.
     :return: ``path``, ``rows``, ``first`` and ``last`` number, ``sha256``.
     :raises PgopsError: there is no audit. :raises OSError: the file cannot be written.
     """
@@ -45,11 +46,11 @@ def write(conn: Connection, path: str) -> dict[str, Any]:
     numbers: list[int] = []
     execute(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     try:
-        told = {"format": 1, "kind": "pgops.audit", "exported_at": _now(), **head(conn)}
+        told = {"format": 1, "kind": "pgops.audit", "exported_at": _now(), **head(conn), "upto": upto}
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(_ENCODE(told) + "\n")
-            count = _write_rows(conn, file, numbers)
+            count = _write_rows(conn, file, numbers, upto)
             file.write(_ENCODE({"end": count}) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -64,9 +65,11 @@ def write(conn: Connection, path: str) -> dict[str, Any]:
     return {"path": path, "rows": count, "first": first, "last": last, "sha256": backup_store.hash_file(path)}
 
 
-def _write_rows(conn: Connection, file: IO[str], numbers: list[int]) -> int:
+def _write_rows(conn: Connection, file: IO[str], numbers: list[int], upto: int | None) -> int:
     count, last = 0, 0
     for row in rows(conn):
+        if upto is not None and int(row["seq"]) > upto:
+            break
         file.write(_ENCODE(row) + "\n")
         count, last = count + 1, int(row["seq"])
         if count == 1:

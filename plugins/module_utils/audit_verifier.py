@@ -267,7 +267,7 @@ def _branch(
     if parted.get("explained") and common < int(run[0]["seq"]):
         told = (
             f"Rows {common + 1} to {last} ({seen}) belong to a branch that ended when {parted['explained']} (run "
-            f"{(after or {}).get('run_id')}) took the database back to row {common}"
+            f"{parted.get('by') or (after or {}).get('run_id')}) took the database back to row {common}"
         )
         whole = kept is not None and all(anchor["hash"] in kept.get(int(anchor["seq"]), ()) for anchor in run)
         if whole:
@@ -376,14 +376,17 @@ def _export_rows(path: str, file: Any, head: Mapping[str, Any]) -> Iterator[tupl
                     )
                 return
             number += 1
-            yield tuple(row[name] for name in COLUMNS)
+            values = tuple(row[name] for name in COLUMNS)
+            if type(values[0]) is not int or not all(value is None or isinstance(value, str) for value in values[1:]):
+                raise ValueError
+            yield values
         except (ValueError, KeyError, TypeError):
             raise CannotLook(f"Line {number + 1} of {path} cannot be read: the file was changed, or cut off") from None
     raise CannotLook(f"{path} ends without its last line: the file was cut off, export it again")
 
 
 # The statement-level triggers that refuse UPDATE, DELETE and TRUNCATE: tgtype, as pg_trigger has it.
-_TRIGGERS = {"audit_no_update": 18, "audit_no_delete": 10, "audit_no_truncate": 34}
+TRIGGERS = {"audit_no_update": 18, "audit_no_delete": 10, "audit_no_truncate": 34}
 _PROTECTION = """
 SELECT c.relkind::text, c.relrowsecurity, pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
        (SELECT coalesce(json_object_agg(t.tgname, json_build_object('type', t.tgtype, 'enabled', t.tgenabled,
@@ -401,15 +404,15 @@ SELECT c.relkind::text, c.relrowsecurity, pg_catalog.pg_get_userbyid(c.relowner)
  WHERE n.nspname = 'pgops' AND c.relname = 'audit'
 """
 ROWS = """
-SELECT seq, pg_catalog.to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), run_id, event, version, actor, detail::text,
-       previous, hash FROM ONLY pgops.audit ORDER BY seq
+SELECT seq, pg_catalog.to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS at, run_id, event, version, actor,
+       detail::text AS detail, previous, hash FROM ONLY pgops.audit ORDER BY seq
 """
 CLUSTER = """
 SELECT (SELECT system_identifier::text FROM pg_catalog.pg_control_system()) AS system_identifier,
        (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()) AS timeline,
        (SELECT oid::bigint FROM pg_catalog.pg_database WHERE datname = current_database()) AS database_oid
 """
-_CHECKPOINT = """
+CHECKPOINT = """
 SELECT document FROM pgops.audit_checkpoint ORDER BY seq DESC LIMIT 1
 """
 
@@ -421,7 +424,7 @@ def check_protection(found: Mapping[str, Any], result: Result) -> None:
         ``may_change``, ``migrators``, ``updated``.
     """
     triggers = dict(found["triggers"])
-    for name, kind in _TRIGGERS.items():
+    for name, kind in TRIGGERS.items():
         trigger = triggers.pop(name, None)
         what = name.rpartition("_")[2].upper()
         if trigger is None or trigger["type"] != kind:
@@ -469,7 +472,11 @@ def from_database(dsn: str) -> Iterator[tuple[dict[str, Any], Iterator[tuple[Any
         import psycopg2.extras
     except ImportError:
         raise CannotLook("psycopg2 is needed to read a database; an export needs nothing (--export)") from None
-    if "password" in psycopg2.extensions.parse_dsn(dsn):
+    try:
+        given = psycopg2.extensions.parse_dsn(dsn)
+    except psycopg2.Error as fault:
+        raise CannotLook(f"--dsn is no connection string: {str(fault).strip()}") from None
+    if "password" in given:
         raise CannotLook(
             "a password does not belong into --dsn, where every process list shows it; write it into a PGPASSFILE"
         )
@@ -496,7 +503,7 @@ def head_of(cursor: Any) -> dict[str, Any]:
     there = cursor.fetchone()
     checkpoint = None
     if there["there"]:
-        cursor.execute(_CHECKPOINT)
+        cursor.execute(CHECKPOINT)
         checkpoint = (cursor.fetchone() or {}).get("document")
     cursor.execute(CLUSTER)
     return {
@@ -518,13 +525,30 @@ def _database_rows(conn: Any) -> Iterator[tuple[Any, ...]]:
 
 
 def verify(
-    export: str | None, dsn: str | None, anchors: str | None = None, rows: str | None = None, signers: str | None = None
+    export: str | None,
+    dsn: str | None,
+    anchors: str | None = None,
+    rows: str | None = None,
+    signers: str | None = None,
+    *,
+    archive: bool = False,
 ) -> Result:
     """Check an export or a database.
 
     :param anchors: file of anchors. :param rows: copy of the rows beside it. :param signers: allowed signers.
+    :param archive: it is known to be the beginning of an audit only, as a checkpoint leaves it.
     :raises CannotLook: something that was named cannot be read.
     """
+    try:
+        return _verified(export, dsn, anchors, rows, signers, archive)
+    except (ValueError, TypeError, KeyError, AttributeError) as fault:
+        # A file that somebody made up is no reason to say that the audit was tampered with.
+        raise CannotLook(f"what was given is no audit of this tool's ({type(fault).__name__}: {fault})") from None
+
+
+def _verified(
+    export: str | None, dsn: str | None, anchors: str | None, rows: str | None, signers: str | None, archive: bool
+) -> Result:
     result = Result()
     lines_of: list[dict[str, Any]] = []
     if anchors:
@@ -540,7 +564,13 @@ def verify(
         known = check_rows(found, result, start, wanted)
         if head.get("protection"):
             check_protection(head["protection"], result)
+        upto = head.get("upto")
     check_signatures(lines_of, signers, result)
+    if upto:
+        # What was anchored behind it is not its business; nobody is to pass a cut tail off for an archive, though.
+        told = f"This is an archive: it says that it ends at row {upto}, and what was anchored behind that was not looked for."
+        result.add("archive", NOTE if archive else EXPLAIN, told)
+        lines_of = [anchor for anchor in lines_of if int(anchor.get("seq") or 0) <= int(upto)]
     check_anchors(lines_of, known, result, head, kept, start)
     return result
 
@@ -576,10 +606,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--rows", metavar="FILE", help="rows.jsonl beside it: shows that branches ended by a restore are kept"
     )
     parser.add_argument("--allowed-signers", metavar="FILE", help="whose signatures count, as for ssh-keygen -Y verify")
+    parser.add_argument(
+        "--archive", action="store_true", help="the file is an archive that audit_checkpoint.yml has made"
+    )
     parser.add_argument("--json", action="store_true", help="the result as JSON")
     given = parser.parse_args(arguments)
     try:
-        result = verify(given.export, given.dsn, given.anchors, given.rows, given.allowed_signers)
+        result = verify(
+            given.export, given.dsn, given.anchors, given.rows, given.allowed_signers, archive=given.archive
+        )
     except CannotLook as fault:
         print(
             _TEXT({"ok": False, "exit_code": CANNOT_LOOK, "error": str(fault)})

@@ -766,14 +766,19 @@ def audit_rows(conn: Connection) -> list[dict[str, Any]]:
     )
 
 
-def broken_link(rows: Sequence[Mapping[str, Any]], anchor: Mapping[str, Any] | None = None) -> str | None:
+def broken_link(
+    rows: Sequence[Mapping[str, Any]],
+    anchor: Mapping[str, Any] | None = None,
+    start: tuple[int, str] = (0, audit_verifier.GENESIS),
+) -> str | None:
     """Check the chain.
 
+    :param start: number and hash of the row before the first one, where a checkpoint stands for an archived beginning.
     :param anchor: a head kept outside the database; without one, a cut tail or a full rewrite cannot be seen.
     :return: one sentence naming the first row that does not hold, or None.
     """
-    previous = audit_verifier.GENESIS
-    for expected, row in enumerate(rows, 1):
+    before, previous = start
+    for expected, row in enumerate(rows, before + 1):
         if row["seq"] != expected:
             return f"audit row {expected} is missing"
         if row["previous"] != previous:
@@ -785,8 +790,8 @@ def broken_link(rows: Sequence[Mapping[str, Any]], anchor: Mapping[str, Any] | N
             return f"audit row {expected} was changed"
         previous = row["hash"]
     if anchor is not None:
-        if len(rows) < int(anchor["seq"]):
-            return f"the audit ends at row {len(rows)}, but row {anchor['seq']} was anchored"
-        if rows[int(anchor["seq"]) - 1]["hash"] != anchor["hash"]:
+        if before + len(rows) < int(anchor["seq"]):
+            return f"the audit ends at row {before + len(rows)}, but row {anchor['seq']} was anchored"
+        if rows[int(anchor["seq"]) - before - 1]["hash"] != anchor["hash"]:
             return f"audit row {anchor['seq']} is not the one that was anchored"
     return None

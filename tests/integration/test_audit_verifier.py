@@ -168,8 +168,9 @@ def test_a_role_that_may_only_read_checks_the_database_itself(
         (("--dsn", "host=127.0.0.1 port=1 dbname=x"), "cannot be read"),
         (("--export", "/nowhere"), "/nowhere cannot be read"),
         (("--export", "/proc/self/environ"), "no export"),
+        (("--dsn", "nonsense"), "no connection string"),
     ],
-    ids=["password", "no-server", "no-file", "no-export"],
+    ids=["password", "no-server", "no-file", "no-export", "no-dsn"],
 )
 def test_what_cannot_be_looked_at_is_two_and_a_sentence(tmp_path: Path, arguments: tuple[str, str], told: str) -> None:
     found = verifier(tmp_path, *arguments, python=(sys.executable, "-I"))
@@ -183,8 +184,12 @@ def test_what_cannot_be_looked_at_is_two_and_a_sentence(tmp_path: Path, argument
         lambda text: text[:-20],
         lambda text: "\n".join(text.split("\n")[:-2]),
         lambda text: text.replace('"end":6', '"end":7'),
+        lambda text: text.replace('"seq":2', '"seq":"2"'),
+        lambda text: text.replace('"event":"tested"', '"event":[]'),
+        lambda text: text.replace('"checkpoint":null', '"checkpoint":{"seq":[]}'),
+        lambda text: text.replace('"triggers":{', '"triggered":{'),
     ],
-    ids=["cut", "no-end", "count"],
+    ids=["cut", "no-end", "count", "number", "event", "checkpoint", "head"],
 )
 def test_an_export_that_was_cut_off_is_no_audit(audited: Audited, spoil: Any) -> None:
     export = audited.export()
@@ -229,6 +234,23 @@ def test_a_line_torn_by_a_crash_takes_no_other_with_it(audited: Audited) -> None
     found = audited.verify()
     assert (found.rc, found.document["anchors"]) == (0, 3), found.told
     assert "is cut off and does not count" in found.told
+
+
+def test_a_full_disk_takes_no_anchor_that_is_there(audited: Audited, small_disk: Path) -> None:
+    place = audit_anchor.Place(small_disk / "anchors")
+    first = audit_anchor.append(place, {"seq": 1, "hash": "a"}, [])
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while True:
+            file.write(b"x" * 4096)
+    with pytest.raises(OSError, match="No space left"):
+        audit_anchor.append(place, {"seq": 2, "hash": "b" * 8192}, [])
+    filler.unlink()
+    second = audit_anchor.append(place, {"seq": 2, "hash": "c"}, [])
+    assert second["previous"] == audit_verifier.line_hash(
+        json.dumps(first, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    )
+    assert [anchor["seq"] for anchor in audit_anchor.heads(place)] == [2, 1]
 
 
 def test_names_of_hosts_and_databases_stay_below_the_folder(tmp_path: Path) -> None:
