@@ -13,6 +13,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     audit_anchor,
     audit_run,
     failures,
+    phi_state,
     reporting,
 )
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction, display
@@ -101,8 +102,29 @@ class ActionModule(PgopsAction):
             if cut:
                 look = self.command(task_vars, "audit_export.yml")
                 faults.append({"msg": f"{cut}. To look: {look}", "next": [look], "cut": True, "owed": True})
+        faults += self._log_as_before(result.get("databases") or {}, task_vars)
         result["changed"] = False
         return {**result, "failed": True, **faults[0]} if faults else result
+
+    def _log_as_before(self, databases: Mapping[str, Any], task_vars: dict[str, Any]) -> list[dict[str, Any]]:
+        """What a run that was killed has left logged, for PHI, is put back by whichever run comes next to the cluster."""
+        faults = []
+        for identifier in {found["cluster"].get("system_identifier") for found in databases.values()}:
+            cluster = phi_state.Cluster.of(self._state, identifier)
+            if not cluster.path.exists():
+                continue
+            with cluster.locked():
+                known = cluster.let_go({"run_id": self._report["run_id"], "host": self._host})
+                if known is None:
+                    continue
+                arguments = {**self.connection_arguments(task_vars), "state": "closed", "before": known["before"]}
+                done = self._call("whitecross.pgops.phi_window", arguments, task_vars)
+                if done.get("failed"):
+                    faults.append({"msg": f"What was logged for a run that touched PHI is logged still: {done['msg']}"})
+                    continue
+                cluster.forget()
+                self.say(f"{self._host}: logging is put back as it was before a run that touched PHI and was cut off")
+        return faults
 
     def _anchor(self, database: str, found: Mapping[str, Any], task_vars: dict[str, Any]) -> str | None:
         place, report = self._place(database), self._report
