@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,7 +95,7 @@ class ActionModule(PgopsAction):
         about, document = {"database": checked.database}, checked.as_dict()
         for name, text in self._texts(period, document, about).items():
             write_private_file(folder / name, text)
-        shutil.copyfile(audit_verifier.__file__, folder / "audit_verifier.py")
+        write_private_file(folder / "audit_verifier.py", Path(audit_verifier.__file__).read_text(encoding="utf-8"))
         return {
             "records": len(period.records),
             "checked": document,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-LOOK_S = 0.02
+LOOK_S = 0.05
 READ_AT_MOST = 64 << 20
 
 
@@ -34,6 +35,7 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        assert self._thread.is_alive(), "the watch has ended before what it watched"
         self._over.set()
         self._thread.join()
 
@@ -53,6 +55,8 @@ class Watch:
     def see(self, path: Path) -> None:
         """Note the file where it has a secret; a process may be gone by now."""
         try:
+            if path.parent.parent != Path("/proc") and not path.is_file():
+                return  # a socket or a pipe would keep it waiting
             with path.open("rb") as file:
                 text = file.read(READ_AT_MOST)
         except OSError:
@@ -63,6 +67,9 @@ class Watch:
 
     def see_folder(self, folder: Path) -> None:
         """Every file below a folder."""
-        for path in folder.rglob("*"):
-            if path.is_file() and not path.is_symlink():
-                self.see(path)
+        # What it lists may be gone a moment later.
+        for above, _folders, names in os.walk(folder):
+            for name in names:
+                path = Path(above, name)
+                if not path.is_symlink():
+                    self.see(path)
