@@ -172,3 +172,16 @@ def test_a_run_is_signed_off_by_a_row_of_its_own(target: Any) -> None:
     ):
         result = call("audit_sign_off", target, **{**given, **wrong})
         assert (result["failed"], told in result["msg"]) == (True, True)
+
+
+def test_the_playbooks_protect_and_sign_off(playbook: Any, target: Any, role: str) -> None:
+    with closing(connect(target, application_name="test")) as conn:
+        ledger.ensure(conn)
+        ledger.append_audit(conn, "applied", run_id="one")
+    done = playbook("audit_protect.yml", audit_owner=role)
+    assert (done.rc, f"pgops.audit and its schema belong to {role}" in done.stdout) == (0, True), done.output
+    signed = playbook("audit_sign_off.yml", audit_sign_off_run="one", audit_sign_off_name="Grace Murray")
+    assert signed.rc == 0, signed.output
+    assert "run one is signed off by Grace Murray (reviewer)" in signed.stdout
+    (row,) = rows(target, "SELECT detail ->> 'typed_by' AS typed_by FROM pgops.audit WHERE event = 'signed_off'")
+    assert row["typed_by"]
