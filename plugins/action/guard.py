@@ -251,6 +251,12 @@ class ActionModule(UnbrokenAction):
         )
         if is_production and playbook == "migrate":
             incident_rules.refuse_uncalled(people, run, limit)
+        if playbook == "migrate":
+            why = " ".join(str(self._first_of(variables_of, "audit_justification") or "").split())
+            if is_production and boolean(
+                self._first_of(variables_of, "audit_justification_required") or False, strict=False
+            ):
+                incident_rules.refuse_unjustified(why, run, limit)
         if is_production and playbook == "rollback":
             incident_rules.refuse_without_reason(why, self._first_of(variables_of, "rollback_strategy"), run, limit)
         planned = self._planned(variables_of, is_production, run, limit) if playbook == "rollback" else {}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils import audit_checkpoint, ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     execute,
@@ -59,7 +59,7 @@ def carry(source: Connection, destination: Connection, *, owner: str | None) -> 
         head = ledger.audit_head(destination)
         why = _parted(source, head)
         audited = 0 if why else _carry_audit(source, destination, int(head["seq"]) if head else 0)
-        why = why or ledger.broken_link(ledger.audit_rows(destination))
+        why = why or ledger.broken_link(ledger.audit_rows(destination), start=audit_checkpoint.start(destination))
     if owner:
         execute(destination, "RESET ROLE")
     told: dict[str, Any] = {"carried": why is None, "audit_rows": audited, "run_rows": runs}
@@ -93,6 +93,8 @@ def _parted(source: Connection, head: dict[str, Any] | None) -> str | None:
     if head is None:
         return None
     row = fetch_one(source, "SELECT hash FROM pgops.audit WHERE seq = %s", (head["seq"],))
+    if row is None and int(head["seq"]) < audit_checkpoint.start(source)[0]:
+        return f"the replaced database's audit begins behind row {head['seq']} of the backup: what is between lies in its archive"
     if row is None:
         return f"the replaced database's audit ends before row {head['seq']} of the backup: its tail was cut"
     if row["hash"] != head["hash"]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import ledger_rights
+from ansible_collections.whitecross.pgops.plugins.module_utils import audit_verifier, ledger_rights
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     execute,
@@ -166,8 +166,6 @@ INSERT INTO pgops.meta (schema_version) VALUES ({SCHEMA_VERSION});
 
 # What brings a ledger of version N to N + 1, by N.
 UPGRADES: dict[int, str] = {1: _ADOPTION, 2: _BASELINE, 3: _TRANSACTIONS}
-
-GENESIS = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -711,19 +709,9 @@ def fail(conn: Connection, version: str, state: str, step: int, reason: str, err
     )
 
 
-def entry_hash(
-    seq: int, at: str, run_id: str | None, event: str, version: str | None, actor: str, detail: str, previous: str
-) -> str:
-    """:return: the hash of an audit row; the same function checks the chain offline."""
-    text = json.dumps(
-        [seq, at, run_id, event, version, actor, detail, previous], ensure_ascii=False, separators=(",", ":")
-    )
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 _AT = """pg_catalog.to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"""
 
-# The hash as entry_hash has it: to_json escapes a text as json.dumps does.
+# The hash as audit_verifier.entry_hash has it: to_json escapes a text as json.dumps does.
 _APPEND = f"""
 WITH last AS MATERIALIZED (
     SELECT coalesce(max(seq), 0) + 1 AS seq, clock_timestamp() AS at, session_user::text AS actor,
@@ -756,7 +744,9 @@ def append_audit(
     text = json.dumps(dict(detail or {}), ensure_ascii=False, sort_keys=True)
     while True:
         head = fetch_one(
-            conn, _APPEND, {"run": run_id, "event": event, "version": version, "detail": text, "genesis": GENESIS}
+            conn,
+            _APPEND,
+            {"run": run_id, "event": event, "version": version, "detail": text, "genesis": audit_verifier.GENESIS},
         )
         if head is not None:
             return head
@@ -776,27 +766,32 @@ def audit_rows(conn: Connection) -> list[dict[str, Any]]:
     )
 
 
-def broken_link(rows: Sequence[Mapping[str, Any]], anchor: Mapping[str, Any] | None = None) -> str | None:
+def broken_link(
+    rows: Sequence[Mapping[str, Any]],
+    anchor: Mapping[str, Any] | None = None,
+    start: tuple[int, str] = (0, audit_verifier.GENESIS),
+) -> str | None:
     """Check the chain.
 
+    :param start: number and hash of the row before the first one, where a checkpoint stands for an archived beginning.
     :param anchor: a head kept outside the database; without one, a cut tail or a full rewrite cannot be seen.
     :return: one sentence naming the first row that does not hold, or None.
     """
-    previous = GENESIS
-    for expected, row in enumerate(rows, 1):
+    before, previous = start
+    for expected, row in enumerate(rows, before + 1):
         if row["seq"] != expected:
             return f"audit row {expected} is missing"
         if row["previous"] != previous:
             return f"audit row {expected} does not follow the row before it"
-        wanted = entry_hash(
+        wanted = audit_verifier.entry_hash(
             row["seq"], row["at"], row["run_id"], row["event"], row["version"], row["actor"], row["detail"], previous
         )
         if row["hash"] != wanted:
             return f"audit row {expected} was changed"
         previous = row["hash"]
     if anchor is not None:
-        if len(rows) < int(anchor["seq"]):
-            return f"the audit ends at row {len(rows)}, but row {anchor['seq']} was anchored"
-        if rows[int(anchor["seq"]) - 1]["hash"] != anchor["hash"]:
+        if before + len(rows) < int(anchor["seq"]):
+            return f"the audit ends at row {before + len(rows)}, but row {anchor['seq']} was anchored"
+        if rows[int(anchor["seq"]) - before - 1]["hash"] != anchor["hash"]:
             return f"audit row {anchor['seq']} is not the one that was anchored"
     return None

@@ -55,6 +55,22 @@ def refuse_without_reason(reason: str, strategy: Any, run: Mapping[str, Any], li
     )
 
 
+def refuse_unjustified(justification: str, run: Mapping[str, Any], limit: str) -> None:
+    """For a migration of production where ``audit_justification_required`` is on.
+
+    :param justification: ``audit_justification``
+    :raises Refusal: nobody has said why
+    """
+    if justification.strip():
+        return
+    given = dict(run[typed_commands.GIVEN])
+    given["variables"] = {**given["variables"], "audit_justification": "WHY"}
+    raise Refusal(
+        "A migration of production is audited with its justification, and audit_justification is not set; say why",
+        typed_commands.again({**run, typed_commands.GIVEN: given}, limit),
+    )
+
+
 def refuse_automatic(
     reason: str, is_production: bool, typed: Sequence[str], asking: Sequence[str], run: Mapping[str, Any], limit: str
 ) -> None:

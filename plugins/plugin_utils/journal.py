@@ -36,6 +36,8 @@ EVENTS = (
     "looked",
     "rollback_started",
     "rollback_finished",
+    # The head of the audit of a database, as it was kept outside.
+    "anchored",
 )
 
 # A key that says what it holds is never written with its value, whoever asks for it.

@@ -131,3 +131,12 @@ def test_a_failed_migration_of_production_says_whom_to_call_and_leaves_a_record(
     assert (record["production"], record["severity"]["level"], record["contacts"]) == (True, "P1", CONTACTS)
     assert "## Call" in page.read_text()
     assert server.execute("SELECT to_regclass('public.rooms')", database=site.database) == [(None,)]
+
+
+def test_a_migration_of_production_says_why(site: Playbook) -> None:
+    site.variables["audit_justification_required"] = True
+    refused(
+        site("migrate.yml", limit="production"),
+        "A migration of production is audited with its justification, and audit_justification is not set; say why",
+        "ansible-playbook migrate.yml -l production -e audit_justification=WHY",
+    )

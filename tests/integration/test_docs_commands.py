@@ -29,6 +29,8 @@ PLACEHOLDERS = {
     "BACKUP": "$(ls -d .local/backups/white_cross/*/ | tail -n 1)",
     # The id of the oldest one.
     "BACKUP_ID": "$(basename $(ls -d .local/backups/white_cross/*/ | head -n 1))",
+    # The newest run that the audit knows.
+    "RUN_ID": "$(psql -XAtc 'SELECT max(run_id) FROM pgops.audit')",
     # The database that a swap has put aside.
     "FAILED": "$(psql -XAtc \"SELECT max(datname) FROM pg_database WHERE datname LIKE 'white_cross_failed_%'\")",
 }

@@ -74,6 +74,12 @@ def test_every_playbook_leaves_a_file_that_fits(site: Playbook, schema: dict[str
     assert of(beside, "restore_table")["restore_table"]["statements"]
     assert "stop" in of(site("stop.yml"), "stop")
     assert "kept" in of(site("rollback_cleanup.yml"), "rollback_cleanup")
+    folder = of(site("audit_export.yml", audit_export_directory=str(site.folder / "audit")), "audit_export")[
+        "audit_export"
+    ]["folder"]
+    assert fits(schema, site("audit_verify.yml", limit=None, audit_verify_folder=folder), "audit_verify", ok=True)[
+        "audit"
+    ]["ok"]
     assert "revert" in of(site("rollback.yml", rollback_strategy="down", rollback_confirm=database), "rollback")
 
 

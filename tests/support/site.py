@@ -86,6 +86,8 @@ class Playbook:
             "migrate_review_required": False,
             # So does it for these, and for copies in a second place.
             "backup_copies_required": False,
+            "audit_justification_required": False,
+            "audit_phi_required": False,
             "pgops_contacts": CONTACTS,
             "rollback_reason": "a test",
         }
