@@ -353,6 +353,10 @@ class _Rehearsal:
         ]
         self._tell("measuring how fast both servers are")
         servers = speed_probe.both(self.target, self.copy.target, application_name=self.work.application_name)
+        if servers.production is None or servers.scratch is None:
+            record["reservations"].append(
+                "how fast the servers are could not be measured, so they count as equally fast"
+            )
         history = rehearsal_store.history(self.backup.path)
         with closing(self._connect()) as conn:
             taken = rehearsal_forecast.disk_taken(conn, size_before, record["steps"])

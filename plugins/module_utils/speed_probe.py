@@ -131,6 +131,14 @@ def _seconds(conn: Connection, statement: str) -> float:
     return time.perf_counter() - began
 
 
+def _if_allowed(target: Target, application_name: str) -> Speed | None:
+    """:return: :func:`measure`, None where the role may not make a temporary table, or the server has no time for it."""
+    try:
+        return measure(target, application_name=application_name)
+    except PgopsError:
+        return None
+
+
 def both(target: Target, copy: Target, *, application_name: str) -> Servers:
     """Look at both servers of a rehearsal.
 
@@ -145,11 +153,11 @@ def both(target: Target, copy: Target, *, application_name: str) -> Servers:
         same = system_identifier(production) == system_identifier(scratch)
         row = fetch_one(production, "SELECT count(*) AS standbys FROM pg_catalog.pg_stat_replication")
         free = disk_forecast.free_bytes(production, database=target.database)
-    speed = measure(target, application_name=f"{application_name} probe")
+    speed = _if_allowed(target, f"{application_name} probe")
     return Servers(
         pair=(f"{copy.host}:{copy.port or 5432}", f"{target.host}:{target.port or 5432}"),
         same=same,
-        scratch=speed if same else measure(copy, application_name=f"{application_name} probe"),
+        scratch=speed if same else _if_allowed(copy, f"{application_name} probe"),
         production=speed,
         standbys=int(row["standbys"]) if row else 0,
         free_bytes=free,

@@ -38,6 +38,7 @@ def tree(tmp_path: Path) -> TestTree:
     return TestTree(tmp_path / "sql")
 
 
+@pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 def test_a_rehearsal_goes_up_down_and_up_again_and_leaves_nothing(
     server: Any, target: Any, filled: str, tree: TestTree, tmp_path: Path
 ) -> None:
@@ -103,6 +104,7 @@ def test_a_way_down_that_leaves_something_stops_it(
     assert "house" in record["why"]
 
 
+@pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 def test_a_version_without_a_way_down_goes_up_twice_on_two_copies(
     server: Any, target: Any, filled: str, tree: TestTree, tmp_path: Path
 ) -> None:
@@ -297,3 +299,17 @@ def test_a_role_that_may_only_create_databases_rehearses_and_says_as_whom(
     assert any(
         "a right that white_cross_owner lacks would not have been seen" in told for told in record["reservations"]
     )
+
+
+def test_without_the_right_to_a_temporary_table_the_servers_count_as_equally_fast(
+    server: Any, target: Any, filled: str, tree: TestTree, tmp_path: Path
+) -> None:
+    tree.add_sql(
+        V1, "add_grade", "ALTER TABLE students ADD COLUMN grade integer;", "ALTER TABLE students DROP COLUMN grade;"
+    )
+    backup = proved(target, tmp_path / "backups")
+    server.execute(f"REVOKE TEMPORARY ON DATABASE {filled} FROM PUBLIC, white_cross_owner")
+    record = rehearsed(target, tmp_path, tree.render(), backup=backup)
+    assert record["ok"], record["why"]
+    assert record["servers"]["production"] is None
+    assert any("could not be measured" in told for told in record["reservations"])

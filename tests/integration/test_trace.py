@@ -52,6 +52,7 @@ def only(found: dict[str, Any], part: str) -> dict[str, Any]:
     return dict(entries[0])
 
 
+@pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 def test_a_rewrite_a_scan_and_a_plain_index_are_seen(tree: TestTree, traced: Any) -> None:
     tree.add_sql(
         V1,
