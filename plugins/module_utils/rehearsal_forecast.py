@@ -77,21 +77,21 @@ def correction(history: Sequence[Mapping[str, Any]], pair: Sequence[str], kind: 
 
 
 def forecast(
-    durations: Sequence[Mapping[str, Any]],
+    rehearsed: Sequence[Mapping[str, Any]],
     entries: Sequence[Mapping[str, Any]],
     servers: Servers,
     history: Sequence[Mapping[str, Any]],
     *,
     disk_bytes: int,
 ) -> dict[str, Any]:
-    """:param durations: of each step that was rehearsed: version, ordinal, step, kind, seconds.
+    """:param rehearsed: the steps, as :func:`durations` gives them.
     :param entries: the trace.
     :param disk_bytes: what the rehearsal took of the disk at its highest, without WAL.
     :return: steps (each with its seconds, their band, and for how long readers and writers wait at most), the same of all of it,
         disk_bytes, wal_bytes, replica_lag_seconds (None where nobody can tell)."""
     steps = []
     lag = 0.0
-    for step in durations:
+    for step in rehearsed:
         of_step = [
             entry for entry in entries if (entry["version"], entry["ordinal"]) == (step["version"], step["ordinal"])
         ]
@@ -127,6 +127,21 @@ def forecast(
         "wal_bytes": sum(int(step["wal_bytes"]) for step in steps),
         "replica_lag_seconds": (round(lag, 3) if servers.standbys else 0.0) if known else None,
     }
+
+
+def durations(applied: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """:param applied: of the result of an apply. :return: version, ordinal, step, kind and seconds of each step of it."""
+    return [
+        {
+            "version": str(item["version"]),
+            "ordinal": int(step["step"]),
+            "step": str(step.get("name") or step["kind"]),
+            "kind": str(step["kind"]),
+            "seconds": float(step["duration_s"]),
+        }
+        for item in applied
+        for step in item["step_durations"]
+    ]
 
 
 def disk_taken(conn: Connection, size_before: int, entries: Sequence[Mapping[str, Any]]) -> int:

@@ -340,17 +340,7 @@ class _Rehearsal:
 
     def _forecast(self, record: dict[str, Any], up: Mapping[str, Any], size_before: int) -> None:
         self.turn = "in its forecast"
-        durations = [
-            {
-                "version": str(item["version"]),
-                "ordinal": int(step["step"]),
-                "step": str(step.get("name") or step["kind"]),
-                "kind": str(step["kind"]),
-                "seconds": float(step["duration_s"]),
-            }
-            for item in up["applied"]
-            for step in item["step_durations"]
-        ]
+        durations = rehearsal_forecast.durations(up["applied"])
         self._tell("measuring how fast both servers are")
         servers = speed_probe.both(self.target, self.copy.target, application_name=self.work.application_name)
         if servers.production is None or servers.scratch is None:
