@@ -69,6 +69,12 @@ class ActionModule(MigrationAction):
         self.refuse_unproved(
             task_vars, databases, "applied to", "a version is only applied after its backup was proved"
         )
+        unrehearsed = [name for name in databases if name not in (run.get("rehearse") or {})]
+        if "rehearse" in (run.get("phases") or []) and unrehearsed:
+            raise AnsibleActionFail(
+                f"Nothing was applied to {unrehearsed[0]}: this run has no rehearsal (left out by --tags or --skip-tags?), and "
+                f"{run.get('environment')} applies no version that was not rehearsed (pgops_phases). Then: {self.again(task_vars)}"
+            )
 
     def _expected(self, task_vars: dict[str, Any]) -> dict[str, dict[str, str]]:
         """What plan and backup of this run saw; the backup's word counts where there is one."""

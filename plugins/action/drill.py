@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import drill_evidence, proof_levels
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.identity import IdentityAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import role_options
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.role_values import of_roles
 
 # Variables of the role backup, which has no part in this play, with the options that they fill.
 _OF_BACKUP = {
@@ -33,26 +32,12 @@ class ActionModule(IdentityAction, MigrationAction):
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the task's arguments, where backups lie, the application's queries and the rule for production."""
         arguments = {name: value for name, value in super().module_arguments(task_vars).items() if value is not None}
-        arguments.update(self.of_backup(_OF_BACKUP, task_vars, arguments))
+        arguments.update(of_roles(self, _OF_BACKUP, task_vars, arguments))
         arguments["checks"] = self.named_checks(task_vars)
         arguments["other_cluster_only"] = proof_levels.other_cluster_only(
             arguments.get("scratch_reason"), self.in_production(task_vars)
         )
         return arguments
-
-    def of_backup(
-        self, options: Mapping[str, str], task_vars: dict[str, Any], given: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """:param options: option -> variable of the role backup; :param given: options that the task has.
-        :return: the others, as the variables or the role's defaults say"""
-        found = {}
-        for option, variable in options.items():
-            value = self._templar.template(task_vars.get(variable))
-            if value in (None, ""):
-                value = role_options()[variable].get("default")
-            if option not in given and value not in (None, ""):
-                found[option] = value
-        return found
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Show each level, how long a restore takes, and where the evidence is."""

@@ -13,6 +13,7 @@ import yaml
 from ansible.utils.vars import load_extra_vars
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+    declared_queries,
     migration_lint,
     migration_tree,
     named_checks,
@@ -151,6 +152,7 @@ class ActionModule(TreeAction):
         tree = migration_tree.scan_tree(directory)
         findings = migration_lint.lint(tree, self._task.args.get("variables") or {})
         findings += named_checks.scan_checks(directory, [migration.version for migration in tree.migrations])[1]
+        findings += declared_queries.scan_queries(directory)[1]
         errors = sum(1 for finding in findings if finding.severity == "error")
         warnings = len(findings) - errors
         for finding in findings:

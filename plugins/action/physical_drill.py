@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.action import drill
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.role_values import of_roles
 
 # Variables of the role backup, which has no part in this play, with the options that they fill.
 _OF_BACKUP = {
@@ -40,4 +41,4 @@ class ActionModule(drill.ActionModule):
             "point_in_time": str(self._task.args.get("point_in_time") or ""),
             "checks": self.named_checks(task_vars),
         }
-        return {**arguments, **self.of_backup(_OF_BACKUP, task_vars, self._task.args)}
+        return {**arguments, **of_roles(self, _OF_BACKUP, task_vars, self._task.args)}

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
@@ -57,9 +58,18 @@ class ActionModule(IdentityAction, MigrationAction, emergency_backup.TolerantAct
             arguments.get("scratch_reason"), self.in_production(task_vars)
         )
         arguments["level_required"] = self._level_required(task_vars)
+        if self._is_rehearsed(task_vars, arguments):
+            arguments["keep"] = True
         if int(arguments.get("level") or EQUAL) >= SOUND:
             arguments["checks"] = self.named_checks(task_vars)
         return arguments
+
+    def _is_rehearsed(self, task_vars: dict[str, Any], arguments: Mapping[str, Any]) -> bool:
+        """:return: whether the copy stays for this run's rehearsal. Of several databases none does: all copies at once need not fit."""
+        run = self.run_fact(task_vars)
+        if run.get("playbook") != "migrate" or "rehearse" not in (run.get("phases") or []):
+            return False
+        return len(arguments["databases"]) == 1 and int(arguments.get("level") or EQUAL) >= EQUAL
 
     def _with_key(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the task's arguments. A key that cannot be read is of no matter where the backup is not encrypted."""

@@ -13,7 +13,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Jo
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, seconds
 
 # Playbooks that go on to change something.
-CHANGES = ("migrate", "rollback", "backup", "prove", "export", "restore", "restore_table", "restore_drill")
+CHANGES = ("migrate", "rollback", "backup", "prove", "rehearse", "export", "restore", "restore_table", "restore_drill")
 DEFAULT_WAIT_S = 120.0
 POLL_S = 0.2
 

@@ -29,7 +29,7 @@ FOREIGN = "foreign"
 
 DELETIONS = "deletions.jsonl"
 # What the collection itself keeps beside the backups.
-_OWN_FILES = frozenset({backup_store.LOCK, backup_pins.LOCK, DELETIONS, "restores.jsonl"})
+_OWN_FILES = frozenset({backup_store.LOCK, backup_pins.LOCK, DELETIONS, "restores.jsonl", "rehearsals"})
 # A proof that says no level compared everything that was restored.
 _LEVEL_WITHOUT_A_WORD = 4
 _PURPOSES_OF_A_CHANGE = ("before_", "emergency")

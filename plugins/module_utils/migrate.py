@@ -66,6 +66,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.statements import
     tables_of,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import Replacements, StepContext
+from ansible_collections.whitecross.pgops.plugins.module_utils.step_watch import StepWatch
 from ansible_collections.whitecross.pgops.plugins.module_utils.throttle import Limits
 from ansible_collections.whitecross.pgops.plugins.module_utils.version_result import VersionResult
 from psycopg2 import errorcodes
@@ -119,6 +120,7 @@ class Way:
     :ivar terminate_idle_after_s: seconds after which a session that idles in a transaction and holds a lock that is needed is
         ended; None ends nobody.
     :ivar reconnect_s: seconds within which a run goes on in another session where its own is lost; 0 never.
+    :ivar watch: is shown each session and each step; a rehearsal traces by it.
     """
 
     run: Run
@@ -131,6 +133,7 @@ class Way:
     throttle: Limits = field(default_factory=Limits)
     terminate_idle_after_s: float | None = None
     reconnect_s: float = 0.0
+    watch: StepWatch | None = None
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -848,6 +851,8 @@ def _session(target: Target, way: Way, direction: str = "up") -> Iterator[_Sessi
         conn = open_session()
         with _closed_unless_ready(conn):
             locks.join_run(conn)
+            if way.watch:
+                way.watch.session(conn)
         return conn
 
     def tell(told: str) -> None:
@@ -862,6 +867,8 @@ def _session(target: Target, way: Way, direction: str = "up") -> Iterator[_Sessi
         )
         with lock, Monitor(open_session, way.control, way.run.id) as monitor:
             session = _Session(target, way, conn, lock, again, monitor, open_worker, _who(conn, way.run))
+            if way.watch:
+                way.watch.session(conn)
             try:
                 yield session
             finally:
@@ -911,7 +918,7 @@ def _context(
     kind: str,
     past: ledger.Step | None,
 ) -> StepContext:
-    return StepContext(
+    context = StepContext(
         conn=session.conn,
         connect=session.connect,
         monitor=session.monitor,
@@ -938,6 +945,9 @@ def _context(
         terminated=session.terminated,
         sleep=session.way.sleep,
     )
+    if session.way.watch:
+        session.way.watch.step(context, migration["steps"][ordinal - 1])
+    return context
 
 
 def _budgets(way: Way, migration: Mapping[str, Any]) -> dict[str, int]:

@@ -301,13 +301,16 @@ def refuse_source(conn: Connection, backup: Backup) -> None:
 
 
 @contextlib.contextmanager
-def scratch_database(target: Target, backup: Backup, *, work: Work, name: str | None = None) -> Iterator[Target]:
+def scratch_database(
+    target: Target, backup: Backup, *, work: Work, name: str | None = None, keep: bool = False
+) -> Iterator[Target]:
     """A new, empty database on the scratch server, gone at the end of the block however that is reached.
 
     Leftovers of dead runs are removed first: they carry our mark and nobody holds their lock.
 
     :param target: the source; its scratch host and restore role are used.
     :param name: what to call it, else ``<database>_pgops_scratch_<run>``; it must not exist.
+    :param keep: let it stay where the block ends well; see :mod:`kept_scratch`.
     :return: the scratch database, as the restore role.
     """
     database = backup.manifest["database"]
@@ -326,12 +329,22 @@ def scratch_database(target: Target, backup: Backup, *, work: Work, name: str | 
             work.progress.emit(f"removed {leftover}, left by a dead run", database=database)
         if not database_marks.try_lock(conn, f"restore {scratch}"):
             raise PgopsError(f"Another run restores into {scratch} on {maintenance.host}.", database=database)
-        mark = Mark(database_marks.SCRATCH, database, work.run_id, _now(), backup=backup.path)
+        mark = Mark(
+            database_marks.SCRATCH,
+            database,
+            work.run_id,
+            _now(),
+            backup=backup.path,
+            manifest_sha256=backup.manifest_sha256,
+        )
         create(conn, scratch, backup.manifest["properties"], mark)
+        stays = False
         try:
             yield target.scratch(scratch)
+            stays = keep
         finally:
-            _drop_for_sure(maintenance, scratch, work)
+            if not stays:
+                drop_for_sure(maintenance, scratch, work)
     finally:
         conn.close()
 
@@ -414,7 +427,7 @@ def drop(conn: Connection, name: str) -> None:
     execute(conn, sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def _drop_for_sure(maintenance: Target, name: str, work: Work) -> None:
+def drop_for_sure(maintenance: Target, name: str, work: Work) -> None:
     # Over a fresh connection: the old one may be what failed, or may have been cancelled in the middle.
     try:
         conn = connect(maintenance, application_name=work.application_name)
@@ -758,6 +771,7 @@ def prove(
     queries: Sequence[Mapping[str, Any]] = (),
     rto_seconds: float | None = None,
     ladder: Ladder | None = None,
+    keep: bool = False,
 ) -> dict[str, Any]:
     """Prove a backup as far up the ladder as asked, and write ``proof.json``: read all its files, restore it into a scratch
     database, compare everything, and further up look whether the copy could serve, and where it was restored.
@@ -775,6 +789,7 @@ def prove(
     :param queries: the application's own, for level 5.
     :param rto_seconds: until when the copy must be restored and compared, for level 6.
     :param ladder: where the levels are noted, for who wants them of a failure too.
+    :param keep: let the scratch database stay where the restore equals the backup, and no roles were made for it.
     :return: the proof, with the backup's path.
     :raises PgopsError: anything that makes the backup unfit, or a level that does not hold; then ``extra["proof"]`` has what was
         proved. The scratch database is dropped whatever happens.
@@ -794,14 +809,14 @@ def prove(
         with ladder.climbing(CHECKSUMMED) as step:
             backup_store.verify_files(backup, work.control.check)
             step.detail = f"{len(backup.manifest['files'])} files"
-        able, lacking = _look_at_scratch_server(target, backup, work, other_cluster_only, copies=level >= RESTORES)
+        able, lacking = look_at_scratch_server(target, backup, work, other_cluster_only, copies=level >= RESTORES)
         if level >= RESTORES:
             maintenance = target.scratch(target.maintenance_database)
             if not make_roles:
                 scratch_roles.refuse(lacking, backup, restore_times.place_of(maintenance))
             with (
                 scratch_roles.made(maintenance, lacking, work.application_name),
-                scratch_database(target, backup, work=work, name=scratch_name) as scratch,
+                scratch_database(target, backup, work=work, name=scratch_name, keep=keep and not lacking) as scratch,
             ):
                 work.control.check()
                 _restore_and_compare(scratch, backup, able, work, ladder, level)
@@ -888,7 +903,7 @@ def _look_at_soundness(
     return sound
 
 
-def _look_at_scratch_server(
+def look_at_scratch_server(
     target: Target, backup: Backup, work: Work, other_cluster_only: bool, *, copies: bool
 ) -> tuple[Restorer, list[str]]:
     """:param copies: whether the whole database will be restored there, which takes its size.
@@ -976,7 +991,7 @@ def stage(
             # This commit waits for the disk again, and with it everything before it is durable.
             database_marks.set_mark(conn, staged, replace(mark, state=VERIFIED))
         except BaseException:
-            _drop_for_sure(maintenance, staged, work)
+            drop_for_sure(maintenance, staged, work)
             raise
     except (psycopg2.Error, PgopsError) as exc:
         error = as_pgops_error(exc, f"The staged restore of {database} failed", database=database)

@@ -64,6 +64,11 @@ options:
     type: list
     elements: dict
     default: []
+  keep:
+    description:
+      - Let the scratch database stay for the rehearsal of the same run; M(whitecross.pgops.rehearse) drops it. Set by the action plugin.
+    type: bool
+    default: false
   rto_seconds:
     description:
       - In how many seconds a copy must be restored and compared, for level 6.
@@ -122,6 +127,10 @@ databases:
     objects:
       description: How many objects of the catalog were compared.
       type: int
+    scratch:
+      description: The scratch database that stays for the rehearsal.
+      returned: with O(keep)
+      type: str
     manifest_sha256:
       description: The manifest that was proved.
       type: str
@@ -150,6 +159,7 @@ def main() -> None:
             "level": {"type": "int", "default": 4, "choices": [1, 2, 3, 4, 5, 6]},
             "level_required": {"type": "int"},
             "checks": {"type": "list", "elements": "dict", "default": []},
+            "keep": {"type": "bool", "default": False},
             "rto_seconds": {"type": "float"},
             **pgops_module.TIME_BOX_OPTIONS,
         }
@@ -159,6 +169,7 @@ def main() -> None:
         from ansible_collections.whitecross.pgops.plugins.module_utils import (
             backup_store,
             encrypted_dump,
+            kept_scratch,
             restore,
         )
         from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
@@ -185,7 +196,8 @@ def main() -> None:
                 backup_store.verify_files(encrypted_dump.unlock(backup_store.read_backup(path), identity))
                 databases[database] = {"path": path, "would_prove": True}
                 continue
-            databases[database] = restore.prove(
+            climb = kept_scratch.prove if module.params["keep"] else restore.prove
+            databases[database] = climb(
                 target,
                 path,
                 work=settings,

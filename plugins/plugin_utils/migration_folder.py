@@ -47,6 +47,8 @@ BUDGETS = {
     "rewrite_limit_mb": 1,
 }
 _MAY_BE_ZERO = ("rewrite_limit_mb",)
+# What its rehearsal is held against; without them the role's variables count.
+REHEARSAL_BUDGETS = ("blocked_reads_ms", "blocked_writes_ms", "duration_s")
 
 # key: (type, required, choices)
 _METADATA_KEYS: Keys = {
@@ -279,7 +281,7 @@ def _variables(migration: Migration, findings: list[Finding]) -> dict[str, Any]:
 
 
 def _budgets(migration: Migration, findings: list[Finding]) -> dict[str, int]:
-    allowed: Keys = {name: (int, False, ()) for name in BUDGETS}
+    allowed: Keys = {name: (int, False, ()) for name in (*BUDGETS, *REHEARSAL_BUDGETS)}
     file, given = migration.location(METADATA), migration.document.data.get("budgets", {})
     if given and not check_keys(migration.document, ("budgets",), allowed, file, findings):
         return dict(BUDGETS)

@@ -64,8 +64,8 @@ def scan_checks(directory: str | Path, versions: Collection[str] = ()) -> tuple[
     folder = Path(directory) / "checks"
     checks, findings = [], []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith(".") or path.name == "README.md":
-            continue
+        if path.name.startswith(".") or path.name in ("README.md", "queries"):
+            continue  # the latter are declared_queries'
         file = f"checks/{path.name}"
         if path.suffix != ".yml" or not NAME.fullmatch(path.stem) or not path.is_file():
             findings.append(Finding(file, 0, "misnamed", "only files <lower_case_name>.yml stand in checks"))

@@ -50,7 +50,7 @@ SHARED_VARIABLES: dict[str, SharedVariable] = {
     "pgops_production_environments": SharedVariable("those that hold production data", ["production"]),
     "pgops_phases": SharedVariable(
         "phases that this environment runs",
-        ["preflight", "plan", "backup", "prove", "apply", "analyze", "verify", "report"],
+        ["preflight", "plan", "backup", "prove", "rehearse", "apply", "analyze", "verify", "report"],
     ),
     "pgops_json": SharedVariable("file on the ops host for the whole result as JSON", None),
     "pgops_webhook": SharedVariable(

@@ -44,7 +44,7 @@ INTERRUPTED = "interrupted"
 ROWS_SHOWN = 5
 
 # Phases of a migration that have nothing to do when nothing is pending.
-_ONLY_WITH_PENDING = ("backup", "prove", "apply", "analyze")
+_ONLY_WITH_PENDING = ("backup", "prove", "rehearse", "apply", "analyze")
 # What the journal keeps of a run besides its phases.
 _RUN_KEYS = (
     "environment",
@@ -159,11 +159,27 @@ def _versions(hosts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict
                     for item in items if isinstance(items, list) else []:
                         if isinstance(item, Mapping) and item.get("version") and item.get("duration_s") is not None:
                             version = {"host": host, "database": database, "phase": phase, **item}
+                            if phase == "apply":
+                                _tell_forecast(version, phases.get("rehearsal_actual") or {})
                             expected = version.get("expected_s")
                             if expected is not None:
                                 version["slower"] = float(version["duration_s"]) > float(expected)
                             found.append(version)
     return found
+
+
+def _tell_forecast(version: dict[str, Any], rehearsed: Mapping[str, Any]) -> None:
+    """Put what its rehearsal foretold beside the seconds of each step."""
+    foretold = {
+        step["ordinal"]: step["forecast"]
+        for step in rehearsed.get("steps") or []
+        if step["version"] == version["version"]
+    }
+    if foretold:
+        version["step_durations"] = [
+            {**step, "forecast_s": foretold[step["step"]]} if step["step"] in foretold else step
+            for step in version.get("step_durations") or []
+        ]
 
 
 def pending(hosts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> bool:

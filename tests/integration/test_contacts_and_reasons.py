@@ -25,6 +25,17 @@ def site(playbook: Playbook) -> Playbook:
     up = "CREATE TABLE public.rooms (id integer PRIMARY KEY);\nINSERT INTO public.rooms VALUES (1), (1);\n"
     TestTree(playbook.folder / "sql").add_sql(V1, "rooms", up, "DROP TABLE IF EXISTS public.rooms;\n")
     playbook.variables["backup_scratch_reason"] = "a test has one server"
+    # A rehearsal would find what these tests let an apply find.
+    playbook.variables["pgops_phases"] = [
+        "preflight",
+        "plan",
+        "backup",
+        "prove",
+        "apply",
+        "analyze",
+        "verify",
+        "report",
+    ]
     return playbook
 
 

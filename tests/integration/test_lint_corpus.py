@@ -12,7 +12,9 @@ from typing import Any
 import psycopg2
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import lint_facts
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect
+from ansible_collections.whitecross.pgops.plugins.module_utils.lock_sampler import BLOCKS_WRITES
+from ansible_collections.whitecross.pgops.plugins.module_utils.trace import Trace
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_lint import files, reading, rules, script
 from support.lint_corpus import Piece, copy_of, pieces, with_schema
 from support.server import SUPERUSER, Server
@@ -214,6 +216,37 @@ def see(watch: Watch, piece: Piece) -> None:
         ) == [(1,)]
     else:
         raise AssertionError(f"nothing sees '{piece.does}'")
+
+
+def test_a_trace_sees_every_strong_lock_and_every_rewrite_of_all_of_it(embedded_server: Server, base: str) -> None:
+    """Also where no rule finds anything, since it asks the session and reads no SQL."""
+    target = Target(
+        host=embedded_server.host, port=str(embedded_server.port), database=base, user=SUPERUSER, passfile=str(embedded_server.passfile)
+    )  # fmt: skip
+    waiting = [piece for piece in pieces("dangerous") if piece.does == "waits" and not needs_own_transactions(piece)]
+    missed, looked_at = [], 0
+    with Trace(lambda: connect(target, application_name="trace")) as trace:
+        for piece in [*waiting, *IN_ONE_TRANSACTION]:
+            with embedded_server.session(base, SUPERUSER) as conn:
+                trace.session(conn)
+                run(conn, "BEGIN")
+                watch = Watch(conn)
+                try:
+                    for statement in statements(piece):
+                        if not is_transaction(statement):
+                            run(conn, statement)
+                except psycopg2.Error:
+                    run(conn, "ROLLBACK")
+                    continue
+                work = trace._sessions[conn.info.backend_pid]
+                names = {row[0]: name for name, row in watch.before.items()}
+                locked = {names[oid] for oid, mode in work.held if mode in BLOCKS_WRITES and oid in names}
+                rewritten = {names[oid] for done in work.statements for oid in done.rewrites if oid in names}
+                missed += [(piece.id, name) for name in watch.locked() - locked | watch.rewritten() - rewritten]
+                looked_at += bool(watch.locked())
+                run(conn, "ROLLBACK")
+    assert missed == []
+    assert looked_at > 80
 
 
 ON_THEIR_OWN = [p for p in pieces("dangerous") if p.does != "waits" and needs_own_transactions(p)]

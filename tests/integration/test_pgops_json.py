@@ -66,6 +66,7 @@ def test_every_playbook_leaves_a_file_that_fits(site: Playbook, schema: dict[str
     backup = of(site("backup.yml"), "backup")["backup"]
     assert backup["rows"] > 0
     assert "prove" in of(site("prove.yml"), "prove")
+    assert "rehearse" in of(site("rehearse.yml"), "rehearse")
     assert of(site("restore_drill.yml"), "restore_drill")["drill"]["verdict"] == "passed"
     exported = of(site("export.yml", export_directory=str(site.folder / "exports")), "export")["export"]
     restored = of(site("restore.yml", restore_from=exported["path"]), "restore")["restore_database"]

@@ -32,6 +32,17 @@ def site(playbook: Playbook, server: Server) -> Playbook:
     server.create_database(f"{playbook.database}_staging")
     playbook.hosts["staging"] = {"staging-1": {"pgops_database": f"{playbook.database}_staging"}}
     playbook.variables["backup_scratch_reason"] = "a test has one server"
+    # These tests go through both environments many times, and are not about rehearsals.
+    playbook.variables["pgops_phases"] = [
+        "preflight",
+        "plan",
+        "backup",
+        "prove",
+        "apply",
+        "analyze",
+        "verify",
+        "report",
+    ]
     return playbook
 
 

@@ -20,7 +20,7 @@ CHAPTERS = {
     2: range(1, 123),
     3: range(1, 29),
     4: range(1, 18),
-    5: [15, 17, 18, 19, 20],
+    5: [13, 15, 17, 18, 19, 20],
     6: range(1, 23),
     7: range(1, 46),
     8: [*range(1, 25), *range(26, 30), 32],
@@ -31,7 +31,7 @@ CHAPTERS = {
     14: [*range(1, 28), 29, 30, 32],
     15: [13],
     16: range(1, 24),
-    17: [5, 7, 9, 11],
+    17: [5, 7, 9, 11, 12],
 }
 OWED = [f"R{chapter}.{number}" for chapter, numbers in CHAPTERS.items() for number in numbers]
 NOT_YET = re.compile(r"\bnot yet: (?P<missing>.*)")

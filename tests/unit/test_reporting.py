@@ -496,3 +496,16 @@ def test_where_nobody_knows_whether_names_were_swapped_the_backup_is_named() -> 
         "ansible-playbook status.yml -l staging",
         "ansible-playbook rollback.yml -l staging -e rollback_strategy=restore -e rollback_backup=/backups/one",
     ]
+
+
+def test_the_forecast_of_a_rehearsal_stands_beside_the_seconds_of_its_step() -> None:
+    steps = [
+        {"step": 1, "kind": "sql", "name": "up", "duration_s": 2.0},
+        {"step": 2, "kind": "analyze", "name": None, "duration_s": 1.0},
+    ]
+    applied = {"applied": [{"version": "1", "duration_s": 3.0, "step_durations": steps}]}
+    foretold = {
+        "steps": [{"version": "1", "ordinal": 1, "forecast": 1.5}, {"version": "2", "ordinal": 2, "forecast": 9.0}]
+    }
+    (version,) = reporting._versions({"h": {"d": {"apply": applied, "rehearsal_actual": foretold}}})
+    assert [step.get("forecast_s") for step in version["step_durations"]] == [1.5, None]
