@@ -11,10 +11,11 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils import risk
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import promotion, typed_commands, windows
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import of_versions
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, table
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.rendered_tree import lint_findings
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.rendered_tree import changes, lint_findings
 
 # So many databases with the same plan are named; the others are counted.
 NAMED = 5
@@ -48,12 +49,26 @@ class ActionModule(MigrationAction):
         self._refuse_faults(result, task_vars)
         if result.get("failed"):
             return result
+        self._rate(result, task_vars)
         self._show(result)
         self._tell_waived(result, "schema", "in another schema")
         self._refuse_unpromoted(result, task_vars)
         self._refuse_unreviewed(result, task_vars)
         self._refuse_shut(result, task_vars)
         return result
+
+    def _rate(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
+        """R11.5: a level is declared, and read off the statements; the higher one counts."""
+        if not any(found["pending"] for found in result["databases"].values()):
+            return
+        read = changes(self.sql_directory(task_vars), self._task.args.get("variables") or {})
+        for found in result["databases"].values():
+            for item in found["pending"]:
+                item["changes"] = [] if item["unneeded"] else read.get(item["version"], [])
+            rated = risk.of_database(found["pending"])
+            for item in found["pending"]:
+                item.update(rated[item["version"]])
+            found["level"] = risk.highest(one["level"] for one in rated.values()) if rated else None
 
     def _show(self, result: dict[str, Any]) -> None:
         """Databases with the same plan, as a fleet's mostly have, are told at once."""
@@ -69,13 +84,13 @@ class ActionModule(MigrationAction):
             if not found["pending"]:
                 self.say(f"{database}: nothing pending, {len(found['applied'])} versions applied")
                 continue
-            self.say(f"{database}: {len(found['pending'])} pending, highest risk {found['risk']}")
+            self.say(f"{database}: {len(found['pending'])} pending, highest risk {found['level'].lower()}")
             rows = [
                 [
                     item["version"],
                     item["name"],
                     item["phase"],
-                    item["risk"],
+                    self._risk(item),
                     (item.get("rollback") or {}).get("safety"),
                     self._steps(item),
                     f"{item['expected_seconds']} s" if item.get("expected_seconds") else "",
@@ -90,6 +105,11 @@ class ActionModule(MigrationAction):
             self._tell_expected(found["pending"])
             if found["later"]:
                 self.say(f"    left for another run: {', '.join(found['later'])}")
+
+    @staticmethod
+    def _risk(item: dict[str, Any]) -> str:
+        declared, level = str(item["risk"]), str(item["level"]).lower()
+        return level if level == declared.lower() else f"{level} (declared {declared})"
 
     @staticmethod
     def _steps(item: dict[str, Any]) -> str:

@@ -71,8 +71,9 @@ databases:
   type: dict
   contains:
     pending:
-      description: Versions to apply, in order, each with the checksum of its files, title, why, risk, phi, rollback, expected seconds (and the rows they are for), whether it is to be split, steps and the step to
-        resume at.
+      description: Versions to apply, in order, each with the checksum of its files and of its rendered SQL, title, why, risk, phi, rollback,
+        expected seconds (and the rows they are for), whether it is to be split, steps and the step to resume at. The action plugin adds
+        C(changes), what its statements are, and C(level) and C(reasons), the risk that is computed from these and what is declared.
       type: list
       elements: dict
     later:
@@ -88,7 +89,11 @@ databases:
       type: list
       elements: str
     risk:
-      description: The highest risk of the pending versions.
+      description: The highest risk that the pending versions declare.
+      type: str
+    level:
+      description: The highest of their computed levels, V(LOW), V(MEDIUM), V(HIGH) or V(CRITICAL). Added by the action plugin.
+      returned: where something is pending
       type: str
     waived:
       description: What the run was let off, with version and reason.

@@ -174,7 +174,7 @@ def shut(
         item
         for item in pending
         if str(item["version"]) not in set(waived)
-        and (item.get("to_be_split") or str(item.get("risk")).upper() not in set(at_any_time))
+        and (item.get("to_be_split") or str(item.get("level") or item.get("risk")).upper() not in set(at_any_time))
     ]
     if not windows:
         return [
