@@ -115,7 +115,7 @@ def _summary(conn: Connection, migration: Mapping[str, Any], found: ledger.Ledge
                 "phase",
                 "rollback",
             )
-        },  # fmt: skip
+        },
         "expected_seconds": seconds,
         "expected_for_rows": rows,
         "to_be_split": duration_forecast.is_to_be_split(migration, seconds),
