@@ -173,6 +173,9 @@ def find(
             held.append(_read(path, role, environment, wanted, rehearsal, str(signers[role]), now))
         except signature.NotSigned as fault:
             void[role].append(f"{path.name} {fault.message}")
+        except (TypeError, KeyError, ValueError):
+            # Signed, and of another shape than approve.yml makes it.
+            void[role].append(f"{path.name} is no approval that can be read")
     return held, void
 
 

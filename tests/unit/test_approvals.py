@@ -121,6 +121,17 @@ def test_what_was_changed_after_it_was_signed_does_not_count(people: People, tmp
     assert "is no approval that can be read" in look(people, file.parent)[1][0]
 
 
+@pytest.mark.parametrize(
+    "places", ["x", [{}], [{**wanted(), "versions": 1}], [{**wanted(), "risk": "SMALL"}], [{**wanted(), "budget": []}]]
+)
+def test_nonsense_that_somebody_has_signed_is_no_approval(people: People, tmp_path: Path, places: Any) -> None:
+    made = {**approvals.statement("production", "cto", [], NOW, 24), "places": places}
+    signed = signature.sign(signature.canonical(made), people.key("carol"), approvals.NAMESPACE)
+    file = approvals.store(tmp_path / "approvals", made, signed)
+    held, void = look(people, file.parent, seen=rehearsal())
+    assert held == [] and "is no approval that can be read" in void[0]
+
+
 def test_a_key_whose_time_is_over_does_not_count(people: People, tmp_path: Path) -> None:
     where = approve(people, tmp_path / "approvals").parent
     over = people.signers("cto", "carol", options='valid-before="20200101"')
