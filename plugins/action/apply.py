@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, reporting, typed_commands
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, gate_verdict, reporting, typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import (
     MigrationAction,
     model_lines,
@@ -66,6 +66,7 @@ class ActionModule(MigrationAction):
             )
         pending = [name for name, found in (run.get("plan") or {}).items() if found.get("pending")]
         databases = pending if "plan" in run else self.pgops(task_vars, "databases") or []
+        self._refuse_ungated(task_vars, databases)
         self.refuse_unproved(
             task_vars, databases, "applied to", "a version is only applied after its backup was proved"
         )
@@ -75,6 +76,20 @@ class ActionModule(MigrationAction):
                 f"Nothing was applied to {unrehearsed[0]}: this run has no rehearsal (left out by --tags or --skip-tags?), and "
                 f"{run.get('environment')} applies no version that was not rehearsed (pgops_phases). Then: {self.again(task_vars)}"
             )
+
+    def _refuse_ungated(self, task_vars: dict[str, Any], databases: Iterable[str]) -> None:
+        """Tags and pgops_phases choose what a run shows, not whether its environment has a gate."""
+        run = self.run_fact(task_vars)
+        environment = str(run.get("environment") or "")
+        given = self._templar.template(task_vars.get("gate_required"))
+        if not gate_verdict.required(given, environment, self.pgops(task_vars, "production_environments")):
+            return
+        for database in databases:
+            if not ((run.get("gate") or {}).get(database) or {}).get("gate", {}).get("allowed"):
+                raise AnsibleActionFail(
+                    f"Nothing was applied to {database}: {environment} has a gate, and this run has not passed it (left out by --tags, "
+                    f"--skip-tags or pgops_phases?). Then: {self.again(task_vars)}"
+                )
 
     def _expected(self, task_vars: dict[str, Any]) -> dict[str, dict[str, str]]:
         """What plan and backup of this run saw; the backup's word counts where there is one."""

@@ -83,7 +83,7 @@ class ActionModule(UnbrokenAction):
                 )
 
     def _start(self, task_vars: dict[str, Any]) -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, typed_commands
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, resumed_run, typed_commands
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
             Journal,
             is_run_id,
@@ -123,7 +123,9 @@ class ActionModule(UnbrokenAction):
         playbook = str(self._task.args.get("playbook") or environments.playbook_name())
         incident = self._incident(variables_of, environment in production, playbook, given, limit or environment)
         if playbook == "migrate":
-            from ansible_collections.whitecross.pgops.plugins.plugin_utils import required_copies
+            from ansible_collections.whitecross.pgops.plugins.plugin_utils import gate_verdict, required_copies
+
+            gate_verdict.refuse_left_out(variables_of, phases, environment, production)
 
             told = {typed_commands.GIVEN: given, "command": environments.typed_command()}
             required_copies.refuse_placeless(variables_of, phases, told, limit or environment)
@@ -152,6 +154,8 @@ class ActionModule(UnbrokenAction):
             "extra_variables": sorted(str(name) for name in load_extra_vars(self._loader) if name not in _NOT_EXTRA),
         }
         run.update(incident)
+        state = str(self._value(task_vars, "pgops_state_directory"))
+        resumed = resumed_run.take_up(run, str(self._value(task_vars, "pgops_run_id") or ""), state)
         part_of = str(task_vars.get("__pgops_part_of") or "")
         if is_run_id(part_of):
             # The run that has started this one and waits for it; what that has taken away from the users, this one may bring back.
@@ -161,11 +165,14 @@ class ActionModule(UnbrokenAction):
         if task_vars.get("pgops_json"):
             run["json"] = str(self._templar.template(task_vars["pgops_json"]))
         if not self._task.check_mode:
-            state = str(self._value(task_vars, "pgops_state_directory"))
             try:
                 journal = Journal(state, environment, run["id"])
                 journal.append(
-                    {"event": "run_started", "pid": os.getppid(), **{key: run[key] for key in run if key != "started"}}
+                    {
+                        "event": "run_resumed" if resumed else "run_started",
+                        "pid": os.getppid(),
+                        **{key: run[key] for key in run if key != "started"},
+                    }
                 )
             except OSError as error:
                 raise AnsibleActionFail(

@@ -10,10 +10,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible_collections.whitecross.pgops.plugins.module_utils import risk
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import promotion, typed_commands, windows
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+    blackouts,
+    gate_verdict,
+    promotion,
+    typed_commands,
+    windows,
+)
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import of_versions
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, table
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.plan_lint import pending_findings
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.rendered_tree import changes
 
 # So many databases with the same plan are named; the others are counted.
 NAMED = 5
@@ -47,12 +56,26 @@ class ActionModule(MigrationAction):
         self._refuse_faults(result, task_vars)
         if result.get("failed"):
             return result
+        self._rate(result, task_vars)
         self._show(result)
         self._tell_waived(result, "schema", "in another schema")
         self._refuse_unpromoted(result, task_vars)
         self._refuse_unreviewed(result, task_vars)
         self._refuse_shut(result, task_vars)
         return result
+
+    def _rate(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
+        """R11.5: a level is declared, and read off the statements; the higher one counts."""
+        if not any(found["pending"] for found in result["databases"].values()):
+            return
+        read = changes(self.sql_directory(task_vars), self._task.args.get("variables") or {})
+        for found in result["databases"].values():
+            for item in found["pending"]:
+                item["changes"] = [] if item["unneeded"] else read.get(item["version"], [])
+            rated = risk.of_database(found["pending"])
+            for item in found["pending"]:
+                item.update(rated[item["version"]])
+            found["level"] = risk.highest(one["level"] for one in rated.values()) if rated else None
 
     def _show(self, result: dict[str, Any]) -> None:
         """Databases with the same plan, as a fleet's mostly have, are told at once."""
@@ -68,13 +91,13 @@ class ActionModule(MigrationAction):
             if not found["pending"]:
                 self.say(f"{database}: nothing pending, {len(found['applied'])} versions applied")
                 continue
-            self.say(f"{database}: {len(found['pending'])} pending, highest risk {found['risk']}")
+            self.say(f"{database}: {len(found['pending'])} pending, highest risk {found['level'].lower()}")
             rows = [
                 [
                     item["version"],
                     item["name"],
                     item["phase"],
-                    item["risk"],
+                    self._risk(item),
                     (item.get("rollback") or {}).get("safety"),
                     self._steps(item),
                     f"{item['expected_seconds']} s" if item.get("expected_seconds") else "",
@@ -89,6 +112,11 @@ class ActionModule(MigrationAction):
             self._tell_expected(found["pending"])
             if found["later"]:
                 self.say(f"    left for another run: {', '.join(found['later'])}")
+
+    @staticmethod
+    def _risk(item: dict[str, Any]) -> str:
+        declared, level = str(item["risk"]), str(item["level"]).lower()
+        return level if level == declared.lower() else f"{level} (declared {declared})"
 
     @staticmethod
     def _steps(item: dict[str, Any]) -> str:
@@ -159,8 +187,7 @@ class ActionModule(MigrationAction):
         lacking = promotion.lacking(pending.values(), evidence, before, waived)
         for lack in lacking:
             self.say(f"    no evidence: {lack.version}_{lack.name} {lack.why}")
-        # Without a write there is nothing to refuse, and the SQL may be looked at before staging has it.
-        if not lacking or self._task.check_mode:
+        if not lacking or self._only_tells(task_vars) or self._gate_decides(task_vars):
             return
         first, more = lacking[0], f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
         result.update(
@@ -174,6 +201,30 @@ class ActionModule(MigrationAction):
         first_there = typed_commands.other(bare, "migrate", before)
         self.tell_next(result, [("First", first_there), ("then", self.again(task_vars))])
 
+    def _applies_nothing(self, task_vars: dict[str, Any]) -> bool:
+        """:return: whether the playbook is one that only looks. A migration is let off nothing by a variable that somebody types."""
+        migrates = self.run_fact(task_vars).get("playbook") == "migrate"
+        return not migrates and self._truth(self._task.args.get("only_tell"))
+
+    def _only_tells(self, task_vars: dict[str, Any]) -> bool:
+        """Without a write there is nothing to refuse."""
+        return bool(self._task.check_mode) or self._applies_nothing(task_vars)
+
+    def _gate_decides(self, task_vars: dict[str, Any]) -> bool:
+        """:return: whether window and evidence are left to the gate: it is to rehearse first, or somebody breaks the glass there."""
+        run = self.run_fact(task_vars)
+        given = self._templar.template(task_vars.get("gate_required"))
+        production = self.pgops(task_vars, "production_environments")
+        if "gate" not in (run.get("phases") or []) or not gate_verdict.required(
+            given, str(run.get("environment")), production
+        ):
+            return False
+        try:
+            glass = self.break_glass(task_vars)
+        except PgopsError as fault:
+            raise AnsibleActionFail(f"{fault.message}; {fault.hint}") from None
+        return glass is not None or self._truth(self._templar.template(task_vars.get("gate_rehearse_first")))
+
     def _refuse_unreviewed(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
         """R6.13: who has reviewed what is pending is recorded, and asked for where the environment says so."""
         found = [one for one in result["databases"].values() if one["pending"]]
@@ -183,7 +234,7 @@ class ActionModule(MigrationAction):
                 one["reviewed_by"] = reviewer
         elif found and self._truth(self._task.args.get("review_required")):
             self.say("    not reviewed: nobody is named in migrate_reviewed_by")
-            if not (self._task.check_mode or result.get("failed")):
+            if not (self._only_tells(task_vars) or result.get("failed")):
                 result.update(
                     failed=True,
                     reason="review",
@@ -202,7 +253,8 @@ class ActionModule(MigrationAction):
                     pending[item["version"]] = item
         try:
             declared = windows.read(self._task.args.get("windows") or [])
-        except windows.NotUnderstood as fault:
+            days = blackouts.read(self._task.args.get("blackouts") or [])
+        except (windows.NotUnderstood, blackouts.NotUnderstood) as fault:
             raise AnsibleActionFail(f"Nothing was applied: {fault}.") from None
         at_any_time = list(self._task.args.get("without_window", ["LOW"]))
         wrong = windows.wrong_risks(at_any_time)
@@ -217,10 +269,11 @@ class ActionModule(MigrationAction):
             required=environment in self.pgops(task_vars, "production_environments"),
             waived=waived,
             now=datetime.now(UTC),
+            blackouts=days,
         )
         for one in shut:
             self.say(f"    no window: {one.version}_{one.name} {one.why}")
-        if not shut or self._task.check_mode or result.get("failed"):
+        if not shut or result.get("failed") or self._only_tells(task_vars) or self._gate_decides(task_vars):
             return
         first, more = shut[0], f" (and {len(shut) - 1} more)" if len(shut) > 1 else ""
         result.update(
@@ -256,7 +309,11 @@ class ActionModule(MigrationAction):
         for finding in findings:
             self.say(f"    {finding.severity}: {finding}")
         errors = [finding for finding in findings if finding.severity == "error"]
-        if errors:
+        for one in result["databases"].values():
+            mine = of_versions(findings, {item["version"] for item in one["pending"]})
+            if mine:
+                one["findings"] = [finding.as_dict() for finding in mine]
+        if errors and not self._applies_nothing(task_vars):
             more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
             result.update(
                 failed=True,

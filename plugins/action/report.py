@@ -76,10 +76,20 @@ class ActionModule(UnbrokenAction):
             return
         try:
             for path in promotion.leave(state, environment, str(run["id"]), self._recorded(task_vars, run)):
-                display.display(f"evidence of {environment}: {path}")
+                signed = self._sign_evidence(path, task_vars)
+                display.display(f"evidence of {environment}: {path}{signed}")
         except (OSError, PgopsError) as fault:
             told = fault.message if isinstance(fault, PgopsError) else f"{fault.filename}: {fault.strerror}"
             display.warning(f"The run left no evidence for the next environment: {told}")
+
+    def _sign_evidence(self, path: Path, task_vars: dict[str, Any]) -> str:
+        """:return: what is told of it: a gate takes only what is signed. :raises PgopsError: the key does not sign."""
+        key = self._text(task_vars, "verify_evidence_key")
+        if not key:
+            return ""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import gate_promotion
+
+        return f", signed in {gate_promotion.sign(path, key).name}"
 
     def _production(self, task_vars: dict[str, Any]) -> list[str]:
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES

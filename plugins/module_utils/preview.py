@@ -110,7 +110,18 @@ def _summary(conn: Connection, migration: Mapping[str, Any], found: ledger.Ledge
     return {
         **{
             name: migration.get(name)
-            for name in ("version", "name", "checksum", "title", "why", "risk", "phi", "phase", "rollback")
+            for name in (
+                "version",
+                "name",
+                "checksum",
+                "rendered_checksum",
+                "title",
+                "why",
+                "risk",
+                "phi",
+                "phase",
+                "rollback",
+            )
         },
         "expected_seconds": seconds,
         "expected_for_rows": rows,

@@ -27,7 +27,8 @@ options:
     type: path
   windows:
     description:
-      - When a version may begin, each with C(opens), a moment in the calendar syntax of systemd with a time zone, and C(lasts). Read by the action
+      - When a version may begin, each with C(opens), a moment in the calendar syntax of systemd with a time zone, C(lasts), and
+        C(risks) where it is not for all of them. Read by the action
         plugin, which refuses what needs a window while all are shut or does not fit into what is left of it.
     type: list
     elements: dict
@@ -39,6 +40,18 @@ options:
     type: list
     elements: str
     default: [LOW]
+  blackouts:
+    description:
+      - Days on which nothing begins, each with a time zone; V(2026-12-24..2027-01-02 Europe/Berlin). Read by the action plugin.
+    type: list
+    elements: str
+    default: []
+  only_tell:
+    description:
+      - Tell what would end the run, lint included, and go on; for a playbook that applies nothing. C(migrate.yml) is not let off by it. Read by the
+        action plugin.
+    type: bool
+    default: false
   reviewed_by:
     description:
       - Which database administrator has reviewed the pending versions; kept in the ledger and the report. Read by the action plugin.
@@ -71,8 +84,10 @@ databases:
   type: dict
   contains:
     pending:
-      description: Versions to apply, in order, each with the checksum of its files, title, why, risk, phi, rollback, expected seconds (and the rows they are for), whether it is to be split, steps, the step to
-        resume at, and how it began where it stopped half-way.
+      description: Versions to apply, in order, each with the checksum of its files and of its rendered SQL, title, why, risk, phi, rollback,
+        expected seconds (and the rows they are for), whether it is to be split, steps, the step to resume at, and how it began where it
+        stopped half-way. The action plugin adds C(changes), what its statements are, and C(level) and C(reasons), the risk that is
+        computed from these and what is declared.
       type: list
       elements: dict
     later:
@@ -88,7 +103,16 @@ databases:
       type: list
       elements: str
     risk:
-      description: The highest risk of the pending versions.
+      description: The highest risk that the pending versions declare.
+      type: str
+    findings:
+      description: What lint finds in the pending versions. Added by the action plugin.
+      returned: where it finds something
+      type: list
+      elements: dict
+    level:
+      description: The highest of their computed levels, V(LOW), V(MEDIUM), V(HIGH) or V(CRITICAL). Added by the action plugin.
+      returned: where something is pending
       type: str
     waived:
       description: What the run was let off, with version and reason.
@@ -126,6 +150,8 @@ def main() -> None:
             "evidence": {"type": "path"},
             "windows": {"type": "list", "elements": "dict", "default": []},
             "without_window": {"type": "list", "elements": "str", "default": ["LOW"]},
+            "blackouts": {"type": "list", "elements": "str", "default": []},
+            "only_tell": {"type": "bool", "default": False},
             "reviewed_by": {"type": "str"},
             "review_required": {"type": "bool", "default": False},
             "own_evidence": {"type": "path"},

@@ -19,7 +19,7 @@ OLDEST_ANSIBLE = (2, 17)
 OLDEST_PYTHON = (3, 11)
 
 # The phases that exist, in their order, with the number and name of the platform's steps that they hold (R6.5).
-PHASES = ("preflight", "plan", "backup", "prove", "rehearse", "apply", "analyze", "verify", "report")
+PHASES = ("preflight", "plan", "backup", "prove", "rehearse", "gate", "apply", "analyze", "verify", "report")
 
 # Any of these says which databases a host has.
 DATABASE_VARIABLES = ("pgops_database", "pgops_databases", "pgops_databases_query")

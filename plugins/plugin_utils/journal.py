@@ -27,6 +27,10 @@ EVENTS = (
     "run_finished",
     "run_failed",
     "interrupted",
+    # Of a migration that had stopped at its gate.
+    "run_resumed",
+    # Of approve.yml.
+    "approved",
     # Of a run that brought back what this one took away; the beginning of a watch.
     "hook",
     "watch_started",
@@ -207,8 +211,11 @@ class Journal:
             return None
 
     def events(self) -> list[dict[str, Any]]:
-        """All events of this run in the order they were written; empty when there is no file yet."""
-        return self.read(self.path) if self.path.exists() else []
+        """All events of this run in the order they were written; empty when there is no file yet.
+
+        Of one that went on after it had stopped, the stop is no end and what stopped it no failure: the file has it, this has not.
+        """
+        return without_stops(self.read(self.path)) if self.path.exists() else []
 
     @staticmethod
     def read(path: str | Path) -> list[dict[str, Any]]:
@@ -233,6 +240,25 @@ class Journal:
     def latest(self, environment: str | None = None) -> str | None:
         """The newest run id in ``environment`` (default: this run's), or None."""
         return latest(self.state_directory, environment or self.environment)
+
+
+def without_stops(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """:return: the events without what ended a run that went on after it: the phase that failed or was cut off, and the end."""
+    resumed = [number for number, event in enumerate(events) if event.get("event") == "run_resumed"]
+    if not resumed:
+        return events
+    last, kept = resumed[-1], []
+    for number, event in enumerate(events[:last]):
+        kind, place = event.get("event"), (event.get("phase"), event.get("host"))
+        if kind in ("run_failed", "interrupted", "phase_failed"):
+            continue
+        following = (later for later in events[number + 1 : last] if (later.get("phase"), later.get("host")) == place)
+        if kind == "phase_started" and (next(following, None) or {}).get("event") != "phase_finished":
+            continue
+        kept.append(event)
+    # Who asks whether it still goes on asks for the process of today.
+    first = {**kept[0], "pid": events[last].get("pid")} if kept else {}
+    return [*([first] if kept else []), *kept[1:], *events[last:]]
 
 
 def runs(state_directory: str | Path, environment: str) -> list[str]:

@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible.utils.vars import load_extra_vars
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import break_glass
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.rendered_tree import checks, rendered_tree
 
@@ -48,6 +51,16 @@ class MigrationAction(PgopsAction):
         reviewed = {str(found["reviewed_by"]) for found in (run.get("plan") or {}).values() if found.get("reviewed_by")}
         if reviewed:
             told["why"] = f"reviewed by {', '.join(sorted(reviewed))}"
+        glass = next(
+            (
+                found["gate"]["break_glass"]
+                for found in (run.get("gate") or {}).values()
+                if found["gate"]["break_glass"]
+            ),
+            None,
+        )
+        if glass:
+            told["why"] = "; ".join(str(part) for part in (glass["told"], told.get("why")) if part)
         backup = {
             database: {name: found.get(name) for name in ("path", "manifest_sha256", "finished") if found.get(name)}
             for database, found in (run.get("backup") or {}).items()
@@ -75,6 +88,12 @@ class MigrationAction(PgopsAction):
                 )
             chosen["allow_out_of_order"] = True
         return chosen
+
+    def break_glass(self, task_vars: Mapping[str, Any]) -> dict[str, str] | None:
+        """:return: who passes the gate in an emergency, why and until when; None where nobody does.
+        :raises PgopsError: what was given for it does not do."""
+        given = {part: self._templar.template(task_vars.get(name)) for part, name in break_glass.VARIABLES.items()}
+        return break_glass.settled(given, set(load_extra_vars(self._loader)), datetime.now(UTC))
 
     def refuse_unproved(self, task_vars: dict[str, Any], databases: Iterable[str], doing: str, why: str) -> None:
         """Tags choose what a run shows, not whether its backup is proved.

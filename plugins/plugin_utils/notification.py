@@ -86,6 +86,8 @@ def message(report: Mapping[str, Any], databases: Sequence[str] = ()) -> str:
     ]
     reached = [f"{database} on {host}" for host, found in report["results"].items() for database in found]
     lines.append(f"database: {', '.join(reached or databases) or 'none was reached'}")
+    # Who and until when; why is somebody's own words, and stays in the house.
+    lines += [told.partition(": ")[0] for told in report.get("break_glass") or []]
     phase = (report["error"] or {}).get("phase")
     if phase:
         lines.append(f"phase: {phase}")

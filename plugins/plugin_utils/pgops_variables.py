@@ -50,8 +50,9 @@ SHARED_VARIABLES: dict[str, SharedVariable] = {
     "pgops_production_environments": SharedVariable("those that hold production data", ["production"]),
     "pgops_phases": SharedVariable(
         "phases that this environment runs",
-        ["preflight", "plan", "backup", "prove", "rehearse", "apply", "analyze", "verify", "report"],
+        ["preflight", "plan", "backup", "prove", "rehearse", "gate", "apply", "analyze", "verify", "report"],
     ),
+    "pgops_run_id": SharedVariable("the migration that stopped at its gate and goes on there; with -e only", None),
     "pgops_json": SharedVariable("file on the ops host for the whole result as JSON", None),
     "pgops_webhook": SharedVariable(
         "address that is told how each run of migrate.yml and rollback.yml ended; a secret, so keep it in a vault", None

@@ -66,11 +66,18 @@ def refuse_another(path: Path, environment: str) -> None:
 
 
 def record(
-    path: Path, environment: str, host: str, database: str, run_id: str, ledger: Mapping[str, Mapping[str, Any]]
+    path: Path,
+    environment: str,
+    host: str,
+    database: str,
+    run_id: str,
+    ledger: Mapping[str, Mapping[str, Any]],
+    rehearsal: Mapping[str, Any] | None = None,
 ) -> None:
     """Write down what a database of the environment has applied and verified; what it had before and has no longer goes.
 
     :param ledger: version -> ``checksum``, ``applied_at``, ``duration_s``
+    :param rehearsal: what the run has rehearsed; a version that was rehearsed once with these files stays so
     :raises OSError: the file cannot be written
     :raises PgopsError: there is a file that is none of this tool's, or another environment's
     """
@@ -79,7 +86,8 @@ def record(
         known = _own(path, environment) if path.exists() else {}
         kept = {version: entry for version, entry in known.items() if not _is_of(entry, place)}
         for version, row in ledger.items():
-            kept[version] = {**row, "verified_at": now(), "run_id": run_id, **place}
+            entry = {**row, "verified_at": now(), "run_id": run_id, **place}
+            kept[version] = {**entry, **_rehearsed(version, row, known.get(version), rehearsal or {})}
         _write(path, environment, kept)
 
 
@@ -119,8 +127,11 @@ def leave(
     """
     given: dict[str, Any] = {}
     verified: dict[str, Mapping[str, Mapping[str, Any]]] = {}
+    rehearsed: dict[str, Mapping[str, Mapping[str, Any]]] = {}
     for event in events:
         host = str(event.get("host"))
+        if event.get("phase") == "rehearse" and event.get("event") == "phase_finished":
+            rehearsed[host] = event.get("result") or {}
         if event.get("phase") != "verify":
             continue
         if event["event"] == "phase_started":
@@ -131,9 +142,20 @@ def leave(
     for host, databases in verified.items():
         path = path_of(state_directory, environment, given.get(host))
         for database, found in databases.items():
-            record(path, environment, host, database, run_id, found.get("ledger") or {})
+            rehearsal = (rehearsed.get(host, {}).get(database) or {}).get("rehearsal")
+            record(path, environment, host, database, run_id, found.get("ledger") or {}, rehearsal)
             written.append(path)
     return list(dict.fromkeys(written))
+
+
+def _rehearsed(
+    version: str, row: Mapping[str, Any], before: Mapping[str, Any] | None, rehearsal: Mapping[str, Any]
+) -> dict[str, Any]:
+    """:return: ``rehearsed``, the run that has rehearsed a version with these very files; nothing where none has."""
+    if rehearsal.get("ok") and (rehearsal.get("files") or {}).get(version, "") == row.get("checksum"):
+        return {"rehearsed": str(rehearsal.get("id"))}
+    same = before is not None and before.get("checksum") == row.get("checksum") and before.get("rehearsed")
+    return {"rehearsed": before["rehearsed"]} if before is not None and same else {}
 
 
 def _is_of(entry: Mapping[str, Any], place: Mapping[str, str]) -> bool:

@@ -61,6 +61,21 @@ def lint_findings(
     return [Finding(**finding) for finding in _remembered(what, directory / "migrations", variables, make)]
 
 
+def changes(directory: Path, variables: Mapping[str, Any]) -> dict[str, list[dict[str, str]]]:
+    """:return: version -> what its statements are, see ``risk_changes``.
+
+    :raises PgopsError: the first fault of the tree, in one sentence."""
+
+    def make() -> list[dict[str, Any]]:
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils.risk_changes import changes_of
+
+        found = rendered_tree(directory, variables)
+        return [{"version": str(item["version"]), "changes": changes_of(item)} for item in found]
+
+    made = _remembered("changes", directory / "migrations", variables, make)
+    return {str(item["version"]): list(item["changes"]) for item in made}
+
+
 def checks(directory: Path) -> list[dict[str, Any]]:
     """:return: the named checks of ``<directory>/checks``.
 

@@ -21,6 +21,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     contacts,
     failed_rollback,
     fleet_summary,
+    gate_verdict,
     incident,
     rollback_advice,
     run_outcome,
@@ -44,7 +45,7 @@ INTERRUPTED = "interrupted"
 ROWS_SHOWN = 5
 
 # Phases of a migration that have nothing to do when nothing is pending.
-_ONLY_WITH_PENDING = ("backup", "prove", "rehearse", "apply", "analyze")
+_ONLY_WITH_PENDING = ("backup", "prove", "rehearse", "gate", "apply", "analyze")
 # What the journal keeps of a run besides its phases.
 _RUN_KEYS = (
     "environment",
@@ -287,6 +288,7 @@ def build(
         "results": hosts,
         "hooks": hooks,
         "fleet": fleet if facts.get("playbook") == "migrate" else [],
+        "break_glass": gate_verdict.broken(hosts),
         "advice": advice,
         "automatic": automatic,
         "error": cause,
@@ -483,7 +485,7 @@ def result_document(report: Mapping[str, Any], report_file: str | None = None) -
         **({"steps": report["six_steps"]} if report.get("six_steps") else {}),
         **{
             name: report[name]
-            for name in ("advice", "automatic", "incident", "after_failure", "emergency", "window")
+            for name in ("break_glass", "advice", "automatic", "incident", "after_failure", "emergency", "window")
             if report.get(name)
         },
         **({"contacts": report["contacts"]} if report["contacts"] and not report["ok"] else {}),
@@ -636,6 +638,7 @@ def screen(report: Mapping[str, Any], page: str | None) -> list[str]:
         f"{'in check mode, nothing was written, ' if report['check_mode'] and report['ok'] else ''}after {seconds(report['duration_s'])}, at {report['finished']}"
     )
     lines += six_steps.lines(report.get("six_steps") or [])
+    lines += [f"    {told}" for told in report.get("break_glass") or []]
     if report["state"]:
         lines.append(f"    state: {report['state']}")
     hooks = run_outcome.hooks_line(report["hooks"])
@@ -684,6 +687,7 @@ def as_log(report: Mapping[str, Any]) -> str:
         where = f"{hook['host']} on {hook['on']} " if hook.get("on") else ""
         lines.append(f"{report['finished']} HOOK {where}{hook['label']}: {hook['done']}")
     lines += [f"{report['finished']} {line.strip()}" for line in six_steps.lines(report.get("six_steps") or [])]
+    lines += [f"{report['finished']} {told}" for told in report.get("break_glass") or []]
     if report["state"]:
         lines.append(f"{report['finished']} STATE {report['state']}")
     if report["error"]:

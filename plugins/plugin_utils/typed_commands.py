@@ -29,6 +29,7 @@ _NEVER = frozenset({"pgops_json"})
 _SELECTION = re.compile(
     r"^(rollback_\w+|migrate_(target|steps|allow_out_of_order|canary|batches|reviewed_by|auto_rollback\w*|\w*waive)"
     r"|backup_(path|pin|unpin|pin_reason|list_\w+|expire_offline)|restore_(from|into|replace|confirm|table|schema)"
+    r"|gate_(break_glass\w*|rehearse_first|planned_for)|(approve|request)_\w+|pgops_run_id"
     r"|drill_\w+|(inspect|test_migration|new_migration|lost_writes)_\w+)$"
 )
 # Why it is rolled back stays why, and an emergency stays one, whichever way.

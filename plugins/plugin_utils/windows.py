@@ -4,7 +4,7 @@
 """Maintenance windows: when a migration may begin, and whether what it is expected to take fits into what is left.
 
 A window opens at a moment in the calendar syntax of systemd (systemd.time(7)), of which this is the part that a window needs:
-weekdays, a date with ``*``, numbers, lists and ranges, a time of day and a time zone.
+weekdays, a date with ``*``, numbers, lists and ranges, a time of day and a time zone. The rest is asked of systemd where it is there.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import cached_property
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import blackouts as blackout_days
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.systemd_calendar import SystemdCalendar
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _FULL_DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
@@ -98,24 +101,43 @@ class Calendar:
 
 @dataclass(frozen=True)
 class Window:
-    """:ivar opens: as it was written. :ivar lasts: how long it is open."""
+    """:ivar opens: as it was written. :ivar lasts: how long it is open. :ivar risks: which risks it is for; None for all."""
 
     opens: str
     lasts: timedelta
+    risks: frozenset[str] | None = None
 
     @classmethod
     def of(cls, given: Any) -> Window:
-        """:param given: ``{opens, lasts}``. :raises NotUnderstood: it is none."""
-        if not isinstance(given, Mapping) or set(given) != {"opens", "lasts"}:
-            raise NotUnderstood("has to have opens and lasts, and nothing else")
-        window = cls(str(given["opens"]), _duration(str(given["lasts"])))
+        """:param given: ``{opens, lasts, risks}``, the last may be left out. :raises NotUnderstood: it is none."""
+        if not isinstance(given, Mapping) or not {"opens", "lasts"} <= set(given) <= {"opens", "lasts", "risks"}:
+            raise NotUnderstood("has to have opens and lasts, may have risks, and nothing else")
+        risks = given.get("risks")
+        if risks is not None and (not isinstance(risks, (list, tuple)) or not set(map(str, risks)) <= set(RISKS)):
+            raise NotUnderstood(f"is for the risks {risks}, and takes a list of {', '.join(RISKS)}")
+        window = cls(str(given["opens"]), _duration(str(given["lasts"])), frozenset(map(str, risks)) if risks else None)
         _ = window.calendar
         return window
 
     @cached_property
-    def calendar(self) -> Calendar:
+    def calendar(self) -> Calendar | SystemdCalendar:
         """When it opens."""
-        return Calendar.of(self.opens)
+        try:
+            return Calendar.of(self.opens)
+        except NotUnderstood:
+            words = self.opens.split()
+            try:
+                zone = _zone(words[-1]) if len(words) > 1 else None
+            except NotUnderstood:
+                zone = None
+            told = SystemdCalendar.of(self.opens, zone) if zone is not None else None
+            if told is None:
+                raise
+            return told
+
+    def serves(self, risk: str) -> bool:
+        """:return: whether what has this risk may begin in it."""
+        return self.risks is None or risk in self.risks
 
     def closes(self, now: datetime) -> datetime | None:
         """:return: when it closes, the latest where two overlap; None where it is shut."""
@@ -160,43 +182,87 @@ def shut(
     required: bool,
     waived: Iterable[str],
     now: datetime,
+    blackouts: Sequence[blackout_days.Blackout] = (),
 ) -> list[Shut]:
     """The pending versions that need a window and have none.
 
     Requirements R6.18 and R5.17. A version that clients are expected to wait for needs one whatever its risk.
 
-    :param pending: those of the run, with ``version``, ``name``, ``risk``, ``to_be_split`` and ``expected_seconds`` of each, in their order
+    :param pending: those of the run, with ``version``, ``name``, ``risk`` or the computed ``level``, ``to_be_split`` and
+        ``expected_seconds`` of each, in their order
     :param at_any_time: the risks that need no window
     :param required: whether a version that clients wait for is refused where no window is declared at all
     :param waived: versions that go without
+    :param blackouts: days on which nothing begins, whatever its risk
     """
     need = [
         item
         for item in pending
         if str(item["version"]) not in set(waived)
-        and (item.get("to_be_split") or str(item.get("risk")).upper() not in set(at_any_time))
+        and (item.get("to_be_split") or _risk(item) not in set(at_any_time) or blackout_days.standing(blackouts, now))
     ]
-    if not windows:
+    if not windows and not blackout_days.standing(blackouts, now):
         return [
             Shut(str(item["version"]), str(item["name"]), f"is expected to make clients wait for {item.get('expected_seconds')} s, and "
                  "no window is declared in migrate_windows")
             for item in need
             if required and item.get("to_be_split")
         ]  # fmt: skip
-    closing = max((at for window in windows if (at := window.closes(now))), default=None)
-    if closing is None:
-        following = min((at for window in windows if (at := window.next(now))), default=None)
-        opens = f"the next one opens at {moment(following)}" if following else "none opens any more"
-        why = f"needs a window, and it is {moment(now)}: {opens}"
+    standing = blackout_days.standing(blackouts, now)
+    if standing:
+        why = f"may not begin on a blackout day ({standing.text}), which ends at {moment(standing.ends)}"
         return [Shut(str(item["version"]), str(item["name"]), why) for item in need]
-    left, taken, found = (closing - now).total_seconds(), 0, []
+    taken, found = 0, []
     for item in pending:
         # What needs no window takes its time in it all the same.
         taken += int(item.get("expected_seconds") or 0)
-        if taken > left and item in need:
-            why = f"is expected to end after {taken} s, and the window closes in {int(left)} s, at {moment(closing)}"
-            found.append(Shut(str(item["version"]), str(item["name"]), why))
+        if item in need:
+            fault = _shut(
+                taken, [window for window in windows if window.serves(_risk(item))], blackouts, _risk(item), now
+            )
+            if fault:
+                found.append(Shut(str(item["version"]), str(item["name"]), fault))
     return found
+
+
+def _risk(item: Mapping[str, Any]) -> str:
+    return str(item.get("level") or item.get("risk")).upper()
+
+
+def _shut(
+    taken: int, windows: Sequence[Window], blackouts: Sequence[blackout_days.Blackout], risk: str, now: datetime
+) -> str | None:
+    """:param taken: the seconds after which it is expected to have ended.
+    :param windows: those that are for its risk.
+    :return: why it may not begin; None where it may."""
+    if not windows:
+        return f"needs a window, and none of migrate_windows is for the risk {risk}"
+    closing = max((at for window in windows if (at := window.closes(now))), default=None)
+    if closing is None:
+        following = opens_next(windows, blackouts, now)
+        opens = f"the next one opens at {moment(following)}" if following else "none opens any more"
+        return f"needs a window, and it is {moment(now)}: {opens}"
+    begins = blackout_days.next_begin(blackouts, now)
+    if begins is not None and begins < closing:
+        closing = begins
+    left = (closing - now).total_seconds()
+    if taken > left:
+        return f"is expected to end after {taken} s, and the window closes in {int(left)} s, at {moment(closing)}"
+    return None
+
+
+def opens_next(
+    windows: Sequence[Window], blackouts: Sequence[blackout_days.Blackout], now: datetime
+) -> datetime | None:
+    """:return: when the next window opens that no blackout keeps shut; None where none ever does."""
+    at = now
+    while True:
+        following = min((opened for window in windows if (opened := window.next(at))), default=None)
+        standing = blackout_days.standing(blackouts, following) if following else None
+        if following is None or standing is None:
+            return following
+        # One that opens with the end of the blackout counts.
+        at = standing.ends - timedelta(seconds=1)
 
 
 def moment(at: datetime) -> str:

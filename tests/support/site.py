@@ -84,6 +84,7 @@ class Playbook:
             "backup_directory": str(self.backups),
             # Production asks for it, and few tests are about that.
             "migrate_review_required": False,
+            "gate_required": False,
             # So does it for these, and for copies in a second place.
             "backup_copies_required": False,
             "audit_justification_required": False,

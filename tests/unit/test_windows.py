@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import windows
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import blackouts, windows
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.windows import Calendar, NotUnderstood, Window
 
 # A Saturday.
@@ -134,3 +134,54 @@ def test_without_any_window_only_what_clients_wait_for_is_refused_where_that_is_
 
 def test_a_window_that_is_over_for_good_is_told() -> None:
     assert refused([pending()], [window("2020-01-01 22:00 UTC")])[0].endswith("none opens any more")
+
+
+def test_a_window_is_for_the_risks_that_it_names() -> None:
+    night = [
+        windows.read([{"opens": "Sat 11:00 UTC", "lasts": "2h", "risks": ["MEDIUM"]}, {"opens": "Sun 22:00 UTC", "lasts": "2h"}])
+    ][0]  # fmt: skip
+    assert refused([pending("1", "MEDIUM")], night) == []
+    assert refused([pending("1", "HIGH")], night) == [
+        "1 needs a window, and it is Sat 2026-11-21 12:00 UTC: the next one opens at Sun 2026-11-22 22:00 UTC"
+    ]
+    assert refused([pending("1", "CRITICAL")], night[:1]) == [
+        "1 needs a window, and none of migrate_windows is for the risk CRITICAL"
+    ]
+    assert refused([pending("1", "MEDIUM", level="CRITICAL")], night[:1]) != [], "the computed level counts"
+    with pytest.raises(NotUnderstood, match="is for the risks"):
+        windows.read([{"opens": "Sat 22:00 UTC", "lasts": "4h", "risks": ["SMALL"]}])
+
+
+def test_on_a_blackout_day_nothing_begins() -> None:
+    days = blackouts.read(["2026-11-21..2026-11-22 UTC"])
+    noon = [window("Sat 11:00 UTC")]
+    why = "may not begin on a blackout day (2026-11-21..2026-11-22 UTC), which ends at Mon 2026-11-23 00:00 UTC"
+    assert refused([pending("1"), pending("2", "LOW")], noon, blackouts=days) == [f"1 {why}", f"2 {why}"]
+    assert refused([pending("1", "LOW")], [], blackouts=days) == [f"1 {why}"]
+    assert refused([pending("1")], noon, blackouts=days, waived=["1"]) == []
+    tomorrow = blackouts.read(["2026-11-22 UTC"])
+    late = [window("Sat 11:00 UTC", "1 day")]
+    assert refused([pending("1", expected_seconds=43201)], late, blackouts=tomorrow) == [
+        "1 is expected to end after 43201 s, and the window closes in 43200 s, at Sun 2026-11-22 00:00 UTC"
+    ]
+    daily = [window("13:00 UTC", "1h")]
+    assert windows.opens_next(daily, days, NOON) == datetime(2026, 11, 23, 13, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["2026-11-21", ["2026-11-21"], ["2026-11-21 Mars/Base"], ["2026-02-30 UTC"], ["2026-11-22..2026-11-21 UTC"]],
+)
+def test_a_blackout_that_cannot_be_meant_is_told(given: Any) -> None:
+    with pytest.raises(blackouts.NotUnderstood, match="migrate_blackouts"):
+        blackouts.read(given)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_what_only_systemd_understands_is_asked_of_it() -> None:
+    last_saturday = window("Sat *-*~07/1 22:00 UTC")
+    assert last_saturday.next(NOON) == datetime(2026, 11, 28, 22, tzinfo=UTC)
+    assert last_saturday.closes(datetime(2026, 11, 29, 1, 59, 59, tzinfo=UTC)) == datetime(2026, 11, 29, 2, tzinfo=UTC)
+    assert last_saturday.closes(NOON) is None
+    assert window("monthly Europe/Berlin").next(NOON) == datetime(2026, 11, 30, 23, tzinfo=UTC)
+    assert window("2020-01-01 00:00/15:00 UTC").next(NOON) is None
