@@ -39,6 +39,17 @@ if os.getppid() != int(sys.argv[1]):
     sys.exit(1)
 os.execv(sys.argv[3], sys.argv[3:])
 """
+# Waits for the death of the process that holds the other end of its standard input, then wakes a group that may be stopped, so that
+# it sees the SIGTERM. The kernel does so by itself, but not where init is of the same session, as in most containers.
+_WAKER = """
+import os, signal, sys
+os.read(0, 1)
+for number in (signal.SIGCONT, signal.SIGTERM):
+    try:
+        os.killpg(int(sys.argv[1]), number)
+    except ProcessLookupError:
+        break
+"""
 
 # A client's own message, the server's primary message behind it, and the first line of the command that failed. DETAIL
 # and CONTEXT (`COPY students, line 5: "…"`) repeat rows and are left out.
@@ -107,8 +118,7 @@ def end_on_sigterm(control: Control) -> None:
 def start_with_us(arguments: list[str], *, own_group: bool = False, **streams: Any) -> subprocess.Popen[Any]:
     """Start a program that gets SIGTERM when this process dies, however that happens.
 
-    :param own_group: with its children in a process group of their own, which can be stopped as one. The kernel wakes a stopped
-        group whose parent dies, so that it gets to see the SIGTERM.
+    :param own_group: with its children in a process group of their own, which can be stopped as one; see :func:`wake_with_us`.
     :param streams: of ``subprocess.Popen``.
     :raises PgopsError: it cannot be started.
     """
@@ -129,6 +139,23 @@ def start_with_us(arguments: list[str], *, own_group: bool = False, **streams: A
         )
     except OSError as exc:
         raise PgopsError(f"{arguments[0]} cannot be started: {exc.strerror}.") from None
+
+
+def wake_with_us(group: int) -> subprocess.Popen[bytes]:
+    """:param group: a process group that may be stopped.
+    :return: what wakes and ends it when this process dies; kill it when the group has ended.
+    :raises PgopsError: it cannot be started."""
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _WAKER, str(group)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # Whoever ends our whole process group is not to end it before it has done its work.
+            start_new_session=True,
+        )
+    except OSError as exc:
+        raise PgopsError(f"{sys.executable} cannot be started: {exc.strerror}.") from None
 
 
 class HeardProcess(abc.ABC):
@@ -205,6 +232,20 @@ class ClientProcess(HeardProcess):
             stdout=stdout,
             env=environment,
         )
+        self._waker = wake_with_us(self._process.pid) if stoppable else None
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a while. :return: whether it has ended."""
+        ended = super().wait(seconds)
+        if ended:
+            self._dismiss_waker()
+        return ended
+
+    def _dismiss_waker(self) -> None:
+        if self._waker is not None:
+            self._waker.kill()
+            self._waker.communicate()
+            self._waker = None
 
     def _read(self, stream: IO[str]) -> None:
         for told in told_lines(self._logged(stream)):
@@ -267,6 +308,7 @@ class ClientProcess(HeardProcess):
             if not self.wait(END_SECONDS):
                 self._process.kill()
                 self._process.wait()
+        self._dismiss_waker()
 
     def result(self, doing: str, *, database: str | None = None, hints: Callable[[str], str | None]) -> None:
         """Look at how the client ended.

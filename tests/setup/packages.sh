@@ -11,9 +11,9 @@ goal="make test"
 
 # podman and what it runs on; runc where crun cannot (see tests/support/podman.py); mmdebstrap and the keyring make the
 # base of the test image; uidmap and slirp4netns let podman run without root. age, rsync and rclone encrypt and copy backups, strace
-# tells which files that opens; pgbouncer stands before a test's server.
+# tells which files that opens; zstd packs what pg_basebackup packs; pgbouncer stands before a test's server.
 wanted="python3 python3-venv git make openssh-client util-linux procps podman crun runc buildah netavark aardvark-dns \
-iproute2 iptables mmdebstrap debian-archive-keyring ca-certificates age rsync rclone strace pgbouncer"
+iproute2 iptables mmdebstrap debian-archive-keyring ca-certificates age rsync rclone strace zstd pgbouncer"
 [ "$(id -u)" -eq 0 ] || wanted="$wanted uidmap slirp4netns"
 # The tools of tests/legacy_tools run on node, wherever that came from: another node than Debian's brings its own npm.
 if [ "$goal" = "make test-all" ]; then

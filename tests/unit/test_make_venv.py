@@ -26,7 +26,9 @@ def clone(tmp_path: Path) -> Path:
 
 
 def make(clone: Path, *arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, **({"PATH": path} if path else {})}
+    # The suite itself is run by make, which tells another make to say where it is.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    environment |= {"PATH": path} if path else {}
     return subprocess.run(
         ["make", "venv", *arguments], check=False, cwd=clone, env=environment, capture_output=True, text=True
     )
