@@ -19,7 +19,7 @@ import socket
 import stat
 import subprocess
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, Callable
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import END_SECONDS, HeardProcess
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
@@ -302,10 +302,12 @@ def encrypt(data: bytes, recipients: list[str]) -> bytes:
     return done.stdout
 
 
-def decrypted(path: str, identity: Identity) -> Iterator[bytes]:
-    """Decrypt a file through a pipe, block by block.
+@contextlib.contextmanager
+def _plain(path: str, identity: Identity) -> Iterator[tuple[int, Callable[[], None]]]:
+    """Start the decryption of a file.
 
-    :raises PgopsError: another key is needed, or the file is damaged; at its end, so what came until then is no whole.
+    :return: the descriptor that gives what is in it, and what is called behind its end: it raises where that is no whole.
+    :raises PgopsError: the file cannot be read.
     """
     reading, writing = os.pipe()
     try:
@@ -315,18 +317,31 @@ def decrypted(path: str, identity: Identity) -> Iterator[bytes]:
             raise PgopsError(f"{path} cannot be read: {exc.strerror}.") from None
         finally:
             os.close(writing)
-        try:
-            while block := os.read(reading, PIPE_BLOCK):
-                yield block
+
+        def refuse_broken() -> None:
             while not process.wait(END_SECONDS):
                 pass
             failure = process.failure()
             if failure:
                 raise unreadable(path, identity, failure)
+
+        try:
+            yield reading, refuse_broken
         finally:
             process.end()
     finally:
         os.close(reading)
+
+
+def decrypted(path: str, identity: Identity) -> Iterator[bytes]:
+    """Decrypt a file through a pipe, block by block.
+
+    :raises PgopsError: another key is needed, or the file is damaged; at its end, so what came until then is no whole.
+    """
+    with _plain(path, identity) as (reading, refuse_broken):
+        while block := os.read(reading, PIPE_BLOCK):
+            yield block
+        refuse_broken()
 
 
 def opens(data: bytes, identity: Identity) -> bool:
@@ -346,27 +361,11 @@ def decrypt(path: str, identity: Identity | None, *, first: int | None = None) -
     """
     if identity is None:
         raise missing_identity(path)
-    reading, writing = os.pipe()
-    try:
-        try:
-            process = decrypting(path, identity, stdout=writing)
-        except OSError as exc:
-            raise PgopsError(f"{path} cannot be read: {exc.strerror}.") from None
-        finally:
-            os.close(writing)
-        try:
-            with open(reading, "rb", closefd=False) as stream:
-                data = stream.read() if first is None else stream.read(first)
-            if first is None or len(data) < first:
-                process.wait(END_SECONDS)
-                failure = process.failure()
-                if failure:
-                    raise unreadable(path, identity, failure)
-            return data
-        finally:
-            process.end()
-    finally:
-        os.close(reading)
+    with _plain(path, identity) as (reading, refuse_broken), open(reading, "rb", closefd=False) as stream:
+        data = stream.read() if first is None else stream.read(first)
+        if first is None or len(data) < first:
+            refuse_broken()
+        return data
 
 
 def missing_identity(path: str) -> PgopsError:

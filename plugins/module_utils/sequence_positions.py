@@ -109,7 +109,7 @@ class SequencePositions:
         before = _positions(self._live, self._question)
         if not before:
             return []
-        time.sleep(over)
+        time.sleep(over)  # what clients take meanwhile is their rate
         ahead = {}
         for name, found in _positions(self._live, self._question).items():
             bounds = self._there[name]

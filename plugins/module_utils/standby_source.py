@@ -244,7 +244,7 @@ def _wait(found: Reading, wish: Wish, progress: Progress, control: Control) -> s
             told = True
             progress.emit(f"waiting for {_name(found.target)} to replay {begin.lsn}", database=found.target.database)
         control.check()
-        time.sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)  # until it has replayed that far
 
 
 def _has_ended(conn: Connection, xid: int) -> bool:

@@ -8,7 +8,7 @@ set -eu
 deadline=$(($(date +%s) + 120))
 not_yet() {
   [ "$(date +%s)" -lt "$deadline" ] || { echo "waited 120 s in vain for $1" >&2; exit 1; }
-  sleep 0.01
+  sleep 0.01 # a small dump is over after some hundred milliseconds
 }
 # Before that, age is asked whether it takes the public keys.
 until [ -n "$(find /var/backups/pgops -path '*.partial/*' -name dump.age)" ]; do not_yet 'an encrypted dump'; done

@@ -8,7 +8,7 @@ set -eu
 deadline=$(($(date +%s) + 120))
 not_yet() {
   [ "$(date +%s)" -lt "$deadline" ] || { echo "waited 120 s in vain for $1" >&2; exit 1; }
-  sleep 0.2
+  sleep 0.2 # each look is a psql; a build that is held up stays
 }
 sql() {
   timeout 20 runuser -u postgres -- psql --cluster "$1/main" --no-psqlrc -At --set=ON_ERROR_STOP=1 --command "$2" white_cross
