@@ -270,7 +270,10 @@ class ActionModule(UnbrokenAction):
         from ansible_collections.whitecross.pgops.plugins.plugin_utils import rollback_plan
 
         given = {name: self._first_of(variables_of, name) for name in rollback_plan.VARIABLES}
-        facts = rollback_plan.settled(given, is_production, bool(self._task.check_mode), run, limit)
+        windows_of = {
+            host: self._templar.template(variables.get("migrate_windows")) for host, variables in variables_of.items()
+        }
+        facts = rollback_plan.settled(given, windows_of, is_production, bool(self._task.check_mode), run, limit)
         if facts.get("window"):
             display.display(rollback_plan.line(facts))
         return facts
