@@ -888,6 +888,29 @@ def _look_at_soundness(
     return sound
 
 
+def look_before(
+    target: Target,
+    backup: Backup,
+    *,
+    work: Work,
+    identity: Identity | None,
+    other_cluster_only: bool,
+    make_roles: bool,
+    level: int,
+) -> Backup:
+    """What :func:`prove` would refuse before it restores anything: reads every file of the backup, looks at the scratch server, writes nothing.
+
+    :return: the backup, unlocked.
+    :raises PgopsError: as :func:`prove` does.
+    """
+    backup = encrypted_dump.unlock(backup, identity)
+    backup_store.verify_files(backup, work.control.check)
+    _, lacking = _look_at_scratch_server(target, backup, work, other_cluster_only, copies=level >= RESTORES)
+    if level >= RESTORES and not make_roles:
+        scratch_roles.refuse(lacking, backup, restore_times.place_of(target.scratch(target.maintenance_database)))
+    return backup
+
+
 def _look_at_scratch_server(
     target: Target, backup: Backup, work: Work, other_cluster_only: bool, *, copies: bool
 ) -> tuple[Restorer, list[str]]:

@@ -158,7 +158,6 @@ def main() -> None:
     def work() -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.module_utils import (
             backup_store,
-            encrypted_dump,
             restore,
         )
         from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
@@ -182,7 +181,15 @@ def main() -> None:
                     )
                 path = found[0].path
             if module.check_mode:
-                backup_store.verify_files(encrypted_dump.unlock(backup_store.read_backup(path), identity))
+                restore.look_before(
+                    target,
+                    backup_store.read_backup(path),
+                    work=settings,
+                    identity=identity,
+                    other_cluster_only=module.params["other_cluster_only"],
+                    make_roles=module.params["scratch_roles"] == "create",
+                    level=module.params["level"],
+                )
                 databases[database] = {"path": path, "would_prove": True}
                 continue
             databases[database] = restore.prove(
