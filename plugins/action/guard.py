@@ -10,7 +10,6 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from ansible import context
@@ -72,15 +71,19 @@ class ActionModule(UnbrokenAction):
         return SHARED_VARIABLES[variable].default if value in (None, "", []) else value
 
     def _mark_begun(self, task_vars: dict[str, Any]) -> None:
-        """An older result is none of this run's; the callback has seen to the file that was named with -e."""
+        """An older result is none of this run's.
+
+        :raises Refusal: the file cannot be written, which nobody wants to hear behind an apply"""
         from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
 
         if task_vars.get("pgops_json"):
-            # A file that cannot be written fails the run in its report.
-            with suppress(OSError):
-                reporting.write_begun(
-                    str(self._templar.template(task_vars["pgops_json"])), environments.playbook_name()
-                )
+            path = str(self._templar.template(task_vars["pgops_json"]))
+            try:
+                reporting.write_begun(path, environments.playbook_name())
+            except OSError as problem:
+                raise environments.Refusal(
+                    f"pgops_json={path} cannot be written: {problem.strerror}; name a file that can"
+                ) from None
 
     def _start(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, typed_commands

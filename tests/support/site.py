@@ -180,5 +180,9 @@ class Playbook:
             self.command(name, *arguments, limit=limit, **extra_vars), cwd=self.folder, env=self.environment(), text=True,
             stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False,
         )  # fmt: skip
-        found = json.loads(document.read_text(encoding="utf-8")) if document.exists() else None
+        found = (
+            json.loads(document.read_text(encoding="utf-8"))
+            if document.is_file() and not document.is_symlink()
+            else None
+        )
         return Result(done.returncode, done.stdout, done.stderr, found)
