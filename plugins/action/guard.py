@@ -62,6 +62,10 @@ class ActionModule(UnbrokenAction):
         display.display(f"pgops run {run['id']} goes on with {', '.join(task_vars['ansible_play_batch'])}")
         return {"changed": False, "run": run, "ansible_facts": {"__pgops_run": run}}
 
+    def _playbook(self) -> str:
+        """:return: what runs; by the play's own word, since a playbook of the site may import it."""
+        return str(self._task.args.get("playbook") or environments.playbook_name())
+
     def _value(self, task_vars: dict[str, Any], variable: str) -> Any:
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
 
@@ -79,7 +83,7 @@ class ActionModule(UnbrokenAction):
         if task_vars.get("pgops_json"):
             path = str(self._templar.template(task_vars["pgops_json"]))
             try:
-                reporting.write_begun(path, environments.playbook_name())
+                reporting.write_begun(path, self._playbook())
             except OSError as problem:
                 raise environments.Refusal(
                     f"pgops_json={path} cannot be written: {problem.strerror}; name a file that can"
@@ -123,7 +127,7 @@ class ActionModule(UnbrokenAction):
         self._check_values(variables_of, given, limit or environment)
         hooks = self._hooks(variables_of)
         self._check_batches(variables_of, given, limit or environment, groups["all"])
-        playbook = str(self._task.args.get("playbook") or environments.playbook_name())
+        playbook = self._playbook()
         incident = self._incident(variables_of, environment in production, playbook, given, limit or environment)
         if playbook == "migrate":
             from ansible_collections.whitecross.pgops.plugins.plugin_utils import required_copies
@@ -333,7 +337,7 @@ class ActionModule(UnbrokenAction):
                 where = "" if wrong.name in extra else f" (set for {host})"
                 raise environments.Refusal(f"{wrong.sentence}{where}", instead(wrong.name, wrong.instead))
             stray = refused_values.stray_selection(variables)
-            if stray and (stray[0] in extra or environments.playbook_name() == "rollback"):
+            if stray and (stray[0] in extra or self._playbook() == "rollback"):
                 name, needed, chosen = stray
                 sentence = f"{name} belongs to rollback_strategy={needed}, and this run's is {chosen}, which would pass over it"
                 if name not in given["variables"]:

@@ -61,6 +61,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import (
     from_psycopg,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import (
     CHECKSUMMED,
@@ -354,7 +355,7 @@ def create(conn: Connection, name: str, properties: dict[str, Any], mark: Mark, 
     )  # fmt: skip
     if role and not role["able"]:
         raise PgopsError(
-            f"Role {role['name']} may not create databases on {conn.info.host}; ALTER ROLE {role['name']} CREATEDB, or name "
+            f"Role {role['name']} may not create databases on {conn.info.host}; ALTER ROLE {quoted(role['name'])} CREATEDB, or name "
             "another role in pgops_restore_user.",
             sqlstate="42501",
             database=mark.database,
@@ -1050,7 +1051,7 @@ def _with_owners(conn: Connection, backup: Backup, able: Restorer) -> Restorer:
             f"{', '.join(foreign)}; nothing was restored.",
             database=backup.manifest["database"],
             object_name=foreign[0],
-            hint="; ".join(f"GRANT {name} TO {able.role}" for name in foreign)
+            hint="; ".join(f"GRANT {quoted(name)} TO {quoted(able.role)}" for name in foreign)
             + "; or name a superuser in pgops_restore_user.",
         )
     kept = [text for text in able.reservations if not text.startswith("owners and privileges")]

@@ -46,7 +46,7 @@ _SECRET_KEY = re.compile(r"passw|passphrase|secret|token|credential|private_?key
 # ... but these only say where a secret lies.
 _LOCATION_KEYS = frozenset({"passfile", "pgops_passfile", "pgops_webhook_file"})
 # What stands below these is kept by the names of hosts, databases or both.
-_NAMED = {"hosts": 2, "results": 2, "result": 1, "databases": 1}
+_NAMED = {"hosts": 2, "results": 2, "result": 1, "databases": 1, "versions": 1}
 _RUN_ID = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}$")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 

@@ -92,7 +92,7 @@ def refuse_unplanned(
         raise Refusal(
             f"A rollback of production is not let off its proved backup and its verification, and --tags or --skip-tags leaves out "
             f"{', '.join(left_out)}; without them",
-            typed_commands.again(run, limit),
+            typed_commands.again(typed_commands.whole(run), limit),
         )
 
 
