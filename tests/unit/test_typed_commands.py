@@ -93,7 +93,7 @@ def test_what_decides_where_is_repeated_and_no_secret(typed: Any, tmp_path: Path
         f"ansible-playbook playbooks/status.yml -i /else/where -i here -l local -e @{vaulted} -e pgops_passfile="
     )
     typed("x", inventory=list(constants.DEFAULT_HOST_LIST))
-    assert typed_commands.given(DataLoader()) == {"variables": {}, "files": [], "inventory": []}
+    assert typed_commands.given(DataLoader()) == {"variables": {}, "files": [], "inventory": [], "options": []}
 
 
 RUN = {
