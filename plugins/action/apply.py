@@ -62,7 +62,7 @@ class ActionModule(MigrationAction):
         if "plan" not in run and run.get("environment") in self.pgops(task_vars, "production_environments"):
             raise AnsibleActionFail(
                 f"Nothing was applied in {run['environment']}: this run has no plan (left out by --tags or --skip-tags?), which "
-                f"looks for the evidence of the environment before. Then: {self.again(task_vars)}"
+                f"looks for the evidence of the environment before. Then: {self.again_whole(task_vars)}"
             )
         pending = [name for name, found in (run.get("plan") or {}).items() if found.get("pending")]
         databases = pending if "plan" in run else self.pgops(task_vars, "databases") or []
@@ -164,6 +164,12 @@ class ActionModule(MigrationAction):
         elif result.get("not_looked_at"):
             behind = self._behind(task_vars, result["not_looked_at"], more)
             self.tell_next(result, [("To look again and go on", behind), *self._back(result, task_vars)])
+        elif result.get("unknown"):
+            planned = (self.run_fact(task_vars).get("plan") or {}).values()
+            pending = sorted(str(item["version"]) for found in planned for item in found.get("pending") or [])
+            look, first = ("To see how far it came", self.command(task_vars, "status.yml")), pending[:1]
+            back = [("to go back", self.command(task_vars, "rollback.yml", {"rollback_through": one})) for one in first]
+            self.tell_next(result, [look, ("to go on", on[1]), *back])
         elif result.get("not_applied"):
             first = [*result.get("applied", []), *result["not_applied"]][0]
             self.tell_next(

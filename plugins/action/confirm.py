@@ -10,7 +10,12 @@ from typing import Any
 from ansible.errors import AnsiblePromptInterrupt, AnsiblePromptNoninteractive
 from ansible.utils.display import Display
 from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import notification, promotion, rehearsals
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+    notification,
+    promotion,
+    rehearsals,
+    typed_commands,
+)
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import now, without_secrets
 
@@ -126,11 +131,13 @@ class ActionModule(PgopsAction):
         host = task_vars.get("inventory_hostname")
         variable = str(self._task.args.get("variable") or "rollback_confirm")
         what = str(self._task.args.get("what") or "rollback")
-        choice = {}
+        # All that was typed, for the inventory may say otherwise, and what the inventory has chosen.
+        typed = typed_commands.typed_variables(self.typed(task_vars))
+        choice = {name: value for name, value in typed.items() if name.startswith("rollback_")}
         for name in _ASKED_FOR if variable == "rollback_confirm" else ("rollback_keep_days",):
             value = self._templar.template(task_vars.get(name))
-            if value not in (None, "") and (name, value) != ("rollback_strategy", "down"):
-                choice[name] = value
+            if value not in (None, "", False) and (name, value) != ("rollback_strategy", "down"):
+                choice.setdefault(name, value)
         confirmed = {variable: wanted}
         return {
             "failed": True,

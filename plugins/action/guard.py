@@ -10,7 +10,6 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from ansible import context
@@ -63,6 +62,10 @@ class ActionModule(UnbrokenAction):
         display.display(f"pgops run {run['id']} goes on with {', '.join(task_vars['ansible_play_batch'])}")
         return {"changed": False, "run": run, "ansible_facts": {"__pgops_run": run}}
 
+    def _playbook(self) -> str:
+        """:return: what runs; by the play's own word, since a playbook of the site may import it."""
+        return str(self._task.args.get("playbook") or environments.playbook_name())
+
     def _value(self, task_vars: dict[str, Any], variable: str) -> Any:
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
 
@@ -72,15 +75,19 @@ class ActionModule(UnbrokenAction):
         return SHARED_VARIABLES[variable].default if value in (None, "", []) else value
 
     def _mark_begun(self, task_vars: dict[str, Any]) -> None:
-        """An older result is none of this run's; the callback has seen to the file that was named with -e."""
+        """An older result is none of this run's.
+
+        :raises Refusal: the file cannot be written, which nobody wants to hear behind an apply"""
         from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
 
         if task_vars.get("pgops_json"):
-            # A file that cannot be written fails the run in its report.
-            with suppress(OSError):
-                reporting.write_begun(
-                    str(self._templar.template(task_vars["pgops_json"])), environments.playbook_name()
-                )
+            path = str(self._templar.template(task_vars["pgops_json"]))
+            try:
+                reporting.write_begun(path, self._playbook())
+            except OSError as problem:
+                raise environments.Refusal(
+                    f"pgops_json={path} cannot be written: {problem.strerror}; name a file that can"
+                ) from None
 
     def _start(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, resumed_run, typed_commands
@@ -120,7 +127,7 @@ class ActionModule(UnbrokenAction):
         self._check_values(variables_of, given, limit or environment)
         hooks = self._hooks(variables_of)
         self._check_batches(variables_of, given, limit or environment, groups["all"])
-        playbook = str(self._task.args.get("playbook") or environments.playbook_name())
+        playbook = self._playbook()
         incident = self._incident(variables_of, environment in production, playbook, given, limit or environment)
         if playbook == "migrate":
             from ansible_collections.whitecross.pgops.plugins.plugin_utils import gate_verdict, required_copies
@@ -283,7 +290,10 @@ class ActionModule(UnbrokenAction):
         from ansible_collections.whitecross.pgops.plugins.plugin_utils import rollback_plan
 
         given = {name: self._first_of(variables_of, name) for name in rollback_plan.VARIABLES}
-        facts = rollback_plan.settled(given, is_production, bool(self._task.check_mode), run, limit)
+        windows_of = {
+            host: self._templar.template(variables.get("migrate_windows")) for host, variables in variables_of.items()
+        }
+        facts = rollback_plan.settled(given, windows_of, is_production, bool(self._task.check_mode), run, limit)
         if facts.get("window"):
             display.display(rollback_plan.line(facts))
         return facts
@@ -340,7 +350,7 @@ class ActionModule(UnbrokenAction):
                 where = "" if wrong.name in extra else f" (set for {host})"
                 raise environments.Refusal(f"{wrong.sentence}{where}", instead(wrong.name, wrong.instead))
             stray = refused_values.stray_selection(variables)
-            if stray and (stray[0] in extra or environments.playbook_name() == "rollback"):
+            if stray and (stray[0] in extra or self._playbook() == "rollback"):
                 name, needed, chosen = stray
                 sentence = f"{name} belongs to rollback_strategy={needed}, and this run's is {chosen}, which would pass over it"
                 if name not in given["variables"]:

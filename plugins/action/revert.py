@@ -63,7 +63,7 @@ class ActionModule(MigrationAction):
                 self.say(line)
         if result.get("failed"):
             done = any(found.get("reverted") for found in (result.get("databases") or {}).values())
-            result["refused"] = not (done or result.get("reverted") or result.get("step"))
+            result["refused"] = not (done or any(result.get(name) for name in ("reverted", "step", "unknown")))
             self._tell_next(result, task_vars)
         return result
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
@@ -24,6 +25,8 @@ class ActionModule(MigrationAction):
 
     PHASE = "status"
     MODULE = "status"
+    # What is wrong with the tree; a look goes on all the same.
+    _faults: Sequence[Mapping[str, Any]] = ()
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the folders of the tree, unrendered: a template that does not render hides no status."""
@@ -35,6 +38,7 @@ class ActionModule(MigrationAction):
             raise AnsibleActionFail(error.message) from None
         for finding in tree.findings:
             self.say(f"{finding}")
+        self._faults = [finding.as_dict() for finding in tree.findings]
         given = {name: value for name, value in self._task.args.items() if value not in (None, "")}
         if "prefix" in given:
             given["prefix"] = str(given["prefix"])
@@ -50,6 +54,7 @@ class ActionModule(MigrationAction):
                 }
                 for migration in tree.migrations
             ],
+            "unreadable": dict(tree.unreadable),
             **given,
         }
 
@@ -57,6 +62,7 @@ class ActionModule(MigrationAction):
         """Show a table that a person reads."""
         for database, found in (result.get("databases") or {}).items():
             self._show(database, found)
+            found["faults"] = self._faults
         return result
 
     def _show(self, database: str, found: dict[str, Any]) -> None:

@@ -39,6 +39,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.going_down import words_of
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import RunnerLock, application_name
 from ansible_collections.whitecross.pgops.plugins.module_utils.migrate import Way
 
@@ -799,7 +800,7 @@ def _way_to_own(database: str, role: str, found: Mapping[str, Sequence[Mapping[s
     given over one by one, since some of it belongs to the server."""
     plain = sorted({str(row["owner"]) for some in found.values() for row in some if not row["superuser"]})
     alone = [
-        f"ALTER {kind.upper()} {row['name']} OWNER TO {role}"
+        f"ALTER {kind.upper()} {row['name']} OWNER TO {quoted(role)}"
         for kind, some in found.items()
         for row in some
         if row["superuser"]
@@ -807,10 +808,10 @@ def _way_to_own(database: str, role: str, found: Mapping[str, Sequence[Mapping[s
     ways = []
     if plain:
         # The old login is most often the application's: whoever takes its tables away has to give it rights on rows again.
-        grant = "; ".join(f"GRANT {owner} TO {role}" for owner in plain)
-        take = "; ".join(f"REASSIGN OWNED BY {owner} TO {role}" for owner in plain)
+        grant = "; ".join(f"GRANT {quoted(owner)} TO {quoted(role)}" for owner in plain)
+        take = "; ".join(f"REASSIGN OWNED BY {quoted(owner)} TO {quoted(role)}" for owner in plain)
         ways.append(
-            f"As a superuser: {grant}; or, in {database}: {take}, and GRANT {', '.join(plain)} its rights on rows again, for an "
+            f"As a superuser: {grant}; or, in {database}: {take}, and GRANT {', '.join(map(quoted, plain))} its rights on rows again, for an "
             "application that uses it loses them there."
         )
     if alone:

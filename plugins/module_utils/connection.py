@@ -18,6 +18,7 @@ import psycopg2
 import psycopg2.extensions
 import psycopg2.extras
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from psycopg2 import errorcodes, sql
 
 OLDEST_MAJOR = 15
@@ -204,7 +205,7 @@ _REFUSALS: tuple[tuple[str, str, str], ...] = (
     (
         r"permission denied for database",
         "42501",
-        "role {user} may not connect; GRANT CONNECT ON DATABASE {database} TO {user}",
+        "role {user} may not connect; GRANT CONNECT ON DATABASE {quoted_database} TO {quoted_user}",
     ),
     (r"role .* does not exist", "28000", "role {user} does not exist on the server; check pgops_user"),
     (r"role .* is not permitted to log in", "28000", "role {user} may not log in; name a LOGIN role in pgops_user"),
@@ -256,6 +257,8 @@ def _connection_error(exc: psycopg2.Error, target: Target) -> PgopsError:
             told = (_unused_passfile(target) if state == "28P01" else None) or sentence.format(
                 user=target.user,
                 database=target.database,
+                quoted_user=quoted(target.user),
+                quoted_database=quoted(target.database),
                 sslmode=target.sslmode,
                 connect_timeout=target.connect_timeout,
             )
@@ -335,7 +338,7 @@ def _pin(conn: Connection, target: Target) -> None:
                     raise
                 raise PgopsError(
                     f"Role {target.user} may not act as the owner role {target.owner} on {target}; "
-                    f"GRANT {target.owner} TO {target.user}.",
+                    f"GRANT {quoted(target.owner)} TO {quoted(target.user)}.",
                     sqlstate=exc.pgcode,
                     database=target.database,
                 ) from None

@@ -24,6 +24,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     fetch_one,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.legacy_ledger import SEQUELIZE, LegacyLedger
 from psycopg2 import sql
@@ -293,7 +294,7 @@ def _refused(target: Target, login: str) -> Iterator[None]:
     except psycopg2.errors.InsufficientPrivilege as exc:
         admin, ours = target.restore_user or target.user, target.owner or target.user
         raise PgopsError(
-            f"{may_not_take(target, [login])}; GRANT {login}, {ours} TO {admin}, or run it as the provider's admin role.",
+            f"{may_not_take(target, [login])}; GRANT {quoted(login)}, {quoted(ours)} TO {quoted(admin)}, or run it as the provider's admin role.",
             sqlstate=exc.pgcode,
             database=target.database,
             extra={"reason": "fence"},

@@ -17,6 +17,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     fetch_one,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from ansible_collections.whitecross.pgops.plugins.module_utils.legacy_ledger import SEQUELIZE, LegacyLedger
 from psycopg2 import sql
 
@@ -138,11 +139,11 @@ def _refuse_what_cannot_be_taken(target: Target, conn: Connection, ledgers: Sequ
     may_give = (fetch_one(conn, _MAY_SET, (ours,)) or {})["yes"]
     if others or not may_give:
         members = [str(row["role"]) for row in others if not row["superuser"]] + ([] if may_give else [ours])
-        ways = [f"GRANT {', '.join(members)} TO {admin}"] if members else []
+        ways = [f"GRANT {', '.join(map(quoted, members))} TO {quoted(admin)}"] if members else []
         # Nobody is made a member of a superuser, whose rights it would have then.
         above = {str(row["role"]) for row in others if row["superuser"]}
         ways += [
-            f"as {found.owner}, ALTER TABLE {_name(conn, found)} OWNER TO {ours}"
+            f"as {found.owner}, ALTER TABLE {_name(conn, found)} OWNER TO {quoted(ours)}"
             for found in ledgers
             if found.owner in above
         ]
@@ -160,7 +161,7 @@ def _refuse_what_cannot_be_taken(target: Target, conn: Connection, ledgers: Sequ
     if closed:
         raise PgopsError(
             f"Role {admin} is no superuser, so the fence gives tables in {', '.join(closed)} of {target.database} to {ours}, which may "
-            f"create none there: GRANT CREATE ON SCHEMA {', '.join(closed)} TO {ours}. Nothing was written.",
+            f"create none there: GRANT CREATE ON SCHEMA {', '.join(closed)} TO {quoted(ours)}. Nothing was written.",
             sqlstate="42501",
             database=target.database,
             extra={"reason": "fence", "schemas": closed},

@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from psycopg2 import sql
 
 SEQUELIZE = "sequelize"
@@ -117,7 +118,7 @@ def find(conn: Connection) -> list[LegacyLedger]:
             role = rights[0]["role"]
             raise PgopsError(
                 f"Role {role} may not read {row['schema']}.{row['name']}, the ledger of {tool}. As a superuser or {row['owner']}, in "
-                f"{conn.info.dbname}: GRANT SELECT ON {table} TO {role}. Nothing was written.",
+                f"{conn.info.dbname}: GRANT SELECT ON {table} TO {quoted(role)}. Nothing was written.",
                 sqlstate="42501",
                 database=str(conn.info.dbname),
             )

@@ -19,6 +19,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     fetch_one,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.legacy_ledger import SEQUELIZE, LegacyLedger, listed
 from psycopg2 import sql
@@ -49,7 +50,7 @@ def refuse(conn: Connection, ledgers: list[LegacyLedger], names: Mapping[str, An
     rights = fetch_one(conn, _RIGHTS, (table, table)) or {}
     if not rights["yes"]:
         raise PgopsError(
-            f"Role {rights['role']} may not write {table}; GRANT SELECT, INSERT, DELETE ON {table} TO {rights['role']}. Nothing was "
+            f"Role {rights['role']} may not write {table}; GRANT SELECT, INSERT, DELETE ON {table} TO {quoted(rights['role'])}. Nothing was "
             "written.",
             sqlstate="42501",
             database=database,

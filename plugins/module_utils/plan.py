@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import begun_steps, catalog, locks, pending_swap
@@ -18,6 +19,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Ledger, Migration, read
 
 RISKS = ("low", "medium", "high", "critical")
+UNREADABLE = ", its files cannot be read"
 
 
 @dataclass(frozen=True)
@@ -270,40 +272,45 @@ def _refuse_out_of_order(
 
 
 def status_rows(
-    found: Ledger, migrations: Sequence[Mapping[str, Any]], *, running: bool = False
+    found: Ledger,
+    migrations: Sequence[Mapping[str, Any]],
+    *,
+    running: bool = False,
+    unreadable: Mapping[str, str] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Every version of the ledger and of the tree, in order.
 
     :param migrations: ``version``, ``name``, ``title``, ``checksum`` and ``files`` of each folder.
     :param running: a run holds the lock now, so ``applying`` is not an interruption.
+    :param unreadable: version -> name of the folders that are there and cannot be read.
     """
     tree = {str(migration["version"]): migration for migration in migrations}
     rows = []
-    for version in sorted(set(tree) | {row.version for row in found.migrations}):
+    for version in sorted({*tree, *unreadable, *(row.version for row in found.migrations)}):
         row, migration = found.get(version), tree.get(version)
         if row is None:
-            assert migration is not None
+            known = migration or {"name": unreadable[version]}
             rows.append(
                 {
                     "version": version,
-                    "name": migration["name"],
-                    "title": migration.get("title"),
+                    "name": known["name"],
+                    "title": known.get("title"),
                     "state": "pending",
-                    "told": "pending",
+                    "told": "pending" if migration else f"pending{UNREADABLE}",
                     "applied_at": None,
                     "by": None,
                     "duration_s": None,
-                    "on_disk": "unchanged",
+                    "on_disk": "unchanged" if migration else "unreadable",
                     "failed_step": None,
                     "reason": None,
                     "error": None,
                     "run_id": None,
-                    "rollback": migration.get("rollback"),
+                    "rollback": known.get("rollback"),
                     "changed_files": [],
                 }
             )
             continue
-        on_disk = "missing" if migration is None else "unchanged"
+        on_disk = "unchanged" if migration is not None else "unreadable" if version in unreadable else "missing"
         changed: list[str] = []
         if migration is not None and row.checksum != migration["checksum"]:
             on_disk = "changed"
@@ -311,9 +318,11 @@ def status_rows(
         state_name, told = _told(row, running)
         if state_name == "pending" and on_disk == "changed":
             on_disk = "unchanged"  # reverted: the file may change before it is applied again
-        if state_name == "pending" and migration is None:
+        if state_name == "pending" and on_disk == "missing":
             continue
-        told += {"changed": ", changed on disk", "missing": ", missing on disk"}.get(on_disk, "")
+        told += {"changed": ", changed on disk", "missing": ", missing on disk", "unreadable": UNREADABLE}.get(
+            on_disk, ""
+        )
         rows.append(
             {
                 "version": version,
@@ -368,11 +377,17 @@ def _rows_done(row: Migration, ordinal: int) -> str:
 
 
 def status(
-    target: Target, migrations: Sequence[Mapping[str, Any]], *, prefix: str | None = None, newest_first: bool = False
+    target: Target,
+    migrations: Sequence[Mapping[str, Any]],
+    *,
+    prefix: str | None = None,
+    newest_first: bool = False,
+    unreadable: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Read where a database is; writes nothing and takes no lock.
 
     :param prefix: only versions that begin with it.
+    :param unreadable: version -> name of the folders that are there and cannot be read.
     :return: ``versions``, ``counts``, ``running``, ``ledger``, ``ledger_head``, ``baseline``, and ``swap``: one that was cut off.
     """
     conn = connect(target, application_name="pgops status")
@@ -383,7 +398,12 @@ def status(
     finally:
         conn.close()
     # On a baseline nothing of the tree is pending: none of it fits.
-    rows = status_rows(found, [] if found.baseline else migrations, running=holder is not None)
+    rows = status_rows(
+        found,
+        [] if found.baseline else migrations,
+        running=holder is not None,
+        unreadable={} if found.baseline else unreadable,
+    )
     if prefix:
         rows = [row for row in rows if row["version"].startswith(prefix)]
     if newest_first:

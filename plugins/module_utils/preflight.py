@@ -30,6 +30,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     server_version,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from ansible_collections.whitecross.pgops.plugins.module_utils.preflight_checks import (
     CHECKS,
     DISK_STOP,
@@ -66,11 +67,6 @@ _TITLES = {
     "application": "application is well",
 }
 _FIELD = re.compile(r"\{([a-z_]+)(:I|!r)?\}")
-
-
-def quoted(name: str) -> str:
-    """An identifier as it must be typed in SQL."""
-    return name if re.match(r"^[a-z_][a-z0-9_$]*$", name) else '"' + name.replace('"', '""') + '"'
 
 
 def _fill(template: str, row: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import json
 import os
 import threading
 import time
+from contextlib import suppress
 from typing import Any, Callable
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted
@@ -35,7 +36,7 @@ class Progress:
         left_s: float | None = None,
         size_bytes: int | None = None,
     ) -> None:
-        """Tell what is being done.
+        """Tell what is being done. A line that cannot be written, on a full disk say, is left out: it must not end what it is about.
 
         :param text: what, in a few words; never row contents.
         :param done: how far, in ``unit`` (rows, blocks, bytes), of ``total`` where that is known.
@@ -52,7 +53,7 @@ class Progress:
             if value is not None:
                 event[name] = value
         line = json.dumps(event) + "\n"
-        with self._lock:
+        with self._lock, suppress(OSError):
             # The file lies in the job's own 0700 folder, which the controller made before it started the job.
             descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:

@@ -61,6 +61,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import (
     from_psycopg,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import (
     CHECKSUMMED,
@@ -367,7 +368,7 @@ def create(conn: Connection, name: str, properties: dict[str, Any], mark: Mark, 
     )  # fmt: skip
     if role and not role["able"]:
         raise PgopsError(
-            f"Role {role['name']} may not create databases on {conn.info.host}; ALTER ROLE {role['name']} CREATEDB, or name "
+            f"Role {role['name']} may not create databases on {conn.info.host}; ALTER ROLE {quoted(role['name'])} CREATEDB, or name "
             "another role in pgops_restore_user.",
             sqlstate="42501",
             database=mark.database,
@@ -903,6 +904,29 @@ def _look_at_soundness(
     return sound
 
 
+def look_before(
+    target: Target,
+    backup: Backup,
+    *,
+    work: Work,
+    identity: Identity | None,
+    other_cluster_only: bool,
+    make_roles: bool,
+    level: int,
+) -> Backup:
+    """What :func:`prove` would refuse before it restores anything: reads every file of the backup, looks at the scratch server, writes nothing.
+
+    :return: the backup, unlocked.
+    :raises PgopsError: as :func:`prove` does.
+    """
+    backup = encrypted_dump.unlock(backup, identity)
+    backup_store.verify_files(backup, work.control.check)
+    _, lacking = look_at_scratch_server(target, backup, work, other_cluster_only, copies=level >= RESTORES)
+    if level >= RESTORES and not make_roles:
+        scratch_roles.refuse(lacking, backup, restore_times.place_of(target.scratch(target.maintenance_database)))
+    return backup
+
+
 def look_at_scratch_server(
     target: Target, backup: Backup, work: Work, other_cluster_only: bool, *, copies: bool
 ) -> tuple[Restorer, list[str]]:
@@ -1042,7 +1066,7 @@ def _with_owners(conn: Connection, backup: Backup, able: Restorer) -> Restorer:
             f"{', '.join(foreign)}; nothing was restored.",
             database=backup.manifest["database"],
             object_name=foreign[0],
-            hint="; ".join(f"GRANT {name} TO {able.role}" for name in foreign)
+            hint="; ".join(f"GRANT {quoted(name)} TO {quoted(able.role)}" for name in foreign)
             + "; or name a superuser in pgops_restore_user.",
         )
     kept = [text for text in able.reservations if not text.startswith("owners and privileges")]

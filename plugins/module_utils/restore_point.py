@@ -14,6 +14,7 @@ from typing import Any
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from psycopg2 import errorcodes
 
@@ -79,7 +80,7 @@ def told(conn: Connection, name: str) -> Iterator[None]:
         raise PgopsError(
             f"Role {role} may not make a restore point.",
             sqlstate=exc.pgcode,
-            hint=f"GRANT EXECUTE ON FUNCTION pg_create_restore_point(text), pg_switch_wal() TO {role}, or name a superuser in "
+            hint=f"GRANT EXECUTE ON FUNCTION pg_create_restore_point(text), pg_switch_wal() TO {quoted(role)}, or name a superuser in "
             "pgops_restore_user.",
         ) from None
 

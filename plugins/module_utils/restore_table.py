@@ -44,6 +44,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.encryption import Identity
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, as_pgops_error
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Restorer, Work
 from ansible_collections.whitecross.pgops.plugins.module_utils.side_schema import Wanted
 
@@ -155,7 +156,7 @@ def _look(target: Target, asked: Asked, work: Work, moment: datetime) -> _Plan:
                 f"Role {row['role']} may not make a schema in {target.database}; nothing was done.",
                 sqlstate="42501",
                 database=target.database,
-                hint=f"GRANT CREATE ON DATABASE {target.database} TO {row['role']}, or name another role in pgops_restore_user.",
+                hint=f"GRANT CREATE ON DATABASE {quoted(target.database)} TO {quoted(row['role'])}, or name another role in pgops_restore_user.",
             )
         owner = side_owner.of(conn, tables)
         takes = disk_forecast.of_rows(backup, sum(table.rows for table in tables))

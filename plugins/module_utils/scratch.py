@@ -14,6 +14,7 @@ import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import database_marks
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from psycopg2 import sql
 
 PREFIX = "pgops_verify_"
@@ -73,7 +74,7 @@ def _create(conn: Connection, name: str, encoding: str, where: Target) -> None:
         )
     except psycopg2.errors.InsufficientPrivilege as exc:
         raise PgopsError(
-            f"Role {where.user} may not create a scratch database on {where.host}; ALTER ROLE {where.user} CREATEDB, "
+            f"Role {where.user} may not create a scratch database on {where.host}; ALTER ROLE {quoted(where.user)} CREATEDB, "
             "or name another pgops_restore_user or pgops_scratch_host.",
             sqlstate=exc.pgcode,
             database=where.database,

@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from ansible_collections.whitecross.pgops.plugins.module_utils.open_transactions import MOST_LOOKED_AT
 
 MB = 1_000_000
@@ -134,7 +135,7 @@ def _unlike(seen: Mapping[str, Any], begin: Begin) -> str | None:
     if seen["system_identifier"] != begin.system_identifier:
         return f"is a standby of another cluster (system identifier {seen['system_identifier']})"
     if not seen["sees_receiver"]:
-        return f"does not show role {seen['role']} whom it follows; GRANT pg_read_all_stats TO {seen['role']}"
+        return f"does not show role {seen['role']} whom it follows; GRANT pg_read_all_stats TO {quoted(seen['role'])}"
     if seen["receiver"] != "streaming":
         return "does not stream from anybody"
     if seen["timeline"] != begin.timeline:

@@ -56,6 +56,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import (
     PgopsError,
     from_psycopg,
 )
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from ansible_collections.whitecross.pgops.plugins.module_utils.pending_swap import PendingSwap
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 from ansible_collections.whitecross.pgops.plugins.module_utils.sequence_positions import SequencePositions
@@ -763,7 +764,7 @@ def _refuse_unknown_fence(conn: Connection, name: str) -> None:
         raise PgopsError(
             f"{name} does not allow connections, and it was not a swap that fenced it; nothing was touched.",
             database=name,
-            hint=f"ALTER DATABASE {name} ALLOW_CONNECTIONS true",
+            hint=f"ALTER DATABASE {quoted(name)} ALLOW_CONNECTIONS true",
         )
 
 

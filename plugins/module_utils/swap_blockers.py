@@ -11,6 +11,7 @@ from typing import Any
 from ansible_collections.whitecross.pgops.plugins.module_utils import disk_forecast
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from psycopg2 import errorcodes
 
 # Sessions that a swap opens by itself, one after the other or two at once; a restore has its jobs besides.
@@ -112,7 +113,9 @@ def blockers(conn: Connection, names: Sequence[str], *, sessions: int = SWAP_SES
     role = str(rights.get("role"))
     if not rights.get("superuser"):
         if not rights.get("createdb"):
-            found.append({"kind": "missing right", "name": role, "database": "", "fix": f"ALTER ROLE {role} CREATEDB"})
+            found.append(
+                {"kind": "missing right", "name": role, "database": "", "fix": f"ALTER ROLE {quoted(role)} CREATEDB"}
+            )
         for name in rights.get("foreign") or []:
             found.append(
                 {
@@ -157,7 +160,7 @@ def _connection_limits(conn: Connection, wanted: int) -> list[dict[str, str]]:
                 "kind": "connection limit",
                 "name": f"{row['own_limit']} of role {row['role']}, of which {max(own, 0)} are free and {wanted} are needed",
                 "database": "",
-                "fix": f"ALTER ROLE {row['role']} CONNECTION LIMIT -1",
+                "fix": f"ALTER ROLE {quoted(row['role'])} CONNECTION LIMIT -1",
             }
         )
     return found

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_one, server_version
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import as_login_role
 
 # A look costs about 1 ms: a thousandth of the time.
@@ -226,7 +227,7 @@ class Throttle:
         self._looks = [*self._looks[-600:], (now, int(seen["wal"]))]
         if not seen["sees_all"]:
             # Of other roles' sessions and of standbys such a role sees no more than that they are there.
-            self._unseen = dict.fromkeys((REPLICA_LAG, SESSIONS), f"GRANT pg_monitor TO {seen['role']}")
+            self._unseen = dict.fromkeys((REPLICA_LAG, SESSIONS), f"GRANT pg_monitor TO {quoted(seen['role'])}")
         for standby in seen["standbys"]:
             lag = self._lag(standby, now)
             if 0 < limits.replica_lag_s < lag and standby["name"] not in limits.except_standbys:

@@ -131,9 +131,8 @@ def main() -> None:
 
     def work() -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.module_utils import (
-            backup_store,
             drill,
-            encrypted_dump,
+            restore,
             restore_times,
         )
 
@@ -151,7 +150,15 @@ def main() -> None:
         for database, target in targets.items():
             backup = chosen[database]
             if module.check_mode:
-                backup_store.verify_files(encrypted_dump.unlock(backup, identity))
+                restore.look_before(
+                    target,
+                    backup,
+                    work=settings,
+                    identity=identity,
+                    other_cluster_only=module.params["other_cluster_only"],
+                    make_roles=module.params["scratch_roles"] == "create",
+                    level=module.params["level"],
+                )
                 where = restore_times.place_of(target.scratch(database))
                 databases[database] = {
                     "backup": backup.path,

@@ -168,7 +168,6 @@ def main() -> None:
     def work() -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.module_utils import (
             backup_store,
-            encrypted_dump,
             kept_scratch,
             restore,
         )
@@ -193,7 +192,15 @@ def main() -> None:
                     )
                 path = found[0].path
             if module.check_mode:
-                backup_store.verify_files(encrypted_dump.unlock(backup_store.read_backup(path), identity))
+                restore.look_before(
+                    target,
+                    backup_store.read_backup(path),
+                    work=settings,
+                    identity=identity,
+                    other_cluster_only=module.params["other_cluster_only"],
+                    make_roles=module.params["scratch_roles"] == "create",
+                    level=module.params["level"],
+                )
                 databases[database] = {"path": path, "would_prove": True}
                 continue
             climb = kept_scratch.prove if module.params["keep"] else restore.prove

@@ -19,6 +19,11 @@ options:
     type: list
     elements: dict
     default: []
+  unreadable:
+    description:
+      - Version and name of each folder that is there and cannot be read; the action plugin sees them.
+    type: dict
+    default: {}
   prefix:
     description:
       - Only versions that begin with this text.
@@ -62,6 +67,10 @@ databases:
     swap:
       description: A swap of the database that was cut off and keeps nobody out, V(state), V(staged), V(aside) and what it is, V(told), if any.
       type: dict
+    faults:
+      description: What is wrong with the files of the tree, each with V(file), V(line), V(rule), V(severity) and V(message).
+      type: list
+      elements: dict
     ledger:
       description: Whether there is a ledger.
       type: bool
@@ -80,6 +89,7 @@ def main() -> None:
     module = pgops_module.create_module(
         {
             "migrations": {"type": "list", "elements": "dict", "default": []},
+            "unreadable": {"type": "dict", "default": {}},
             "prefix": {"type": "str"},
             "newest_first": {"type": "bool", "default": False},
         }
@@ -93,7 +103,11 @@ def main() -> None:
             "changed": False,
             "databases": {
                 name: plan.status(
-                    target, given["migrations"], prefix=given["prefix"], newest_first=given["newest_first"]
+                    target,
+                    given["migrations"],
+                    prefix=given["prefix"],
+                    newest_first=given["newest_first"],
+                    unreadable=given["unreadable"],
                 )
                 for name, target in pgops_module.targets(module).items()
             },

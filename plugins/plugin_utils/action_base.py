@@ -149,6 +149,10 @@ class PgopsAction(UnbrokenAction):
         """:return: the command that was typed, to type it again."""
         return typed_commands.again(self.typed(task_vars), self.limit(task_vars), variables)
 
+    def again_whole(self, task_vars: dict[str, Any]) -> str:
+        """:return: the same without --check and --tags, where one of these is what is wrong."""
+        return typed_commands.again(typed_commands.whole(self.typed(task_vars)), self.limit(task_vars))
+
     def onward(self, task_vars: dict[str, Any]) -> list[str]:
         """:return: the commands with which this run goes on. Behind a swap, or a restore that took the place of the cluster, the one
         that was typed would go further back: to look, and the way back."""
@@ -291,6 +295,7 @@ class PgopsAction(UnbrokenAction):
                 "not_applied",
                 "untouched",
                 "refused",
+                "unknown",
                 "unwell",
                 "not_looked_at",
             )
@@ -474,8 +479,9 @@ class _Job:
                     return {
                         "failed": True,
                         "msg": f"The host of the running {self._action.MODULE} has not answered for "
-                        f"{self._action.pgops(self._task_vars, 'lease')} s; its job ends at the next safe point. "
-                        f"See {self._action.command(self._task_vars, 'status.yml')}",
+                        f"{self._action.pgops(self._task_vars, 'lease')} s; its job ends at the next safe point, and records what "
+                        "it has done.",
+                        "unknown": True,
                     }
                 continue
             lost_since = None
@@ -582,13 +588,14 @@ class _Job:
                 "failed": True,
                 "msg": f"The module {self._action.MODULE} broke off: {errors.splitlines()[-1]}",
                 "module_stderr": errors,
+                "unknown": True,
             }
         return {
             "failed": True,
             "msg": f"The job of {self._action.MODULE} on {self._task_vars.get('inventory_hostname')} died without a result "
-            f"(killed, or its host went down); what it had done is recorded, see "
-            f"{self._action.command(self._task_vars, 'status.yml')}",
+            "(killed, its host went down, or ansible_async_dir is full); what it had done is recorded.",
             "died": True,
+            "unknown": True,
             "died_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 

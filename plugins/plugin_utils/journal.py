@@ -9,12 +9,15 @@ asked for the restore must not go with it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,7 +52,7 @@ _SECRET_KEY = re.compile(r"passw|passphrase|secret|token|credential|private_?key
 # ... but these only say where a secret lies.
 _LOCATION_KEYS = frozenset({"passfile", "pgops_passfile", "pgops_webhook_file"})
 # What stands below these is kept by the names of hosts, databases or both.
-_NAMED = {"hosts": 2, "results": 2, "result": 1, "databases": 1}
+_NAMED = {"hosts": 2, "results": 2, "result": 1, "databases": 1, "versions": 1}
 _RUN_ID = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}$")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 
@@ -91,8 +94,14 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_private_file(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` whole or not at all: 0600, ``.partial``, fsync, rename, fsync of the folder."""
+    """Write ``text`` to ``path`` whole or not at all: 0600, ``.partial``, fsync, rename, fsync of the folder.
+
+    :raises OSError: it cannot be written, or what is there is a device, a pipe or a link, whose place the file would take
+    """
     make_private_folder(path.parent)
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise OSError(errno.EINVAL, "there is something that is no file", str(path))
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)

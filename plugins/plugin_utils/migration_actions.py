@@ -111,7 +111,7 @@ class MigrationAction(PgopsAction):
             if missing:
                 raise AnsibleActionFail(
                     f"Nothing was {doing} {database}: this run has no {' and no '.join(missing)} (left out by --tags or "
-                    f"--skip-tags?), and {why}. Then: {self.again(task_vars)}"
+                    f"--skip-tags?), and {why}. Then: {self.again_whole(task_vars)}"
                 )
 
     def say_ended(self, database: str, item: Mapping[str, Any]) -> None:

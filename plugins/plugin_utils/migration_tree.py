@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     template_rendering,
 )
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import Finding, nearest, raise_findings
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration import METADATA, Migration
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration import FOLDER, METADATA, Migration
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_folder import read_folder
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import DEFAULT_SCHEMA, Statement
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.statement_locks import locks_of
@@ -36,11 +36,15 @@ _INDEX_DEFINITION = ("name", "schema", "table", "method", "unique", "columns", "
 
 @dataclass
 class Tree:
-    """All migrations in the order in which they run, and every fault found in reading them."""
+    """All migrations in the order in which they run, and every fault found in reading them.
+
+    :ivar unreadable: version -> name of each folder that is there and is none of ``migrations`` for its faults
+    """
 
     directory: Path
     migrations: list[Migration]
     findings: list[Finding]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
     def migration(self, version: str) -> Migration:
         """:raises PgopsError: if there is no such version, with the nearest that exists."""
@@ -127,19 +131,25 @@ def scan_tree(directory: str | Path) -> Tree:
     if not root.is_dir():
         raise PgopsError(f"There is no folder {root}; pgops_sql must name the folder that holds 'migrations'")
     findings: list[Finding] = []
-    migrations = []
+    migrations: list[Migration] = []
+    unreadable: dict[str, str] = {}
     try:
         for path in sorted(root.iterdir()):
             if path.name.startswith(".") or path.name == "README.md":
                 continue
             migration = read_folder(root, path, findings)
+            match = FOLDER.fullmatch(path.name)
             if migration:
                 migrations.append(migration)
+            elif match and path.is_dir():
+                unreadable[match["version"]] = match["name"]
     except OSError as exc:
         raise PgopsError(f"The migrations cannot be read: {exc.strerror} ({exc.filename})") from exc
     migrations.sort(key=lambda migration: (migration.version, migration.name))
     _check_order(migrations, findings)
-    return Tree(root, migrations, sorted(findings))
+    for migration in migrations:
+        unreadable.pop(migration.version, None)
+    return Tree(root, migrations, sorted(findings), unreadable)
 
 
 def scan_render(

@@ -38,6 +38,8 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
 TEMPLATE = Path(__file__).parents[2] / "roles" / "report" / "templates" / "report.html.j2"
 
 SUCCEEDED = "succeeded"
+# The tag of what changes a database.
+_CHANGES_BY_TAG = {"migrate": "apply", "rollback": "rollback"}
 FAILED = "failed"
 INTERRUPTED = "interrupted"
 
@@ -127,8 +129,9 @@ def _phases(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             row["duration_s"], row["ended"] = event.get("duration_s"), event.get("time")
             if kind == "phase_failed":
                 row["result"] = "failed"
-                if (event.get("error") or {}).get("refused"):
-                    row["refused"] = True
+                for word in ("refused", "unknown"):
+                    if (event.get("error") or {}).get(word):
+                        row[word] = True
                 row["error"] = error_of(
                     {**(event.get("error") or {}), "phase": event.get("phase"), "host": event.get("host")}
                 )
@@ -281,7 +284,7 @@ def build(
         if _may_change(facts)
         else None,
         "steps": rows,
-        "six_steps": six_steps.of(rows, hosts, ok=ok)
+        "six_steps": six_steps.of(rows, hosts, ok=ok, goes_back=_may_change(facts))
         if facts.get("playbook") == "rollback" and not facts.get("check_mode")
         else [],
         "versions": _versions(hosts),
@@ -297,9 +300,10 @@ def build(
 
 
 def _may_change(run: Mapping[str, Any]) -> bool:
-    """:return: whether the run was to change a database: no check, and not only the phases before."""
-    tags = set(run.get("tags") or ["all"])
-    return not run.get("check_mode") and (run.get("playbook") != "migrate" or bool(tags & {"all", "apply"}))
+    """:return: whether the run was to change a database: no check, and tags do not leave out what changes it."""
+    tag = _CHANGES_BY_TAG.get(str(run.get("playbook")))
+    tags, skipped = set(run.get("tags") or ["all"]), set(run.get("skip_tags") or [])
+    return not run.get("check_mode") and (tag is None or (bool(tags & {"all", tag}) and tag not in skipped))
 
 
 def _after_success(
@@ -310,7 +314,7 @@ def _after_success(
         return []
     limit = str(run.get("limit") or run["environment"])
     if run.get("check_mode"):
-        return [typed_commands.again(run, limit)]
+        return [typed_commands.again(typed_commands.whole(run), limit)]
     back = way_back(run, rows, hosts)
     return [typed_commands.other(run, "status", limit), *([back] if back else [])]
 

@@ -25,7 +25,6 @@ VARIABLES = (
     "rollback_strategy",
     *SELECTIONS,
     "rollback_emergency",
-    "migrate_windows",
     "ansible_run_tags",
     "ansible_skip_tags",
     "__pgops_part_of",
@@ -35,9 +34,15 @@ _BACKED_UP = ("down", "auto")
 
 
 def settled(
-    given: Mapping[str, Any], is_production: bool, check_mode: bool, run: Mapping[str, Any], limit: str
+    given: Mapping[str, Any],
+    windows_of: Mapping[str, Any],
+    is_production: bool,
+    check_mode: bool,
+    run: Mapping[str, Any],
+    limit: str,
 ) -> dict[str, str]:
     """:param given: :data:`VARIABLES`, as far as they are set
+    :param windows_of: host -> ``migrate_windows``; each host's own have to be open
     :return: what is recorded: ``emergency``, who has declared one (empty without), and of production ``window``
     :raises Refusal: there is no plan, or no window and no emergency; in check mode a window that is shut is only told"""
     by_itself = str(given.get("__pgops_part_of") or "")
@@ -48,7 +53,7 @@ def settled(
     tags, skipped = (list(given.get(f"ansible_{kind}_tags") or []) for kind in ("run", "skip"))
     refuse_unplanned(given, tags, skipped, run, limit)
     try:
-        opens, told = window(given.get("migrate_windows"), datetime.now(UTC))
+        opens, told = windows_told(windows_of, datetime.now(UTC))
     except windows.NotUnderstood as fault:
         raise Refusal(f"{fault}; correct it where it is set") from None
     if not opens and not emergency and not check_mode:
@@ -87,8 +92,20 @@ def refuse_unplanned(
         raise Refusal(
             f"A rollback of production is not let off its proved backup and its verification, and --tags or --skip-tags leaves out "
             f"{', '.join(left_out)}; without them",
-            typed_commands.again(run, limit),
+            typed_commands.again(typed_commands.whole(run), limit),
         )
+
+
+def windows_told(windows_of: Mapping[str, Any], now: datetime) -> tuple[bool, str]:
+    """:param windows_of: host -> ``migrate_windows``
+    :return: whether a rollback of all these hosts may begin, and why, as :func:`window` tells it; of hosts that differ, the first that is shut
+    :raises NotUnderstood: a window says nothing"""
+    looked = {host: window(given, now) for host, given in windows_of.items()}
+    shut = next((host for host, (opens, _) in looked.items() if not opens), None)
+    if shut is None:
+        return next(iter(looked.values()), window([], now))
+    alike = len(set(looked.values())) == 1
+    return False, looked[shut][1] + ("" if alike else f" for {shut}")
 
 
 def window(given: Any, now: datetime) -> tuple[bool, str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import run_outcome, typed_commands
 
 DOWN, RESTORE, PITR = "down", "restore", "pitr"
 # What stands in the place of a folder where pgBackRest has made the backup: rollback_strategy=restore cannot read it.
@@ -73,7 +73,7 @@ def changed(
     :param events: the journal, up to a rollback that the run has begun by itself
     """
     rows = list(rows)
-    cut_off = {str(row["host"]) for row in rows if row["phase"] == "apply" and row["result"] == "unfinished"}
+    cut_off = {str(row["host"]) for row in rows if row["phase"] == "apply" and run_outcome.unknown(row)}
     found = []
     for host, databases in results.items():
         for database, phases in databases.items():

@@ -43,9 +43,9 @@ def final_state(
     if ok:
         return COMPLETE
     rows = list(rows)
-    if any(row["phase"] in (*_CHANGES, "swap") and row["result"] in ("unfinished", "changed") for row in rows):
+    if any(row["phase"] in (*_CHANGES, "swap") and (unknown(row) or row["result"] == "changed") for row in rows):
         return PARTIAL
-    cut_off = {row.get("host") for row in rows if row["phase"] == "restore" and row["result"] == "unfinished"}
+    cut_off = {row.get("host") for row in rows if row["phase"] == "restore" and unknown(row)}
     for host, databases in hosts.items():
         for phases in databases.values():
             if any((phases.get(phase) or {}).get("aside") for phase in ("swap", "resume")) or kept_cluster(phases):
@@ -58,6 +58,12 @@ def final_state(
                 if found.get(done) or any(_in_the_middle(item) for item in found.get("stopped") or []):
                     return PARTIAL
     return FAILED
+
+
+def unknown(row: Mapping[str, Any]) -> bool:
+    """:param row: a phase, as the report has it
+    :return: whether only the database knows how far it came: the run was cut off, its job was killed or its host was lost"""
+    return row["result"] == "unfinished" or bool(row.get("unknown"))
 
 
 def kept_cluster(phases: Mapping[str, Any]) -> Mapping[str, Any] | None:

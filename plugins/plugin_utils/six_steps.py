@@ -19,17 +19,22 @@ NAMES = (
     "status and verification",
     "restore traffic",
 )
-COPY = 3
+COPY, GO_BACK = 3, 4
 # A restore and a swap have no status of their own: what can be told before stands in the table of the ways back.
 _UNNUMBERED = {"strategies": 2}
 
 
 def of(
-    rows: Iterable[Mapping[str, Any]], hosts: Mapping[str, Mapping[str, Mapping[str, Any]]], *, ok: bool
+    rows: Iterable[Mapping[str, Any]],
+    hosts: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    *,
+    ok: bool,
+    goes_back: bool = True,
 ) -> list[dict[str, Any]]:
     """:param rows: the phases, as the report has them
     :param hosts: host -> database -> phase -> result
     :param ok: whether the run did all that was asked for
+    :param goes_back: False where tags left that out
     :return: of each step ``step``, ``name``, ``seconds`` (of the slowest host, None where nothing was done) and ``told``"""
     took: dict[int, dict[str, float]] = {}
     reached: set[int] = set()
@@ -46,6 +51,8 @@ def of(
     for number, name in enumerate(NAMES, 1):
         seconds = round(max(took[number].values()), 3) if number in took else None
         told = "" if number in reached else "nothing to do" if ok or number < max(reached, default=0) else "not reached"
+        if number == GO_BACK and not goes_back:
+            told = "left out by --tags or --skip-tags"
         if number == COPY and kept:
             told = kept
         steps.append({"step": number, "name": name, "seconds": seconds, "told": told})

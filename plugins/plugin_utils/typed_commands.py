@@ -71,7 +71,8 @@ def given(loader: Any) -> dict[str, Any]:
     """What the command line of this run has besides playbook and limit.
 
     :param loader: Ansible's data loader; load_extra_vars keeps what it has read, no file is read twice
-    :return: ``variables`` (name -> value), ``files`` (vaulted files, named and never shown), ``inventory``
+    :return: ``variables`` (name -> value), ``files`` (vaulted files, named and never shown), ``inventory``, and ``options``, which make
+        a run one that only looks or does a part
     """
     variables = tellable(load_extra_vars(loader))
     files = []
@@ -85,7 +86,27 @@ def given(loader: Any) -> dict[str, Any]:
     inventory = [str(source) for source in context.CLIARGS.get("inventory") or ()]
     if inventory == [str(source) for source in constants.DEFAULT_HOST_LIST or ()]:
         inventory = []
-    return {"variables": variables, "files": files, "inventory": [_short(source) for source in inventory]}
+    return {
+        "variables": variables,
+        "files": files,
+        "inventory": [_short(source) for source in inventory],
+        "options": _options(),
+    }
+
+
+def _options() -> list[str]:
+    """Who tries a dry run must not be told to type the real one."""
+    told = [f"--{name}" for name in ("check", "diff") if context.CLIARGS.get(name)]
+    for name, default in (("tags", ["all"]), ("skip_tags", [])):
+        chosen = sorted(str(tag) for tag in context.CLIARGS.get(name) or default)
+        if chosen != default:
+            told.append(f"--{name.replace('_', '-')} {shlex.quote(','.join(chosen))}")
+    return told
+
+
+def whole(run: Mapping[str, Any]) -> dict[str, Any]:
+    """:return: the run as if it had been typed without --check, --diff, --tags and --skip-tags."""
+    return {**run, GIVEN: {**(run.get(GIVEN) or {}), "options": []}}
 
 
 def _is_vaulted(path: str) -> bool:
@@ -113,7 +134,7 @@ def sibling(run: Mapping[str, Any], name: str) -> str:
 
 
 def again(run: Mapping[str, Any], limit: str | None, variables: Mapping[str, Any] | None = None) -> str:
-    """The command that was typed, to type it again.
+    """The command that was typed, to type it again; a dry run stays one.
 
     :param limit: None for a playbook that reaches no host
     :param variables: another choice than this run's; any one of ``rollback_*`` takes the place of all of them
@@ -125,7 +146,8 @@ def again(run: Mapping[str, Any], limit: str | None, variables: Mapping[str, Any
         for name, value in typed_variables(run).items()
         if name not in replaced and (name in _STAYS or not (chosen and name.startswith("rollback_")))
     }
-    return _line(run, str(run.get("command") or _DEFAULT), limit, {**kept, **replaced})
+    command = " ".join([str(run.get("command") or _DEFAULT), *(run.get(GIVEN) or {}).get("options", [])])
+    return _line(run, command, limit, {**kept, **replaced})
 
 
 def other(run: Mapping[str, Any], name: str, limit: str | None, variables: Mapping[str, Any] | None = None) -> str:
@@ -143,8 +165,9 @@ def other(run: Mapping[str, Any], name: str, limit: str | None, variables: Mappi
 
 
 def before_limit(run: Mapping[str, Any], command: str) -> str:
-    """``command`` with -i and -e, for a sentence that chooses the limit itself."""
-    return " ".join([command, *_inventory(run), *_extra(run, typed_variables(run))])
+    """``command`` with -i, -e and what makes it a dry run, for a sentence that chooses the limit itself."""
+    options = (run.get(GIVEN) or {}).get("options", [])
+    return " ".join([command, *options, *_inventory(run), *_extra(run, typed_variables(run))])
 
 
 def typed_variables(run: Mapping[str, Any]) -> dict[str, Any]:

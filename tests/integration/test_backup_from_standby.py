@@ -383,9 +383,8 @@ def test_a_standby_that_follows_another_history_is_not_read(tmp_path: Path) -> N
 
 @pytest.mark.majors(15, 16, 17, slow=(15,))
 def test_a_standby_of_each_major_is_read(server: Server, database: str, tmp_path: Path) -> None:
-    server.execute(f"GRANT pg_read_all_stats TO {BACKUP}")
     fill(server, database)
-    with standby_in_container(server) as standby:
+    with server.member(BACKUP, "pg_read_all_stats"), standby_in_container(server) as standby:
         pair = Pair(server, standby, database)
         pair.set(hot_standby_feedback="on", recovery_min_apply_delay="1s")
         slow(pair)

@@ -388,7 +388,8 @@ def late_standby(server: Server, tmp_path: Path) -> Iterator[None]:
     )  # fmt: skip
     try:
         wait_for(lambda: server.execute("SELECT 1 FROM pg_stat_replication WHERE state = 'streaming'"), seconds=30)
-        yield
+        with server.member("white_cross_migrator", "pg_monitor"):
+            yield
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(timeout=30)
@@ -401,7 +402,6 @@ def test_a_standby_that_stays_behind_stops_the_next_batch(
     server: Server, pair: dict[str, Target], tree: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = next(iter(pair))
-    server.execute("GRANT pg_monitor TO white_cross_migrator")
     monkeypatch.setattr(batch_health, "LAG_PATIENCE_S", 1.0)
 
     def write() -> None:

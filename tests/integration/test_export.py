@@ -56,7 +56,8 @@ def left(folder: Path) -> list[str]:
 def test_each_format_is_named_private_whole_and_has_its_sums(
     target: Any, filled: str, tmp_path: Path, form: str, suffix: str
 ) -> None:
-    found = made(target, tmp_path, form)
+    # Two processes of pg_dump write into each other's lines, and a line that is torn is left out of the log.
+    found = made(target, tmp_path, form, jobs=1)
     path = Path(found["path"])
     assert path == tmp_path / filled / f"{filled}_20261122_201500{suffix}"
     assert Path(found["log"]) == tmp_path / filled / f"{filled}_20261122_201500.log"

@@ -82,6 +82,8 @@ def test_a_playbook_of_the_site_that_imports_it_keeps_its_backup_as_one_of_a_mig
     assert result.rc == 0, result.output
     (manifest,) = site.backups.rglob("manifest.json")
     assert json.loads(manifest.read_text(encoding="utf-8"))["purpose"] == "before_migration"
+    assert result.json["playbook"] == "migrate", "what stop.yml and the guards of production go by"
+    assert result.json["state"] == "complete"
 
 
 def test_a_run_takes_the_eight_steps_and_a_second_changes_nothing(site: Playbook) -> None:

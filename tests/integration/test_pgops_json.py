@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -138,3 +139,21 @@ def test_a_file_that_cannot_be_written_fails_the_run_in_one_sentence(site: Playb
     assert result.rc == 2
     assert "pgops_json=/proc/nothing/result.json cannot be written" in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_device_or_a_link_keeps_its_place_and_the_run_does_not_begin(site: Playbook, kind: str) -> None:
+    path, elsewhere = site.folder / "result.json", site.folder / "elsewhere"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        elsewhere.write_text("precious")
+        path.symlink_to(elsewhere)
+    result = site("migrate.yml", pgops_json=str(path))
+    assert result.rc == 2
+    assert (
+        f"pgops_json={path} cannot be written: there is something that is no file; name a file that can"
+        in result.output
+    )
+    assert path.is_fifo() if kind == "pipe" else (path.is_symlink() and elsewhere.read_text() == "precious")
+    assert not site.state.exists(), "refused before a run began"

@@ -61,6 +61,14 @@ def test_an_edited_file_is_named_with_its_difference(target: Any, applied: TestT
     assert told(target, applied)[V1] == "applied, changed on disk"
 
 
+def test_a_folder_that_cannot_be_read_is_neither_missing_nor_forgotten(target: Any, applied: TestTree) -> None:
+    found = plan.status(target, [], unreadable={V1: "people", "20990101000000": "beds"})
+    rows = {row["version"]: row for row in found["versions"]}
+    assert rows[V1]["told"] == "applied, its files cannot be read"
+    assert (rows["20990101000000"]["state"], rows["20990101000000"]["on_disk"]) == ("pending", "unreadable")
+    assert found["counts"]["pending"] == 1
+
+
 def test_a_file_more_is_an_edit_too(target: Any, applied: TestTree) -> None:
     folder = applied.folder / "migrations" / f"{V1}_people"
     (folder / "more.sql.j2").write_text("SELECT 1, 2, 3 WHERE false;")

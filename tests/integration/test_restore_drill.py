@@ -113,9 +113,10 @@ def test_check_mode_says_what_it_would_drill_and_writes_nothing(
 @pytest.mark.slow
 def test_production_drills_on_another_cluster_or_says_why_not(site: Any, target: Any, filled: str) -> None:
     back_up(target, site.backups)
-    refused = site("restore_drill.yml", limit="production")
-    assert refused.rc == 2
-    assert "the production cluster itself" in refused.json["error"]["message"]
+    for looks in ((), ("--check",)):
+        refused = site("restore_drill.yml", *looks, limit="production")
+        assert refused.rc == 2, looks
+        assert "the production cluster itself" in refused.json["error"]["message"]
     done = site("restore_drill.yml", limit="production", backup_scratch_reason="a copy for the test")
     assert done.rc == 0, done.output
 

@@ -205,6 +205,12 @@ def test_without_the_name_nothing_changes_and_the_loss_is_shown(applied: Any, se
     assert "was not confirmed" in done.json["error"]["message"]
     assert "incident" not in done.json, "nothing was touched"
     assert f"-e rollback_through={V1} -e rollback_confirm={database}" in str(done.json["error"]["next"])
+    typed = applied("rollback.yml", rollback_strategy="down", rollback_through=V1, rollback_keep_days=90)
+    assert (
+        f"-e rollback_strategy=down -e rollback_through={V1} -e rollback_confirm={database}"
+        in typed.json["error"]["next"][0]
+    )
+    assert "rollback_keep_days" in typed.json["error"]["next"][0], "an inventory may say otherwise"
     assert versions(server, database) == [V1, V2, V3]
     assert len(list((applied.backups / database).glob("*_*"))) == 1
 

@@ -101,6 +101,15 @@ class Server:
         with closing(self.connect(database, user, autocommit=autocommit)) as conn:
             yield conn
 
+    @contextmanager
+    def member(self, role: str, of: str) -> Iterator[None]:
+        """Make a role that all tests share a member of another for a while; what stays would be seen by tests that come later."""
+        self.execute(f"GRANT {of} TO {role}")
+        try:
+            yield
+        finally:
+            self.execute(f"REVOKE {of} FROM {role}")
+
     def execute(
         self, statement: str | sql.Composable, *, database: str = "postgres", user: str = SUPERUSER
     ) -> list[tuple]:

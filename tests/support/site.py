@@ -152,12 +152,13 @@ class Playbook:
 
     def wait_for_its_sleep(self, process: subprocess.Popen[str]) -> None:
         """Until the run is in a statement of its tree that sleeps for a minute."""
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and not self.server.execute(
+        deadline = time.monotonic() + 240
+        while not self.server.execute(
             f"SELECT 1 FROM pg_stat_activity WHERE datname = '{self.database}' AND query LIKE '%pg_sleep(60)%' "
             "AND state = 'active'"
         ):
             assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline, "the run has not come to its sleep within 240 s"
             time.sleep(0.2)  # between two looks at the server
 
     def interrupt(self, process: subprocess.Popen[str], number: int, *, whole_group: bool) -> str:
@@ -183,5 +184,9 @@ class Playbook:
             self.command(name, *arguments, limit=limit, **extra_vars), cwd=self.folder, env=self.environment(), text=True,
             stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False,
         )  # fmt: skip
-        found = json.loads(document.read_text(encoding="utf-8")) if document.exists() else None
+        found = (
+            json.loads(document.read_text(encoding="utf-8"))
+            if document.is_file() and not document.is_symlink()
+            else None
+        )
         return Result(done.returncode, done.stdout, done.stderr, found)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.job import Job
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[2]
 CALL = """
@@ -145,3 +146,8 @@ def test_a_folder_that_cannot_be_made_is_named_with_its_variable(tmp_path: Path,
         Job(str(folder / "pgops.a")).begin()
     assert f"the folder {folder}, in which a running job is kept, cannot be written" in raised.value.message
     assert "name another with ansible_async_dir" in raised.value.message
+
+
+def test_a_line_that_cannot_be_written_ends_no_work() -> None:
+    Progress("/dev/full").emit("at work")
+    Progress("/proc/nothing/progress").emit("at work")

@@ -88,6 +88,11 @@ def test_a_name_that_would_leave_the_folder_is_refused(tmp_path: Path, environme
         Journal(tmp_path, environment, run_id)
 
 
+def test_a_database_named_like_a_secret_keeps_its_versions(journal: Journal) -> None:
+    journal.append({"event": "phase_started", "phase": "revert", "versions": {"clinic_tokens": ["20260101000001"]}})
+    assert journal.events()[-1]["versions"] == {"clinic_tokens": ["20260101000001"]}
+
+
 def test_runs_are_listed_by_environment_oldest_first(tmp_path: Path) -> None:
     for run_id in ("20260102T000000Z-bbbbbb", "20260101T000000Z-aaaaaa"):
         Journal(tmp_path, "local", run_id).append({"event": "run_started"})

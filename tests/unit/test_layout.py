@@ -118,6 +118,20 @@ def test_an_entry_point_goes_unchecked_only_where_its_arguments_were_checked_bef
             assert set(specs(role)[entry].get("options") or {}) <= before, (role, entry)
 
 
+@pytest.mark.parametrize("name", PLAYBOOKS)
+def test_a_playbook_tells_its_guard_which_it_is(name: str) -> None:
+    """The command line may name a playbook of the site that imports it."""
+    (play,) = load(ROOT / "playbooks" / name)
+    guards = [
+        task
+        for block in play["tasks"]
+        for task in block.get("block") or []
+        if (task.get("ansible.builtin.import_role") or {}).get("name") == "whitecross.pgops.guard"
+    ]
+    assert [task.get("vars") for task in guards] == [{"guard_playbook": name.removesuffix(".yml")}] * len(guards)
+    assert guards or play["hosts"] == "localhost"
+
+
 def test_the_guard_checks_what_the_spec_of_a_hook_says() -> None:
     from ansible_collections.whitecross.pgops.plugins.plugin_utils import application_hooks as hooks
 

@@ -335,6 +335,18 @@ def test_links_to_outside_are_refused(sql: Sql, tmp_path: Path) -> None:
     assert "20250102000000_linked: the folder is a link to outside the tree" in sql.faults()
 
 
+def test_a_link_to_itself_is_a_fault_of_that_file(sql: Sql) -> None:
+    folder = sql.add()
+    (folder / "up.sql.j2").unlink()
+    (folder / "up.sql.j2").symlink_to("up.sql.j2")
+    assert f"{FIRST}/up.sql.j2: the file cannot be read: Too many levels of symbolic links" in sql.faults()
+
+
+def test_a_folder_with_a_fault_is_known_to_be_there(sql: Sql) -> None:
+    (sql.add() / "migration.yml").write_text("title: [")
+    assert migration_tree.scan_tree(sql.root).unreadable == {"20250101000000": "make_things"}
+
+
 def test_what_is_no_regular_file_is_refused(sql: Sql) -> None:
     (sql.add() / "folder.sql.j2").mkdir()
     assert "only regular files" in sql.fault()

@@ -357,6 +357,14 @@ def test_a_check_reads_like_none_that_wrote() -> None:
 
 
 def test_without_the_phase_that_applies_nothing_is_complete() -> None:
+    skipped = reporting.build(
+        [{**events()[0], "skip_tags": ["apply"], "phases": ["plan", "apply"]}, *events("plan")[1:]]
+    )
+    assert skipped["ok"] is True and skipped["state"] is None
+    back = {**events()[0], "playbook": "rollback", "skip_tags": ["rollback"]}
+    report = reporting.build([back, *events("verify")[1:]])
+    assert report["state"] is None
+    assert report["six_steps"][3]["told"] == "left out by --tags or --skip-tags"
     report = reporting.build([{**events()[0], "tags": ["plan"]}, *events("plan")[1:]])
     assert (report["ok"], report["state"]) == (True, None)
 

@@ -26,7 +26,10 @@ def settled(*, production: bool = True, check: bool = False, **given: Any) -> di
     typed = {name: value for name, value in given.items() if name.startswith("rollback_")}
     run = {"given": {"variables": {"rollback_reason": "why", **typed}, "files": [], "inventory": []}}
     run["command"] = "ansible-playbook rollback.yml"
-    return rollback_plan.settled({"ansible_run_tags": ["all"], **given}, production, check, run, "production")
+    windows_of = {"db1": given.pop("migrate_windows", None)}
+    return rollback_plan.settled(
+        {"ansible_run_tags": ["all"], **given}, windows_of, production, check, run, "production"
+    )
 
 
 def refusal(**given: Any) -> tuple[str, list[str]]:
@@ -73,6 +76,17 @@ def test_tags_leave_out_neither_backup_nor_proof_nor_verification(tags: dict[str
     assert f"leaves out {left_out}; without them" in sentence
     assert commands == ["ansible-playbook rollback.yml -l production -e rollback_reason=why -e rollback_steps=1"]
     assert settled(rollback_strategy="unfence", **tags)
+
+
+def test_the_windows_of_each_host_have_to_be_open() -> None:
+    always = [{"opens": "*-*-* 00:00 UTC", "lasts": "24h"}]
+    assert rollback_plan.windows_told({"db1": always, "db2": always}, NOON)[0]
+    assert rollback_plan.windows_told({"db1": None, "db2": None}, NOON)[0]
+    for windows_of in ({"db1": always, "db2": NEVER}, {"db1": None, "db2": NEVER}):
+        opens, told = rollback_plan.windows_told(windows_of, NOON)
+        assert not opens
+        assert told.startswith("outside of each window") and told.endswith("for db2")
+    assert not rollback_plan.windows_told({"db1": NEVER, "db2": NEVER}, NOON)[1].endswith("for db1")
 
 
 def test_it_begins_in_a_window_or_as_an_emergency_that_is_recorded() -> None:

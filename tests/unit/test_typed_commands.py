@@ -24,11 +24,11 @@ ODD = "Odd \"DB' x"
 def typed(monkeypatch: pytest.MonkeyPatch) -> Any:
     """`typed(*words)` makes them the command line of this process."""
 
-    def be(*words: str, inventory: list[str] | None = None) -> None:
+    def be(*words: str, inventory: list[str] | None = None, **more: Any) -> None:
         options = tuple(words[number + 1] for number, word in enumerate(words) if word == "-e")
         sources = tuple(inventory if inventory is not None else constants.DEFAULT_HOST_LIST)
         monkeypatch.setattr(
-            context, "CLIARGS", ImmutableDict(extra_vars=options, inventory=sources, args=("migrate.yml",))
+            context, "CLIARGS", ImmutableDict(extra_vars=options, inventory=sources, args=("migrate.yml",), **more)
         )
         monkeypatch.setattr(load_extra_vars, "extra_vars", None, raising=False)
 
@@ -85,6 +85,7 @@ def test_what_decides_where_is_repeated_and_no_secret(typed: Any, tmp_path: Path
         },
         "files": [],
         "inventory": ["/else/where", "here"],
+        "options": [],
     }  # fmt: skip
     run = {"command": "ansible-playbook playbooks/migrate.yml", "given": {**found, "files": [str(vaulted)]}}
     command = typed_commands.other(run, "status", "local")
@@ -92,7 +93,7 @@ def test_what_decides_where_is_repeated_and_no_secret(typed: Any, tmp_path: Path
         f"ansible-playbook playbooks/status.yml -i /else/where -i here -l local -e @{vaulted} -e pgops_passfile="
     )
     typed("x", inventory=list(constants.DEFAULT_HOST_LIST))
-    assert typed_commands.given(DataLoader()) == {"variables": {}, "files": [], "inventory": []}
+    assert typed_commands.given(DataLoader()) == {"variables": {}, "files": [], "inventory": [], "options": []}
 
 
 RUN = {
@@ -121,6 +122,18 @@ def test_each_command_has_the_place_and_only_its_own_choice(typed: Any) -> None:
         "pgops_database": ODD, "rollback_strategy": "swap", "rollback_swap_to": f"{ODD}_x",
     }  # fmt: skip
     assert read_back(typed, typed_commands.other(RUN, "status", "local")) == {"pgops_database": ODD}
+
+
+def test_a_dry_run_is_told_to_be_typed_again_as_one(typed: Any) -> None:
+    typed(check=True, diff=True, tags=["plan", "backup"], skip_tags=["prove"])
+    run = {"command": "ansible-playbook migrate.yml", typed_commands.GIVEN: typed_commands.given(DataLoader())}
+    again = "ansible-playbook migrate.yml --check --diff --tags backup,plan --skip-tags prove -l local"
+    assert typed_commands.again(run, "local") == again
+    assert typed_commands.before_limit(run, "X") == "X --check --diff --tags backup,plan --skip-tags prove"
+    assert typed_commands.again(typed_commands.whole(run), "local") == "ansible-playbook migrate.yml -l local"
+    assert typed_commands.other(run, "status", "local") == "ansible-playbook status.yml -l local"
+    typed(check=False, tags=["all"], skip_tags=[])
+    assert typed_commands.given(DataLoader())["options"] == []
 
 
 def test_a_playbook_is_named_as_this_one_was() -> None:
