@@ -325,7 +325,8 @@ def _branch(
         )
     elif last > result.last and int(run[0]["seq"]) > result.last:
         told = f"The audit ends at row {result.last}, and row {last} was {seen}: its tail was cut."
-        result.add("tail_cut", TAMPERED, told, result.last + 1, last)
+        # What stands behind the last anchor that holds may have taken the place of rows that went.
+        result.add("tail_cut", TAMPERED, told, min(first, result.last + 1), last)
     else:
         told = f"Row {run[0]['seq']} is not the one that was {seen}: the rows from {first} on were rewritten."
         result.add("rewritten", TAMPERED, told, first, result.last)

@@ -64,6 +64,9 @@ def _incidents(period: Period) -> Iterator[str]:
         issues = (run.get("execution_log") or {}).get("issues") or []
         if issues:
             yield f"Run {run['run_id']} ({run.get('status')}): {issues[0]}"
+        glass = run.get("break_glass")
+        if glass:
+            yield f"Run {run['run_id']}: {glass.get('told')}."
     count = period.events.get("break_glass", 0)
     if count:
         yield f"{count} rules were broken with a typed reason."

@@ -135,10 +135,16 @@ def page(chain: Any, tmp_path: Path) -> str:
 def test_the_page_says_where_there_is_no_evidence(chain: Any, tmp_path: Path) -> None:
     empty = page(chain, tmp_path)
     assert empty.count(audit_hipaa.NONE) >= 6
-    run_ended(chain, "one", execution_log={"issues": ["disk full"]})
+    run_ended(
+        chain,
+        "one",
+        execution_log={"issues": ["disk full"]},
+        break_glass={"told": "BREAK GLASS by Ada until noon: pupils without their drugs"},
+    )
     told = page(chain, tmp_path)
     assert "1 changes had a backup before them, 1 of these proved" in told
     assert "Run one (complete): disk full" in told
+    assert "Run one: BREAK GLASS by Ada until noon: pupils without their drugs." in told
     assert "NO logging of statements is recorded for runs that touched PHI: one." in told
     run_ended(
         chain,

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,12 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import audit_anch
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
 from support.actions import action, variables
 from support.audit import Audited, Checked, signing_key, verifier
-from support.engine import rows
+from support.engine import rows, target_of, wait_for
 from support.module import call
 from support.server import OWNER
 from support.tree import TestTree
 
-V1 = "20260101000001"
+V1, V2 = "20260101000001", "20260101000002"
 RUN = "20260101T000000Z-000001"
 
 
@@ -108,6 +110,32 @@ def test_a_run_ends_in_the_audit_and_its_head_outside_and_a_cut_tail_is_shouted(
     Audited(conn, place(site), tmp_path).export()
     assert verifier(tmp_path, "--export", str(export), *arguments).rc == 1
     conn.close()
+
+
+@pytest.mark.slow
+def test_the_history_survives_a_rollback_by_restore_and_the_audit_holds(site: Any, target: Any, tmp_path: Path) -> None:
+    site.variables["pgops_phases"] = ["plan", "backup", "prove", "apply"]
+    first = site("migrate.yml")
+    assert first.rc == 0, first.output
+    TestTree(tmp_path / "own sql").add_sql(
+        V2, "create_pets", "CREATE TABLE pets (id int PRIMARY KEY);\n", "DROP TABLE pets;\n"
+    )
+    second = site("migrate.yml")
+    assert second.rc == 0, second.output
+    back = site("rollback.yml", rollback_strategy="restore", rollback_confirm=site.database)
+    assert back.rc == 0, back.output
+    assert rows(target, "SELECT to_regclass('pets') AS pets") == [{"pets": None}]
+    told = rows(
+        target,
+        "SELECT run_id, event, version FROM pgops.audit WHERE event IN ('applied', 'run_ended', 'database_swapped') ORDER BY seq",
+    )
+    runs = [document["run_id"] for document in (first.json, second.json, back.json)]
+    assert [(runs.index(row["run_id"]), row["event"], row["version"]) for row in told] == [
+        (0, "applied", V1), (0, "run_ended", None), (1, "applied", V2), (1, "run_ended", None), (2, "database_swapped", None), (2, "run_ended", None),
+    ]  # fmt: skip
+    with closing(connect(target, application_name="test")) as conn:
+        found = Audited(conn, place(site), tmp_path).verify("--rows", str(place(site).rows))
+    assert (found.rc, found.document["anchors"]) == (0, 3), found.told
 
 
 def test_a_run_that_is_well_and_leaves_no_anchor_is_not_well(site: Any, target: Any, tmp_path: Path) -> None:
@@ -242,6 +270,47 @@ def test_a_restore_by_a_run_explains_itself_also_to_the_next_one(server: Any, ta
     assert not end_run(target, tmp_path, 5).get("failed")
     found = verified(target, tmp_path)
     assert found.rc == 0, found.told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "ended", "rc", "codes"),
+    [("this tool", None, 0, set()), ("elsewhere", None, 3, {"restored_elsewhere"}), ("snapshot", "a snapshot put its files back", 1, {"tail_cut"})],
+)  # fmt: skip
+def test_an_older_copy_of_the_whole_cluster_is_told_for_what_it_is(
+    own_server: Any, tmp_path: Path, how: str, ended: str | None, rc: int, codes: set[str]
+) -> None:
+    """A recovery makes a timeline of its own, whoever begins it; files that were put back as they were do not."""
+    own_server.create_database("clinic", OWNER)
+    target = target_of(own_server, "clinic")
+    append(target, "tested")
+    assert not end_run(target, tmp_path, 1).get("failed")
+    data, copy = own_server.directory / "data", own_server.directory / "copy"
+    own_server.stop()
+    subprocess.run(["cp", "-a", data, copy], check=True)
+    own_server.start()
+    append(target, "lost", 3)
+    assert not end_run(target, tmp_path, 2).get("failed")
+    own_server.stop()
+    shutil.rmtree(data)
+    copy.rename(data)
+    if how != "snapshot":
+        (data / "recovery.signal").touch()
+        with (data / "postgresql.auto.conf").open("a", encoding="ascii") as file:
+            file.write("restore_command = 'false'\n")
+    own_server.start()
+    wait_for(lambda: own_server.execute("SELECT pg_is_in_recovery()") == [(False,)])
+    if how == "this tool":
+        Journal(tmp_path, "staging", "20260103T000000Z-000003").append(
+            {"event": "phase_started", "phase": "restore", "host": "db1", "databases": ["clinic"]}
+        )
+    append(target, "after")
+    told = end_run(target, tmp_path, 4)
+    assert (bool(told.get("failed")), (ended or "") in told.get("msg", "")) == (ended is not None, True), told
+    found = verified(target, tmp_path)
+    assert (found.rc, found.codes) == (rc, codes), found.told
+    # Whatever it was, the rows of the other branch are there.
+    assert staging(target, tmp_path).rows.read_text(encoding="utf-8").count('"event":"lost"') == 3
 
 
 def verified(target: Any, state: Path) -> Checked:
