@@ -13,8 +13,10 @@ from support.clients import Clients, let_in, load_sample_data
 from support.engine import rows
 
 SETTINGS, GRANTS = "20250103000003", "20251107000000"
-# 17 rows a pupil: 170,000 in all.
-STUDENTS = 10_000
+# 17 rows a pupil: 68,500 in all.
+STUDENTS = 4_000
+# Each run rehearses thirty versions up, down and up.
+PATIENCE_S = 1800
 
 
 @pytest.mark.slow
@@ -26,16 +28,16 @@ def test_staging_is_migrated_whole_under_load_and_its_audit_holds(
         pgops_phases=["preflight", "plan", "backup", "prove", "rehearse", "apply", "analyze", "verify"],
         audit_justification="the procedure of staging",
     )
-    runs = [playbook("migrate.yml", limit="staging", migrate_target=SETTINGS)]
+    runs = [playbook("migrate.yml", limit="staging", migrate_target=SETTINGS, timeout=PATIENCE_S)]
     assert runs[0].rc == 0, runs[0].output
     load_sample_data(server, target.database, STUDENTS)
     let_in(server, target.database)
     with Clients(server, target.database, count=4) as clients:
-        runs.append(playbook("migrate.yml", limit="staging", migrate_target=GRANTS))
+        runs.append(playbook("migrate.yml", limit="staging", migrate_target=GRANTS, timeout=PATIENCE_S))
         assert runs[1].rc == 0, runs[1].output
         # The application is deployed between the version that lets it take a role and the one that asks for one.
         clients.act_as("white_cross_admin")
-        runs.append(playbook("migrate.yml", limit="staging"))
+        runs.append(playbook("migrate.yml", limit="staging", timeout=PATIENCE_S))
         assert runs[2].rc == 0, runs[2].output
     assert clients.faults == []
     assert len(clients.statements) > 100
