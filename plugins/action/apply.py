@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, gate_verdict, reporting, typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import (
     MigrationAction,
@@ -63,6 +64,12 @@ class ActionModule(MigrationAction):
             raise AnsibleActionFail(
                 f"Nothing was applied in {run['environment']}: this run has no plan (left out by --tags or --skip-tags?), which "
                 f"looks for the evidence of the environment before. Then: {self.again_whole(task_vars)}"
+            )
+        asked = self._templar.template(task_vars.get("audit_phi_required")) or False
+        if "plan" not in run and boolean(asked, strict=False):
+            raise AnsibleActionFail(
+                f"Nothing was applied in {run.get('environment')}: this run has no plan (left out by --tags or --skip-tags?), which tells "
+                f"whether PHI is touched, and audit_phi_required asks for its assessment. Then: {self.again(task_vars)}"
             )
         pending = [name for name, found in (run.get("plan") or {}).items() if found.get("pending")]
         databases = pending if "plan" in run else self.pgops(task_vars, "databases") or []

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,40 +54,52 @@ class ActionModule(PgopsAction):
             self._remote = self._make_tmp_path()
             folders = {name: f"{self._remote}{number}" for number, name in enumerate(self._folders)}
         self._written = folders
+        if not self._task.check_mode:
+            self._keep_outside(task_vars)
         return {"folders": folders}
+
+    def _keep_outside(self, task_vars: dict[str, Any]) -> None:
+        """The rows' copy, the anchors and only then the chain: a run that ends meanwhile would look like a tail that was cut."""
+        for database, folder in self._folders.items():
+            place = audit_anchor.Place.of(self.pgops(task_vars, "state_directory"), *self._place(task_vars), database)
+            try:
+                make_private_folder(folder)
+                for file in (place.rows, place.anchors):
+                    if file.exists():
+                        _copy(file, folder / file.name)
+            except OSError as fault:
+                raise AnsibleActionFail(f"The export cannot be made: {fault.filename}: {fault.strerror}") from None
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Bring the chain here, and lay the rest beside it."""
-        if result.get("failed") or self._task.check_mode:
-            return result
-        environment, host = self._place(task_vars)
         try:
+            if self._task.check_mode:
+                return result
+            if result.get("failed"):
+                for folder in self._folders.values():
+                    shutil.rmtree(folder, ignore_errors=True)  # copies of what lies on this host
+                return result
             for database, found in result["databases"].items():
                 folder = self._folders[database]
-                make_private_folder(folder)
                 if self._remote:
                     self._connection.fetch_file(f"{self._written[database]}/{CHAIN}", str(folder / CHAIN))
                     os.chmod(folder / CHAIN, 0o600)
-                place = audit_anchor.Place.of(self.pgops(task_vars, "state_directory"), environment, host, database)
-                found.update(self._lay_out(folder, place), folder=str(folder))
+                found.update(self._lay_out(folder), folder=str(folder))
                 found.pop("path", None)
                 self.say(
                     f"{database}: {found['rows']} rows of the audit, {found['records']} changes from {self._since} to {self._until}: {folder}"
                 )
                 for line in found.pop("lines"):
                     self.say(f"    {line}")
-        except (OSError, PgopsError) as fault:
-            told = fault.message if isinstance(fault, PgopsError) else f"{fault.filename}: {fault.strerror}"
+        except (OSError, PgopsError, audit_verifier.CannotLook) as fault:
+            told = f"{fault.filename}: {fault.strerror}" if isinstance(fault, OSError) else str(fault)
             return {**result, "failed": True, "msg": f"The export is not whole: {told}"}
         finally:
             if self._remote:
                 self._remove_tmp_path(self._remote)
         return result
 
-    def _lay_out(self, folder: Path, place: audit_anchor.Place) -> dict[str, Any]:
-        for file in (place.anchors, place.rows):
-            if file.exists():
-                write_private_file(folder / file.name, file.read_text(encoding="utf-8"))
+    def _lay_out(self, folder: Path) -> dict[str, Any]:
         chain, anchors, rows = folder / CHAIN, folder / audit_anchor.ANCHORS, folder / audit_anchor.ROWS
         checked = audit_verifier.verify(
             str(chain), None, str(anchors) if anchors.exists() else None, str(rows) if rows.exists() else None
@@ -115,3 +128,9 @@ class ActionModule(PgopsAction):
     def _place(self, task_vars: dict[str, Any]) -> tuple[str, str]:
         host = str(task_vars["inventory_hostname"])
         return str(self.run_fact(task_vars).get("environment") or host), host
+
+
+def _copy(source: Path, destination: Path) -> None:
+    descriptor = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with source.open("rb") as read, os.fdopen(descriptor, "wb") as written:
+        shutil.copyfileobj(read, written)

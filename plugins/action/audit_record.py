@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     audit_anchor,
     audit_run,
@@ -74,12 +74,19 @@ class ActionModule(PgopsAction):
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the last row of each database, and what the ops host has of its audit."""
-        entries, kept = {}, {}
+        entries: dict[str, Any] = {}
+        kept: dict[str, Any] = {}
+        # What the database is held against; another run may anchor meanwhile. Its rows lie there before its anchor.
+        self._seen: dict[str, tuple[dict[str, Any] | None, bool]] = {}
         for database in map(str, self.pgops(task_vars, "databases") or []):
             place = self._place(database)
             entries[database] = audit_run.entry(self._report, self._host, database, self._settings)
-            heads = [{"seq": anchor["seq"], "hash": anchor["hash"]} for anchor in audit_anchor.heads(place)]
-            kept[database] = {"heads": heads, "to": audit_anchor.kept_to(place)}
+            try:
+                to, anchors = audit_anchor.kept_to(place), audit_anchor.heads(place)
+            except OSError as fault:
+                raise AnsibleActionFail(f"The anchors cannot be read: {fault.filename}: {fault.strerror}") from None
+            kept[database] = {"heads": [{name: one[name] for name in ("seq", "hash")} for one in anchors], "to": to}
+            self._seen[database] = (anchors[0] if anchors else None, to is not None)
         return {"entries": entries, "kept": kept}
 
     def connection_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
@@ -93,6 +100,9 @@ class ActionModule(PgopsAction):
         """Keep each head; the first that cannot be kept, or that was cut, is the task's failure."""
         faults = []
         for database, found in (result.get("databases") or {}).items():
+            if found.get("lacking"):
+                told = f"The audit of {database} lacks the rows of {', '.join(found['lacking'])}, which this run has worked on"
+                faults.append({"msg": told, "cut": True, "owed": True})
             try:
                 cut = self._anchor(database, found, task_vars)
             except (audit_anchor.NotAnchored, OSError) as fault:
@@ -114,7 +124,13 @@ class ActionModule(PgopsAction):
             if not cluster.path.exists():
                 continue
             with cluster.locked():
-                known = cluster.let_go({"run_id": self._report["run_id"], "host": self._host})
+                try:
+                    known = cluster.let_go({"run_id": self._report["run_id"], "host": self._host})
+                except (OSError, ValueError, KeyError) as fault:
+                    faults.append(
+                        {"msg": f"What was logged for a run that touched PHI is unknown: {cluster.path}: {fault}"}
+                    )
+                    continue
                 if known is None:
                     continue
                 arguments = {**self.connection_arguments(task_vars), "state": "closed", "before": known["before"]}
@@ -128,8 +144,7 @@ class ActionModule(PgopsAction):
 
     def _anchor(self, database: str, found: Mapping[str, Any], task_vars: dict[str, Any]) -> str | None:
         place, report = self._place(database), self._report
-        last = next(iter(audit_anchor.heads(place)), None)
-        cut, parted = self._parted(database, found, last)
+        cut, parted = self._parted(database, found)
         anchor = {
             "time": now(),
             **{name: report[name] for name in ("run_id", "playbook", "environment", "who", "result")},
@@ -148,20 +163,26 @@ class ActionModule(PgopsAction):
             audit_anchor.hand_over([command] if isinstance(command, str) else list(command), written)
         return cut
 
-    def _parted(
-        self, database: str, found: Mapping[str, Any], last: Mapping[str, Any] | None
-    ) -> tuple[str | None, dict[str, Any] | None]:
+    def _parted(self, database: str, found: Mapping[str, Any]) -> tuple[str | None, dict[str, Any] | None]:
         """:return: a sentence where rows are gone that nothing explains, and what the anchor keeps of it."""
+        last, copied = self._seen[database]
+        if last is None and copied:
+            return (
+                f"The anchors of {database} are gone from this ops host, and the copy of its rows is there: somebody took them away",
+                None,
+            )
         if last is None or found["common"] == {"seq": last["seq"], "hash": last["hash"]}:
             return None, None
         common = int((found["common"] or {}).get("seq") or 0)
+        moved = [name for name in _CLUSTER if last.get(name) and found["cluster"].get(name) != last[name]]
         by_us = audit_run.explained(self._state, self._environment, self._host, database, last.get("run_id"))
+        if not moved and any(found["cluster"].get(name) for name in _CLUSTER):
+            by_us = None  # each way back makes another database or another timeline
         parted: dict[str, Any] = {
             "common": common,
             "explained": by_us[0] if by_us else None,
             "by": by_us[1] if by_us else None,
         }
-        moved = [name for name in _CLUSTER if last.get(name) and found["cluster"].get(name) != last[name]]
         if by_us or (moved and not found["there"]):
             return None, parted
         told = (
@@ -172,7 +193,10 @@ class ActionModule(PgopsAction):
             names = " and ".join(name.replace("_", " ") for name in moved)
             display.warning(f"{told}: its {names} changed since, so it was restored outside of this tool")
             return None, parted
-        return f"{told}: it was cut or rewritten, and no rollback of this ops host explains it", parted
+        return (
+            f"{told}: it was cut or rewritten, or a snapshot put its files back; no rollback of this ops host explains it",
+            parted,
+        )
 
     def _place(self, database: str) -> audit_anchor.Place:
         return audit_anchor.Place.of(self._state, self._environment, self._host, database)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import audit_verifier, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils import audit_verifier, ledger, phi_logging
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
@@ -31,6 +31,15 @@ SELECT format('%%s.%%s', n.nspname, c.relname) AS table, array_agg(a.attname::te
  WHERE d.description ~ '^PHI\\y' AND format('%%s.%%s', n.nspname, c.relname) = ANY(%s)
  GROUP BY 1 ORDER BY 1
 """
+# Who may read a table of PHI, and whether policies choose the rows. A role that is a member of one of these may as well.
+_PHI_ACCESS = """
+SELECT format('%%s.%%s', n.nspname, c.relname) AS table, c.relrowsecurity AND c.relforcerowsecurity AS row_security,
+       (SELECT coalesce(array_agg(DISTINCT coalesce(r.rolname, 'PUBLIC')::text ORDER BY coalesce(r.rolname, 'PUBLIC')::text), '{}')
+          FROM aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
+         WHERE a.privilege_type = 'SELECT') AS may_read
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE format('%%s.%%s', n.nspname, c.relname) = ANY(%s) ORDER BY 1
+"""
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,8 @@ def settle(conn: Connection, run_id: str, entry: Mapping[str, Any] | None, kept:
     A run that wrote nothing leaves nothing: before its backup is proved the database is not written to.
 
     :param entry: the detail of that row; None to add none.
-    :return: ``there`` whether there is an audit; ``recorded``; ``head``; ``common``, the newest anchor that the database still
+    :return: ``there`` whether there is an audit; ``recorded``; ``lacking``, versions that the run says it has applied or reverted and
+        of which the audit has no row; ``head``; ``common``, the newest anchor that the database still
         has, None where it has none; ``rows`` that the ops host lacks; ``cluster``.
     :raises PgopsError: the ledger is a newer tool's, or may not be read.
     """
@@ -62,10 +72,12 @@ def settle(conn: Connection, run_id: str, entry: Mapping[str, Any] | None, kept:
     recorded = entry is not None and _wrote(conn, run_id)
     if recorded and entry is not None:
         ledger.append_audit(conn, RUN_ENDED, run_id=run_id, detail=with_phi(conn, entry))
+    lacking = _lacking(conn, run_id, entry) if recorded and entry is not None else []
     copied = kept.to if kept.to and _has(conn, kept.to) else common
     return {
         "there": True,
         "recorded": recorded,
+        "lacking": lacking,
         "head": ledger.audit_head(conn),
         "common": common,
         "rows": fetch_all(conn, _AFTER, (int(copied["seq"]) if copied else 0, COPIED_AT_MOST)),
@@ -74,12 +86,23 @@ def settle(conn: Connection, run_id: str, entry: Mapping[str, Any] | None, kept:
     }
 
 
+def _lacking(conn: Connection, run_id: str, entry: Mapping[str, Any]) -> list[str]:
+    """What the run says of itself is no proof: each version has its own row, written with it."""
+    rows = fetch_all(conn, "SELECT DISTINCT event, version FROM pgops.audit WHERE run_id = %s", (run_id,))
+    there = {(row["event"], row["version"]) for row in rows}
+    done = [(item.get("status"), item.get("version")) for item in entry.get("migrations") or []]
+    owed = [*((event, version) for event, version in done if event in ("applied", "reverted")), (RUN_ENDED, None)]
+    return [str(version or event) for event, version in owed if (event, version) not in there]
+
+
 def with_phi(conn: Connection, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """:return: the entry with the columns of its tables whose comments say that they hold PHI, and server and role."""
+    """:return: the entry with the columns of its tables whose comments say that they hold PHI, who may
+    read them, whether queries through indexes of PHI are logged, and server and role."""
     tables = [str(table) for table in entry.get("tables_affected") or []]
     found = (
         {str(row["table"]): row["columns"] or [] for row in fetch_all(conn, _PHI_COLUMNS, (tables,))} if tables else {}
     )
+    searches = phi_logging.searches(conn)
     who = (
         fetch_one(conn, "SELECT session_user::text AS account, current_setting('server_version') AS server_version")
         or {}
@@ -88,9 +111,16 @@ def with_phi(conn: Connection, entry: Mapping[str, Any]) -> dict[str, Any]:
         **entry,
         "phi_fields": found,
         "phi_impact": bool(entry.get("phi_impact") or found),
+        "phi_access": _access(conn, list(found)),
+        "phi_searches": searches.as_dict() if searches.indexes else None,
         "service_account": who.get("account"),
         "server_version": who.get("server_version"),
     }
+
+
+def _access(conn: Connection, tables: list[str]) -> dict[str, Any]:
+    rows = fetch_all(conn, _PHI_ACCESS, (tables,)) if tables else []
+    return {str(row["table"]): {name: row[name] for name in ("row_security", "may_read")} for row in rows}
 
 
 def _wrote(conn: Connection, run_id: str) -> bool:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -49,9 +50,10 @@ def write(conn: Connection, path: str, upto: int | None = None) -> dict[str, Any
         told = {"format": 1, "kind": "pgops.audit", "exported_at": _now(), **head(conn), "upto": upto}
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(_ENCODE(told) + "\n")
-            count = _write_rows(conn, file, numbers, upto)
-            file.write(_ENCODE({"end": count}) + "\n")
+            written = _Hashed(file)
+            written.line(told)
+            count = _write_rows(conn, written, numbers, upto)
+            written.line({"end": count, "sha256": written.digest.hexdigest()})
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -65,12 +67,25 @@ def write(conn: Connection, path: str, upto: int | None = None) -> dict[str, Any
     return {"path": path, "rows": count, "first": first, "last": last, "sha256": backup_store.hash_file(path)}
 
 
-def _write_rows(conn: Connection, file: IO[str], numbers: list[int], upto: int | None) -> int:
+class _Hashed:
+    """Lines of JSON, and the sha256 of those that were written."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def line(self, value: Mapping[str, Any]) -> None:
+        text = _ENCODE(value) + "\n"
+        self.digest.update(text.encode())
+        self._file.write(text)
+
+
+def _write_rows(conn: Connection, file: _Hashed, numbers: list[int], upto: int | None) -> int:
     count, last = 0, 0
     for row in rows(conn):
         if upto is not None and int(row["seq"]) > upto:
             break
-        file.write(_ENCODE(row) + "\n")
+        file.line(row)
         count, last = count + 1, int(row["seq"])
         if count == 1:
             numbers.append(last)

@@ -31,8 +31,9 @@ SELECT c.relname::text AS name FROM pg_catalog.pg_class c
  WHERE c.relnamespace = 'pgops'::regnamespace AND c.relname IN ('audit', 'audit_checkpoint') AND c.relkind = 'r' ORDER BY 1
 """
 _BEYOND = """
-SELECT a.privilege_type::text AS right FROM pg_catalog.pg_class c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a
- WHERE c.oid = 'pgops.audit'::regclass AND a.privilege_type NOT IN ('SELECT', 'INSERT') AND a.grantee <> c.relowner
+SELECT a.privilege_type::text AS right, r.rolname::text AS grantee
+  FROM pg_catalog.pg_class c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
+ WHERE c.oid = to_regclass(%s) AND a.privilege_type NOT IN ('SELECT', 'INSERT') AND a.grantee <> c.relowner
 """
 _MAY_READ = """
 SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = %(role)s) AS there,
@@ -60,7 +61,7 @@ def protect(conn: Connection, owner: str, auditor: str | None, *, check: bool = 
     done: list[str] = []
     if not (fetch_one(conn, _MAY_READ, {"role": owner}) or {}).get("there"):
         done.append(f"role {owner} made, without login")
-    beyond = fetch_all(conn, _BEYOND)
+    beyond = fetch_all(conn, _BEYOND, ("pgops.audit",))
     if found["audit_owner"] != owner or found["schema_owner"] != owner or beyond:
         done.append(f"pgops.audit and its schema belong to {owner}; {migrator} may read and add rows")
     if auditor and not (fetch_one(conn, _MAY_READ, {"role": auditor}) or {}).get("may"):
@@ -116,6 +117,9 @@ def _hand_over(conn: Connection, owner: str, migrator: str, auditor: str | None)
         table = sql.Identifier("pgops", str(row["name"]))
         do("ALTER TABLE {table} OWNER TO {owner}", table=table)
         do("REVOKE ALL ON {table} FROM PUBLIC, {migrator}", table=table)
+        for given in fetch_all(conn, _BEYOND, (f"pgops.{row['name']}",)):
+            right, role = sql.SQL(str(given["right"])), sql.Identifier(str(given["grantee"]))
+            do("REVOKE {right} ON {table} FROM {role} CASCADE", right=right, table=table, role=role)
         do("GRANT SELECT, INSERT ON {table} TO {migrator}", table=table)
     do("ALTER FUNCTION pgops.refuse_audit_change() OWNER TO {owner}")
     for name in audit_verifier.TRIGGERS:

@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any
 
 GENESIS = "0" * 64
@@ -30,9 +31,12 @@ ANCHOR_NAMESPACE = "pgops-anchor"
 CHECKPOINT_NAMESPACE = "pgops-checkpoint"
 TAMPERED, EXPLAIN, NOTE = "tampered", "explain", "note"
 HOLDS, EXIT_TAMPERED, CANNOT_LOOK, EXIT_EXPLAIN = 0, 1, 2, 3
-# A rewritten table has as many findings as rows; so many are told.
-TOLD_AT_MOST = 20
+# A rewritten table has as many findings as rows; so many are kept, and so many of these are shown.
+KEPT_AT_MOST, TOLD_AT_MOST = 1000, 20
+# The clock of a server is set back by seconds; a row that was put in with another time is older than that.
+BACKDATED_S = 60.0
 
+_OF_ROWS = ("edited", "missing", "replaced", "order", "backdated")
 _TEXT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _CANONICAL = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
 
@@ -63,6 +67,7 @@ class Result:
     head: str | None = None
     anchors: int = 0
     findings: list[Finding] = field(default_factory=list)
+    more: int = 0
 
     def add(self, code: str, gravity: str, sentence: str, first: int | None = None, last: int | None = None) -> None:
         """Keep a finding; one that goes on with the next row of the one before is told as one."""
@@ -70,6 +75,10 @@ class Result:
         if before and before.code == code == "edited" and before.last is not None and before.last + 1 == first:
             told = f"Rows {before.first} to {last} were changed: their contents are not what their hashes say."
             self.findings[-1] = Finding(code, gravity, told, before.first, last)
+            return
+        # Those behind them are of the same kind; what the anchors and the catalog show comes after the rows and is never left out.
+        if code in _OF_ROWS and len(self.findings) >= KEPT_AT_MOST:
+            self.more += 1
             return
         self.findings.append(Finding(code, gravity, sentence, first, last))
 
@@ -84,7 +93,7 @@ class Result:
         return {
             **{
                 name: getattr(self, name)
-                for name in ("database", "rows", "first", "last", "head", "anchors", "exit_code")
+                for name in ("database", "rows", "first", "last", "head", "anchors", "more", "exit_code")
             },
             "ok": self.exit_code == HOLDS,
             "findings": [asdict(finding) for finding in self.findings],
@@ -102,17 +111,18 @@ def entry_hash(
 
 
 def check_rows(
-    rows: Iterable[Sequence[Any]], result: Result, start: tuple[int, str], wanted: set[int]
+    rows: Iterable[Sequence[Any]], result: Result, start: tuple[int, str], wanted: set[int], kept: Kept | None = None
 ) -> dict[int, str]:
     """Follow the chain from its beginning to its head.
 
     :param rows: values in the order of :data:`COLUMNS`, by ``seq``.
     :param start: number and hash of the row before the first one; a checkpoint may stand for an archived beginning.
     :param wanted: numbers of rows whose hash is asked for.
+    :param kept: the copy of the rows; which of them the chain has is noted in it.
     :return: these hashes, of the rows that are there.
     """
     known: dict[int, str] = {}
-    before, previous = start
+    before, previous, earlier = *start, ""
     for seq, at, run_id, event, version, actor, detail, link, digest in rows:
         if seq <= before:
             result.add("order", TAMPERED, f"Row {seq} stands twice, or behind row {before}.", seq, seq)
@@ -125,13 +135,27 @@ def check_rows(
             result.add("replaced", TAMPERED, told, before, seq)
         if entry_hash(seq, at, run_id, event, version, actor, detail, link) != digest:
             result.add("edited", TAMPERED, f"Row {seq} was changed: its contents are not what its hash says.", seq, seq)
+        if (at or "") < earlier and _seconds(at, earlier) > BACKDATED_S:
+            told = f"Row {seq} says {at}, and the row before it {earlier}: it was put in with another time, or the clock was set back."
+            result.add("backdated", EXPLAIN, told, seq, seq)
         if seq in wanted:
             known[seq] = digest
+        if kept:
+            kept.saw(seq, digest)
         result.rows += 1
         result.first = seq if result.first is None else result.first
-        before, previous = seq, digest
+        before, previous, earlier = seq, digest, at or ""
     result.last, result.head = (before, previous) if result.rows else (None, None)
     return known
+
+
+def _seconds(earlier: str | None, later: str) -> float:
+    """:return: between two times; infinite where one is none, such as ``infinity``."""
+    try:
+        first, last = (datetime.fromisoformat(str(text).rstrip("Z")) for text in (earlier, later))
+    except ValueError:
+        return float("inf")
+    return (last - first).total_seconds()
 
 
 # -- the anchors ----------------------------------------------------------------------------------------------------------
@@ -167,6 +191,9 @@ def check_anchor_lines(text: str, name: str, result: Result) -> list[dict[str, A
             result.add("anchor_chain", TAMPERED, told)
         previous, torn = line_hash(line), False
         anchors.append(anchor)
+    if torn:
+        told = f"The last line of {name} is cut off: a run was ended while it wrote it, or somebody cut it; the next run would have added one."
+        result.add("anchors_cut", EXPLAIN, told)
     return anchors
 
 
@@ -220,14 +247,14 @@ def check_anchors(
     known: Mapping[int, str],
     result: Result,
     cluster: Mapping[str, Any],
-    kept: Mapping[int, set[str]] | None,
+    kept: Kept | None,
     start: tuple[int, str],
 ) -> None:
     """Hold the chain against what it was seen to be: only this shows a cut tail, a TRUNCATE and a full rewrite.
 
     :param known: hashes of the rows that the anchors name.
     :param cluster: ``system_identifier``, ``timeline`` and ``database_oid`` of what was read, as far as they are known.
-    :param kept: hashes by number of the rows that were copied outside; None where no copy was given.
+    :param kept: the copy of the rows, without those that the chain has; None where none was given.
     :param start: number and hash of the row before the first one.
     """
     heads = [anchor for anchor in anchors if anchor.get("seq")]
@@ -256,7 +283,7 @@ def _branch(
     after: Mapping[str, Any] | None,
     result: Result,
     cluster: Mapping[str, Any],
-    kept: Mapping[int, set[str]] | None,
+    kept: Kept | None,
 ) -> None:
     """Anchors one after the other of which the chain knows nothing: something was cut or rewritten, or a restore went back."""
     first = int(good["seq"]) + 1 if good else 1
@@ -264,13 +291,20 @@ def _branch(
     seen = f"anchored at {run[-1].get('time')} by run {run[-1].get('run_id')}"
     parted = dict((after or {}).get("parted") or {})
     common = int(parted.get("common") or 0)
+    now = {
+        name: (after or {}).get(name) or cluster.get(name) for name in ("system_identifier", "timeline", "database_oid")
+    }
+    moved = [name.replace("_", " ") for name in now if now[name] and run[-1].get(name) and now[name] != run[-1][name]]
     if parted.get("explained") and common < int(run[0]["seq"]):
-        told = (
-            f"Rows {common + 1} to {last} ({seen}) belong to a branch that ended when {parted['explained']} (run "
-            f"{parted.get('by') or (after or {}).get('run_id')}) took the database back to row {common}"
-        )
-        whole = kept is not None and all(anchor["hash"] in kept.get(int(anchor["seq"]), ()) for anchor in run)
-        if whole:
+        by = f"{parted['explained']} (run {parted.get('by') or (after or {}).get('run_id')})"
+        told = f"Rows {common + 1} to {last} ({seen}) belong to a branch that ended when {by} took the database back to row {common}"
+        if not moved and any(now.values()):
+            told = (
+                f"Rows {common + 1} to {last} ({seen}) are gone. {by} is said to have taken the database back, but system identifier, "
+                "timeline and database OID are those of before: nothing was restored, they were cut"
+            )
+            result.add("rewritten", TAMPERED, f"{told}.", common + 1, last)
+        elif kept is not None and all(kept.has(anchor) for anchor in run):
             result.add("restored", NOTE, f"{told}; both branches are kept and hold.", common + 1, last)
         else:
             more = (
@@ -278,10 +312,6 @@ def _branch(
             )
             result.add("restored", EXPLAIN, f"{told}; {more}.", common + 1, last)
         return
-    now = {
-        name: (after or {}).get(name) or cluster.get(name) for name in ("system_identifier", "timeline", "database_oid")
-    }
-    moved = [name.replace("_", " ") for name in now if now[name] and run[-1].get(name) and now[name] != run[-1][name]]
     if moved:
         changes = " and ".join(moved)
         told = (
@@ -295,25 +325,81 @@ def _branch(
         )
     elif last > result.last and int(run[0]["seq"]) > result.last:
         told = f"The audit ends at row {result.last}, and row {last} was {seen}: its tail was cut."
-        result.add("tail_cut", TAMPERED, told, result.last + 1, last)
+        # What stands behind the last anchor that holds may have taken the place of rows that went.
+        result.add("tail_cut", TAMPERED, told, min(first, result.last + 1), last)
     else:
         told = f"Row {run[0]['seq']} is not the one that was {seen}: the rows from {first} on were rewritten."
         result.add("rewritten", TAMPERED, told, first, result.last)
 
 
-def read_kept(path: str) -> dict[int, set[str]]:
-    """:return: by number the hashes of the rows that were copied outside at each run, those of ended branches too. A row whose hash
-    is not that of its contents is left out: it proves nothing."""
-    kept: dict[int, set[str]] = {}
+@dataclass
+class Kept:
+    """The rows that were copied outside at each run, those of ended branches too: by number the hashes that the chain has not shown."""
+
+    rows: dict[int, tuple[bytes, ...]] = field(default_factory=dict)
+    last: int = 0
+
+    def saw(self, seq: int, digest: str) -> None:
+        """The chain has this row."""
+        left = tuple(one for one in self.rows.get(seq, ()) if one != _raw(digest))
+        if left:
+            self.rows[seq] = left
+        else:
+            self.rows.pop(seq, None)
+
+    def has(self, anchor: Mapping[str, Any]) -> bool:
+        """:return: whether the row of this anchor is here, and not in the chain."""
+        return _raw(str(anchor["hash"])) in self.rows.get(int(anchor["seq"]), ())
+
+
+def _raw(digest: str) -> bytes:
+    try:
+        return bytes.fromhex(digest)
+    except ValueError:
+        return b""
+
+
+def read_kept(path: str) -> Kept:
+    """:return: the copy; a row whose hash is not that of its contents is left out: it proves nothing."""
+    kept = Kept()
     with _open(path) as file:
         for line in file:
             try:
                 row = json.loads(line)
                 if entry_hash(*(row[name] for name in COLUMNS[:-1])) == row["hash"]:
-                    kept.setdefault(int(row["seq"]), set()).add(row["hash"])
+                    kept.last = int(row["seq"])
+                    kept.rows[kept.last] = (*kept.rows.get(kept.last, ()), _raw(row["hash"]))
             except (ValueError, KeyError, TypeError):
                 continue
     return kept
+
+
+def check_kept(kept: Kept, anchors: Sequence[Mapping[str, Any]], result: Result, span: tuple[int, int | None]) -> None:
+    """What was copied outside and is not in the chain, and belongs to nothing that the anchors have told: they were changed as well.
+
+    :param span: the row before the first one, and the last one that is looked at, None for all.
+    """
+    heads = [int(anchor["seq"]) for anchor in anchors if anchor.get("seq")]
+    if heads and kept.last > max(heads):  # two runs that end at once anchor in either order
+        told = (
+            f"Row {kept.last} was copied to the ops host, and the last anchor is of row {max(heads)}: a run was ended between the two, or the "
+            "end of the anchors was cut."
+        )
+        result.add("anchors_cut", EXPLAIN, told, max(heads) + 1, kept.last)
+    told_of = [(one.first, one.last or one.first) for one in result.findings if one.first and one.code != "anchors_cut"]
+    after, upto = span
+    gone = sorted(
+        seq
+        for seq in kept.rows
+        if after < seq and (upto is None or seq <= upto) and not any(first <= seq <= last for first, last in told_of)
+    )
+    if not gone:
+        return
+    # A branch may have had rows behind its last anchor, where its last run was killed.
+    ended = [one.first for one in result.findings if one.code in ("restored", "restored_elsewhere") and one.first]
+    gravity = EXPLAIN if ended and gone[0] >= min(ended) else TAMPERED
+    told = f"{len(gone)} rows from {gone[0]} to {gone[-1]} were copied to the ops host and are not in this chain, and no anchor tells of them."
+    result.add("kept", gravity, told, gone[0], gone[-1])
 
 
 # -- a checkpoint, which stands for an archived beginning -----------------------------------------------------------------
@@ -324,6 +410,9 @@ def check_checkpoint(checkpoint: Mapping[str, Any] | None, signers: str | None, 
     if not checkpoint:
         return 0, GENESIS
     seq = int(checkpoint["seq"])
+    if checkpoint.get("database") != result.database:
+        told = f"The checkpoint at row {seq} is of database {checkpoint.get('database')}: this one was renamed, or it is another one's."
+        result.add("checkpoint", EXPLAIN, told, 1, seq)
     told = f"Rows 1 to {seq} are in the archive {checkpoint.get('archive')} (sha256 {checkpoint.get('archive_sha256')})"
     who = check_signature(checkpoint, signers, CHECKPOINT_NAMESPACE) if signers else None
     if who:
@@ -350,21 +439,22 @@ def _open(path: str) -> Iterator[Any]:
 
 
 @contextmanager
-def from_export(path: str) -> Iterator[tuple[dict[str, Any], Iterator[tuple[Any, ...]]]]:
-    """:yield: the head of an export and its rows. The last line has the sha256 of all before.
-
-    :raises CannotLook: it is no export, or it is cut off or changed since it was written."""
+def from_export(path: str, result: Result | None = None) -> Iterator[tuple[dict[str, Any], Iterator[tuple[Any, ...]]]]:
+    """:param result: gets a finding where the file was changed since it was written; its last line has the sha256 of all before.
+    :yield: the head of an export and its rows.
+    :raises CannotLook: it is no export, or it is cut off; where no result is given, also if it was changed."""
     with _open(path) as file:
+        first = file.readline()
         try:
-            head = json.loads(file.readline())
+            head = json.loads(first)
             if head["kind"] != "pgops.audit" or head["format"] != 1:
                 raise ValueError
         except (ValueError, KeyError, TypeError):
             raise CannotLook(f"{path} is no export of pgops.audit, or of a later version of it") from None
-        yield head, _export_rows(path, file, head)
+        yield head, _export_rows(path, file, hashlib.sha256(first.encode()), result)
 
 
-def _export_rows(path: str, file: Any, head: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+def _export_rows(path: str, file: Any, digest: Any, result: Result | None) -> Iterator[tuple[Any, ...]]:
     number = 0
     for line in file:
         try:
@@ -374,7 +464,13 @@ def _export_rows(path: str, file: Any, head: Mapping[str, Any]) -> Iterator[tupl
                     raise CannotLook(
                         f"{path} has {number} rows and says that it has {row['end']}: the file was changed"
                     )
+                if row.get("sha256") != digest.hexdigest():
+                    told = f"{path} was changed since it was written: its last line has another sha256."
+                    if result is None:
+                        raise CannotLook(told.rstrip("."))
+                    result.add("export", TAMPERED, told)
                 return
+            digest.update(line.encode())
             number += 1
             values = tuple(row[name] for name in COLUMNS)
             if type(values[0]) is not int or not all(value is None or isinstance(value, str) for value in values[1:]):
@@ -387,16 +483,26 @@ def _export_rows(path: str, file: Any, head: Mapping[str, Any]) -> Iterator[tupl
 
 # The statement-level triggers that refuse UPDATE, DELETE and TRUNCATE: tgtype, as pg_trigger has it.
 TRIGGERS = {"audit_no_update": 18, "audit_no_delete": 10, "audit_no_truncate": 34}
+# What their function does, to the letter: one that only looks like it refuses nothing.
+REFUSAL = """
+BEGIN
+    RAISE EXCEPTION 'pgops.audit is append-only: % is refused', TG_OP USING ERRCODE = 'insufficient_privilege';
+END
+"""
 _PROTECTION = """
-SELECT c.relkind::text, c.relrowsecurity, pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
-       (SELECT coalesce(json_object_agg(t.tgname, json_build_object('type', t.tgtype, 'enabled', t.tgenabled,
-                 'body', p.prosrc)), '{}') FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+SELECT c.relkind::text, c.relpersistence::text AS persistence, c.relrowsecurity, pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
+       (SELECT coalesce(json_object_agg(t.tgname, json_build_object('type', t.tgtype, 'enabled', t.tgenabled, 'body', p.prosrc,
+                 'whole', t.tgqual IS NULL AND cardinality(t.tgattr) = 0,
+                 'language', (SELECT l.lanname FROM pg_catalog.pg_language l WHERE l.oid = p.prolang))), '{}')
+          FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
          WHERE t.tgrelid = c.oid AND NOT t.tgisinternal) AS triggers,
+       EXISTS (SELECT FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = 'seq'
+                WHERE k.conrelid = c.oid AND k.contype = 'p' AND k.conkey = ARRAY[a.attnum]) AS one_chain,
        (SELECT count(*) FROM pg_catalog.pg_rewrite w WHERE w.ev_class = c.oid) AS rules,
        (SELECT count(*) FROM pg_catalog.pg_inherits i WHERE c.oid IN (i.inhparent, i.inhrelid)) AS related,
        (SELECT coalesce(json_agg(DISTINCT coalesce(r.rolname, 'PUBLIC')), '[]')
           FROM aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
-         WHERE a.privilege_type IN ('UPDATE', 'DELETE', 'TRUNCATE') AND a.grantee <> c.relowner) AS may_change,
+         WHERE a.privilege_type IN ('UPDATE', 'DELETE', 'TRUNCATE', 'TRIGGER') AND a.grantee <> c.relowner) AS may_change,
        (SELECT coalesce(json_agg(DISTINCT o.relowner::regrole::text), '[]') FROM pg_catalog.pg_class o
          WHERE o.relnamespace = c.relnamespace AND o.relname = 'migration') AS migrators,
        pg_catalog.pg_stat_get_tuples_updated(c.oid) AS updated
@@ -420,38 +526,27 @@ SELECT document FROM pgops.audit_checkpoint ORDER BY seq DESC LIMIT 1
 def check_protection(found: Mapping[str, Any], result: Result) -> None:
     """What keeps rows from being changed unseen, as the database has it now.
 
-    :param found: a row of the catalog: ``relkind``, ``relrowsecurity``, ``owner``, ``triggers``, ``rules``, ``related``,
-        ``may_change``, ``migrators``, ``updated``.
+    :param found: a row of the catalog, as an export has it under ``protection``.
     """
     triggers = dict(found["triggers"])
     for name, kind in TRIGGERS.items():
-        trigger = triggers.pop(name, None)
-        what = name.rpartition("_")[2].upper()
-        if trigger is None or trigger["type"] != kind:
-            result.add("trigger", TAMPERED, f"The trigger {name} is gone or is another one: {what} is not refused.")
-        elif trigger["enabled"] != "A":
-            told = (
-                "is disabled"
-                if trigger["enabled"] == "D"
-                else "is not ENABLE ALWAYS, so that session_replication_role passes it"
-            )
-            result.add("trigger", TAMPERED, f"The trigger {name} {told}: {what} is not refused.")
-        elif "RAISE EXCEPTION" not in trigger["body"]:
-            result.add("trigger", TAMPERED, f"The function of the trigger {name} was replaced: {what} is not refused.")
+        told = _what_is_wrong(name, kind, triggers.pop(name, None))
+        if told:
+            result.add("trigger", TAMPERED, f"{told}: {name.rpartition('_')[2].upper()} is not refused.")
     if triggers:
-        result.add(
-            "trigger",
-            TAMPERED,
-            f"Triggers that are not this tool's stand on pgops.audit: {', '.join(sorted(triggers))}.",
-        )
+        names = ", ".join(sorted(triggers))
+        result.add("trigger", TAMPERED, f"Triggers that are not this tool's stand on pgops.audit: {names}.")
     if found["relkind"] != "r" or found["rules"] or found["related"] or found["relrowsecurity"]:
         told = "pgops.audit is no plain table: it has rules, row-level security or other tables above or below it, which hide rows."
+        result.add("table", TAMPERED, told)
+    if found["persistence"] != "p" or not found["one_chain"]:
+        told = "pgops.audit has lost its primary key, which keeps the chain one chain, or is UNLOGGED, and so empty after a crash."
         result.add("table", TAMPERED, told)
     if found["may_change"]:
         result.add(
             "rights",
             EXPLAIN,
-            f"UPDATE, DELETE or TRUNCATE on pgops.audit is granted to {', '.join(found['may_change'])}.",
+            f"UPDATE, DELETE, TRUNCATE or TRIGGER on pgops.audit is granted to {', '.join(found['may_change'])}.",
         )
     if found["owner"] in found["migrators"]:
         told = f"pgops.audit belongs to {found['owner']}, which also migrates and can switch its triggers off: audit_protect.yml."
@@ -460,6 +555,20 @@ def check_protection(found: Mapping[str, Any], result: Result) -> None:
         # Deletions are no sign: a writer who came second has counted as one.
         told = f"The server counted {found['updated']} updates of rows of pgops.audit, which is append-only."
         result.add("counted", EXPLAIN, told)
+
+
+def _what_is_wrong(name: str, kind: int, trigger: Mapping[str, Any] | None) -> str | None:
+    if trigger is None or trigger["type"] != kind:
+        return f"The trigger {name} is gone or is another one"
+    if trigger["enabled"] == "D":
+        return f"The trigger {name} is disabled"
+    if trigger["enabled"] != "A":
+        return f"The trigger {name} is not ENABLE ALWAYS, so that session_replication_role passes it"
+    if not trigger["whole"]:
+        return f"The trigger {name} has a condition or is for some columns only"
+    if trigger["language"] != "plpgsql" or trigger["body"].split() != REFUSAL.split():
+        return f"The function of the trigger {name} was replaced"
+    return None
 
 
 @contextmanager
@@ -481,7 +590,8 @@ def from_database(dsn: str) -> Iterator[tuple[dict[str, Any], Iterator[tuple[Any
             "a password does not belong into --dsn, where every process list shows it; write it into a PGPASSFILE"
         )
     try:
-        with closing(psycopg2.connect(dsn, application_name="pgops audit_verifier")) as conn:
+        # The hashes are over UTF-8; psycopg2 would read a database in SQL_ASCII as ASCII.
+        with closing(psycopg2.connect(dsn, application_name="pgops audit_verifier", client_encoding="UTF8")) as conn:
             conn.set_session(isolation_level="REPEATABLE READ", readonly=True)
             with conn.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
                 cursor.execute("SET row_security = off; SET search_path = pg_catalog")
@@ -557,14 +667,17 @@ def _verified(
     if signers and not os.access(signers, os.R_OK):
         raise CannotLook(f"{signers} cannot be read")
     kept = read_kept(rows) if rows else None
-    with from_export(str(export)) if export else from_database(str(dsn)) as (head, found):
+    with from_export(str(export), result) if export else from_database(str(dsn)) as (head, found):
         result.database = head.get("database")
         start = check_checkpoint(head.get("checkpoint"), signers, result)
         wanted = {int(anchor["seq"]) for anchor in lines_of if anchor.get("seq")}
-        known = check_rows(found, result, start, wanted)
-        if head.get("protection"):
-            check_protection(head["protection"], result)
+        known = check_rows(found, result, start, wanted, kept)
         upto = head.get("upto")
+    _refuse_other(lines_of, known, result)
+    if head.get("protection"):
+        check_protection(head["protection"], result)
+    else:
+        result.add("protection", EXPLAIN, "The export does not say what protects the audit in the database.")
     check_signatures(lines_of, signers, result)
     if upto:
         # What was anchored behind it is not its business; nobody is to pass a cut tail off for an archive, though.
@@ -572,7 +685,17 @@ def _verified(
         result.add("archive", NOTE if archive else EXPLAIN, told)
         lines_of = [anchor for anchor in lines_of if int(anchor.get("seq") or 0) <= int(upto)]
     check_anchors(lines_of, known, result, head, kept, start)
+    if kept:
+        check_kept(kept, [] if upto else lines_of, result, (start[0], int(upto) if upto else None))
     return result
+
+
+def _refuse_other(anchors: Sequence[Mapping[str, Any]], known: Mapping[int, str], result: Result) -> None:
+    """Of a database that was renamed at least one anchor holds. :raises CannotLook: they are another database's."""
+    of = next((anchor["database"] for anchor in reversed(anchors) if anchor.get("database")), None)
+    if of in (None, result.database) or any(known.get(int(one.get("seq") or 0)) == one.get("hash") for one in anchors):
+        return
+    raise CannotLook(f"the anchors are those of database {of}, and the audit is that of {result.database}")
 
 
 def lines(result: Result) -> list[str]:
@@ -582,7 +705,7 @@ def lines(result: Result) -> list[str]:
     grave = sorted(result.findings, key=lambda finding: (TAMPERED, EXPLAIN, NOTE).index(finding.gravity))
     told += [f"  {finding.gravity:<9}{finding.sentence}" for finding in grave[:TOLD_AT_MOST]]
     if len(grave) > TOLD_AT_MOST:
-        told.append(f"  and {len(grave) - TOLD_AT_MOST} more findings; --json has them all")
+        told.append(f"  and {len(grave) - TOLD_AT_MOST + result.more} more findings; --json has the first {len(grave)}")
     words = {
         HOLDS: "the audit holds",
         EXIT_TAMPERED: "TAMPERED WITH",

@@ -141,11 +141,7 @@ CREATE TABLE pgops.audit (
     hash text NOT NULL
 );
 CREATE FUNCTION pgops.refuse_audit_change() RETURNS trigger LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp AS $refuse$
-BEGIN
-    RAISE EXCEPTION 'pgops.audit is append-only: % is refused', TG_OP USING ERRCODE = 'insufficient_privilege';
-END
-$refuse$;
+    SET search_path = pg_catalog, pg_temp AS $refuse${audit_verifier.REFUSAL}$refuse$;
 -- For each statement, since a row trigger does not see TRUNCATE; ALWAYS, since session_replication_role = replica
 -- switches the others off.
 CREATE TRIGGER audit_no_update BEFORE UPDATE ON pgops.audit

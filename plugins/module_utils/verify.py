@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import checks as named_checks
-from ansible_collections.whitecross.pgops.plugins.module_utils import declared, integrity, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils import declared, integrity, ledger, phi_logging
 from ansible_collections.whitecross.pgops.plugins.module_utils.accepted_differences import Accepted
 from ansible_collections.whitecross.pgops.plugins.module_utils.catalog import Inventory
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect
@@ -151,7 +151,7 @@ def verify_database(
         findings += _of_foreign_keys(sound.keys, WARN if book.baseline else FAIL, accepted)
         findings += _of_objects(sound, wanted, {(finding.object, finding.attribute) for finding in findings}, accepted)
         findings += sound.differing
-        findings += _of_phi(sound.phi_tables)
+        findings += _of_phi(sound.phi_tables) + _of_searches(sound.phi_searches)
     return {
         "passed": not any(finding.level == FAIL for finding in findings),
         "versions": [migration["version"] for migration in applied],
@@ -210,6 +210,7 @@ class _Soundness:
     checks: list[dict[str, Any]]
     differing: list[Finding]
     phi_tables: list[dict[str, Any]]
+    phi_searches: phi_logging.Searches
     rows: list[dict[str, Any]]
     extensions: list[dict[str, Any]]
     definitions: list[dict[str, Any]]
@@ -235,6 +236,7 @@ def _look(
         checked,
         differing,
         integrity.phi_tables(conn),
+        phi_logging.searches(conn),
         integrity.row_counts(conn),
         integrity.extensions(conn),
         integrity.definitions(conn),
@@ -344,6 +346,17 @@ def _of_phi(tables: Sequence[Mapping[str, Any]]) -> list[Finding]:
         for kind, level, protection in wanted
         if (bare := [str(table["name"]) for table in tables if not table[kind]])
     ]
+
+
+def _of_searches(found: phi_logging.Searches) -> list[Finding]:
+    """No fault of the schema and nothing that a way back mends: it is told, and stays the server's setting."""
+    expected = f"every query through {', '.join(found.indexes)} in the server's log"
+    told = []
+    if found.bare:
+        told.append(f"not logged: {', '.join(found.bare)}, neither by pgaudit nor by log_statement = all")
+    if found.exceptions:
+        told.append(f"{found.logged_by} is set otherwise for {', '.join(found.exceptions)}")
+    return [Finding("PHI", NOTICE, "indexes of PHI", "logged", expected, "; ".join(told))] if told else []
 
 
 def _finding(check: str, key: str, attribute: str, expected: str, found: str, meant: bool) -> Finding:

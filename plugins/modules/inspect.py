@@ -11,7 +11,7 @@ description:
   - Runs one of the queries of C(sql/inspect) in a read-only transaction. They read the catalog and the server's
     statistics; C(data_age) alone counts rows, and none shows what stands in one.
   - C(tables), C(columns), C(required_columns), C(enums), C(enum_values), C(indexes), C(index_usage), C(largest_indexes), C(foreign_keys),
-    C(constraints), C(extensions), C(sizes), C(schema_counts), C(phi_tables) and C(data_age) are there.
+    C(constraints), C(extensions), C(sizes), C(schema_counts), C(phi_tables), C(phi_objects) and C(data_age) are there.
   - The action plugin reads the query and shows the rows as a table.
 extends_documentation_fragment:
   - whitecross.pgops.pgops

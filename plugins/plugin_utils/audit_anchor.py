@@ -62,7 +62,7 @@ def heads(place: Place) -> list[dict[str, Any]]:
     found = []
     for line in reversed(_last_lines(place.anchors)):
         anchor = _parsed(line)
-        if anchor and anchor.get("seq"):
+        if anchor and anchor.get("seq") and anchor.get("hash"):
             found.append(anchor)
         if len(found) == LOOKED_FOR:
             break
@@ -73,7 +73,7 @@ def kept_to(place: Place) -> dict[str, Any] | None:
     """:return: ``seq`` and ``hash`` of the row that was copied last."""
     for line in reversed(_last_lines(place.rows)):
         row = _parsed(line)
-        if row:
+        if row and "seq" in row and "hash" in row:
             return {"seq": row["seq"], "hash": row["hash"]}
     return None
 

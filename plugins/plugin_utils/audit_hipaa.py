@@ -64,6 +64,9 @@ def _incidents(period: Period) -> Iterator[str]:
         issues = (run.get("execution_log") or {}).get("issues") or []
         if issues:
             yield f"Run {run['run_id']} ({run.get('status')}): {issues[0]}"
+        glass = run.get("break_glass")
+        if glass:
+            yield f"Run {run['run_id']}: {glass.get('told')}."
     count = period.events.get("break_glass", 0)
     if count:
         yield f"{count} rules were broken with a typed reason."
@@ -106,6 +109,16 @@ def _access(period: Period) -> Iterator[str]:
     if people:
         yield f"Changes were made by {_listed(people)}, through the accounts {_listed(accounts)}."
     for run in period.runs:
+        access = run.get("phi_access") or {}
+        public = sorted(table for table, found in access.items() if "PUBLIC" in found["may_read"])
+        if public:
+            yield f"Run {run['run_id']} touched PHI that EVERYBODY may read: {_listed(public)}."
+        bare = sorted(table for table, found in access.items() if not found["row_security"])
+        if bare:
+            yield f"Run {run['run_id']} touched PHI without row-level security: {_listed(bare)}."
+        readers = sorted({role for found in access.values() for role in found["may_read"]} - {"PUBLIC"})
+        if readers:
+            yield f"Run {run['run_id']} touched PHI that these roles may read: {_listed(readers)}."
         window = run.get("phi_window") or {}
         if window.get("sessions"):
             others = [f"{one.get('user')} ({one.get('application_name') or 'no name'})" for one in window["sessions"]]
@@ -131,20 +144,55 @@ def _recorded(period: Period, checked: Mapping[str, Any]) -> Iterator[str]:
         window = run.get("phi_window") or {}
         if window.get("logging"):
             yield f"Run {run['run_id']}: statements were logged by {window['logging']} from {window.get('opened')} to {window.get('closed')}."
+    yield from _searches(period)
     logged = {str(run["run_id"]) for run in period.runs if (run.get("phi_window") or {}).get("logging")}
     bare = [run for run in touched if run not in logged]
     if bare:
         yield f"NO logging of statements is recorded for runs that touched PHI: {_listed(bare)}."
 
 
+def _searches(period: Period) -> Iterator[str]:
+    """As the newest run has found it: what stood there before is that run's own row."""
+    run = next((run for run in reversed(period.runs) if run.get("phi_searches")), None)
+    if run is None:
+        return
+    found = run["phi_searches"]
+    if found["not_logged"]:
+        yield f"Queries through indexes of PHI are NOT logged: {_listed(found['not_logged'])} (run {run['run_id']})."
+    else:
+        yield f"Every query through indexes of PHI is logged by {found['logged_by']}: {_listed(found['indexes'])} (run {run['run_id']})."
+    if found["exceptions"]:
+        yield f"Set otherwise for {_listed(found['exceptions'])}."
+
+
 def _integrity(period: Period) -> Iterator[str]:
+    for run in period.runs:
+        for version in run.get("migrations") or []:
+            if version.get("phi") and version.get("transformations"):
+                steps = [_step(step) for step in version["transformations"]]
+                yield f"Version {version['version']} ({version.get('name')}, run {run['run_id']}) did to PHI: {_listed(steps)}."
     for word in ("passed", "failed", "not run"):
         runs = sorted({str(record["run_id"]) for record in period.records if record.get("verification_status") == word})
         if runs:
             yield f"Verification {word} after {len(runs)} runs: {_listed(runs)}."
 
 
+def _step(step: Mapping[str, Any]) -> str:
+    rows = f", {step['rows']} rows" if step.get("rows") is not None else ""
+    return f"{step.get('name') or step.get('step')} ({step.get('kind')}{rows})"
+
+
 def _retention(period: Period) -> Iterator[str]:
+    for run in period.runs:
+        kept = run.get("retention")
+        if kept and kept["fewer"]:
+            fewer = [f"{item['table']} from {item['before']} to {item['after']}" for item in kept["fewer"]]
+            yield f"Run {run['run_id']} touched PHI; FEWER rows than before: {_listed(fewer)}."
+        elif kept:
+            told = (
+                "no table has fewer rows than before" if kept["compared"] else "rows before and after were NOT compared"
+            )
+            yield f"Run {run['run_id']} touched PHI; {told}."
     if period.first:
         yield (
             f"The first row of the chain in the database is of {period.first[:10]}. Six years are the law's; the platform keeps seven by "

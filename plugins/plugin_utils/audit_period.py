@@ -71,18 +71,19 @@ def read(path: Path, since: str, until: str) -> Period:
         with audit_verifier.from_export(str(path)) as (_head, rows):
             for row in _mappings(rows):
                 period.first = period.first or str(row["at"])
+                event = str(row["event"])
+                detail = _detail(row)
+                # Whenever it was signed off, a run of the period is.
+                if event == audit_entry.SIGNED_OFF:
+                    period.signed_off.setdefault(str(detail.get("run")), []).append(detail)
                 if not since <= str(row["at"])[:10] <= until:
                     continue
                 period.rows += 1
-                event = str(row["event"])
                 period.events[event] = period.events.get(event, 0) + 1
-                detail = _detail(row)
                 if event == audit_entry.RUN_ENDED:
                     ended.add(str(row["run_id"]))
                     period.runs.append({**detail, "run_id": row["run_id"], "seq": row["seq"]})
                     period.records.extend(_of_run(row, detail))
-                elif event == audit_entry.SIGNED_OFF:
-                    period.signed_off.setdefault(str(detail.get("run")), []).append(detail)
                 elif event in _SINGLE:
                     singles.append(_single(row, detail))
     except audit_verifier.CannotLook as fault:

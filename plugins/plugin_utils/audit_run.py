@@ -18,7 +18,7 @@ COLLECTION_ROOT = Path(__file__).parents[2]
 NOT_KNOWN = "not known"
 _VERIFIED: Mapping[Any, str] = {True: "passed", False: "failed", None: "not run"}
 # What takes a database back in time, by the phases of its run.
-_BACK = ("resume", "restore", "swap")
+_BACK = ("resume", "restore", "swap", "restore_database")
 _LOOKED_BACK = 20
 
 
@@ -68,6 +68,7 @@ def entry(report: Mapping[str, Any], host: str, database: str, settings: Mapping
         "duration_seconds": report["duration_s"],
         "status": report["state"] or report["result"],
         "verification_status": _VERIFIED[verified],
+        "retention": _retention(phases) if any(version["phi"] for version in versions) else None,
         "rollback_tested": rehearsal.get("down_equal"),
         "rehearsal": rehearsal.get("id"),
         "approvals": gate.get("approvals")
@@ -79,6 +80,15 @@ def entry(report: Mapping[str, Any], host: str, database: str, settings: Mapping
     if phi:
         found["phi_window"] = phi
     return dict(without_secrets(found))
+
+
+def _retention(phases: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether what has to be kept was kept: the rows of each table before and after, as the health report has counted them."""
+    rows = (phases.get("preflight_after") or {}).get("rows")
+    if not isinstance(rows, Mapping):
+        return {"compared": False, "fewer": []}
+    fewer = [{name: item.get(name) for name in ("table", "before", "after")} for item in rows.get("fewer") or []]
+    return {"compared": True, "fewer": fewer}
 
 
 def _inner(phases: Mapping[str, Any], key: str, phase: str | None = None) -> dict[str, Any]:
@@ -102,7 +112,8 @@ def _versions(phases: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _version(item: Mapping[str, Any], planned: Mapping[str, Any], word: str) -> dict[str, Any]:
     steps = item.get("step_durations") or []
-    counted = [step["walked"] for step in steps if isinstance(step.get("walked"), int)]
+    counted = [step["rows"] for step in steps if isinstance(step.get("rows"), int)]
+    phi = bool(planned.get("phi"))
     return {
         "version": str(item["version"]),
         "name": item.get("name"),
@@ -111,7 +122,11 @@ def _version(item: Mapping[str, Any], planned: Mapping[str, Any], word: str) -> 
         "checksum": planned.get("checksum"),
         "rendered_checksum": planned.get("rendered_checksum"),
         "risk": planned.get("risk"),
-        "phi": bool(planned.get("phi")),
+        "phi": phi,
+        # What was done to PHI, step by step; `why` says what for.
+        "transformations": [{name: step.get(name) for name in ("step", "kind", "name", "rows")} for step in steps]
+        if phi
+        else [],
         "why": planned.get("why"),
         "records_affected": sum(counted) if counted else None,
         "indexes": {
@@ -191,11 +206,14 @@ def explained(state: str, environment: str, host: str, database: str, since: str
 
 
 def _went_back(events: Iterable[Mapping[str, Any]], host: str, database: str) -> str | None:
-    """Begun is enough: a run that was killed behind the change of the clusters leaves no end."""
+    """Begun is enough: a run that was killed behind the change of the clusters leaves no end. What was refused was never begun."""
+    begun: str | None = None
     for event in events:
         phase = event.get("phase")
-        if event.get("event") != "phase_started" or phase not in _BACK or event.get("host") != host:
+        if phase not in _BACK or event.get("host") != host:
             continue
-        if not event.get("databases") or database in event["databases"]:
-            return str(phase)
-    return None
+        if event.get("event") == "phase_failed" and (event.get("error") or {}).get("refused"):
+            begun = None if begun == phase else begun
+        if event.get("event") == "phase_started" and (not event.get("databases") or database in event["databases"]):
+            begun = begun or str(phase)
+    return begun

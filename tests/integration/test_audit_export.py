@@ -124,6 +124,7 @@ def test_a_later_sign_off_belongs_to_its_run(chain: Any, tmp_path: Path) -> None
     (record,) = period(chain, tmp_path).records
     assert record["signed_off_by"] == ["Grace (reviewer)"]
     assert "1 runs are signed off by a reviewer: one." in page(chain, tmp_path)
+    assert period(chain, tmp_path, since="9000-01-01").signed_off.keys() == {"one"}  # also of a run before the period
 
 
 def page(chain: Any, tmp_path: Path) -> str:
@@ -134,10 +135,16 @@ def page(chain: Any, tmp_path: Path) -> str:
 def test_the_page_says_where_there_is_no_evidence(chain: Any, tmp_path: Path) -> None:
     empty = page(chain, tmp_path)
     assert empty.count(audit_hipaa.NONE) >= 6
-    run_ended(chain, "one", execution_log={"issues": ["disk full"]})
+    run_ended(
+        chain,
+        "one",
+        execution_log={"issues": ["disk full"]},
+        break_glass={"told": "BREAK GLASS by Ada until noon: pupils without their drugs"},
+    )
     told = page(chain, tmp_path)
     assert "1 changes had a backup before them, 1 of these proved" in told
     assert "Run one (complete): disk full" in told
+    assert "Run one: BREAK GLASS by Ada until noon: pupils without their drugs." in told
     assert "NO logging of statements is recorded for runs that touched PHI: one." in told
     run_ended(
         chain,
@@ -147,6 +154,39 @@ def test_the_page_says_where_there_is_no_evidence(chain: Any, tmp_path: Path) ->
     told = page(chain, tmp_path)
     assert "Run two: statements were logged by pgaudit from 09:00 to 09:05." in told
     assert "Run two: attested." in told
+
+
+def test_the_page_says_what_was_done_to_phi_who_may_read_it_and_what_is_gone(chain: Any, tmp_path: Path) -> None:
+    steps = [
+        {"step": 1, "kind": "backfill", "name": "names", "rows": 7},
+        {"step": 2, "kind": "sql", "name": None, "rows": None},
+    ]
+    run_ended(
+        chain,
+        "one",
+        migrations=[
+            {"version": V1, "name": "create_people", "status": "applied", "phi": True, "transformations": steps}
+        ],
+        phi_access={"public.people": {"row_security": False, "may_read": ["PUBLIC", "nurse"]}},
+        phi_searches={"indexes": ["public.i"], "logged_by": None, "not_logged": ["public.i"], "exceptions": []},
+        retention={"compared": True, "fewer": [{"table": "public.people", "before": 9, "after": 7}]},
+    )
+    told = page(chain, tmp_path)
+    for sentence in (
+        f"Version {V1} (create_people, run one) did to PHI: names (backfill, 7 rows), 2 (sql).",
+        "Run one touched PHI that EVERYBODY may read: public.people.",
+        "Run one touched PHI without row-level security: public.people.",
+        "Run one touched PHI that these roles may read: nurse.",
+        "Queries through indexes of PHI are NOT logged: public.i (run one).",
+        "Run one touched PHI; FEWER rows than before: public.people from 9 to 7.",
+    ):
+        assert sentence in told
+    searches = {"indexes": ["public.i"], "logged_by": "pgaudit.log", "not_logged": [], "exceptions": ["app in clinic"]}
+    run_ended(chain, "two", phi_searches=searches, retention={"compared": False, "fewer": []})
+    told = page(chain, tmp_path)
+    assert "Every query through indexes of PHI is logged by pgaudit.log: public.i (run two)." in told
+    assert "Set otherwise for app in clinic." in told
+    assert "Run two touched PHI; rows before and after were NOT compared." in told
 
 
 def test_a_period_leaves_out_what_is_outside(chain: Any, tmp_path: Path) -> None:

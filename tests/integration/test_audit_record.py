@@ -5,22 +5,27 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.action.audit_record import ActionModule
 from ansible_collections.whitecross.pgops.plugins.module_utils import audit_entry, ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import audit_anchor
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
 from support.actions import action, variables
-from support.audit import Audited, signing_key, verifier
-from support.engine import rows
+from support.audit import Audited, Checked, signing_key, verifier
+from support.engine import rows, target_of, wait_for
 from support.module import call
+from support.server import OWNER
 from support.tree import TestTree
 
-V1 = "20260101000001"
+V1, V2 = "20260101000001", "20260101000002"
 RUN = "20260101T000000Z-000001"
 
 
@@ -29,8 +34,9 @@ def site(playbook: Any, tmp_path: Path) -> Any:
     """One version that touches PHI; its backup is not this test's business."""
     tree = TestTree(tmp_path / "own sql")
     tree.add_sql(
-        V1, "create_people", "CREATE TABLE people (id int PRIMARY KEY, name text);\nCOMMENT ON COLUMN people.name IS 'PHI: name';\n",
-        "DROP TABLE people;\n",
+        V1, "create_people", "CREATE TABLE people (id int PRIMARY KEY, name text);\nCOMMENT ON COLUMN people.name IS 'PHI: name';\n"
+        "CREATE INDEX people_name ON people (name);\nCOMMENT ON INDEX people_name IS 'PHI: search';\n",
+        "DROP TABLE people;\n", phi=True,
     )  # fmt: skip
     playbook.variables["pgops_sql"] = str(tree.folder)
     playbook.variables["pgops_phases"] = ["plan", "apply"]
@@ -66,6 +72,12 @@ def test_a_run_ends_in_the_audit_and_its_head_outside_and_a_cut_tail_is_shouted(
     assert told["executor"]
     assert (told["service_account"], told["phi_impact"]) == ("white_cross_migrator", True)
     assert told["phi_fields"] == {"public.people": ["name"]}
+    assert told["phi_access"] == {"public.people": {"row_security": False, "may_read": ["white_cross_owner"]}}
+    assert told["phi_searches"] == {
+        "indexes": ["public.people_name"], "logged_by": None, "not_logged": ["public.people_name"], "exceptions": [],
+    }  # fmt: skip
+    assert told["retention"] == {"compared": False, "fewer": []}
+    assert [step["kind"] for step in told["migrations"][0]["transformations"]] == ["sql"]
     assert [(item["version"], item["status"], len(item["checksum"])) for item in told["migrations"]] == [
         (V1, "applied", 64)
     ]
@@ -92,11 +104,38 @@ def test_a_run_ends_in_the_audit_and_its_head_outside_and_a_cut_tail_is_shouted(
     )
     cut = site("status.yml")
     assert cut.rc == 2, cut.output
-    assert "it was cut or rewritten, and no rollback of this ops host explains it" in cut.json["error"]["message"]
+    assert "it was cut or rewritten" in cut.json["error"]["message"]
+    assert "no rollback of this ops host explains it" in cut.json["error"]["message"]
     assert site("status.yml").rc == 0  # told once; the verifier goes on to tell it
     Audited(conn, place(site), tmp_path).export()
     assert verifier(tmp_path, "--export", str(export), *arguments).rc == 1
     conn.close()
+
+
+@pytest.mark.slow
+def test_the_history_survives_a_rollback_by_restore_and_the_audit_holds(site: Any, target: Any, tmp_path: Path) -> None:
+    site.variables["pgops_phases"] = ["plan", "backup", "prove", "apply"]
+    first = site("migrate.yml")
+    assert first.rc == 0, first.output
+    TestTree(tmp_path / "own sql").add_sql(
+        V2, "create_pets", "CREATE TABLE pets (id int PRIMARY KEY);\n", "DROP TABLE pets;\n"
+    )
+    second = site("migrate.yml")
+    assert second.rc == 0, second.output
+    back = site("rollback.yml", rollback_strategy="restore", rollback_confirm=site.database)
+    assert back.rc == 0, back.output
+    assert rows(target, "SELECT to_regclass('pets') AS pets") == [{"pets": None}]
+    told = rows(
+        target,
+        "SELECT run_id, event, version FROM pgops.audit WHERE event IN ('applied', 'run_ended', 'database_swapped') ORDER BY seq",
+    )
+    runs = [document["run_id"] for document in (first.json, second.json, back.json)]
+    assert [(runs.index(row["run_id"]), row["event"], row["version"]) for row in told] == [
+        (0, "applied", V1), (0, "run_ended", None), (1, "applied", V2), (1, "run_ended", None), (2, "database_swapped", None), (2, "run_ended", None),
+    ]  # fmt: skip
+    with closing(connect(target, application_name="test")) as conn:
+        found = Audited(conn, place(site), tmp_path).verify("--rows", str(place(site).rows))
+    assert (found.rc, found.document["anchors"]) == (0, 3), found.told
 
 
 def test_a_run_that_is_well_and_leaves_no_anchor_is_not_well(site: Any, target: Any, tmp_path: Path) -> None:
@@ -139,15 +178,11 @@ def test_a_run_that_wrote_nothing_leaves_nothing(target: Any) -> None:
 # -- the action, run after run, without a play ------------------------------------------------------------------------------
 
 
-def end_run(target: Any, state: Path, number: int, *phases: str) -> dict[str, Any]:
-    """A run of these phases comes to its end."""
+def begin_to_end(state: Path, target: Any, number: int, *phases: str) -> tuple[ActionModule, dict[str, Any], str]:
+    """A run of these phases, before its end: the action that ends it, the variables, its id."""
     run = {
-        "id": f"2026010{number}T000000Z-00000{number}",
-        "environment": "staging",
-        "playbook": "rollback",
-        "limit": "staging",
-        "command": "",
-    }
+        "id": f"2026010{number}T000000Z-00000{number}", "environment": "staging", "playbook": "rollback", "limit": "staging", "command": "",
+    }  # fmt: skip
     journal = Journal(state, "staging", run["id"])
     journal.append({"event": "run_started", "run_id": run["id"], **run})
     for phase in phases:
@@ -158,8 +193,14 @@ def end_run(target: Any, state: Path, number: int, *phases: str) -> dict[str, An
     task_vars = {**variables([target.database], **run), "pgops_state_directory": str(state)}
     ending = action(ActionModule)
     ending.look_back(task_vars, run, None)
+    return ending, task_vars, run["id"]
+
+
+def end_run(target: Any, state: Path, number: int, *phases: str) -> dict[str, Any]:
+    """A run of these phases comes to its end."""
+    ending, task_vars, run_id = begin_to_end(state, target, number, *phases)
     given = ending.module_arguments(task_vars)
-    return ending.after(call("audit_record", target, run_id=run["id"], **given), task_vars)
+    return ending.after(call("audit_record", target, run_id=run_id, **given), task_vars)
 
 
 def staging(target: Any, state: Path) -> audit_anchor.Place:
@@ -193,40 +234,158 @@ def test_a_tail_cut_between_two_runs_ends_the_second_and_is_told_once(
     cut = end_run(target, tmp_path, 2)
     assert cut["failed"]
     assert "has not the row 3 that run 20260101T000000Z-000001 anchored" in cut["msg"]
-    assert "agrees with the anchors up to row 0: it was cut or rewritten, and no rollback" in cut["msg"]
+    assert (
+        "agrees with the anchors up to row 0: it was cut or rewritten, or a snapshot put its files back" in cut["msg"]
+    )
     assert "audit_export.yml -l staging" in cut["next"][0]
     assert not end_run(target, tmp_path, 3).get("failed")
     found = Audited(conn, staging(target, tmp_path), tmp_path).verify()
     assert (found.rc, "tail_cut" in found.codes) == (1, True), found.told
 
 
-def test_a_restore_by_a_run_explains_itself_also_to_the_next_one(
-    conn: Any, server: Any, target: Any, tmp_path: Path
-) -> None:
-    ledger.append_audit(conn, "tested")
+def test_a_restore_by_a_run_explains_itself_also_to_the_next_one(server: Any, target: Any, tmp_path: Path) -> None:
+    append(target, "tested")
     assert not end_run(target, tmp_path, 1).get("failed")
-    for _ in range(3):
-        ledger.append_audit(conn, "lost")
+    older = f"{target.database}_older"
+    server.create_database(older, OWNER, template=target.database)
+    append(target, "lost", 3)
     assert not end_run(target, tmp_path, 2).get("failed")
-    # As a restore to a point in time leaves it: its own run is killed before its end, and the next one anchors.
-    go_back(server, target.database, 1)
-    ledger.append_audit(conn, "cluster_restored")
+    # The database of before takes its place; the run that does it is killed before its end, and the next one anchors.
+    server.execute(
+        f"ALTER DATABASE {target.database} RENAME TO {target.database}_failed; ALTER DATABASE {older} RENAME TO {target.database}"
+    )
+    append(target, "database_swapped")
     Journal(tmp_path, "staging", "20260103T000000Z-000003").append(
-        {"event": "phase_started", "phase": "restore", "host": "db1", "databases": [target.database]}
+        {"event": "phase_started", "phase": "swap", "host": "db1", "databases": [target.database]}
     )
     ended = end_run(target, tmp_path, 4, "verify")
     assert not ended.get("failed"), ended
     place = staging(target, tmp_path)
     last = json.loads(place.anchors.read_text(encoding="utf-8").splitlines()[-1])
-    assert last["parted"] == {"common": 1, "explained": "rollback.yml (restore)", "by": "20260103T000000Z-000003"}
-    found = Audited(conn, place, tmp_path).verify("--rows", str(place.rows))
+    assert last["parted"] == {"common": 1, "explained": "rollback.yml (swap)", "by": "20260103T000000Z-000003"}
+    found = verified(target, tmp_path)
     assert found.rc == 0, found.told
     assert "took the database back to row 1; both branches are kept and hold" in found.told
-    for _ in range(2):
-        ledger.append_audit(conn, "tested")
+    append(target, "tested", 2)
     assert not end_run(target, tmp_path, 5).get("failed")
-    found = Audited(conn, place, tmp_path).verify("--rows", str(place.rows))
+    found = verified(target, tmp_path)
     assert found.rc == 0, found.told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "ended", "rc", "codes"),
+    [("this tool", None, 0, set()), ("elsewhere", None, 3, {"restored_elsewhere"}), ("snapshot", "a snapshot put its files back", 1, {"tail_cut"})],
+)  # fmt: skip
+def test_an_older_copy_of_the_whole_cluster_is_told_for_what_it_is(
+    own_server: Any, tmp_path: Path, how: str, ended: str | None, rc: int, codes: set[str]
+) -> None:
+    """A recovery makes a timeline of its own, whoever begins it; files that were put back as they were do not."""
+    own_server.create_database("clinic", OWNER)
+    target = target_of(own_server, "clinic")
+    append(target, "tested")
+    assert not end_run(target, tmp_path, 1).get("failed")
+    data, copy = own_server.directory / "data", own_server.directory / "copy"
+    own_server.stop()
+    subprocess.run(["cp", "-a", data, copy], check=True)
+    own_server.start()
+    append(target, "lost", 3)
+    assert not end_run(target, tmp_path, 2).get("failed")
+    own_server.stop()
+    shutil.rmtree(data)
+    copy.rename(data)
+    if how != "snapshot":
+        (data / "recovery.signal").touch()
+        with (data / "postgresql.auto.conf").open("a", encoding="ascii") as file:
+            file.write("restore_command = 'false'\n")
+    own_server.start()
+    wait_for(lambda: own_server.execute("SELECT pg_is_in_recovery()") == [(False,)])
+    if how == "this tool":
+        Journal(tmp_path, "staging", "20260103T000000Z-000003").append(
+            {"event": "phase_started", "phase": "restore", "host": "db1", "databases": ["clinic"]}
+        )
+    append(target, "after")
+    told = end_run(target, tmp_path, 4)
+    assert (bool(told.get("failed")), (ended or "") in told.get("msg", "")) == (ended is not None, True), told
+    found = verified(target, tmp_path)
+    assert (found.rc, found.codes) == (rc, codes), found.told
+    # Whatever it was, the rows of the other branch are there.
+    assert staging(target, tmp_path).rows.read_text(encoding="utf-8").count('"event":"lost"') == 3
+
+
+def verified(target: Any, state: Path) -> Checked:
+    place = staging(target, state)
+    with closing(connect(target, application_name="test")) as conn:
+        return Audited(conn, place, state).verify("--rows", str(place.rows))
+
+
+def append(target: Any, event: str, count: int = 1) -> None:
+    with closing(connect(target, application_name="test")) as conn:
+        ledger.ensure(conn)
+        for _ in range(count):
+            ledger.append_audit(conn, event)
+
+
+@pytest.mark.parametrize("refused", [True, False], ids=["refused", "nothing-moved"])
+def test_a_rollback_that_changed_nothing_explains_no_cut(
+    server: Any, target: Any, tmp_path: Path, refused: bool
+) -> None:
+    append(target, "tested", 3)
+    assert not end_run(target, tmp_path, 1).get("failed")
+    go_back(server, target.database, 1)
+    journal = Journal(tmp_path, "staging", "20260102T000000Z-000002")
+    about = {"phase": "swap", "host": "db1", "databases": [target.database]}
+    journal.append({"event": "phase_started", **about})
+    if refused:
+        journal.append({"event": "phase_failed", **about, "error": {"message": "no", "refused": True}})
+    cut = end_run(target, tmp_path, 3)
+    assert (cut.get("failed"), "no rollback of this ops host explains it" in cut["msg"]) == (True, True)
+
+
+def test_a_run_that_ends_while_another_one_does_sees_no_cut(target: Any, tmp_path: Path) -> None:
+    """The other one anchors a row that this one has not looked for."""
+    append(target, "tested")
+    assert not end_run(target, tmp_path, 1).get("failed")
+    ending, task_vars, run_id = begin_to_end(tmp_path, target, 2)
+    found = call("audit_record", target, run_id=run_id, **ending.module_arguments(task_vars))
+    append(target, "tested")
+    assert not end_run(target, tmp_path, 3).get("failed")
+    ended = ending.after(found, task_vars)
+    assert not ended.get("failed"), ended
+    assert verified(target, tmp_path).rc == 0
+
+
+def test_anchors_that_were_taken_away_end_the_run_and_are_told_once(target: Any, tmp_path: Path) -> None:
+    append(target, "tested")
+    assert not end_run(target, tmp_path, 1).get("failed")
+    staging(target, tmp_path).anchors.unlink()
+    gone = end_run(target, tmp_path, 2)
+    assert (gone.get("failed"), "are gone from this ops host" in gone["msg"]) == (True, True)
+    assert not end_run(target, tmp_path, 3).get("failed")
+
+
+def test_anchors_that_cannot_be_read_are_a_sentence(target: Any, tmp_path: Path) -> None:
+    staging(target, tmp_path).anchors.mkdir(parents=True)
+    with pytest.raises(AnsibleActionFail, match=r"The anchors cannot be read: .*anchors.jsonl: Is a directory"):
+        end_run(target, tmp_path, 1)
+
+
+def test_a_version_that_has_no_row_of_its_own_in_the_audit_ends_the_run(target: Any, tmp_path: Path) -> None:
+    """What the run says of itself is no proof of it."""
+    append(target, "tested")
+    with closing(connect(target, application_name="test")) as conn:
+        ledger.append_audit(conn, "applied", run_id=RUN, version=V1)
+    migrations = [{"version": V1, "status": "applied"}, {"version": "20260101000002", "status": "applied"}]
+    entries = {target.database: {"migrations": migrations, "tables_affected": []}}
+    result = call("audit_record", target, run_id=RUN, entries=entries)
+    assert result["databases"][target.database]["lacking"] == ["20260101000002"]
+    ending, task_vars, _run_id = begin_to_end(tmp_path, target, 1)
+    ending.module_arguments(task_vars)
+    ended = ending.after(result, task_vars)
+    assert (ended["failed"], "lacks the rows of 20260101000002, which this run has worked on" in ended["msg"]) == (
+        True,
+        True,
+    )
 
 
 def test_a_refused_run_leaves_its_line_outside(target: Any, tmp_path: Path) -> None:

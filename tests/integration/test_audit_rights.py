@@ -102,7 +102,10 @@ def test_the_auditor_reads_and_no_more(protected: Any, server: Any) -> None:
 
 
 def test_a_right_that_was_given_beyond_is_taken_back(protected: Any, server: Any, role: str) -> None:
-    server.execute(f"GRANT ALL ON pgops.audit TO {OWNER}", database=protected.database)
+    server.execute(
+        f"GRANT ALL ON pgops.audit TO {OWNER}; GRANT UPDATE, TRIGGER ON pgops.audit TO {APP}; GRANT TRUNCATE ON pgops.audit TO PUBLIC",
+        database=protected.database,
+    )
     with closing(connect(protected.as_restore(), application_name="test")) as admin:
         assert audit_rights.protect(admin, role, None)["changed"]
         assert audit_rights.protect(admin, role, None)["done"] == []

@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import audit_veri
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect, execute
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import audit_anchor
 from support.audit import Audited, signing_key, verifier
+from support.server import OWNER
 
 OFF = "ALTER TABLE pgops.audit DISABLE TRIGGER ALL; "
 ON = (
@@ -125,8 +129,20 @@ def test_a_row_replaced_with_its_own_hash_is_found(audited: Audited, superuser_c
         ("ALTER TABLE pgops.audit ENABLE ROW LEVEL SECURITY", "no plain table"),
         (("CREATE FUNCTION eat() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; CREATE TRIGGER eat BEFORE "
          "INSERT ON pgops.audit FOR EACH ROW EXECUTE FUNCTION eat()"), "not this tool's stand on pgops.audit: eat"),
+        (("CREATE OR REPLACE FUNCTION pgops.refuse_audit_change() RETURNS trigger LANGUAGE plpgsql AS "
+         "'BEGIN IF false THEN RAISE EXCEPTION ''pgops.audit is append-only''; END IF; RETURN NULL; END'"),
+         "function of the trigger audit_no_truncate was replaced"),
+        (("DROP TRIGGER audit_no_update ON pgops.audit; CREATE TRIGGER audit_no_update BEFORE UPDATE OF seq ON pgops.audit "
+         "EXECUTE FUNCTION pgops.refuse_audit_change(); ALTER TABLE pgops.audit ENABLE ALWAYS TRIGGER audit_no_update"),
+         "audit_no_update has a condition or is for some columns only"),
+        (("DROP TRIGGER audit_no_delete ON pgops.audit; CREATE TRIGGER audit_no_delete BEFORE DELETE ON pgops.audit WHEN (false) "
+         "EXECUTE FUNCTION pgops.refuse_audit_change(); ALTER TABLE pgops.audit ENABLE ALWAYS TRIGGER audit_no_delete"),
+         "audit_no_delete has a condition or is for some columns only"),
+        ("ALTER TABLE pgops.audit SET UNLOGGED", "is UNLOGGED"),
+        ("ALTER TABLE pgops.audit DROP CONSTRAINT audit_pkey", "has lost its primary key"),
     ],
-    ids=["disabled", "replication-role", "dropped", "function", "rule", "row-security", "trigger"],
+    ids=["disabled", "replication-role", "dropped", "function", "rule", "row-security", "trigger", "looks-like-it", "of-a-column",
+         "never", "unlogged", "no-key"],
 )  # fmt: skip
 def test_a_guard_that_was_taken_away_is_found(
     audited: Audited, superuser_connection: Any, statement: str, told: str
@@ -135,6 +151,53 @@ def test_a_guard_that_was_taken_away_is_found(
         cursor.execute(statement)
     found = audited.verify()
     assert (found.rc, told in found.told) == (1, True), found.told
+
+
+def test_two_rows_that_changed_places_are_found(audited: Audited, superuser_connection: Any) -> None:
+    """All but the number changed places, hashes and all; then the numbers as well, which leaves the hashes of the numbers."""
+    columns = "(at, run_id, event, actor, detail, previous, hash)"
+    swap = f"UPDATE pgops.audit AS a SET {columns} = (SELECT {columns[1:-1]} FROM pgops.audit AS b WHERE b.seq = 7 - a.seq) WHERE seq IN (3, 4)"
+    tamper(superuser_connection, swap)
+    found = audited.verify()
+    assert (found.rc, found.codes >= {"edited", "replaced"}) == (1, True), found.told
+
+
+def test_a_chain_with_a_fork_is_found(audited: Audited, superuser_connection: Any) -> None:
+    """A second row 4 that follows row 3 as well as the first one does."""
+    row = {**ledger.audit_rows(audited.conn)[3], "actor": "nobody"}
+    digest = audit_verifier.entry_hash(*(row[name] for name in audit_verifier.COLUMNS[:-1]))
+    fork = "INSERT INTO pgops.audit SELECT seq, at, run_id, event, version, 'nobody', detail, previous, '{}' FROM pgops.audit WHERE seq = 4"
+    tamper(superuser_connection, f"ALTER TABLE pgops.audit DROP CONSTRAINT audit_pkey; {fork.format(digest)}")
+    found = audited.verify()
+    assert (found.rc, found.codes >= {"order", "table"}) == (1, True), found.told
+    assert "Row 4 stands twice" in found.told
+
+
+def test_a_row_put_in_with_another_time_is_told(audited: Audited, target: Any) -> None:
+    """Who may add rows may add one that says it is of last year, its hash and all."""
+    head = ledger.audit_head(audited.conn) or {}
+    row = (7, "2020-02-02T00:00:00.000000Z", "run-0", "applied", "1", "somebody else", "{}", head["hash"])
+    with audited.conn.cursor() as cursor:
+        values = (*row, audit_verifier.entry_hash(*row))
+        cursor.execute("INSERT INTO pgops.audit VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)", values)
+    found = audited.verify()
+    assert (found.rc, found.codes) == (3, {"backdated"})
+    assert "Row 7 says 2020-02-02T00:00:00.000000Z, and the row before it" in found.told
+
+
+def test_a_time_that_is_none_is_no_reason_to_stop_looking(audited: Audited, superuser_connection: Any) -> None:
+    tamper(superuser_connection, "UPDATE pgops.audit SET at = 'infinity' WHERE seq = 2")
+    assert "Row 2 was changed" in audited.verify().told
+
+
+def test_of_many_rows_that_do_not_hold_a_thousand_are_told_and_the_rest_counted() -> None:
+    result = audit_verifier.Result()
+    rows = [(number, "", None, "x", None, "a", "{}", "-", "f" * 64) for number in range(1, 3000)]
+    audit_verifier.check_rows(rows, result, (0, audit_verifier.GENESIS), set())
+    result.add("trigger", audit_verifier.TAMPERED, "told all the same")
+    assert (len(result.findings), result.exit_code) == (1001, 1)
+    assert f"{1001 - 20 + result.more} more findings" in audit_verifier.lines(result)[-2]
+    assert result.more > 2000
 
 
 def test_a_right_to_change_rows_is_told(audited: Audited, superuser_connection: Any) -> None:
@@ -198,6 +261,37 @@ def test_an_export_that_was_cut_off_is_no_audit(audited: Audited, spoil: Any) ->
     assert audited.verify(export=export).rc == 2
 
 
+def test_an_export_whose_head_was_mended_is_found(audited: Audited, superuser_connection: Any) -> None:
+    with superuser_connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE pgops.audit DISABLE TRIGGER audit_no_update")
+    export = audited.export()
+    text = export.read_text(encoding="utf-8")
+    assert '"enabled": "D"' in text or '"enabled":"D"' in text
+    export.write_text(
+        text.replace('"enabled":"D"', '"enabled":"A"').replace('"enabled": "D"', '"enabled": "A"'), encoding="utf-8"
+    )
+    found = audited.verify(export=export)
+    assert (found.rc, found.codes) == (1, {"export"}), found.told
+
+
+def test_an_export_that_does_not_say_what_protects_the_audit_asks_for_it(audited: Audited) -> None:
+    export = audited.export()
+    head, *lines = export.read_text(encoding="utf-8").splitlines()
+    lines = [json.dumps({**json.loads(head), "protection": None}), *lines[:-1]]
+    text = "".join(f"{line}\n" for line in lines)
+    end = json.dumps({"end": 6, "sha256": hashlib.sha256(text.encode()).hexdigest()})
+    export.write_text(f"{text}{end}\n", encoding="utf-8")
+    assert audited.verify(export=export).codes == {"protection"}
+
+
+def test_the_anchors_of_another_database_are_no_proof(audited: Audited) -> None:
+    """A slip of whoever types it, and no reason to cry out."""
+    other = audit_anchor.Place(audited.folder / "other")
+    audit_anchor.append(other, {"seq": 4, "hash": "f" * 64, "database": "another", "time": "x"}, [])
+    found = verifier(audited.folder, "--export", str(audited.export()), "--anchors", str(other.anchors))
+    assert (found.rc, "the anchors are those of database another" in found.document["error"]) == (2, True)
+
+
 # -- anchors -----------------------------------------------------------------------------------------------------------------
 
 
@@ -215,6 +309,29 @@ def test_anchors_are_private_and_each_names_the_one_before(audited: Audited) -> 
         5,
         6,
     ]
+
+
+def test_an_end_of_the_anchors_that_was_cut_is_told_by_the_copy_of_the_rows(
+    audited: Audited, superuser_connection: Any
+) -> None:
+    first = audited.place.anchors.read_text(encoding="utf-8").splitlines()[0]
+    audited.place.anchors.write_text(f"{first}\n", encoding="utf-8")
+    copy = ("--rows", str(audited.place.rows))
+    found = audited.verify(*copy)
+    assert (found.rc, found.codes) == (3, {"anchors_cut"})
+    assert "Row 6 was copied to the ops host, and the last anchor is of row 3" in found.told
+    # So who cuts the database's tail and the anchors', and forgets the copy.
+    tamper(superuser_connection, "DELETE FROM pgops.audit WHERE seq > 3")
+    found = audited.verify(*copy)
+    assert (found.rc, "kept" in found.codes) == (1, True)
+    assert "3 rows from 4 to 6 were copied to the ops host and are not in this chain" in found.told
+
+
+def test_a_last_anchor_that_is_torn_asks_for_an_explanation(audited: Audited) -> None:
+    text = audited.place.anchors.read_text(encoding="utf-8")
+    audited.place.anchors.write_text(text[:-30], encoding="utf-8")
+    found = audited.verify()
+    assert (found.rc, found.codes) == (3, {"anchors_cut"}), found.told
 
 
 @pytest.mark.parametrize("spoil", ["take out", "change"])
@@ -318,7 +435,7 @@ def test_a_restore_by_this_tool_is_explained_and_both_branches_are_kept(
     audited: Audited, superuser_connection: Any
 ) -> None:
     go_back(audited, superuser_connection, 2)
-    audited.anchor(run_id="run-back", parted={"common": 2, "explained": "rollback.yml (pitr)"})
+    audited.anchor(run_id="run-back", parted={"common": 2, "explained": "rollback.yml (pitr)"}, timeline=7)
     audited.append(4)
     audited.anchor()
     found = audited.verify("--rows", str(audited.place.rows))
@@ -333,11 +450,20 @@ def test_a_restore_by_this_tool_is_explained_and_both_branches_are_kept(
 
 def test_a_changed_copy_of_an_ended_branch_does_not_count(audited: Audited, superuser_connection: Any) -> None:
     go_back(audited, superuser_connection, 2)
-    audited.anchor(run_id="run-back", parted={"common": 2, "explained": "rollback.yml (pitr)"})
+    audited.anchor(run_id="run-back", parted={"common": 2, "explained": "rollback.yml (pitr)"}, timeline=7)
     text = audited.place.rows.read_text(encoding="utf-8")
     audited.place.rows.write_text(text.replace('{\\"n\\": 6}', '{\\"n\\": 7}'), encoding="utf-8")
     found = audited.verify("--rows", str(audited.place.rows))
     assert (found.rc, "the copy of the rows lacks it" in found.told) == (3, True)
+
+
+def test_a_restore_that_has_moved_nothing_explains_nothing(audited: Audited, superuser_connection: Any) -> None:
+    """Each way back makes another database or another timeline; a run that is said to have gone back and has not hides a cut."""
+    go_back(audited, superuser_connection, 2)
+    audited.anchor(run_id="run-back", parted={"common": 2, "explained": "rollback.yml (pitr)"})
+    found = audited.verify("--rows", str(audited.place.rows))
+    assert (found.rc, found.codes) == (1, {"rewritten"})
+    assert "timeline and database OID are those of before: nothing was restored" in found.told
 
 
 def test_a_cut_tail_that_a_later_run_saw_is_no_restore(audited: Audited, superuser_connection: Any) -> None:
@@ -389,6 +515,18 @@ def test_a_writer_in_a_transaction_that_rolls_back_leaves_no_gap(audited: Audite
     audited.append(1)
     other.close()
     assert audited.verify().document["rows"] == 7
+
+
+def test_an_audit_in_a_database_in_sql_ascii_is_read(audited: Audited, server: Any, target: Any) -> None:
+    name = f"{target.database}_ascii"
+    server.execute(f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
+    with closing(connect(replace(target, database=name), application_name="test")) as conn:
+        ledger.ensure(conn)
+        ledger.append_audit(conn, "tested", detail={"why": 'é\u2028\u001f"/€'})
+    dsn = f"host={server.host} port={server.port} dbname={name} user=postgres passfile={server.passfile}"
+    found = verifier(audited.folder, "--dsn", dsn, python=(sys.executable, "-I"))
+    assert (found.rc, found.codes) == (3, {"no_anchor"}), found.document
+    server.drop_databases(name)
 
 
 def test_no_right_to_read_is_a_sentence(audited: Audited, server: Any, target: Any) -> None:

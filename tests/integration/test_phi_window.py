@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import phi_window
+from ansible_collections.whitecross.pgops.plugins.module_utils import inspection, phi_logging, phi_window, verify
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import phi_state
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import inspect_queries, phi_state
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
 from support.engine import target_of
 from support.server import APP, MIGRATOR, OWNER
@@ -161,6 +161,8 @@ def test_a_migration_of_phi_asks_for_its_assessment_and_is_logged(site: Playbook
     )
     assert "audit_privacy_officer:" not in told
     assert cluster.execute("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgops'", database=DATABASE) == [(0,)]
+    past = site("migrate.yml", "--tags", "apply")
+    assert (past.rc, "audit_phi_required asks for its assessment" in past.json["error"]["message"]) == (2, True)
     done = site("migrate.yml", **ASSESSED)
     assert done.rc == 0, done.output
     assert cluster.execute("SELECT it FROM seen", database=DATABASE) == [("all",)]
@@ -192,3 +194,54 @@ def test_the_settings_of_the_server_are_quoted(cluster: Any) -> None:
         phi_window.close_window(conn, {"log_line_prefix": "it's %m "}, [DATABASE])
         assert setting(cluster, "log_line_prefix") == "it's %m "
         execute(conn, "ALTER SYSTEM RESET log_line_prefix")
+
+
+# -- searches through indexes of PHI ---------------------------------------------------------------------------------------------
+
+MARKED = """
+CREATE TABLE pupils (id int, name text); CREATE INDEX pupils_name ON pupils (name); CREATE INDEX pupils_id ON pupils (id);
+COMMENT ON TABLE pupils IS 'PHI: who is at school'; COMMENT ON COLUMN pupils.name IS 'PHI: name';
+COMMENT ON INDEX pupils_name IS 'PHI: search by name; log every query that goes through it'
+"""
+
+
+def searched(server: Any) -> phi_logging.Searches:
+    with closing(connect(target_of(server, DATABASE), application_name="test")) as conn:
+        return phi_logging.searches(conn)
+
+
+def test_queries_through_an_index_of_phi_are_looked_for_in_the_settings(cluster: Any) -> None:
+    assert searched(cluster).indexes == []
+    cluster.execute(MARKED, database=DATABASE)
+    found = searched(cluster)
+    assert (found.indexes, found.logged_by, found.bare) == (["public.pupils_name"], None, ["public.pupils_name"])
+    cluster.execute(f"ALTER DATABASE {DATABASE} SET log_statement = 'all'")
+    cluster.execute(f"ALTER ROLE {APP} SET log_statement = 'none'")
+    found = searched(cluster)
+    assert (found.logged_by, found.bare) == ("log_statement", [])
+    assert found.exceptions == [f"{APP} in every database"]
+    objects = inspect_queries.choose("phi_objects", {})
+    told = inspection.inspect(target_of(cluster, DATABASE), objects.text, {}, name="phi_objects")["rows"]
+    assert [(row["kind"], row["name"]) for row in told] == [
+        ("column", "public.pupils.name"),
+        ("index", "public.pupils_name"),
+        ("table", "public.pupils"),
+    ]
+
+
+def test_verify_tells_which_searches_leave_no_line_in_the_log(cluster: Any) -> None:
+    cluster.execute(MARKED, database=DATABASE)
+
+    def told() -> list[Any]:
+        result = verify.verify({DATABASE: target_of(cluster, DATABASE)})[DATABASE]
+        return [one for one in result["findings"] if (one["check"], one["attribute"]) == ("PHI", "logged")]
+
+    (finding,) = told()
+    assert (finding["level"], finding["expected"]) == (
+        "notice", "every query through public.pupils_name in the server's log",
+    )  # fmt: skip
+    assert finding["found"] == "not logged: public.pupils_name, neither by pgaudit nor by log_statement = all"
+    cluster.execute("ALTER SYSTEM SET log_statement = 'all'")
+    cluster.execute("SELECT pg_reload_conf()")
+    assert setting(cluster, "log_statement") == "all"
+    assert told() == []

@@ -39,7 +39,8 @@ class Audited:
         head = ledger.audit_head(self.conn) or {}
         cluster = audit_export.head(self.conn)
         kept = audit_anchor.kept_to(self.place) or {"seq": 0}
-        rows = [row for row in ledger.audit_rows(self.conn) if row["seq"] > kept["seq"]]
+        since = (more.get("parted") or {}).get("common", kept["seq"])
+        rows = [row for row in ledger.audit_rows(self.conn) if row["seq"] > since]
         told = {name: cluster[name] for name in ("system_identifier", "timeline", "database_oid")}
         sign = more.pop("sign", None)
         anchor = {"time": "2026-01-01T00:00:00Z", "run_id": f"run-{self.number}", **head, **told, **more}

@@ -22,7 +22,8 @@ PLANNED = {
     "why": "because",
 }
 APPLIED = {
-    "version": V1, "name": "add_x", "duration_s": 2.5, "notes": ["a note"], "step_durations": [{"walked": 700}, {"walked": 50}],
+    "version": V1, "name": "add_x", "duration_s": 2.5, "notes": ["a note"], 
+    "step_durations": [{"step": 1, "kind": "sql", "name": "column"}, {"step": 2, "kind": "backfill", "name": "fill", "walked": 900, "rows": 750}],
     "indexes": [{"schema": "public", "name": "i", "state": "built"}],
 }  # fmt: skip
 PHASES: dict[str, Any] = {
@@ -73,6 +74,9 @@ def test_every_field_is_filled_in_from_the_phases() -> None:
             "version": V1, "name": "add_x", "status": "applied", "duration_seconds": 2.5, "checksum": "c" * 64,
             "rendered_checksum": "r" * 64, "risk": "high", "phi": True, "why": "because", "records_affected": 750,
             "indexes": {"public.i": "built"}, "notes": ["a note"],
+            "transformations": [
+                {"step": 1, "kind": "sql", "name": "column", "rows": None}, {"step": 2, "kind": "backfill", "name": "fill", "rows": 750},
+            ],
         }
     ]  # fmt: skip
     log = told["execution_log"]
@@ -87,6 +91,28 @@ def test_every_field_is_filled_in_from_the_phases() -> None:
         "ada",
         "Grace",
     )
+
+
+def test_a_run_on_phi_says_what_it_did_and_whether_rows_are_gone() -> None:
+    assert audit_run.entry(report(PHASES), "db1", "clinic", {})["retention"] == {"compared": False, "fewer": []}
+    fewer = {"table": "public.people", "before": 9, "after": 7, "estimate": False}
+    compared = {**PHASES, "preflight_after": {"rows": {"fewer": [fewer], "more": [], "same": 3}}}
+    assert audit_run.entry(report(compared), "db1", "clinic", {})["retention"] == {
+        "compared": True, "fewer": [{"table": "public.people", "before": 9, "after": 7}],
+    }  # fmt: skip
+    plain = {**PHASES, "plan": {"pending": [{**PLANNED, "phi": False}]}}
+    told = audit_run.entry(report(plain), "db1", "clinic", {})
+    assert (told["retention"], told["migrations"][0]["transformations"]) == (None, [])
+
+
+def test_what_was_refused_before_it_began_explains_nothing(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "staging", RUN)
+    about = {"phase": "swap", "host": "db1", "databases": ["clinic"]}
+    journal.append({"event": "phase_started", **about})
+    journal.append({"event": "phase_failed", **about, "error": {"message": "no", "refused": True}})
+    assert audit_run.explained(str(tmp_path), "staging", "db1", "clinic", None) is None
+    journal.append({"event": "phase_started", **about})
+    assert audit_run.explained(str(tmp_path), "staging", "db1", "clinic", None) is not None
 
 
 def test_a_run_that_did_nothing_says_so_and_claims_nothing() -> None:
