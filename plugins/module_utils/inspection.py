@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect, execute
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 
 # A look at a busy server must neither queue behind DDL nor keep a snapshot for long.
 LOCK_TIMEOUT_MS = 1_000
 STATEMENT_TIMEOUT_MS = 30_000
+# A line of a query that reads what an extension brings; it is missing, or its library is not loaded.
+_EXTENSION = re.compile(r"^-- Extension: (\w+)$", re.MULTILINE)
+_NOT_THERE = ("42P01", "55000")
 
 
 def inspect(target: Target, query: str, parameters: dict[str, Any], *, name: str) -> dict[str, Any]:
@@ -37,11 +41,24 @@ def inspect(target: Target, query: str, parameters: dict[str, Any], *, name: str
             rows = [dict(zip(columns, map(_plain, row))) for row in cursor.fetchall()]
         conn.rollback()
     except psycopg2.Error as exc:
+        extension = _EXTENSION.search(query)
+        if extension and exc.pgcode in _NOT_THERE:
+            raise _without(extension.group(1), name, target) from None
         failed = f"The query {name} failed on {target}"
         raise from_psycopg(exc, failed, statement=query, database=target.database) from None
     finally:
         conn.close()
     return {"columns": columns, "rows": rows}
+
+
+def _without(extension: str, name: str, target: Target) -> PgopsError:
+    """The extension of a query is not there; making it so takes a restart, which is nobody's to do unasked."""
+    return PgopsError(
+        f"The query {name} needs the extension {extension} in {target}, and it is not there.",
+        database=target.database,
+        hint=f"As a superuser: ALTER SYSTEM SET shared_preload_libraries = '{extension}'; (with those that are in it already), restart the "
+        f"server in a window, then CREATE EXTENSION {extension};",
+    )
 
 
 def _plain(value: Any) -> Any:

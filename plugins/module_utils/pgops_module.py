@@ -251,7 +251,7 @@ def _why_fenced(module: AnsibleModule, error: Any) -> Any:
 
 def _leave(module: AnsibleModule, result: dict[str, Any]) -> NoReturn:
     # Ansible tells with what a module was called; a whole tree of migrations would take longer back than its plan takes to make.
-    told = {name: value for name, value in module.params.items() if name not in TREE_OPTIONS}
+    told = {name: value for name, value in module.params.items() if name not in (*TREE_OPTIONS, "checks")}
     result.setdefault("invocation", {"module_args": told})
     if result.pop("failed", False):
         module.fail_json(**result)

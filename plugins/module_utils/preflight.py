@@ -3,134 +3,136 @@
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
 """The health report: what is looked at before anything is changed, and again after it.
 
-Read-only, and it waits for nobody. Nearly every check is a row of data, in preflight_checks. Locks: ACCESS SHARE on
-catalogs, and on user tables whose size is read or whose rows are counted; it is waited for 100 ms at most.
+Read-only, and it waits for nobody. Nearly every check is a query of sql/preflight, and all of them together are one statement.
+Locks: ACCESS SHARE on catalogs, and on user tables whose size is read or whose rows are counted; it is waited for 100 ms at most.
 """
 
 from __future__ import annotations
 
-import os
-import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Callable
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
-    application,
-    integrity,
     pending_swap,
+    preflight_facts,
+    preflight_looks,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
     connect,
-    execute,
-    fetch_all,
-    fetch_one,
     refuse_transaction_pooler,
     server_version,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
-from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from ansible_collections.whitecross.pgops.plugins.module_utils.preflight_checks import (
-    CHECKS,
-    DISK_STOP,
-    DISK_WARN,
-    ESTIMATE_TOLERANCE,
-    EXACT_ROWS,
-    LONG_TRANSACTION_S,
-    LOOK_LOCK_TIMEOUT_MS,
-    LOOK_STATEMENT_TIMEOUT_MS,
     OK,
-    SHOWN,
-    SLOT_WAL_WARN,
     STOP,
     WARN,
-    WRAPAROUND_STOP,
-    WRAPAROUND_WARN,
     Check,
+    Need,
+    Session,
+    ask,
+    fill,
+    rights,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.preflight_compare import (
+    check_waivers,
+    compare,
+    compare_rows,
+    waive,
+    worst,
 )
 
-# Looked at by functions below, in this order, before the table above; the others after it.
-CONNECTION_CHECKS = ("server", "version", "pooler", "tls")
-OTHER_CHECKS = ("backup_connect", "restore_connect", "disk_data", "disk_backup", "application")
-NAMES: tuple[str, ...] = (*CONNECTION_CHECKS, *(check.name for check in CHECKS), *OTHER_CHECKS)
 
-_TITLES = {
-    "server": "server answers",
-    "version": "server version",
-    "pooler": "no transaction pooler",
-    "tls": "TLS as asked for",
-    "backup_connect": "backup role connects",
-    "restore_connect": "restore role connects",
-    "disk_data": "disk of the data",
-    "disk_backup": "disk of the backups",
-    "application": "application is well",
-}
-_FIELD = re.compile(r"\{([a-z_]+)(:I|!r)?\}")
+@dataclass(frozen=True)
+class Look:
+    """What a look is made with, whatever the database.
 
-
-def _fill(template: str, row: dict[str, Any]) -> str:
-    def value(field: re.Match[str]) -> str:
-        found = str(row.get(field.group(1), "?"))
-        if field.group(2) == ":I":
-            return quoted(found)
-        return "'" + found.replace("'", "''") + "'" if field.group(2) == "!r" else found
-
-    return _FIELD.sub(value, template)
-
-
-def _entry(name: str, title: str, level: str, evidence: str, fix: str = "", objects: int = 0) -> dict[str, Any]:
-    return {"check": name, "title": title, "level": level, "evidence": evidence, "fix": fix, "objects": objects}
-
-
-def _special(name: str, level: str, evidence: str, fix: str = "") -> dict[str, Any]:
-    return _entry(name, _TITLES[name], level, evidence, fix, 0 if level == OK else 1)
-
-
-def _parameters(target: Target, conn: Connection) -> dict[str, Any]:
-    user = target.user or conn.info.user
-    return {
-        "user": user,
-        "owner": target.owner or user,
-        "backup": target.backup_user or user,
-        "restore": target.restore_user or user,
-        # PostgreSQL 16 tells the right to SET ROLE from membership; 15 has membership alone.
-        "member_privilege": "SET" if server_version(conn)[0] >= 16 else "MEMBER",
-        "long_transaction_s": LONG_TRANSACTION_S,
-        "wraparound_warn": WRAPAROUND_WARN,
-        "wraparound_stop": WRAPAROUND_STOP,
-        "slot_wal_warn": SLOT_WAL_WARN,
-    }
-
-
-def look(check: Check, conn: Connection, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Ask one question of the table.
-
-    :return: ``{"check", "title", "level", "evidence", "fix", "objects"}``; a query that the role may not run or that
-        fails is a warning of its own, never an ok
+    :ivar checks: in the order of the report; see sql/preflight/checks.yml
+    :ivar thresholds: name -> number, as that file has them
+    :ivar versions: sql/preflight/versions.yml
+    :ivar environment: of the run; ``local`` asks for no backups and no timers
+    :ivar production: whether its data are the real ones
+    :ivar limit: what commands are typed with behind ``-l``
+    :ivar backup_directory: where dumps go, on the machine this runs on; None where that is not known; ``backup_engine``: what makes them
+    :ivar health_url: where the application is asked whether it is well; None asks nobody
+    :ivar timers: what the ops host knows of its timers, see :func:`preflight_looks.timers`
+    :ivar count_rows: whether the rows of each table are counted, for a comparison
+    :ivar free_bytes: free bytes at a path; ``clock`` and ``now``: the time, in seconds and in UTC; replaced in tests
     """
-    try:
-        rows = fetch_all(conn, check.query, parameters)
-    except psycopg2.Error as exc:
-        error = from_psycopg(exc, "could not be looked at")
-        return _entry(check.name, check.title, WARN, error.message, "look at it by hand", 0)
-    if not rows:
-        return _entry(check.name, check.title, OK, check.well)
-    more = f" (and {len(rows) - SHOWN} more)" if len(rows) > SHOWN else ""
-    shown = rows[:SHOWN]
-    fixes = dict.fromkeys(_fill(check.fix, row) for row in shown)
-    return _entry(
-        check.name,
-        check.title,
-        check.level,
-        "; ".join(_fill(check.found, row) for row in shown) + more,
-        " ".join(fixes) + (" ..." if more and len(fixes) > 1 else ""),
-        len(rows),
-    )
+
+    checks: Sequence[Check]
+    thresholds: Mapping[str, float]
+    versions: Mapping[str, Any] = field(default_factory=dict)
+    environment: str = preflight_looks.LOCAL
+    production: bool = False
+    limit: str = preflight_looks.LOCAL
+    backup_directory: str | None = None
+    backup_engine: str = "logical"
+    health_url: str | None = None
+    timers: Sequence[Mapping[str, Any]] | None = None
+    count_rows: bool = True
+    free_bytes: Callable[[str], int] = preflight_looks.free_space
+    clock: Callable[[], float] = time.time
+    now: Callable[[], datetime] = preflight_looks.utc_now
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the checks."""
+        return [check.name for check in self.checks]
+
+    @property
+    def by_name(self) -> dict[str, Check]:
+        """The checks by their names."""
+        return {check.name: check for check in self.checks}
+
+    @property
+    def needs(self) -> list[Need]:
+        """The rights that some check is blind without."""
+        return list({check.need.name: check.need for check in self.checks if check.need}.values())
 
 
-def _open(target: Target, application_name: str, report: list[dict[str, Any]]) -> Connection | None:
+def report(
+    target: Target, look: Look, *, application_name: str, of_server: dict[str, dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Look at everything, once.
+
+    A check that stops does not end the look: whoever repairs a server wants the whole list. Only a server that cannot
+    be reached, is too old or hides behind a transaction-mode pooler ends it.
+
+    :param of_server: what was found of the same server before, by check; what is found now is added to it
+    :return: ``{"checks": [...], "facts": {"size_bytes", "connections", "active", "waiting_locks", "long_transactions",
+        "largest_tables", "server_version", "clock", "rows"}, "level": the worst level}``; ``rows`` is what :func:`compare_rows` takes,
+        None where nobody could look
+    """
+    found: dict[str, dict[str, Any]] = {}
+    facts: dict[str, Any] = {}
+    conn = _open(target, look, application_name, found)
+    if conn is not None:
+        observer = None
+        try:
+            observer = _observer(target, conn, look, application_name)
+            facts = _look_around(
+                target, look, [conn, *([observer] if observer else [])], found, of_server, application_name
+            )
+        except psycopg2.Error as exc:
+            raise from_psycopg(exc, f"The health check of {target} broke off", database=target.database) from None
+        finally:
+            if observer is not None:
+                observer.close()
+            conn.close()
+    checks = [found[name] for name in look.names if name in found]
+    return {"checks": checks, "facts": facts, "level": worst(checks)}
+
+
+def _open(target: Target, look: Look, application_name: str, found: dict[str, dict[str, Any]]) -> Connection | None:
     """Connect, and tell apart what connect() refuses for; None where nothing else can be looked at."""
+    checks = look.by_name
     try:
         conn = connect(target.with_(owner=None), application_name=application_name, allow_pooler=True)
     except PgopsError as error:
@@ -140,349 +142,137 @@ def _open(target: Target, application_name: str, report: list[dict[str, Any]]) -
             raise pending.error() from None
         name = "version" if "or later is needed" in error.message else "server"
         if name == "version":
-            report.append(_special("server", OK, f"{target.host} answers"))
-        report.append(_special(name, STOP, error.message.rstrip("."), error.hint or ""))
+            found["server"] = checks["server"].entry(OK, f"{target.host} answers")
+        found[name] = checks[name].entry(STOP, error.message.rstrip("."), error.hint or "")
         return None
     major, minor = server_version(conn)
-    report.append(_special("server", OK, f"{target} answers"))
-    report.append(_special("version", OK, f"PostgreSQL {major}.{minor}"))
+    found["server"] = checks["server"].entry(OK, f"{target} answers")
+    found["version"] = checks["version"].entry(OK, f"PostgreSQL {major}.{minor}")
     try:
         refuse_transaction_pooler(target, conn)
     except PgopsError as error:
-        report.append(
-            _special("pooler", STOP, error.message.rstrip("."), "set pgops_host and pgops_port to the server's own")
-        )
+        found["pooler"] = checks["pooler"].entry(STOP, error.message.rstrip("."), checks["pooler"].fix)
         conn.close()
         return None
-    report.append(_special("pooler", OK, "a direct connection, or session pooling"))
+    found["pooler"] = checks["pooler"].entry(OK, "a direct connection, or session pooling")
     return conn
 
 
-def _tls(target: Target, conn: Connection) -> dict[str, Any]:
-    row = (
-        fetch_one(conn, "SELECT ssl, version FROM pg_catalog.pg_stat_ssl WHERE pid = pg_catalog.pg_backend_pid()") or {}
-    )
-    near = target.host.startswith(("/", "127.", "@")) or target.host in ("localhost", "::1", "")
-    if row.get("ssl"):
-        if target.sslmode in ("verify-ca", "verify-full") or near:
-            return _special("tls", OK, f"{row['version']}, sslmode {target.sslmode}")
-        return _special(
-            "tls",
-            WARN,
-            f"{row['version']}, but sslmode {target.sslmode} accepts any certificate",
-            "set pgops_sslmode: verify-full",
-        )
-    if target.sslmode in ("require", "verify-ca", "verify-full") and not target.host.startswith("/"):
-        return _special(
-            "tls",
-            STOP,
-            f"the session has no TLS but sslmode is {target.sslmode}",
-            "reach the server itself, not a proxy",
-        )
-    if near:
-        return _special("tls", OK, "none, on this machine")
-    return _special("tls", WARN, f"the connection to {target.host} is not encrypted", "set pgops_sslmode: verify-full")
-
-
-def _other_role(name: str, what: str, target: Target, application_name: str) -> dict[str, Any]:
-    try:
-        connect(target, application_name=application_name).close()
-    except PgopsError as error:
-        return _special(
-            name,
-            STOP,
-            error.message.rstrip("."),
-            error.hint or f"GRANT CONNECT ON DATABASE {quoted(target.database)} TO {quoted(str(target.user))};",
-        )
-    return _special(name, OK, f"{what} {target.user} connects to {target.database}")
-
-
-def _size(number: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if number < 10240:
-            return f"{number:.0f} {unit}"
-        number /= 1024
-    return f"{number:.0f} TB"
-
-
-def _disk(name: str, folder: str | None, size: int, free_bytes: Callable[[str], int]) -> dict[str, Any]:
-    """Free space of the file system that holds ``folder`` or, where it is not made yet, the nearest folder above it."""
-    if not folder:
-        return _special(name, OK, "not looked at: the folder is on another machine or not told to this role")
-    path = os.path.abspath(os.path.expanduser(folder))
-    while path != "/" and not os.path.isdir(path):
-        path = os.path.dirname(path)
-    try:
-        free = free_bytes(path)
-    except OSError as error:
-        return _special(name, WARN, f"{path} cannot be looked at: {error.strerror}", "look at it by hand")
-    told = f"{_size(free)} free at {path}, the database has {_size(size)}"
-    if free < DISK_STOP * size:
-        return _special(name, STOP, told, f"free at least {_size(DISK_STOP * size)} at {path}")
-    if free < DISK_WARN * size:
-        return _special(name, WARN, told, f"free {_size(DISK_WARN * size)} at {path}")
-    return _special(name, OK, told)
-
-
-def _application(url: str | None) -> dict[str, Any]:
-    if not url:
-        return _special("application", OK, "not asked: preflight_health_url is not set")
-    well, told = application.ask(url)
-    fix = "look at the application's log, or at preflight_health_url"
-    return _special("application", OK, told) if well else _special("application", STOP, told, fix)
-
-
-def free_space(path: str) -> int:
-    """:return: the bytes that an ordinary user may still write at ``path``."""
-    stat = os.statvfs(path)
-    return stat.f_bavail * stat.f_frsize
-
-
-_FACTS = """
-SELECT pg_catalog.pg_database_size(pg_catalog.current_database()) AS size_bytes,
-       (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend') AS connections,
-       (SELECT count(*) FROM pg_catalog.pg_stat_activity
-         WHERE backend_type = 'client backend' AND state = 'active' AND pid <> pg_catalog.pg_backend_pid()) AS active,
-       (SELECT count(*) FROM pg_catalog.pg_locks WHERE NOT granted) AS waiting_locks,
-       (SELECT count(*) FROM pg_catalog.pg_stat_activity
-         WHERE xact_start < pg_catalog.clock_timestamp() - interval '5 minutes'
-           AND backend_type = 'client backend') AS long_transactions
-"""
-# Without opening the tables: what vacuum and analyze last counted.
-_LARGEST_ESTIMATED = """
-SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS name,
-       c.relpages::bigint * pg_catalog.current_setting('block_size')::bigint AS bytes
-  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE c.relkind IN ('r', 'm') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
- ORDER BY 2 DESC, 1 LIMIT 10
-"""
-_LARGEST = """
-SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS name, pg_catalog.pg_total_relation_size(c.oid) AS bytes
-  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE c.relkind IN ('r', 'm') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
- ORDER BY 2 DESC, 1 LIMIT 10
-"""
-
-
-def report(
-    target: Target,
-    *,
-    application_name: str,
-    backup_directory: str | None = None,
-    health_url: str | None = None,
-    free_bytes: Callable[[str], int] = free_space,
-) -> dict[str, Any]:
-    """Look at everything, once.
-
-    A check that stops does not end the look: whoever repairs a server wants the whole list. Only a server that cannot
-    be reached, is too old or hides behind a transaction-mode pooler ends it.
-
-    :param backup_directory: where dumps go, on the machine this runs on; None where that is not known
-    :param health_url: where the application is asked whether it is well; None asks nobody
-    :param free_bytes: free bytes at a path; replaced in tests
-    :return: ``{"checks": [...], "facts": {"size_bytes", "connections", "active", "waiting_locks", "long_transactions",
-        "largest_tables", "server_version", "rows"}, "level": the worst level}``; ``rows`` is what :func:`compare_rows` takes,
-        None where nobody could look
-    """
-    checks: list[dict[str, Any]] = []
-    facts: dict[str, Any] = {}
-    conn = _open(target, application_name, checks)
-    observer = conn
-    if conn is not None and observer is not None:
-        try:
-            checks.append(_tls(target, conn))
-            parameters = _parameters(target, conn)
-            observer = _observer(target, conn, application_name)
-            for session in (conn, observer):
-                _do_not_wait(session)
-            for check in CHECKS:
-                checks.append(look(check, observer if check.activity else conn, parameters))
-            if target.backup_user and target.backup_user != target.user:
-                checks.append(_other_role("backup_connect", "backup role", target.as_backup(), application_name))
-            else:
-                checks.append(_special("backup_connect", OK, "the migrator itself"))
-            if target.restore_user and target.restore_user != target.user:
-                checks.append(_other_role("restore_connect", "restore role", target.maintenance(), application_name))
-            else:
-                checks.append(_special("restore_connect", OK, "the migrator itself"))
-            facts = dict(fetch_one(observer, _FACTS) or {})
-            facts["server_version"] = "{}.{}".format(*server_version(conn))
-            facts["largest_tables"] = _largest_tables(conn)
-            facts["rows"] = _rows(target, application_name)
-            size = int(facts.get("size_bytes") or 0)
-            checks.append(_disk("disk_data", _data_directory(target, observer), size, free_bytes))
-            checks.append(_disk("disk_backup", backup_directory, size, free_bytes))
-            checks.append(_application(health_url))
-        except psycopg2.Error as exc:
-            raise from_psycopg(exc, f"The health check of {target} broke off", database=target.database) from None
-        finally:
-            observer.close()
-            conn.close()
-    return {"checks": checks, "facts": facts, "level": worst(checks)}
-
-
-def _observer(target: Target, conn: Connection, application_name: str) -> Connection:
-    """A session that sees what others do: the migrator's own or else the restore role's.
+def _observer(target: Target, conn: Connection, look: Look, application_name: str) -> Connection | None:
+    """A second session that sees what the migrator's own does not: the restore role's, where there is one.
 
     Without pg_read_all_stats pg_stat_activity shows NULL for the transactions of other roles, and a count of long
     transactions is quietly zero.
     """
-    may_see = "SELECT pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS may"
-    if (fetch_one(conn, may_see) or {}).get("may") or not target.restore_user:
-        return conn
-    try:
-        other = connect(target.as_restore(), application_name=application_name)
-    except PgopsError:
-        return conn  # told by the check restore_connect
-    if (fetch_one(other, may_see) or {}).get("may"):
-        return other
-    other.close()
-    return conn
-
-
-def _do_not_wait(conn: Connection) -> None:
-    """A look at a server that hangs must not hang with it: the size of a table behind an ACCESS EXCLUSIVE lock waits."""
-    execute(conn, f"SET lock_timeout = {LOOK_LOCK_TIMEOUT_MS}; SET statement_timeout = {LOOK_STATEMENT_TIMEOUT_MS}")
-
-
-def _largest_tables(conn: Connection) -> list[dict[str, Any]]:
-    try:
-        return fetch_all(conn, _LARGEST)
-    except psycopg2.Error:
-        return fetch_all(conn, _LARGEST_ESTIMATED)
-
-
-def _rows(target: Target, application_name: str) -> list[dict[str, Any]] | None:
-    """Rows of each table as the role that reads backups sees them: all, also behind a policy. None where it cannot look."""
-    try:
-        conn = connect(target.as_backup(), application_name=application_name)
-    except PgopsError:
-        return None  # told by the check backup_connect
-    try:
-        _do_not_wait(conn)
-        try:
-            return integrity.rows_to_compare(conn, exact_rows=EXACT_ROWS)
-        except psycopg2.errors.QueryCanceled:
-            return integrity.rows_to_compare(conn, exact_rows=-1)
-    except psycopg2.Error:
+    if (
+        not target.restore_user
+        or target.restore_user == target.user
+        or len(rights(conn, look.needs)) == len(look.needs)
+    ):
         return None
-    finally:
-        conn.close()
+    try:
+        return connect(target.as_restore(), application_name=application_name)
+    except PgopsError:
+        return None  # told by the check restore_connect
 
 
-def _data_directory(target: Target, conn: Connection) -> str | None:
-    """The data folder where this process runs on the server's machine and the role may know it."""
-    if not (target.host.startswith(("/", "127.")) or target.host in ("localhost", "::1")):
-        return None
-    row = fetch_one(conn, "SELECT pg_catalog.current_setting('data_directory', true) AS folder WHERE "
-                          "pg_catalog.pg_has_role(current_user, 'pg_read_all_settings', 'USAGE')")  # fmt: skip
-    folder = str(row["folder"]) if row and row["folder"] else None
-    return folder if folder and os.path.isdir(os.path.dirname(folder)) else None
+def _look_around(
+    target: Target,
+    look: Look,
+    conns: Sequence[Connection],
+    found: dict[str, dict[str, Any]],
+    of_server: dict[str, dict[str, Any]] | None,
+    application_name: str,
+) -> dict[str, Any]:
+    """Fill ``found`` with what can be seen through these sessions. :return: the facts."""
+    checks, version = look.by_name, server_version(conns[0])
+    for conn in conns:
+        preflight_facts.prepare(conn)
+    sessions = [Session(conn, str(conn.info.user), rights(conn, look.needs)) for conn in conns]
+    sees_all = next((session for session in sessions if "pg_monitor" in session.rights), None)
+    observer = (sees_all or sessions[0]).conn
+    known = of_server if of_server is not None else {}
+    asked = [check for check in look.checks if check.query and check.name not in known]
+    answers = ask(sessions, asked, _parameters(target, look, version[0], sessions[0].role), version[0])
+    known.update({name: entry for name, entry in answers.items() if checks[name].scope == "server"})
+    found.update({**answers, **known})
+    found["tls"] = preflight_looks.tls(checks["tls"], target, conns[0])
+    found["clock"], its_time = preflight_looks.clock(checks["clock"], conns[0], look.thresholds, look.clock)
+    rights_check = checks["monitor_rights"]
+    role = sessions[0].role
+    told = f"neither {role} nor the restore role may see what other sessions do, so long transactions and dumps may be overlooked"
+    found["monitor_rights"] = (
+        rights_check.entry(OK, "every session is seen")
+        if sees_all
+        else rights_check.entry(WARN, told, fill(rights_check.fix, {"role": role}))
+    )
+    _looks_beside(target, look, version, found, application_name)
+    facts = {
+        **preflight_facts.of_server(observer),
+        "server_version": "{}.{}".format(*version),
+        "clock": its_time,
+        "largest_tables": preflight_facts.largest_tables(conns[0]),
+        "rows": preflight_facts.rows(target, application_name) if look.count_rows else None,
+    }
+    for entry in preflight_looks.disks(
+        checks, target, observer, facts, look.backup_directory, look.thresholds, look.free_bytes
+    ):
+        found[entry["check"]] = entry
+    return facts
 
 
-def worst(checks: list[dict[str, Any]]) -> str:
-    """:return: the gravest level among ``checks``; a waived stop counts as a warning."""
-    levels = {WARN if check.get("waived") and check["level"] == STOP else check["level"] for check in checks}
-    return STOP if STOP in levels else WARN if WARN in levels else OK
-
-
-def check_waivers(waivers: list[dict[str, Any]]) -> dict[str, str]:
-    """:return: check name -> reason.
-
-    :raises PgopsError: a check that does not exist, or no reason
-    """
-    accepted: dict[str, str] = {}
-    for waiver in waivers:
-        name = str(waiver.get("check") or "")
-        reason = str(waiver.get("reason") or "").strip()
-        if name not in NAMES:
-            raise PgopsError(
-                f"preflight_waive names {name or 'no check'!r}, which is no check; choose from {', '.join(NAMES)}."
-            )
-        if not reason:
-            raise PgopsError(
-                f"preflight_waive gives no reason for {name}; write {{check: {name}, reason: why it may be passed}}."
-            )
-        accepted[name] = reason
-    return accepted
-
-
-def waive(checks: list[dict[str, Any]], waivers: dict[str, str]) -> list[dict[str, Any]]:
-    """:return: the checks, those that stop and are waived with ``waived`` = the reason."""
-    return [
-        {**check, "waived": waivers[check["check"]]} if check["level"] == STOP and check["check"] in waivers else check
-        for check in checks
+def _looks_beside(
+    target: Target, look: Look, version: tuple[int, int], found: dict[str, dict[str, Any]], application_name: str
+) -> None:
+    """What no query of this session tells."""
+    checks, now = look.by_name, look.now()
+    looks = preflight_looks
+    entries = [
+        looks.end_of_life(
+            checks["end_of_life"], version[0], look.versions, look.thresholds["end_of_life_days"], now.date()
+        ),
+        looks.known_bad_minor(checks["known_bad_minor"], version, look.versions),
+        looks.other_role(checks["backup_connect"], "backup role", target.as_backup(), target.user, application_name),
+        looks.other_role(
+            checks["restore_connect"], "restore role", target.maintenance(), target.user, application_name
+        ),
+        *looks.backups(
+            checks["backup_age"],
+            checks["backup_proof"],
+            look.backup_directory,
+            target.database,
+            engine=look.backup_engine,
+            environment=look.environment,
+            limit=look.limit,
+            thresholds=look.thresholds,
+            now=now,
+        ),
+        looks.timers(checks["timers"], look.timers, look.environment, now),
+        looks.application_health(checks["application"], look.health_url),
     ]
+    found.update({entry["check"]: entry for entry in entries})
 
 
-_ORDER = {OK: 0, WARN: 1, STOP: 2}
-
-
-def compare(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """What changed between two looks with the same list.
-
-    :return: ``{"worse": [...], "better": [...]}``, each ``{"check", "before", "after", "evidence"}``; a check with more
-        objects than before is worse at the same level
-    """
-    earlier = {check["check"]: check for check in before}
-    found: dict[str, list[dict[str, Any]]] = {"worse": [], "better": []}
-    for check in after:
-        old = earlier.get(check["check"])
-        if old is None:
-            continue
-        then, now = (_ORDER[old["level"]], old["objects"]), (_ORDER[check["level"]], check["objects"])
-        if then != now:
-            found["worse" if now > then else "better"].append(
-                {
-                    "check": check["check"],
-                    "before": old["level"],
-                    "after": check["level"],
-                    "evidence": check["evidence"],
-                }
-            )
-    return found
-
-
-def compare_rows(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, Any]:
-    """Which tables have more or fewer rows than before.
-
-    Two counts are compared as they are, two estimates beyond :data:`ESTIMATE_TOLERANCE`; a count says nothing about an
-    estimate. Other clients write meanwhile, so a difference is told and is no fault by itself.
-
-    :param before: a list of tables with ``name``, ``rows`` (None: not known), ``estimate``
-    :return: ``fewer`` and ``more``, each ``{"table", "before", "after", "estimate"}`` with None for a table that is not there and
-        those that lost or won most first; ``same``: how many tables have as many as before; ``not_compared``: their names
-    """
-    found: dict[str, Any] = {"fewer": [], "more": [], "same": 0, "not_compared": []}
-    nothing = {"rows": 0, "estimate": False}
-    earlier, later = ({table["name"]: table for table in tables} for tables in (before, after))
-    for name in sorted(earlier.keys() | later.keys()):
-        old, new = earlier.get(name, nothing), later.get(name, nothing)
-        estimate = bool(old["estimate"] or new["estimate"])
-        both_there = name in earlier and name in later
-        if None in (old["rows"], new["rows"]) or (both_there and old["estimate"] != new["estimate"]):
-            found["not_compared"].append(name)
-            continue
-        difference = int(new["rows"]) - int(old["rows"])
-        if abs(difference) <= (ESTIMATE_TOLERANCE * int(old["rows"]) if estimate and both_there else 0):
-            found["same"] += 1
-            continue
-        then, now = (side[name]["rows"] if name in side else None for side in (earlier, later))
-        found["fewer" if difference < 0 else "more"].append(
-            {"table": name, "before": then, "after": now, "estimate": estimate}
-        )
-    for changed in (found["fewer"], found["more"]):
-        changed.sort(key=lambda row: -abs((row["after"] or 0) - (row["before"] or 0)))
-    return found
+def _parameters(target: Target, look: Look, major: int, role: str) -> dict[str, Any]:
+    user = target.user or role
+    return {
+        **look.thresholds,
+        "user": user,
+        "owner": target.owner or user,
+        "backup": target.backup_user or user,
+        "restore": target.restore_user or user,
+        "production": look.production,
+        # PostgreSQL 16 tells the right to SET ROLE from membership; 15 has membership alone.
+        "member_privilege": "SET" if major >= 16 else "MEMBER",
+    }
 
 
 def look_at(
     targets: dict[str, Target],
+    look: Look,
     *,
-    waivers: list[dict[str, Any]],
+    waivers: Sequence[Mapping[str, Any]],
     application_name: str,
-    backup_directory: str | None = None,
-    health_url: str | None = None,
     before: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Report on several databases, and refuse where a check stops.
@@ -492,42 +282,53 @@ def look_at(
         ``before`` has the database; fewer rows in a table make the level ``warn``
     :raises PgopsError: a waiver that is not one, or a check that stops; ``extra`` then holds all reports
     """
-    accepted = check_waivers(waivers)
+    accepted = check_waivers(waivers, look.names)
     databases: dict[str, Any] = {}
+    servers: dict[tuple[str, str | None], dict[str, dict[str, Any]]] = {}
     for name, target in targets.items():
-        found = report(
-            target, application_name=application_name, backup_directory=backup_directory, health_url=health_url
-        )
-        found["checks"] = waive(found["checks"], accepted)
+        known = servers.setdefault((target.host, target.port), {})
+        found = report(target, look, application_name=application_name, of_server=known)
+        found["checks"] = waive(found["checks"], accepted, look.now().date())
         found["level"] = worst(found["checks"])
-        earlier = (before or {}).get(name)
-        if earlier:
-            found.update(compare(earlier["checks"], found["checks"]))
-            then, now = ((look.get("facts") or {}).get("rows") for look in (earlier, found))
-            if then is not None and now is not None:
-                found["rows"] = compare_rows(then, now)
-                if found["rows"]["fewer"] and found["level"] == OK:
-                    found["level"] = WARN
+        _compare_with((before or {}).get(name), found)
         databases[name] = found
+    _refuse_stops(databases, look.by_name)
+    return databases
+
+
+def _compare_with(earlier: dict[str, Any] | None, found: dict[str, Any]) -> None:
+    if not earlier:
+        return
+    found.update(compare(earlier["checks"], found["checks"]))
+    then, now = ((seen.get("facts") or {}).get("rows") for seen in (earlier, found))
+    if then is not None and now is not None:
+        found["rows"] = compare_rows(then, now)
+        if found["rows"]["fewer"] and found["level"] == OK:
+            found["level"] = WARN
+
+
+def _refuse_stops(databases: dict[str, Any], checks: Mapping[str, Check]) -> None:
     stops = [
         (name, check)
         for name, found in databases.items()
         for check in found["checks"]
         # Nothing can be done without a server, whatever is waived.
-        if check["level"] == STOP and (not check.get("waived") or check["check"] in CONNECTION_CHECKS)
+        if check["level"] == STOP and not (check.get("waived") and checks[check["check"]].waivable)
     ]
-    if stops:
-        name, first = stops[0]
-        others = [check["check"] for _database, check in stops[1:]]
-        message = f"Preflight stops {name} at {first['check']}: {first['evidence'].rstrip('.')}"
-        if others:
-            message += f", and also at {', '.join(others)}"
-        if first["fix"]:
-            message += f"; type: {first['fix']}"
-        raise PgopsError(
-            message,
-            database=name,
-            hint=first["fix"] or None,
-            extra={"databases": databases, "stopped_at": [check["check"] for _database, check in stops]},
-        )
-    return databases
+    if not stops:
+        return
+    name, first = stops[0]
+    others = [check["check"] for _database, check in stops[1:]]
+    message = f"Preflight stops {name} at {first['check']}: {first['evidence'].rstrip('.')}"
+    if others:
+        message += f", and also at {', '.join(others)}"
+    if first["fix"]:
+        message += f"; type: {first['fix']}"
+    if first.get("waiver_expired"):
+        message += f"; its waiver is no longer in force: {first['waiver_expired']}"
+    raise PgopsError(
+        message,
+        database=name,
+        hint=first["fix"] or None,
+        extra={"databases": databases, "stopped_at": [check["check"] for _database, check in stops]},
+    )

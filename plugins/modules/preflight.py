@@ -17,8 +17,8 @@ extends_documentation_fragment:
 options:
   waive:
     description:
-      - Checks that may say stop without ending the run. Each needs a reason, which is recorded.
-      - Only a stop is waived. A server that cannot be reached ends the run all the same.
+      - Checks that may say stop without ending the run, or warn without being a warning. Each needs a reason, which is recorded.
+      - A server that cannot be reached ends the run all the same.
     type: list
     elements: dict
     default: []
@@ -29,10 +29,65 @@ options:
       reason:
         description: Why it may be passed this time.
         type: str
+      until:
+        description: The last day on which it counts, C(2027-01-31). After it the check is shown with the waiver, and is not let off.
+        type: str
+  checks:
+    description:
+      - The checks. The action plugin reads them from C(sql/preflight).
+    type: list
+    elements: dict
+    default: []
+  thresholds:
+    description:
+      - Where a check begins to warn or to stop, by its name. The action plugin fills in those of the role.
+    type: dict
+    default: {}
+  versions:
+    description:
+      - When a major version ends, and minor versions that nobody should run. The action plugin reads them from C(sql/preflight).
+    type: dict
+    default: {}
+  environment:
+    description:
+      - The environment of the run; V(local) asks for no backup and no timer.
+    type: str
+    default: local
+  production:
+    description:
+      - Whether the data are the real ones. Some findings stop there and warn elsewhere.
+    type: bool
+    default: false
+  limit:
+    description:
+      - What the commands that help are typed with behind C(-l).
+    type: str
+    default: local
+  timers:
+    description:
+      - What the ops host knows of its timers; without it, nothing was ever scheduled. The action plugin reads it from the state directory.
+    type: list
+    elements: dict
+  again:
+    description:
+      - Whether it is the look just before something is changed; the action plugin gives it a phase of its own in the journal.
+    type: bool
+    default: false
+  count_rows:
+    description:
+      - Whether the rows of each table are counted, for a later comparison.
+    type: bool
+    default: true
   backup_directory:
     description:
       - Where dumps go on the host where the module runs; its free space is compared with the size of the database.
     type: path
+  backup_engine:
+    description:
+      - What makes the backups; those of V(physical) are pgBackRest's own and are not looked at. The action plugin takes the role's.
+    type: str
+    default: logical
+    choices: [logical, physical]
   health_url:
     description:
       - Where the application is asked, from the host where the module runs, whether it is well. Another answer than 2xx within
@@ -53,6 +108,7 @@ EXAMPLES = r"""
     waive:
       - check: prepared_transactions
         reason: the payment gateway's, ends before midnight
+        until: "2027-01-31"
 """
 
 RETURN = r"""
@@ -62,7 +118,7 @@ databases:
   type: dict
   contains:
     level:
-      description: The gravest level of all checks; a waived stop counts as warn.
+      description: The gravest level of all checks; what is waived counts one level less.
       type: str
       sample: ok
     checks:
@@ -88,8 +144,14 @@ databases:
         objects:
           description: How many objects the finding has.
           type: int
+        unknown:
+          description: True where nobody could look; such a check warns.
+          type: bool
         waived:
-          description: The reason, where a stop was waived.
+          description: The reason, where it was waived.
+          type: str
+        waiver_expired:
+          description: The reason of a waiver that is no longer in force.
           type: str
     facts:
       description: Size in bytes, sessions, locks not granted, server version, the ten largest tables, and the rows of each table
@@ -126,9 +188,19 @@ def main() -> None:
                 "type": "list",
                 "elements": "dict",
                 "default": [],
-                "options": {"check": {"type": "str"}, "reason": {"type": "str"}},
+                "options": {"check": {"type": "str"}, "reason": {"type": "str"}, "until": {"type": "str"}},
             },
+            "checks": {"type": "list", "elements": "dict", "default": []},
+            "thresholds": {"type": "dict", "default": {}},
+            "versions": {"type": "dict", "default": {}},
+            "environment": {"type": "str", "default": "local"},
+            "production": {"type": "bool", "default": False},
+            "limit": {"type": "str", "default": "local"},
+            "timers": {"type": "list", "elements": "dict"},
+            "again": {"type": "bool", "default": False},
+            "count_rows": {"type": "bool", "default": True},
             "backup_directory": {"type": "path"},
+            "backup_engine": {"type": "str", "default": "logical", "choices": ["logical", "physical"]},
             "health_url": {"type": "str"},
             "before": {"type": "dict"},
         }
@@ -136,14 +208,38 @@ def main() -> None:
 
     def work() -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.module_utils import preflight
+        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+        from ansible_collections.whitecross.pgops.plugins.module_utils.preflight_checks import Check
 
+        given = module.params
+        if not given["checks"]:
+            raise PgopsError(
+                "No check is given; the action plugin whitecross.pgops.preflight reads them from sql/preflight."
+            )
+        look = preflight.Look(
+            checks=[Check.of(check) for check in given["checks"]],
+            thresholds={name: float(value) for name, value in given["thresholds"].items()},
+            **{
+                name: given[name]
+                for name in (
+                    "versions",
+                    "backup_engine",
+                    "environment",
+                    "production",
+                    "limit",
+                    "backup_directory",
+                    "health_url",
+                    "timers",
+                    "count_rows",
+                )
+            },
+        )
         databases = preflight.look_at(
             pgops_module.targets(module),
-            waivers=module.params["waive"],
+            look,
+            waivers=given["waive"],
             application_name="pgops preflight",
-            backup_directory=module.params["backup_directory"],
-            health_url=module.params["health_url"],
-            before=module.params["before"],
+            before=given["before"],
         )
         return {"changed": False, "databases": databases}
 

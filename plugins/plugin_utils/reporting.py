@@ -557,14 +557,25 @@ def health_table(database: str, found: Mapping[str, Any]) -> list[str]:
             f"{facts.get('waiting_locks')} locks not granted, {facts.get('long_transactions')} transactions over 5 minutes)"
         )
     lines = [f"    health of {database}: {told}{about}"]
+    # What cannot be seen for one reason is one line, however many checks are blind for it.
+    blind: dict[tuple[str, str], list[str]] = {}
     for check in checks:
-        if check["level"] == "ok":
+        if check.get("unknown") and not check.get("waived"):
+            blind.setdefault((check["evidence"], check["fix"]), []).append(check["check"])
+    for check in checks:
+        hidden = check.get("unknown") and not check.get("waived")
+        names = blind.pop((check["evidence"], check["fix"]), []) if hidden else [check["check"]]
+        if check["level"] == "ok" or not names:
             continue
-        level = "waived" if check.get("waived") else check["level"]
-        lines.append(f"    {level:<7}{check['check']:<24} {check['evidence']}")
+        level = "waived" if check.get("waived") else "unknown" if check.get("unknown") else check["level"]
+        # One word a column, as long as there is one.
+        lines.append(f"    {level:<7}{' ' if len(level) > 6 else ''}{', '.join(names):<24} {check['evidence']}")
         if check.get("waived"):
             lines.append(f"    {'':<31} waived: {check['waived']}")
-        elif check.get("fix"):
+            continue
+        if check.get("waiver_expired"):
+            lines.append(f"    {'':<31} its waiver is no longer in force: {check['waiver_expired']}")
+        if check.get("fix"):
             lines.append(f"    {'':<31} fix: {check['fix']}")
     if "worse" in found:
         changes = [f"{change['check']} {change['before']} -> {change['after']}" for change in found["worse"]]

@@ -4,13 +4,18 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from contextlib import suppress
 from typing import Any
 
+import psycopg2
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import inspection
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import inspect_queries
-from support.server import OWNER
+from support.engine import target_of
+from support.server import MIGRATOR, OWNER
 
 SCHEMA = f"""
 SET ROLE {OWNER};
@@ -59,6 +64,87 @@ def test_each_query_answers(target: Any) -> None:
     assert (key["on_update"], key["on_delete"], key["validated"]) == ("CASCADE", "SET NULL", True)
     assert "of_school" in [row["name"] for row in ask(target, "constraints", table="Students")]
     assert ask(target, "extensions") == [{"name": "plpgsql", "version": "1.0", "schema": "pg_catalog"}]
+
+
+@pytest.mark.parametrize(("scans", "use"), [(0, "UNUSED"), (3, "LOW"), (120, "MODERATE"), (1100, "HIGH")])
+@pytest.mark.usefixtures("schema")
+def test_an_index_is_told_by_how_much_it_is_used(target: Any, server: Any, database: str, scans: int, use: str) -> None:
+    look = "PERFORM name FROM public.schools WHERE id = 1"
+    server.execute(
+        f"SET enable_seqscan = off; DO $$ BEGIN FOR i IN 1..{scans} LOOP {look}; END LOOP; END $$", database=database
+    )
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        found = {row["name"]: row for row in ask(target, "index_classes", table="schools")}
+        if found["schools_pkey"]["scans"] == scans:
+            break
+    assert found["schools_pkey"]["use"] == use
+    assert ask(target, "index_classes")[-1]["use"] == "UNUSED"
+
+
+TYPED = [
+    ("SELECT 'Ada''s allergy', 4711, 1.5", "SELECT ?, ?, ?"),
+    ("SELECT E'it\\'s nuts', 'x'", "SELECT ?, ?"),
+    ("SELECT 'C:\\', 'nuts' AS a1", "SELECT ?, ? AS a1"),
+    ("SELECT $q$it's nuts$q$, 'x'", "SELECT ?"),
+    ("SELECT /* it's\n $$nuts */ 1", "SELECT /* it?"),
+]
+
+
+@pytest.mark.parametrize(("typed", "told"), TYPED)
+def test_sessions_are_seen_live_without_any_value(
+    target: Any, server: Any, database: str, typed: str, told: str
+) -> None:
+    with server.session(database, MIGRATOR, autocommit=False) as conn, conn.cursor() as cursor:
+        cursor.execute(typed)
+        (row,) = [row for row in ask(target, "sessions") if row["pid"] == conn.info.backend_pid]
+    assert (row["role"], row["state"], row["statement"]) == (MIGRATOR, "idle in transaction", told)
+    assert row["transaction_s"] >= 0
+
+
+@pytest.mark.usefixtures("schema")
+def test_a_lock_that_is_not_granted_is_seen_live_with_who_holds_it_up(target: Any, server: Any, database: str) -> None:
+    with server.session(database, autocommit=False) as holder, server.session(database) as waiter:
+        holder.cursor().execute("LOCK TABLE schools")
+
+        def wait() -> None:
+            with suppress(psycopg2.Error), waiter.cursor() as cursor:
+                cursor.execute("SELECT FROM schools")
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        try:
+            deadline = time.monotonic() + 10
+            while not (rows := ask(target, "waiting_locks")) and time.monotonic() < deadline:
+                time.sleep(0.02)
+        finally:
+            waiter.cancel()
+            thread.join()
+    (row,) = rows
+    assert (row["pid"], row["mode"], row["object"]) == (waiter.info.backend_pid, "AccessShareLock", "schools")
+    assert row["held_up_by"] == str(holder.info.backend_pid)
+
+
+def test_slow_queries_are_told_without_their_values_and_a_missing_extension_with_its_restart(own_server: Any) -> None:
+    own_server.create_database("slow", OWNER)
+    target = target_of(own_server, "slow")
+    with pytest.raises(PgopsError, match="slow_queries needs the extension pg_stat_statements in slow on") as missing:
+        ask(target, "slow_queries")
+    assert "restart the server in a window, then CREATE EXTENSION pg_stat_statements;" in str(missing.value.hint)
+    own_server.execute("CREATE EXTENSION pg_stat_statements", database="slow")
+    with pytest.raises(PgopsError, match="needs the extension pg_stat_statements"):
+        ask(target, "slow_queries")
+    own_server.stop()
+    own_server.postgres += ["-c", "shared_preload_libraries=pg_stat_statements"]
+    own_server.start()
+    with own_server.session("slow", MIGRATOR) as conn, conn.cursor() as cursor:
+        cursor.execute("SELECT pg_sleep(0.05), 'Ada' AS name")
+        cursor.execute("SELECT 'nuts' AS allergy")
+    rows = ask(target, "slow_queries")
+    assert "pg_sleep($1), $2 AS name" in rows[0]["query"]
+    assert float(rows[0]["mean_ms"]) > float(rows[-1]["mean_ms"])
+    assert not [row for row in rows if "Ada" in row["query"] or "nuts" in row["query"]]
+    assert [row["query"] for row in ask(target, "slow_queries", table="public.allergy")] == ["SELECT $1 AS allergy"]
 
 
 @pytest.mark.usefixtures("schema")

@@ -99,7 +99,8 @@ def test_a_run_takes_the_eight_steps_and_a_second_changes_nothing(site: Playbook
     assert re.search(r"^    table +\d+ passed$", first.stdout, re.MULTILINE)
     assert "pass   table" not in first.stdout
     assert finished(site, first) == [
-        "preflight", "plan", "backup", "prove", "status", "apply", "status", "analyze", "verify", "preflight_after",
+        "preflight", "plan", "backup", "prove", "status", "preflight_again", "apply", "status", "analyze", "verify",
+        "preflight_after",
     ]  # fmt: skip
     events = journal(site, first)
     assert (events[0]["event"], events[-1]["event"]) == ("run_started", "run_finished")

@@ -17,6 +17,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     connect,
     session_name,
 )
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import preflight_data
 from support.engine import rows, wait_for
 from support.module import call
 from support.tree import TestTree
@@ -59,13 +60,13 @@ def logged(server: Any) -> Iterator[Any]:
 def test_every_module_tells_its_run(target: Any, tmp_path: Path, logged: Any) -> None:
     tree = TestTree(tmp_path / "sql")
     tree.add_sql(V1, "people", "CREATE TABLE public.people (id integer PRIMARY KEY);", "DROP TABLE public.people;")
-    migrations = tree.render()
+    migrations, checks = tree.render(), preflight_data.read()
     calls: dict[str, dict[str, Any]] = {
         "databases": {"query": "SELECT datname FROM pg_database WHERE datname = 'template1' AND false"},
         "status": {"migrations": migrations},
         "lint_facts": {"relations": ["public.people"]},
         "inspect": {"query": "one", "text": "SELECT 1 AS one"},
-        "preflight": {},
+        "preflight": {"checks": checks.checks, "thresholds": checks.thresholds, "versions": checks.versions},
         "plan": {"migrations": migrations},
         "adopt": {"migrations": migrations, "record": False},
         "apply": {"migrations": migrations},

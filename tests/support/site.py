@@ -89,6 +89,8 @@ class Playbook:
             "backup_copies_required": False,
             "audit_justification_required": False,
             "audit_phi_required": False,
+            # The servers of the tests outlive no crash, which stops a run in production.
+            "preflight_waive": [{"check": "unsafe_settings", "reason": "a server of the tests"}],
             "pgops_contacts": CONTACTS,
             "rollback_reason": "a test",
         }
