@@ -9,15 +9,25 @@ import re
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect, execute
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    Target,
+    connect,
+    execute,
+    fetch_one,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 
 # A look at a busy server must neither queue behind DDL nor keep a snapshot for long.
 LOCK_TIMEOUT_MS = 1_000
 STATEMENT_TIMEOUT_MS = 30_000
+_NAME = "pgops inspect"
 # A line of a query that reads what an extension brings; it is missing, or its library is not loaded.
 _EXTENSION = re.compile(r"^-- Extension: (\w+)$", re.MULTILINE)
 _NOT_THERE = ("42P01", "55000")
+# A line of a query that reads what other sessions do, which a plain role sees only of itself.
+_SEES_OTHERS = "-- Sees others"
+_MAY_SEE = "SELECT pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS may"
 
 
 def inspect(target: Target, query: str, parameters: dict[str, Any], *, name: str) -> dict[str, Any]:
@@ -31,7 +41,7 @@ def inspect(target: Target, query: str, parameters: dict[str, Any], *, name: str
 
     Takes ACCESS SHARE on what the query reads, and waits for it 1 s at most.
     """
-    conn = connect(target, application_name="pgops inspect")
+    conn = _seeing(target) if _SEES_OTHERS in query.splitlines() else connect(target, application_name=_NAME)
     try:
         execute(conn, f"SET lock_timeout = {LOCK_TIMEOUT_MS}; SET statement_timeout = {STATEMENT_TIMEOUT_MS}")
         conn.set_session(readonly=True, autocommit=False)
@@ -49,6 +59,22 @@ def inspect(target: Target, query: str, parameters: dict[str, Any], *, name: str
     finally:
         conn.close()
     return {"columns": columns, "rows": rows}
+
+
+def _seeing(target: Target) -> Connection:
+    """:return: a session of the first of migrator and restore role that sees what others do; the migrator's where neither does."""
+    conn = connect(target.with_(owner=None), application_name=_NAME)
+    if target.restore_user in (None, target.user) or (fetch_one(conn, _MAY_SEE) or {}).get("may"):
+        return conn
+    try:
+        other = connect(target.as_restore(), application_name=_NAME)
+    except PgopsError:
+        return conn
+    if (fetch_one(other, _MAY_SEE) or {}).get("may"):
+        conn.close()
+        return other
+    other.close()
+    return conn
 
 
 def _without(extension: str, name: str, target: Target) -> PgopsError:

@@ -15,7 +15,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import inspection
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import inspect_queries
 from support.engine import target_of
-from support.server import MIGRATOR, OWNER
+from support.server import MIGRATOR, OWNER, SUPERUSER
 
 SCHEMA = f"""
 SET ROLE {OWNER};
@@ -111,6 +111,7 @@ def test_a_lock_that_is_not_granted_is_seen_live_with_who_holds_it_up(target: An
             with suppress(psycopg2.Error), waiter.cursor() as cursor:
                 cursor.execute("SELECT FROM schools")
 
+        pids = [holder.info.backend_pid, waiter.info.backend_pid]
         thread = threading.Thread(target=wait)
         thread.start()
         try:
@@ -121,8 +122,19 @@ def test_a_lock_that_is_not_granted_is_seen_live_with_who_holds_it_up(target: An
             waiter.cancel()
             thread.join()
     (row,) = rows
-    assert (row["pid"], row["mode"], row["object"]) == (waiter.info.backend_pid, "AccessShareLock", "schools")
-    assert row["held_up_by"] == str(holder.info.backend_pid)
+    assert (row["pid"], row["mode"], row["object"]) == (pids[1], "AccessShareLock", "schools")
+    assert row["held_up_by"] == str(pids[0])
+
+
+def test_of_sessions_that_nobody_here_may_see_their_number_stays(target: Any, server: Any, database: str) -> None:
+    with server.session(database, SUPERUSER, autocommit=False) as conn, conn.cursor() as cursor:
+        cursor.execute("SELECT 'nuts'")
+        seen = [row for row in ask(target, "sessions") if row["pid"] == conn.info.backend_pid]
+        hidden = [
+            row for row in ask(target.with_(restore_user=None), "sessions") if row["pid"] == conn.info.backend_pid
+        ]
+    assert [(row["state"], row["statement"]) for row in seen] == [("idle in transaction", "SELECT ?")]
+    assert [(row["state"], row["statement"]) for row in hidden] == [(None, "<insufficient privilege>")]
 
 
 def test_slow_queries_are_told_without_their_values_and_a_missing_extension_with_its_restart(own_server: Any) -> None:
