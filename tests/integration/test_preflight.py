@@ -463,7 +463,8 @@ ELSEWHERE = {"pooler"}
 
 def test_the_documentation_lists_every_check_in_order() -> None:
     page = (ROOT / "docs" / "preflight.md").read_text()
-    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == shipped().names
+    told = [name for name in re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) if not name.startswith("preflight_")]
+    assert told == shipped().names
 
 
 @pytest.mark.parametrize("check", MATRIX)
@@ -549,9 +550,9 @@ def test_many_findings_are_counted_and_five_are_named(world: World) -> None:
             "function public.p()",
             "ALTER ROUTINE public.p()",
         ),
-        ("CREATE TABLE public.counted (id serial)", "public.counted", "ALTER TABLE public.counted"),
+        ("CREATE TABLE public.counted (id serial PRIMARY KEY)", "public.counted", "ALTER TABLE public.counted"),
         (
-            "CREATE TABLE public.counted (id int GENERATED ALWAYS AS IDENTITY)",
+            "CREATE TABLE public.counted (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY)",
             "public.counted",
             "ALTER TABLE public.counted",
         ),
@@ -582,7 +583,9 @@ def test_what_has_another_owner_on_purpose_is_passed_over(world: World) -> None:
 
 
 def test_a_schema_of_another_role_that_holds_something_of_ours(world: World) -> None:
-    world.sql("CREATE SCHEMA extra", "CREATE TABLE extra.y (id int)", f"ALTER TABLE extra.y OWNER TO {OWNER}")
+    world.sql(
+        "CREATE SCHEMA extra", "CREATE TABLE extra.y (id int PRIMARY KEY)", f"ALTER TABLE extra.y OWNER TO {OWNER}"
+    )
     found = red(world.look())
     assert list(found) == ["schema_rights"]
     world.sql(found["schema_rights"]["fix"])
