@@ -22,6 +22,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     fetch_one,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import BEING_BUILT
 from ansible_collections.whitecross.pgops.plugins.module_utils.owned_objects import (
     ALL_OWNERS,
@@ -165,11 +166,6 @@ def expand(query: str) -> str:
         return FRAGMENTS[found.group(1)]
 
     return _FRAGMENT.sub(text, query)
-
-
-def quoted(name: str) -> str:
-    """An identifier as it must be typed in SQL."""
-    return name if re.match(r"^[a-z_][a-z0-9_$]*$", name) else '"' + name.replace('"', '""') + '"'
 
 
 def fill(template: str, row: Mapping[str, Any]) -> str:

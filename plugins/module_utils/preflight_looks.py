@@ -20,7 +20,8 @@ from typing import Any, Callable
 from ansible_collections.whitecross.pgops.plugins.module_utils import application, backup_catalogue
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.module_utils.preflight_checks import OK, STOP, WARN, Check, quoted
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
+from ansible_collections.whitecross.pgops.plugins.module_utils.preflight_checks import OK, STOP, WARN, Check
 
 Entry = dict[str, Any]
 FreeBytes = Callable[[str], int]
