@@ -171,6 +171,11 @@ class Throttle:
         more = f", one batch, though {'; '.join(self._pressure.pauses.values())}" if self._pressure.pauses else ""
         self._tell(f"goes on after {seconds:.0f} s{more}")
 
+    def pressing(self) -> dict[str, str]:
+        """:return: what is too much at this moment, by its kind, in words; for who decides himself what to do about it."""
+        self._look()
+        return dict(self._pressure.pauses)
+
     def rest(self, seconds: float) -> float:
         """:param seconds: that the last batch took.
         :return: seconds to rest now, so that all in all it asks less of the server; 0 where nothing presses."""

@@ -62,6 +62,25 @@ def test_each_query_answers(target: Any) -> None:
 
 
 @pytest.mark.usefixtures("schema")
+def test_indexes_stand_in_four_classes_of_use_the_least_used_first(target: Any, server: Any, database: str) -> None:
+    scans = "DO $$ BEGIN FOR n IN 1..{} LOOP PERFORM 1 FROM {} WHERE {} = n; END LOOP; END $$"
+    with server.session(database) as conn, conn.cursor() as cursor:
+        cursor.execute("CREATE INDEX schools_name ON schools ((length(name)))")
+        cursor.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
+        cursor.execute(scans.format(3, '"Students"', "school"))
+        cursor.execute(scans.format(150, "schools", "id"))
+        cursor.execute(scans.format(1200, "schools", "length(name)"))
+        cursor.execute("SELECT pg_stat_force_next_flush()")
+    found = [(row["name"], row["class"], row["scans"]) for row in ask(target, "index_classes")]
+    assert found == [
+        ("Students_pkey", "UNUSED", 0),
+        ("students_school", "LOW", 3),
+        ("schools_pkey", "MODERATE", 150),
+        ("schools_name", "HIGH", 1200),
+    ]
+
+
+@pytest.mark.usefixtures("schema")
 def test_a_parameter_is_a_value_and_never_sql(target: Any, server: Any, database: str) -> None:
     assert ask(target, "columns", table="x'; DROP TABLE schools; --") == []
     assert server.execute("SELECT to_regclass('schools')::text", database=database) == [("schools",)]
