@@ -197,6 +197,9 @@ def maintain(target: Target, items: Sequence[Item], work: Work, *, planned: str)
         remains = _clear(open_rebuilds, session, queue, watch, work, book)
         _work_side_by_side(queue, session, min(work.jobs, len(items)))
         outcomes = queue.rest()
+        if not _answers(book):
+            # The server went away meanwhile; what was done before is told all the same.
+            book = stack.enter_context(closing(connect(target, application_name=name)))
         result = _result(book, outcomes, remains, watch, begun, work)
         _record(book, result, work)
     _refuse_failures(target, result, outcomes, watch, work)
@@ -222,6 +225,13 @@ def _alone(book: Connection, control: Control) -> None:
         database=book.info.dbname,
         hint="Wait for it; pg_stat_activity names its sessions 'pgops RUN maintenance'.",
     )
+
+
+def _answers(conn: Connection) -> bool:
+    try:
+        return fetch_one(conn, "SELECT 1 AS yes") is not None
+    except psycopg2.Error:
+        return False
 
 
 def _ledger(book: Connection, work: Work, tell: Any) -> None:
