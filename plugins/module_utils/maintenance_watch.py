@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 LOOK_S = 0.5
+CATCH_UP_POLL_S = 0.2
 # So long nobody waits for us before we give way; an autovacuum takes as long (deadlock_timeout).
 HINDERED_S = 1.0
 # A canary that suffers for so long suffers from what runs, not from what begins.
@@ -154,6 +155,7 @@ class Watch:
         self._open()
         self._first_canary()
         self._look()
+        self._wait_for_standbys()
         self._thread.start()
         return self
 
@@ -266,6 +268,15 @@ class Watch:
         )
         self._throttle = Throttle(conn, limits, tell=self._tell, check=lambda: None)
         self._conn = conn
+
+    def _wait_for_standbys(self) -> None:
+        """Those that follow have replayed in a moment what there was at the first look; how far the others are behind shows only then."""
+        deadline = self._clock() + self._care.replica_lag_s
+        while self._throttle is not None and not self._throttle.follow() and not self._stopped:
+            if self._care.replica_lag_s <= 0 or self._clock() > deadline + CATCH_UP_POLL_S or self.left_s() <= 0:
+                break
+            time.sleep(CATCH_UP_POLL_S)  # a standby tells nobody that it has caught up
+            self._look()
 
     def _first_canary(self) -> None:
         assert self._conn is not None

@@ -339,9 +339,7 @@ def test_at_the_end_of_its_time_a_rebuild_is_cancelled_without_remains_and_expec
     def end() -> None:
         wait_for(lambda: rows(target, "SELECT 1 FROM pg_stat_progress_create_index"), 120, "the rebuild")
         jumped[0] = 10000.0
-        wait_for(
-            lambda: not rows(target, "SELECT 1 FROM pg_stat_progress_create_index WHERE command LIKE 'REINDEX%'"), 120
-        )
+        wait_for(lambda: not rows(target, "SELECT 1 FROM pg_stat_progress_create_index"), 120)
         writer.close()
 
     given = work(budget_s=5000, progress=When("rebuilding index", waiting), clock=lambda: time.monotonic() + jumped[0])
