@@ -29,6 +29,10 @@ class ActionModule(MaintenanceAction):
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """The ranked list, and what maintenance does not mend with the command that does."""
+        # How this run was asked for is nothing to a migration.
+        typed = self.typed(task_vars)
+        own = [name for name in typed_commands.typed_variables(typed) if name.startswith("maintenance_")]
+        run = typed_commands.without(typed, own)
         for database, found in (result.get("databases") or {}).items():
 
             def migration(index: Mapping[str, Any]) -> str:
@@ -39,7 +43,7 @@ class ActionModule(MaintenanceAction):
                     "new_migration_index": index["name"],
                     "new_migration_definition": index["definition"],
                 }
-                return typed_commands.other(self.typed(task_vars), "new_migration", None, choice)
+                return typed_commands.other(run, "new_migration", None, choice)
 
             lines = maintenance_lines.plan(database, found)
             lines += maintenance_lines.report(database, found["report"], migration)
