@@ -22,6 +22,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     execute,
     fetch_one,
 )
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import as_login_role
 from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_evidence import Index
 from psycopg2 import sql
@@ -87,7 +88,7 @@ def reader(conn: Connection) -> tuple[Reader | None, str | None]:
     if row is None:
         return None, "CREATE EXTENSION pgstattuple lets it be measured"
     if not (row["own"] or row["login"]):
-        return None, f"GRANT pg_stat_scan_tables TO {row['role']} lets it be measured"
+        return None, f"GRANT pg_stat_scan_tables TO {quoted(row['role'])} lets it be measured"
     return Reader(str(row["schema"]), not row["own"]), None
 
 

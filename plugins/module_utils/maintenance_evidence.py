@@ -16,6 +16,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     fetch_one,
     server_version,
 )
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 
 # Of tables whose lock somebody has for himself the size of the last look counts: to ask the file would wait for him.
 _HELD = """
@@ -253,12 +254,14 @@ def _maintain(conn: Connection, oid: str) -> str:
     return _MAINTAIN.format(oid=oid) if server_version(conn) >= (17, 0) else ""
 
 
-def right_wanted(conn: Connection, name: str, owner: str, role: str) -> str:
-    """:return: in words what a role lacks that may not maintain a table, with what to type."""
+def right_wanted(conn: Connection, table: tuple[str, str], owner: str, role: str) -> str:
+    """:param table: its schema and name.
+    :return: in words what a role lacks that may not maintain a table, with what to type."""
     told = f"role {role} is not its owner {owner}"
+    name = ".".join(map(quoted, table))
     if server_version(conn) >= (17, 0):
-        return f"{told}: GRANT MAINTAIN ON {name} TO {role}, or GRANT pg_maintain TO {role}"
-    return f"{told}: GRANT {owner} TO {role}"
+        return f"{told}: GRANT MAINTAIN ON {name} TO {quoted(role)}, or GRANT pg_maintain TO {quoted(role)}"
+    return f"{told}: GRANT {quoted(owner)} TO {quoted(role)}"
 
 
 def excluded(name: str, patterns: Sequence[str]) -> bool:

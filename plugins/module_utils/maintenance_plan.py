@@ -264,7 +264,9 @@ def of_table(table: Table, needs: Needs, server: Server, known: Known, conn: Con
         with_analyze=bool(analyze) and action != ANALYZE,
         weight=float(weights[action]),
         due=[age for age, _, _ in due],
-        lacks=None if table.may else maintenance_evidence.right_wanted(conn, table.full_name, table.owner, server.role),
+        lacks=None
+        if table.may
+        else maintenance_evidence.right_wanted(conn, (table.schema, table.name), table.owner, server.role),
     )
 
 
@@ -349,7 +351,9 @@ def of_index(bloat: Bloat, needs: Needs, known: Known, conn: Connection, role: s
         known.forecast(REINDEX, size, index.full_name),
         gain_bytes=bloat.bytes,
         weight=float(bloat.bytes),
-        lacks=None if index.may else maintenance_evidence.right_wanted(conn, index.table, index.owner, role),
+        lacks=None
+        if index.may
+        else maintenance_evidence.right_wanted(conn, (index.table_schema, index.table_name), index.owner, role),
     )
 
 

@@ -30,6 +30,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     fetch_one,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_bloat import Reader
 from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_plan import LOCK_TIMEOUT_MS, Needs, as_user
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
@@ -143,7 +144,7 @@ def _bloated(
         if percent is None or percent < reported.table_bloat_percent:
             continue
         by = f"an estimate ({why_not or 'it was not measured in time'})" if measured is None else "pgstattuple_approx"
-        told.append(_told(full_name, int(table["bytes"]), percent, by))
+        told.append(_told((str(table["schema"]), str(table["name"])), int(table["bytes"]), percent, by))
     return told
 
 
@@ -170,16 +171,16 @@ def _measured(conn: Connection, oid: int, using: Reader, left_s: float) -> float
     return round(float(seen["approx_free_percent"]) + float(seen["dead_tuple_percent"]), 1)
 
 
-def _told(name: str, size: int, percent: float, by: str) -> dict[str, Any]:
+def _told(table: tuple[str, str], size: int, percent: float, by: str) -> dict[str, Any]:
     free = int(size * percent / 100)
     seconds = max(1, round((size - free) / maintenance_history.SPEEDS["reindex"]))
     return {
-        "table": name,
+        "table": ".".join(table),
         "bytes": size,
         "free_bytes": free,
         "percent": percent,
         "by": by,
         "way_out": f"VACUUM makes it usable for new rows of this table and gives it to nobody else; if that is not wanted, rewrite it online "
         f"with pg_repack or pg_squeeze, or in a window, in which nobody reads or writes it for about {seconds} s and the disk holds it "
-        f"twice: VACUUM (FULL, ANALYZE) {name}",
+        f"twice: VACUUM (FULL, ANALYZE) {'.'.join(map(quoted, table))}",
     }

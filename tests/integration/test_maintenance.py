@@ -292,6 +292,7 @@ def test_remains_of_ours_go_and_an_invalid_index_of_somebody_else_stays_and_is_t
     assert maintain(target)["remains"] == {"dropped": [], "left": []}
 
 
+@pytest.mark.slow
 def test_a_rebuild_waits_for_no_old_transaction_and_leaves_nothing(target: Any) -> None:
     filled(target, "t", 20000)
     do(target, "CREATE INDEX t_kind ON t (kind)")
@@ -457,6 +458,7 @@ def test_a_migration_keeps_it_from_beginning(target: Any) -> None:
     assert item["state"] == "not begun" and "is being migrated by run 20260101T000000Z-00000b" in item["why"]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["pg_dump", "pgops 20260101T000000Z-00000b backup", "pgBackRest [backup]"])
 def test_a_running_backup_keeps_it_from_beginning(target: Any, name: str) -> None:
     filled(target, "t")
@@ -532,6 +534,7 @@ def test_clients_with_the_same_lock_timeout_never_fail_beside_it(target: Any) ->
     assert result["canary_worst_ms"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("slow")
 def test_a_canary_that_suffers_lets_nothing_begin_and_in_the_end_ends_what_runs(target: Any) -> None:
     filled(target, "next")
@@ -567,6 +570,7 @@ def test_two_do_not_maintain_one_database_at_once(target: Any) -> None:
         maintain(target)
 
 
+@pytest.mark.slow
 def test_side_by_side_but_never_two_on_one_table(target: Any) -> None:
     for number in range(6):
         filled(target, f"t{number}")

@@ -78,6 +78,7 @@ def test_outside_its_window_it_begins_nothing_and_says_when_it_opens(target: Any
     assert catalogs(target) == before
 
 
+@pytest.mark.slow
 def test_a_role_without_the_right_makes_the_run_fail(target: Any, playbook: Playbook) -> None:
     done = playbook("maintenance.yml", **QUICKLY, maintenance_user="white_cross_app")
     assert done.rc == 2
