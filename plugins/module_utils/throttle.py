@@ -139,6 +139,7 @@ class Throttle:
         # of a CREATE DATABASE for the proof.
         self._checkpoints: list[int] = []
         self._pressure = _Pressure()
+        self._replayed: list[int] = []
         self._wal_share = 0.0
         self._slowed = False
         self._unseen: dict[str, str] = {}
@@ -170,6 +171,16 @@ class Throttle:
         self._seconds["paused_s"] += seconds
         more = f", one batch, though {'; '.join(self._pressure.pauses.values())}" if self._pressure.pauses else ""
         self._tell(f"goes on after {seconds:.0f} s{more}")
+
+    def pressing(self) -> dict[str, str]:
+        """:return: what is too much at this moment, by its kind, in words; for who decides himself what to do about it."""
+        self._look()
+        return dict(self._pressure.pauses)
+
+    def follow(self) -> bool:
+        """:return: whether each standby has replayed by the last look what there was at the first; one that replays nothing looks until
+        then like one that is up to date."""
+        return all(replayed >= self._looks[0][1] for replayed in self._replayed) if self._looks else True
 
     def rest(self, seconds: float) -> float:
         """:param seconds: that the last batch took.
@@ -228,6 +239,11 @@ class Throttle:
         if not seen["sees_all"]:
             # Of other roles' sessions and of standbys such a role sees no more than that they are there.
             self._unseen = dict.fromkeys((REPLICA_LAG, SESSIONS), f"GRANT pg_monitor TO {quoted(seen['role'])}")
+        self._replayed = [
+            int(standby["replayed"])
+            for standby in seen["standbys"]
+            if standby["replayed"] is not None and standby["name"] not in limits.except_standbys
+        ]
         for standby in seen["standbys"]:
             lag = self._lag(standby, now)
             if 0 < limits.replica_lag_s < lag and standby["name"] not in limits.except_standbys:

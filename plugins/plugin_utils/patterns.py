@@ -272,8 +272,20 @@ def _statement_fault(value: str, spec: Mapping[str, Any]) -> str | None:
     return found[0].message if found else None
 
 
+def _index_fault(value: str, _spec: Mapping[str, Any]) -> str | None:
+    """As ``pg_get_indexdef`` tells it."""
+    g = sql_statements.grammar()
+    if _UNSAFE.search(value):
+        return "braces, dollars, backslashes, comment marks and '@@' cannot stand here, edit the file"
+    statements, faults = sql_statements.split(value, "")
+    if faults or len(statements) != 1 or value.endswith(";") or not isinstance(statements[0].node, g.ast.IndexStmt):
+        return "it is not one CREATE INDEX without CONCURRENTLY and without a semicolon"
+    return None
+
+
 _FAULTS = {
     "identifier": _identifier_fault,
+    "index": _index_fault,
     "text": _text_fault,
     "type": _type_fault,
     "expression": _expression_fault,

@@ -2,7 +2,7 @@
 -- Copyright (c) 2026 White Cross pgops contributors
 -- How often each index was used since statistics began, of one table or of all; those never used and largest first.
 SELECT n.nspname AS schema, c.relname AS "table", x.relname AS name, i.indisunique AS unique, i.indisvalid AS valid,
-       s.idx_scan AS scans, s.idx_tup_read AS rows_read, pg_catalog.pg_relation_size(i.indexrelid) AS bytes
+       s.idx_scan AS scans, s.idx_tup_read AS rows_read, s.idx_tup_fetch AS rows_fetched, pg_catalog.pg_relation_size(i.indexrelid) AS bytes
   FROM pg_catalog.pg_index AS i
   JOIN pg_catalog.pg_class AS x ON x.oid = i.indexrelid
   JOIN pg_catalog.pg_class AS c ON c.oid = i.indrelid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace

@@ -231,6 +231,12 @@ CASES = {
         },
     ),
     "add_index": Case({**CHILDREN, "column": "note"}, (Part((ROOM, plain("note"))),)),
+    "drop_index": Case(
+        {"index": "children_room_idx", "definition": "CREATE INDEX children_room_idx ON public.children USING btree (room)"},
+        (Part((ROOM, NUMBER)),),
+        before="CREATE INDEX children_room_idx ON children (room)",
+        holds={0: "SELECT to_regclass('children_room_idx') IS NULL"},
+    ),
     "large_data_migration": Case(
         {**CHILDREN, "column": "note", "expression": "'of ' || room"},
         (Part((ROOM, plain("note"))),),

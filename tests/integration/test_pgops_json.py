@@ -76,6 +76,11 @@ def test_every_playbook_leaves_a_file_that_fits(site: Playbook, schema: dict[str
     assert of(beside, "restore_table")["restore_table"]["statements"]
     assert "stop" in of(site("stop.yml"), "stop")
     assert "kept" in of(site("rollback_cleanup.yml"), "rollback_cleanup")
+    assert "items" in of(site("maintenance.yml", maintenance_rows_least=1), "maintenance")["maintenance"]
+    policy = site.folder / "retention.yml.policy"
+    policy.write_text("- {table: rooms, column: at, years: 7, why: a test}\n", encoding="utf-8")
+    refused = site("retention.yml", "--check", retention_policy_file=str(policy))
+    assert "its column at is not there" in fits(schema, refused, "retention", ok=False)["error"]["message"]
     folder = of(site("audit_export.yml", audit_export_directory=str(site.folder / "audit")), "audit_export")[
         "audit_export"
     ]["folder"]

@@ -114,6 +114,7 @@ def test_a_migration_shows_no_secret_and_neither_does_its_failure(site: Any, ser
         ("audit_export.yml", {"audit_export_directory": "{{ backup_directory }}/../audit"}, None),
         ("audit_protect.yml", {"audit_owner": "no_such_owner_{{ pgops_database }}"}, 0),
         ("stop.yml", {}, None),
+        ("maintenance.yml", {"maintenance_rows_least": 1}, 0),
         ("lint.yml", {"limit": None}, 0),
     ],
     ids=lambda value: value if isinstance(value, str) else None,

@@ -7,17 +7,19 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils import maintenance, migrate
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_builds import IndexBuilds
+from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_plan import Needs
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from support import server as servers
 from support.engine import When, do, rows, state, target_of, wait_for, way
+from support.maintained import plan, work
 from support.recording_client import RecordingClient
 from support.server import MIGRATOR, OWNER, Server
 from support.tree import TestTree
@@ -145,3 +147,16 @@ def test_a_build_names_it_too(vacuum: Vacuum, tmp_path: Path) -> None:
     vacuum.hurry()
     migrate.apply(vacuum.target, wanted, Selection(), way(AGAIN))
     assert state(vacuum.target, V1)["state"] == "applied"
+
+
+def test_maintenance_leaves_its_table_to_it(vacuum: Vacuum) -> None:
+    made = plan(vacuum.target, Needs(rows_least=1, index_least_mb=1000))
+    items = [replace(item, due=[]) for item in made.items if item.name == "people"]
+    assert items, "it was never analyzed"
+    (pid,) = vacuum.pids
+    result = maintenance.maintain(vacuum.target, items, work(), planned=made.at)
+    (item,) = result["items"]
+    assert item["state"] == "skipped"
+    assert f"its table is in use by pid {pid} (autovacuum worker" in item["why"]
+    assert vacuum.pids == [pid]
+    vacuum.hurry()

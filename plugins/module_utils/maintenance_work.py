@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""One piece of work on one table or index, believed only when the server says that it was done.
+
+VACUUM and ANALYZE by a role without the right warn and succeed: ``last_vacuum``, ``last_analyze`` and sizes tell the truth.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    index_rebuilds,
+    lock_forecast,
+    lock_modes,
+    locks,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    execute,
+    fetch_all,
+    fetch_one,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.index_rebuilds import Started
+from ansible_collections.whitecross.pgops.plugins.module_utils.lock_forecast import TableLock
+from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_plan import ANALYZE, FREEZE, REINDEX, Item
+from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_watch import Care, Running, Watch
+from psycopg2 import errorcodes, sql
+
+DONE, SKIPPED, CANCELLED, FAILED, NOT_BEGUN = "done", "skipped", "cancelled", "failed", "not begun"
+# How often a lock is asked for, with a rest between.
+LOCK_TRIES = 5
+LOCK_REST_S = 0.2
+# Who has to end waits so long for the remains of a rebuild to go.
+CLEAN_UP_S = 10.0
+# A client's ordinary transaction is over by then.
+OLD_S = 2.0
+# Of a table that was to be frozen: less than this says that something holds its rows back.
+FROZEN_SHARE = 0.9
+
+_TABLE = """
+SELECT pg_catalog.clock_timestamp()::text AS now, pg_catalog.pg_table_size(c.oid) AS bytes, c.relkind::text AS kind,
+       coalesce(pg_catalog.pg_stat_get_last_vacuum_time(c.oid) >= %(since)s::timestamptz, false) AS vacuumed,
+       coalesce(pg_catalog.pg_stat_get_last_analyze_time(c.oid) >= %(since)s::timestamptz, false) AS analyzed,
+       coalesce(greatest(pg_catalog.pg_stat_get_last_autovacuum_time(c.oid), pg_catalog.pg_stat_get_last_vacuum_time(c.oid))
+                >= %(planned)s::timestamptz, false) AS vacuumed_meanwhile,
+       coalesce(greatest(pg_catalog.pg_stat_get_last_autoanalyze_time(c.oid), pg_catalog.pg_stat_get_last_analyze_time(c.oid))
+                >= %(planned)s::timestamptz, false) AS analyzed_meanwhile,
+       pg_catalog.pg_stat_get_dead_tuples(c.oid) AS dead, c.reltuples::float8 AS reltuples,
+       CASE WHEN c.relkind = 'p' THEN 0 ELSE pg_catalog.age(c.relfrozenxid) END AS xid_age,
+       CASE WHEN c.relkind = 'p' THEN 0 ELSE pg_catalog.mxid_age(c.relminmxid) END AS multixact_age
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %(schema)s AND c.relname = %(name)s
+"""
+_INDEX = """
+SELECT c.oid::bigint AS oid, pg_catalog.pg_relation_size(c.oid) AS bytes,
+       i.indisvalid AND i.indisready AND i.indislive AS valid
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
+ WHERE n.nspname = %(schema)s AND c.relname = %(name)s
+"""
+_OLD_SNAPSHOTS = """
+SELECT a.pid FROM pg_catalog.pg_stat_activity a
+ WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid() AND a.backend_type = 'client backend'
+   AND a.xact_start < pg_catalog.clock_timestamp() - %s * interval '1 s'
+   AND (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_vacuum v WHERE v.pid = a.pid)
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index b WHERE b.pid = a.pid)
+"""
+# What keeps rows from being frozen or removed, whoever it is.
+_HOLDS_BACK = """
+SELECT told FROM (
+    SELECT greatest(pg_catalog.age(a.backend_xmin), pg_catalog.age(a.backend_xid)) AS age, pg_catalog.format('session %s (%s)', a.pid, a.application_name) AS told
+      FROM pg_catalog.pg_stat_activity a WHERE a.pid <> pg_catalog.pg_backend_pid()
+    UNION ALL
+    SELECT greatest(pg_catalog.age(s.xmin), pg_catalog.age(s.catalog_xmin)), pg_catalog.format('replication slot %s', s.slot_name)
+      FROM pg_catalog.pg_replication_slots s
+    UNION ALL
+    SELECT pg_catalog.age(p.transaction), pg_catalog.format('prepared transaction %s', p.gid) FROM pg_catalog.pg_prepared_xacts p) AS held
+ WHERE age > 0 ORDER BY age DESC LIMIT 1
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an item.
+
+    :ivar state: ``done``, ``skipped``, ``cancelled``, ``failed`` or ``not begun``; ``why`` of any but the first.
+    :ivar bytes_before: of the table without its indexes, or of the index.
+    :ivar out_of_time: its time was over: the next run expects it to take longer.
+    :ivar again: it may be tried again in this run.
+    """
+
+    item: Item
+    state: str
+    why: str | None = None
+    seconds: float = 0.0
+    bytes_before: int | None = None
+    bytes_after: int | None = None
+    out_of_time: bool = False
+    again: bool = False
+    sqlstate: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def as_dict(self) -> dict[str, Any]:
+        """:return: plain data for a result."""
+        given = asdict(self)
+        item = given.pop("item")
+        del given["again"]
+        told = {name: item[name] for name in ("action", "with_analyze", "rank", "forecast_s", "bytes")}
+        back = (
+            self.bytes_before - self.bytes_after
+            if self.bytes_before is not None and self.bytes_after is not None
+            else 0
+        )
+        return {
+            "object": self.item.object,
+            "table": self.item.table,
+            **told,
+            "reasons": list(self.item.reasons),
+            **given,
+            "notes": list(self.notes),
+            "given_back": back if self.state == DONE else 0,
+        }
+
+
+@dataclass
+class Worker:
+    """A session that works.
+
+    :ivar conn: of the role that maintains, in autocommit.
+    :ivar book: of the role that writes the ledger; ``lock`` guards it, since all workers share it.
+    :ivar owner: opens a session of the role that owns the objects.
+    :ivar planned: the server's time when the plan was made.
+    """
+
+    conn: Connection
+    book: Connection
+    owner: Callable[[], Connection]
+    lock: Any
+    watch: Watch
+    care: Care
+    run_id: str
+    planned: str
+    tell: Callable[..., None]
+    sleep: Callable[[float], None] = time.sleep
+
+    def prepare(self) -> None:
+        """Cost delay for the session. What a killed module has begun the server ends by itself a second later."""
+        delay = sql.Literal(f"{self.care.cost_delay_ms:g}ms")
+        execute(self.conn, sql.SQL("SET vacuum_cost_delay = {}").format(delay))
+        with suppress(psycopg2.Error):  # a platform that cannot notice
+            execute(self.conn, "SET client_connection_check_interval = '1s'")
+
+    def work(self, item: Item) -> Outcome:
+        """Do it and prove it. Takes SHARE UPDATE EXCLUSIVE on the table: no reader and no writer waits."""
+        if item.lacks:
+            return Outcome(item, FAILED, item.lacks, sqlstate=errorcodes.INSUFFICIENT_PRIVILEGE)
+        there = self._who_is_there(item) or (self._old_transactions(item) if item.action == REINDEX else None)
+        if there is not None:
+            return Outcome(item, SKIPPED, there, again=True)
+        return self._rebuild(item) if item.action == REINDEX else self._vacuum(item)
+
+    # VACUUM and ANALYZE
+
+    def _vacuum(self, item: Item) -> Outcome:
+        before = self._table(item)
+        if before is None:
+            return Outcome(item, SKIPPED, "it is gone")
+        meanwhile = self._meanwhile(item, before)
+        if meanwhile:
+            return Outcome(item, SKIPPED, meanwhile, bytes_before=int(before["bytes"]))
+        del self.conn.notices[:]
+        ended = self._run(item, _statement(item))
+        if ended.state != DONE:
+            return replace(ended, bytes_before=int(before["bytes"]))
+        after = self._table(item, since=str(before["now"]))
+        if after is None:
+            return replace(ended, state=SKIPPED, why="it is gone")
+        ended = replace(ended, bytes_before=int(before["bytes"]), bytes_after=int(after["bytes"]))
+        return self._proved(item, ended, before, after)
+
+    def _meanwhile(self, item: Item, before: dict[str, Any]) -> str | None:
+        if item.action == ANALYZE:
+            return "somebody has analyzed it since the plan was made" if before["analyzed_meanwhile"] else None
+        if item.action != FREEZE and before["vacuumed_meanwhile"]:
+            return "somebody has vacuumed it since the plan was made"
+        return None
+
+    def _proved(self, item: Item, ended: Outcome, before: dict[str, Any], after: dict[str, Any]) -> Outcome:
+        analyzed = bool(after["analyzed"]) or (after["kind"] == "p" and after["reltuples"] >= 0)
+        vacuumed = bool(after["vacuumed"]) or after["bytes"] < before["bytes"]
+        if (item.action != ANALYZE and not vacuumed) or (
+            (item.action == ANALYZE or item.with_analyze) and not analyzed
+        ):
+            said = "; ".join(line.partition(":")[2].strip() for line in self.conn.notices if line.startswith("WARNING"))
+            word = "ANALYZE" if item.action == ANALYZE else "VACUUM"
+            why = f"{word} ended without an error, and the server does not say that it was done"
+            return replace(ended, state=FAILED, why=f"{why}: {said}" if said else why)
+        if item.action == FREEZE:
+            left = self._not_frozen(item, before, after)
+            if left:
+                return replace(ended, state=FAILED, why=left)
+        return ended
+
+    def _not_frozen(self, item: Item, before: dict[str, Any], after: dict[str, Any]) -> str | None:
+        for age in item.due:
+            if after[age] > FROZEN_SHARE * before[age]:
+                with locks.as_login_role(self.conn):
+                    row = fetch_one(self.conn, _HOLDS_BACK)
+                by = row["told"] if row else "a transaction that this role cannot see"
+                return f"it was vacuumed, and its {age.replace('_', ' ')} is still {after[age]:,}: {by} holds it back"
+        return None
+
+    def _table(self, item: Item, since: str | None = None) -> dict[str, Any] | None:
+        given = {"schema": item.schema, "name": item.name, "since": since or "infinity", "planned": self.planned}
+        return fetch_one(self.conn, _TABLE, given)
+
+    # REINDEX
+
+    def _rebuild(self, item: Item) -> Outcome:
+        before = self._index(item)
+        if before is None or int(before["oid"]) != item.oid:
+            return Outcome(item, SKIPPED, "it is gone, or somebody has rebuilt it since the plan was made")
+        if not before["valid"]:
+            return Outcome(item, SKIPPED, "it is invalid by now")
+        with self.lock:
+            started = index_rebuilds.start(self.book, item.schema, item.name, item.table_oid, self.run_id)
+        name = sql.Identifier(item.schema, item.name)
+        ended = self._run(item, sql.SQL("REINDEX INDEX CONCURRENTLY {}").format(name), lock_timeout_ms=0)
+        after = None if self.conn.closed else self._index(item)
+        ended = replace(ended, bytes_before=int(before["bytes"]), bytes_after=int(after["bytes"]) if after else None)
+        if ended.state == DONE and (after is None or after["oid"] == before["oid"] or not after["valid"]):
+            ended = replace(
+                ended, state=FAILED, why="REINDEX ended without an error, and the index is the one of before"
+            )
+        swapped = after is not None and after["oid"] != before["oid"] and bool(after["valid"])
+        if ended.state == CANCELLED and swapped:
+            # It was ended while it waited to drop what it had replaced: the work is done.
+            ended = replace(ended, state=DONE, why=None, out_of_time=False)
+        return self._settled(started, ended)
+
+    def _settled(self, started: Started, ended: Outcome) -> Outcome:
+        """Drop what it has left and write down how it ended; what cannot be dropped now is the next run's."""
+        left = self.drop_remains(started)
+        if left:
+            told = f"{', '.join(left)} is still there, its table is in use: the next run drops it first"
+            return replace(ended, notes=(*ended.notes, told))
+        detail = {name: getattr(ended, name) for name in ("bytes_before", "bytes_after", "seconds", "why")}
+        with self.lock:
+            index_rebuilds.end(self.book, started, done=ended.state == DONE, run_id=self.run_id, detail=detail)
+        return ended
+
+    def drop_remains(self, started: Started) -> list[str]:
+        """Drop what a rebuild of ours has left, and nothing else, as the role that owns it: MAINTAIN is no right to drop.
+
+        :return: what could not be dropped within :data:`CLEAN_UP_S`.
+        """
+        with self.lock:
+            there = index_rebuilds.remains(self.book, started)
+        if not there:
+            return []
+        left = []
+        with closing(self.owner()) as conn:
+            execute(conn, f"SET statement_timeout = {int(1000 * CLEAN_UP_S)}")
+            for remain in there:
+                self.tell(f"dropping {remain.full_name}, which a rebuild has left")
+                try:
+                    execute(conn, index_rebuilds.drop_statement(remain))
+                except psycopg2.Error as exc:
+                    if conn.closed or exc.pgcode is None:
+                        raise
+                    left.append(remain.full_name)
+        return left
+
+    def _index(self, item: Item) -> dict[str, Any] | None:
+        return fetch_one(self.conn, _INDEX, {"schema": item.schema, "name": item.name})
+
+    # Both
+
+    def _who_is_there(self, item: Item) -> str | None:
+        """:return: who holds what excludes our lock, after a few looks, in words; None where nobody does."""
+        wanted = TableLock(item.table_oid, item.table_schema, item.table_name, lock_modes.SHARE_UPDATE_EXCLUSIVE)
+        there: list[locks.Session] = []
+        for _ in range(LOCK_TRIES):
+            there = lock_forecast.in_the_way(self.conn, [wanted])
+            if not there:
+                return None
+            if any(session.backend_type == "autovacuum worker" for session in there):
+                break  # it does the same work, and one to prevent wraparound gives way to nobody
+            self.sleep(LOCK_REST_S * (0.5 + random.random()))
+        return f"its table is in use by {'; '.join(session.sentence() for session in there)}"
+
+    def _old_transactions(self, item: Item) -> str | None:
+        """:return: whose transaction a rebuild would wait for, in words; it waits for each that has a snapshot, and for each that uses
+        its table."""
+        users = TableLock(item.table_oid, item.table_schema, item.table_name, lock_modes.ACCESS_EXCLUSIVE)
+        with locks.as_login_role(self.conn):
+            pids = [int(row["pid"]) for row in fetch_all(self.conn, _OLD_SNAPSHOTS, (OLD_S,))]
+        seen = {
+            one.pid: one for one in [*lock_forecast.in_the_way(self.conn, [users]), *locks.sessions_of(self.conn, pids)]
+        }
+        old = [one for one in seen.values() if one.age_s is not None and one.age_s >= OLD_S]
+        hidden = [one for one in seen.values() if one.age_s is None]
+        if hidden and not old:
+            # How old they are only pg_read_all_stats sees; that they stay everybody does.
+            self.sleep(OLD_S)
+            old = [one for one in hidden if one.pid == 0] + locks.still_open(self.conn, hidden)
+        if not old:
+            return None
+        return f"a rebuild would wait for {'; '.join(one.sentence() for one in old)}, in an old transaction"
+
+    def _run(self, item: Item, statement: sql.Composable, lock_timeout_ms: int | None = None) -> Outcome:
+        timeout = self.care.lock_timeout_ms if lock_timeout_ms is None else lock_timeout_ms
+        begun = time.monotonic()
+        running = Running(self.conn.info.backend_pid, self.conn, _what(item), item.action == REINDEX, self.tell, begun)
+        self.tell(running.what)
+        for attempt in range(LOCK_TRIES):
+            execute(self.conn, f"SET lock_timeout = {timeout}")
+            if not self.watch.started(running):
+                return Outcome(item, NOT_BEGUN, self.watch.stopped or "its time was over")
+            try:
+                execute(self.conn, statement)
+                return Outcome(item, DONE, seconds=round(time.monotonic() - begun, 3))
+            except psycopg2.Error as exc:
+                self.watch.over(running)
+                if self.conn.closed or exc.pgcode is None:
+                    raise
+                seconds = round(time.monotonic() - begun, 3)
+                if exc.pgcode == errorcodes.QUERY_CANCELED:
+                    return Outcome(
+                        item, CANCELLED, running.why or "somebody has cancelled it", seconds,
+                        out_of_time=running.out_of_time, again=running.why is not None and not running.out_of_time,
+                    )  # fmt: skip
+                if exc.pgcode == errorcodes.DEADLOCK_DETECTED:
+                    return Outcome(
+                        item, CANCELLED, "it deadlocked with another session, and gave way", seconds, again=True
+                    )
+                if exc.pgcode == errorcodes.LOCK_NOT_AVAILABLE:
+                    if attempt + 1 < LOCK_TRIES:
+                        self.sleep(LOCK_REST_S * (0.5 + random.random()))
+                        continue
+                    return Outcome(
+                        item, SKIPPED, self._who_is_there(item) or "its lock was not to be had", seconds, again=True
+                    )
+                failed = from_psycopg(exc, f"{_word(item)} failed", statement=statement.as_string(self.conn))
+                return Outcome(item, FAILED, failed.message, seconds, sqlstate=exc.pgcode)
+            finally:
+                self.watch.over(running)
+                self._absorb(running)
+        raise AssertionError("the last attempt returns")
+
+    def _absorb(self, running: Running) -> None:
+        """A cancel that came too late for its statement must not end the next one."""
+        if running.why is None or self.conn.closed:
+            return
+        for _ in range(3):
+            with suppress(psycopg2.errors.QueryCanceled):
+                execute(self.conn, "SELECT pg_catalog.pg_sleep(0.01)")
+
+
+def _statement(item: Item) -> sql.Composed:
+    name = sql.Identifier(item.schema, item.name)
+    if item.action == ANALYZE:
+        return sql.SQL("ANALYZE {}").format(name)
+    options = [*(["FREEZE"] if item.action == FREEZE else []), *(["ANALYZE"] if item.with_analyze else [])]
+    chosen = sql.SQL(f"({', '.join(options)}) ") if options else sql.SQL("")
+    return sql.SQL("VACUUM {}{}").format(chosen, name)
+
+
+def _word(item: Item) -> str:
+    return {ANALYZE: "ANALYZE", REINDEX: "REINDEX"}.get(item.action, "VACUUM")
+
+
+def _what(item: Item) -> str:
+    return {
+        ANALYZE: f"analyzing {item.object}",
+        REINDEX: f"rebuilding index {item.object}",
+        FREEZE: f"freezing {item.object}",
+    }.get(item.action, f"vacuuming {item.object}")
