@@ -81,11 +81,13 @@ def _install_systemd(ground: Ground, check_mode: bool) -> dict[str, Any]:
     systemd = Systemd(setting, ground.unit_folder)
     units = schedule_units.units(setting, [_job(job) for job, _calendar in jobs])
     changes = systemd.changes(units)
+    running = schedule_install.there_is_systemd()
+    if running:
+        systemd.refuse_silence()
     if changes:
         systemd.verify(units)
     record = ground.record(SYSTEMD, {job["name"]: calendar.longest_s for job, calendar in jobs})
     timers = [setting.unit(job["name"], "timer") for job, _calendar in jobs]
-    running = schedule_install.there_is_systemd()
     off = [timer for timer in timers if not running or not systemd.is_on(timer)]
     off += systemd.stale(timers) if running else []
     missing = ground.missing_folders()

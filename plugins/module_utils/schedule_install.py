@@ -24,6 +24,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.schedule_units im
 
 TIMEOUT_S = 90
 SYSTEM_FOLDER = "/etc/systemd/system"
+SYSTEM_STAMPS = "/var/lib/systemd/timers"
 _EXPOSURE = re.compile(r"exposure level for (\S+): ([0-9.]+) (\w+)")
 
 
@@ -61,6 +62,18 @@ class Systemd:
     def __init__(self, setting: Setting, folder: str) -> None:
         self.setting, self.folder = setting, folder
         self._scope = [] if setting.system else ["--user"]
+        home = os.path.normpath(os.path.join(folder, "..", "..", ".."))
+        self._stamps = SYSTEM_STAMPS if setting.system else os.path.join(home, ".local", "share", "systemd", "timers")
+
+    def refuse_silence(self) -> None:
+        """:raises PgopsError: the manager cannot be asked, as that of a user who is not logged in and does not linger"""
+        code, _output, errors = self._systemctl("show", "--property=Version", check=False)
+        if code != 0:
+            told = (errors.strip().splitlines() or [f"exit code {code}"])[-1]
+            raise PgopsError(
+                f"The systemd of {self.setting.user} does not answer ({told.rstrip('.')}); nothing was installed.",
+                hint=f"Type: loginctl enable-linger {self.setting.user}; or have root install them with -e schedule_become=true.",
+            )
 
     # -- what is there ------------------------------------------------------------------------------------------------
 
@@ -178,8 +191,9 @@ class Systemd:
     def _remove(self, name: str) -> None:
         if name.endswith(".timer"):
             self._systemctl("disable", "--now", name)
-            # When it was due last, which a timer of this name that comes later would take for its own. Older ones cannot.
-            self._systemctl("clean", "--what=state", name, check=False)
+            # When it was due last, which a timer of this name that comes later would take for its own.
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._stamps, f"stamp-{name}"))
         elif "@" not in name and self._systemctl("is-active", "--quiet", name, check=False)[0] == 0:
             raise PgopsError(
                 f"{name} runs just now and was not taken from under it; its timer is off.",

@@ -115,7 +115,6 @@ def test_a_user_s_runs_have_their_secrets_from_systemd_alone(host: OpsHost) -> N
 
 # The image has no pam_systemd, which would tell it.
 RUNTIME = """
-id pgops || useradd --create-home pgops
 mkdir -p /etc/systemd/system/user@.service.d
 printf '[Service]\\nEnvironment=XDG_RUNTIME_DIR=/run/user/%%i\\n' > /etc/systemd/system/user@.service.d/run.conf
 systemctl daemon-reload
@@ -125,12 +124,10 @@ systemctl restart user@$(id -u pgops)
 
 @pytest.mark.slow
 def test_a_user_without_root_has_timers_of_its_own(host: OpsHost) -> None:
-    host.run(RUNTIME)
+    host.run("id pgops || useradd --create-home pgops")
     host.run(
         "install -d -m 700 -o pgops /home/pgops/state /home/pgops/backups; install -m 600 -o pgops /etc/pgops/passfile /home/pgops/passfile"
     )
-    variables = host.folder / "inventories" / "group_vars" / ENVIRONMENT
-    variables.mkdir(parents=True, exist_ok=True)
     inventory = host.folder / "inventories" / f"{ENVIRONMENT}.yml"
     before = inventory.read_text(encoding="utf-8")
     own = (
@@ -141,6 +138,10 @@ def test_a_user_without_root_has_timers_of_its_own(host: OpsHost) -> None:
     inventory.write_text(own, encoding="utf-8")
     units = "/home/pgops/.config/systemd/user"
     try:
+        silent = host("schedule.yml", user="pgops", schedule_jobs=SOON)
+        assert "The systemd of pgops does not answer" in silent.json["error"]["message"]  # type: ignore[index]
+        assert host.files(f"{UNIT}.*") == []
+        host.run(RUNTIME)
         made = host("schedule.yml", user="pgops", schedule_jobs=SOON)
         assert made.rc == 0, made.output
         assert "type: loginctl enable-linger pgops" in " ".join(made.output.split())
@@ -184,7 +185,7 @@ def test_a_failure_is_told_and_stands_in_the_status(host: OpsHost) -> None:
         "umask 077; rm -rf /run/told; echo http://127.0.0.1:8099/hunter2 > /etc/pgops/webhook; echo a-key > /etc/pgops/webhook_key"
     )
     variables = host.folder / "inventories" / "group_vars" / ENVIRONMENT
-    variables.mkdir(parents=True)
+    variables.mkdir(parents=True, exist_ok=True)
     (variables / "told.yml").write_text(
         "pgops_webhook_file: /etc/pgops/webhook\npgops_webhook_secret_file: /etc/pgops/webhook_key\npgops_webhook_form: json\n",
         encoding="ascii",
