@@ -11,7 +11,7 @@ from ansible.errors import AnsiblePromptInterrupt, AnsiblePromptNoninteractive
 from ansible.utils.display import Display
 from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
-    notification,
+    notices,
     promotion,
     rehearsals,
     typed_commands,
@@ -98,7 +98,7 @@ class ActionModule(PgopsAction):
             self.say(rate)
 
     def _announce(self, task_vars: dict[str, Any], databases: list[str]) -> None:
-        """Say once, on the screen and to the environment's webhook, that a rollback begins now; whether that is heard stops nothing."""
+        """Say once, on the screen and to whom the environment names, that a rollback begins now; whether that is heard stops nothing."""
         journal, host, run = self._journal(task_vars), task_vars.get("inventory_hostname"), self.run_fact(task_vars)
         if journal is None or any(
             event.get("event") == "announced" and event.get("host") == host for event in journal.events()
@@ -107,19 +107,17 @@ class ActionModule(PgopsAction):
         strategy = self._strategy(task_vars)
         at = now()
         self.say(f"{', '.join(databases)} on {host}: the rollback ({strategy}) begins at {at}")
-        told = "no webhook is set"
+        settings = {name: self.pgops(task_vars, name.removeprefix("pgops_")) for name in notices.VARIABLES}
+        told = "neither pgops_webhook nor pgops_mail is set"
         try:
-            given = (str(self.pgops(task_vars, name) or "") for name in ("webhook", "webhook_file"))
-            address = notification.address(*given)
-            # In an emergency the webhook is told by its alert, with the hooks.
-            if address and run.get("emergency") == "declared":
+            # In an emergency they are told by its alert, with the hooks.
+            if run.get("emergency") == "declared":
                 told = "by the alert of the emergency"
-            elif address:
-                notification.send(address, notification.beginning(run, at, strategy, databases))
-                told = "pgops_webhook was told"
-        except notification.NotNotified as fault:
-            told = "nobody was told"
-            display.warning(f"Nobody was told that this rollback begins: {fault}")
+            elif notices.deliver(notices.of_rollback(run, str(host), at, strategy, databases), settings):
+                told = "told"
+        except notices.NotNotified as fault:
+            told = f"{notices.who_was(fault).lower()} was told"
+            display.warning(f"{notices.who_was(fault)} was told that this rollback begins: {fault}")
         journal.append({"event": "announced", "host": host, "strategy": strategy, "result": told})
 
     @staticmethod

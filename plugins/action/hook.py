@@ -246,20 +246,14 @@ class ActionModule(PgopsAction):
         return {"failed": True, "msg": str(signals[0]["told"]), "signals": signals}
 
     def _tell_webhook(self, task_vars: dict[str, Any]) -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils import notification
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import notices
 
-        run = self.run_fact(task_vars)
-        databases = ", ".join(map(str, self.pgops(task_vars, "databases") or []))
+        run, host = self.run_fact(task_vars), str(task_vars["inventory_hostname"])
+        databases = [str(name) for name in self.pgops(task_vars, "databases") or []]
+        settings = {name: self.pgops(task_vars, name.removeprefix("pgops_")) for name in notices.VARIABLES}
         try:
-            url, file = (str(self.pgops(task_vars, name) or "") for name in ("webhook", "webhook_file"))
-            where = notification.address(url, file)
-            if where:
-                notification.send(
-                    where,
-                    f"pgops: EMERGENCY {run['playbook']} in {run['environment']} begins at {now()}\ndatabase: {databases}\n"
-                    f"run: {run['id']} by {run['who']} on {run['ops_host']}",
-                )
-        except notification.NotNotified as fault:
+            notices.deliver(notices.of_emergency(run, host, now(), databases), settings)
+        except notices.NotNotified as fault:
             return {"failed": True, "msg": str(fault)}
         return {"changed": False}
 

@@ -98,17 +98,19 @@ class ActionModule(UnbrokenAction):
         return list(self._templar.template(given) or SHARED_VARIABLES["pgops_production_environments"].default)
 
     def _notify(self, report: dict[str, Any], task_vars: dict[str, Any]) -> bool:
-        """Tell the environment's webhook how the run ended; whether that works changes nothing about the run."""
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils import notification
+        """Tell whom the environment names how the run ended; whether that works changes nothing about the run."""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import notices
 
         try:
             databases = self._templar.template(task_vars.get("pgops_databases") or [task_vars.get("pgops_database")])
-            url, file = (self._text(task_vars, name) for name in ("pgops_webhook", "pgops_webhook_file"))
-            return notification.tell(report, url, file, [str(name) for name in databases if name])
-        except notification.NotNotified as fault:
-            display.warning(f"Nobody was notified of this run: {fault}")
+            settings = {name: self._templar.template(task_vars.get(name)) for name in notices.VARIABLES}
+            return notices.tell(report, settings, [str(name) for name in databases if name])
+        except notices.NotNotified as fault:
+            display.warning(f"{notices.who_was(fault)} was notified of this run: {fault}")
         except Exception as fault:  # noqa: BLE001 -- its words may hold the address
-            display.warning(f"Nobody was notified of this run: {type(fault).__name__} in pgops_webhook or its file")
+            display.warning(
+                f"Nobody was notified of this run: {type(fault).__name__} in pgops_webhook, its file or pgops_mail"
+            )
         return False
 
     def _refused(self, guard: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:

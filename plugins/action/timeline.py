@@ -14,7 +14,8 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import timeline
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import notices, timeline
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import display
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import write_private_file
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, table
 
@@ -105,7 +106,18 @@ class ActionModule(MigrationAction):
         write_private_file(path, timeline.as_markdown(environment, planned, now, steps, places, commands))
         write_private_file(path.with_suffix(".json"), json.dumps(document, indent=1, ensure_ascii=False) + "\n")
         self.say(f"plan and texts: {path}")
+        self._notify(run, places, str(document["planned_for"]), task_vars)
         return {"changed": True, "file": str(path), "timeline": document}
+
+    def _notify(
+        self, run: dict[str, Any], places: list[dict[str, Any]], planned_for: str, task_vars: dict[str, Any]
+    ) -> None:
+        """Whether it is heard changes nothing about the plan."""
+        settings = {name: self.pgops(task_vars, name.removeprefix("pgops_")) for name in notices.VARIABLES}
+        try:
+            notices.deliver(notices.of_plan(run, planned_for, places), settings)
+        except notices.NotNotified as fault:
+            display.warning(f"{notices.who_was(fault)} was notified of this plan: {fault}")
 
 
 def _expected(verdict: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:

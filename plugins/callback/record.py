@@ -15,7 +15,7 @@ description:
   - It says in one sentence what to do about a host that cannot be reached, and tells the report what failed outside a phase.
   - What a run has taken away from the application by its hooks and can no longer bring back itself is brought back by another
     ansible-playbook, after Ctrl-C and where a host was lost.
-  - It notifies C(pgops_webhook) of such a run as the action would have.
+  - It notifies C(pgops_webhook) and C(pgops_mail) of such a run as the action would have, and of a migration that begins and is verified.
   - It never fails a play; what it cannot do, it says in a warning.
 requirements:
   - "C(callbacks_enabled = whitecross.pgops.record) in ansible.cfg; a checkout of the collection has it"
@@ -36,6 +36,8 @@ from ansible.plugins.callback import CallbackBase
 
 _GUARD = "whitecross.pgops.guard"
 _REPORT = "whitecross.pgops.report"
+_PLAN = "whitecross.pgops.plan"
+_VERIFY = "whitecross.pgops.verify"
 
 
 def _never_in_the_way(method: Callable[..., None]) -> Callable[..., None]:
@@ -68,6 +70,10 @@ class CallbackModule(CallbackBase):
         self._reported = False
         self._failed_after_report = False
         self._unreachable: dict[str, str] = {}
+        # What is told when all hosts are through with it: host -> database -> versions to apply.
+        self._pending: dict[str, dict[str, int]] = {}
+        self._applied: dict[str, dict[str, int]] = {}
+        self._verified: dict[str, list[str]] = {}
         self._over = False
         self._previous_handlers: dict[int, Any] = {}
         self._extra_variables: dict[str, Any] = {}
@@ -114,6 +120,7 @@ class CallbackModule(CallbackBase):
         if self._play is None or self._play._uuid != play._uuid:
             failures.forget()
             self._run, self._ours, self._reported = {}, False, False
+            self._pending, self._applied, self._verified = {}, {}, {}
         # A batch of the same play belongs to the same run.
         self._play = play
         if not self._previous_handlers:
@@ -127,7 +134,8 @@ class CallbackModule(CallbackBase):
 
     @_never_in_the_way
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
-        """Any task of this collection makes the play ours to record."""
+        """Any task of this collection makes the play ours to record; what all hosts have done by now is told."""
+        self._tell_progress()
         self._ours = (
             self._ours or "whitecross.pgops" in str(task.get_path() or "") or self._is(task, "whitecross.pgops.")
         )
@@ -139,6 +147,13 @@ class CallbackModule(CallbackBase):
             self._run = dict(result._result.get("run") or {})
         elif self._is(result._task, _REPORT):
             self._reported = not result._result.get("batch")
+        elif self._is(result._task, _PLAN):
+            found = (result._result.get("databases") or {}).items()
+            pending = {str(name): len(plan["pending"]) for name, plan in found if plan.get("pending")}
+            if pending and self._is_to_change():
+                self._pending[result._host.get_name()] = pending
+        elif self._is(result._task, _VERIFY) and result._host.get_name() in self._applied:
+            self._verified[result._host.get_name()] = list(self._applied.pop(result._host.get_name()))
 
     @_never_in_the_way
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
@@ -272,24 +287,56 @@ class CallbackModule(CallbackBase):
                 self._display.display(line)
             self._notify(report)
 
+    def _is_to_change(self) -> bool:
+        """Whether this is a migration that applies what it finds."""
+        tags = set(self._run.get("tags") or ["all"])
+        return (
+            self._run.get("playbook") == "migrate" and not self._run.get("check_mode") and bool(tags & {"all", "apply"})
+        )
+
+    def _tell_progress(self) -> None:
+        """A migration that begins to change something, and one that is applied and verified, once for all hosts of a batch."""
+        if not (self._pending or self._verified):
+            return
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import notices
+
+        if self._pending:
+            begun = notices.of_migration(self._run, self._pending)
+            self._applied, self._pending = self._pending, {}
+            self._tell("that this run begins", lambda values: notices.deliver(begun, values))
+        if self._verified:
+            done = notices.of_success(self._run, self._verified)
+            self._verified = {}
+            self._tell("that this run is verified", lambda values: notices.deliver(done, values))
+
     def _notify(self, report: dict[str, Any]) -> None:
-        """As the action report does. Where Ctrl-C left no task to template a variable, the play's own are read."""
+        """As the action report does."""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import notices
+
+        self._tell(
+            "of this run",
+            lambda values: notices.tell(report, values, [values["pgops_database"]] if values["pgops_database"] else []),
+        )
+
+    def _tell(self, of_what: str, deliver: Callable[[dict[str, Any]], bool]) -> None:
+        """Whether it works changes nothing. Where Ctrl-C left no task to template a variable, the play's own are read.
+
+        :param deliver: gets the variables that say who is told, and ``pgops_database``
+        """
         from ansible.template import Templar
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils import notification
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import notices
 
         try:
             manager = self._play.get_variable_manager()
             host = next(iter(manager._inventory.get_hosts(self._play.hosts)), None)
             variables = manager.get_vars(play=self._play, host=host)
             templar = Templar(loader=self._play.get_loader(), variables=variables)
-            names = ("pgops_webhook", "pgops_webhook_file", "pgops_database")
-            url, file, database = (str(templar.template(variables.get(name)) or "") for name in names)
-            notification.tell(report, url, file, [database] if database else [])
-        except notification.NotNotified as fault:
-            self._display.warning(f"Nobody was notified of this run: {fault}")
+            deliver({name: templar.template(variables.get(name)) for name in (*notices.VARIABLES, "pgops_database")})
+        except notices.NotNotified as fault:
+            self._display.warning(f"{notices.who_was(fault)} was notified {of_what}: {fault}")
         except Exception as fault:  # noqa: BLE001 -- its words may hold the address
             self._display.warning(
-                f"Nobody was notified of this run: {type(fault).__name__} in pgops_webhook or its file"
+                f"Nobody was notified {of_what}: {type(fault).__name__} in pgops_webhook, its file or pgops_mail"
             )
 
     def _extra(self, name: str) -> str | None:

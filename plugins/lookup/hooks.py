@@ -106,7 +106,7 @@ class LookupModule(LookupBase):
         if (
             stage == "emergency"
             and [*map(str, seen.get("ansible_play_batch") or [])][:1] in ([], [host])
-            and (self._value(seen, "pgops_webhook") or self._value(seen, "pgops_webhook_file"))
+            and any(self._value(seen, name) for name in ("pgops_webhook", "pgops_webhook_file", "pgops_mail"))
         ):
             told = {"kind": "alert", "number": hooks.WEBHOOK, "last": True, "first": True, "on": "localhost"}
             items.append({**told, "label": "alert (pgops_webhook)"})

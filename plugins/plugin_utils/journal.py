@@ -50,7 +50,9 @@ EVENTS = (
 # A key that says what it holds is never written with its value, whoever asks for it.
 _SECRET_KEY = re.compile(r"passw|passphrase|secret|token|credential|private_?key|api_?key|webhook", re.IGNORECASE)
 # ... but these only say where a secret lies.
-_LOCATION_KEYS = frozenset({"passfile", "pgops_passfile", "pgops_webhook_file"})
+_LOCATION_KEYS = frozenset(
+    {"passfile", "pgops_passfile", "pgops_webhook_file", "pgops_webhook_form", "pgops_webhook_secret_file"}
+)
 # What stands below these is kept by the names of hosts, databases or both.
 _NAMED = {"hosts": 2, "results": 2, "result": 1, "databases": 1, "versions": 1}
 _RUN_ID = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}$")

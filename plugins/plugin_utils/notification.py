@@ -1,13 +1,15 @@
 # Copyright (c) 2026 White Cross pgops contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tells a chat how a run ended, by its webhook. Whoever knows that address may write there, so it is shown nowhere.
+"""What people are told of a run, and the webhook that takes it. Whoever knows that address may write there, so it is shown nowhere.
 
 What is told leaves the house: environment, databases, the end, seconds and a command; no error, which may hold a statement.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import os
 import re
@@ -15,7 +17,7 @@ import shlex
 import stat
 import threading
 import urllib.error
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,22 +48,8 @@ def address(url: str, file: str) -> str | None:
     """
     name, found = "pgops_webhook", url.strip()
     if not found and file:
-        name, path = "pgops_webhook_file", Path(file).expanduser()
-        try:
-            # A pipe would wait for a writer.
-            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), encoding="utf-8") as stream:
-                mode = os.fstat(stream.fileno()).st_mode
-                if not stat.S_ISREG(mode):
-                    raise NotNotified(f"pgops_webhook_file={path} is no file")
-                if mode & 0o077:
-                    raise NotNotified(
-                        f"{path} may be read by others, and who knows the address may write there; chmod 600 {path}"
-                    )
-                found = stream.read(4096).strip()
-        except OSError as error:
-            raise NotNotified(f"pgops_webhook_file={path} cannot be read: {error.strerror}") from None
-        except ValueError:
-            raise NotNotified(f"pgops_webhook_file={path} is no text") from None
+        name = "pgops_webhook_file"
+        found = secret_in(name, file, "who knows the address may write there")
     if not found and not file:
         return None
     try:
@@ -72,6 +60,27 @@ def address(url: str, file: str) -> str | None:
     if not plain or any(character.isspace() for character in found):
         raise NotNotified(f"{name} holds no address that begins with https:// or http://")
     return found
+
+
+def secret_in(name: str, file: str, why: str) -> str:
+    """:param name: the variable that names the file, for the sentence. :param why: nobody else may read it
+    :return: what a file of the ops host holds, without its line end
+    :raises NotNotified: it cannot be read, or others may read it
+    """
+    path = Path(file).expanduser()
+    try:
+        # A pipe would wait for a writer.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), encoding="utf-8") as stream:
+            mode = os.fstat(stream.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise NotNotified(f"{name}={path} is no file")
+            if mode & 0o077:
+                raise NotNotified(f"{path} may be read by others, and {why}; chmod 600 {path}")
+            return stream.read(4096).strip()
+    except OSError as error:
+        raise NotNotified(f"{name}={path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise NotNotified(f"{name}={path} is no text") from None
 
 
 def message(report: Mapping[str, Any], databases: Sequence[str] = ()) -> str:
@@ -134,41 +143,66 @@ def _without_values(command: str) -> str:
     return " ".join(word if word.endswith("...") else shlex.quote(word) for word in words)
 
 
-def send(url: str, text: str, *, timeout: float = TIMEOUT_S) -> None:
+def send(
+    url: str,
+    text: str,
+    *,
+    timeout: float = TIMEOUT_S,
+    document: Mapping[str, Any] | None = None,
+    key: str | None = None,
+) -> None:
     """Post ``{"text": ...}``, the form of Slack, which others take too; no redirect is followed.
 
     :param timeout: seconds for all of it, however slowly it answers
+    :param document: posted in the place of that form
+    :param key: signs the body: ``X-Pgops-Signature: sha256=<HMAC-SHA256 of the body, in hex>``
+    :raises NotNotified: it was not taken
+    """
+    # Slack takes <...> for a link or for a call to everybody.
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    body = json.dumps({"text": escaped} if document is None else document).encode()
+    headers = {"Content-Type": "application/json"}
+    if document is not None:
+        headers["X-Pgops-Event"] = str(document.get("event"))
+    if key:
+        headers["X-Pgops-Signature"] = f"sha256={hmac.new(key.encode(), body, hashlib.sha256).hexdigest()}"
+    in_time("the webhook", lambda: _post(url, body, headers, timeout), timeout)
+
+
+def in_time(whom: str, work: Callable[[], str | None], timeout: float) -> None:
+    """Wait for no more than so many seconds.
+
+    :param whom: who is told, for the sentence
+    :param work: returns why it was not taken
     :raises NotNotified: it was not taken
     """
     outcome: list[str | None] = []
 
-    def post() -> None:
-        outcome.append(_post(url, text, timeout))
+    def told() -> None:
+        outcome.append(work())
 
     # The time limit of a socket begins anew with each byte.
-    worker = threading.Thread(target=post, daemon=True)
+    worker = threading.Thread(target=told, daemon=True)
     try:
         worker.start()
     except RuntimeError:  # the interpreter ends, and takes no new thread
         with alarm(timeout):
-            post()
+            told()
     else:
         worker.join(timeout)
-    fault = outcome[0] if outcome else f"the webhook has not answered for {timeout:g} s"
+    fault = outcome[0] if outcome else f"{whom} has not answered for {timeout:g} s"
     if fault:
         raise NotNotified(fault)
 
 
-def _post(url: str, text: str, timeout: float) -> str | None:
+def _post(url: str, body: bytes, headers: dict[str, str], timeout: float) -> str | None:
     """:return: why it was not taken, without the address, which an exception's own words may hold."""
-    # Slack takes <...> for a link or for a call to everybody.
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     try:
         open_url(
             url,
             method="POST",
-            data=json.dumps({"text": escaped}).encode(),
-            headers={"Content-Type": "application/json"},
+            data=body,
+            headers=headers,
             http_agent="whitecross.pgops",
             timeout=timeout,
             follow_redirects="none",
@@ -185,18 +219,3 @@ def _post(url: str, text: str, timeout: float) -> str | None:
     except Exception as error:  # noqa: BLE001 -- whatever it is, the run ended as it ended
         return f"the webhook cannot be reached ({type(error).__name__})"
     return None
-
-
-def tell(report: Mapping[str, Any], url: str, file: str, databases: Sequence[str] = ()) -> bool:
-    """Notify of the end of a run, where it is one that is told and somebody wants to know.
-
-    :return: whether somebody was
-    :raises NotNotified: somebody should have been
-    """
-    if report["playbook"] not in NOTIFIED or report.get("check_mode"):
-        return False
-    where = address(url, file)
-    if where is None:
-        return False
-    send(where, message(report, databases))
-    return True

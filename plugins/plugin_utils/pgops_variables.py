@@ -58,6 +58,20 @@ SHARED_VARIABLES: dict[str, SharedVariable] = {
         "address that is told how each run of migrate.yml and rollback.yml ended; a secret, so keep it in a vault", None
     ),
     "pgops_webhook_file": SharedVariable("file on the ops host, 0600, that holds this address instead", None),
+    "pgops_webhook_form": SharedVariable(
+        "what it gets: slack, a text, or json, all that machines want to know", "slack"
+    ),
+    "pgops_webhook_secret_file": SharedVariable(
+        "file on the ops host, 0600, with the key that signs what it gets", None
+    ),
+    "pgops_mail": SharedVariable(
+        "who is told by mail, and how: to, from, host, port, tls, ca_path, user, password_file (on the ops host, 0600)",
+        None,
+    ),
+    "pgops_notify_events": SharedVariable(
+        "which events are told: planned, started, succeeded, failed, rolled_back, completed; all but succeeded where not set",
+        None,
+    ),
     "pgops_contacts": SharedVariable(
         "whom to call in an incident: database_admin, tech_lead, cto and hipaa_officer, each with name, phone and email",
         None,

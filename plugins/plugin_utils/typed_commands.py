@@ -8,6 +8,7 @@ What was given with -e and -i decides where a run goes, so a command that leaves
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -30,7 +31,7 @@ _SELECTION = re.compile(
     r"^(rollback_\w+|migrate_(target|steps|allow_out_of_order|canary|batches|reviewed_by|auto_rollback\w*|\w*waive)"
     r"|backup_(path|pin|unpin|pin_reason|list_\w+|expire_offline)|restore_(from|into|replace|confirm|table|schema)"
     r"|gate_(break_glass\w*|rehearse_first|planned_for)|(approve|request)_\w+|pgops_run_id"
-    r"|drill_\w+|(inspect|test_migration|new_migration|lost_writes)_\w+)$"
+    r"|drill_\w+|schedule_(?!host$)\w+|(inspect|test_migration|new_migration|lost_writes)_\w+)$"
 )
 # Why it is rolled back stays why, and an emergency stays one, whichever way.
 _STAYS = frozenset({"rollback_reason", "rollback_emergency"})
@@ -52,9 +53,19 @@ def tellable(variables: Mapping[str, Any]) -> dict[str, Any]:
     kept = {
         str(name): value
         for name, value in variables.items()
-        if name in known and name not in _NEVER and not names_a_secret(name) and not _holds_secret(value)
+        if name in known
+        and name not in _NEVER
+        and not names_a_secret(name)
+        and not _holds_secret(value)
+        and not _is_loaded(value)
     }
     return {name: without_secrets({"value": value})["value"] for name, value in kept.items()}
+
+
+def _is_loaded(value: Any) -> bool:
+    """A file that systemd has made for this run is gone with it; the inventory knows where it came from."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return bool(folder) and isinstance(value, str) and value.startswith(f"{folder}/")
 
 
 def _holds_secret(value: Any) -> bool:

@@ -4,13 +4,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 import shutil
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.mail_server import MailServer
 from support.server import Server
 from support.site import Playbook
 from support.tree import TestTree
@@ -52,7 +57,9 @@ def test_a_migration_and_its_rollback_tell_how_they_ended(site: Playbook, webhoo
     assert up.rc == 0, up.output
     down = site("rollback.yml", rollback_confirm=site.database)
     assert down.rc == 0, down.output
-    first, begun, second = (text.splitlines() for text in webhook.texts)
+    started, first, begun, second = (text.splitlines() for text in webhook.texts)
+    assert started[0].startswith("pgops: migrate in local BEGINS at 20")
+    assert started[1] == f"database: {site.database} on local-1 (1 pending)"
     assert first[0].startswith("pgops: migrate in local complete after ")
     assert first[1] == f"database: {site.database} on local-1"
     assert up.json["run_id"] in first[2]
@@ -63,9 +70,9 @@ def test_a_migration_and_its_rollback_tell_how_they_ended(site: Playbook, webhoo
     site("status.yml")
     again = site("migrate.yml", "-vvv", pgops_webhook=webhook.url, migrate_target="1")
     assert again.rc == 2
-    assert webhook.texts[3].startswith("pgops: migrate in local FAILED")
-    assert "phase: plan" in webhook.texts[3]
-    assert len(webhook.texts) == 4, "status.yml tells nobody"
+    assert webhook.texts[4].startswith("pgops: migrate in local FAILED")
+    assert "phase: plan" in webhook.texts[4]
+    assert len(webhook.texts) == 5, "status.yml tells nobody, and what is refused does not begin"
     assert shown_nowhere(site, up.output, down.output, again.output)
 
 
@@ -94,7 +101,7 @@ def test_an_interrupted_run_is_told_too(
     output = site.interrupt(process, number, whole_group=whole_group)
     assert process.returncode != 0
     assert "Nobody was notified" not in output
-    (told,) = webhook.texts
+    _begun, told = webhook.texts
     assert told.startswith("pgops: migrate in local INTERRUPTED")
     assert shown_nowhere(site, output)
 
@@ -128,3 +135,40 @@ def test_a_webhook_that_does_not_take_it_is_a_warning_and_the_run_succeeds(
     # Ansible breaks the lines of a warning.
     assert f"Nobody was notified of this run: {told}" in " ".join(result.output.split())
     assert shown_nowhere(site, result.output)
+
+
+@pytest.mark.slow
+def test_a_machine_and_a_mailbox_are_told_each_event_of_a_migration(
+    site: Playbook, webhook: Webhook, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.touch(0o600)
+    key.write_text("a-key-that-only-two-know", encoding="ascii")
+    with MailServer() as mails:
+        site.variables |= {
+            "pgops_phases": ["plan", "apply", "verify", "report"],
+            "pgops_webhook_form": "json",
+            "pgops_webhook_secret_file": str(key),
+            "pgops_notify_events": ["planned", "started", "succeeded", "completed", "rolled_back"],
+            "pgops_mail": {"to": ["dana@hospital.org"], "host": "127.0.0.1", "port": mails.port, "tls": "none"},
+        }
+        soon = (datetime.now(UTC) + timedelta(days=4)).isoformat(timespec="seconds")
+        planned = site("plan_timeline.yml", gate_planned_for=soon)
+        assert planned.rc == 0, planned.output
+        assert site("migrate.yml", "-vvv", migrate_watch=0).rc == 0
+        down = site("rollback.yml", rollback_confirm=site.database)
+        assert down.rc == 0, down.output
+    documents = [json.loads(body) for body in webhook.bodies]
+    events = ["planned", "started", "succeeded", "completed", "started", "rolled_back"]
+    assert [document["event"] for document in documents] == events
+    assert [mail["X-Pgops-Event"] for mail in mails.mails] == events
+    assert documents[0]["versions"] == [VERSION]
+    assert {document["databases"][0]["database"] for document in documents} == {site.database}
+    assert documents[3]["seconds"] > 0
+    for body, headers in zip(webhook.bodies, webhook.received, strict=True):
+        signature = hmac.new(key.read_bytes(), body, hashlib.sha256).hexdigest()
+        assert headers["X-Pgops-Signature"] == f"sha256={signature}"
+    assert shown_nowhere(site, planned.output, down.output)
+    assert not any(
+        key.read_text(encoding="ascii") in path.read_text() for path in site.state.rglob("*") if path.is_file()
+    )

@@ -74,6 +74,8 @@ def test_every_playbook_leaves_a_file_that_fits(site: Playbook, schema: dict[str
     assert restored["rows"] > 0
     beside = site("restore_table.yml", restore_from=backup["path"], restore_table="rooms")
     assert of(beside, "restore_table")["restore_table"]["statements"]
+    timers = site("schedule.yml", "--check", schedule_with="systemd", schedule_jobs={"backup": {}})
+    assert of(timers, "schedule")["schedule"]["jobs"][0]["name"] == "backup"
     assert "stop" in of(site("stop.yml"), "stop")
     assert "kept" in of(site("rollback_cleanup.yml"), "rollback_cleanup")
     assert "items" in of(site("maintenance.yml", maintenance_rows_least=1), "maintenance")["maintenance"]

@@ -19,6 +19,9 @@ class Webhook:
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        # What each request carried, to the byte.
+        self.bodies: list[bytes] = []
+        self.received: list[dict[str, str]] = []
         self.content_types: list[str] = []
         self.status = 200
         self.headers: dict[str, str] = {}
@@ -29,6 +32,8 @@ class Webhook:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                hook.bodies.append(body)
+                hook.received.append({name: str(value) for name, value in self.headers.items()})
                 hook.texts.append(json.loads(body)["text"])
                 hook.content_types.append(str(self.headers["Content-Type"]))
                 hook._over.wait(hook.delay_s)

@@ -30,9 +30,9 @@ CHAPTERS = {
     12: range(1, 26),
     13: range(1, 11),
     14: range(1, 33),
-    15: [13],
+    15: [13, 24],
     16: range(1, 24),
-    17: [5, *range(7, 13)],
+    17: [1, 4, 5, *range(7, 13)],
 }
 OWED = [f"R{chapter}.{number}" for chapter, numbers in CHAPTERS.items() for number in numbers]
 NOT_YET = re.compile(r"\bnot yet: (?P<missing>.*)")

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import notification
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import notices, notification
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import names_a_secret, without_secrets
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.notification import NotNotified
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.typed_commands import tellable
@@ -55,6 +55,10 @@ FAILED = {
 }
 
 
+def tell(report: dict[str, Any], url: str, file: str) -> bool:
+    return notices.tell(report, {"pgops_webhook": url, "pgops_webhook_file": file})
+
+
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -67,7 +71,7 @@ def webhook() -> Iterator[Webhook]:
 
 
 def test_a_success_is_told_with_databases_seconds_and_a_command(webhook: Webhook) -> None:
-    assert notification.tell(REPORT, webhook.url, "") is True
+    assert tell(REPORT, webhook.url, "") is True
     (told,) = webhook.texts
     assert told.splitlines() == [
         "pgops: migrate in staging complete after 34 s",
@@ -105,8 +109,8 @@ def test_nothing_in_the_text_calls_everybody(webhook: Webhook) -> None:
 
 @pytest.mark.parametrize("change", [{"playbook": "verify"}, {"check_mode": True}])
 def test_other_playbooks_and_check_mode_tell_nobody(webhook: Webhook, change: dict[str, Any]) -> None:
-    assert notification.tell({**REPORT, **change}, webhook.url, "") is False
-    assert notification.tell(REPORT, "", "") is False
+    assert tell({**REPORT, **change}, webhook.url, "") is False
+    assert tell(REPORT, "", "") is False
     assert webhook.texts == []
 
 
@@ -186,7 +190,7 @@ def test_where_no_thread_can_begin_it_is_told_all_the_same(webhook: Webhook, mon
 )
 def test_what_is_no_address_is_refused_and_not_shown(wrong: str) -> None:
     with pytest.raises(NotNotified, match="pgops_webhook holds no address") as refused:
-        notification.tell(REPORT, wrong, "")
+        tell(REPORT, wrong, "")
     assert "hunter2" not in str(refused.value)
 
 
@@ -194,10 +198,10 @@ def test_the_address_may_stand_in_a_file_that_is_the_user_s_alone(webhook: Webho
     file = tmp_path / "webhook"
     file.write_text(webhook.url + "\n")
     file.chmod(0o600)
-    assert notification.tell(REPORT, "", str(file)) is True
+    assert tell(REPORT, "", str(file)) is True
     file.chmod(0o640)
     with pytest.raises(NotNotified, match=rf"may be read by others.*chmod 600 {file}") as refused:
-        notification.tell(REPORT, "", str(file))
+        tell(REPORT, "", str(file))
     assert webhook.url not in str(refused.value)
     assert len(webhook.texts) == 1
 
@@ -217,7 +221,7 @@ def test_a_file_without_an_address_is_told(tmp_path: Path, content: bytes | None
         file.touch(0o600)
         file.write_bytes(content)
     with pytest.raises(NotNotified, match=told) as refused:
-        notification.tell(REPORT, "", str(file))
+        tell(REPORT, "", str(file))
     assert "hunter2" not in str(refused.value)
 
 
@@ -225,7 +229,7 @@ def test_a_pipe_or_a_folder_in_the_place_of_the_file_is_not_waited_for(tmp_path:
     os.mkfifo(tmp_path / "pipe", 0o600)
     for path in (tmp_path / "pipe", tmp_path):
         with pytest.raises(NotNotified, match=r"is no file|Is a directory"):
-            notification.tell(REPORT, "", str(path))
+            tell(REPORT, "", str(path))
 
 
 def test_the_address_is_a_secret_to_the_journal_and_to_printed_commands() -> None:
