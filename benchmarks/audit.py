@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 White Cross pgops contributors
-"""How long the audit takes: 20 writers with 500 rows each into one chain, a million rows checked offline and in the database, and a run of
-``migrate.yml`` with nothing to do, with its end in the audit and without.
+"""How long the audit takes: 20 writers with 500 rows each into one chain, and a million rows checked offline and in the database.
 
     PYTHONPATH=collections:tests .venv/bin/python benchmarks/audit.py
 
-ROWS, WRITERS, EACH and REPEATS make it smaller; REPEATS=0 leaves the runs out. Exits with 1 where a chain does not hold, or a million rows take a minute or more.
+ROWS, WRITERS and EACH make it smaller. Exits with 1 where a chain does not hold, or a million rows take a minute or more.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import hashlib
 import io
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,13 +26,10 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import audit_expo
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
 from support.engine import target_of
 from support.server import OWNER, discard, embedded_server
-from support.site import Playbook
-from support.tree import TestTree
 
 ROWS = int(os.environ.get("ROWS", "1000000"))
 WRITERS = int(os.environ.get("WRITERS", "20"))
 EACH = int(os.environ.get("EACH", "500"))
-REPEATS = int(os.environ.get("REPEATS", "5"))
 LIMIT_S = 60.0
 
 
@@ -91,36 +86,6 @@ def verified(*arguments: str) -> tuple[float, float, int]:
     return time.monotonic() - started, spent, done.returncode
 
 
-def no_op(server: Any, folder: Path) -> None:
-    """The same folder of an operator twice, on one database each; of the second the task that records is taken out."""
-    tree = TestTree(folder / "sql")
-    tree.add_sql(
-        "20260101000001", "create_people", "CREATE TABLE people (id int PRIMARY KEY);\n", "DROP TABLE people;\n"
-    )
-    sites, seconds = {}, {}
-    for name in ("with", "without"):
-        server.create_database(f"no_op_{name}", OWNER)
-        sites[name] = Playbook(folder / name, server, f"no_op_{name}")
-        sites[name].variables["pgops_sql"] = str(tree.folder)
-        seconds[name] = []
-    tasks = sites["without"].folder / "roles" / "report" / "tasks" / "main.yml"
-    text = tasks.read_text(encoding="utf-8")
-    assert text.count("      whitecross.pgops.audit_record:\n") == 1
-    tasks.write_text(text.replace("whitecross.pgops.audit_record:", "ansible.builtin.meta: noop"), encoding="utf-8")
-    for repeat in range(-1, REPEATS):
-        for name, site in sites.items():
-            began = time.monotonic()
-            done = site("migrate.yml")
-            assert done.rc == 0, done.output
-            if repeat >= 0:  # the first one applies
-                seconds[name].append(time.monotonic() - began)
-    middle = {name: statistics.median(found) for name, found in seconds.items()}
-    print(
-        f"migrate.yml with nothing to do, {REPEATS} repeats: {middle['with']:.2f} s with the audit, {middle['without']:.2f} s without, "
-        f"ratio {middle['with'] / middle['without']:.2f}"
-    )
-
-
 def main() -> int:
     server = embedded_server()
     try:
@@ -148,8 +113,6 @@ def main() -> int:
             print(
                 f"check in the database: {live:.1f} s ({spent:.1f} s of processor time), {rows / live:.0f} rows/s, exit {live_code}"
             )
-            if REPEATS:
-                no_op(server, Path(folder))
             good = whole and (code, live_code) == (3, 3) and max(offline, live) < LIMIT_S
             return 0 if good else 1
     finally:

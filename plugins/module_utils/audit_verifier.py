@@ -318,6 +318,8 @@ def _branch(
             f"Rows {first} to {last} ({seen}) are not in this chain, and the {changes} of the database changed since: it was "
             "restored or promoted outside of this tool; somebody has to say when and why."
         )
+        if good is None and "system identifier" in moved:
+            told += " Or these are the anchors of another server: none of those before holds either."
         result.add("restored_elsewhere", EXPLAIN, told, first, last)
     elif result.last is None:
         result.add(

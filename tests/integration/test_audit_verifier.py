@@ -292,6 +292,14 @@ def test_the_anchors_of_another_database_are_no_proof(audited: Audited) -> None:
     assert (found.rc, "the anchors are those of database another" in found.document["error"]) == (2, True)
 
 
+def test_the_anchors_of_another_server_are_suspected(audited: Audited) -> None:
+    other = audit_anchor.Place(audited.folder / "other")
+    here = {"system_identifier": "1", "timeline": 1, "database_oid": 1, "database": audited.conn.info.dbname}
+    audit_anchor.append(other, {"seq": 4, "hash": "f" * 64, "time": "x", **here}, [])
+    found = verifier(audited.folder, "--export", str(audited.export()), "--anchors", str(other.anchors))
+    assert (found.rc, "Or these are the anchors of another server" in found.told) == (3, True), found.told
+
+
 # -- anchors -----------------------------------------------------------------------------------------------------------------
 
 
