@@ -13,9 +13,6 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import approvals, signature
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction
 
-# What is signed for longer than a quarter of a year is a blank cheque.
-LONGEST_HOURS = 24 * 92
-
 
 class ActionModule(MigrationAction):
     """Runs on the controller, once a play; starts no module."""
@@ -46,9 +43,9 @@ class ActionModule(MigrationAction):
         """:return: what is signed, and how a person reads it."""
         run = self.run_fact(task_vars)
         environment, now = str(run["environment"]), datetime.now(UTC)
-        hours = float(self._task.args.get("hours") or 168)
-        if not 0 < hours <= LONGEST_HOURS:
-            raise PgopsError(f"approve_hours is {hours:g}, and takes more than 0 and at most {LONGEST_HOURS}")
+        hours = float(self._task.args.get("hours", 168))
+        if not 0 < hours <= approvals.LONGEST_HOURS:
+            raise PgopsError(f"approve_hours is {hours:g}, and takes more than 0 and at most {approvals.LONGEST_HOURS}")
         places, asked = [], set()
         for host in task_vars["ansible_play_hosts_all"]:
             for found in self._verdicts(str(host), task_vars).values():

@@ -30,6 +30,8 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions
 EARLY, GATE, TELL, LOOK = "early", "gate", "tell", "look"
 # What of the task the module has no use for.
 _OURS = frozenset({"approvals", "evidence", "signers"})
+_HOURS = {"soak_hours": 24, "backup_max_age_hours": 24, "rehearsal_max_age_hours": 168}
+LONGEST_HOURS = 10 * 366 * 24
 # What stands in the way of others must be mended before somebody signs.
 _FIRST = {"signers": 0, "promotion": 1, "window": 2, "rehearsal": 3, "approval": 4}
 
@@ -60,6 +62,14 @@ class ActionModule(MigrationAction):
     @property
     def _stage(self) -> str:
         return str(self._task.args.get("stage") or GATE)
+
+    def _hours(self, name: str) -> timedelta:
+        """:raises PgopsError: an option of hours that none can be."""
+        given = self._task.args.get(name, _HOURS[name])
+        hours = float(given)
+        if not 0 <= hours <= LONGEST_HOURS:
+            raise PgopsError(f"gate_{name} is {given}, and takes hours from 0 to {LONGEST_HOURS}")
+        return timedelta(hours=hours)
 
     def _required(self, task_vars: dict[str, Any]) -> bool:
         environment = str(self.run_fact(task_vars).get("environment") or "")
@@ -158,7 +168,9 @@ class ActionModule(MigrationAction):
         verdict["window"], found = self._window(gate_verdict.timed(pending, rehearsal), rated, now, task_vars)
         lacking += found
         is_needed = "rehearse" in (run.get("phases") or []) if needed is None else needed
-        lacking += gate_verdict.of_rehearsal(rehearsal, is_needed, command)
+        lacking += gate_verdict.of_rehearsal(
+            rehearsal, is_needed, command, now=now, longest=self._hours("rehearsal_max_age_hours")
+        )
         where = approvals.folder(str(self.pgops(task_vars, "state_directory")), environment, given.get("approvals"))
         held, void = approvals.find(
             where,
@@ -222,7 +234,7 @@ class ActionModule(MigrationAction):
             pending,
             waived=promotion.waived(given.get("waive") or [], "evidence"),
             signers=(given.get("signers") or {}).get("evidence"),
-            soak=timedelta(hours=float(given.get("soak_hours", 24))),
+            soak=self._hours("soak_hours"),
             rehearsed=self._truth(given.get("rehearsed_before", True)),
             now=now,
         )
@@ -247,7 +259,8 @@ class ActionModule(MigrationAction):
             ]  # fmt: skip
         else:
             ends = [one for verdict in shut.values() for one in verdict["missing"]]
-        if not ends or self._stage == LOOK or self._task.check_mode:
+        # gate.yml runs nothing, with or without --check, and its exit code is the verdict.
+        if not ends or self._stage == LOOK or (self._task.check_mode and self._stage != TELL):
             return
         named = list(dict.fromkeys(one["what"] for one in ends))
         commands = list(dict.fromkeys(one["command"] for one in ends))
@@ -273,7 +286,7 @@ class ActionModule(MigrationAction):
     def _go_on(self, looked: Mapping[str, Mapping[str, Any]], task_vars: dict[str, Any]) -> None:
         """Take up what the run has made before it stopped, or say why all of it is made anew."""
         run, plan = self.run_fact(task_vars), self.run_fact(task_vars).get("plan") or {}
-        oldest = datetime.now(UTC) - timedelta(hours=float(self._task.args.get("backup_max_age_hours", 24)))
+        oldest = datetime.now(UTC) - self._hours("backup_max_age_hours")
         for database in self._pending(task_vars):
             why = resumed_run.outdated(
                 database,

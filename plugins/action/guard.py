@@ -132,9 +132,10 @@ class ActionModule(UnbrokenAction):
         if playbook == "migrate":
             from ansible_collections.whitecross.pgops.plugins.plugin_utils import gate_verdict, required_copies
 
+            told = {typed_commands.GIVEN: given, "command": environments.typed_command(), "environment": environment}
+            typed = load_extra_vars(self._loader)
+            gate_verdict.refuse_typed(told, typed, variables_of, phases, production, limit or environment)
             gate_verdict.refuse_left_out(variables_of, phases, environment, production)
-
-            told = {typed_commands.GIVEN: given, "command": environments.typed_command()}
             required_copies.refuse_placeless(variables_of, phases, told, limit or environment)
             self._warn_of_watch(variables_of)
 

@@ -34,6 +34,10 @@ class ActionModule(MigrationAction):
         state = str(self.pgops(variables, "state_directory"))
         given = self._task.args.get("page")
         page = Path(str(given)).expanduser() if given else request_page.path_of(state, document)
+        if page.suffix == ".json":
+            raise AnsibleActionFail(
+                f"request_page is {page}, and the JSON file beside the page has that name; let it end in .html"
+            )
         try:
             request_page.write(page, document)
         except OSError as fault:

@@ -44,7 +44,8 @@ WHOLE_UP_TO = 100_000
 _STATEMENTS = """
 SELECT s.queryid::text AS name, s.query FROM {schema}.pg_stat_statements AS s
  WHERE s.dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-   AND s.query ~* '^\\s*(select|with)\\M' AND s.query !~* '\\m(pg_catalog|pg_stat|pgops)\\M'
+   AND s.query ~* '^\\s*(select|with)\\M' AND s.query !~* '\\m(pg_catalog|information_schema|pgops)\\M|\\m(from|join)\\s+pg_'
+   AND s.userid <> ALL (SELECT r.oid FROM pg_catalog.pg_roles AS r WHERE r.rolname = ANY (%s))
  ORDER BY s.total_exec_time DESC LIMIT %s
 """
 _EXTENSION = """
@@ -126,16 +127,18 @@ def _sampled(conn: Connection, entry: Mapping[str, Any]) -> list[dict[str, Any]]
         return [dict(zip(names, row)) for row in cursor.fetchall()]
 
 
-def recorded(conn: Connection, most: int) -> list[Query]:
+def recorded(conn: Connection, most: int, own: Sequence[str] = ()) -> list[Query]:
     """:param conn: to the database in use, where pg_stat_statements has what its clients ask.
     :param most: how many, by the time that they take in all.
+    :param own: roles that no application is, such as that of the backups.
     :return: the queries, without their constants; none without the extension, or before PostgreSQL 16."""
     place = fetch_one(conn, _EXTENSION)
     if most <= 0 or place is None or server_version(conn)[0] < GENERIC_FROM:
         return []
     statement = sql.SQL(_STATEMENTS).format(schema=sql.Identifier(place["schema"]))
     return [
-        Query(row["name"], "of pg_stat_statements", row["query"], None) for row in fetch_all(conn, statement, (most,))
+        Query(row["name"], "of pg_stat_statements", row["query"], None)
+        for row in fetch_all(conn, statement, (list(own), most))
     ]
 
 

@@ -82,6 +82,11 @@ SELECT n.nspname::text AS schema, c.relname::text AS name, array_agg(a.attname::
    AND (t.typcategory = 'S' OR t.typname IN ('json', 'jsonb', 'xml', 'hstore') OR t.typcategory = 'A')
  GROUP BY 1, 2
 """
+_KEPT_RESULTS = """
+SELECT n.nspname::text AS schema, c.relname::text AS name
+  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'm' AND c.relispopulated ORDER BY c.oid
+"""
 _TEXTUAL = re.compile(r"^(text|character varying|character|citext)$")
 _MOMENT = re.compile(r"^(date|timestamp without time zone|timestamp with time zone)$")
 
@@ -111,6 +116,7 @@ def mask(copy: Target, declared: Mapping[str, Any], *, work: Work) -> dict[str, 
                 done["rows"] += _mask_table(conn, table, columns, key, days)
                 done["tables"] += 1
                 done["columns"] += 0 if columns == EMPTY_TABLE else len(columns)
+            _refresh(conn, work, copy)
             work.progress.emit("looking whether a value is left", database=copy.database)
             _refuse_left(conn, sentinels, copy)
             return done
@@ -187,6 +193,14 @@ def _mask_table(conn: Connection, table: str, columns: Any, key: str, days: int)
         rows = execute(conn, sql.SQL("UPDATE {} SET {}").format(name, sql.SQL(", ").join(parts)))
     execute(conn, sql.SQL("VACUUM (FULL) {}").format(name))
     return rows
+
+
+def _refresh(conn: Connection, work: Work, copy: Target) -> None:
+    """What keeps the result of a query over masked tables is filled anew; in the order in which it was made, so after what it reads."""
+    for view in fetch_all(conn, _KEPT_RESULTS):
+        work.control.check()
+        work.progress.emit(f"masking {view['schema']}.{view['name']}", database=copy.database)
+        execute(conn, sql.SQL("REFRESH MATERIALIZED VIEW {}").format(sql.Identifier(view["schema"], view["name"])))
 
 
 def _refuse_left(conn: Connection, sentinels: list[str], copy: Target) -> None:

@@ -64,6 +64,10 @@ options:
   rehearsal_required:
     description: Whether a rehearsal is asked for. Where the environment has the phase where it is not given. Read by the action plugin.
     type: bool
+  rehearsal_max_age_hours:
+    description: How old a rehearsal that is asked for may be. Read by the action plugin.
+    type: float
+    default: 168
   windows:
     description: As M(whitecross.pgops.plan#module) takes it. Read by the action plugin.
     type: list
@@ -168,6 +172,7 @@ def main() -> None:
             "signers": {"type": "dict", "default": {}},
             "approvals": {"type": "path"},
             "rehearsal_required": {"type": "bool"},
+            "rehearsal_max_age_hours": {"type": "float", "default": 168},
             "windows": {"type": "list", "elements": "dict", "default": []},
             "without_window": {"type": "list", "elements": "str", "default": ["LOW"]},
             "blackouts": {"type": "list", "elements": "str", "default": []},

@@ -40,6 +40,8 @@ BUDGET = ("seconds", "blocks_reads", "blocks_writes")
 _DECLARED = {"seconds": "duration_s", "blocks_reads": "blocked_reads_s", "blocks_writes": "blocked_writes_s"}
 # A later rehearsal never takes exactly as long; what is declared as a budget takes the place of this.
 _MARGIN, _MARGIN_S = 1.5, 1.0
+# What is signed for longer than a quarter of a year is a blank cheque.
+LONGEST_HOURS = 24 * 92
 _NAME = re.compile(r"^[a-z_]+-[0-9a-f]{16}\.json$")
 
 
@@ -73,14 +75,17 @@ def roles_of(level: str, given: Mapping[str, Any] | None = None) -> list[str]:
 
 
 def budget_of(rehearsal: Mapping[str, Any] | None) -> dict[str, float] | None:
-    """:return: the seconds that are approved: of each what is declared, or what was forecast with a margin; None without a rehearsal."""
+    """:return: the seconds that are approved: of each what is declared, or what was forecast with a margin where that is more or nothing is declared; None without
+    a rehearsal."""
     if rehearsal is None:
         return None
     forecast, declared = forecast_of(rehearsal), rehearsal.get("budget") or {}
     budget = {}
     for name in BUDGET:
         given = declared.get(name, declared.get(_DECLARED[name]))
-        if isinstance(given, (int, float)) and not isinstance(given, bool):
+        is_number = isinstance(given, (int, float)) and not isinstance(given, bool)
+        # Where the forecast is above it a version declares more for itself, and it is that which is approved.
+        if is_number and float(given) >= forecast[name]:
             budget[name] = round(float(given), 3)
         else:
             budget[name] = round(forecast[name] * _MARGIN + _MARGIN_S, 3)
@@ -181,7 +186,10 @@ def find(
 
 def distinct(held: Sequence[Approval], roles: Sequence[str]) -> list[Approval]:
     """:return: one approval a role, each with a key of its own; of as many roles as there can be."""
-    choices: list[list[Approval | None]] = [[one for one in held if one.role == role] or [None] for role in roles]
+    # Of one key one is enough: all that people have ever signed would be too many to try.
+    choices: list[list[Approval | None]] = [
+        list({one.key: one for one in held if one.role == role}.values()) or [None] for role in roles
+    ]
     best: list[Approval] = []
     for chosen in product(*choices):
         kept: list[Approval] = []
@@ -212,6 +220,10 @@ def _read(
         raise signature.NotSigned(f"is for {made['environment']}")
     if _expired(made["expires"], now):
         raise signature.NotSigned(f"by {who.principal} has expired at {made['expires']}")
+    if not _expired(made["expires"], now + timedelta(hours=LONGEST_HOURS)):
+        raise signature.NotSigned(
+            f"by {who.principal} holds until {made['expires']}, and an approval ends after {LONGEST_HOURS // 24} days"
+        )
     approved = next(
         (one for one in made["places"] if (one["host"], one["database"]) == (wanted["host"], wanted["database"])), None
     )

@@ -111,5 +111,8 @@ def command(found: Mapping[str, Any], before: str, run: Mapping[str, Any]) -> st
         return typed_commands.other(bare, "verify", before, {"verify_evidence_key": "FILE"})
     return {
         "version": typed_commands.other(bare, "migrate", before),
-        "rehearsal": typed_commands.other(bare, "rehearse", before),
+        # What is applied there is pending in the backup of before.
+        "rehearsal": typed_commands.other(
+            bare, "rehearse", before, {"rehearse_backup": "BACKUP_OF_BEFORE", "verify_evidence_key": "FILE"}
+        ),
     }.get(kind)

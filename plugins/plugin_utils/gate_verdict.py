@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import risk
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import environments
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import environments, typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.approvals import Approval
 
 # Only people can mend these, and they have to see the rehearsal first: right after the plan they are told, and end nothing.
 LATER = frozenset({"approval", "rehearsal"})
 # So many reasons of a verdict stand on the screen; the report has all.
 SHOWN = 5
+
+# Whether there is a gate at all; and what one asks for. Approvals and evidence are signed, so where they lie is nobody's way past it.
+_SWITCHES = frozenset({"gate_required", "pgops_production_environments"})
+_SETTINGS = frozenset({
+    "gate_signers", "gate_roles", "gate_rehearsal_required", "gate_rehearsal_max_age_hours", "gate_soak_hours", "gate_rehearsed_before",
+    "gate_backup_max_age_hours", "migrate_windows", "migrate_without_window", "migrate_blackouts",
+})  # fmt: skip
 
 Command = Callable[[str, Mapping[str, Any]], str]
 
@@ -41,10 +49,45 @@ def refuse_left_out(
         return
     for host, variables in variables_of.items():
         given = variables.get("gate_required")
-        if not (isinstance(given, str) and "{{" in given) and required(given, environment, production):
+        if not _is_template(given) and required(given, environment, production):
             raise environments.Refusal(
                 f"pgops_phases leaves out gate, and {environment} has one (gate_required, for {host}); take it back into pgops_phases"
             )
+
+
+def refuse_typed(
+    run: Mapping[str, Any],
+    names: Iterable[str],
+    variables_of: Mapping[str, Mapping[str, Any]],
+    phases: Iterable[str],
+    production: Iterable[str],
+    limit: str,
+) -> None:
+    """Who types a command does not choose what the gate asks of it: a glass is broken by name, or not at all.
+
+    :param run: what it has so far, for the command that it should have been.
+    :param names: of everything that was given with -e.
+    :param phases: of this run.
+    :raises environments.Refusal: a setting of the gate was typed; switching it off is refused wherever that is tried
+    """  # fmt: skip
+    typed, environment = set(map(str, names)), str(run["environment"])
+    found = sorted(typed & _SWITCHES)
+    given = [variables.get("gate_required") for variables in variables_of.values()]
+    if not found and any(_is_template(one) or required(one, environment, production) for one in given):
+        found = sorted(typed & _SETTINGS)
+        if "pgops_phases" in typed and "rehearse" not in phases:
+            found.append("pgops_phases")
+    if found:
+        verb = "is" if len(found) == 1 else "are"
+        raise environments.Refusal(
+            f"{', '.join(found)} {verb} typed with -e, and what the gate of {environment} asks for stands in the inventory alone; who has to pass "
+            "it in an emergency breaks the glass (docs/gate.md). Without it",
+            typed_commands.again(typed_commands.without(run, found), limit),
+        )
+
+
+def _is_template(given: Any) -> bool:
+    return isinstance(given, str) and "{{" in given
 
 
 def missing(kind: str, what: str, command: str) -> dict[str, str]:
@@ -52,8 +95,11 @@ def missing(kind: str, what: str, command: str) -> dict[str, str]:
     return {"kind": kind, "what": what, "command": command}
 
 
-def of_rehearsal(rehearsal: Mapping[str, Any] | None, is_required: bool, command: Command) -> list[dict[str, str]]:
-    """:return: what is wrong with the rehearsal, or that there is none."""
+def of_rehearsal(
+    rehearsal: Mapping[str, Any] | None, is_required: bool, command: Command, *, now: datetime, longest: timedelta
+) -> list[dict[str, str]]:
+    """:param longest: for how long a rehearsal tells of the data that are there.
+    :return: what is wrong with the rehearsal, or that there is none."""
     if rehearsal is None:
         if not is_required:
             return []
@@ -65,7 +111,17 @@ def of_rehearsal(rehearsal: Mapping[str, Any] | None, is_required: bool, command
     if over:
         what = f"a forecast within the budget ({rehearsal['id']}: {'; '.join(over)})"
         return [missing("rehearsal", what, command("rehearse", {}))]
+    if is_required and _is_older(rehearsal.get("at"), now - longest):
+        what = f"a rehearsal of the last {longest.total_seconds() / 3600:g} hours ({rehearsal['id']} is of {rehearsal.get('at')})"
+        return [missing("rehearsal", what, command("rehearse", {}))]
     return []
+
+
+def _is_older(at: Any, than: datetime) -> bool:
+    try:
+        return datetime.fromisoformat(str(at)) < than
+    except (ValueError, TypeError):
+        return True
 
 
 def of_signers(roles: Sequence[str], signers: Mapping[str, Any], command: Command) -> list[dict[str, str]]:

@@ -145,7 +145,33 @@ def leave(
             rehearsal = (rehearsed.get(host, {}).get(database) or {}).get("rehearsal")
             record(path, environment, host, database, run_id, found.get("ledger") or {}, rehearsal)
             written.append(path)
+    for host, databases in rehearsed.items():
+        # What was applied without one is rehearsed afterwards, on the backup that was made before it.
+        path = path_of(state_directory, environment, given.get(host))
+        rehearsals = [found.get("rehearsal") or {} for found in databases.values()] if host not in verified else []
+        if rehearsals and path.exists() and note_rehearsals(path, environment, rehearsals):
+            written.append(path)
     return list(dict.fromkeys(written))
+
+
+def note_rehearsals(path: Path, environment: str, rehearsals: Iterable[Mapping[str, Any]]) -> bool:
+    """Write beside what was verified that these very files were rehearsed. :return: whether there was any such version.
+
+    :raises OSError: the file cannot be written
+    :raises PgopsError: it is none of this tool's, or another environment's
+    """
+    with _locked(path):
+        known = _own(path, environment)
+        noted = {
+            version: {**entry, **_rehearsed(version, entry, entry, rehearsal)}
+            for rehearsal in rehearsals
+            if rehearsal.get("ok")
+            for version, entry in known.items()
+            if (rehearsal.get("files") or {}).get(version) == entry.get("checksum")
+        }
+        if noted:
+            _write(path, environment, {**known, **noted})
+    return bool(noted)
 
 
 def _rehearsed(

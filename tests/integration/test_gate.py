@@ -117,6 +117,28 @@ def test_tags_do_not_lead_past_the_gate(site: Playbook) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        {"gate_required": False},
+        {"pgops_production_environments": ["nowhere"]},
+        {"gate_signers": {"database_admin": "own"}, "gate_roles": {"LOW": ["cto"]}},
+        {"gate_soak_hours": 0},
+        {"migrate_windows": [{"opens": "*:00 UTC", "lasts": "2h"}]},
+        {"pgops_phases": ["plan", "gate", "apply"]},
+    ],
+)
+def test_who_types_the_command_does_not_choose_what_the_gate_asks_for(site: Playbook, typed: dict[str, Any]) -> None:
+    past = site("migrate.yml", **typed)
+    names = ", ".join(sorted(typed))
+    assert (
+        past.rc == 2 and f"{names} {'is' if len(typed) == 1 else 'are'} typed with -e" in past.json["error"]["message"]
+    )
+    assert not site.server.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'", database=site.database)
+    (command,) = past.json["error"]["next"]
+    assert command.startswith("ansible-playbook migrate.yml -l local") and not any(name in command for name in typed)
+
+
 def test_who_can_sign_for_nobody_is_told_right_after_the_plan(site: Playbook, people: People) -> None:
     del site.variables["gate_signers"]["database_admin"]
     commands = refused(
@@ -150,8 +172,15 @@ def test_a_risk_that_the_rehearsal_shows_needs_other_people(site: Playbook, peop
 
 def test_a_rehearsal_that_is_asked_for_and_not_there_is_missing(site: Playbook, people: People) -> None:
     assert approve(site, people).rc == 0
-    commands = refused(site, site("migrate.yml", gate_rehearsal_required=True), "a rehearsal of this very SQL")
+    site.variables["gate_rehearsal_required"] = True
+    commands = refused(site, site("migrate.yml"), "a rehearsal of this very SQL")
     assert commands[0].startswith("ansible-playbook rehearse.yml -l local")
+    planned = site("migrate.yml", "--tags", "plan")
+    pending = planned.json["hosts"]["local-1"][site.database]["plan"]["pending"]
+    old = rehearsal_file.write(site.backups, site.database, pending, at="2026-01-01T00:00:00Z")
+    told = site("gate.yml", "--check")
+    assert told.rc == 2, "the verdict is the exit code, with --check as well"
+    assert f"a rehearsal of the last 168 hours ({old['id']} is of 2026-01-01" in told.json["error"]["message"]
 
 
 def test_the_glass_is_broken_by_name_with_a_reason_and_an_end_and_never_silently(site: Playbook) -> None:
@@ -166,9 +195,8 @@ def test_the_glass_is_broken_by_name_with_a_reason_and_an_end_and_never_silently
     ):
         refused(site, site("migrate.yml", **glass), why, "gate_early")
     shut = {"opens": f"{datetime.now(UTC) + timedelta(hours=3):%Y-%m-%d %H:%M} UTC", "lasts": "2h"}
-    broken = site(
-        "migrate.yml", **GLASS, gate_break_glass_expires=soon, migrate_windows=[shut], migrate_without_window=[]
-    )
+    site.variables |= {"migrate_windows": [shut], "migrate_without_window": []}
+    broken = site("migrate.yml", **GLASS, gate_break_glass_expires=soon)
     assert broken.rc == 0, broken.output
     shout = f"BREAK GLASS by Ada Byron until {soon}: {GLASS['gate_break_glass_reason']} WITHOUT an open window"
     assert shout in broken.stdout
@@ -215,6 +243,9 @@ def test_nothing_pending_needs_nobody(site: Playbook, people: People) -> None:
     for name in ("migrate.yml", "gate.yml"):
         assert site(name).rc == 0
     nothing = approve(site, people)
+    for hours in (0, -1, "nan", 5000):
+        refusal = approve(site, people, approve_hours=hours)
+        assert refusal.rc == 2 and "Traceback" not in refusal.output, refusal.output
     assert nothing.rc == 2 and "Nothing is pending in local" in nothing.json["error"]["message"]
 
 
@@ -262,8 +293,10 @@ def test_a_run_begins_anew_where_its_backup_is_of_another_state(site: Playbook, 
     run = stopped.json["run_id"]
     assert approve(site, people).rc == 0
     site.server.execute("CREATE TABLE public.other (id integer)", database=site.database)
-    old = site("migrate.yml", "--check", pgops_run_id=run, gate_backup_max_age_hours=0)
+    site.variables["gate_backup_max_age_hours"] = 0
+    old = site("migrate.yml", "--check", pgops_run_id=run)
     assert "begins anew with its backup, for its backup" in old.stdout and "is too old" in old.stdout, old.output
+    del site.variables["gate_backup_max_age_hours"]
     anew = site("migrate.yml", pgops_run_id=run)
     assert anew.rc == 0, anew.output
     assert (
@@ -359,5 +392,7 @@ def test_a_developer_is_told_what_a_version_does_and_needs(site: Playbook) -> No
     assert faulty.rc == 0, faulty.output
     assert json.loads(page.with_suffix(".json").read_text())["ready"] is False
     assert "not ready" in page.read_text() and "NOT READY" in faulty.stdout
+    wrong = site("request.yml", request_version=V1, request_page=str(page.with_suffix(".json")))
+    assert wrong.rc == 2 and "let it end in .html" in wrong.json["error"]["message"]
     unknown = site("request.yml", request_version="20990101000000")
     assert unknown.rc == 2 and "There is no version 20990101000000" in unknown.json["error"]["message"]

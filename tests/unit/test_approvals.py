@@ -85,6 +85,22 @@ def test_what_was_declared_as_a_budget_is_what_is_approved() -> None:
     assert approvals.budget_of(None) is None
 
 
+def test_a_budget_below_the_forecast_voids_no_approval_of_the_very_rehearsal(people: People, tmp_path: Path) -> None:
+    """A version may declare more for itself than the environment allows all others."""
+    seen = {**rehearsal(blocks_reads=20.0), "budget": {"blocked_reads_s": 5, "duration_s": 8}}
+    assert approvals.budget_of(seen) == {"seconds": 16.0, "blocks_reads": 31.0, "blocks_writes": 1.3}
+    where = approve(people, tmp_path / "approvals", place=wanted(at=seen)).parent
+    assert look(people, where, seen=seen) == (["carol@hospital.org"], [])
+
+
+def test_a_blank_cheque_does_not_hold(people: People, tmp_path: Path) -> None:
+    where = approve(people, tmp_path / "approvals", hours=approvals.LONGEST_HOURS).parent
+    assert look(people, where)[0]
+    where = approve(people, tmp_path / "more", hours=approvals.LONGEST_HOURS + 1).parent
+    held, void = look(people, where)
+    assert held == [] and "holds until 2027-02-21T13:00:00Z, and an approval ends after 92 days" in void[0], void
+
+
 def test_an_approval_from_before_the_rehearsal_does_not_hold_after_it(people: People, tmp_path: Path) -> None:
     where = approve(people, tmp_path / "approvals", place=wanted()).parent
     assert look(people, where)[0] == ["carol@hospital.org"]
@@ -169,6 +185,12 @@ def test_two_roles_need_two_keys(people: People, tmp_path: Path) -> None:
     assert both() == ["cto"]
     approve(people, where, "dana", "cto")
     assert both() == roles, "dana is the one, and carol the other"
+
+
+def test_many_approvals_of_the_same_people_are_judged_in_a_moment() -> None:
+    roles = ["a", "b", "c", "d"]
+    held = [approvals.Approval(role, "x", f"key {number % 3}", "", "", "") for role in roles for number in range(300)]
+    assert len(approvals.distinct(held, roles)) == 3
 
 
 @pytest.mark.parametrize(

@@ -30,11 +30,16 @@ def test_the_newest_rehearsal_of_exactly_this_sql_counts(tmp_path: Path) -> None
     folder = tmp_path / "a" / "rehearsals"
     (folder / "20990101T000000Z-000000.json").write_text("no json")
     (folder / "20990101T000000Z-000001.json").write_text(json.dumps({**first, "format": 2}))
+    (folder / "20990101T000000Z-000002.json").write_text(json.dumps({**first, "at": "2100", "forecast": [1]}))
     (folder / "zzz.json").write_text(json.dumps(first))
     assert newest({V1: "sql"}) == first["id"]
     assert newest({V1: "sql", "20260101000001": "sql"}) is None, "a version that was not in it was not rehearsed"
     assert newest({V1: "sql"}, "staging") is None
     assert newest({}) is None
+    # A run that goes on rehearses anew, under the id of the day on which it began.
+    again = {**first, "id": "20000101T000000Z-000000", "at": "2099-01-01T00:00:00Z"}
+    (folder / f"{again['id']}.json").write_text(json.dumps(again))
+    assert newest({V1: "sql"}) == again["id"]
 
 
 def look(path: Path, **more: Any) -> list[str]:
@@ -82,6 +87,22 @@ def test_evidence_is_signed_rehearsed_and_soaked(tmp_path: Path) -> None:
     assert "rehearsed" not in promotion.read(path)["versions"][V1]
 
 
+def test_a_rehearsal_of_what_is_applied_already_is_noted_and_one_of_other_files_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "evidence" / "staging.json"
+    promotion.record(path, "staging", "s1", "a", "run", {V1: {"checksum": "files", "applied_at": NOW.isoformat()}})
+
+    def left(**rehearsal: Any) -> list[Path]:
+        result = {"a": {"rehearsal": {"id": "r1", "ok": True, "files": {V1: "files"}, **rehearsal}}}
+        events = [{"event": "phase_finished", "phase": "rehearse", "host": "s1", "result": result}]
+        return promotion.leave(tmp_path, "staging", "r1", events)
+
+    for other in ({"files": {V1: "others"}}, {"files": {}}, {"ok": False}):
+        assert left(**other) == []
+        assert "rehearsed" not in promotion.read(path)["versions"][V1]
+    assert left() == [path]
+    assert promotion.read(path)["versions"][V1]["rehearsed"] == "r1"
+
+
 def test_each_lack_has_the_command_that_mends_it() -> None:
     run = {"command": "ansible-playbook migrate.yml", "given": {"variables": {"pgops_host": "prod"}}}
 
@@ -90,5 +111,7 @@ def test_each_lack_has_the_command_that_mends_it() -> None:
 
     assert command("version") == "ansible-playbook migrate.yml -l staging"
     assert command("signature") == "ansible-playbook verify.yml -l staging -e verify_evidence_key=FILE"
-    assert command("rehearsal", "soak") == "ansible-playbook rehearse.yml -l staging"
+    assert command("rehearsal", "soak") == (
+        "ansible-playbook rehearse.yml -l staging -e rehearse_backup=BACKUP_OF_BEFORE -e verify_evidence_key=FILE"
+    )
     assert command("soak") is None

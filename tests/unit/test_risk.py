@@ -39,6 +39,8 @@ def changes(tmp_path: Path, up: str) -> list[tuple[str, str]]:
         ("GRANT SELECT ON public.old TO PUBLIC;", "access", "MEDIUM"),
         ("ALTER TABLE public.old ENABLE ROW LEVEL SECURITY;", "access", "MEDIUM"),
         ("DO $$ BEGIN EXECUTE current_setting('x.y'); END $$;", "unread", "MEDIUM"),
+        ("SELECT public.purge();", "unread", "MEDIUM"),
+        ("SELECT setval('public.s', (SELECT max(id) FROM public.old));", "other", "LOW"),
         ("UPDATE public.old SET c = 'x';", "data", "HIGH"),
         ("DO $$ BEGIN UPDATE public.old SET c = 'x'; END $$;", "data", "HIGH"),
         ("WITH gone AS (DELETE FROM public.old RETURNING id) SELECT count(*) FROM gone;", "data", "HIGH"),
@@ -125,6 +127,10 @@ def test_what_the_trace_shows_and_no_statement_tells_counts() -> None:
     assert rate(unread, steps=[{"step": "s", "rows": 1200}])[:2] == [
         "HIGH", "rehearsal: writes 1,200 rows that no statement tells of"
     ]  # fmt: skip
+    hidden, own = {"statement": "SELECT purge()", "rows": 7}, {"statement": "INSERT INTO t", "rows": 900}
+    seeded = [*unread, {"change": "seed", "object": "public.t"}]
+    assert rate(seeded, steps=[own, hidden])[1] == "rehearsal: writes 7 rows that no statement tells of"
+    assert rate(seeded, steps=[own])[0] == "MEDIUM"
     assert rate(steps=[], forecast=[{"step": "s", "high": 2000}])[:2] == ["HIGH", "rehearsal: may take 2000 s"]
     assert rate(steps=[], down=False)[:2] == ["HIGH", "rehearsal: its way down has left a difference"]
 
@@ -138,3 +144,10 @@ def test_the_locks_of_the_trace_stand_for_a_forecast_that_is_not_there() -> None
     assert rated[V1]["level"] == "CRITICAL"
     assert rated[V1]["reasons"][0]["why"] == "keeps readers out for 31.0 s in the step s"
     assert risk.of_database(pending)[V1]["level"] == "LOW"
+
+
+def test_a_way_down_that_was_not_gone_has_left_nothing() -> None:
+    pending = [{"version": V1, "risk": "low", "changes": [{"change": "new object", "object": "public.t"}]}]
+    seen: dict[str, Any] = {"steps": [], "down_equal": False}
+    assert risk.of_database(pending, {**seen, "seconds": {"up": 1, "down": 1}})[V1]["level"] == "HIGH"
+    assert risk.of_database(pending, {**seen, "seconds": {"up": 1, "again": 1}})[V1]["level"] == "LOW"
