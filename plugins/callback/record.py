@@ -300,14 +300,15 @@ class CallbackModule(CallbackBase):
             return
         from ansible_collections.whitecross.pgops.plugins.plugin_utils import notices
 
+        # Workers are forked after this.
         if self._pending:
             begun = notices.of_migration(self._run, self._pending)
             self._applied, self._pending = self._pending, {}
-            self._tell("that this run begins", lambda values: notices.deliver(begun, values))
+            self._tell("that this run begins", lambda values: notices.deliver(begun, values, threads=False))
         if self._verified:
             done = notices.of_success(self._run, self._verified)
             self._verified = {}
-            self._tell("that this run is verified", lambda values: notices.deliver(done, values))
+            self._tell("that this run is verified", lambda values: notices.deliver(done, values, threads=False))
 
     def _notify(self, report: dict[str, Any]) -> None:
         """As the action report does."""

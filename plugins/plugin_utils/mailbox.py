@@ -64,8 +64,8 @@ class Mailbox:
             **{name: str(given[name]) for name in ("ca_path", "user", "password_file") if given.get(name)},
         )  # fmt: skip
 
-    def send(self, text: str, headers: Mapping[str, str]) -> None:
-        """:param text: its first line is the subject as well. :raises NotNotified: the server did not take it"""
+    def send(self, text: str, headers: Mapping[str, str], *, threads: bool = True) -> None:
+        """:param text: its first line is the subject as well. :param threads: as in_time has it. :raises NotNotified: the server did not take it"""
         password = (
             secret_in("pgops_mail.password_file", self.password_file, "it is a password")
             if self.password_file
@@ -80,7 +80,7 @@ class Mailbox:
         for name, value in headers.items():
             message[name] = value
         message.set_content(text + "\n")
-        in_time("the mail server", lambda: self._deliver(message, password), TIMEOUT_S)
+        in_time("the mail server", lambda: self._deliver(message, password), TIMEOUT_S, threads)
 
     def _deliver(self, message: EmailMessage, password: str | None) -> str | None:
         """:return: why it was not taken."""
@@ -101,9 +101,13 @@ class Mailbox:
             # No TLS to begin, or no way to log in: what was asked for is not left out.
             return f"the mail server does not offer what tls={self.tls} and a password need"
         except smtplib.SMTPException as error:
+            if isinstance(error.__context__, TimeoutError):
+                return f"the mail server has not answered for {TIMEOUT_S:g} s"
             return f"the mail server broke off ({type(error).__name__})"
         except ssl.SSLError as error:
             return f"the certificate of the mail server is not trusted: {error.reason or type(error).__name__}"
+        except TimeoutError:
+            return f"the mail server has not answered for {TIMEOUT_S:g} s"
         except OSError as error:
             return f"the mail server does not answer: {error.strerror or type(error).__name__}"
         except Exception as error:  # noqa: BLE001 -- whatever it is, the run ended as it ended

@@ -164,10 +164,11 @@ def tell(report: Mapping[str, Any], settings: Mapping[str, Any], databases: Sequ
     return deliver(of_end(report, databases), settings)
 
 
-def deliver(notice: Notice, settings: Mapping[str, Any]) -> bool:
+def deliver(notice: Notice, settings: Mapping[str, Any], *, threads: bool = True) -> bool:
     """Tell whoever is named; that one cannot be reached keeps nobody else from being told.
 
     :param settings: the values of :data:`VARIABLES`
+    :param threads: whether threads may be left behind, which a process that still forks must not
     :return: whether somebody was told
     :raises NotNotified: somebody should have been and was not
     """
@@ -181,7 +182,7 @@ def deliver(notice: Notice, settings: Mapping[str, Any]) -> bool:
     told, faults = 0, []
     for channel in (_webhook, _mail):
         try:
-            send = channel(notice, settings)
+            send = channel(notice, settings, threads)
             if send:
                 send()
                 told += 1
@@ -192,7 +193,7 @@ def deliver(notice: Notice, settings: Mapping[str, Any]) -> bool:
     return told > 0
 
 
-def _webhook(notice: Notice, settings: Mapping[str, Any]) -> Callable[[], None] | None:
+def _webhook(notice: Notice, settings: Mapping[str, Any], threads: bool) -> Callable[[], None] | None:
     where = notification.address(*(str(settings.get(name) or "") for name in ("pgops_webhook", "pgops_webhook_file")))
     if where is None:
         return None
@@ -208,13 +209,14 @@ def _webhook(notice: Notice, settings: Mapping[str, Any]) -> Callable[[], None] 
     if file and not key:
         raise NotNotified(f"pgops_webhook_secret_file={file} is empty")
     document = notice.document() if form == JSON else None
-    return lambda: notification.send(where, notice.text, document=document, key=key)
+    return lambda: notification.send(where, notice.text, document=document, key=key, threads=threads)
 
 
-def _mail(notice: Notice, settings: Mapping[str, Any]) -> Callable[[], None] | None:
+def _mail(notice: Notice, settings: Mapping[str, Any], threads: bool) -> Callable[[], None] | None:
     given = settings.get("pgops_mail")
     if not given:
         return None
     mail = mailbox.Mailbox.of(given)
     environment = str(notice.facts.get("environment") or "")
-    return lambda: mail.send(notice.text, {"X-Pgops-Event": notice.event, "X-Pgops-Environment": environment})
+    headers = {"X-Pgops-Event": notice.event, "X-Pgops-Environment": environment}
+    return lambda: mail.send(notice.text, headers, threads=threads)

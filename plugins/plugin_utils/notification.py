@@ -150,6 +150,7 @@ def send(
     timeout: float = TIMEOUT_S,
     document: Mapping[str, Any] | None = None,
     key: str | None = None,
+    threads: bool = True,
 ) -> None:
     """Post ``{"text": ...}``, the form of Slack, which others take too; no redirect is followed.
 
@@ -166,14 +167,15 @@ def send(
         headers["X-Pgops-Event"] = str(document.get("event"))
     if key:
         headers["X-Pgops-Signature"] = f"sha256={hmac.new(key.encode(), body, hashlib.sha256).hexdigest()}"
-    in_time("the webhook", lambda: _post(url, body, headers, timeout), timeout)
+    in_time("the webhook", lambda: _post(url, body, headers, timeout), timeout, threads)
 
 
-def in_time(whom: str, work: Callable[[], str | None], timeout: float) -> None:
+def in_time(whom: str, work: Callable[[], str | None], timeout: float, threads: bool = True) -> None:
     """Wait for no more than so many seconds.
 
     :param whom: who is told, for the sentence
     :param work: returns why it was not taken
+    :param threads: not in a process that forks after it: one that still waits would leave its locks taken in each child
     :raises NotNotified: it was not taken
     """
     outcome: list[str | None] = []
@@ -184,12 +186,15 @@ def in_time(whom: str, work: Callable[[], str | None], timeout: float) -> None:
     # The time limit of a socket begins anew with each byte.
     worker = threading.Thread(target=told, daemon=True)
     try:
-        worker.start()
-    except RuntimeError:  # the interpreter ends, and takes no new thread
+        if threads:
+            worker.start()
+    except RuntimeError:  # the interpreter ends, and takes no new one
+        threads = False
+    if threads:
+        worker.join(timeout)
+    else:
         with alarm(timeout):
             told()
-    else:
-        worker.join(timeout)
     fault = outcome[0] if outcome else f"{whom} has not answered for {timeout:g} s"
     if fault:
         raise NotNotified(fault)

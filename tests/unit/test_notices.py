@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import mailbox, notices
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import mailbox, notices, notification
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.notification import NotNotified
 from support.mail_server import MailServer, certificate
 from support.webhook import Webhook
@@ -214,11 +214,30 @@ def test_one_who_cannot_be_reached_keeps_nobody_else_from_being_told(webhook: We
     assert [notices.who_was(fault.value) for fault in (half, none)] == ["Not everybody", "Nobody"]
 
 
-def test_a_mail_server_that_hangs_costs_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_mail_server_that_hangs_costs_the_time_limit(monkeypatch: pytest.MonkeyPatch, threads: bool) -> None:
     import socket
 
     monkeypatch.setattr(mailbox, "TIMEOUT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         mail = {"to": "dana@hospital.org", "host": "127.0.0.1", "port": silent.getsockname()[1], "tls": "none"}
         with pytest.raises(NotNotified, match=r"the mail server has not answered for 0.5 s"):
-            notices.deliver(notices.of_end(REPORT), {"pgops_mail": mail})
+            notices.deliver(notices.of_end(REPORT), {"pgops_mail": mail}, threads=threads)
+
+
+def test_what_a_process_tells_that_forks_after_it_leaves_no_thread(
+    webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import threading
+
+    monkeypatch.setattr(notification, "TIMEOUT_S", 0.5)
+    webhook.delay_s = 20
+    before = set(threading.enumerate())
+
+    def told() -> None:
+        with pytest.raises(NotNotified, match="the webhook has not answered"):
+            notification.send(webhook.url, "x", timeout=0.5, threads=False)
+
+    told()
+    # The server has one for each request, this process none that waits.
+    assert not [thread for thread in set(threading.enumerate()) - before if "process_request" not in thread.name]
