@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -104,9 +105,9 @@ def test_transactions_that_roll_back_stop_the_next_batch(
     server: Server, pair: dict[str, Target], tree: list[dict[str, Any]]
 ) -> None:
     first = next(iter(pair))
-    finding = unwell(pair, tree, LIMITS, clients(server, first, well=20, failing=10))
-    assert "10 of 3" in finding
-    assert "transactions rolled back within 1 s" in finding
+    finding = unwell(pair, tree, LIMITS, clients(server, first, well=20, failing=60))
+    # How many there were in all is not ours to say: an autovacuum worker of the database adds its own.
+    assert re.search(r"\b60 of \d{2,3} transactions rolled back within 1 s", finding)
 
 
 def test_a_database_that_always_rolls_back_a_part_is_as_well_as_before(
@@ -115,9 +116,9 @@ def test_a_database_that_always_rolls_back_a_part_is_as_well_as_before(
     first = next(iter(pair))
     server.execute("CREATE TABLE public.before (id integer)", database=first)
     clients(server, first, well=200, failing=100)()
-    done = migrate(pair, tree, LIMITS, clients(server, first, well=20, failing=10))
+    done = migrate(pair, tree, LIMITS, clients(server, first, well=60, failing=30))
     assert list(done) == list(pair)
-    assert done[first]["health"]["error_rate"] > 20
+    assert done[first]["health"]["error_rate"] > LIMITS.error_rate, "it would have stopped any other database"
 
 
 def connected(server: Server, *databases: str) -> list[Any]:
