@@ -83,9 +83,8 @@ def budget_of(rehearsal: Mapping[str, Any] | None) -> dict[str, float] | None:
     budget = {}
     for name in BUDGET:
         given = declared.get(name, declared.get(_DECLARED[name]))
-        is_number = isinstance(given, (int, float)) and not isinstance(given, bool)
         # Where the forecast is above it a version declares more for itself, and it is that which is approved.
-        if is_number and float(given) >= forecast[name]:
+        if isinstance(given, (int, float)) and not isinstance(given, bool) and given >= forecast[name]:
             budget[name] = round(float(given), 3)
         else:
             budget[name] = round(forecast[name] * _MARGIN + _MARGIN_S, 3)
