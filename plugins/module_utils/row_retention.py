@@ -36,7 +36,7 @@ LOCK_TIMEOUT_MS = 1000
 LEAST_YEARS = 1
 
 _TABLE = """
-SELECT c.oid::bigint AS oid, c.relkind::text AS kind, a.atttypid::regtype::text AS type,
+SELECT c.oid::bigint AS oid, CASE WHEN c.relispartition THEN 'partition' ELSE c.relkind::text END AS kind, a.atttypid::regtype::text AS type,
        pg_catalog.has_table_privilege(c.oid, 'SELECT') AND pg_catalog.has_table_privilege(c.oid, 'DELETE') AS may,
        pg_catalog.pg_get_userbyid(c.relowner)::text AS owner, current_user::text AS role
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -193,9 +193,10 @@ def _refuse(conn: Connection, rule: Rule, row: Mapping[str, Any] | None) -> None
         raise PgopsError(
             f"{told}there is no such table.", sqlstate=errorcodes.UNDEFINED_TABLE, object_name=rule.full_name
         )
+    # A key that points at a partition is its parent's: what hangs on a row would go along unseen.
     if row["kind"] != "r":
         raise PgopsError(
-            f"{told}it is no plain table; of a partitioned one drop the partitions that are past it.",
+            f"{told}it is no table of its own; of a partitioned one detach the partitions that are past it, and drop them.",
             object_name=rule.full_name,
         )
     if row["type"] not in _TYPES:

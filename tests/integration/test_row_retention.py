@@ -181,11 +181,12 @@ def test_it_ends_between_two_batches_and_goes_on_there(target: Any, tmp_path: Pa
         (Rule("visits", "said", 7, "w"), "its column said is text, and a date or a timestamp is wanted"),
         (Rule("visits", "at", 0, "w"), "keeps rows for 0 years"),
         (Rule("audit", "at", 7, "w", "pgops"), "the ledger and its audit are not for it"),
-        (Rule("parts", "at", 7, "w"), "it is no plain table"),
+        (Rule("parts", "at", 7, "w"), "it is no table of its own"),
+        (Rule("part", "at", 7, "w"), "it is no table of its own"),
     ],
 )
 def test_what_is_not_for_it_is_refused_before_anything_goes(target: Any, tmp_path: Path, rule: Rule, told: str) -> None:
-    do(target, "CREATE TABLE parts (at date) PARTITION BY RANGE (at)")
+    do(target, "CREATE TABLE parts (at date) PARTITION BY RANGE (at)", "CREATE TABLE part PARTITION OF parts DEFAULT")
     with pytest.raises(PgopsError, match=told):
         row_retention.retire(target, [VISITS, rule], way(tmp_path / "retired"))
     assert len(ids(target)) == 21
