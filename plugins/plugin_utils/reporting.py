@@ -389,7 +389,7 @@ def way_back(
 ) -> str | None:
     """The command that undoes a migration that began to apply, or None where there is nothing to undo."""
     versions = _pending_versions(hosts)
-    began = any(row["phase"] == "apply" for row in rows)
+    began = any(row["phase"] == "apply" and not row.get("refused") for row in rows)
     if run.get("playbook") != "migrate" or run.get("check_mode") or not (began and versions and run.get("environment")):
         return None
     limit = str(run.get("limit") or run["environment"])
