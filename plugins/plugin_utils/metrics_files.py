@@ -106,7 +106,7 @@ def text_of(samples: Iterable[Sample]) -> str:
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Collected())  # type: ignore[arg-type, unused-ignore]
-    return generate_latest(registry).decode("utf-8")
+    return str(generate_latest(registry), "utf-8")
 
 
 def _write_timers(state_directory: str | Path, environment: str, directory: str) -> Path | None:
