@@ -17,7 +17,7 @@ extends_documentation_fragment:
 options:
   seen:
     description:
-      - By database the RV(databases[].seen) of the look before. That before the apply has none; one without its C(counters) begins
+      - By database the RV(databases.seen) of the look before. That before the apply has none; one without its C(counters) begins
         the watch. Neither finds anything.
     type: dict
     default: {}

@@ -20,6 +20,8 @@ iproute2 iptables mmdebstrap debian-archive-keyring ca-certificates age rsync rc
 # The tools of tests/legacy_tools run on node, wherever that came from: another node than Debian's brings its own npm.
 if [ "$goal" = "make test-all" ]; then
   command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1 || wanted="$wanted nodejs npm"
+  # promtool reads the metrics and the alerts.
+  command -v promtool >/dev/null 2>&1 || wanted="$wanted prometheus"
 fi
 
 if ! command -v dpkg-query >/dev/null 2>&1; then
