@@ -98,7 +98,8 @@ def logged_message(message: str, sqlstate: str | None, context: str | None) -> s
     :return: what may be told of a message in the server's log. Nobody knows there which function wrote it, nor is the statement
         beside it to be trusted: clients put values into theirs.
     """
-    name = errorcodes.lookup(sqlstate).lower().replace("_", " ") if sqlstate in errorcodes.__dict__.values() else ""
+    known = sqlstate if sqlstate in errorcodes.__dict__.values() else None
+    name = errorcodes.lookup(known).lower().replace("_", " ") if known else ""
     if sqlstate is None or context is None or context or sqlstate[:2] in _WRITTEN_CLASSES or sqlstate[:2] == "22":
         return f"{name or 'an error'}; its text is not shown, as it may hold values of a row"
     first = message.strip().split("\n", 1)[0]
