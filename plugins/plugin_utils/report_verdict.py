@@ -44,14 +44,14 @@ def points(
         _point("backup", _each(report, lambda result: _backup(result, seconds, size))),
         _point("verification", _each(report, _verification)),
         _point("health", _each(report, _health)),
-        _point("rows lost", _each(report, _losses)),
+        *_aims(report),
         _point("clients wait", _each(report, lambda result: _outage(result, seconds))),
         _point("PHI", _each(report, _phi)),
-        _point("speed", _each(report, lambda result: _speed(result, seconds))),
+        _point("forecast", _each(report, lambda result: _forecast(result, seconds))),
     ]
     back = back_commands(report)
     if back:
-        made.append({"what": "way back", "told": f"{len(back)} command{'s' if len(back) > 1 else ''} below, ready to copy", "level": NEUTRAL})  # fmt: skip
+        made.append({"what": "rollback", "told": f"{len(back)} command{'s' if len(back) > 1 else ''} below, ready to copy", "level": NEUTRAL})  # fmt: skip
     return [point for point in made if point]
 
 
@@ -128,12 +128,12 @@ def _health(result: Result) -> tuple[str, str] | None:
     return told, level if level in _WORSE else WARN
 
 
-def _losses(result: Result) -> tuple[str, str] | None:
-    rows = (result.get("preflight_after") or {}).get("rows")
-    if not isinstance(rows, Mapping) or "fewer" not in rows:
-        return None
-    fewer = rows["fewer"] or []
-    return (f"fewer rows in {len(fewer)} tables", WARN) if fewer else ("no table has fewer rows than before", OK)
+def _aims(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    level = {True: OK, False: WARN, None: NEUTRAL}
+    return [
+        {"what": str(aim["aim"]), "told": str(aim["figure"]), "level": level[aim["met"]]}
+        for aim in report.get("aims") or []
+    ]
 
 
 def _outage(result: Result, seconds: Callable[[Any], str]) -> tuple[str, str] | None:
@@ -152,10 +152,10 @@ def _phi(result: Result) -> tuple[str, str] | None:
     return (f"touched by {len(touching)} of {len(pending)} versions" if touching else "touched by no version"), NEUTRAL
 
 
-def _speed(result: Result, seconds: Callable[[Any], str]) -> tuple[str, str] | None:
+def _forecast(result: Result, seconds: Callable[[Any], str]) -> tuple[str, str] | None:
     found = result.get("rehearsal_actual") or {}
     if found.get("actual_s") is None or not found.get("steps"):
         return None
     outside = sum(1 for step in found["steps"] if isinstance(step, Mapping) and not step.get("within", True))
-    told = f"steps took {seconds(found['actual_s'])}, forecast {seconds(found.get('forecast_s'))}"
-    return (f"{told}; {outside} outside of what was foretold", WARN) if outside else (told, OK)
+    told = f"steps took {seconds(found['actual_s'])}, foretold {seconds(found.get('forecast_s'))}"
+    return (f"{told}; {outside} outside of their band", WARN) if outside else (told, OK)
