@@ -10,12 +10,11 @@ action ``report`` and the callback ``record`` cannot tell different stories.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     application_hooks,
     contacts,
@@ -25,6 +24,8 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     gate_verdict,
     incident,
     index_watch,
+    report_page,
+    report_timeline,
     rollback_advice,
     run_outcome,
     six_steps,
@@ -36,8 +37,6 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
     without_secrets,
     write_private_file,
 )
-
-TEMPLATE = Path(__file__).parents[2] / "roles" / "report" / "templates" / "report.html.j2"
 
 SUCCEEDED = "succeeded"
 # The tag of what changes a database.
@@ -292,6 +291,7 @@ def build(
         "versions": _versions(hosts),
         "results": hosts,
         "hooks": hooks,
+        "latency": report_timeline.latency(events),
         "fleet": fleet if facts.get("playbook") == "migrate" else [],
         "aims": five_aims.of(events, hosts)
         if five_aims.due(facts.get("playbook"), rows) and _may_change(facts)
@@ -766,13 +766,16 @@ def _done_by(row: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
 
 def as_page(report: Mapping[str, Any]) -> str:
     """The report as one page of HTML that needs nothing else."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(size=size, seconds=seconds, rows_changed=rows_changed)
-    environment.filters.update(advice_lines=rollback_advice.lines, contact_lines=contacts.lines)
-    environment.filters.update(failure_lines=failed_rollback.lines, index_lines=index_watch.lines)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(report=report)
+    filters: dict[str, Callable[..., Any]] = {
+        "size": size,
+        "seconds": seconds,
+        "rows_changed": rows_changed,
+        "advice_lines": rollback_advice.lines,
+        "contact_lines": contacts.lines,
+        "failure_lines": failed_rollback.lines,
+        "index_lines": index_watch.lines,
+    }
+    return report_page.render(report, filters)
 
 
 def files(state_directory: str | Path, environment: str, run_id: str) -> dict[str, Path]:
