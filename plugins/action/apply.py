@@ -69,7 +69,7 @@ class ActionModule(MigrationAction):
         if "plan" not in run and boolean(asked, strict=False):
             raise AnsibleActionFail(
                 f"Nothing was applied in {run.get('environment')}: this run has no plan (left out by --tags or --skip-tags?), which tells "
-                f"whether PHI is touched, and audit_phi_required asks for its assessment. Then: {self.again(task_vars)}"
+                f"whether PHI is touched, and audit_phi_required asks for its assessment. Then: {self.again_whole(task_vars)}"
             )
         pending = [name for name, found in (run.get("plan") or {}).items() if found.get("pending")]
         databases = pending if "plan" in run else self.pgops(task_vars, "databases") or []
@@ -81,7 +81,7 @@ class ActionModule(MigrationAction):
         if "rehearse" in (run.get("phases") or []) and unrehearsed:
             raise AnsibleActionFail(
                 f"Nothing was applied to {unrehearsed[0]}: this run has no rehearsal (left out by --tags or --skip-tags?), and "
-                f"{run.get('environment')} applies no version that was not rehearsed (pgops_phases). Then: {self.again(task_vars)}"
+                f"{run.get('environment')} applies no version that was not rehearsed (pgops_phases). Then: {self.again_whole(task_vars)}"
             )
 
     def _refuse_ungated(self, task_vars: dict[str, Any], databases: Iterable[str]) -> None:
@@ -95,7 +95,7 @@ class ActionModule(MigrationAction):
             if not ((run.get("gate") or {}).get(database) or {}).get("gate", {}).get("allowed"):
                 raise AnsibleActionFail(
                     f"Nothing was applied to {database}: {environment} has a gate, and this run has not passed it (left out by --tags, "
-                    f"--skip-tags or pgops_phases?). Then: {self.again(task_vars)}"
+                    f"--skip-tags or pgops_phases?). Then: {self.again_whole(task_vars)}"
                 )
 
     def _expected(self, task_vars: dict[str, Any]) -> dict[str, dict[str, str]]:

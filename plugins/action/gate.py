@@ -87,7 +87,7 @@ class ActionModule(MigrationAction):
         if "plan" not in run:
             raise AnsibleActionFail(
                 "The gate judges what the plan has found, and this run has no plan (left out by --tags or --skip-tags?). "
-                f"Then: {self.again(task_vars)}"
+                f"Then: {self.again_whole(task_vars)}"
             )
         wanted = {
             database: {str(item["version"]): str(item["rendered_checksum"]) for item in pending}

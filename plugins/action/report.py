@@ -63,6 +63,7 @@ class ActionModule(UnbrokenAction):
                 display.display(line)
         if page:
             result["notified"] = self._notify(report, variables)
+            result["metrics"] = self._measure(report, variables)
         return result
 
     def _leave_evidence(self, run: dict[str, Any], task_vars: dict[str, Any]) -> None:
@@ -112,6 +113,22 @@ class ActionModule(UnbrokenAction):
                 f"Nobody was notified of this run: {type(fault).__name__} in pgops_webhook, its file or pgops_mail"
             )
         return False
+
+    def _measure(self, report: dict[str, Any], task_vars: dict[str, Any]) -> str | None:
+        """:return: the file in which Prometheus finds what the run tells; whether it can be written changes nothing about the run."""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import metrics_files
+
+        try:
+            hosts = (task_vars.get("groups") or {}).get(str(report["environment"]))
+            directory = self._text(task_vars, "pgops_metrics_directory")
+            path = metrics_files.leave(report, self._state(task_vars), directory, hosts)
+        except metrics_files.NotWritten as fault:
+            display.warning(f"The metrics of this run were not written: {fault}")
+            return None
+        except Exception as fault:  # noqa: BLE001 -- whatever it is, the run ended as it ended
+            display.warning(f"The metrics of this run were not written: {type(fault).__name__}: {fault}")
+            return None
+        return str(path) if path else None
 
     def _refused(self, guard: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         if "too old" not in guard["msg"]:

@@ -168,6 +168,9 @@ class ActionModule(OpsHostAction):
             places = self._templar.template(task_vars.get("backup_copies")) or []
             # Where nothing is mounted there, none is made: a copy on the same disk is none.
             paths += [f"-{place['path']}" for place in places if isinstance(place, Mapping) and place.get("path")]
+        metrics = str(self.pgops(task_vars, "metrics_directory") or "")
+        # It is node_exporter's, and may come later than the timers.
+        paths += [f"-{metrics}"] if metrics else []
         return [path for path in paths if path]
 
     def _all_local(self, task_vars: dict[str, Any]) -> bool:

@@ -265,6 +265,7 @@ class CallbackModule(CallbackBase):
             path = self._run.get("json") or self._extra("pgops_json")
             if path:
                 reporting.write_result(path, reporting.result_document(report, str(page)))
+            self._measure(report)
 
     # -- what is written ----------------------------------------------------------------------------------------------
 
@@ -286,6 +287,7 @@ class CallbackModule(CallbackBase):
             for line in reporting.screen(report, str(page)):
                 self._display.display(line)
             self._notify(report)
+            self._measure(report)
 
     def _is_to_change(self) -> bool:
         """Whether this is a migration that applies what it finds."""
@@ -320,25 +322,44 @@ class CallbackModule(CallbackBase):
         )
 
     def _tell(self, of_what: str, deliver: Callable[[dict[str, Any]], bool]) -> None:
-        """Whether it works changes nothing. Where Ctrl-C left no task to template a variable, the play's own are read.
+        """Whether it works changes nothing.
 
         :param deliver: gets the variables that say who is told, and ``pgops_database``
         """
-        from ansible.template import Templar
         from ansible_collections.whitecross.pgops.plugins.plugin_utils import notices
 
         try:
-            manager = self._play.get_variable_manager()
-            host = next(iter(manager._inventory.get_hosts(self._play.hosts)), None)
-            variables = manager.get_vars(play=self._play, host=host)
-            templar = Templar(loader=self._play.get_loader(), variables=variables)
-            deliver({name: templar.template(variables.get(name)) for name in (*notices.VARIABLES, "pgops_database")})
+            deliver(self._variables(*notices.VARIABLES, "pgops_database"))
         except notices.NotNotified as fault:
             self._display.warning(f"{notices.who_was(fault)} was notified {of_what}: {fault}")
         except Exception as fault:  # noqa: BLE001 -- its words may hold the address
             self._display.warning(
                 f"Nobody was notified {of_what}: {type(fault).__name__} in pgops_webhook, its file or pgops_mail"
             )
+
+    def _measure(self, report: dict[str, Any]) -> None:
+        """As the action report does."""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import metrics_files
+
+        try:
+            groups = self._play.get_variable_manager()._inventory.groups
+            group = groups.get(str(report["environment"]))
+            hosts = [host.get_name() for host in group.get_hosts()] if group else None
+            directory = str(self._variables("pgops_metrics_directory")["pgops_metrics_directory"] or "")
+            state = self._run["journal"].rsplit("/journal/", 1)[0]
+            metrics_files.leave(report, state, directory, hosts)
+        except metrics_files.NotWritten as fault:
+            self._display.warning(f"The metrics of this run were not written: {fault}")
+
+    def _variables(self, *names: str) -> dict[str, Any]:
+        """Where Ctrl-C left no task to template a variable, the play's own are read, as its first host has them."""
+        from ansible.template import Templar
+
+        manager = self._play.get_variable_manager()
+        host = next(iter(manager._inventory.get_hosts(self._play.hosts)), None)
+        variables = manager.get_vars(play=self._play, host=host)
+        templar = Templar(loader=self._play.get_loader(), variables=variables)
+        return {name: templar.template(variables.get(name)) for name in names}
 
     def _extra(self, name: str) -> str | None:
         """A variable given with -e, for a play that failed before the guard read the inventory's."""

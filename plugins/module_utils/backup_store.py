@@ -116,6 +116,8 @@ def make_private_folder(path: str) -> None:
             missing.append(parent)
             parent = os.path.dirname(parent) or "."
         for folder in reversed(missing):
+            if os.path.isdir(folder):  # "new/.." is there as soon as "new" is
+                continue
             os.mkdir(folder, 0o700)
             os.chmod(folder, 0o700)
     except OSError as exc:

@@ -164,12 +164,25 @@ def disk(
 
 
 _FOLDERS = """
-SELECT pg_catalog.current_setting('data_directory', true) AS data,
+SELECT pg_catalog.pg_backend_pid() AS pid,
+       pg_catalog.current_setting('data_directory', true) AS data,
        pg_catalog.pg_size_bytes(pg_catalog.current_setting('max_wal_size')) AS max_wal,
        coalesce((SELECT pg_catalog.pg_tablespace_location(t.oid) FROM pg_catalog.pg_tablespace t
                   WHERE t.spcname = pg_catalog.btrim(pg_catalog.split_part(pg_catalog.current_setting('temp_tablespaces'), ',', 1), ' "')), '') AS temp
  WHERE pg_catalog.pg_has_role(current_user, 'pg_read_all_settings', 'USAGE')
 """
+
+
+def _is_process_here(pid: int) -> bool:
+    """Does a process of PostgreSQL with this number run on this machine.
+
+    A port may be forwarded, from a container or by ssh, and this machine may have a folder of the same name.
+    """
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip() in ("postgres", "postmaster")
+    except OSError:
+        return False
 
 
 def disks(
@@ -197,8 +210,8 @@ def disks(
             for name in ("disk_data", "disk_wal", "disk_temp")
         ]
     else:
-        data = str(row["data"]) if row and row["data"] and is_near(target) else None
-        data = data if data and os.path.isdir(os.path.dirname(data)) else None
+        here = row is not None and is_near(target) and _is_process_here(int(row["pid"]))
+        data = str(row["data"]) if row and row["data"] and here else None
         wal = os.path.join(data, "pg_wal") if data else None
         temp = (str(row["temp"]) or os.path.join(data, "base")) if row and data else None
         max_wal = int(row["max_wal"]) if row else 0

@@ -36,7 +36,7 @@ LOCK_TIMEOUT_MS = 1000
 LEAST_YEARS = 1
 
 _TABLE = """
-SELECT c.oid::bigint AS oid, c.relkind::text AS kind, a.atttypid::regtype::text AS type,
+SELECT c.oid::bigint AS oid, CASE WHEN c.relispartition THEN 'partition' ELSE c.relkind::text END AS kind, a.atttypid::regtype::text AS type,
        pg_catalog.has_table_privilege(c.oid, 'SELECT') AND pg_catalog.has_table_privilege(c.oid, 'DELETE') AS may,
        pg_catalog.pg_get_userbyid(c.relowner)::text AS owner, current_user::text AS role
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -193,9 +193,10 @@ def _refuse(conn: Connection, rule: Rule, row: Mapping[str, Any] | None) -> None
         raise PgopsError(
             f"{told}there is no such table.", sqlstate=errorcodes.UNDEFINED_TABLE, object_name=rule.full_name
         )
+    # A key that points at a partition is its parent's: what hangs on a row would go along unseen.
     if row["kind"] != "r":
         raise PgopsError(
-            f"{told}it is no plain table; of a partitioned one drop the partitions that are past it.",
+            f"{told}it is no table of its own; of a partitioned one detach the partitions that are past it, and drop them.",
             object_name=rule.full_name,
         )
     if row["type"] not in _TYPES:
@@ -249,17 +250,21 @@ def _retire(conn: Connection, found: _Found, archive: Archive, way: Way, result:
 def _batch(conn: Connection, found: _Found, archive: Archive, way: Way) -> int:
     table = sql.Identifier(found.rule.schema, found.rule.table)
     # By the place of a row, which nobody changes while its lock is held; a row that somebody holds waits for the next run.
-    delete = sql.SQL(
-        "DELETE FROM ONLY {table} AS d WHERE d.ctid = ANY(ARRAY(SELECT t.ctid FROM ONLY {table} AS t WHERE {due} AND {free} "
-        "ORDER BY {column} LIMIT {number} FOR UPDATE SKIP LOCKED)) RETURNING pg_catalog.to_jsonb(d)::text AS row"
+    pick = sql.SQL(
+        "SELECT t.ctid::text AS place FROM ONLY {table} AS t WHERE {due} AND {free} ORDER BY {column} LIMIT {number} FOR UPDATE SKIP LOCKED"
     ).format(
         table=table, due=found.due, free=found.free, column=sql.Identifier("t", found.rule.column),
         number=sql.Literal(way.batch_size),
     )  # fmt: skip
+    # By a statement of its own, which sees what came to point at a row before it was locked; nothing comes after that.
+    delete = sql.SQL(
+        "DELETE FROM ONLY {table} AS t WHERE t.ctid = ANY(%s::tid[]) AND {free} RETURNING pg_catalog.to_jsonb(t)::text AS row"
+    ).format(table=table, free=found.free)
     written = None
     try:
         with transaction(conn, f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}; SET LOCAL synchronous_commit = on"):
-            rows = [str(row["row"]) for row in fetch_all(conn, delete)]
+            places = [str(row["place"]) for row in fetch_all(conn, pick)]
+            rows = [str(row["row"]) for row in fetch_all(conn, delete, (places,))]
             if not rows:
                 return 0
             written = archive.write(found.rule.schema, found.rule.table, rows)

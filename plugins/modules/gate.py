@@ -69,22 +69,22 @@ options:
     type: float
     default: 168
   windows:
-    description: As M(whitecross.pgops.plan#module) takes it. Read by the action plugin.
+    description: As M(whitecross.pgops.plan) takes it. Read by the action plugin.
     type: list
     elements: dict
     default: []
   without_window:
-    description: As M(whitecross.pgops.plan#module) takes it. Read by the action plugin.
+    description: As M(whitecross.pgops.plan) takes it. Read by the action plugin.
     type: list
     elements: str
     default: [LOW]
   blackouts:
-    description: As M(whitecross.pgops.plan#module) takes it. Read by the action plugin.
+    description: As M(whitecross.pgops.plan) takes it. Read by the action plugin.
     type: list
     elements: str
     default: []
   evidence:
-    description: As M(whitecross.pgops.plan#module) takes it. Read by the action plugin.
+    description: As M(whitecross.pgops.plan) takes it. Read by the action plugin.
     type: path
   soak_hours:
     description: For how long a version has to have run in the environment before. Read by the action plugin.

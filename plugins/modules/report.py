@@ -63,4 +63,8 @@ notified:
   description: Whether a webhook was told of the run.
   returned: when a page was written
   type: bool
+metrics:
+  description: The file in C(pgops_metrics_directory), which Prometheus reads by way of node_exporter; null where none was written.
+  returned: when a page was written
+  type: str
 """

@@ -302,6 +302,8 @@ class PgopsAction(UnbrokenAction):
             if result.get(name) is not None
         }
         error["message"] = error.pop("msg", "failed")
+        if result.get("reason") == "busy" and not result.get("applied"):
+            error["refused"] = True  # another run is at work; this one has begun nothing
         journal.append(
             {
                 "event": "phase_failed",

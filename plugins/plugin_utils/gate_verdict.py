@@ -23,7 +23,7 @@ SHOWN = 5
 _SWITCHES = frozenset({"gate_required", "pgops_production_environments"})
 _SETTINGS = frozenset({
     "gate_signers", "gate_roles", "gate_rehearsal_required", "gate_rehearsal_max_age_hours", "gate_soak_hours", "gate_rehearsed_before",
-    "gate_backup_max_age_hours", "migrate_windows", "migrate_without_window", "migrate_blackouts",
+    "gate_backup_max_age_hours", "pgops_environments", "migrate_windows", "migrate_without_window", "migrate_blackouts",
 })  # fmt: skip
 
 Command = Callable[[str, Mapping[str, Any]], str]

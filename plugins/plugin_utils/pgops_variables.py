@@ -72,6 +72,10 @@ SHARED_VARIABLES: dict[str, SharedVariable] = {
         "which events are told: planned, started, succeeded, failed, rolled_back, completed; all but succeeded where not set",
         None,
     ),
+    "pgops_metrics_directory": SharedVariable(
+        "folder of node_exporter's textfile collector on the ops host, for metrics of each run; none where not set",
+        None,
+    ),
     "pgops_contacts": SharedVariable(
         "whom to call in an incident: database_admin, tech_lead, cto and hipaa_officer, each with name, phone and email",
         None,

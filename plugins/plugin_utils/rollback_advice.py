@@ -107,8 +107,8 @@ def findings(
         if row["result"] == "unfinished" and row["phase"] == "apply" and not interrupted:
             found.append(_criterion("migration_failed", row["host"], None, "the apply did not come to its end"))
         error = row["error"]
-        if not error:
-            continue
+        if not error or row.get("refused"):
+            continue  # it has begun nothing that could be taken back, and another run may be at work
         host, database = row["host"], error.get("database")
         if row["phase"] in ("apply", "analyze"):
             unwell = [

@@ -96,8 +96,18 @@ class Job:
         """:return: the heartbeat that was left. :raises OSError: it could not be"""
         every = int(self.given["expected_every_s"])
         known = timer_state.beat(self.place, self.name, every, ok=ok, at=datetime.now(UTC), exit_code=exit_code)
+        self._measure()
         self._ping(ok)
         return known
+
+    def _measure(self) -> None:
+        """The run has written its metrics before this heartbeat was there; whether that works changes nothing."""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import metrics_files
+
+        try:
+            metrics_files.leave_timers(self.place.state, self.place.environment)
+        except metrics_files.NotWritten as fault:
+            print(f"The metrics of the timers were not written: {fault}", file=sys.stderr)
 
     def _ping(self, ok: bool) -> None:
         """Ask an address, as healthchecks.io and its like want it; whether that answers changes nothing."""

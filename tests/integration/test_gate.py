@@ -122,6 +122,7 @@ def test_tags_do_not_lead_past_the_gate(site: Playbook) -> None:
     [
         {"gate_required": False},
         {"pgops_production_environments": ["nowhere"]},
+        {"pgops_environments": ["production", "local"]},
         {"gate_signers": {"database_admin": "own"}, "gate_roles": {"LOW": ["cto"]}},
         {"gate_soak_hours": 0},
         {"migrate_windows": [{"opens": "*:00 UTC", "lasts": "2h"}]},

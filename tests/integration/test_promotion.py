@@ -70,7 +70,7 @@ def test_production_takes_what_staging_has_verified_with_the_same_files_and_noth
         site("migrate.yml", "--tags", "plan", limit="production"), "was not applied and verified in staging"
     )
     assert commands == [
-        "ansible-playbook migrate.yml -l staging", "ansible-playbook migrate.yml -l production"
+        "ansible-playbook migrate.yml -l staging", "ansible-playbook migrate.yml --tags plan -l production"
     ]  # fmt: skip
     assert site("migrate.yml", limit="staging").rc == 0
     assert stat.S_IMODE(evidence(site).stat().st_mode) == 0o600

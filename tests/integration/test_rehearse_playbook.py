@@ -116,6 +116,7 @@ def test_a_version_is_not_applied_without_its_rehearsal(
     result = site("migrate.yml", "--skip-tags", "rehearse")
     assert result.rc != 0
     assert "this run has no rehearsal" in result.output
+    assert "--skip-tags" not in result.output.partition("Then: ")[2].splitlines()[0]
     # What the proof kept for it is gone all the same.
     assert names(server, database) == [database]
 

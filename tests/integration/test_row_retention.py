@@ -7,7 +7,9 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
+import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Int
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 from ansible_collections.whitecross.pgops.plugins.module_utils.row_retention import Rule, Way
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import declared_retention
-from support.engine import RUN, AtRows, do, holding, rows, target_of
+from support.engine import RUN, AtRows, do, holding, rows, target_of, wait_for
 from support.keys import age_key
 from support.server import APP, Server
 from support.site import Playbook
@@ -127,6 +129,39 @@ def test_a_row_that_somebody_holds_waits_for_the_next_run(target: Any, tmp_path:
     assert result["tables"][0]["deleted"] == 7 and ids(target)[0] == 1
 
 
+def test_a_row_that_somebody_points_at_while_the_batch_is_picked_stays_with_what_points_at_it(
+    target: Any, server: Server, tmp_path: Path
+) -> None:
+    """The statement that picks has its snapshot already: what it does not see must not go by the cascade of a key."""
+    do(
+        target,
+        "CREATE TYPE label AS ENUM ('3', '7')",
+        "CREATE FUNCTION number_of(label) RETURNS integer LANGUAGE plpgsql AS $$ BEGIN IF current_query() LIKE '%FOR UPDATE SKIP LOCKED%' "
+        "THEN PERFORM pg_advisory_xact_lock(1); END IF; RETURN $1::text::integer; END $$",
+        "CREATE CAST (label AS integer) WITH FUNCTION number_of(label) AS IMPLICIT",
+        "CREATE TABLE labels (visit label REFERENCES visits ON DELETE CASCADE)",
+        "INSERT INTO labels VALUES ('3')",
+    )
+
+    def points() -> None:
+        with closing(server.connect(target.database)) as client, client.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(1)")
+            picking.set()
+            waits = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            wait_for(lambda: server.execute(waits, database=target.database), what="the batch that is picked")
+            cursor.execute("INSERT INTO public.labels VALUES ('7')")
+
+    picking = threading.Event()
+    client = threading.Thread(target=points)
+    client.start()
+    assert picking.wait(10)
+    result = row_retention.retire(target, [VISITS], way(tmp_path / "retired", batch_size=20))
+    client.join()
+    assert 7 in ids(target)
+    assert rows(target, "SELECT visit::text FROM labels ORDER BY 1") == [{"visit": "3"}, {"visit": "7"}]
+    assert sorted(row["id"] for row in archived(result)) == [1, 2, 5, 6, 8, 9, 10]
+
+
 def test_it_ends_between_two_batches_and_goes_on_there(target: Any, tmp_path: Path) -> None:
     control = Control()
     told = AtRows([4], lambda: control.request("a test asked for it"))
@@ -146,11 +181,12 @@ def test_it_ends_between_two_batches_and_goes_on_there(target: Any, tmp_path: Pa
         (Rule("visits", "said", 7, "w"), "its column said is text, and a date or a timestamp is wanted"),
         (Rule("visits", "at", 0, "w"), "keeps rows for 0 years"),
         (Rule("audit", "at", 7, "w", "pgops"), "the ledger and its audit are not for it"),
-        (Rule("parts", "at", 7, "w"), "it is no plain table"),
+        (Rule("parts", "at", 7, "w"), "it is no table of its own"),
+        (Rule("part", "at", 7, "w"), "it is no table of its own"),
     ],
 )
 def test_what_is_not_for_it_is_refused_before_anything_goes(target: Any, tmp_path: Path, rule: Rule, told: str) -> None:
-    do(target, "CREATE TABLE parts (at date) PARTITION BY RANGE (at)")
+    do(target, "CREATE TABLE parts (at date) PARTITION BY RANGE (at)", "CREATE TABLE part PARTITION OF parts DEFAULT")
     with pytest.raises(PgopsError, match=told):
         row_retention.retire(target, [VISITS, rule], way(tmp_path / "retired"))
     assert len(ids(target)) == 21

@@ -167,6 +167,18 @@ def test_nothing_is_advised_where_nothing_was_begun_or_nobody_watched() -> None:
     assert reporting.build(journal(run={**RUN, "playbook": "rollback"}), error={"msg": "no"})["advice"] is None
 
 
+def test_an_apply_that_was_refused_speaks_for_no_rollback() -> None:
+    begun = journal()
+    cut = next(number for number, event in enumerate(begun) if event.get("phase") == "apply")
+    report = reporting.build(
+        [*begun[:cut], *phase_of("apply", {}, error={"message": "No proof.", "refused": True, "database": "school"})]
+    )
+    assert (report["advice"] or {}).get("findings") in (None, [])
+    assert not any("rollback.yml" in command for command in report["next"])
+    said = "\n".join(reporting.screen(report, None))
+    assert "severity P1" not in said and "roll back and investigate" not in said
+
+
 def test_who_interrupts_a_migration_decides() -> None:
     stopped = {"applied": [], "stopped": [{"version": V1, "state": "interrupted at step 1 of 2"}]}
     events = [*journal()[:7], *phase_of("apply", {"school": stopped}, error={"message": "was interrupted"})]

@@ -64,6 +64,12 @@ def test_a_copy_s_folder_is_not_made_where_nothing_is_mounted() -> None:
     ]
 
 
+def test_a_run_may_write_to_the_folder_of_the_metrics() -> None:
+    """Wherever the databases are: the file lies on the ops host."""
+    remote = {**LOCAL, "ansible_connection": "ssh", "pgops_metrics_directory": "/var/lib/node_exporter"}
+    assert asked({"db1": remote})["write_paths"] == ["-/var/lib/node_exporter"]
+
+
 def test_how_a_failure_is_told_holds_no_secret() -> None:
     mail = {"to": ["dana@hospital.org"], "host": "mail", "user": "pgops", "password_file": "/etc/pgops/mail"}
     found = asked({"db1": {**LOCAL, "pgops_mail": mail, "pgops_webhook_file": "/etc/pgops/hook"}})

@@ -112,6 +112,24 @@ def test_the_heartbeat_is_what_systemd_says(
     assert (left["last_success"] is not None) is (result == "success")
 
 
+def test_where_runs_leave_metrics_the_end_of_a_timer_is_told_there(timers: Timers) -> None:
+    """The run itself has written before its heartbeat was there, and so knows only of the one before."""
+    folder, kept = timers.folder / "textfile collector", timers.folder / "state" / "metrics" / "production.json"
+    folder.mkdir()
+    kept.parent.mkdir(parents=True)
+    kept.write_text(json.dumps({"format": 1, "directory": str(folder), "samples": []}))
+    assert timers("ended", "backup", SERVICE_RESULT="success", EXIT_STATUS="0")[0] == 0
+    file = folder / "pgops-production-timers.prom"
+    line = 'pgops_timer_success{environment="production",timer="backup"}'
+    assert f"\n{line} 1.0\n" in file.read_text()
+    assert timers("ended", "backup", SERVICE_RESULT="exit-code", EXIT_STATUS="2")[0] == 0
+    assert f"\n{line} 0.0\n" in file.read_text()
+    shutil.rmtree(folder)
+    code, output = timers("ended", "backup", SERVICE_RESULT="success", EXIT_STATUS="0")
+    assert code == 0
+    assert "The metrics of the timers were not written:" in output
+
+
 def test_a_heartbeat_that_cannot_be_written_fails_the_unit(timers: Timers) -> None:
     Path(timers.place.heartbeats).parent.mkdir(parents=True)
     Path(timers.place.heartbeats).touch()

@@ -8,12 +8,30 @@ set -eu
 deadline=$(($(date +%s) + 120))
 not_yet() {
   [ "$(date +%s)" -lt "$deadline" ] || { echo "waited 120 s in vain for $1" >&2; exit 1; }
-  sleep 0.01 # a small dump is over after some hundred milliseconds
+  sleep 0.01
 }
-# Before that, age is asked whether it takes the public keys.
-until [ -n "$(find /var/backups/pgops -path '*.partial/*' -name dump.age)" ]; do not_yet 'an encrypted dump'; done
-until age="$(pgrep --oldest --exact age)"; do not_yet age; done
-kill -STOP "$age"
+# It is age that has a file of the dump: before that, age is asked whether it takes the public keys. A small dump is over after some hundred
+# milliseconds, so once its folder is there nothing is started and nobody sleeps in between.
+until [ -n "$(find /var/backups/pgops -name '*.partial')" ]; do not_yet 'a backup that begins'; done
+held=
+until [ -n "$held" ]; do
+  [ "$(date +%s)" -lt "$deadline" ] || { echo 'waited 120 s in vain for an encrypted dump' >&2; exit 1; }
+  tries=0
+  while [ -z "$held" ] && [ "$tries" -lt 100 ]; do
+    tries=$((tries + 1))
+    for file in /var/backups/pgops/*/*.partial/dump.age; do
+      [ -e "$file" ] || continue
+      for process in /proc/[0-9]*; do
+        name=
+        { read -r name <"$process/comm"; } 2>/dev/null || continue
+        [ "$name" = age ] || continue
+        age="${process#/proc/}"
+        kill -STOP "$age" 2>/dev/null && held=yes
+        break 2
+      done
+    done
+  done
+done
 until dump="$(pgrep --oldest --exact pg_dump)"; do not_yet pg_dump; done
 # More than a pipe holds is not taken from it, so it cannot come to its end.
 until grep -q pipe_write "/proc/$dump/wchan"; do not_yet 'a full pipe'; done
