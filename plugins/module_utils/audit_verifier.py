@@ -271,40 +271,75 @@ def check_anchors(
         return
     run: list[Mapping[str, Any]] = []
     good: Mapping[str, Any] | None = None
-    for anchor in [*heads, None]:
-        seq = int(anchor["seq"]) if anchor else 0
-        before = anchor is not None and (
-            (seq < start[0] and id(anchor) in archived) or (seq == start[0] and anchor["hash"] == start[1])
-        )
-        if anchor is not None and not before and known.get(seq) != anchor["hash"]:
+    held: dict[Any, int] = {}  # by cluster the newest row that was anchored there and is in this chain
+    failed: list[tuple[list[Mapping[str, Any]], Mapping[str, Any] | None, int]] = []
+    there: list[tuple[Mapping[str, Any], bool]] = []
+    for number, anchor in enumerate(heads):
+        seq = int(anchor["seq"])
+        before = (seq < start[0] and id(anchor) in archived) or (seq == start[0] and anchor["hash"] == start[1])
+        there.append((anchor, before or known.get(seq) == anchor["hash"]))
+        if there[-1][1]:
+            run, good = [], anchor
+            held[anchor.get("system_identifier")] = seq
+        elif run and _same_cluster(anchor, run[-1]):
             run.append(anchor)
-            continue
-        if run:
-            _branch(run, good, anchor, result, cluster, kept)
-            run = []
-        good = anchor
+            failed[-1] = (run, failed[-1][1], number)
+        else:
+            run = [anchor]
+            failed.append((run, good, number))
+    for run, good, last in failed:
+        _branch(run, good, _Seen(there[last + 1 :], cluster, held.get(run[-1].get("system_identifier"))), result, kept)
+
+
+def _same_cluster(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """:return: whether nothing says that they are of two clusters."""
+    names = one.get("system_identifier"), other.get("system_identifier")
+    return not all(names) or names[0] == names[1]
+
+
+@dataclass
+class _Seen:
+    """What is known beside anchors that the chain does not have.
+
+    :ivar later: the anchors behind them, each with whether the chain has it. :ivar cluster: of what is verified.
+    :ivar held: a row anchored in their cluster that the chain has.
+    """
+
+    later: Sequence[tuple[Mapping[str, Any], bool]]
+    cluster: Mapping[str, Any]
+    held: int | None
+
+    def after(self, last: Mapping[str, Any]) -> Mapping[str, Any]:
+        """:return: what their cluster was seen as next, where this chain went on in it; else what came in its place.
+
+        A run on another server that comes between is no reason to take a cut for a restore.
+        """
+        here = _same_cluster(last, self.cluster)
+        again = (one for one, held in self.later if _same_cluster(one, last) and (held or here))
+        found = next(again, None)
+        if found is None and not here:
+            found = next((one for one, _held in self.later if not _same_cluster(one, last)), None)
+        return self.cluster if found is None else found
 
 
 def _branch(
     run: Sequence[Mapping[str, Any]],
     good: Mapping[str, Any] | None,
-    after: Mapping[str, Any] | None,
+    seen_beside: _Seen,
     result: Result,
-    cluster: Mapping[str, Any],
     kept: Kept | None,
 ) -> None:
     """Anchors one after the other of which the chain knows nothing: something was cut or rewritten, or a restore went back."""
     first = int(good["seq"]) + 1 if good else 1
     last = max(int(anchor["seq"]) for anchor in run)
     seen = f"anchored at {run[-1].get('time')} by run {run[-1].get('run_id')}"
-    parted = dict((after or {}).get("parted") or {})
+    after, cluster = seen_beside.after(run[-1]), seen_beside.cluster
+    parted = dict(after.get("parted") or {})
     common = int(parted.get("common") or 0)
-    now = {
-        name: (after or {}).get(name) or cluster.get(name) for name in ("system_identifier", "timeline", "database_oid")
-    }
+    now = {name: after.get(name) or cluster.get(name) for name in ("system_identifier", "timeline", "database_oid")}
     moved = [name.replace("_", " ") for name in now if now[name] and run[-1].get(name) and now[name] != run[-1][name]]
     if parted.get("explained") and common < int(run[0]["seq"]):
-        by = f"{parted['explained']} (run {parted.get('by') or (after or {}).get('run_id')})"
+        by = f"{parted['explained']} (run {parted.get('by') or after.get('run_id')})"
         told = f"Rows {common + 1} to {last} ({seen}) belong to a branch that ended when {by} took the database back to row {common}"
         if not moved and any(now.values()):
             told = (
@@ -320,14 +355,13 @@ def _branch(
             )
             result.add("restored", EXPLAIN, f"{told}; {more}.", common + 1, last)
         return
-    if moved:
-        changes = " and ".join(moved)
+    if "system identifier" in moved:
+        _other_cluster(run, first, last, seen_beside, now["system_identifier"], result)
+    elif moved:
         told = (
-            f"Rows {first} to {last} ({seen}) are not in this chain, and the {changes} of the database changed since: it was "
+            f"Rows {first} to {last} ({seen}) are not in this chain, and the {' and '.join(moved)} of the database changed since: it was "
             "restored or promoted outside of this tool; somebody has to say when and why."
         )
-        if good is None and "system identifier" in moved:
-            told += " Or these are the anchors of another server: none of those before holds either."
         result.add("restored_elsewhere", EXPLAIN, told, first, last)
     elif result.last is None:
         result.add(
@@ -340,6 +374,26 @@ def _branch(
     else:
         told = f"Row {run[0]['seq']} is not the one that was {seen}: the rows from {first} on were rewritten."
         result.add("rewritten", TAMPERED, told, first, result.last)
+
+
+def _other_cluster(
+    run: Sequence[Mapping[str, Any]], first: int, last: int, seen_beside: _Seen, now: Any, result: Result
+) -> None:
+    """initdb alone makes a system identifier: a restore into a new cluster brings the rows along, another server has its own."""
+    was, held = run[-1]["system_identifier"], seen_beside.held
+    seen = f"anchored at {run[-1].get('time')} by run {run[-1].get('run_id')} in cluster {was}"
+    if held is not None:
+        told = (
+            f"Rows {first} to {last} ({seen}) are not in this chain, which has row {held} of that cluster and lies in cluster {now}: the audit "
+            "was restored into a new cluster outside of this tool; somebody has to say when and why."
+        )
+        result.add("restored_elsewhere", EXPLAIN, told, first, last)
+        return
+    told = (
+        f"Row {last} was {seen}, and no row that was anchored there is in this chain, which lies in cluster {now}: that is another server with a "
+        "database of this name, or a server without this history took its place; nothing says that it was restored, and somebody has to say which."
+    )
+    result.add("another_server", EXPLAIN, told, 1, last)
 
 
 @dataclass
@@ -406,7 +460,11 @@ def check_kept(kept: Kept, anchors: Sequence[Mapping[str, Any]], result: Result,
     if not gone:
         return
     # A branch may have had rows behind its last anchor, where its last run was killed.
-    ended = [one.first for one in result.findings if one.code in ("restored", "restored_elsewhere") and one.first]
+    ended = [
+        one.first
+        for one in result.findings
+        if one.code in ("restored", "restored_elsewhere", "another_server") and one.first
+    ]
     gravity = EXPLAIN if ended and gone[0] >= min(ended) else TAMPERED
     told = f"{len(gone)} rows from {gone[0]} to {gone[-1]} were copied to the ops host and are not in this chain, and no anchor tells of them."
     result.add("kept", gravity, told, gone[0], gone[-1])
