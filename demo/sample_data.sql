@@ -21,7 +21,7 @@ CREATE FUNCTION pg_temp.roll(sides bigint, n bigint, salt bigint) RETURNS intege
 $$ SELECT ((hashint8extended(n, salt) & 1073741823) % sides)::integer $$;
 
 CREATE FUNCTION pg_temp.id(kind text, n bigint) RETURNS uuid LANGUAGE sql IMMUTABLE AS
-$$ SELECT (lpad(to_hex(n), 12, '0') || right(md5(kind || n::text), 20))::uuid $$;
+$$ SELECT (lpad(to_hex(n), 12, '0') || right(encode(sha256((kind || n::text)::bytea), 'hex'), 20))::uuid $$;
 
 -- A student brings 17.125 rows: the student, a guardian, two emergency contacts, four health records, two appointments, half
 -- a medication with twelve doses, and now and then an allergy, an incident or a chronic condition.
@@ -67,7 +67,7 @@ INSERT INTO users (id, email, password, "firstName", "lastName", role, "schoolId
                    "createdAt", "updatedAt")
 SELECT pg_temp.id(lower(kind), n),
        lower(kind) || n || '@staff.example.org',
-       '!' || md5(kind || n),
+       '!' || encode(sha256((kind || n)::bytea), 'hex'),
        pg_temp.pick('{Adela,Bram,Corin,Dara,Eland,Fenna,Garin,Hesper,Ilsa,Joren}', n, 10 + ordinal),
        pg_temp.pick('{Ashgrove,Bellweather,Coldwater,Driftwell,Emberly,Foxglen,Goldmere,Hollowell}', n, 20 + ordinal),
        kind::"UserRole",

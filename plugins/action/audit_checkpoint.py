@@ -52,15 +52,17 @@ class ActionModule(PgopsAction):
         # The 29th of February has no like in most years.
         self._before = today.replace(year=today.year - years, day=min(today.day, 28)).isoformat(timespec="seconds")
         environment, host = str(self.run_fact(task_vars).get("environment") or ""), str(task_vars["inventory_hostname"])
-        self._archives, self._anchors = {}, {}
+        self._whose = {"environment": environment, "host": host}
+        self._archives, self._outside = {}, {}
         for database in map(str, self.pgops(task_vars, "databases") or []):
             folder = audit_anchor.Place.of(above, environment, host, database).folder
             self._archives[database] = folder / f"until-{today:%Y%m%dT%H%M%SZ}.jsonl"
             place = audit_anchor.Place.of(self.pgops(task_vars, "state_directory"), environment, host, database)
-            self._anchors[database] = place.anchors
+            self._outside[database] = place
             if not self._task.check_mode:
                 make_private_folder(folder)
-        return {"before": self._before, "archives": {name: str(path) for name, path in self._archives.items()}}
+        archives = {name: str(path) for name, path in self._archives.items()}
+        return {"before": self._before, "archives": archives, "place": self._whose}
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Check what was archived, sign it, and let it take the place of the rows."""
@@ -90,21 +92,24 @@ class ActionModule(PgopsAction):
         return done
 
     def _signed(self, database: str, found: Mapping[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
-        path, anchors = self._archives[database], self._anchors[database]
+        path, outside = self._archives[database], self._outside[database]
         os.chmod(path, 0o600)
+        anchors, kept = (str(file) if file.exists() else None for file in (outside.anchors, outside.rows))
         try:
-            checked = audit_verifier.verify(str(path), None, str(anchors) if anchors.exists() else None, archive=True)
+            checked = audit_verifier.verify(str(path), None, anchors, kept, archive=True)
         except audit_verifier.CannotLook as fault:
             raise AnsibleActionFail(f"Nothing was cut: {fault}") from None
         wrong = [finding for finding in checked.findings if finding.gravity != audit_verifier.NOTE]
-        # Rows of before the first anchor are seen by their own hashes alone.
-        wrong = [finding for finding in wrong if finding.code not in ("no_anchor", "archived")]
+        # Rows of before the first anchor are seen by their own hashes alone; a host may have another name since the last checkpoint.
+        wrong = [finding for finding in wrong if finding.code not in ("no_anchor", "archived", "checkpoint_place")]
         if wrong or checked.last != found["seq"] or checked.head != found["hash"]:
             why = wrong[0].sentence if wrong else "the archive is not the audit's beginning."
             raise AnsibleActionFail(f"Nothing was cut from the audit of {database}: {why}")
         document = {
-            "format": 1,
+            "format": 2,
+            **self._whose,
             "database": database,
+            "system_identifier": found["system_identifier"],
             "at": now(),
             "by": self.run_fact(task_vars).get("who"),
             "seq": found["seq"],
@@ -112,6 +117,8 @@ class ActionModule(PgopsAction):
             "rows": found["rows"],
             "archive": str(path),
             "archive_sha256": found["archive_sha256"],
+            # Each line names the one before: with this one all are signed that the archive was held against.
+            "anchored": audit_anchor.last_until(outside, int(found["seq"])),
         }
         try:
             signature = audit_anchor.sign(

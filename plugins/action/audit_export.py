@@ -56,7 +56,7 @@ class ActionModule(PgopsAction):
         self._written = folders
         if not self._task.check_mode:
             self._keep_outside(task_vars)
-        return {"folders": folders}
+        return {"folders": folders, "place": {"environment": environment, "host": host}}
 
     def _keep_outside(self, task_vars: dict[str, Any]) -> None:
         """The rows' copy, the anchors and only then the chain: a run that ends meanwhile would look like a tail that was cut."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
@@ -77,7 +77,7 @@ class ActionModule(PgopsAction):
         entries: dict[str, Any] = {}
         kept: dict[str, Any] = {}
         # What the database is held against; another run may anchor meanwhile. Its rows lie there before its anchor.
-        self._seen: dict[str, tuple[dict[str, Any] | None, bool]] = {}
+        self._seen: dict[str, tuple[list[dict[str, Any]], bool]] = {}
         for database in map(str, self.pgops(task_vars, "databases") or []):
             place = self._place(database)
             entries[database] = audit_run.entry(self._report, self._host, database, self._settings)
@@ -86,7 +86,7 @@ class ActionModule(PgopsAction):
             except OSError as fault:
                 raise AnsibleActionFail(f"The anchors cannot be read: {fault.filename}: {fault.strerror}") from None
             kept[database] = {"heads": [{name: one[name] for name in ("seq", "hash")} for one in anchors], "to": to}
-            self._seen[database] = (anchors[0] if anchors else None, to is not None)
+            self._seen[database] = (anchors, to is not None)
         return {"entries": entries, "kept": kept}
 
     def connection_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
@@ -165,13 +165,14 @@ class ActionModule(PgopsAction):
 
     def _parted(self, database: str, found: Mapping[str, Any]) -> tuple[str | None, dict[str, Any] | None]:
         """:return: a sentence where rows are gone that nothing explains, and what the anchor keeps of it."""
-        last, copied = self._seen[database]
-        if last is None and copied:
-            return (
-                f"The anchors of {database} are gone from this ops host, and the copy of its rows is there: somebody took them away",
-                None,
-            )
-        if last is None or found["common"] == {"seq": last["seq"], "hash": last["hash"]}:
+        anchors, copied = self._seen[database]
+        if not anchors:
+            told = f"The anchors of {database} are gone from this ops host, and the copy of its rows is there: somebody took them away"
+            return told if copied else None, None
+        # A run on another server of this name may have anchored since: this cluster is held against what it was itself.
+        last = next((one for one in anchors if _same_cluster(one, found["cluster"])), anchors[0])
+        held = set(found.get("held") or [])
+        if last["hash"] in held:
             return None, None
         common = int((found["common"] or {}).get("seq") or 0)
         moved = [name for name in _CLUSTER if last.get(name) and found["cluster"].get(name) != last[name]]
@@ -189,14 +190,14 @@ class ActionModule(PgopsAction):
             f"The audit of {database} has not the row {last['seq']} that run {last.get('run_id')} anchored at {last.get('time')}, and "
             f"agrees with the anchors up to row {common}"
         )
-        if moved:
-            names = " and ".join(name.replace("_", " ") for name in moved)
-            display.warning(f"{told}: its {names} changed since, so it was restored outside of this tool")
-            return None, parted
-        return (
-            f"{told}: it was cut or rewritten, or a snapshot put its files back; no rollback of this ops host explains it",
-            parted,
-        )
+        if not moved:
+            return (
+                f"{told}: it was cut or rewritten, or a snapshot put its files back; no rollback of this ops host explains it",
+                parted,
+            )
+        known = any(one["hash"] in held and _same_cluster(one, last) for one in anchors)
+        display.warning(f"{told}: {_why_moved(last, found['cluster'], moved, known=known)}")
+        return None, parted
 
     def _place(self, database: str) -> audit_anchor.Place:
         return audit_anchor.Place.of(self._state, self._environment, self._host, database)
@@ -204,3 +205,22 @@ class ActionModule(PgopsAction):
     def _given(self, task_vars: dict[str, Any], name: str) -> Any:
         # The report belongs to every playbook, and the role whose variables these are to none of them.
         return self._templar.template(task_vars.get(f"audit_{name}") or "") or None
+
+
+def _same_cluster(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    names = one.get("system_identifier"), other.get("system_identifier")
+    return not all(names) or names[0] == names[1]
+
+
+def _why_moved(last: Mapping[str, Any], cluster: Mapping[str, Any], moved: Sequence[str], *, known: bool) -> str:
+    """:param known: whether the database has a row that was anchored in the cluster of before: only a restore brings it along."""
+    if "system_identifier" not in moved:
+        names = " and ".join(name.replace("_", " ") for name in moved)
+        return f"its {names} changed since, so it was restored outside of this tool"
+    now = f"it lies in cluster {cluster['system_identifier']}, and was anchored in cluster {last['system_identifier']}"
+    if known:
+        return f"{now}, of which it has rows: it was restored into a new cluster outside of this tool"
+    return (
+        f"{now}, of which it has no anchored row: this is another server with a database of this name, or a server without this history took "
+        "its place; nothing says that it was restored"
+    )

@@ -3,8 +3,10 @@
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
 """A signed checkpoint takes the place of the beginning of an audit, once that is archived and past its retention.
 
-The document of a checkpoint says which rows the archive holds, its sha256 and the hash of its last row. The chain then begins behind
-that row, and the verifier takes the beginning only where an allowed signer has signed the document.
+The document of a checkpoint says whose audit it is (environment, host, database, system identifier of the cluster), which rows the
+archive holds, its sha256, the hash of its last row, and the hash of the line of the last anchor before that, and so of all anchors before.
+The chain then begins behind that row, and the verifier takes the beginning only where an allowed signer has signed the document, and where
+what was kept outside of the database knows that row.
 """
 
 from __future__ import annotations
@@ -49,12 +51,15 @@ SELECT max(seq) AS seq, count(*) AS rows FROM pgops.audit
 """
 
 
-def archive(conn: Connection, before: str, path: str, *, check: bool = False) -> dict[str, Any] | None:
+def archive(
+    conn: Connection, before: str, path: str, place: Mapping[str, str] | None = None, *, check: bool = False
+) -> dict[str, Any] | None:
     """Write the rows that are past their retention into a file as an export has it; nothing is deleted.
 
     :param before: rows from before this moment, ISO 8601; the last row of the audit always stays.
+    :param place: ``environment`` and ``host`` as the inventory has them.
     :param check: only count them.
-    :return: ``seq`` and ``hash`` of the last of them, ``rows`` and ``sha256``; None where none is due.
+    :return: ``seq`` and ``hash`` of the last of them, ``rows``, ``archive_sha256`` and ``system_identifier``; None where none is due.
     :raises OSError: the file cannot be written.
     """
     if ledger.schema_version(conn) == 0:
@@ -66,16 +71,27 @@ def archive(conn: Connection, before: str, path: str, *, check: bool = False) ->
     if check:
         return {"seq": last, "rows": int(due["rows"])}
     backup_store.make_private_folder(os.path.dirname(path))
-    written = audit_export.write(conn, path, upto=last)
+    written = audit_export.write(conn, path, upto=last, place=place)
     row = fetch_one(conn, "SELECT hash FROM pgops.audit WHERE seq = %s", (last,)) or {}
-    return {"seq": last, "hash": str(row["hash"]), "rows": written["rows"], "archive_sha256": written["sha256"]}
+    return {
+        "seq": last,
+        "hash": str(row["hash"]),
+        "rows": written["rows"],
+        "archive_sha256": written["sha256"],
+        "system_identifier": _cluster(conn),
+    }
+
+
+def _cluster(conn: Connection) -> str:
+    return str((fetch_one(conn, audit_verifier.CLUSTER) or {})["system_identifier"])
 
 
 def cut(conn: Connection, document: Mapping[str, Any], run_id: str | None) -> dict[str, Any]:
     """Put a signed checkpoint in the place of what it has archived, in one transaction that refuses writers meanwhile.
 
     :param conn: of the audit's owner or a superuser.
-    :param document: with ``seq``, ``hash``, ``rows``, ``archive``, ``archive_sha256`` and ``signature``.
+    :param document: with ``environment``, ``host``, ``database``, ``system_identifier``, ``seq``, ``hash``, ``rows``, ``archive``,
+        ``archive_sha256``, ``anchored`` and ``signature``.
     :return: ``head`` of the audit and the number of ``rows`` that went.
     :raises PgopsError: the audit is not what was archived, or a right is missing; nothing was changed.
     """
@@ -97,6 +113,7 @@ def cut(conn: Connection, document: Mapping[str, Any], run_id: str | None) -> di
                 or found["hash"] != document["hash"]
                 or found["rows"] != document["rows"]
                 or found["last"] <= seq
+                or (document.get("database"), document.get("system_identifier")) != (name, _cluster(conn))
             ):
                 raise PgopsError(
                     f"The audit of {name} is not the one that was archived; nothing was changed.", database=name

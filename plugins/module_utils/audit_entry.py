@@ -62,13 +62,22 @@ def settle(conn: Connection, run_id: str, entry: Mapping[str, Any] | None, kept:
     :param entry: the detail of that row; None to add none.
     :return: ``there`` whether there is an audit; ``recorded``; ``lacking``, versions that the run says it has applied or reverted and
         of which the audit has no row; ``head``; ``common``, the newest anchor that the database still
-        has, None where it has none; ``rows`` that the ops host lacks; ``cluster``.
+        has, None where it has none; ``held``, the hashes of all anchored rows that it has; ``rows`` that the ops host lacks; ``cluster``.
     :raises PgopsError: the ledger is a newer tool's, or may not be read.
     """
     cluster = dict(fetch_one(conn, audit_verifier.CLUSTER) or {})
     if ledger.schema_version(conn) == 0:
-        return {"there": False, "recorded": False, "head": None, "common": None, "rows": [], "cluster": cluster}
-    common = _common(conn, kept.heads)
+        return {
+            "there": False,
+            "recorded": False,
+            "head": None,
+            "common": None,
+            "held": [],
+            "rows": [],
+            "cluster": cluster,
+        }
+    held = [head for head in kept.heads if _has(conn, head)]
+    common: dict[str, Any] | None = {"seq": int(held[0]["seq"]), "hash": str(held[0]["hash"])} if held else None
     recorded = entry is not None and _wrote(conn, run_id)
     if recorded and entry is not None:
         ledger.append_audit(conn, RUN_ENDED, run_id=run_id, detail=with_phi(conn, entry))
@@ -80,6 +89,7 @@ def settle(conn: Connection, run_id: str, entry: Mapping[str, Any] | None, kept:
         "lacking": lacking,
         "head": ledger.audit_head(conn),
         "common": common,
+        "held": [str(head["hash"]) for head in held],
         "rows": fetch_all(conn, _AFTER, (int(copied["seq"]) if copied else 0, COPIED_AT_MOST)),
         "cluster": cluster,
         "server_version": str((fetch_one(conn, "SHOW server_version") or {}).get("server_version")),
@@ -126,13 +136,6 @@ def _access(conn: Connection, tables: list[str]) -> dict[str, Any]:
 def _wrote(conn: Connection, run_id: str) -> bool:
     query = "SELECT EXISTS (SELECT FROM pgops.run WHERE id = %(run)s) OR EXISTS (SELECT FROM pgops.audit WHERE run_id = %(run)s) AS yes"
     return bool((fetch_one(conn, query, {"run": run_id}) or {}).get("yes"))
-
-
-def _common(conn: Connection, heads: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    for head in heads:
-        if _has(conn, head):
-            return {"seq": int(head["seq"]), "hash": str(head["hash"])}
-    return None
 
 
 def _has(conn: Connection, row: Mapping[str, Any]) -> bool:

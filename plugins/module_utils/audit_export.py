@@ -35,10 +35,13 @@ def head(conn: Connection) -> dict[str, Any]:
             ) from None
 
 
-def write(conn: Connection, path: str, upto: int | None = None) -> dict[str, Any]:
+def write(
+    conn: Connection, path: str, upto: int | None = None, place: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Write the chain in one snapshot: 0600, ``.partial``, fsync, rename.
 
     :param upto: the last row; all of them where it is not given.
+    :param place: ``environment`` and ``host`` as the inventory has them, which the database does not know.
     :return: ``path``, ``rows``, ``first`` and ``last`` number, ``sha256``.
     :raises PgopsError: there is no audit. :raises OSError: the file cannot be written.
     """
@@ -47,7 +50,7 @@ def write(conn: Connection, path: str, upto: int | None = None) -> dict[str, Any
     numbers: list[int] = []
     execute(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     try:
-        told = {"format": 1, "kind": "pgops.audit", "exported_at": _now(), **head(conn), "upto": upto}
+        told = {"format": 1, "kind": "pgops.audit", "exported_at": _now(), **(place or {}), **head(conn), "upto": upto}
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             written = _Hashed(file)

@@ -171,8 +171,9 @@ def signed_text(document: Mapping[str, Any]) -> str:
     return _CANONICAL({name: value for name, value in document.items() if name != "signature"}) + "\n"
 
 
-def check_anchor_lines(text: str, name: str, result: Result) -> list[dict[str, Any]]:
-    """:return: the anchors of a file, oldest first; each names the hash of the line before, so that none goes unseen."""
+def check_anchor_lines(text: str, name: str, result: Result, digests: list[str] | None = None) -> list[dict[str, Any]]:
+    """:param digests: gets the hash of each anchor's line.
+    :return: the anchors of a file, oldest first; each names the hash of the line before, so that none goes unseen."""
     anchors: list[dict[str, Any]] = []
     previous, torn = GENESIS, False
     for number, line in enumerate(text.split("\n"), 1):
@@ -191,6 +192,8 @@ def check_anchor_lines(text: str, name: str, result: Result) -> list[dict[str, A
             result.add("anchor_chain", TAMPERED, told)
         previous, torn = line_hash(line), False
         anchors.append(anchor)
+        if digests is not None:
+            digests.append(previous)
     if torn:
         told = f"The last line of {name} is cut off: a run was ended while it wrote it, or somebody cut it; the next run would have added one."
         result.add("anchors_cut", EXPLAIN, told)
@@ -249,6 +252,7 @@ def check_anchors(
     cluster: Mapping[str, Any],
     kept: Kept | None,
     start: tuple[int, str],
+    seen: Sequence[Mapping[str, Any]],
 ) -> None:
     """Hold the chain against what it was seen to be: only this shows a cut tail, a TRUNCATE and a full rewrite.
 
@@ -256,7 +260,9 @@ def check_anchors(
     :param cluster: ``system_identifier``, ``timeline`` and ``database_oid`` of what was read, as far as they are known.
     :param kept: the copy of the rows, without those that the chain has; None where none was given.
     :param start: number and hash of the row before the first one.
+    :param seen: anchors that lay before it for whom signed the checkpoint; what was anchored later is of a branch that he has not seen.
     """
+    archived = {id(anchor) for anchor in seen}
     heads = [anchor for anchor in anchors if anchor.get("seq")]
     result.anchors = len(heads)
     if not heads:
@@ -265,38 +271,75 @@ def check_anchors(
         return
     run: list[Mapping[str, Any]] = []
     good: Mapping[str, Any] | None = None
-    for anchor in [*heads, None]:
-        seq = int(anchor["seq"]) if anchor else 0
-        archived = seq < start[0] or (seq == start[0] and anchor is not None and anchor["hash"] == start[1])
-        if anchor is not None and not archived and known.get(seq) != anchor["hash"]:
+    held: dict[Any, int] = {}  # by cluster the newest row that was anchored there and is in this chain
+    failed: list[tuple[list[Mapping[str, Any]], Mapping[str, Any] | None, int]] = []
+    there: list[tuple[Mapping[str, Any], bool]] = []
+    for number, anchor in enumerate(heads):
+        seq = int(anchor["seq"])
+        before = (seq < start[0] and id(anchor) in archived) or (seq == start[0] and anchor["hash"] == start[1])
+        there.append((anchor, before or known.get(seq) == anchor["hash"]))
+        if there[-1][1]:
+            run, good = [], anchor
+            held[anchor.get("system_identifier")] = seq
+        elif run and _same_cluster(anchor, run[-1]):
             run.append(anchor)
-            continue
-        if run:
-            _branch(run, good, anchor, result, cluster, kept)
-            run = []
-        good = anchor
+            failed[-1] = (run, failed[-1][1], number)
+        else:
+            run = [anchor]
+            failed.append((run, good, number))
+    for run, good, last in failed:
+        _branch(run, good, _Seen(there[last + 1 :], cluster, held.get(run[-1].get("system_identifier"))), result, kept)
+
+
+def _same_cluster(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """:return: whether nothing says that they are of two clusters."""
+    names = one.get("system_identifier"), other.get("system_identifier")
+    return not all(names) or names[0] == names[1]
+
+
+@dataclass
+class _Seen:
+    """What is known beside anchors that the chain does not have.
+
+    :ivar later: the anchors behind them, each with whether the chain has it. :ivar cluster: of what is verified.
+    :ivar held: a row anchored in their cluster that the chain has.
+    """
+
+    later: Sequence[tuple[Mapping[str, Any], bool]]
+    cluster: Mapping[str, Any]
+    held: int | None
+
+    def after(self, last: Mapping[str, Any]) -> Mapping[str, Any]:
+        """:return: what their cluster was seen as next, where this chain went on in it; else what came in its place.
+
+        A run on another server that comes between is no reason to take a cut for a restore.
+        """
+        here = _same_cluster(last, self.cluster)
+        again = (one for one, held in self.later if _same_cluster(one, last) and (held or here))
+        found = next(again, None)
+        if found is None and not here:
+            found = next((one for one, _held in self.later if not _same_cluster(one, last)), None)
+        return self.cluster if found is None else found
 
 
 def _branch(
     run: Sequence[Mapping[str, Any]],
     good: Mapping[str, Any] | None,
-    after: Mapping[str, Any] | None,
+    seen_beside: _Seen,
     result: Result,
-    cluster: Mapping[str, Any],
     kept: Kept | None,
 ) -> None:
     """Anchors one after the other of which the chain knows nothing: something was cut or rewritten, or a restore went back."""
     first = int(good["seq"]) + 1 if good else 1
     last = max(int(anchor["seq"]) for anchor in run)
     seen = f"anchored at {run[-1].get('time')} by run {run[-1].get('run_id')}"
-    parted = dict((after or {}).get("parted") or {})
+    after, cluster = seen_beside.after(run[-1]), seen_beside.cluster
+    parted = dict(after.get("parted") or {})
     common = int(parted.get("common") or 0)
-    now = {
-        name: (after or {}).get(name) or cluster.get(name) for name in ("system_identifier", "timeline", "database_oid")
-    }
+    now = {name: after.get(name) or cluster.get(name) for name in ("system_identifier", "timeline", "database_oid")}
     moved = [name.replace("_", " ") for name in now if now[name] and run[-1].get(name) and now[name] != run[-1][name]]
     if parted.get("explained") and common < int(run[0]["seq"]):
-        by = f"{parted['explained']} (run {parted.get('by') or (after or {}).get('run_id')})"
+        by = f"{parted['explained']} (run {parted.get('by') or after.get('run_id')})"
         told = f"Rows {common + 1} to {last} ({seen}) belong to a branch that ended when {by} took the database back to row {common}"
         if not moved and any(now.values()):
             told = (
@@ -312,14 +355,13 @@ def _branch(
             )
             result.add("restored", EXPLAIN, f"{told}; {more}.", common + 1, last)
         return
-    if moved:
-        changes = " and ".join(moved)
+    if "system identifier" in moved:
+        _other_cluster(run, first, last, seen_beside, now["system_identifier"], result)
+    elif moved:
         told = (
-            f"Rows {first} to {last} ({seen}) are not in this chain, and the {changes} of the database changed since: it was "
+            f"Rows {first} to {last} ({seen}) are not in this chain, and the {' and '.join(moved)} of the database changed since: it was "
             "restored or promoted outside of this tool; somebody has to say when and why."
         )
-        if good is None and "system identifier" in moved:
-            told += " Or these are the anchors of another server: none of those before holds either."
         result.add("restored_elsewhere", EXPLAIN, told, first, last)
     elif result.last is None:
         result.add(
@@ -332,6 +374,26 @@ def _branch(
     else:
         told = f"Row {run[0]['seq']} is not the one that was {seen}: the rows from {first} on were rewritten."
         result.add("rewritten", TAMPERED, told, first, result.last)
+
+
+def _other_cluster(
+    run: Sequence[Mapping[str, Any]], first: int, last: int, seen_beside: _Seen, now: Any, result: Result
+) -> None:
+    """initdb alone makes a system identifier: a restore into a new cluster brings the rows along, another server has its own."""
+    was, held = run[-1]["system_identifier"], seen_beside.held
+    seen = f"anchored at {run[-1].get('time')} by run {run[-1].get('run_id')} in cluster {was}"
+    if held is not None:
+        told = (
+            f"Rows {first} to {last} ({seen}) are not in this chain, which has row {held} of that cluster and lies in cluster {now}: the audit "
+            "was restored into a new cluster outside of this tool; somebody has to say when and why."
+        )
+        result.add("restored_elsewhere", EXPLAIN, told, first, last)
+        return
+    told = (
+        f"Row {last} was {seen}, and no row that was anchored there is in this chain, which lies in cluster {now}: that is another server with a "
+        "database of this name, or a server without this history took its place; nothing says that it was restored, and somebody has to say which."
+    )
+    result.add("another_server", EXPLAIN, told, 1, last)
 
 
 @dataclass
@@ -398,7 +460,11 @@ def check_kept(kept: Kept, anchors: Sequence[Mapping[str, Any]], result: Result,
     if not gone:
         return
     # A branch may have had rows behind its last anchor, where its last run was killed.
-    ended = [one.first for one in result.findings if one.code in ("restored", "restored_elsewhere") and one.first]
+    ended = [
+        one.first
+        for one in result.findings
+        if one.code in ("restored", "restored_elsewhere", "another_server") and one.first
+    ]
     gravity = EXPLAIN if ended and gone[0] >= min(ended) else TAMPERED
     told = f"{len(gone)} rows from {gone[0]} to {gone[-1]} were copied to the ops host and are not in this chain, and no anchor tells of them."
     result.add("kept", gravity, told, gone[0], gone[-1])
@@ -407,25 +473,105 @@ def check_kept(kept: Kept, anchors: Sequence[Mapping[str, Any]], result: Result,
 # -- a checkpoint, which stands for an archived beginning -----------------------------------------------------------------
 
 
-def check_checkpoint(checkpoint: Mapping[str, Any] | None, signers: str | None, result: Result) -> tuple[int, str]:
-    """:return: number and hash of the last archived row, or of the row before the first one."""
+@dataclass
+class Outside:
+    """What was kept outside of the database.
+
+    :ivar anchors: oldest first. :ivar digests: the hash of each one's line. :ivar kept: the copy of the rows, None where none was given.
+    """
+
+    anchors: list[dict[str, Any]] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    kept: Kept | None = None
+
+    def values(self, head: Mapping[str, Any], *names: str) -> set[tuple[Any, ...]]:
+        """:return: what the anchors and the head of what is verified say of these, where they say all of them."""
+        found = {tuple(one.get(name) for name in names) for one in (*self.anchors, head)}
+        return {values for values in found if all(values)}
+
+
+def check_checkpoint(
+    head: Mapping[str, Any], outside: Outside, signers: str | None, result: Result
+) -> tuple[tuple[int, str], Sequence[Mapping[str, Any]]]:
+    """Who signed it, whether it is this audit's, and whether anything outside of the database knows the row that it ends at.
+
+    A superuser of the database can put any document there that somebody has once signed: another server's, that of a branch
+    which a restore has ended, that of a database that had this name before.
+
+    :param head: of what is verified.
+    :return: number and hash of the last archived row, or of the row before the first one; and the anchors that the signer has seen before
+        that row.
+    """
+    checkpoint = head.get("checkpoint")
     if not checkpoint:
-        return 0, GENESIS
-    seq = int(checkpoint["seq"])
-    if checkpoint.get("database") != result.database:
-        told = f"The checkpoint at row {seq} is of database {checkpoint.get('database')}: this one was renamed, or it is another one's."
-        result.add("checkpoint", EXPLAIN, told, 1, seq)
+        return (0, GENESIS), []
+    seq, digest = int(checkpoint["seq"]), str(checkpoint["hash"])
     told = f"Rows 1 to {seq} are in the archive {checkpoint.get('archive')} (sha256 {checkpoint.get('archive_sha256')})"
     who = check_signature(checkpoint, signers, CHECKPOINT_NAMESPACE) if signers else None
     if who:
         result.add("archived", NOTE, f"{told}; signed by {who} at {checkpoint.get('at')}.", 1, seq)
-    elif signers:
-        result.add(
-            "checkpoint", TAMPERED, f"{told}, and no allowed signer has signed that: a beginning was cut off.", 1, seq
-        )
+    elif signers or not checkpoint.get("signature"):
+        by = "no allowed signer" if signers else "nobody"
+        result.add("checkpoint", TAMPERED, f"{told}, and {by} has signed that: a beginning was cut off.", 1, seq)
     else:
         result.add("archived", EXPLAIN, f"{told}; give --allowed-signers FILE to check who signed that.", 1, seq)
-    return seq, str(checkpoint["hash"])
+    _check_whose(checkpoint, head, outside, result)
+    return (seq, digest), _check_known(checkpoint, outside, result)
+
+
+def _check_whose(checkpoint: Mapping[str, Any], head: Mapping[str, Any], outside: Outside, result: Result) -> None:
+    """The cluster is what nobody types: where the anchors know it, another name is a new name, and not another audit."""
+    seq = int(checkpoint["seq"])
+    cluster, database = checkpoint.get("system_identifier"), checkpoint.get("database")
+    place = (checkpoint.get("environment"), checkpoint.get("host"))
+    clusters = outside.values(head, "system_identifier")
+    places = outside.values(head, "environment", "host")
+    named = f"database {database} of {place[1]} in {place[0]}, cluster {cluster}"
+    if not cluster:
+        told = (
+            f"The checkpoint at row {seq} names database {database} and no cluster, as an earlier version of this tool made them: it may be "
+            "that of another server; compare its archive with the copy of the rows."
+        )
+        result.add("checkpoint_place", EXPLAIN, told, 1, seq)
+    elif clusters and (cluster,) not in clusters:
+        told = f"The checkpoint at row {seq} is that of {named}, and this audit was never seen in that cluster"
+        # A restore into a new cluster brings the checkpoint along; only anchors of before it could show that.
+        reaches = [one for one in outside.anchors if one.get("seq") and int(one["seq"]) <= seq]
+        if database == result.database and (not places or place in places) and not reaches:
+            told += ": it was restored into a new cluster before its first anchor, or it stands for another audit; somebody has to say which."
+            result.add("checkpoint_unknown", EXPLAIN, told, 1, seq)
+        else:
+            told += ": it stands for nothing of this audit, whose beginning was cut off, or whose database was made from that one's backup."
+            result.add("checkpoint", TAMPERED, told, 1, seq)
+    elif database != result.database or (places and place not in places):
+        told = f"The checkpoint at row {seq} is that of {named}: database or host were renamed since, or it is another one's."
+        result.add("checkpoint_place", EXPLAIN, told, 1, seq)
+    elif clusters and cluster != (head.get("system_identifier") or cluster):
+        told = f"The checkpoint at row {seq} was signed in cluster {cluster}, which the anchors know; the audit was restored into another one since."
+        result.add("checkpoint_place", NOTE, told, 1, seq)
+
+
+def _check_known(checkpoint: Mapping[str, Any], outside: Outside, result: Result) -> Sequence[Mapping[str, Any]]:
+    """:return: the anchors that the signer has seen before the last archived row."""
+    seq, digest = int(checkpoint["seq"]), str(checkpoint["hash"])
+    older, kept = "anchored" not in checkpoint, outside.kept
+    line = checkpoint.get("anchored")
+    covered = outside.digests.index(line) + 1 if line in outside.digests else 0
+    seen = outside.anchors if older else outside.anchors[:covered]
+    reached = [one for one in outside.anchors if one.get("seq") and int(one["seq"]) <= seq]
+    if covered or any(int(one["seq"]) == seq and one["hash"] == digest for one in reached):
+        return seen
+    if kept.has({"seq": seq, "hash": digest}) if kept else older:
+        return seen
+    ends = f"The checkpoint ends at row {seq} with the hash {digest}"
+    if reached or (kept is not None and kept.rows and min(kept.rows) <= seq <= kept.last):
+        told = f"{ends}, which neither the anchors nor the copied rows know, though they reach back to before it: it is not this audit's."
+        result.add("checkpoint", TAMPERED, told, 1, seq)
+    elif outside.anchors:
+        more = "" if kept else " Give --rows FILE, the copy of the rows, if there is one."
+        told = f"{ends}; what was kept outside begins behind that and cannot confirm it.{more}"
+        result.add("checkpoint_unknown", EXPLAIN, told, 1, seq)
+    return seen
 
 
 # -- where the rows come from -----------------------------------------------------------------------------------------------
@@ -661,20 +807,24 @@ def verify(
 def _verified(
     export: str | None, dsn: str | None, anchors: str | None, rows: str | None, signers: str | None, archive: bool
 ) -> Result:
-    result = Result()
-    lines_of: list[dict[str, Any]] = []
+    result, outside = Result(), Outside()
     if anchors:
         with _open(anchors) as file:
-            lines_of = check_anchor_lines(file.read(), os.path.basename(anchors), result)
+            text = file.read()
+        outside.anchors = check_anchor_lines(text, os.path.basename(anchors), result, outside.digests)
     if signers and not os.access(signers, os.R_OK):
         raise CannotLook(f"{signers} cannot be read")
-    kept = read_kept(rows) if rows else None
+    kept = outside.kept = read_kept(rows) if rows else None
+    lines_of = outside.anchors
     with from_export(str(export), result) if export else from_database(str(dsn)) as (head, found):
         result.database = head.get("database")
-        start = check_checkpoint(head.get("checkpoint"), signers, result)
+        start, seen = check_checkpoint(head, outside, signers, result)
         wanted = {int(anchor["seq"]) for anchor in lines_of if anchor.get("seq")}
         known = check_rows(found, result, start, wanted, kept)
         upto = head.get("upto")
+    if start[0] and result.last is None:
+        told = f"No row stands behind the checkpoint at row {start[0]}, which leaves the last row and adds its own: the audit was emptied."
+        result.add("emptied", TAMPERED, told, 1, start[0])
     _refuse_other(lines_of, known, result)
     if head.get("protection"):
         check_protection(head["protection"], result)
@@ -686,7 +836,7 @@ def _verified(
         told = f"This is an archive: it says that it ends at row {upto}, and what was anchored behind that was not looked for."
         result.add("archive", NOTE if archive else EXPLAIN, told)
         lines_of = [anchor for anchor in lines_of if int(anchor.get("seq") or 0) <= int(upto)]
-    check_anchors(lines_of, known, result, head, kept, start)
+    check_anchors(lines_of, known, result, head, kept, start, seen)
     if kept:
         check_kept(kept, [] if upto else lines_of, result, (start[0], int(upto) if upto else None))
     return result

@@ -40,7 +40,7 @@ SELECT count(DISTINCT h) FROM (SELECT hashtextextended(g::text, 0) AS h FROM gen
 # 16 MB, twice what temp_buffers is by default: most of it goes through the file system.
 _WRITE = """
 CREATE TEMPORARY TABLE pgops_probe ON COMMIT DROP AS
-SELECT g AS n, repeat(md5(g::text), 30) AS filler FROM generate_series(1, 16000) AS g
+SELECT g AS n, repeat(encode(sha256(int4send(g)), 'hex'), 15) AS filler FROM generate_series(1, 16000) AS g
 """
 _READ = "SELECT count(*), max(length(filler)) FROM pgops_probe"
 _COMMIT = "SELECT pg_catalog.pg_logical_emit_message(true, 'pgops', 'probe')"

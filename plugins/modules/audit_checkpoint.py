@@ -10,8 +10,8 @@ version_added: 0.2.0
 description:
   - Rows that are older than O(retention_years) go into an archive, a file on the ops host that C(audit_verifier.py) checks like any
     export. The archive is checked against the anchors first; what does not hold is never cut.
-  - A document that names the archive, its sha256 and the hash of its last row is signed with O(key), and takes the place of the rows in
-    one transaction. The last row of an audit always stays.
+  - A document that names the environment, the host, the database, the system identifier of the cluster, the archive, its sha256, the hash
+    of its last row and the last anchor before it is signed with O(key), and takes the place of the rows in one transaction. The last row of an audit always stays.
   - Works as O(restore_user), which has to own the audit or be a superuser.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
@@ -31,6 +31,10 @@ options:
     type: str
   archives:
     description: The file of each database. The action plugin fills it in.
+    type: dict
+    default: {}
+  place:
+    description: Environment and host as the inventory has them. The action plugin fills it in.
     type: dict
     default: {}
   documents:
@@ -83,6 +87,7 @@ def main() -> None:
             "key": {"type": "str", "no_log": False},
             "before": {"type": "str"},
             "archives": {"type": "dict", "default": {}},
+            "place": {"type": "dict", "default": {}},
             "documents": {"type": "dict", "default": {}},
         }
     )
@@ -104,7 +109,7 @@ def main() -> None:
                 else:
                     databases[name] = (
                         audit_checkpoint.archive(
-                            conn, given["before"], given["archives"][name], check=module.check_mode
+                            conn, given["before"], given["archives"][name], given["place"], check=module.check_mode
                         )
                         or {}
                     )

@@ -23,6 +23,10 @@ options:
     description: The folder of each database. The action plugin fills it in.
     type: dict
     default: {}
+  place:
+    description: Environment and host as the inventory has them. The action plugin fills it in.
+    type: dict
+    default: {}
   since:
     description: The first day of the period, C(YYYY-MM-DD); the audit's beginning where it is not given.
     type: str
@@ -76,6 +80,7 @@ def main() -> None:
         {
             "directory": {"type": "path"},
             "folders": {"type": "dict", "default": {}},
+            "place": {"type": "dict", "default": {}},
             "since": {"type": "str"},
             "until": {"type": "str"},
         }
@@ -98,7 +103,8 @@ def main() -> None:
                     databases[name] = {"folder": folder, "database": audit_export.head(conn)["database"]}
                     continue
                 backup_store.make_private_folder(folder)
-                databases[name] = {"folder": folder, **audit_export.write(conn, os.path.join(folder, "audit.jsonl"))}
+                written = audit_export.write(conn, os.path.join(folder, "audit.jsonl"), place=module.params["place"])
+                databases[name] = {"folder": folder, **written}
         return {"changed": not module.check_mode, "databases": databases}
 
     pgops_module.run(module, work)

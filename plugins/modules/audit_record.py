@@ -52,6 +52,10 @@ databases:
     common:
       description: The newest anchor that the database still has.
       type: dict
+    held:
+      description: The hashes of all anchored rows that the database still has.
+      type: list
+      elements: str
     rows:
       description: Rows that the ops host does not have yet.
       type: list

@@ -111,7 +111,7 @@ options:
   masking:
     description:
       - What is masked in the copy before anything else happens to it, for a scratch server that is less trusted - table -> column -> V(text),
-        V(moment) or V(empty), or table -> V(empty). The action plugin reads it from C(masking.yml) of the tree that C(pgops_sql) names.
+        V(moment), V(empty) or V(keep), or table -> V(empty). The action plugin reads it from C(masking.yml) of the tree that C(pgops_sql) names.
     type: dict
     default: {}
   engine:

@@ -69,6 +69,19 @@ def heads(place: Place) -> list[dict[str, Any]]:
     return found
 
 
+def last_until(place: Place, seq: int) -> str | None:
+    """:return: the hash of the newest line of an anchor of this row or of one before it, None where there is none."""
+    try:
+        lines = place.anchors.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        return None
+    for line in reversed(lines):
+        anchor = _parsed(line)
+        if anchor and anchor.get("seq") and int(anchor["seq"]) <= seq:
+            return audit_verifier.line_hash(line)
+    return None
+
+
 def kept_to(place: Place) -> dict[str, Any] | None:
     """:return: ``seq`` and ``hash`` of the row that was copied last."""
     for line in reversed(_last_lines(place.rows)):

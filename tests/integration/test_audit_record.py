@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail
+from ansible_collections.whitecross.pgops.plugins.action import audit_record
 from ansible_collections.whitecross.pgops.plugins.action.audit_record import ActionModule
-from ansible_collections.whitecross.pgops.plugins.module_utils import audit_entry, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils import audit_entry, audit_verifier, ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import audit_anchor
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
@@ -311,6 +312,60 @@ def test_an_older_copy_of_the_whole_cluster_is_told_for_what_it_is(
     assert (found.rc, found.codes) == (rc, codes), found.told
     # Whatever it was, the rows of the other branch are there.
     assert staging(target, tmp_path).rows.read_text(encoding="utf-8").count('"event":"lost"') == 3
+
+
+def test_another_server_with_a_database_of_this_name_is_no_restore_and_hides_no_cut(
+    own_server: Any, server: Any, target: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name of the host leads to it for one run, or for every second one."""
+    told: list[str] = []
+    monkeypatch.setattr(audit_record.display, "warning", told.append)
+    append(target, "tested", 3)
+    assert not end_run(target, tmp_path, 1).get("failed")
+    own_server.create_database(target.database, OWNER)
+    other = target_of(own_server, target.database)
+    append(other, "elsewhere", 5)
+    assert not end_run(other, tmp_path, 2).get("failed")
+    (warning,) = told
+    assert "this is another server with a database of this name" in warning
+    assert "was restored outside" not in warning
+    assert not end_run(target, tmp_path, 3).get("failed")
+    assert not end_run(other, tmp_path, 4).get("failed")
+    assert len(told) == 1
+    assert verified(target, tmp_path).codes == {"another_server"}
+    go_back(server, target.database, 1)
+    cut = end_run(target, tmp_path, 5)
+    assert (cut.get("failed"), "it was cut or rewritten" in cut.get("msg", "")) == (True, True), (cut, told)
+    found = verified(target, tmp_path)
+    assert (found.rc, "tail_cut" in found.codes) == (1, True), found.told
+
+
+def test_a_restore_into_a_new_cluster_is_told_by_the_rows_that_it_brought(
+    own_server: Any, target: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(audit_record.display, "warning", told.append)
+    append(target, "tested", 2)
+    assert not end_run(target, tmp_path, 1).get("failed")
+    own_server.create_database(target.database, OWNER)
+    other = target_of(own_server, target.database)
+    with (
+        closing(connect(target, application_name="test")) as conn,
+        closing(connect(other, application_name="test")) as there,
+    ):
+        ledger.ensure(there)
+        values = [tuple(row[name] for name in audit_verifier.COLUMNS) for row in ledger.audit_rows(conn)]
+        for row in values:
+            with there.cursor() as cursor:
+                cursor.execute("INSERT INTO pgops.audit VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)", row)
+    append(target, "lost", 2)
+    assert not end_run(target, tmp_path, 2).get("failed")
+    append(other, "after")
+    assert not end_run(other, tmp_path, 3).get("failed")
+    (warning,) = told
+    assert "of which it has rows: it was restored into a new cluster outside of this tool" in warning
+    found = verified(other, tmp_path)
+    assert (found.rc, found.codes) == (3, {"restored_elsewhere"}), found.told
 
 
 def verified(target: Any, state: Path) -> Checked:

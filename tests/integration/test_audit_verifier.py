@@ -297,7 +297,34 @@ def test_the_anchors_of_another_server_are_suspected(audited: Audited) -> None:
     here = {"system_identifier": "1", "timeline": 1, "database_oid": 1, "database": audited.conn.info.dbname}
     audit_anchor.append(other, {"seq": 4, "hash": "f" * 64, "time": "x", **here}, [])
     found = verifier(audited.folder, "--export", str(audited.export()), "--anchors", str(other.anchors))
-    assert (found.rc, "Or these are the anchors of another server" in found.told) == (3, True), found.told
+    assert (found.rc, found.codes) == (3, {"another_server"}), found.told
+    assert "no row that was anchored there is in this chain" in found.told
+    assert "nothing says that it was restored" in found.told
+
+
+def test_a_run_on_another_server_between_two_hides_no_cut(audited: Audited, superuser_connection: Any) -> None:
+    """The server's name led elsewhere for one run: its anchor is told, and those of this cluster count as ever."""
+    for seq in (4, 9):
+        audited.anchor(seq=seq, hash="f" * 64, system_identifier="1")
+    found = audited.verify()
+    assert (found.rc, found.codes) == (3, {"another_server"}), found.told
+    tamper(superuser_connection, "DELETE FROM pgops.audit WHERE seq > 3")
+    found = audited.verify()
+    assert (found.rc, found.codes >= {"another_server", "tail_cut"}) == (1, True), found.told
+
+
+def test_a_restore_into_a_new_cluster_is_told_by_the_row_that_both_have(
+    audited: Audited, superuser_connection: Any
+) -> None:
+    before = audit_anchor.Place(audited.folder / "before")
+    for line in audited.place.anchors.read_text(encoding="utf-8").splitlines():
+        audit_anchor.append(before, {**json.loads(line), "system_identifier": "1"}, [])
+    audited.place = before
+    go_back(audited, superuser_connection, 4)
+    found = audited.verify()
+    assert (found.rc, found.codes) == (3, {"restored_elsewhere"}), found.told
+    assert "which has row 3 of that cluster" in found.told
+    assert "was restored into a new cluster outside of this tool" in found.told
 
 
 # -- anchors -----------------------------------------------------------------------------------------------------------------

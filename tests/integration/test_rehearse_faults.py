@@ -78,14 +78,20 @@ def test_what_is_masked_is_masked_before_the_versions_run_and_told_nowhere(
     failed(site("migrate.yml", rehearse_mask=True), "public.students.surname, which is no column of it")
     server.execute(f"SET ROLE {OWNER}; CREATE TABLE old_names AS SELECT name FROM students", database=database)
     masking.write_text("public.students: {name: text, note: empty}\n")
-    failed(site("migrate.yml", rehearse_mask=True), "public.old_names still holds a value that masking.yml masks")
+    failed(site("migrate.yml", rehearse_mask=True), "public.old_names.name still holds a value that masking.yml masks")
     server.execute("DROP TABLE old_names", database=database)
     masked = site("migrate.yml", rehearse_mask=True)
     assert masked.rc == 0, masked.output
     record = rehearsal_of(masked, database)
-    assert record["masked"] == {"tables": 1, "columns": 2, "rows": 500}
+    done = record["masked"]
+    assert {name: done[name] for name in ("tables", "columns", "rows", "vectors")} == {
+        "tables": 1, "columns": 2, "rows": 500, "vectors": [],
+    }  # fmt: skip
+    # 500 names and as many notes.
+    assert done["looked"]["looked_for"] + done["looked"]["ambiguous"] + done["looked"]["short"] == 1000
     assert record["ok"] and record["down_equal"] and record["resumed"]
-    assert "masked 2 columns of 1 tables, 500 rows" in masked.stdout
+    assert "masked 2 columns of 1 tables, 500 rows; " in masked.stdout
+    assert "of their 1000 values of text were looked for in" in masked.stdout
     for file in (site.backups / database / "rehearsals").iterdir():
         assert PATIENT not in file.read_text(), file
     # The database itself has its names, and the copies are gone.

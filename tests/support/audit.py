@@ -18,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import audit_anch
 from support.keys import ssh_key
 
 VERIFIER = Path(audit_verifier.__file__)
+ENVIRONMENT, HOST = "local", "local-1"
 
 
 @dataclass
@@ -43,12 +44,13 @@ class Audited:
         rows = [row for row in ledger.audit_rows(self.conn) if row["seq"] > since]
         told = {name: cluster[name] for name in ("system_identifier", "timeline", "database_oid")}
         sign = more.pop("sign", None)
+        told.update(environment=ENVIRONMENT, host=HOST, database=cluster["database"])
         anchor = {"time": "2026-01-01T00:00:00Z", "run_id": f"run-{self.number}", **head, **told, **more}
         return audit_anchor.append(self.place, anchor, rows, sign)
 
     def export(self) -> Path:
         path = self.folder / "audit.jsonl"
-        audit_export.write(self.conn, str(path))
+        audit_export.write(self.conn, str(path), place={"environment": ENVIRONMENT, "host": HOST})
         return path
 
     def verify(self, *more: str, export: Path | None = None) -> Checked:
