@@ -187,8 +187,8 @@ class ActionModule(MigrationAction):
         verdict["missing"] = sorted(lacking, key=lambda one: _FIRST[one["kind"]])
         glass = self.break_glass(task_vars)
         if glass:
-            told = break_glass.shout(glass, [one["what"] for one in verdict["missing"]])
-            verdict["break_glass"] = {**glass, "told": told, "past": [one["what"] for one in verdict["missing"]]}
+            past = [*(one["what"] for one in verdict["missing"]), *(run.get("past") or [])]
+            verdict["break_glass"] = {**glass, "told": break_glass.shout(glass, past), "past": past}
         verdict["allowed"] = not verdict["missing"] or glass is not None
         return verdict
 

@@ -129,12 +129,16 @@ class ActionModule(UnbrokenAction):
         self._check_batches(variables_of, given, limit or environment, groups["all"])
         playbook = self._playbook()
         incident = self._incident(variables_of, environment in production, playbook, given, limit or environment)
+        told = {
+            "playbook": playbook,
+            "environment": environment,
+            typed_commands.GIVEN: given,
+            "command": environments.typed_command(),
+        }
+        past = self._refuse_eased(told, hosts, task_vars, limit or environment)
         if playbook == "migrate":
             from ansible_collections.whitecross.pgops.plugins.plugin_utils import gate_verdict, required_copies
 
-            told = {typed_commands.GIVEN: given, "command": environments.typed_command(), "environment": environment}
-            typed = load_extra_vars(self._loader)
-            gate_verdict.refuse_typed(told, typed, variables_of, phases, production, limit or environment)
             gate_verdict.refuse_left_out(variables_of, phases, environment, production)
             required_copies.refuse_placeless(variables_of, phases, told, limit or environment)
             self._warn_of_watch(variables_of)
@@ -162,6 +166,8 @@ class ActionModule(UnbrokenAction):
             "extra_variables": sorted(str(name) for name in load_extra_vars(self._loader) if name not in _NOT_EXTRA),
         }
         run.update(incident)
+        if past:
+            run["past"] = past
         state = str(self._value(task_vars, "pgops_state_directory"))
         resumed = resumed_run.take_up(run, str(self._value(task_vars, "pgops_run_id") or ""), state)
         part_of = str(task_vars.get("__pgops_part_of") or "")
@@ -195,6 +201,16 @@ class ActionModule(UnbrokenAction):
             f", started {run['started']}{', check mode: nothing is written' if self._task.check_mode else ''}"
         )
         return {"changed": False, "run": run, "ansible_facts": {"__pgops_run": run}}
+
+    def _refuse_eased(self, run: dict[str, Any], hosts: list[str], task_vars: dict[str, Any], limit: str) -> list[str]:
+        """:return: what a broken glass lets pass of the inventory. :raises Refusal: no glass is broken."""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import gate_guard
+
+        typed = {name: value for name, value in load_extra_vars(self._loader).items() if name not in _NOT_EXTRA}
+        if run["playbook"] not in gate_guard.PLAYBOOKS or not typed:
+            return []
+        inventory = gate_guard.Inventory(task_vars, self._templar)
+        return gate_guard.refuse_eased(run, typed, hosts, inventory, self._templar, limit)
 
     @staticmethod
     def _variables_of(host: str, task_vars: dict[str, Any]) -> Any:

@@ -133,13 +133,15 @@ class ActionModule(MigrationAction):
         if wrong:
             raise AnsibleActionFail(
                 f'migrate_waive {wrong}; give it as -e \'{{"migrate_waive": [{{"check": "evidence", "version": '
-                '"VERSION", "reason": "WHY"}]}\'.'
+                '"VERSION", "reason": "WHY", "by": "NAME", "until": "2027-01-31"}]}\'.'
             )
         return list(waivers)
 
     def _tell_waived(self, result: dict[str, Any], check: str, of: str) -> dict[str, str]:
         """:return: version -> reason of what is let off that check, told and recorded where it is pending."""
-        waived = promotion.waived(self._waivers(), check)
+        given = self._waivers()
+        waived = promotion.waived(given, check)
+        signed = {str(item["version"]): item for item in given if item["check"] == check}
         for version, reason in waived.items():
             databases = [
                 found
@@ -149,7 +151,8 @@ class ActionModule(MigrationAction):
             if databases:
                 self.say(f"    waived: {check} of {version} {of}, because {reason}")
             for found in databases:
-                entry = {"check": check, "version": version, "reason": reason}
+                entry = {"check": check, "version": version, "reason": str(signed[version]["reason"])}
+                entry |= {name: str(signed[version][name]) for name in ("by", "until") if signed[version].get(name)}
                 found["waived"] = [*found.get("waived", []), entry]
         return waived
 
