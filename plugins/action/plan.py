@@ -249,11 +249,6 @@ class ActionModule(MigrationAction):
 
     def _refuse_shut(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
         """R6.18 and R5.17: what needs a window begins in one."""
-        pending = {item["version"]: item for found in result["databases"].values() for item in found["pending"]}
-        for found in result["databases"].values():
-            for item in found["pending"]:
-                if item.get("to_be_split"):
-                    pending[item["version"]] = item
         try:
             declared = windows.read(self._task.args.get("windows") or [])
             days = blackouts.read(self._task.args.get("blackouts") or [])
@@ -265,15 +260,24 @@ class ActionModule(MigrationAction):
             raise AnsibleActionFail(f"Nothing was applied: migrate_without_window {wrong}.")
         environment = str(self.run_fact(task_vars).get("environment") or "")
         waived = self._tell_waived(result, "window", "to begin")
-        shut = windows.shut(
-            [pending[version] for version in sorted(pending)],
-            declared,
-            at_any_time=at_any_time,
-            required=environment in self.pgops(task_vars, "production_environments"),
-            waived=waived,
-            now=datetime.now(UTC),
-            blackouts=days,
-        )
+        plans = [found["pending"] for found in result["databases"].values() if found["pending"]]
+        # One database after another, and so one host after another where there are more of them than forks.
+        before = self.before_this_host(task_vars, sum(map(windows.expected, plans)))
+        told: dict[str, windows.Shut] = {}
+        for pending in plans:
+            for one in windows.shut(
+                sorted(pending, key=lambda item: str(item["version"])),
+                declared,
+                at_any_time=at_any_time,
+                required=environment in self.pgops(task_vars, "production_environments"),
+                waived=waived,
+                now=datetime.now(UTC),
+                blackouts=days,
+                before=before,
+            ):
+                told.setdefault(one.version, one)
+            before += windows.expected(pending)
+        shut = [told[version] for version in sorted(told)]
         for one in shut:
             self.say(f"    no window: {one.version}_{one.name} {one.why}")
         if not shut or result.get("failed") or self._only_tells(task_vars) or self._gate_decides(task_vars):

@@ -319,6 +319,35 @@ def test_a_forecast_that_does_not_fit_into_what_is_left_of_the_window_waits(site
     assert "window" not in [one["kind"] for one in verdict(site, site("gate.yml"))["missing"]]
 
 
+def test_databases_that_are_changed_one_after_another_share_what_is_left_of_the_window(
+    site: Playbook, people: People
+) -> None:
+    opened = [{"opens": f"{datetime.now(UTC) - timedelta(hours=1):%Y-%m-%d %H:%M} UTC", "lasts": "2h"}]
+    site.variables |= {"migrate_windows": opened, "migrate_without_window": []}
+    second = f"{site.database}_2"
+    site.server.create_database(second)
+    site.variables |= {"pgops_databases": [site.database, second]}
+    planned = site("migrate.yml", "--tags", "plan", "--check")
+    for database in (site.database, second):
+        pending = planned.json["hosts"]["local-1"][database]["plan"]["pending"]
+        rehearsal_file.write(site.backups, database, pending, seconds=2400)
+    told = site("gate.yml")
+    found = {name: one["gate"]["gate"]["window"] for name, one in told.json["hosts"]["local-1"].items()}
+    assert found[site.database]["open"] is True
+    assert found[second]["open"] is False and "is expected to end after 4800 s" in found[second]["shut"][0]["why"]
+
+
+def test_what_was_rehearsed_for_another_host_is_no_rehearsal_of_this_one(site: Playbook, people: People) -> None:
+    planned = site("migrate.yml", "--tags", "plan", "--check")
+    pending = planned.json["hosts"]["local-1"][site.database]["plan"]["pending"]
+    rehearsal_file.write(site.backups, site.database, pending, host="local-2")
+    assert verdict(site, site("gate.yml", gate_rehearsal_required=True))["missing"][0]["kind"] == "rehearsal"
+    rehearsal_file.write(site.backups, site.database, pending)
+    assert "rehearsal" not in [
+        one["kind"] for one in verdict(site, site("gate.yml", gate_rehearsal_required=True))["missing"]
+    ]
+
+
 def test_nothing_pending_needs_nobody(site: Playbook, people: People) -> None:
     assert approve(site, people).rc == 0
     assert site("migrate.yml").rc == 0

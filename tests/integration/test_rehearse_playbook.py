@@ -51,7 +51,7 @@ FORECAST = {
     "replica_lag_seconds",
 }
 RECORD = {
-    "format", "id", "at", "environment", "database", "backup", "server_version", "scratch_version", "versions", "checksums", "files", "ok", "why",
+    "format", "id", "at", "environment", "host", "database", "backup", "server_version", "scratch_version", "versions", "checksums", "files", "ok", "why",
     "down_equal", "resumed", "steps", "forecast", "budget", "over_budget",
 }  # fmt: skip
 
