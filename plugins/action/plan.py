@@ -16,6 +16,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     blackouts,
     gate_verdict,
     promotion,
+    run_parts,
     typed_commands,
     windows,
 )
@@ -59,6 +60,9 @@ class ActionModule(MigrationAction):
         self._rate(result, task_vars)
         self._show(result)
         self._tell_waived(result, "schema", "in another schema")
+        self._refuse_left_out(result, task_vars)
+        if result.get("failed"):
+            return result
         self._refuse_unpromoted(result, task_vars)
         self._refuse_unreviewed(result, task_vars)
         self._refuse_shut(result, task_vars)
@@ -167,6 +171,25 @@ class ActionModule(MigrationAction):
             promotion.refuse_another(path, environment)
         except PgopsError as fault:
             raise AnsibleActionFail(f"Nothing was applied: {fault.message}.") from None
+
+    def _refuse_left_out(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
+        """Before a backup is made and the application is taken away for an apply that would be refused."""
+        run = self.run_fact(task_vars)
+        # One that goes on has some of it from before.
+        if run.get("resumed") or not any(found["pending"] for found in result["databases"].values()):
+            return
+        environment = str(run.get("environment") or "")
+        given = self._templar.template(task_vars.get("gate_required"))
+        missing = run_parts.left_out(
+            run,
+            production=self.in_production(task_vars),
+            gated=gate_verdict.required(given, environment, self.pgops(task_vars, "production_environments")),
+            assessed=False,
+        )
+        if missing:
+            told = f"Nothing was begun: {run_parts.told(missing)}, and {environment} applies nothing without."
+            result.update(failed=True, reason="left_out", msg=told)
+            self.tell_next(result, [("Then", self.again_whole(task_vars))])
 
     def _refuse_unpromoted(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
         """Production takes what the environment before it has applied and verified, with the same files."""

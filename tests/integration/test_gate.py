@@ -105,8 +105,26 @@ def test_one_changed_byte_of_sql_voids_the_approval(site: Playbook, people: Peop
 
 
 def test_tags_do_not_lead_past_the_gate(site: Playbook) -> None:
-    past = site("migrate.yml", "--tags", "plan,apply")
-    assert past.rc == 2 and "local has a gate, and this run has not passed it" in past.json["error"]["message"]
+    site.variables["hooks_maintenance_on"] = site.variables["hooks_maintenance_off"] = [
+        {"argv": ["touch", str(site.folder / "shut")]}
+    ]
+    for parts in (["--tags", "plan,apply"], ["--skip-tags", "gate"]):
+        past = site("migrate.yml", *parts)
+        refused(
+            site,
+            past,
+            "this run has no gate (left out by --tags or --skip-tags), and local applies nothing without",
+            "plan",
+        )
+        assert (
+            past.json["error"]["next"] == ["ansible-playbook migrate.yml -l local"]
+            and not (site.folder / "shut").exists()
+        )
+    early = site("migrate.yml", "--tags", "apply")
+    assert early.rc == 2 and "this run has no plan and no gate" in early.json["error"]["message"], early.output
+    assert not (site.folder / "shut").exists(), "before the application is taken away"
+    shown = site("migrate.yml", "--check", "--tags", "plan,apply")
+    assert shown.rc == 0, shown.output
     site.variables["pgops_phases"] = ["plan", "apply", "report"]
     off = site("migrate.yml")
     assert off.rc == 2 and "pgops_phases leaves out gate, and local has one" in off.json["error"]["message"]
