@@ -98,7 +98,13 @@ class ActionModule(MigrationAction):
         if self._stage == EARLY and run.get("resumed"):
             self._before = resumed_run.kept(self._journal_of(task_vars).events(), str(task_vars["inventory_hostname"]))
             backups = {name: dict(one) for name, one in (self._before.get("backup") or {}).items() if one.get("path")}
-        return {**given, "environment": str(run.get("environment") or ""), "wanted": wanted, "backups": backups}
+        return {
+            **given,
+            "environment": str(run.get("environment") or ""),
+            "host": str(task_vars["inventory_hostname"]),
+            "wanted": wanted,
+            "backups": backups,
+        }
 
     def _journal_of(self, task_vars: dict[str, Any]) -> Journal:
         run = self.run_fact(task_vars)
@@ -112,10 +118,7 @@ class ActionModule(MigrationAction):
         try:
             if self._stage == EARLY and self.run_fact(task_vars).get("resumed"):
                 self._go_on(looked, task_vars)
-            verdicts = {
-                database: self._judge(database, pending, looked.get(database) or {}, task_vars)
-                for database, pending in self._pending(task_vars).items()
-            }
+            verdicts = self._verdicts(looked, task_vars)
         except (PgopsError, windows.NotUnderstood, blackouts.NotUnderstood) as fault:
             told = fault.message if isinstance(fault, PgopsError) else str(fault)
             hint = getattr(fault, "hint", None)
@@ -128,9 +131,24 @@ class ActionModule(MigrationAction):
 
     # -- the verdict --------------------------------------------------------------------------------------------------
 
+    def _verdicts(
+        self, looked: Mapping[str, Mapping[str, Any]], task_vars: dict[str, Any]
+    ) -> dict[str, dict[str, Any]]:
+        """Databases are changed one after another, and share what is left of a window."""
+        found = self._pending(task_vars)
+        seconds = {
+            database: windows.expected(gate_verdict.timed(pending, (looked.get(database) or {}).get("rehearsal")))
+            for database, pending in found.items()
+        }
+        before, verdicts = self.before_this_host(task_vars, sum(seconds.values())), {}
+        for database, pending in found.items():
+            verdicts[database] = self._judge(database, pending, looked.get(database) or {}, before, task_vars)
+            before += seconds[database]
+        return verdicts
+
     def _judge(
-        self, database: str, pending: Sequence[dict[str, Any]], looked: Mapping[str, Any], task_vars: dict[str, Any]
-    ) -> dict[str, Any]:
+        self, database: str, pending: Sequence[dict[str, Any]], looked: Mapping[str, Any], before: int, task_vars: dict[str, Any]
+    ) -> dict[str, Any]:  # fmt: skip
         run, given = self.run_fact(task_vars), self._task.args
         environment, now = str(run.get("environment") or ""), datetime.now(UTC)
         rehearsal = looked.get("rehearsal")
@@ -165,7 +183,7 @@ class ActionModule(MigrationAction):
         lacking = gate_verdict.of_signers(verdict["roles"], known, command)
         verdict["promotion"], found = self._promotion(pending, environment, now, task_vars)
         lacking += found
-        verdict["window"], found = self._window(gate_verdict.timed(pending, rehearsal), rated, now, task_vars)
+        verdict["window"], found = self._window(gate_verdict.timed(pending, rehearsal), rated, now, before, task_vars)
         lacking += found
         is_needed = "rehearse" in (run.get("phases") or []) if needed is None else needed
         lacking += gate_verdict.of_rehearsal(
@@ -187,13 +205,14 @@ class ActionModule(MigrationAction):
         verdict["missing"] = sorted(lacking, key=lambda one: _FIRST[one["kind"]])
         glass = self.break_glass(task_vars)
         if glass:
-            told = break_glass.shout(glass, [one["what"] for one in verdict["missing"]])
-            verdict["break_glass"] = {**glass, "told": told, "past": [one["what"] for one in verdict["missing"]]}
+            past = [*(one["what"] for one in verdict["missing"]), *(run.get("past") or [])]
+            verdict["break_glass"] = {**glass, "told": break_glass.shout(glass, past), "past": past}
         verdict["allowed"] = not verdict["missing"] or glass is not None
         return verdict
 
     def _window(
-        self, pending: Sequence[Mapping[str, Any]], rated: Mapping[str, Mapping[str, Any]], now: datetime, task_vars: dict[str, Any]
+        self, pending: Sequence[Mapping[str, Any]], rated: Mapping[str, Mapping[str, Any]], now: datetime, before: int,
+        task_vars: dict[str, Any],
     ) -> tuple[dict[str, Any], list[dict[str, str]]]:  # fmt: skip
         given = self._task.args
         declared, days = windows.read(given.get("windows") or []), blackouts.read(given.get("blackouts") or [])
@@ -205,6 +224,7 @@ class ActionModule(MigrationAction):
             waived=promotion.waived(given.get("waive") or [], "window"),
             now=now,
             blackouts=days,
+            before=before,
         )
         told = {
             "open": not shut,

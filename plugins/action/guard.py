@@ -9,7 +9,7 @@ import getpass
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ansible import context
@@ -128,15 +128,21 @@ class ActionModule(UnbrokenAction):
         hooks = self._hooks(variables_of)
         self._check_batches(variables_of, given, limit or environment, groups["all"])
         playbook = self._playbook()
-        incident = self._incident(variables_of, environment in production, playbook, given, limit or environment)
+        incident = self._incident(
+            variables_of, environment in production, playbook, phases, given, limit or environment
+        )
+        told = {
+            "playbook": playbook,
+            "environment": environment,
+            typed_commands.GIVEN: given,
+            "command": environments.typed_command(),
+        }
+        past = self._refuse_eased(told, hosts, task_vars, limit or environment)
         if playbook == "migrate":
             from ansible_collections.whitecross.pgops.plugins.plugin_utils import gate_verdict, required_copies
 
-            told = {typed_commands.GIVEN: given, "command": environments.typed_command(), "environment": environment}
-            typed = load_extra_vars(self._loader)
-            gate_verdict.refuse_typed(told, typed, variables_of, phases, production, limit or environment)
             gate_verdict.refuse_left_out(variables_of, phases, environment, production)
-            required_copies.refuse_placeless(variables_of, phases, told, limit or environment)
+            self._ask(phases, required_copies.refuse_placeless, variables_of, phases, told, limit or environment)
             self._warn_of_watch(variables_of)
 
         try:
@@ -156,13 +162,15 @@ class ActionModule(UnbrokenAction):
             "hosts": [str(host) for host in hosts],
             "canary": batches.names(load_extra_vars(self._loader).get("migrate_canary")),
             "phases": phases,
-            "tags": [str(tag) for tag in task_vars.get("ansible_run_tags") or []],
-            "skip_tags": [str(tag) for tag in task_vars.get("ansible_skip_tags") or []],
+            **self._tags(),
             # Names only: a value may be a password.
             "extra_variables": sorted(str(name) for name in load_extra_vars(self._loader) if name not in _NOT_EXTRA),
         }
         run.update(incident)
+        if past:
+            run["past"] = past
         state = str(self._value(task_vars, "pgops_state_directory"))
+        self._refuse_left_out(run, given, variables_of, environment in production)
         resumed = resumed_run.take_up(run, str(self._value(task_vars, "pgops_run_id") or ""), state)
         part_of = str(task_vars.get("__pgops_part_of") or "")
         if is_run_id(part_of):
@@ -195,6 +203,43 @@ class ActionModule(UnbrokenAction):
             f", started {run['started']}{', check mode: nothing is written' if self._task.check_mode else ''}"
         )
         return {"changed": False, "run": run, "ansible_facts": {"__pgops_run": run}}
+
+    def _refuse_left_out(
+        self, run: dict[str, Any], given: dict[str, Any], variables_of: dict[str, Any], is_production: bool
+    ) -> None:
+        """Where tags leave the plan out as well, nothing else is left that could ask before the application is taken away."""
+        from ansible.module_utils.parsing.convert_bool import boolean
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import gate_verdict, run_parts, typed_commands
+
+        if "plan" not in run["phases"] or run_parts.is_taken("plan", run):
+            return
+        environment = run["environment"]
+        production = [environment] if is_production else []
+        # A template says nothing here; where it means yes, the apply refuses.
+        asked = [variables.get("gate_required") for variables in variables_of.values()]
+        missing = run_parts.left_out(
+            run,
+            production=is_production,
+            gated=any(gate_verdict.required(one, environment, production) for one in asked),
+            assessed=boolean(self._first_of(variables_of, "audit_phi_required") or False, strict=False),
+        )
+        if missing:
+            raise environments.Refusal(
+                f"Nothing was begun: {run_parts.told(missing)}, and {environment} applies nothing without",
+                typed_commands.again(
+                    typed_commands.whole({**run, typed_commands.GIVEN: given}), run["limit"] or environment
+                ),
+            )
+
+    def _refuse_eased(self, run: dict[str, Any], hosts: list[str], task_vars: dict[str, Any], limit: str) -> list[str]:
+        """:return: what a broken glass lets pass of the inventory. :raises Refusal: no glass is broken."""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import gate_guard
+
+        typed = {name: value for name, value in load_extra_vars(self._loader).items() if name not in _NOT_EXTRA}
+        if run["playbook"] not in gate_guard.PLAYBOOKS or not typed:
+            return []
+        inventory = gate_guard.Inventory(task_vars, self._templar)
+        return gate_guard.refuse_eased(run, typed, hosts, inventory, self._templar, limit)
 
     @staticmethod
     def _variables_of(host: str, task_vars: dict[str, Any]) -> Any:
@@ -251,7 +296,13 @@ class ActionModule(UnbrokenAction):
         return self._templar.template(value)
 
     def _incident(
-        self, variables_of: dict[str, Any], is_production: bool, playbook: str, given: dict[str, Any], limit: str
+        self,
+        variables_of: dict[str, Any],
+        is_production: bool,
+        playbook: str,
+        phases: list[str],
+        given: dict[str, Any],
+        limit: str,
     ) -> dict[str, Any]:
         """:return: what a run that becomes an incident is recorded with. :raises Refusal: something of that is not settled."""
         from ansible.module_utils.parsing.convert_bool import boolean
@@ -265,13 +316,13 @@ class ActionModule(UnbrokenAction):
             else ""
         )
         if is_production and playbook == "migrate":
-            incident_rules.refuse_uncalled(people, run, limit)
+            self._ask(phases, incident_rules.refuse_uncalled, people, run, limit)
         if playbook == "migrate":
             why = " ".join(str(self._first_of(variables_of, "audit_justification") or "").split())
             if is_production and boolean(
                 self._first_of(variables_of, "audit_justification_required") or False, strict=False
             ):
-                incident_rules.refuse_unjustified(why, run, limit)
+                self._ask(phases, incident_rules.refuse_unjustified, why, run, limit)
         if is_production and playbook == "rollback":
             incident_rules.refuse_without_reason(why, self._first_of(variables_of, "rollback_strategy"), run, limit)
         planned = self._planned(variables_of, is_production, run, limit) if playbook == "rollback" else {}
@@ -283,6 +334,27 @@ class ActionModule(UnbrokenAction):
             incident_rules.refuse_automatic(reason, is_production, typed, asking, run, limit)
         known = {"production": is_production, "contacts": contacts.known(people), "why": why, **planned}
         return {name: value for name, value in known.items() if value}
+
+    @staticmethod
+    def _tags() -> dict[str, list[str]]:
+        return {name: [str(tag) for tag in context.CLIARGS.get(name) or []] for name in ("tags", "skip_tags")}
+
+    def _ask(self, phases: list[str], refuse: Callable[..., None], *about: Any) -> None:
+        """For a migration: who only looks is told what will be missing. :raises Refusal: it is one that applies."""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import run_parts
+
+        run = {
+            "playbook": "migrate",
+            "check_mode": bool(self._task.check_mode),
+            "phases": phases,
+            **self._tags(),
+        }
+        try:
+            refuse(*about)
+        except environments.Refusal as refusal:
+            if run_parts.changes(run):
+                raise
+            display.display(f"will be missing: {str(refusal).partition('; type: ')[0]}")
 
     def _planned(
         self, variables_of: dict[str, Any], is_production: bool, run: dict[str, Any], limit: str

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import phi_state
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import phi_state, run_parts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 
 
@@ -48,9 +48,13 @@ class ActionModule(PgopsAction):
         return sorted({str(item["version"]) for item in pending if item.get("phi", True)})
 
     def _refuse_unassessed(self, task_vars: dict[str, Any], versions: list[str]) -> None:
+        """Who only looks is told what will be missing, and shown the SQL that has to be assessed."""
         lacking = phi_state.missing(self._task.args.get("assessment") or {})
         if lacking:
             asked = "; ".join(f"audit_{name}: {phi_state.ASSESSED[name]}" for name in lacking)
+            if self._task.check_mode or not run_parts.changes(self.run_fact(task_vars)):
+                self.say(f"    PHI: {', '.join(versions)}: nobody has named {asked}; a run that applies is refused")
+                return
             raise AnsibleActionFail(
                 f"Nothing was begun: {', '.join(versions)} touch PHI, and nobody has named {asked}. Fill that in where the environment's "
                 f"variables are. Then: {self.again(task_vars)}"

@@ -16,6 +16,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     blackouts,
     gate_verdict,
     promotion,
+    run_parts,
     typed_commands,
     windows,
 )
@@ -59,6 +60,9 @@ class ActionModule(MigrationAction):
         self._rate(result, task_vars)
         self._show(result)
         self._tell_waived(result, "schema", "in another schema")
+        self._refuse_left_out(result, task_vars)
+        if result.get("failed"):
+            return result
         self._refuse_unpromoted(result, task_vars)
         self._refuse_unreviewed(result, task_vars)
         self._refuse_shut(result, task_vars)
@@ -133,13 +137,15 @@ class ActionModule(MigrationAction):
         if wrong:
             raise AnsibleActionFail(
                 f'migrate_waive {wrong}; give it as -e \'{{"migrate_waive": [{{"check": "evidence", "version": '
-                '"VERSION", "reason": "WHY"}]}\'.'
+                '"VERSION", "reason": "WHY", "by": "NAME", "until": "2027-01-31"}]}\'.'
             )
         return list(waivers)
 
     def _tell_waived(self, result: dict[str, Any], check: str, of: str) -> dict[str, str]:
         """:return: version -> reason of what is let off that check, told and recorded where it is pending."""
-        waived = promotion.waived(self._waivers(), check)
+        given = self._waivers()
+        waived = promotion.waived(given, check)
+        signed = {str(item["version"]): item for item in given if item["check"] == check}
         for version, reason in waived.items():
             databases = [
                 found
@@ -149,7 +155,8 @@ class ActionModule(MigrationAction):
             if databases:
                 self.say(f"    waived: {check} of {version} {of}, because {reason}")
             for found in databases:
-                entry = {"check": check, "version": version, "reason": reason}
+                entry = {"check": check, "version": version, "reason": str(signed[version]["reason"])}
+                entry |= {name: str(signed[version][name]) for name in ("by", "until") if signed[version].get(name)}
                 found["waived"] = [*found.get("waived", []), entry]
         return waived
 
@@ -164,6 +171,25 @@ class ActionModule(MigrationAction):
             promotion.refuse_another(path, environment)
         except PgopsError as fault:
             raise AnsibleActionFail(f"Nothing was applied: {fault.message}.") from None
+
+    def _refuse_left_out(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
+        """Before a backup is made and the application is taken away for an apply that would be refused."""
+        run = self.run_fact(task_vars)
+        # One that goes on has some of it from before.
+        if run.get("resumed") or not any(found["pending"] for found in result["databases"].values()):
+            return
+        environment = str(run.get("environment") or "")
+        given = self._templar.template(task_vars.get("gate_required"))
+        missing = run_parts.left_out(
+            run,
+            production=self.in_production(task_vars),
+            gated=gate_verdict.required(given, environment, self.pgops(task_vars, "production_environments")),
+            assessed=False,
+        )
+        if missing:
+            told = f"Nothing was begun: {run_parts.told(missing)}, and {environment} applies nothing without."
+            result.update(failed=True, reason="left_out", msg=told)
+            self.tell_next(result, [("Then", self.again_whole(task_vars))])
 
     def _refuse_unpromoted(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
         """Production takes what the environment before it has applied and verified, with the same files."""
@@ -246,11 +272,6 @@ class ActionModule(MigrationAction):
 
     def _refuse_shut(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
         """R6.18 and R5.17: what needs a window begins in one."""
-        pending = {item["version"]: item for found in result["databases"].values() for item in found["pending"]}
-        for found in result["databases"].values():
-            for item in found["pending"]:
-                if item.get("to_be_split"):
-                    pending[item["version"]] = item
         try:
             declared = windows.read(self._task.args.get("windows") or [])
             days = blackouts.read(self._task.args.get("blackouts") or [])
@@ -262,15 +283,24 @@ class ActionModule(MigrationAction):
             raise AnsibleActionFail(f"Nothing was applied: migrate_without_window {wrong}.")
         environment = str(self.run_fact(task_vars).get("environment") or "")
         waived = self._tell_waived(result, "window", "to begin")
-        shut = windows.shut(
-            [pending[version] for version in sorted(pending)],
-            declared,
-            at_any_time=at_any_time,
-            required=environment in self.pgops(task_vars, "production_environments"),
-            waived=waived,
-            now=datetime.now(UTC),
-            blackouts=days,
-        )
+        plans = [found["pending"] for found in result["databases"].values() if found["pending"]]
+        # One database after another, and so one host after another where there are more of them than forks.
+        before = self.before_this_host(task_vars, sum(map(windows.expected, plans)))
+        told: dict[str, windows.Shut] = {}
+        for pending in plans:
+            for one in windows.shut(
+                sorted(pending, key=lambda item: str(item["version"])),
+                declared,
+                at_any_time=at_any_time,
+                required=environment in self.pgops(task_vars, "production_environments"),
+                waived=waived,
+                now=datetime.now(UTC),
+                blackouts=days,
+                before=before,
+            ):
+                told.setdefault(one.version, one)
+            before += windows.expected(pending)
+        shut = [told[version] for version in sorted(told)]
         for one in shut:
             self.say(f"    no window: {one.version}_{one.name} {one.why}")
         if not shut or result.get("failed") or self._only_tells(task_vars) or self._gate_decides(task_vars):

@@ -100,7 +100,11 @@ class ActionModule(IdentityAction, MigrationAction):
         arguments["queries"] = self._queries(task_vars)
         if self._truth(arguments.pop("mask", False)):
             arguments["masking"] = self._masking(task_vars)
-        arguments["run"] = self.run_of(task_vars)
+        arguments["run"] = {
+            **self.run_of(task_vars),
+            "host": str(task_vars["inventory_hostname"]),
+            "hosts": run.get("hosts") or [],
+        }
         production = self.in_production(task_vars)
         given = of_roles(self, {"level": proof_levels.VARIABLE}, task_vars, {})
         arguments["level_required"] = proof_levels.required(given.get("level"), str(run.get("environment")), production)

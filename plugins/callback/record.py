@@ -291,10 +291,9 @@ class CallbackModule(CallbackBase):
 
     def _is_to_change(self) -> bool:
         """Whether this is a migration that applies what it finds."""
-        tags = set(self._run.get("tags") or ["all"])
-        return (
-            self._run.get("playbook") == "migrate" and not self._run.get("check_mode") and bool(tags & {"all", "apply"})
-        )
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import run_parts
+
+        return self._run.get("playbook") == "migrate" and run_parts.changes(self._run)
 
     def _tell_progress(self) -> None:
         """A migration that begins to change something, and one that is applied and verified, once for all hosts of a batch."""

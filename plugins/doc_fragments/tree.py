@@ -61,4 +61,10 @@ options:
       reason:
         description: Why.
         type: str
+      by:
+        description: Who answers for it. Asked for where it is typed and the environment has a gate, as the next one is.
+        type: str
+      until:
+        description: The last day on which it counts, V(2027-01-31).
+        type: str
 """

@@ -16,17 +16,18 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 
 FOLDER = "rehearsals"
 FORMAT = 1
-_NAME = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}\.json$")
+_NAME = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}(-[0-9a-f]{8})?\.json$")
 # So many are read, the newest first; each version that is edited and rehearsed again leaves one.
 LOOKED_BACK = 50
 
 
 def newest_rehearsal(
-    directory: str, environment: str, database: str, wanted: Mapping[str, str]
+    directory: str, environment: str, host: str, database: str, wanted: Mapping[str, str]
 ) -> dict[str, Any] | None:
     """:param directory: of the backups.
+    :param host: the inventory's name of it; another one's database of the same name has other data, in a store that both write to.
     :param wanted: version -> checksum of its rendered SQL, of all that is pending.
-    :return: the newest rehearsal of exactly this SQL in this environment, whether it ended well or not; None where there is none."""
+    :return: the newest rehearsal of exactly this SQL for this database, whether it ended well or not; None where there is none."""
     folder = os.path.join(backup_store.database_folder(directory, database), FOLDER)
     try:
         names = sorted((name for name in os.listdir(folder) if _NAME.match(name)), reverse=True)
@@ -39,13 +40,13 @@ def newest_rehearsal(
                 document = json.loads(stream.read())
         except (OSError, ValueError):
             continue
-        if is_of(document, environment, database, wanted):
+        if is_of(document, environment, host, database, wanted):
             found.append(dict(document))
     # A run that goes on rehearses anew under its old id.
     return max(found, key=lambda one: (str(one.get("at")), str(one.get("id"))), default=None)
 
 
-def is_of(document: Any, environment: str, database: str, wanted: Mapping[str, str]) -> bool:
+def is_of(document: Any, environment: str, host: str, database: str, wanted: Mapping[str, str]) -> bool:
     """:return: whether something is a rehearsal of this SQL."""
     if not isinstance(document, Mapping) or document.get("format") != FORMAT:
         return False
@@ -54,6 +55,7 @@ def is_of(document: Any, environment: str, database: str, wanted: Mapping[str, s
         return False
     return (
         document.get("environment") == environment
+        and document.get("host") == host
         and document.get("database") == database
         and isinstance(checksums, Mapping)
         and bool(wanted)

@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Collection
+from datetime import date, datetime, timezone
 from typing import Any, Callable, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -70,7 +71,7 @@ WAIVER_OPTIONS: dict[str, dict[str, Any]] = {
         "type": "list",
         "elements": "dict",
         "default": [],
-        "options": {"check": {"type": "str"}, "version": {"type": "str"}, "reason": {"type": "str"}},
+        "options": {name: {"type": "str"} for name in ("check", "version", "reason", "by", "until")},
     },
 }
 # Documented in the fragment whitecross.pgops.ledger_run.
@@ -160,8 +161,13 @@ def refuse_several(databases: Collection[str], named: str) -> None:
 
 
 def waived(module: AnsibleModule, check: str) -> dict[str, str]:
-    """:return: version -> reason, of what ``waive`` lets off that check."""
-    return {item["version"]: item["reason"] for item in module.params["waive"] if item["check"] == check}
+    """:return: version -> reason, of what ``waive`` lets off that check today."""
+    today = datetime.now(timezone.utc).date()
+    return {
+        item["version"]: item["reason"]
+        for item in module.params["waive"]
+        if item["check"] == check and (not item["until"] or today <= date.fromisoformat(item["until"].strip()))
+    }
 
 
 def job(module: AnsibleModule) -> tuple[Any, Any]:

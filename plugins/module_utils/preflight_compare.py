@@ -20,14 +20,16 @@ _ORDER = {OK: 0, WARN: 1, STOP: 2}
 
 @dataclass(frozen=True)
 class Waiver:
-    """:ivar until: the last day on which it is in force; None for no end."""
+    """:ivar until: the last day on which it is in force; None for no end. :ivar by: who answers for it, where that is said."""
 
     reason: str
     until: date | None = None
+    by: str | None = None
 
     def told(self) -> str:
-        """:return: the reason, and the last day where there is one."""
-        return self.reason + (f" (until {self.until})" if self.until else "")
+        """:return: the reason, and who answers for it until which day, where that is said."""
+        said = [f"{word} {value}" for word, value in (("by", self.by), ("until", self.until)) if value]
+        return self.reason + (f" ({', '.join(said)})" if said else "")
 
 
 def check_waivers(waivers: Sequence[Mapping[str, Any]], names: Collection[str]) -> dict[str, Waiver]:
@@ -49,7 +51,8 @@ def check_waivers(waivers: Sequence[Mapping[str, Any]], names: Collection[str]) 
             )
         until = str(waiver.get("until") or "").strip()
         try:
-            accepted[name] = Waiver(reason, date.fromisoformat(until) if until else None)
+            by = str(waiver.get("by") or "").strip() or None
+            accepted[name] = Waiver(reason, date.fromisoformat(until) if until else None, by)
         except ValueError:
             raise PgopsError(
                 f"preflight_waive ends {name} on {until!r}, which is no day; write until: '2027-01-31'."

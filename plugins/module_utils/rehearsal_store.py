@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -29,20 +30,23 @@ def folder_of(backup_path: str) -> str:
     return os.path.join(os.path.dirname(os.path.abspath(backup_path)), FOLDER)
 
 
-def path_of(backup_path: str, run_id: str) -> str:
-    """:return: the file of a run's rehearsal. :raises PgopsError: that is no run id."""
+def path_of(backup_path: str, run_id: str, host: str | None = None) -> str:
+    """:param host: of a run that has several, which may have one store, and databases of the same name.
+    :return: the file of a run's rehearsal. :raises PgopsError: that is no run id."""
     if not _RUN_ID.fullmatch(run_id):
         raise PgopsError(f"{run_id!r} is no run id, and a rehearsal is kept under that of its run.")
-    return os.path.join(folder_of(backup_path), f"{run_id}.json")
+    whose = f"-{hashlib.sha256(host.encode()).hexdigest()[:8]}" if host else ""
+    return os.path.join(folder_of(backup_path), f"{run_id}{whose}.json")
 
 
-def write(backup_path: str, record: Mapping[str, Any]) -> str:
+def write(backup_path: str, record: Mapping[str, Any], *, alone: bool = True) -> str:
     """Keep a rehearsal, whole or not at all; mode 0600, and on the disk when this returns.
 
+    :param alone: whether its host is the only one of the run.
     :return: its file.
     :raises PgopsError: it cannot be written.
     """
-    path = path_of(backup_path, str(record["id"]))
+    path = path_of(backup_path, str(record["id"]), None if alone else str(record.get("host")))
     partial = path + backup_store.PARTIAL
     data = (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode()
     try:

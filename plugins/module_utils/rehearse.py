@@ -60,6 +60,7 @@ class Settings:
     :ivar way: makes what an apply or a revert needs; called anew for each.
     :ivar budget: for all versions that declare none.
     :ivar queries: the application's, of ``sql/checks/queries``.
+    :ivar host: the inventory's name of the host that the database is on.
     :ivar recorded: how many more are taken from pg_stat_statements.
     :ivar query_ratio: by how much a query may become slower.
     :ivar query_stops: whether one that becomes slower than that stops the run, or is told.
@@ -68,6 +69,7 @@ class Settings:
     way: Callable[[], migrate.Way]
     budget: Budget = field(default_factory=Budget)
     environment: str | None = None
+    host: str | None = None
     queries: Sequence[Mapping[str, Any]] = ()
     recorded: int = 0
     query_ratio: float = 2.0
@@ -130,6 +132,7 @@ class _Rehearsal:
             "id": self.work.run_id,
             "at": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "environment": self.settings.environment,
+            "host": self.settings.host,
             "database": self.target.database,
             "backup": self.backup.path.rstrip("/").rpartition("/")[2],
             "server_version": self.backup.manifest["server_version"][0],

@@ -165,6 +165,7 @@ def main() -> None:
             "required": {"type": "bool"},
             "directory": {"type": "path", "required": True},
             "environment": {"type": "str", "default": ""},
+            "host": {"type": "str", "default": ""},
             "wanted": {"type": "dict", "default": {}},
             "backups": {"type": "dict", "default": {}},
             "backup_max_age_hours": {"type": "float", "default": 24},
@@ -191,7 +192,9 @@ def main() -> None:
         for database, wanted in given["wanted"].items():
             backup = given["backups"].get(database)
             found[database] = {
-                "rehearsal": gate_evidence.newest_rehearsal(given["directory"], given["environment"], database, wanted),
+                "rehearsal": gate_evidence.newest_rehearsal(
+                    given["directory"], given["environment"], given["host"], database, wanted
+                ),
                 "backup": gate_evidence.kept_backup(backup["path"], backup.get("manifest_sha256")) if backup else None,
             }
         return {"changed": False, "databases": found}

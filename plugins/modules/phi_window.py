@@ -9,7 +9,7 @@ short_description: Have statements logged while a migration touches PHI
 version_added: 0.2.0
 description:
   - C(assessed) refuses a migration that touches PHI for which nobody has named an assessment, a security review, the privacy officer who
-    signed it off, and how the data are encrypted at rest. It reaches no host.
+    signed it off, and how the data are encrypted at rest. It reaches no host. A run that applies nothing is told so, and goes on.
   - C(open) has every statement of the cluster logged, by pgaudit where the server has loaded it and by C(log_statement) otherwise, and
     C(close) puts the settings back and tells which sessions were seen. What stood there is kept on the ops host before
     anything is changed; the end of any later run puts it back where a run was killed in between.

@@ -29,6 +29,9 @@ options:
       reason:
         description: Why it may be passed this time.
         type: str
+      by:
+        description: Who answers for it.
+        type: str
       until:
         description: The last day on which it counts, C(2027-01-31). After it the check is shown with the waiver, and is not let off.
         type: str
@@ -188,7 +191,7 @@ def main() -> None:
                 "type": "list",
                 "elements": "dict",
                 "default": [],
-                "options": {"check": {"type": "str"}, "reason": {"type": "str"}, "until": {"type": "str"}},
+                "options": {name: {"type": "str"} for name in ("check", "reason", "by", "until")},
             },
             "checks": {"type": "list", "elements": "dict", "default": []},
             "thresholds": {"type": "dict", "default": {}},

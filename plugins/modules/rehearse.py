@@ -248,6 +248,7 @@ def main() -> None:
             chosen[name] = kept_scratch.choose(given["directory"] or "", name, path, given["level_required"])
             restore.refuse_altered(chosen[name], made.get("manifest_sha256"))
         databases: dict[str, Any] = {}
+        alone = len(given["run"].get("hosts") or []) <= 1
         for name, target in targets.items():
             backup = chosen[name]
             if module.check_mode:
@@ -269,15 +270,15 @@ def main() -> None:
                 record = rehearse.rehearse(
                     target, copy, backup, given["migrations"], selection, work=settings,
                     settings=rehearse.Settings(
-                        way, budget, given["run"].get("environment"), given["queries"], given["queries_recorded"], given["query_ratio"],
-                        given["query_regression"] == "stop",
+                        way, budget, given["run"].get("environment"), given["run"].get("host"), given["queries"],
+                        given["queries_recorded"], given["query_ratio"], given["query_regression"] == "stop",
                     ),
                 )  # fmt: skip
             record["masked"] = masked
             if not record["versions"]:
                 databases[name] = {"not_rehearsed": f"nothing is pending in {backup.path}"}
                 continue
-            databases[name] = {"rehearsal": record, "file": rehearsal_store.write(backup.path, record)}
+            databases[name] = {"rehearsal": record, "file": rehearsal_store.write(backup.path, record, alone=alone)}
             if not record["ok"]:
                 told = {word: record[word] for word in ("hint", "sqlstate") if record.get(word)}
                 return {

@@ -19,13 +19,6 @@ LATER = frozenset({"approval", "rehearsal"})
 # So many reasons of a verdict stand on the screen; the report has all.
 SHOWN = 5
 
-# Whether there is a gate at all; and what one asks for. Approvals and evidence are signed, so where they lie is nobody's way past it.
-_SWITCHES = frozenset({"gate_required", "pgops_production_environments"})
-_SETTINGS = frozenset({
-    "gate_signers", "gate_roles", "gate_rehearsal_required", "gate_rehearsal_max_age_hours", "gate_soak_hours", "gate_rehearsed_before",
-    "gate_backup_max_age_hours", "pgops_environments", "migrate_windows", "migrate_without_window", "migrate_blackouts",
-})  # fmt: skip
-
 Command = Callable[[str, Mapping[str, Any]], str]
 
 
@@ -55,35 +48,36 @@ def refuse_left_out(
             )
 
 
-def refuse_typed(
-    run: Mapping[str, Any],
-    names: Iterable[str],
-    variables_of: Mapping[str, Mapping[str, Any]],
-    phases: Iterable[str],
-    production: Iterable[str],
-    limit: str,
-) -> None:
+def is_gated(of_hosts: Iterable[Mapping[str, Any]], environment: str, production: Iterable[str]) -> bool:
+    """:param of_hosts: what each host has without -e.
+    :return: whether one of them has a gate; a template may say so."""
+    known = list(production)
+    given = [variables.get("gate_required") for variables in of_hosts]
+    return any(_is_template(one) or required(one, environment, known) for one in given)
+
+
+def refuse_typed(run: Mapping[str, Any], eased: Sequence[str], why: str | None, limit: str) -> None:
     """Who types a command does not choose what the gate asks of it: a glass is broken by name, or not at all.
 
     :param run: what it has so far, for the command that it should have been.
-    :param names: of everything that was given with -e.
-    :param phases: of this run.
-    :raises environments.Refusal: a setting of the gate was typed; switching it off is refused wherever that is tried
-    """  # fmt: skip
-    typed, environment = set(map(str, names)), str(run["environment"])
-    found = sorted(typed & _SWITCHES)
-    given = [variables.get("gate_required") for variables in variables_of.values()]
-    if not found and any(_is_template(one) or required(one, environment, production) for one in given):
-        found = sorted(typed & _SETTINGS)
-        if "pgops_phases" in typed and "rehearse" not in phases:
-            found.append("pgops_phases")
-    if found:
-        verb = "is" if len(found) == 1 else "are"
-        raise environments.Refusal(
-            f"{', '.join(found)} {verb} typed with -e, and what the gate of {environment} asks for stands in the inventory alone; who has to pass "
-            "it in an emergency breaks the glass (docs/gate.md). Without it",
-            typed_commands.again(typed_commands.without(run, found), limit),
-        )
+    :param eased: the variables that make it easier, see :func:`typed_settings.eased`.
+    :param why: what a typed exception lacks, as the end of a sentence.
+    :raises environments.Refusal: there is one
+    """
+    if not eased:
+        return
+    verb = "is" if len(eased) == 1 else "are"
+    way = (
+        "who has to pass it in an emergency breaks the glass"
+        if run["playbook"] == "migrate"
+        else "so does what is rehearsed for it"
+    )
+    lack = f" ({why})" if why else ""
+    raise environments.Refusal(
+        f"{', '.join(eased)} {verb} typed with -e{lack}, and what the gate of {run['environment']} asks for stands in the inventory alone, "
+        f"of which more may be typed and not less; {way} (docs/gate.md). Without it",
+        typed_commands.again(typed_commands.without(run, eased), limit),
+    )
 
 
 def _is_template(given: Any) -> bool:

@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ansible import context
 from ansible.errors import AnsibleActionFail
 from ansible.utils.vars import load_extra_vars
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import break_glass
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import break_glass, windows
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.rendered_tree import checks, rendered_tree
 
@@ -94,6 +95,14 @@ class MigrationAction(PgopsAction):
         :raises PgopsError: what was given for it does not do."""
         given = {part: self._templar.template(task_vars.get(name)) for part, name in break_glass.VARIABLES.items()}
         return break_glass.settled(given, set(load_extra_vars(self._loader)), datetime.now(UTC))
+
+    def before_this_host(self, task_vars: Mapping[str, Any], own: int) -> int:
+        """Hosts of one batch that Ansible's forks leave for later; those of a later batch are asked when theirs begins.
+
+        :param own: seconds that all databases of this host are expected to take; the versions of its neighbours are the same, as a rule.
+        :return: seconds after which it is this host's turn."""
+        batch = [str(host) for host in task_vars.get("ansible_play_batch") or []]
+        return own * windows.turn(str(task_vars["inventory_hostname"]), batch, int(context.CLIARGS.get("forks") or 1))
 
     def refuse_unproved(self, task_vars: dict[str, Any], databases: Iterable[str], doing: str, why: str) -> None:
         """Tags choose what a run shows, not whether its backup is proved.

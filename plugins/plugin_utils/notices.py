@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import mailbox, notification
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import mailbox, notification, run_parts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import now
 
 # Whoever tells has to know it.
@@ -128,6 +128,26 @@ def of_plan(run: Mapping[str, Any], planned_for: str, places: Sequence[Mapping[s
     )
 
 
+def of_look(report: Mapping[str, Any]) -> Notice | None:
+    """:return: of a migration that has planned and was to apply nothing, by its tags or its phases; None where nothing is pending."""
+    pending = {
+        (str(host), str(name)): found["plan"]["pending"]
+        for host, databases in report["results"].items()
+        for name, found in databases.items()
+        if (found.get("plan") or {}).get("pending")
+    }
+    if report["playbook"] != "migrate" or not pending:
+        return None
+    run = {**report, "id": report["run_id"]}
+    versions = sorted({str(item["version"]) for items in pending.values() for item in items})
+    text = (
+        f"pgops: {report['playbook']} in {report['environment']} is planned, and nothing was applied\n"
+        f"database: {', '.join(f'{name} on {host}' for host, name in pending)}\nversions: {', '.join(versions)}\n{_by(run)}"
+    )
+    databases = [{"host": host, "database": name} for host, name in pending]
+    return Notice(PLANNED, text, {**_of_run(run), "databases": databases, "planned_for": None, "versions": versions})
+
+
 def _of_run(run: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "playbook": run["playbook"],
@@ -161,6 +181,10 @@ def tell(report: Mapping[str, Any], settings: Mapping[str, Any], databases: Sequ
     """
     if report["playbook"] not in notification.NOTIFIED or report.get("check_mode"):
         return False
+    if report.get("ok", report["result"] == "succeeded") and not run_parts.changes(report):
+        # It has looked, and that is all that there is to tell of it.
+        planned = of_look(report)
+        return deliver(planned, settings) if planned else False
     return deliver(of_end(report, databases), settings)
 
 

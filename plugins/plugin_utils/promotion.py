@@ -16,10 +16,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import waivers
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
     make_private_folder,
     now,
@@ -265,19 +267,28 @@ def lacking(
     return found
 
 
-def wrong_waiver(waivers: Any) -> str | None:
+def wrong_waiver(given: Any) -> str | None:
     """:return: what is wrong with ``migrate_waive``, as the end of a sentence; None where each names check, version and reason."""
-    if not isinstance(waivers, list) or not all(isinstance(item, Mapping) for item in waivers):
+    if not isinstance(given, list) or not all(isinstance(item, Mapping) for item in given):
         return "is no list of check, version and reason"
-    for item in waivers:
+    for item in given:
         if str(item.get("check")) not in WAIVED_CHECKS:
             return f"has the check {item.get('check')}, and it takes {', '.join(WAIVED_CHECKS)}"
         missing = [name for name in ("version", "reason") if not str(item.get(name) or "").strip()]
         if missing:
             return f"has an entry without {' and '.join(missing)}"
+        wrong = waivers.wrong_end(item)
+        if wrong:
+            return f"has an entry that {wrong}"
     return None
 
 
-def waived(waivers: Iterable[Mapping[str, Any]], check: str) -> dict[str, str]:
-    """:return: version -> reason, of one check."""
-    return {str(item["version"]): str(item["reason"]) for item in waivers if item["check"] == check}
+def waived(given: Iterable[Mapping[str, Any]], check: str) -> dict[str, str]:
+    """:param given: ``migrate_waive``.
+    :return: version -> reason, and whose it is until when, of one check today."""
+    today = datetime.now(UTC).date()
+    return {
+        str(item["version"]): waivers.told(item)
+        for item in given
+        if item["check"] == check and waivers.in_force(item, today)
+    }

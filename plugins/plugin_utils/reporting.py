@@ -28,6 +28,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     report_timeline,
     rollback_advice,
     run_outcome,
+    run_parts,
     six_steps,
     typed_commands,
 )
@@ -39,8 +40,6 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
 )
 
 SUCCEEDED = "succeeded"
-# The tag of what changes a database.
-_CHANGES_BY_TAG = {"migrate": "apply", "rollback": "rollback"}
 FAILED = "failed"
 INTERRUPTED = "interrupted"
 
@@ -282,10 +281,10 @@ def build(
         "state": run_outcome.ROLLED_BACK
         if automatic and automatic["ok"]
         else run_outcome.final_state(facts.get("playbook"), ok, rows, hosts)
-        if _may_change(facts)
+        if run_parts.may_change(facts)
         else None,
         "steps": rows,
-        "six_steps": six_steps.of(rows, hosts, ok=ok, goes_back=_may_change(facts))
+        "six_steps": six_steps.of(rows, hosts, ok=ok, goes_back=run_parts.may_change(facts))
         if facts.get("playbook") == "rollback" and not facts.get("check_mode")
         else [],
         "versions": _versions(hosts),
@@ -303,13 +302,6 @@ def build(
         "error": cause,
         "next": cause["next"] if cause else _after_success(facts, rows, hosts),
     }
-
-
-def _may_change(run: Mapping[str, Any]) -> bool:
-    """:return: whether the run was to change a database: no check, and tags do not leave out what changes it."""
-    tag = _CHANGES_BY_TAG.get(str(run.get("playbook")))
-    tags, skipped = set(run.get("tags") or ["all"]), set(run.get("skip_tags") or [])
-    return not run.get("check_mode") and (tag is None or (bool(tags & {"all", tag}) and tag not in skipped))
 
 
 def _after_success(

@@ -183,6 +183,7 @@ def shut(
     waived: Iterable[str],
     now: datetime,
     blackouts: Sequence[blackout_days.Blackout] = (),
+    before: int = 0,
 ) -> list[Shut]:
     """The pending versions that need a window and have none.
 
@@ -194,6 +195,7 @@ def shut(
     :param required: whether a version that clients wait for is refused where no window is declared at all
     :param waived: versions that go without
     :param blackouts: days on which nothing begins, whatever its risk
+    :param before: seconds that what comes before it is expected to take: the databases and hosts that are changed first
     """
     need = [
         item
@@ -212,7 +214,7 @@ def shut(
     if standing:
         why = f"may not begin on a blackout day ({standing.text}), which ends at {moment(standing.ends)}"
         return [Shut(str(item["version"]), str(item["name"]), why) for item in need]
-    taken, found = 0, []
+    taken, found = before, []
     for item in pending:
         # What needs no window takes its time in it all the same.
         taken += int(item.get("expected_seconds") or 0)
@@ -223,6 +225,17 @@ def shut(
             if fault:
                 found.append(Shut(str(item["version"]), str(item["name"]), fault))
     return found
+
+
+def expected(pending: Iterable[Mapping[str, Any]]) -> int:
+    """:return: the seconds that all versions of a database are expected to take."""
+    return sum(int(item.get("expected_seconds") or 0) for item in pending)
+
+
+def turn(host: str, batch: Sequence[str], forks: int) -> int:
+    """:param batch: the hosts of a batch, in their order. :param forks: so many Ansible changes side by side.
+    :return: how many hosts come before this one, one after another."""
+    return list(batch).index(host) // max(1, forks) if host in batch else 0
 
 
 def _risk(item: Mapping[str, Any]) -> str:

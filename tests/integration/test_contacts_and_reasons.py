@@ -71,6 +71,18 @@ def test_production_begins_no_migration_while_its_copies_have_no_place(site: Pla
     assert not list(site.backups.rglob("*"))
 
 
+def test_who_only_looks_is_told_what_production_will_ask_for_and_shown_the_sql(site: Playbook) -> None:
+    site.variables.pop("pgops_contacts")
+    site.variables |= {"backup_copies_required": True, "audit_justification_required": True}
+    looked = site("migrate.yml", "--check", "--diff", limit="production")
+    assert looked.rc == 0, looked.output
+    for lack in ("pgops_contacts does not say", "audit_justification is not set", "backup_copies names no place"):
+        assert f"will be missing: {lack}" in looked.stdout.replace(
+            "A migration of production is audited with its justification, and ", ""
+        ).replace("backup_copies_required is on and ", "")
+    assert "CREATE TABLE public.rooms" in looked.stdout
+
+
 @pytest.mark.slow
 def test_what_only_production_asks_for_is_not_asked_elsewhere(site: Playbook) -> None:
     for name in ("pgops_contacts", "rollback_reason"):

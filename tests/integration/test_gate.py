@@ -105,14 +105,32 @@ def test_one_changed_byte_of_sql_voids_the_approval(site: Playbook, people: Peop
 
 
 def test_tags_do_not_lead_past_the_gate(site: Playbook) -> None:
-    past = site("migrate.yml", "--tags", "plan,apply")
-    assert past.rc == 2 and "local has a gate, and this run has not passed it" in past.json["error"]["message"]
+    site.variables["hooks_maintenance_on"] = site.variables["hooks_maintenance_off"] = [
+        {"argv": ["touch", str(site.folder / "shut")]}
+    ]
+    for parts in (["--tags", "plan,apply"], ["--skip-tags", "gate"]):
+        past = site("migrate.yml", *parts)
+        refused(
+            site,
+            past,
+            "this run has no gate (left out by --tags or --skip-tags), and local applies nothing without",
+            "plan",
+        )
+        assert (
+            past.json["error"]["next"] == ["ansible-playbook migrate.yml -l local"]
+            and not (site.folder / "shut").exists()
+        )
+    early = site("migrate.yml", "--tags", "apply")
+    assert early.rc == 2 and "this run has no plan and no gate" in early.json["error"]["message"], early.output
+    assert not (site.folder / "shut").exists(), "before the application is taken away"
+    shown = site("migrate.yml", "--check", "--tags", "plan,apply")
+    assert shown.rc == 0, shown.output
     site.variables["pgops_phases"] = ["plan", "apply", "report"]
     off = site("migrate.yml")
     assert off.rc == 2 and "pgops_phases leaves out gate, and local has one" in off.json["error"]["message"]
     site.variables["pgops_phases"] = ["plan", "gate", "apply", "report"]
     told = site("migrate.yml", __gate_stage="look", __pgops_only_tell=True)
-    assert told.rc == 2 and "has not passed it" in told.json["error"]["message"], (
+    assert told.rc == 2 and "__gate_stage, __pgops_only_tell are typed with -e" in told.json["error"]["message"], (
         "no internal variable leads past it either"
     )
 
@@ -127,9 +145,20 @@ def test_tags_do_not_lead_past_the_gate(site: Playbook) -> None:
         {"gate_soak_hours": 0},
         {"migrate_windows": [{"opens": "*:00 UTC", "lasts": "2h"}]},
         {"pgops_phases": ["plan", "gate", "apply"]},
+        {
+            "__pgops_kept": ["rehearse"],
+            "audit_phi_required": False,
+            "backup_level_required": 1,
+            "migrate_review_required": False,
+            "pgops_host": "another",
+            "preflight_waive": [{"check": "disk", "reason": "it will do"}],
+            "rehearse_blocked_reads": 60,
+            "rehearse_duration": 9000,
+        },
     ],
 )
 def test_who_types_the_command_does_not_choose_what_the_gate_asks_for(site: Playbook, typed: dict[str, Any]) -> None:
+    site.variables |= {"audit_phi_required": True, "migrate_review_required": True, "rehearse_duration": 600}
     past = site("migrate.yml", **typed)
     names = ", ".join(sorted(typed))
     assert (
@@ -138,6 +167,76 @@ def test_who_types_the_command_does_not_choose_what_the_gate_asks_for(site: Play
     assert not site.server.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'pgops'", database=site.database)
     (command,) = past.json["error"]["next"]
     assert command.startswith("ansible-playbook migrate.yml -l local") and not any(name in command for name in typed)
+
+
+def test_what_asks_for_more_may_be_typed(site: Playbook) -> None:
+    stricter = {
+        "gate_soak_hours": 48,
+        "rehearse_blocked_reads": 1,
+        "rehearse_duration": 60,
+        "migrate_without_window": [],
+    }
+    more = {
+        "pgops_phases": ["preflight", *site.variables["pgops_phases"]],
+        "preflight_waive": site.variables["preflight_waive"],
+    }
+    refused(site, site("migrate.yml", **stricter, **more), "there is missing the approval of database_admin")
+    assert site("migrate.yml", "--tags", "plan", migrate_review_required="no", gate_soak_hours="24").rc == 0, "the same"
+
+
+def test_what_is_waived_behind_e_has_a_name_a_reason_and_an_end(site: Playbook, people: People) -> None:
+    site.variables |= {
+        "migrate_windows": [{"opens": f"{datetime.now(UTC) + timedelta(hours=3):%Y-%m-%d %H:%M} UTC", "lasts": "2h"}],
+        "migrate_without_window": [],
+    }
+    assert approve(site, people).rc == 0
+    entry = {"check": "window", "version": V1, "reason": "the vendor is on the telephone"}
+    named = {**entry, "by": "Ada Byron", "until": f"{datetime.now(UTC):%Y-%m-%d}"}
+    for wrong, why in (
+        (entry, "has no by"),
+        ({**named, "until": "soon"}, "takes a day"),
+        ({**named, "until": "2020-01-31"}, "is over"),
+        ({**named, "until": "2099-01-31"}, "more than 7 days ahead"),
+        ({**named, "reason": "x"}, "nobody learns anything"),
+    ):
+        past = site("migrate.yml", migrate_waive=[wrong])
+        assert past.rc == 2 and why in past.json["error"]["message"], past.output
+    let = site("migrate.yml", migrate_waive=[named])
+    assert let.rc == 0, let.output
+    assert (
+        f"waived: window of {V1} to begin, because {entry['reason']} (by Ada Byron, until {named['until']})"
+        in let.stdout
+    )
+    (told,) = let.json["hosts"]["local-1"][site.database]["plan"]["waived"]
+    assert (told["by"], told["until"]) == ("Ada Byron", named["until"])
+
+
+def test_a_waiver_of_the_inventory_ends_with_its_day(site: Playbook, people: People) -> None:
+    shut = [{"opens": f"{datetime.now(UTC) + timedelta(hours=3):%Y-%m-%d %H:%M} UTC", "lasts": "2h"}]
+    waiver = {"check": "window", "version": V1, "reason": "a test", "until": "2020-01-31"}
+    site.variables |= {"migrate_windows": shut, "migrate_without_window": [], "migrate_waive": [waiver]}
+    refused(site, site("migrate.yml"), "needs a window, and it is", "plan")
+    site.variables["migrate_waive"] = [{**waiver, "until": "tomorrow"}]
+    refused(site, site("migrate.yml"), "takes a day", "plan")
+
+
+def test_behind_a_broken_glass_settings_are_typed_and_it_is_shouted(site: Playbook) -> None:
+    soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="seconds")
+    glass = {**GLASS, "gate_break_glass_expires": soon}
+    never = site("migrate.yml", **glass, pgops_production_environments=["nowhere"])
+    assert never.rc == 2 and "pgops_production_environments is typed with -e" in never.json["error"]["message"]
+    broken = site("migrate.yml", **glass, preflight_disk_stop_percent=1, migrate_review_required=False)
+    assert broken.rc == 0, broken.output
+    assert (
+        "WITHOUT the approval of database_admin; what the inventory says of preflight_disk_stop_percent"
+        in broken.stdout
+    )
+    assert "migrate_review_required" not in verdict(site, broken)["break_glass"]["told"], "the inventory says the same"
+
+
+def test_a_rehearsal_that_the_gate_will_take_is_held_to_the_inventory_too(site: Playbook) -> None:
+    eased = site("rehearse.yml", rehearse_blocked_reads=600)
+    assert eased.rc == 2 and "rehearse_blocked_reads is typed with -e" in eased.json["error"]["message"], eased.output
 
 
 def test_who_can_sign_for_nobody_is_told_right_after_the_plan(site: Playbook, people: People) -> None:
@@ -236,6 +335,35 @@ def test_a_forecast_that_does_not_fit_into_what_is_left_of_the_window_waits(site
     assert "is expected to end after 7200 s, and the window closes in 3" in told.json["error"]["message"]
     rehearsal_file.write(site.backups, site.database, pending, seconds=60)
     assert "window" not in [one["kind"] for one in verdict(site, site("gate.yml"))["missing"]]
+
+
+def test_databases_that_are_changed_one_after_another_share_what_is_left_of_the_window(
+    site: Playbook, people: People
+) -> None:
+    opened = [{"opens": f"{datetime.now(UTC) - timedelta(hours=1):%Y-%m-%d %H:%M} UTC", "lasts": "2h"}]
+    site.variables |= {"migrate_windows": opened, "migrate_without_window": []}
+    second = f"{site.database}_2"
+    site.server.create_database(second)
+    site.variables |= {"pgops_databases": [site.database, second]}
+    planned = site("migrate.yml", "--tags", "plan", "--check")
+    for database in (site.database, second):
+        pending = planned.json["hosts"]["local-1"][database]["plan"]["pending"]
+        rehearsal_file.write(site.backups, database, pending, seconds=2400)
+    told = site("gate.yml")
+    found = {name: one["gate"]["gate"]["window"] for name, one in told.json["hosts"]["local-1"].items()}
+    assert found[site.database]["open"] is True
+    assert found[second]["open"] is False and "is expected to end after 4800 s" in found[second]["shut"][0]["why"]
+
+
+def test_what_was_rehearsed_for_another_host_is_no_rehearsal_of_this_one(site: Playbook, people: People) -> None:
+    planned = site("migrate.yml", "--tags", "plan", "--check")
+    pending = planned.json["hosts"]["local-1"][site.database]["plan"]["pending"]
+    rehearsal_file.write(site.backups, site.database, pending, host="local-2")
+    assert verdict(site, site("gate.yml", gate_rehearsal_required=True))["missing"][0]["kind"] == "rehearsal"
+    rehearsal_file.write(site.backups, site.database, pending)
+    assert "rehearsal" not in [
+        one["kind"] for one in verdict(site, site("gate.yml", gate_rehearsal_required=True))["missing"]
+    ]
 
 
 def test_nothing_pending_needs_nobody(site: Playbook, people: People) -> None:
@@ -353,7 +481,7 @@ def test_production_takes_signed_evidence_that_has_soaked(promoted: Playbook, pe
     evidence.write_text(evidence.read_text().replace('"duration_s"', '"duration"'))
     assert kinds() == ["promotion", "approval", "signature"]
     # Told right after the plan, before hours are spent on a backup.
-    early = site("migrate.yml", limit="production", migrate_review_required=False)
+    early = site("migrate.yml", limit="production")
     assert early.rc == 2 and early.json["error"]["phase"] == "gate_early", early.output
     assert "backup" not in early.json["hosts"]["production-1"][site.database]
 

@@ -76,6 +76,20 @@ def test_a_migration_and_its_rollback_tell_how_they_ended(site: Playbook, webhoo
     assert shown_nowhere(site, up.output, down.output, again.output)
 
 
+def test_of_a_run_that_applies_nothing_it_is_told_that_it_planned(site: Playbook, webhook: Webhook) -> None:
+    for parts in (["--tags", "plan"], ["--skip-tags", "apply"], []):
+        if not parts:
+            site.variables["pgops_phases"] = ["plan", "report"]
+        run = site("migrate.yml", *parts)
+        assert run.rc == 0, run.output
+        (text,) = webhook.texts
+        assert text.startswith("pgops: migrate in local is planned, and nothing was applied\n"), text
+        assert f"database: {site.database} on local-1\nversions: {VERSION}\n" in text
+        webhook.texts.clear()
+    assert site("rollback.yml", "--tags", "preflight", rollback_confirm=site.database).rc == 0
+    assert webhook.texts == [], "nothing was rolled back"
+
+
 @pytest.mark.slow
 def test_a_host_that_cannot_be_reached_is_told_by_the_callback(site: Playbook, webhook: Webhook) -> None:
     site.hosts["local"]["local-1"] = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 9}

@@ -161,8 +161,14 @@ def test_a_migration_of_phi_asks_for_its_assessment_and_is_logged(site: Playbook
     )
     assert "audit_privacy_officer:" not in told
     assert cluster.execute("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgops'", database=DATABASE) == [(0,)]
+    for looks in (["--check", "--diff"], ["--tags", "plan"]):
+        shown = site("migrate.yml", *looks, audit_privacy_officer="Mary Seacole")
+        assert shown.rc == 0, shown.output
+        assert f"PHI: {V1}: nobody has named audit_privacy_assessment" in shown.stdout, "what will be missing is told"
+        assert "audit_privacy_officer" not in shown.stdout.partition("nobody has named")[2].splitlines()[0]
+        assert "--check" not in looks or "CREATE TABLE seen AS" in shown.stdout
     past = site("migrate.yml", "--tags", "apply")
-    assert (past.rc, "audit_phi_required asks for its assessment" in past.json["error"]["message"]) == (2, True)
+    assert (past.rc, "this run has no plan (left out by" in past.json["error"]["message"]) == (2, True)
     done = site("migrate.yml", **ASSESSED)
     assert done.rc == 0, done.output
     assert cluster.execute("SELECT it FROM seen", database=DATABASE) == [("all",)]

@@ -125,7 +125,7 @@ def test_a_database_that_fails_its_verification_is_no_evidence_any_longer(site: 
 def test_tags_do_not_lead_past_the_plan(site: Playbook) -> None:
     past = site("migrate.yml", "--tags", "backup,prove,apply", limit="production")
     assert past.rc == 2, past.output
-    assert "this run has no plan" in past.json["error"]["message"]
+    assert "no preflight, no plan and no verify" in past.json["error"]["message"]
     assert site.server.execute("SELECT to_regnamespace('pgops') IS NULL", database=site.database) == [(True,)]
 
 

@@ -51,7 +51,7 @@ FORECAST = {
     "replica_lag_seconds",
 }
 RECORD = {
-    "format", "id", "at", "environment", "database", "backup", "server_version", "scratch_version", "versions", "checksums", "files", "ok", "why",
+    "format", "id", "at", "environment", "host", "database", "backup", "server_version", "scratch_version", "versions", "checksums", "files", "ok", "why",
     "down_equal", "resumed", "steps", "forecast", "budget", "over_budget",
 }  # fmt: skip
 
@@ -116,8 +116,11 @@ def test_a_version_is_not_applied_without_its_rehearsal(
     result = site("migrate.yml", "--skip-tags", "rehearse")
     assert result.rc != 0
     assert "this run has no rehearsal" in result.output
+    assert not (site.backups / database).exists(), "nothing is backed up for a run that will apply nothing"
     assert "--skip-tags" not in result.output.partition("Then: ")[2].splitlines()[0]
-    # What the proof kept for it is gone all the same.
+    past = site("migrate.yml", "--skip-tags", "backup,prove")
+    assert past.rc != 0 and past.json["error"]["phase"] == "plan"
+    assert "this run has no backup and no prove (left out by --tags or --skip-tags)" in past.json["error"]["message"]
     assert names(server, database) == [database]
 
 

@@ -96,6 +96,22 @@ def test_what_is_expected_to_take_longer_than_the_window_is_open_waits(site: Pla
     )
 
 
+def test_what_comes_one_after_another_has_to_fit_into_the_window_together(site: Playbook) -> None:
+    add(site, risk="high", expected_seconds=2400)
+    second = f"{site.database}_2"
+    site.server.create_database(second)
+    site.variables |= {"pgops_databases": [site.database, second], "migrate_windows": [is_open()]}
+    refused(site, site("migrate.yml"), f"{V1}_rooms is expected to end after 4800 s, and the window closes in 3")
+    # Two hosts, of which one fork changes one after the other.
+    site.hosts["local"] = {
+        "local-1": {"pgops_databases": [site.database]},
+        "local-2": {"pgops_databases": [second]},
+    }
+    assert site("migrate.yml", "--tags", "plan").rc == 0
+    late = site("migrate.yml", "--tags", "plan", "--forks", "1")
+    refused(site, late, "is expected to end after 4800 s, and the window closes in 3")
+
+
 @pytest.mark.slow
 def test_production_has_a_window_for_what_clients_wait_for(site: Playbook) -> None:
     add(site, risk="low", expected_seconds=90)

@@ -14,7 +14,7 @@ from typing import Any
 
 def write(
     backups: Path, database: str, pending: Sequence[Mapping[str, Any]], *, environment: str = "local", seconds: float = 2.0,
-    blocks: float = 0.01, **keys: Any,
+    blocks: float = 0.01, host: str = "local-1", **keys: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Each pending version (as a plan tells it) has one step that took so long, and kept writers out for `blocks` seconds."""
     now = datetime.now(UTC)
@@ -26,6 +26,7 @@ def write(
         "id": identity,
         "at": now.isoformat(timespec="seconds"),
         "environment": environment,
+        "host": host,
         "database": database,
         "backup": "20260101_000000_before_migration_x",
         "server_version": 180000,

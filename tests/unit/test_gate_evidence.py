@@ -20,8 +20,8 @@ PENDING = [{"version": V1, "name": "rooms", "checksum": "files", "rendered_check
 
 
 def test_the_newest_rehearsal_of_exactly_this_sql_counts(tmp_path: Path) -> None:
-    def newest(wanted: dict[str, str], environment: str = "local") -> str | None:
-        found = gate_evidence.newest_rehearsal(str(tmp_path), environment, "a", wanted)
+    def newest(wanted: dict[str, str], environment: str = "local", host: str = "local-1") -> str | None:
+        found = gate_evidence.newest_rehearsal(str(tmp_path), environment, host, "a", wanted)
         return found["id"] if found else None
 
     assert newest({V1: "sql"}) is None
@@ -35,6 +35,11 @@ def test_the_newest_rehearsal_of_exactly_this_sql_counts(tmp_path: Path) -> None
     assert newest({V1: "sql"}) == first["id"]
     assert newest({V1: "sql", "20260101000001": "sql"}) is None, "a version that was not in it was not rehearsed"
     assert newest({V1: "sql"}, "staging") is None
+    assert newest({V1: "sql"}, host="local-2") is None, "the database of the same name on another host has other data"
+    theirs = rehearsal_file.write(tmp_path, "a", PENDING, host="local-2", at="2098-01-01T00:00:00Z")
+    (folder / f"{theirs['id']}.json").rename(folder / f"{theirs['id']}-0123abcd.json")
+    assert newest({V1: "sql"}, host="local-2") == theirs["id"]
+    assert newest({V1: "sql"}) == first["id"]
     assert newest({}) is None
     # A run that goes on rehearses anew, under the id of the day on which it began.
     again = {**first, "id": "20000101T000000Z-000000", "at": "2099-01-01T00:00:00Z"}

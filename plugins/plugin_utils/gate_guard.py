@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Holds what was typed with -e against what the inventory says, before anything of a run that has a gate begins."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import break_glass, gate_verdict, typed_settings, waivers
+
+# What applies, and what leaves a rehearsal that lets something be applied.
+PLAYBOOKS = ("migrate", "rehearse")
+_ALWAYS = ("gate_required", "pgops_production_environments")
+
+
+class Inventory:
+    """What the hosts would have if nothing had been typed with -e."""
+
+    def __init__(self, task_vars: Mapping[str, Any], templar: Any) -> None:
+        self._templar = templar
+        # The manager is shared with the hosts' variables; only this copy forgets what was typed.
+        self._manager = copy.copy(task_vars["hostvars"]._variable_manager)
+        self._manager.__dict__.update(vars(task_vars["hostvars"]._variable_manager))
+        self._manager._extra_vars = {}
+
+    def of(self, host: str, names: Iterable[str]) -> dict[str, Any]:
+        """:return: these variables of a host, templates done; one that cannot be stays the text that it is."""
+        variables = self._manager.get_vars(host=self._manager._inventory.get_host(host))
+        templar = self._templar.copy_with_new_env(available_variables=variables)
+        return {name: _done(templar, variables[name]) for name in names if name in variables}
+
+
+def _done(templar: Any, value: Any) -> Any:
+    try:
+        return templar.template(value)
+    except AnsibleError:
+        return value
+
+
+def refuse_eased(
+    run: Mapping[str, Any], typed: Mapping[str, Any], hosts: Iterable[str], inventory: Inventory, templar: Any, limit: str
+) -> list[str]:  # fmt: skip
+    """:param run: ``playbook``, ``environment``, and what its command was typed with.
+    :param typed: what was given with -e, by name.
+    :return: for a run behind a broken glass what it passes of the inventory, each a phrase; nothing for others.
+    :raises environments.Refusal: somebody has typed less than an environment with a gate asks for
+    """
+    # Most runs have typed nothing of it, and a fleet has many hosts whose variables would be read for nothing.
+    if not any(name in typed_settings.RULES or typed_settings.is_internal(str(name)) for name in typed):
+        return []
+    values = {str(name): _done(templar, value) for name, value in typed.items()}
+    of_hosts = [inventory.of(host, {*values, *_ALWAYS}) for host in hosts]
+    eased = typed_settings.eased(values, of_hosts)
+    kept = of_hosts[0].get("pgops_production_environments") if of_hosts else None
+    production = kept or typed_settings.default("pgops_production_environments")
+    never = [name for name in eased if name in typed_settings.NEVER or typed_settings.is_internal(name)]
+    switches = [name for name in never if name in typed_settings.NEVER]
+    if not switches and not gate_verdict.is_gated(of_hosts, str(run["environment"]), production):
+        return []
+    if eased and not never and run["playbook"] == "migrate" and _glass(values):
+        return [f"what the inventory says of {', '.join(eased)}"]
+    today = datetime.now(UTC).date()
+    why = next(
+        (
+            f"{name} {lack}"
+            for name in eased
+            if typed_settings.RULES.get(name) is typed_settings.named
+            for variables in of_hosts
+            if (lack := waivers.unsigned(values[name], variables.get(name), today))
+        ),
+        None,
+    )
+    gate_verdict.refuse_typed(run, switches or eased, why, limit)
+    return []
+
+
+def _glass(values: Mapping[str, Any]) -> bool:
+    """:return: whether somebody breaks the glass; what is wrong with that is told where it is broken."""
+    given = {part: values.get(name) for part, name in break_glass.VARIABLES.items()}
+    try:
+        return break_glass.settled(given, set(values), datetime.now(UTC)) is not None
+    except PgopsError:
+        return False
