@@ -179,7 +179,7 @@ class Worker:
         if meanwhile:
             return Outcome(item, SKIPPED, meanwhile, bytes_before=int(before["bytes"]))
         del self.conn.notices[:]
-        ended = self._run(item, _statement(item))
+        ended = self._run(item, _statement(item, truncate=self.care.truncate))
         if ended.state != DONE:
             return replace(ended, bytes_before=int(before["bytes"]))
         after = self._table(item, since=str(before["now"]))
@@ -367,11 +367,15 @@ class Worker:
                 execute(self.conn, "SELECT pg_catalog.pg_sleep(0.01)")
 
 
-def _statement(item: Item) -> sql.Composed:
+def _statement(item: Item, *, truncate: bool) -> sql.Composed:
     name = sql.Identifier(item.schema, item.name)
     if item.action == ANALYZE:
         return sql.SQL("ANALYZE {}").format(name)
     options = [*(["FREEZE"] if item.action == FREEZE else []), *(["ANALYZE"] if item.with_analyze else [])]
+    if not truncate:
+        # Else VACUUM takes ACCESS EXCLUSIVE for as long as it cuts the empty end off the file. Where it is wanted, the table's own
+        # vacuum_truncate has the last word.
+        options.append("TRUNCATE FALSE")
     chosen = sql.SQL(f"({', '.join(options)}) ") if options else sql.SQL("")
     return sql.SQL("VACUUM {}{}").format(chosen, name)
 

@@ -80,6 +80,22 @@ def test_dead_and_modified_rows_are_told_in_words_and_worked_on(target: Any) -> 
     assert row["actions"] == {"vacuum": 1, "analyze": 1}
 
 
+@pytest.mark.majors(15, 18, slow=(15,))
+def test_a_vacuum_cuts_no_file_short_since_that_locks_everybody_out_but_where_it_is_asked_to(target: Any) -> None:
+    filled(target, "emptied", 20000)
+    do(target, "DELETE FROM emptied WHERE id > 500")
+    (item,) = [item for item in maintain(target)["items"] if item["object"] == "public.emptied"]
+    assert (item["state"], item["action"]) == ("done", "vacuum")
+    assert item["bytes_after"] >= item["bytes_before"] > 1_000_000
+    do(target, "DELETE FROM emptied WHERE id > 250")
+    (item,) = [
+        item
+        for item in maintain(target, care=Care(cost_delay_ms=0, truncate=True))["items"]
+        if item["object"] == "public.emptied"
+    ]
+    assert item["state"] == "done" and item["given_back"] > 0.8 * item["bytes_before"]
+
+
 def test_old_statistics_of_a_changed_table_are_made_anew_and_of_an_unchanged_one_are_not(target: Any) -> None:
     filled(target, "changed")
     filled(target, "unchanged")

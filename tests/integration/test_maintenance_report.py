@@ -35,6 +35,7 @@ def test_free_space_of_a_table_is_told_with_the_way_out_and_by_what_it_is_known(
     (told,) = report(target)["table_bloat"]
     assert told["table"] == "public.airy" and told["percent"] > 80
     assert told["by"].startswith("an estimate (CREATE EXTENSION pgstattuple")
+    assert "maintenance_truncate, under ACCESS EXCLUSIVE" in told["way_out"]
     assert "pg_repack" in told["way_out"] and told["way_out"].endswith("VACUUM (FULL, ANALYZE) public.airy")
     server.execute("CREATE EXTENSION pgstattuple", database=target.database)
     server.execute(f"GRANT pg_stat_scan_tables TO {OWNER}")
