@@ -97,6 +97,7 @@ class Outcome:
     :ivar bytes_before: of the table without its indexes, or of the index.
     :ivar out_of_time: its time was over: the next run expects it to take longer.
     :ivar again: it may be tried again in this run.
+    :ivar settled: somebody else has done it, or does it just now, or it is gone: it is not due any more.
     """
 
     item: Item
@@ -107,6 +108,7 @@ class Outcome:
     bytes_after: int | None = None
     out_of_time: bool = False
     again: bool = False
+    settled: bool = False
     sqlstate: str | None = None
     notes: tuple[str, ...] = field(default=())
 
@@ -164,9 +166,12 @@ class Worker:
         """Do it and prove it. Takes SHARE UPDATE EXCLUSIVE on the table: no reader and no writer waits."""
         if item.lacks:
             return Outcome(item, FAILED, item.lacks, sqlstate=errorcodes.INSUFFICIENT_PRIVILEGE)
-        there = self._who_is_there(item) or (self._old_transactions(item) if item.action == REINDEX else None)
+        there = self._in_use(item)
         if there is not None:
-            return Outcome(item, SKIPPED, there, again=True)
+            return there
+        old = self._old_transactions(item) if item.action == REINDEX else None
+        if old is not None:
+            return Outcome(item, SKIPPED, old, again=True)
         return self._rebuild(item) if item.action == REINDEX else self._vacuum(item)
 
     # VACUUM and ANALYZE
@@ -174,17 +179,17 @@ class Worker:
     def _vacuum(self, item: Item) -> Outcome:
         before = self._table(item)
         if before is None:
-            return Outcome(item, SKIPPED, "it is gone")
+            return Outcome(item, SKIPPED, "it is gone", settled=True)
         meanwhile = self._meanwhile(item, before)
         if meanwhile:
-            return Outcome(item, SKIPPED, meanwhile, bytes_before=int(before["bytes"]))
+            return Outcome(item, SKIPPED, meanwhile, bytes_before=int(before["bytes"]), settled=True)
         del self.conn.notices[:]
         ended = self._run(item, _statement(item, truncate=self.care.truncate))
         if ended.state != DONE:
             return replace(ended, bytes_before=int(before["bytes"]))
         after = self._table(item, since=str(before["now"]))
         if after is None:
-            return replace(ended, state=SKIPPED, why="it is gone")
+            return replace(ended, state=SKIPPED, why="it is gone", settled=True)
         ended = replace(ended, bytes_before=int(before["bytes"]), bytes_after=int(after["bytes"]))
         return self._proved(item, ended, before, after)
 
@@ -198,9 +203,8 @@ class Worker:
     def _proved(self, item: Item, ended: Outcome, before: dict[str, Any], after: dict[str, Any]) -> Outcome:
         analyzed = bool(after["analyzed"]) or (after["kind"] == "p" and after["reltuples"] >= 0)
         vacuumed = bool(after["vacuumed"]) or after["bytes"] < before["bytes"]
-        if (item.action != ANALYZE and not vacuumed) or (
-            (item.action == ANALYZE or item.with_analyze) and not analyzed
-        ):
+        wants_statistics = item.action == ANALYZE or item.with_analyze
+        if (item.action != ANALYZE and not vacuumed) or (wants_statistics and not analyzed):
             said = "; ".join(line.partition(":")[2].strip() for line in self.conn.notices if line.startswith("WARNING"))
             word = "ANALYZE" if item.action == ANALYZE else "VACUUM"
             why = f"{word} ended without an error, and the server does not say that it was done"
@@ -229,7 +233,9 @@ class Worker:
     def _rebuild(self, item: Item) -> Outcome:
         before = self._index(item)
         if before is None or int(before["oid"]) != item.oid:
-            return Outcome(item, SKIPPED, "it is gone, or somebody has rebuilt it since the plan was made")
+            return Outcome(
+                item, SKIPPED, "it is gone, or somebody has rebuilt it since the plan was made", settled=True
+            )
         if not before["valid"]:
             return Outcome(item, SKIPPED, "it is invalid by now")
         with self.lock:
@@ -239,9 +245,8 @@ class Worker:
         after = None if self.conn.closed else self._index(item)
         ended = replace(ended, bytes_before=int(before["bytes"]), bytes_after=int(after["bytes"]) if after else None)
         if ended.state == DONE and (after is None or after["oid"] == before["oid"] or not after["valid"]):
-            ended = replace(
-                ended, state=FAILED, why="REINDEX ended without an error, and the index is the one of before"
-            )
+            why = "REINDEX ended without an error, and the index is the one of before"
+            ended = replace(ended, state=FAILED, why=why)
         swapped = after is not None and after["oid"] != before["oid"] and bool(after["valid"])
         if ended.state == CANCELLED and swapped:
             # It was ended while it waited to drop what it had replaced: the work is done.
@@ -286,8 +291,8 @@ class Worker:
 
     # Both
 
-    def _who_is_there(self, item: Item) -> str | None:
-        """:return: who holds what excludes our lock, after a few looks, in words; None where nobody does."""
+    def _in_use(self, item: Item) -> Outcome | None:
+        """:return: skipped, for who holds what excludes our lock, after a few looks; None where nobody does."""
         wanted = TableLock(item.table_oid, item.table_schema, item.table_name, lock_modes.SHARE_UPDATE_EXCLUSIVE)
         there: list[locks.Session] = []
         for _ in range(LOCK_TRIES):
@@ -297,7 +302,11 @@ class Worker:
             if any(session.backend_type == "autovacuum worker" for session in there):
                 break  # it does the same work, and one to prevent wraparound gives way to nobody
             self.sleep(LOCK_REST_S * (0.5 + random.random()))
-        return f"its table is in use by {'; '.join(session.sentence() for session in there)}"
+        why = f"its table is in use by {'; '.join(session.sentence() for session in there)}"
+        # An autovacuum does the same; only one to prevent wraparound freezes all that there is.
+        word = "to prevent wraparound" if item.action == FREEZE else "autovacuum worker"
+        settled = item.action != REINDEX and any(word in f"{one.backend_type} {one.query_digest}" for one in there)
+        return Outcome(item, SKIPPED, why, again=True, settled=settled)
 
     def _old_transactions(self, item: Item) -> str | None:
         """:return: whose transaction a rebuild would wait for, in words; it waits for each that has a snapshot, and for each that uses
@@ -341,16 +350,14 @@ class Worker:
                         out_of_time=running.out_of_time, again=running.why is not None and not running.out_of_time,
                     )  # fmt: skip
                 if exc.pgcode == errorcodes.DEADLOCK_DETECTED:
-                    return Outcome(
-                        item, CANCELLED, "it deadlocked with another session, and gave way", seconds, again=True
-                    )
+                    why = "it deadlocked with another session, and gave way"
+                    return Outcome(item, CANCELLED, why, seconds, again=True)
                 if exc.pgcode == errorcodes.LOCK_NOT_AVAILABLE:
                     if attempt + 1 < LOCK_TRIES:
                         self.sleep(LOCK_REST_S * (0.5 + random.random()))
                         continue
-                    return Outcome(
-                        item, SKIPPED, self._who_is_there(item) or "its lock was not to be had", seconds, again=True
-                    )
+                    lost = self._in_use(item) or Outcome(item, SKIPPED, "its lock was not to be had", again=True)
+                    return replace(lost, seconds=seconds)
                 failed = from_psycopg(exc, f"{_word(item)} failed", statement=statement.as_string(self.conn))
                 return Outcome(item, FAILED, failed.message, seconds, sqlstate=exc.pgcode)
             finally:

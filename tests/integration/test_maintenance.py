@@ -23,11 +23,11 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
-from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_plan import Needs
+from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_plan import Needs, Plan
 from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_watch import Care
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 from support.engine import RUN, When, holding, rows, wait_for
-from support.maintained import do, filled, maintain, needed, plan, states, work
+from support.maintained import do, filled, maintain, needed, plan, states, tried, work
 from support.server import APP, OWNER, SUPERUSER, Server
 
 
@@ -317,7 +317,7 @@ def test_a_rebuild_waits_for_no_old_transaction_and_leaves_nothing(target: Any) 
     )
     with holding(target, "SELECT count(*) FROM t", name="an idle session"):
         time.sleep(2.1)  # older than a client's ordinary transaction
-        result = maintenance.maintain(target, [rebuild("t", "t_kind", found)], work(budget_s=20), planned="now")
+        result = tried(target, plan=Plan("now", [rebuild("t", "t_kind", found)]), budget_s=20)
     (item,) = result["items"]
     assert item["state"] == "skipped" and "an idle session" in item["why"]
     assert invalid(target) == []
@@ -360,7 +360,7 @@ def test_at_the_end_of_its_time_a_rebuild_is_cancelled_without_remains_and_expec
         writer.close()
 
     given = work(budget_s=5000, progress=When("rebuilding index", waiting), clock=lambda: time.monotonic() + jumped[0])
-    result = maintenance.maintain(target, [rebuild("t", "t_kind", found)], given, planned="now")
+    result = tried(target, plan=Plan("now", [rebuild("t", "t_kind", found)]), given=given)
     (item,) = result["items"]
     assert (item["state"], item["why"]) == ("cancelled", "its time was over")
     assert result["remains"]["left"] == [] and item["notes"] == []
@@ -469,7 +469,7 @@ def test_a_migration_keeps_it_from_beginning(target: Any) -> None:
         conn = connect(target, application_name="test")
         ledger.ensure(conn)
         conn.close()
-        result = maintain(target, plan=made, pause_s=1.0)
+        result = tried(target, plan=made, pause_s=1.0)
     (item,) = result["items"]
     assert item["state"] == "not begun" and "is being migrated by run 20260101T000000Z-00000b" in item["why"]
 
@@ -480,7 +480,7 @@ def test_a_running_backup_keeps_it_from_beginning(target: Any, name: str) -> Non
     filled(target, "t")
     do(target, "DELETE FROM t WHERE id <= 500")
     with holding(target, "SELECT 1", name=name):
-        result = maintain(target, pause_s=0.7)
+        result = tried(target, pause_s=0.7)
     (item,) = result["items"]
     assert item["state"] == "not begun" and "a backup runs" in item["why"]
     assert states(maintain(target)) == {"public.t": "done"}
@@ -561,7 +561,7 @@ def test_a_canary_that_suffers_lets_nothing_begin_and_in_the_end_ends_what_runs(
     care = Care(cost_delay_ms=100, canary=canary, canary_limit_ms=50)
     made = plan(target, Needs(rows_least=100, index_least_mb=1000))
     assert [item.name for item in made.items] == ["slow", "next"]
-    result = maintain(target, plan=made, care=care, progress=told, jobs=1, pause_s=8.0, budget_s=600)
+    result = tried(target, plan=made, care=care, progress=told, jobs=1, pause_s=8.0, budget_s=600)
     suffering.close()
     assert states(result) == {"public.slow": "not begun", "public.next": "not begun"}
     assert all("the query of maintenance_canary takes" in item["why"] for item in result["items"])
