@@ -17,6 +17,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     server_version,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
+from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_partitions import Below, below
 
 # Of tables whose lock somebody has for himself the size of the last look counts: to ask the file would wait for him.
 _HELD = """
@@ -150,6 +151,7 @@ class Table:
     :ivar bytes: with TOAST, without indexes.
     :ivar reltuples: rows as the last VACUUM or ANALYZE found them, -1 where there was none.
     :ivar live: rows as the server counts them since.
+    :ivar below: of a partitioned one, what is known of its partitions.
     :ivar vacuumed_s: seconds since the last VACUUM of anybody, None where there was none; ``analyzed_s`` the same.
     """
 
@@ -173,6 +175,7 @@ class Table:
     multixact_age: int
     vacuumed_s: float | None
     analyzed_s: float | None
+    below: Below | None = None
 
     @property
     def full_name(self) -> str:
@@ -182,6 +185,8 @@ class Table:
     @property
     def rows(self) -> int:
         """As many as there most likely are."""
+        if self.below is not None:
+            return self.below.rows
         return self.live if self.live > 0 else max(int(self.reltuples), 0)
 
 
@@ -240,7 +245,10 @@ def tables(conn: Connection, *, xid_age: int, multixact_age: int) -> list[Table]
     :return: every table of the users. Takes ACCESS SHARE for a moment, on none that somebody has for himself."""
     may = _MAY_VACUUM.format(maintain=_maintain(conn, "c.oid"))
     rows = fetch_all(conn, _TABLES.format(may=may), {"xid_age": xid_age, "multixact_age": multixact_age})
-    return [Table(**row) for row in rows]
+    partitions = below(conn) if any(row["kind"] == "p" for row in rows) else {}
+    return [
+        Table(**row, below=partitions.get(int(row["oid"]), Below()) if row["kind"] == "p" else None) for row in rows
+    ]
 
 
 def indexes(conn: Connection, *, least_bytes: int) -> list[Index]:

@@ -22,6 +22,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_bloat import Bloat
 from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_evidence import Index, Server, Table
 from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_history import Known
+from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_partitions import Below
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 
 FREEZE, VACUUM, ANALYZE, REINDEX = "freeze", "vacuum", "analyze", "reindex"
@@ -243,12 +244,16 @@ def of_table(table: Table, needs: Needs, server: Server, known: Known, conn: Con
     """:return: what a table needs, None where it needs nothing."""
     due = [] if table.kind == "p" else _due(table, needs, server)
     vacuum = [] if table.kind == "p" else _vacuum_reasons(table, needs)
-    analyze = _analyze_reasons(table, needs)
+    analyze = _analyze_reasons(table, needs, known)
     if not (due or vacuum or analyze):
         return None
     action = FREEZE if due else VACUUM if vacuum else ANALYZE
     size = table.bytes + table.index_bytes if action != ANALYZE else _sampled(table, server)
-    weights = {FREEZE: max((share for _, share, _ in due), default=0.0), VACUUM: table.dead, ANALYZE: table.modified}
+    weights = {
+        FREEZE: max((share for _, share, _ in due), default=0.0),
+        VACUUM: table.dead,
+        ANALYZE: table.modified if table.below is None else table.below.modified,
+    }
     return Item(
         action,
         table.schema,
@@ -271,6 +276,9 @@ def of_table(table: Table, needs: Needs, server: Server, known: Known, conn: Con
 
 
 def _sampled(table: Table, server: Server) -> int:
+    if table.below is not None:
+        # It does all of its partitions as well.
+        return table.below.sampled + min(table.below.bytes, 300 * server.statistics_target * server.block_size)
     # ANALYZE reads as many pages as it wants rows.
     return min(table.bytes, 300 * server.statistics_target * server.block_size)
 
@@ -300,10 +308,9 @@ def _vacuum_reasons(table: Table, needs: Needs) -> list[str]:
     return told
 
 
-def _analyze_reasons(table: Table, needs: Needs) -> list[str]:
-    if table.kind == "p":
-        # Nobody else does it: autovacuum passes over partitioned tables.
-        return ["a partitioned table that was never analyzed"] if table.reltuples < 0 else []
+def _analyze_reasons(table: Table, needs: Needs, known: Known) -> list[str]:
+    if table.below is not None:
+        return _reasons_from_below(table, table.below, needs, known.written.get(table.full_name))
     if table.catalog:
         return []
     if table.analyzed_s is None:
@@ -314,6 +321,22 @@ def _analyze_reasons(table: Table, needs: Needs) -> list[str]:
         return [
             f"statistics are {table.analyzed_s / DAY_S:.0f} days old, and {table.modified:,} rows were modified since"
         ]
+    return []
+
+
+def _reasons_from_below(table: Table, below: Below, needs: Needs, told: tuple[int, float] | None) -> list[str]:
+    """Nobody else does it: autovacuum passes over partitioned tables, whose plans go by the statistics of the whole."""
+    if table.reltuples < 0:
+        return ["a partitioned table that was never analyzed"]
+    # What was told before somebody else analyzed it is no beginning to count from.
+    written = told[0] if told and table.analyzed_s is not None and table.analyzed_s >= told[1] else None
+    modified = below.since(written, table.reltuples)
+    if modified >= needs.rows_least and modified >= table.rows * needs.modified_percent / 100:
+        return [f"{modified:,} rows modified below it since the last ANALYZE, of {table.rows:,}"]
+    age = float("inf") if table.analyzed_s is None else table.analyzed_s
+    if age >= needs.analyze_after_days * DAY_S and below.any_since(modified, age):
+        old = "of an unknown age" if table.analyzed_s is None else f"{age / DAY_S:.0f} days old"
+        return [f"statistics of the whole are {old}, and rows below it were modified since"]
     return []
 
 

@@ -21,11 +21,12 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     lock_forecast,
     lock_modes,
     locks,
+    maintenance_obstacles,
+    maintenance_partitions,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     execute,
-    fetch_all,
     fetch_one,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import from_psycopg
@@ -41,8 +42,6 @@ LOCK_TRIES = 5
 LOCK_REST_S = 0.2
 # Who has to end waits so long for the remains of a rebuild to go.
 CLEAN_UP_S = 10.0
-# A client's ordinary transaction is over by then.
-OLD_S = 2.0
 # Of a table that was to be frozen: less than this says that something holds its rows back.
 FROZEN_SHARE = 0.9
 
@@ -54,7 +53,6 @@ SELECT pg_catalog.clock_timestamp()::text AS now, pg_catalog.pg_table_size(c.oid
                 >= %(planned)s::timestamptz, false) AS vacuumed_meanwhile,
        coalesce(greatest(pg_catalog.pg_stat_get_last_autoanalyze_time(c.oid), pg_catalog.pg_stat_get_last_analyze_time(c.oid))
                 >= %(planned)s::timestamptz, false) AS analyzed_meanwhile,
-       pg_catalog.pg_stat_get_dead_tuples(c.oid) AS dead, c.reltuples::float8 AS reltuples,
        CASE WHEN c.relkind = 'p' THEN 0 ELSE pg_catalog.age(c.relfrozenxid) END AS xid_age,
        CASE WHEN c.relkind = 'p' THEN 0 ELSE pg_catalog.mxid_age(c.relminmxid) END AS multixact_age
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -67,26 +65,6 @@ SELECT c.oid::bigint AS oid, pg_catalog.pg_relation_size(c.oid) AS bytes,
   JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
  WHERE n.nspname = %(schema)s AND c.relname = %(name)s
 """
-_OLD_SNAPSHOTS = """
-SELECT a.pid FROM pg_catalog.pg_stat_activity a
- WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid() AND a.backend_type = 'client backend'
-   AND a.xact_start < pg_catalog.clock_timestamp() - %s * interval '1 s'
-   AND (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)
-   AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_vacuum v WHERE v.pid = a.pid)
-   AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index b WHERE b.pid = a.pid)
-"""
-# What keeps rows from being frozen or removed, whoever it is.
-_HOLDS_BACK = """
-SELECT told FROM (
-    SELECT greatest(pg_catalog.age(a.backend_xmin), pg_catalog.age(a.backend_xid)) AS age, pg_catalog.format('session %s (%s)', a.pid, a.application_name) AS told
-      FROM pg_catalog.pg_stat_activity a WHERE a.pid <> pg_catalog.pg_backend_pid()
-    UNION ALL
-    SELECT greatest(pg_catalog.age(s.xmin), pg_catalog.age(s.catalog_xmin)), pg_catalog.format('replication slot %s', s.slot_name)
-      FROM pg_catalog.pg_replication_slots s
-    UNION ALL
-    SELECT pg_catalog.age(p.transaction), pg_catalog.format('prepared transaction %s', p.gid) FROM pg_catalog.pg_prepared_xacts p) AS held
- WHERE age > 0 ORDER BY age DESC LIMIT 1
-"""
 
 
 @dataclass(frozen=True)
@@ -98,6 +76,7 @@ class Outcome:
     :ivar out_of_time: its time was over: the next run expects it to take longer.
     :ivar again: it may be tried again in this run.
     :ivar settled: somebody else has done it, or does it just now, or it is gone: it is not due any more.
+    :ivar written: below a partitioned table, rows in all when it was analyzed.
     """
 
     item: Item
@@ -109,6 +88,7 @@ class Outcome:
     out_of_time: bool = False
     again: bool = False
     settled: bool = False
+    written: int | None = None
     sqlstate: str | None = None
     notes: tuple[str, ...] = field(default=())
 
@@ -169,7 +149,8 @@ class Worker:
         there = self._in_use(item)
         if there is not None:
             return there
-        old = self._old_transactions(item) if item.action == REINDEX else None
+        users = TableLock(item.table_oid, item.table_schema, item.table_name, lock_modes.ACCESS_EXCLUSIVE)
+        old = maintenance_obstacles.old_transactions(self.conn, users, self.sleep) if item.action == REINDEX else None
         if old is not None:
             return Outcome(item, SKIPPED, old, again=True)
         return self._rebuild(item) if item.action == REINDEX else self._vacuum(item)
@@ -183,6 +164,7 @@ class Worker:
         meanwhile = self._meanwhile(item, before)
         if meanwhile:
             return Outcome(item, SKIPPED, meanwhile, bytes_before=int(before["bytes"]), settled=True)
+        below = maintenance_partitions.below(self.conn, item.oid) if item.kind == "p" else {}
         del self.conn.notices[:]
         ended = self._run(item, _statement(item, truncate=self.care.truncate))
         if ended.state != DONE:
@@ -190,7 +172,8 @@ class Worker:
         after = self._table(item, since=str(before["now"]))
         if after is None:
             return replace(ended, state=SKIPPED, why="it is gone", settled=True)
-        ended = replace(ended, bytes_before=int(before["bytes"]), bytes_after=int(after["bytes"]))
+        written = sum(one.written for one in below.values()) if item.kind == "p" else None
+        ended = replace(ended, bytes_before=int(before["bytes"]), bytes_after=int(after["bytes"]), written=written)
         return self._proved(item, ended, before, after)
 
     def _meanwhile(self, item: Item, before: dict[str, Any]) -> str | None:
@@ -201,7 +184,7 @@ class Worker:
         return None
 
     def _proved(self, item: Item, ended: Outcome, before: dict[str, Any], after: dict[str, Any]) -> Outcome:
-        analyzed = bool(after["analyzed"]) or (after["kind"] == "p" and after["reltuples"] >= 0)
+        analyzed = bool(after["analyzed"])
         vacuumed = bool(after["vacuumed"]) or after["bytes"] < before["bytes"]
         wants_statistics = item.action == ANALYZE or item.with_analyze
         if (item.action != ANALYZE and not vacuumed) or (wants_statistics and not analyzed):
@@ -218,9 +201,7 @@ class Worker:
     def _not_frozen(self, item: Item, before: dict[str, Any], after: dict[str, Any]) -> str | None:
         for age in item.due:
             if after[age] > FROZEN_SHARE * before[age]:
-                with locks.as_login_role(self.conn):
-                    row = fetch_one(self.conn, _HOLDS_BACK)
-                by = row["told"] if row else "a transaction that this role cannot see"
+                by = maintenance_obstacles.holds_back(self.conn)
                 return f"it was vacuumed, and its {age.replace('_', ' ')} is still {after[age]:,}: {by} holds it back"
         return None
 
@@ -307,25 +288,6 @@ class Worker:
         word = "to prevent wraparound" if item.action == FREEZE else "autovacuum worker"
         settled = item.action != REINDEX and any(word in f"{one.backend_type} {one.query_digest}" for one in there)
         return Outcome(item, SKIPPED, why, again=True, settled=settled)
-
-    def _old_transactions(self, item: Item) -> str | None:
-        """:return: whose transaction a rebuild would wait for, in words; it waits for each that has a snapshot, and for each that uses
-        its table."""
-        users = TableLock(item.table_oid, item.table_schema, item.table_name, lock_modes.ACCESS_EXCLUSIVE)
-        with locks.as_login_role(self.conn):
-            pids = [int(row["pid"]) for row in fetch_all(self.conn, _OLD_SNAPSHOTS, (OLD_S,))]
-        seen = {
-            one.pid: one for one in [*lock_forecast.in_the_way(self.conn, [users]), *locks.sessions_of(self.conn, pids)]
-        }
-        old = [one for one in seen.values() if one.age_s is not None and one.age_s >= OLD_S]
-        hidden = [one for one in seen.values() if one.age_s is None]
-        if hidden and not old:
-            # How old they are only pg_read_all_stats sees; that they stay everybody does.
-            self.sleep(OLD_S)
-            old = [one for one in hidden if one.pid == 0] + locks.still_open(self.conn, hidden)
-        if not old:
-            return None
-        return f"a rebuild would wait for {'; '.join(one.sentence() for one in old)}, in an old transaction"
 
     def _run(self, item: Item, statement: sql.Composable, lock_timeout_ms: int | None = None) -> Outcome:
         timeout = self.care.lock_timeout_ms if lock_timeout_ms is None else lock_timeout_ms

@@ -122,6 +122,56 @@ def test_a_partitioned_table_that_nobody_analyzes_is_analyzed_and_proved(target:
     assert plan(target).items == []
 
 
+def partitioned(target: Any) -> None:
+    """Two partitions, one of them partitioned itself, and statistics of all of it by a maintenance."""
+    do(
+        target,
+        "CREATE TABLE parts (id integer, kind integer) PARTITION BY RANGE (id)",
+        "CREATE TABLE part_1 PARTITION OF parts FOR VALUES FROM (0) TO (1000) WITH (autovacuum_enabled = off)",
+        "CREATE TABLE part_2 PARTITION OF parts FOR VALUES FROM (1000) TO (9000) PARTITION BY LIST (kind)",
+        "CREATE TABLE part_2_0 PARTITION OF part_2 DEFAULT WITH (autovacuum_enabled = off)",
+        "INSERT INTO parts SELECT n, 0 FROM generate_series(1, 1999) n",
+        "VACUUM (ANALYZE) part_1, part_2_0",
+    )
+    maintain(target)
+    assert plan(target).items == []
+
+
+@pytest.mark.majors(15, 18, slow=(15,))
+def test_a_partitioned_table_is_analyzed_again_by_what_was_written_below_it_since(server: Server, target: Any) -> None:
+    partitioned(target)
+    do(target, "UPDATE part_2_0 SET kind = 1 WHERE id < 1120")
+    # Autovacuum comes by: of the partition nothing is left to do, and of those above it everything is.
+    do(target, "VACUUM (ANALYZE) part_2_0")
+    found = plan(target)
+    assert needed(found) == [("analyze", "public.part_2")]
+    assert found.items[0].reasons == ["120 rows modified below it since the last ANALYZE, of 1,000"]
+    assert states(maintain(target, plan=found)) == {"public.part_2": "done"}
+    assert plan(target).items == []
+    do(target, "UPDATE parts SET kind = 2 WHERE id < 100", "VACUUM (ANALYZE) part_1")
+    found = plan(target)
+    assert needed(found) == [("analyze", "public.parts")]
+    assert "219 rows modified below it" in found.items[0].reasons[0]
+    # Its proof is the server's word, and not that it was analyzed once.
+    with pytest.raises(PgopsError, match="the server does not say that it was done"):
+        maintenance.maintain(target, [replace(found.items[0], lacks=None)], work(user=APP), planned=found.at)
+    assert states(maintain(target, plan=found)) == {"public.parts": "done"}
+    assert plan(target).items == []
+
+
+def test_of_a_partitioned_table_that_somebody_else_analyzed_its_growth_counts_and_its_age(target: Any) -> None:
+    partitioned(target)
+    do(target, "DROP SCHEMA pgops CASCADE", "ANALYZE parts", "ANALYZE part_2")
+    assert plan(target).items == []
+    do(target, "INSERT INTO parts SELECT n, 0 FROM generate_series(2000, 2250) n", "VACUUM (ANALYZE) part_2_0")
+    found = plan(target)
+    assert needed(found) == [("analyze", "public.part_2"), ("analyze", "public.parts")]
+    do(target, "ANALYZE parts", "ANALYZE part_2", "UPDATE parts SET kind = 3 WHERE id = 1")
+    assert plan(target).items == []
+    found = plan(target, Needs(analyze_after_days=0))
+    assert ("analyze", "public.parts") in needed(found)
+
+
 @pytest.mark.majors(15, 18, slow=(15,))
 def test_the_table_with_the_oldest_transaction_id_is_frozen_first(server: Server, target: Any) -> None:
     filled(target, "middle")
