@@ -125,10 +125,14 @@ SELECT pg_catalog.current_setting('autovacuum_freeze_max_age')::bigint AS freeze
 """
 
 
+_MAY_BECOME = "SELECT pg_catalog.pg_has_role(%s, %s, 'USAGE') AS yes"
+
+
 @dataclass(frozen=True)
 class Server:
     """What is the same for all tables.
 
+    :ivar role: that maintains; ``migrates`` the one that owns what migrations make.
     :ivar counts: whether the server counts what happens to its tables; without that no work can be proved.
     """
 
@@ -140,6 +144,7 @@ class Server:
     role: str
     now: str
     stats_reset: str | None
+    migrates: str | None = None
 
 
 @dataclass(frozen=True)
@@ -262,14 +267,22 @@ def _maintain(conn: Connection, oid: str) -> str:
     return _MAINTAIN.format(oid=oid) if server_version(conn) >= (17, 0) else ""
 
 
-def right_wanted(conn: Connection, table: tuple[str, str], owner: str, role: str) -> str:
-    """:param table: its schema and name.
-    :return: in words what a role lacks that may not maintain a table, with what to type."""
+def right_wanted(conn: Connection, table: tuple[str, str], owner: str, server: Server) -> str:
+    """Nobody is told to become a member of the owner: whoever owns a table may be a superuser, or own much else.
+
+    :param table: its schema and name.
+    :return: in words what the role lacks that may not maintain a table, with what to type."""
+    role, name = server.role, ".".join(map(quoted, table))
     told = f"role {role} is not its owner {owner}"
-    name = ".".join(map(quoted, table))
     if server_version(conn) >= (17, 0):
         return f"{told}: GRANT MAINTAIN ON {name} TO {quoted(role)}, or GRANT pg_maintain TO {quoted(role)}"
-    return f"{told}: GRANT {quoted(owner)} TO {quoted(role)}"
+    if table[0] == "pg_catalog":
+        return f"{told}, nor of the database: a superuser does it: VACUUM (FREEZE) {name}"
+    migrates = server.migrates or role
+    told += ", and before 17 only its owner may"
+    if migrates != role and (fetch_one(conn, _MAY_BECOME, (migrates, owner)) or {}).get("yes"):
+        return f"{told}: leave maintenance_user out, and {migrates} does it"
+    return f"{told}: ALTER TABLE {name} OWNER TO {quoted(migrates)}, or leave it out with maintenance_exclude"
 
 
 def excluded(name: str, patterns: Sequence[str]) -> bool:

@@ -167,7 +167,7 @@ def make(
         recent = index_rebuilds.recent(book, needs.reindex_after_days)
     with closing(connect(as_user(target, user), application_name=name)) as conn:
         execute(conn, f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
-        server = maintenance_evidence.server(conn)
+        server = replace(maintenance_evidence.server(conn), migrates=target.owner or target.user)
         if not server.counts:
             raise PgopsError(
                 f"Nothing was planned in {target.database}: track_counts is off, so the server tells of no table what it needs, nor "
@@ -192,7 +192,7 @@ def make(
         ]
         bloats, left_out = _bloats(conn, target, seen, recent, needs, server, progress, control)
         for bloat in bloats:
-            decided = of_index(bloat, needs, known, conn, server.role)
+            decided = of_index(bloat, needs, known, conn, server)
             if isinstance(decided, Item):
                 items.append(decided)
             elif decided:
@@ -271,7 +271,7 @@ def of_table(table: Table, needs: Needs, server: Server, known: Known, conn: Con
         due=[age for age, _, _ in due],
         lacks=None
         if table.may
-        else maintenance_evidence.right_wanted(conn, (table.schema, table.name), table.owner, server.role),
+        else maintenance_evidence.right_wanted(conn, (table.schema, table.name), table.owner, server),
     )
 
 
@@ -340,7 +340,7 @@ def _reasons_from_below(table: Table, below: Below, needs: Needs, told: tuple[in
     return []
 
 
-def of_index(bloat: Bloat, needs: Needs, known: Known, conn: Connection, role: str) -> Item | str | None:
+def of_index(bloat: Bloat, needs: Needs, known: Known, conn: Connection, server: Server) -> Item | str | None:
     """:return: the rebuild that an index needs; why one that looks like it gets none; None where nothing is wrong with it."""
     index, limit = bloat.index, needs.index_bloat_percent
     if bloat.measured is None:
@@ -376,7 +376,7 @@ def of_index(bloat: Bloat, needs: Needs, known: Known, conn: Connection, role: s
         weight=float(bloat.bytes),
         lacks=None
         if index.may
-        else maintenance_evidence.right_wanted(conn, (index.table_schema, index.table_name), index.owner, role),
+        else maintenance_evidence.right_wanted(conn, (index.table_schema, index.table_name), index.owner, server),
     )
 
 

@@ -491,6 +491,36 @@ def test_a_role_without_the_right_fails_though_the_server_only_warns(server: Ser
     assert [item.object for item in plan(target).items] == ["public.t"]
 
 
+@pytest.mark.majors(15, 16, slow=(16,))
+def test_before_17_nobody_is_told_to_become_a_member_of_a_superuser_or_of_any_owner(
+    server: Server, target: Any
+) -> None:
+    for name in ("ours", "theirs", "like_theirs"):
+        filled(target, name)
+        do(target, f"DELETE FROM {name} WHERE id <= 500")
+    server.execute("CREATE ROLE admin_by_membership IN ROLE " + SUPERUSER)
+    try:
+        server.execute(f"ALTER TABLE theirs OWNER TO {SUPERUSER}", database=target.database)
+        server.execute("ALTER TABLE like_theirs OWNER TO admin_by_membership", database=target.database)
+        server.execute(f"ALTER DATABASE {target.database} OWNER TO {SUPERUSER}")
+        lacks = {item.name: item.lacks for item in plan(target).items}
+        assert lacks["ours"] is None
+        for name in ("theirs", "like_theirs"):
+            assert f"before 17 only its owner may: ALTER TABLE public.{name} OWNER TO {OWNER}, or leave it out" in str(
+                lacks[name]
+            )
+            server.execute(f"ALTER TABLE public.{name} OWNER TO {OWNER}", database=target.database)
+        assert {item.lacks for item in plan(target).items} == {None}, "what is told is enough"
+        needs = Needs(rows_least=100, index_least_mb=1000, freeze_percent=0.00001)
+        found = {item.object: str(item.lacks) for item in plan(target, needs, user=APP).items}
+        assert f"leave maintenance_user out, and {OWNER} does it" in found["public.ours"]
+        assert found["pg_catalog.pg_class"].endswith("a superuser does it: VACUUM (FREEZE) pg_catalog.pg_class")
+        assert not any("GRANT" in told for told in found.values())
+    finally:
+        server.execute("DROP OWNED BY admin_by_membership", database=target.database)
+        server.execute("DROP ROLE admin_by_membership")
+
+
 @pytest.mark.majors(17, 18, slow=(17,))
 def test_pg_maintain_is_enough_to_vacuum_and_rebuild(server: Server, target: Any) -> None:
     filled(target, "t", 50000)
