@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
@@ -59,8 +60,15 @@ class ActionModule(PgopsAction):
             "environment": environment,
             "production": self.in_production(task_vars),
             "limit": self.limit(task_vars),
-            "timers": timer_files.read(timer_files.folder_of(state, environment)),
+            "timers": self._timers(state, environment, task_vars),
         }
+
+    def _timers(self, state: str, environment: str, task_vars: dict[str, Any]) -> list[dict[str, Any]] | None:
+        found = timer_files.known(state, environment, datetime.now(UTC))
+        host = str(self._templar.template(task_vars.get("schedule_host") or "localhost"))
+        if found is None and host != "localhost":
+            return [{"name": host, "elsewhere": True}]
+        return found
 
     @staticmethod
     def _number(variable: str, value: Any) -> float:

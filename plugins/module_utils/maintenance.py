@@ -23,6 +23,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     ledger_rights,
     locks,
     maintenance_history,
+    maintenance_verdict,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
@@ -30,7 +31,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     connect,
     fetch_one,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_plan import Item, as_user
 from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_watch import Care, Watch
 from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_work import (
@@ -38,7 +39,6 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_work 
     DONE,
     FAILED,
     NOT_BEGUN,
-    SKIPPED,
     Outcome,
     Worker,
 )
@@ -169,8 +169,10 @@ def maintain(target: Target, items: Sequence[Item], work: Work, *, planned: str)
     """Work through the items. Takes SHARE UPDATE EXCLUSIVE on one table a session; nobody who reads or writes waits.
 
     :param planned: the server's time when the plan was made.
-    :return: ``items`` with what became of each, ``counts`` by state, ``given_back`` bytes, ``ended``, ``remains``, ``seconds``.
-    :raises PgopsError: something failed, or another maintenance of this database is under way; ``extra`` has the result.
+    :return: ``items`` with what became of each, ``counts`` by state, ``given_back`` bytes, ``ended`` (see :mod:`maintenance_verdict`), ``verdict``, ``remains``,
+        ``seconds``.
+    :raises PgopsError: something failed, a freeze that is due or all that is due was left, or another maintenance of this database is
+        under way; ``extra`` has the result.
     :raises Interrupted: asked to end; the same.
     """
     begun = time.monotonic()
@@ -202,7 +204,7 @@ def maintain(target: Target, items: Sequence[Item], work: Work, *, planned: str)
             book = stack.enter_context(closing(connect(target, application_name=name)))
         result = _result(book, outcomes, remains, watch, begun, work)
         _record(book, result, work)
-    _refuse_failures(target, result, outcomes, watch, work)
+    maintenance_verdict.refuse(target.database, result, outcomes, work.control.reason)
     return result
 
 
@@ -321,13 +323,13 @@ def _result(
 ) -> dict[str, Any]:
     items = [outcome.as_dict() for outcome in outcomes]
     counts = Counter(outcome.state for outcome in outcomes)
-    unfinished = [item for item in items if item["state"] in (NOT_BEGUN, CANCELLED, SKIPPED)]
     return {
         "items": items,
         "counts": dict(counts),
         "changed": bool(counts[DONE] or remains.dropped),
         "given_back": sum(item["given_back"] for item in items),
-        "ended": "interrupted" if work.control.reason else "done" if not unfinished else "left some",
+        "ended": maintenance_verdict.of(outcomes, bool(work.control.reason)),
+        "verdict": maintenance_verdict.sentence(outcomes),
         "remains": {"dropped": remains.dropped, "left": remains.left},
         "invalid_indexes": integrity.invalid_indexes(book),
         "seconds": round(time.monotonic() - begun, 3),
@@ -356,33 +358,7 @@ def _record(book: Connection, result: Mapping[str, Any], work: Work) -> None:
     }
     ledger.start_run(book, work.run)
     ledger.append_audit(book, maintenance_history.MAINTAINED, run_id=work.run.id, detail=detail)
-    ledger.finish_run(book, work.run.id, "failed" if detail["failed"] else "succeeded")
-
-
-def _refuse_failures(
-    target: Target, result: dict[str, Any], outcomes: Sequence[Outcome], watch: Watch, work: Work
-) -> None:
-    extra = {"databases": {target.database: result}}
-    if work.control.reason:
-        raise Interrupted(
-            f"Interrupted: {work.control.reason}. Of {len(outcomes)} pieces of work in {target.database} "
-            f"{result['counts'].get(DONE, 0)} are done; what ran was ended, and the next run goes on there.",
-            database=target.database,
-            extra=extra,
-        )
-    failed = [outcome for outcome in outcomes if outcome.state == FAILED]
-    if failed:
-        first = failed[0]
-        more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
-        raise PgopsError(
-            f"Maintenance of {target.database} failed: {first.item.action} of {first.item.object}: {first.why}{more}. "
-            f"{result['counts'].get(DONE, 0)} of {len(outcomes)} pieces of work are done.",
-            sqlstate=first.sqlstate,
-            database=target.database,
-            object_name=first.item.object,
-            hint="Mend it and run it again: what is done is not done again; or leave it out with maintenance_exclude.",
-            extra=extra,
-        )
+    ledger.finish_run(book, work.run.id, "failed" if result["ended"] in maintenance_verdict.BAD else "succeeded")
 
 
 def of_plan(target: Target, plan: Mapping[str, Any], work: Work) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     server_version,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
+from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_partitions import Below, below
 
 # Of tables whose lock somebody has for himself the size of the last look counts: to ask the file would wait for him.
 _HELD = """
@@ -124,10 +125,14 @@ SELECT pg_catalog.current_setting('autovacuum_freeze_max_age')::bigint AS freeze
 """
 
 
+_MAY_BECOME = "SELECT pg_catalog.pg_has_role(%s, %s, 'USAGE') AS yes"
+
+
 @dataclass(frozen=True)
 class Server:
     """What is the same for all tables.
 
+    :ivar role: that maintains; ``migrates`` the one that owns what migrations make.
     :ivar counts: whether the server counts what happens to its tables; without that no work can be proved.
     """
 
@@ -139,6 +144,7 @@ class Server:
     role: str
     now: str
     stats_reset: str | None
+    migrates: str | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,7 @@ class Table:
     :ivar bytes: with TOAST, without indexes.
     :ivar reltuples: rows as the last VACUUM or ANALYZE found them, -1 where there was none.
     :ivar live: rows as the server counts them since.
+    :ivar below: of a partitioned one, what is known of its partitions.
     :ivar vacuumed_s: seconds since the last VACUUM of anybody, None where there was none; ``analyzed_s`` the same.
     """
 
@@ -173,6 +180,7 @@ class Table:
     multixact_age: int
     vacuumed_s: float | None
     analyzed_s: float | None
+    below: Below | None = None
 
     @property
     def full_name(self) -> str:
@@ -182,6 +190,8 @@ class Table:
     @property
     def rows(self) -> int:
         """As many as there most likely are."""
+        if self.below is not None:
+            return self.below.rows
         return self.live if self.live > 0 else max(int(self.reltuples), 0)
 
 
@@ -240,7 +250,10 @@ def tables(conn: Connection, *, xid_age: int, multixact_age: int) -> list[Table]
     :return: every table of the users. Takes ACCESS SHARE for a moment, on none that somebody has for himself."""
     may = _MAY_VACUUM.format(maintain=_maintain(conn, "c.oid"))
     rows = fetch_all(conn, _TABLES.format(may=may), {"xid_age": xid_age, "multixact_age": multixact_age})
-    return [Table(**row) for row in rows]
+    partitions = below(conn) if any(row["kind"] == "p" for row in rows) else {}
+    return [
+        Table(**row, below=partitions.get(int(row["oid"]), Below()) if row["kind"] == "p" else None) for row in rows
+    ]
 
 
 def indexes(conn: Connection, *, least_bytes: int) -> list[Index]:
@@ -254,14 +267,22 @@ def _maintain(conn: Connection, oid: str) -> str:
     return _MAINTAIN.format(oid=oid) if server_version(conn) >= (17, 0) else ""
 
 
-def right_wanted(conn: Connection, table: tuple[str, str], owner: str, role: str) -> str:
-    """:param table: its schema and name.
-    :return: in words what a role lacks that may not maintain a table, with what to type."""
+def right_wanted(conn: Connection, table: tuple[str, str], owner: str, server: Server) -> str:
+    """Nobody is told to become a member of the owner: whoever owns a table may be a superuser, or own much else.
+
+    :param table: its schema and name.
+    :return: in words what the role lacks that may not maintain a table, with what to type."""
+    role, name = server.role, ".".join(map(quoted, table))
     told = f"role {role} is not its owner {owner}"
-    name = ".".join(map(quoted, table))
     if server_version(conn) >= (17, 0):
         return f"{told}: GRANT MAINTAIN ON {name} TO {quoted(role)}, or GRANT pg_maintain TO {quoted(role)}"
-    return f"{told}: GRANT {quoted(owner)} TO {quoted(role)}"
+    if table[0] == "pg_catalog":
+        return f"{told}, nor of the database: a superuser does it: VACUUM (FREEZE) {name}"
+    migrates = server.migrates or role
+    told += ", and before 17 only its owner may"
+    if migrates != role and (fetch_one(conn, _MAY_BECOME, (migrates, owner)) or {}).get("yes"):
+        return f"{told}: leave maintenance_user out, and {migrates} does it"
+    return f"{told}: ALTER TABLE {name} OWNER TO {quoted(migrates)}, or leave it out with maintenance_exclude"
 
 
 def excluded(name: str, patterns: Sequence[str]) -> bool:

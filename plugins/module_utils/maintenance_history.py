@@ -27,7 +27,7 @@ MEASURED_S, MEASURED_BYTES = 0.2, 1_000_000
 LISTED = 50
 
 _READ = """
-SELECT detail FROM pgops.audit WHERE event = %s AND at > pg_catalog.clock_timestamp() - pg_catalog.make_interval(days => %s)
+SELECT detail, extract(epoch FROM pg_catalog.clock_timestamp() - at)::float8 AS age_s FROM pgops.audit WHERE event = %s AND at > pg_catalog.clock_timestamp() - pg_catalog.make_interval(days => %s)
  ORDER BY seq
 """
 
@@ -35,10 +35,12 @@ SELECT detail FROM pgops.audit WHERE event = %s AND at > pg_catalog.clock_timest
 @dataclass(frozen=True)
 class Known:
     """:ivar speeds: bytes a second by action, as measured here; ``stopped`` seconds after which something was cut off, by action and
-    object."""
+    object.
+    :ivar written: by partitioned table, the rows written below it in all when it was analyzed, and how many seconds ago that was told."""
 
     speeds: Mapping[str, float] = field(default_factory=dict)
     stopped: Mapping[str, float] = field(default_factory=dict)
+    written: Mapping[str, tuple[int, float]] = field(default_factory=dict)
 
     def forecast(self, action: str, size: int, name: str) -> float:
         """:param size: bytes.
@@ -53,6 +55,7 @@ def read(conn: Connection) -> Known:
         return Known()
     seen: dict[str, list[float]] = {}
     stopped: dict[str, float] = {}
+    written: dict[str, tuple[int, float]] = {}
     for row in fetch_all(conn, _READ, (MAINTAINED, DAYS)):
         detail = row["detail"]
         for action, speed in (detail.get("speeds") or {}).items():
@@ -60,19 +63,23 @@ def read(conn: Connection) -> Known:
         for name in detail.get("ended") or []:
             stopped.pop(str(name), None)
         stopped.update({str(name): float(seconds) for name, seconds in (detail.get("stopped") or {}).items()})
-    return Known({action: statistics.median(speeds[-20:]) for action, speeds in seen.items()}, stopped)
+        for name, rows in (detail.get("written") or {}).items():
+            written[str(name)] = (int(rows), float(row["age_s"]))
+    return Known({action: statistics.median(speeds[-20:]) for action, speeds in seen.items()}, stopped, written)
 
 
 def told(done: Iterable[Mapping[str, Any]], known: Known) -> dict[str, Any]:
     """:param done: the outcomes of a run.
     :return: of its row in the audit what the next run reads."""
     speeds: dict[str, list[float]] = {}
-    stopped, ended = {}, []
+    stopped, ended, written = {}, [], {}
     for one in done:
         name, seconds = f"{one['action']} {one['object']}", float(one["seconds"] or 0.0)
         if one["state"] == "done":
             if seconds >= MEASURED_S and one["bytes"] >= MEASURED_BYTES:
                 speeds.setdefault(str(one["action"]), []).append(one["bytes"] / seconds)
+            if one.get("written") is not None:
+                written[str(one["object"])] = int(one["written"])
             if name in known.stopped:
                 ended.append(name)
         elif one["state"] == "cancelled" and one.get("out_of_time"):
@@ -81,4 +88,5 @@ def told(done: Iterable[Mapping[str, Any]], known: Known) -> dict[str, Any]:
         "speeds": {action: round(statistics.median(found)) for action, found in speeds.items()},
         "stopped": dict(list(stopped.items())[:LISTED]),
         "ended": ended[:LISTED],
+        "written": dict(list(written.items())[:LISTED]),
     }

@@ -22,6 +22,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_bloat import Bloat
 from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_evidence import Index, Server, Table
 from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_history import Known
+from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_partitions import Below
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 
 FREEZE, VACUUM, ANALYZE, REINDEX = "freeze", "vacuum", "analyze", "reindex"
@@ -166,7 +167,7 @@ def make(
         recent = index_rebuilds.recent(book, needs.reindex_after_days)
     with closing(connect(as_user(target, user), application_name=name)) as conn:
         execute(conn, f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
-        server = maintenance_evidence.server(conn)
+        server = replace(maintenance_evidence.server(conn), migrates=target.owner or target.user)
         if not server.counts:
             raise PgopsError(
                 f"Nothing was planned in {target.database}: track_counts is off, so the server tells of no table what it needs, nor "
@@ -191,7 +192,7 @@ def make(
         ]
         bloats, left_out = _bloats(conn, target, seen, recent, needs, server, progress, control)
         for bloat in bloats:
-            decided = of_index(bloat, needs, known, conn, server.role)
+            decided = of_index(bloat, needs, known, conn, server)
             if isinstance(decided, Item):
                 items.append(decided)
             elif decided:
@@ -243,12 +244,16 @@ def of_table(table: Table, needs: Needs, server: Server, known: Known, conn: Con
     """:return: what a table needs, None where it needs nothing."""
     due = [] if table.kind == "p" else _due(table, needs, server)
     vacuum = [] if table.kind == "p" else _vacuum_reasons(table, needs)
-    analyze = _analyze_reasons(table, needs)
+    analyze = _analyze_reasons(table, needs, known)
     if not (due or vacuum or analyze):
         return None
     action = FREEZE if due else VACUUM if vacuum else ANALYZE
     size = table.bytes + table.index_bytes if action != ANALYZE else _sampled(table, server)
-    weights = {FREEZE: max((share for _, share, _ in due), default=0.0), VACUUM: table.dead, ANALYZE: table.modified}
+    weights = {
+        FREEZE: max((share for _, share, _ in due), default=0.0),
+        VACUUM: table.dead,
+        ANALYZE: table.modified if table.below is None else table.below.modified,
+    }
     return Item(
         action,
         table.schema,
@@ -266,11 +271,14 @@ def of_table(table: Table, needs: Needs, server: Server, known: Known, conn: Con
         due=[age for age, _, _ in due],
         lacks=None
         if table.may
-        else maintenance_evidence.right_wanted(conn, (table.schema, table.name), table.owner, server.role),
+        else maintenance_evidence.right_wanted(conn, (table.schema, table.name), table.owner, server),
     )
 
 
 def _sampled(table: Table, server: Server) -> int:
+    if table.below is not None:
+        # It does all of its partitions as well.
+        return table.below.sampled + min(table.below.bytes, 300 * server.statistics_target * server.block_size)
     # ANALYZE reads as many pages as it wants rows.
     return min(table.bytes, 300 * server.statistics_target * server.block_size)
 
@@ -300,10 +308,9 @@ def _vacuum_reasons(table: Table, needs: Needs) -> list[str]:
     return told
 
 
-def _analyze_reasons(table: Table, needs: Needs) -> list[str]:
-    if table.kind == "p":
-        # Nobody else does it: autovacuum passes over partitioned tables.
-        return ["a partitioned table that was never analyzed"] if table.reltuples < 0 else []
+def _analyze_reasons(table: Table, needs: Needs, known: Known) -> list[str]:
+    if table.below is not None:
+        return _reasons_from_below(table, table.below, needs, known.written.get(table.full_name))
     if table.catalog:
         return []
     if table.analyzed_s is None:
@@ -317,7 +324,23 @@ def _analyze_reasons(table: Table, needs: Needs) -> list[str]:
     return []
 
 
-def of_index(bloat: Bloat, needs: Needs, known: Known, conn: Connection, role: str) -> Item | str | None:
+def _reasons_from_below(table: Table, below: Below, needs: Needs, told: tuple[int, float] | None) -> list[str]:
+    """Nobody else does it: autovacuum passes over partitioned tables, whose plans go by the statistics of the whole."""
+    if table.reltuples < 0:
+        return ["a partitioned table that was never analyzed"]
+    # What was told before somebody else analyzed it is no beginning to count from.
+    written = told[0] if told and table.analyzed_s is not None and table.analyzed_s >= told[1] else None
+    modified = below.since(written, table.reltuples)
+    if modified >= needs.rows_least and modified >= table.rows * needs.modified_percent / 100:
+        return [f"{modified:,} rows modified below it since the last ANALYZE, of {table.rows:,}"]
+    age = float("inf") if table.analyzed_s is None else table.analyzed_s
+    if age >= needs.analyze_after_days * DAY_S and below.any_since(modified, age):
+        old = "of an unknown age" if table.analyzed_s is None else f"{age / DAY_S:.0f} days old"
+        return [f"statistics of the whole are {old}, and rows below it were modified since"]
+    return []
+
+
+def of_index(bloat: Bloat, needs: Needs, known: Known, conn: Connection, server: Server) -> Item | str | None:
     """:return: the rebuild that an index needs; why one that looks like it gets none; None where nothing is wrong with it."""
     index, limit = bloat.index, needs.index_bloat_percent
     if bloat.measured is None:
@@ -353,7 +376,7 @@ def of_index(bloat: Bloat, needs: Needs, known: Known, conn: Connection, role: s
         weight=float(bloat.bytes),
         lacks=None
         if index.may
-        else maintenance_evidence.right_wanted(conn, (index.table_schema, index.table_name), index.owner, role),
+        else maintenance_evidence.right_wanted(conn, (index.table_schema, index.table_name), index.owner, server),
     )
 
 

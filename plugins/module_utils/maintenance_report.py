@@ -180,7 +180,8 @@ def _told(table: tuple[str, str], size: int, percent: float, by: str) -> dict[st
         "free_bytes": free,
         "percent": percent,
         "by": by,
-        "way_out": f"VACUUM makes it usable for new rows of this table and gives it to nobody else; if that is not wanted, rewrite it online "
+        "way_out": "VACUUM makes it usable for new rows of this table and gives it to nobody else; what is free at the end of its file it gives "
+        "back with maintenance_truncate, under ACCESS EXCLUSIVE, for which readers and writers wait; if that is not enough, rewrite it online "
         f"with pg_repack or pg_squeeze, or in a window, in which nobody reads or writes it for about {seconds} s and the disk holds it "
         f"twice: VACUUM (FULL, ANALYZE) {'.'.join(map(quoted, table))}",
     }

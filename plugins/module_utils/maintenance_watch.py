@@ -68,6 +68,7 @@ class Care:
     :ivar active_sessions: others that run a statement.
     :ivar except_standbys: ``application_name`` of standbys that lag on purpose.
     :ivar old_snapshot_s: seconds for which a rebuild waits for old transactions.
+    :ivar truncate: whether VACUUM gives the empty end of a table back to the disk, for which it takes ACCESS EXCLUSIVE.
     """
 
     lock_timeout_ms: int = 100
@@ -79,6 +80,7 @@ class Care:
     active_sessions: int = 50
     except_standbys: tuple[str, ...] = ()
     old_snapshot_s: float = 30.0
+    truncate: bool = False
 
     def __post_init__(self) -> None:
         for name in ("lock_timeout_ms", "canary_limit_ms", "old_snapshot_s"):

@@ -21,11 +21,12 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     lock_forecast,
     lock_modes,
     locks,
+    maintenance_obstacles,
+    maintenance_partitions,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     execute,
-    fetch_all,
     fetch_one,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import from_psycopg
@@ -41,8 +42,6 @@ LOCK_TRIES = 5
 LOCK_REST_S = 0.2
 # Who has to end waits so long for the remains of a rebuild to go.
 CLEAN_UP_S = 10.0
-# A client's ordinary transaction is over by then.
-OLD_S = 2.0
 # Of a table that was to be frozen: less than this says that something holds its rows back.
 FROZEN_SHARE = 0.9
 
@@ -54,7 +53,6 @@ SELECT pg_catalog.clock_timestamp()::text AS now, pg_catalog.pg_table_size(c.oid
                 >= %(planned)s::timestamptz, false) AS vacuumed_meanwhile,
        coalesce(greatest(pg_catalog.pg_stat_get_last_autoanalyze_time(c.oid), pg_catalog.pg_stat_get_last_analyze_time(c.oid))
                 >= %(planned)s::timestamptz, false) AS analyzed_meanwhile,
-       pg_catalog.pg_stat_get_dead_tuples(c.oid) AS dead, c.reltuples::float8 AS reltuples,
        CASE WHEN c.relkind = 'p' THEN 0 ELSE pg_catalog.age(c.relfrozenxid) END AS xid_age,
        CASE WHEN c.relkind = 'p' THEN 0 ELSE pg_catalog.mxid_age(c.relminmxid) END AS multixact_age
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -67,26 +65,6 @@ SELECT c.oid::bigint AS oid, pg_catalog.pg_relation_size(c.oid) AS bytes,
   JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
  WHERE n.nspname = %(schema)s AND c.relname = %(name)s
 """
-_OLD_SNAPSHOTS = """
-SELECT a.pid FROM pg_catalog.pg_stat_activity a
- WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid() AND a.backend_type = 'client backend'
-   AND a.xact_start < pg_catalog.clock_timestamp() - %s * interval '1 s'
-   AND (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)
-   AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_vacuum v WHERE v.pid = a.pid)
-   AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index b WHERE b.pid = a.pid)
-"""
-# What keeps rows from being frozen or removed, whoever it is.
-_HOLDS_BACK = """
-SELECT told FROM (
-    SELECT greatest(pg_catalog.age(a.backend_xmin), pg_catalog.age(a.backend_xid)) AS age, pg_catalog.format('session %s (%s)', a.pid, a.application_name) AS told
-      FROM pg_catalog.pg_stat_activity a WHERE a.pid <> pg_catalog.pg_backend_pid()
-    UNION ALL
-    SELECT greatest(pg_catalog.age(s.xmin), pg_catalog.age(s.catalog_xmin)), pg_catalog.format('replication slot %s', s.slot_name)
-      FROM pg_catalog.pg_replication_slots s
-    UNION ALL
-    SELECT pg_catalog.age(p.transaction), pg_catalog.format('prepared transaction %s', p.gid) FROM pg_catalog.pg_prepared_xacts p) AS held
- WHERE age > 0 ORDER BY age DESC LIMIT 1
-"""
 
 
 @dataclass(frozen=True)
@@ -97,6 +75,8 @@ class Outcome:
     :ivar bytes_before: of the table without its indexes, or of the index.
     :ivar out_of_time: its time was over: the next run expects it to take longer.
     :ivar again: it may be tried again in this run.
+    :ivar settled: somebody else has done it, or does it just now, or it is gone: it is not due any more.
+    :ivar written: below a partitioned table, rows in all when it was analyzed.
     """
 
     item: Item
@@ -107,6 +87,8 @@ class Outcome:
     bytes_after: int | None = None
     out_of_time: bool = False
     again: bool = False
+    settled: bool = False
+    written: int | None = None
     sqlstate: str | None = None
     notes: tuple[str, ...] = field(default=())
 
@@ -164,9 +146,13 @@ class Worker:
         """Do it and prove it. Takes SHARE UPDATE EXCLUSIVE on the table: no reader and no writer waits."""
         if item.lacks:
             return Outcome(item, FAILED, item.lacks, sqlstate=errorcodes.INSUFFICIENT_PRIVILEGE)
-        there = self._who_is_there(item) or (self._old_transactions(item) if item.action == REINDEX else None)
+        there = self._in_use(item)
         if there is not None:
-            return Outcome(item, SKIPPED, there, again=True)
+            return there
+        users = TableLock(item.table_oid, item.table_schema, item.table_name, lock_modes.ACCESS_EXCLUSIVE)
+        old = maintenance_obstacles.old_transactions(self.conn, users, self.sleep) if item.action == REINDEX else None
+        if old is not None:
+            return Outcome(item, SKIPPED, old, again=True)
         return self._rebuild(item) if item.action == REINDEX else self._vacuum(item)
 
     # VACUUM and ANALYZE
@@ -174,18 +160,20 @@ class Worker:
     def _vacuum(self, item: Item) -> Outcome:
         before = self._table(item)
         if before is None:
-            return Outcome(item, SKIPPED, "it is gone")
+            return Outcome(item, SKIPPED, "it is gone", settled=True)
         meanwhile = self._meanwhile(item, before)
         if meanwhile:
-            return Outcome(item, SKIPPED, meanwhile, bytes_before=int(before["bytes"]))
+            return Outcome(item, SKIPPED, meanwhile, bytes_before=int(before["bytes"]), settled=True)
+        below = maintenance_partitions.below(self.conn, item.oid) if item.kind == "p" else {}
         del self.conn.notices[:]
-        ended = self._run(item, _statement(item))
+        ended = self._run(item, _statement(item, truncate=self.care.truncate))
         if ended.state != DONE:
             return replace(ended, bytes_before=int(before["bytes"]))
         after = self._table(item, since=str(before["now"]))
         if after is None:
-            return replace(ended, state=SKIPPED, why="it is gone")
-        ended = replace(ended, bytes_before=int(before["bytes"]), bytes_after=int(after["bytes"]))
+            return replace(ended, state=SKIPPED, why="it is gone", settled=True)
+        written = sum(one.written for one in below.values()) if item.kind == "p" else None
+        ended = replace(ended, bytes_before=int(before["bytes"]), bytes_after=int(after["bytes"]), written=written)
         return self._proved(item, ended, before, after)
 
     def _meanwhile(self, item: Item, before: dict[str, Any]) -> str | None:
@@ -196,11 +184,10 @@ class Worker:
         return None
 
     def _proved(self, item: Item, ended: Outcome, before: dict[str, Any], after: dict[str, Any]) -> Outcome:
-        analyzed = bool(after["analyzed"]) or (after["kind"] == "p" and after["reltuples"] >= 0)
+        analyzed = bool(after["analyzed"])
         vacuumed = bool(after["vacuumed"]) or after["bytes"] < before["bytes"]
-        if (item.action != ANALYZE and not vacuumed) or (
-            (item.action == ANALYZE or item.with_analyze) and not analyzed
-        ):
+        wants_statistics = item.action == ANALYZE or item.with_analyze
+        if (item.action != ANALYZE and not vacuumed) or (wants_statistics and not analyzed):
             said = "; ".join(line.partition(":")[2].strip() for line in self.conn.notices if line.startswith("WARNING"))
             word = "ANALYZE" if item.action == ANALYZE else "VACUUM"
             why = f"{word} ended without an error, and the server does not say that it was done"
@@ -214,9 +201,7 @@ class Worker:
     def _not_frozen(self, item: Item, before: dict[str, Any], after: dict[str, Any]) -> str | None:
         for age in item.due:
             if after[age] > FROZEN_SHARE * before[age]:
-                with locks.as_login_role(self.conn):
-                    row = fetch_one(self.conn, _HOLDS_BACK)
-                by = row["told"] if row else "a transaction that this role cannot see"
+                by = maintenance_obstacles.holds_back(self.conn)
                 return f"it was vacuumed, and its {age.replace('_', ' ')} is still {after[age]:,}: {by} holds it back"
         return None
 
@@ -229,7 +214,9 @@ class Worker:
     def _rebuild(self, item: Item) -> Outcome:
         before = self._index(item)
         if before is None or int(before["oid"]) != item.oid:
-            return Outcome(item, SKIPPED, "it is gone, or somebody has rebuilt it since the plan was made")
+            return Outcome(
+                item, SKIPPED, "it is gone, or somebody has rebuilt it since the plan was made", settled=True
+            )
         if not before["valid"]:
             return Outcome(item, SKIPPED, "it is invalid by now")
         with self.lock:
@@ -239,9 +226,8 @@ class Worker:
         after = None if self.conn.closed else self._index(item)
         ended = replace(ended, bytes_before=int(before["bytes"]), bytes_after=int(after["bytes"]) if after else None)
         if ended.state == DONE and (after is None or after["oid"] == before["oid"] or not after["valid"]):
-            ended = replace(
-                ended, state=FAILED, why="REINDEX ended without an error, and the index is the one of before"
-            )
+            why = "REINDEX ended without an error, and the index is the one of before"
+            ended = replace(ended, state=FAILED, why=why)
         swapped = after is not None and after["oid"] != before["oid"] and bool(after["valid"])
         if ended.state == CANCELLED and swapped:
             # It was ended while it waited to drop what it had replaced: the work is done.
@@ -286,8 +272,8 @@ class Worker:
 
     # Both
 
-    def _who_is_there(self, item: Item) -> str | None:
-        """:return: who holds what excludes our lock, after a few looks, in words; None where nobody does."""
+    def _in_use(self, item: Item) -> Outcome | None:
+        """:return: skipped, for who holds what excludes our lock, after a few looks; None where nobody does."""
         wanted = TableLock(item.table_oid, item.table_schema, item.table_name, lock_modes.SHARE_UPDATE_EXCLUSIVE)
         there: list[locks.Session] = []
         for _ in range(LOCK_TRIES):
@@ -297,26 +283,11 @@ class Worker:
             if any(session.backend_type == "autovacuum worker" for session in there):
                 break  # it does the same work, and one to prevent wraparound gives way to nobody
             self.sleep(LOCK_REST_S * (0.5 + random.random()))
-        return f"its table is in use by {'; '.join(session.sentence() for session in there)}"
-
-    def _old_transactions(self, item: Item) -> str | None:
-        """:return: whose transaction a rebuild would wait for, in words; it waits for each that has a snapshot, and for each that uses
-        its table."""
-        users = TableLock(item.table_oid, item.table_schema, item.table_name, lock_modes.ACCESS_EXCLUSIVE)
-        with locks.as_login_role(self.conn):
-            pids = [int(row["pid"]) for row in fetch_all(self.conn, _OLD_SNAPSHOTS, (OLD_S,))]
-        seen = {
-            one.pid: one for one in [*lock_forecast.in_the_way(self.conn, [users]), *locks.sessions_of(self.conn, pids)]
-        }
-        old = [one for one in seen.values() if one.age_s is not None and one.age_s >= OLD_S]
-        hidden = [one for one in seen.values() if one.age_s is None]
-        if hidden and not old:
-            # How old they are only pg_read_all_stats sees; that they stay everybody does.
-            self.sleep(OLD_S)
-            old = [one for one in hidden if one.pid == 0] + locks.still_open(self.conn, hidden)
-        if not old:
-            return None
-        return f"a rebuild would wait for {'; '.join(one.sentence() for one in old)}, in an old transaction"
+        why = f"its table is in use by {'; '.join(session.sentence() for session in there)}"
+        # An autovacuum does the same; only one to prevent wraparound freezes all that there is.
+        word = "to prevent wraparound" if item.action == FREEZE else "autovacuum worker"
+        settled = item.action != REINDEX and any(word in f"{one.backend_type} {one.query_digest}" for one in there)
+        return Outcome(item, SKIPPED, why, again=True, settled=settled)
 
     def _run(self, item: Item, statement: sql.Composable, lock_timeout_ms: int | None = None) -> Outcome:
         timeout = self.care.lock_timeout_ms if lock_timeout_ms is None else lock_timeout_ms
@@ -341,16 +312,14 @@ class Worker:
                         out_of_time=running.out_of_time, again=running.why is not None and not running.out_of_time,
                     )  # fmt: skip
                 if exc.pgcode == errorcodes.DEADLOCK_DETECTED:
-                    return Outcome(
-                        item, CANCELLED, "it deadlocked with another session, and gave way", seconds, again=True
-                    )
+                    why = "it deadlocked with another session, and gave way"
+                    return Outcome(item, CANCELLED, why, seconds, again=True)
                 if exc.pgcode == errorcodes.LOCK_NOT_AVAILABLE:
                     if attempt + 1 < LOCK_TRIES:
                         self.sleep(LOCK_REST_S * (0.5 + random.random()))
                         continue
-                    return Outcome(
-                        item, SKIPPED, self._who_is_there(item) or "its lock was not to be had", seconds, again=True
-                    )
+                    lost = self._in_use(item) or Outcome(item, SKIPPED, "its lock was not to be had", again=True)
+                    return replace(lost, seconds=seconds)
                 failed = from_psycopg(exc, f"{_word(item)} failed", statement=statement.as_string(self.conn))
                 return Outcome(item, FAILED, failed.message, seconds, sqlstate=exc.pgcode)
             finally:
@@ -367,11 +336,15 @@ class Worker:
                 execute(self.conn, "SELECT pg_catalog.pg_sleep(0.01)")
 
 
-def _statement(item: Item) -> sql.Composed:
+def _statement(item: Item, *, truncate: bool) -> sql.Composed:
     name = sql.Identifier(item.schema, item.name)
     if item.action == ANALYZE:
         return sql.SQL("ANALYZE {}").format(name)
     options = [*(["FREEZE"] if item.action == FREEZE else []), *(["ANALYZE"] if item.with_analyze else [])]
+    if not truncate:
+        # Else VACUUM takes ACCESS EXCLUSIVE for as long as it cuts the empty end off the file. Where it is wanted, the table's own
+        # vacuum_truncate has the last word.
+        options.append("TRUNCATE FALSE")
     chosen = sql.SQL(f"({', '.join(options)}) ") if options else sql.SQL("")
     return sql.SQL("VACUUM {}{}").format(chosen, name)
 

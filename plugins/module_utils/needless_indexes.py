@@ -26,7 +26,10 @@ _INDEXES = """
 SELECT i.indexrelid::bigint AS oid, n.nspname::text AS schema, x.relname::text AS name, i.indrelid::bigint AS table_oid,
        pg_catalog.format('%I.%I', tn.nspname, t.relname) AS table, am.amname::text AS method,
        i.indisunique AS is_unique, i.indkey::text AS keys, i.indclass::text AS classes, i.indcollation::text AS collations,
-       i.indoption::text AS options, i.indnkeyatts::int AS key_columns,
+       i.indoption::text AS options, i.indnkeyatts::int AS key_columns, i.indimmediate AS at_once,
+       coalesce((pg_catalog.to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false) AS refuses_nulls,
+       array(SELECT coalesce(a.attoptions::text, '') FROM pg_catalog.pg_attribute a WHERE a.attrelid = i.indexrelid
+              ORDER BY a.attnum) AS parameters,
        coalesce(pg_catalog.pg_get_expr(i.indexprs, i.indrelid), '') AS expressions,
        coalesce(pg_catalog.pg_get_expr(i.indpred, i.indrelid), '') AS predicate,
        i.indisprimary OR i.indisexclusion OR i.indisreplident OR i.indisclustered
@@ -169,26 +172,30 @@ def _serves(other: Mapping[str, Any], index: Mapping[str, Any]) -> str | None:
     same = ("method", "expressions", "predicate")
     if any(other[part] != index[part] for part in same):
         return None
-    if index["is_unique"] and not other["is_unique"]:
+    # NULLs that are equal and a check at once refuse more than NULLs that differ and a check at the end of the transaction.
+    refuses = ("is_unique", "at_once", "refuses_nulls")
+    if index["is_unique"] and any(index[part] and not other[part] for part in refuses):
         return None
     mine, its = _columns(index), _columns(other)
-    if mine == its and len(_all(index)) <= len(_all(other)):
+    if mine == its and set(_included(index)) <= set(_included(other)):
         return f"{other['schema']}.{other['name']} has the same columns in the same way"
-    if index["method"] != "btree" or index["is_unique"] or index["expressions"] or len(_all(index)) > len(mine):
+    if index["method"] != "btree" or index["is_unique"] or index["expressions"] or _included(index):
         return None
     if len(mine) < len(its) and its[: len(mine)] == mine:
         return f"its columns are the first of {other['schema']}.{other['name']}"
     return None
 
 
-def _columns(index: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+def _columns(index: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """:return: of each key column all that its entries are found by."""
     count = int(index["key_columns"])
     parts = [str(index[part]).split()[:count] for part in ("keys", "classes", "collations", "options")]
-    return [(key, kind, collation, option) for key, kind, collation, option in zip(*parts)]
+    return [tuple(column) for column in zip(*parts, list(index["parameters"])[:count])]
 
 
-def _all(index: Mapping[str, Any]) -> list[str]:
-    return str(index["keys"]).split()
+def _included(index: Mapping[str, Any]) -> list[str]:
+    """:return: the columns that INCLUDE names."""
+    return str(index["keys"]).split()[int(index["key_columns"]) :]
 
 
 def _told(index: Mapping[str, Any], evidence: Evidence, *, why: str, against: Sequence[str]) -> dict[str, Any]:

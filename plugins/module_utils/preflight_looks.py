@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone
 from typing import Any, Callable
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import application, backup_catalogue
+from ansible_collections.whitecross.pgops.plugins.module_utils import application, backup_catalogue, timer_state
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
@@ -284,8 +284,9 @@ def _chosen(path: str) -> str:
 def timers(check: Check, found: Sequence[Mapping[str, Any]] | None, environment: str, now: datetime) -> Entry:
     """Did what is scheduled run in time.
 
-    :param found: what the ops host has written of each: ``name``, ``last_success``, ``expected_every_s``, ``result``; with ``fault``
-        where its file cannot be understood. None where nothing was ever scheduled
+    :param found: what the ops host has written of each: ``name``, ``last_success``, ``expected_every_s``, ``result``; with ``state`` and
+        ``why`` of one that is installed, ``fault`` where its file cannot be understood, ``elsewhere`` where ``name`` is another host
+        that has them. None where nothing was ever scheduled
     """
     if found is None:
         if environment == LOCAL:
@@ -293,9 +294,15 @@ def timers(check: Check, found: Sequence[Mapping[str, Any]] | None, environment:
         return check.entry(
             WARN, "nothing is scheduled", "set up timers for backup, drill and maintenance on the ops host"
         )
+    for timer in found:
+        if timer.get("elsewhere"):
+            where = f"timers are those of {timer['name']}, which preflight reaches only when it is typed there"
+            return check.unknown(where, "look with status.yml, which asks that host")
     told = [sentence for timer in found for sentence in _late(timer, now)]
     if not told:
-        return check.entry(OK, f"{len(found)} ran in time")
+        waiting = sum(timer.get("state") == timer_state.WAITING for timer in found)
+        first = f", {waiting} wait for their first run" if waiting else ""
+        return check.entry(OK, f"{len(found) - waiting} ran in time{first}")
     return check.entry(WARN, "; ".join(told), check.fix, len(told))
 
 
@@ -303,6 +310,8 @@ def _late(timer: Mapping[str, Any], now: datetime) -> list[str]:
     name = str(timer.get("name"))
     if timer.get("fault"):
         return [f"{name}: {timer['fault']}"]
+    if timer.get("state"):
+        return [f"{name}: {timer['why']}"] if timer["state"] in timer_state.BAD else []
     try:
         last = datetime.fromisoformat(str(timer["last_success"]).replace("Z", "+00:00"))
         every = float(timer["expected_every_s"])

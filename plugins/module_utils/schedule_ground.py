@@ -10,7 +10,7 @@ import pwd
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -33,6 +33,7 @@ class Wanted:
     :ivar jobs: each ``name``, ``playbook``, ``command``, ``on_calendar``, ``delay_s``, ``timeout_s``, ``ping_url_file``
     :ivar program: Python and the script of a job, as words
     :ivar credentials: variable -> file on this host
+    :ivar needed: what else a run reads, by name
     :ivar told_with: the same, for who tells of a failure
     :ivar tell: how a failure is told, no secrets
     :ivar lock_wait_s: how long a job waits for another one
@@ -47,6 +48,7 @@ class Wanted:
     jobs: Sequence[Mapping[str, Any]] = ()
     program: Sequence[str] = ()
     credentials: Mapping[str, str] = field(default_factory=dict)
+    needed: Mapping[str, str] = field(default_factory=dict)
     told_with: Mapping[str, str] = field(default_factory=dict)
     tell: Mapping[str, Any] = field(default_factory=dict)
     write_paths: Sequence[str] = ()
@@ -60,6 +62,7 @@ class Ground:
 
     def __init__(self, wanted: Wanted, user: pwd.struct_passwd) -> None:
         self.wanted, self.user = wanted, user
+        self.wanted = self._with_whole_paths(wanted)
         self.system = os.geteuid() == 0
         self.place = TimerPlace(self._whole(wanted.state_directory), wanted.environment)
         self.unit_folder = schedule_install.unit_folder(self.system, user.pw_dir)
@@ -92,6 +95,18 @@ class Ground:
             return os.path.normpath(self.user.pw_dir + path[1:])
         return os.path.normpath(os.path.join(self.wanted.directory, path))
 
+    def _with_whole_paths(self, wanted: Wanted) -> Wanted:
+        def whole(given: Mapping[str, str]) -> dict[str, str]:
+            return {name: self._whole(path) for name, path in given.items()}
+
+        jobs = [
+            {**job, "ping_url_file": self._whole(job["ping_url_file"])} if job.get("ping_url_file") else job
+            for job in wanted.jobs
+        ]
+        return replace(
+            wanted, jobs=jobs, credentials=whole(wanted.credentials), needed=whole(wanted.needed), told_with=whole(wanted.told_with)
+        )  # fmt: skip
+
     def refuse_absent_files(self) -> None:
         """:raises PgopsError: a playbook, a program or a file with a secret is not here, or not for its owner alone"""
         where = f"{self.wanted.directory} of {os.uname().nodename}"
@@ -116,6 +131,12 @@ class Ground:
                 raise PgopsError(
                     f"{program} is not on {os.uname().nodename}, where the timers are to run; nothing was installed.",
                     hint="Name ansible-playbook on that host with -e schedule_ansible_playbook=PATH.",
+                )
+        for name, path in self.wanted.needed.items():
+            if not os.path.exists(path):
+                raise PgopsError(
+                    f"{name}={path} is not on {os.uname().nodename}, where the timers are to run; nothing was installed.",
+                    hint="Bring the checkout to that host, at the same path as here.",
                 )
         pings = {
             f"schedule_jobs.{job['name']}.ping_url_file": job["ping_url_file"]
@@ -142,7 +163,10 @@ class Ground:
         try:
             mode = os.stat(path).st_mode
         except OSError as error:
-            raise PgopsError(f"{name}={path} cannot be read: {error.strerror}; nothing was installed.") from None
+            raise PgopsError(
+                f"{name}={path} cannot be read: {error.strerror}; nothing was installed.",
+                hint=f"A run reads it on {os.uname().nodename}, where the timers are to run: bring it there, mode 0600.",
+            ) from None
         if not stat.S_ISREG(mode) or mode & 0o077:
             raise PgopsError(
                 f"{name}={path} holds a secret and is no file of its owner alone; nothing was installed.",

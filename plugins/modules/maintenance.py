@@ -13,6 +13,8 @@ description:
     cancelled rebuild has left is dropped.
   - Believes nothing that the server does not say - C(last_vacuum), C(last_analyze), another index, or a size that moved. VACUUM and ANALYZE
     by a role without the right only warn.
+  - Fails where a freeze that is due, or nothing of all that is due, was done, with what kept it; succeeds where nothing is due, or a part was
+    done, and tells the rest.
   - Begins nothing, and ends what runs, while somebody migrates the database, while a backup runs, or while a query of the application
     suffers; begins nothing while a standby lags, while anybody waits for a lock, or on a table that an autovacuum is at. Gives way to
     whoever waits for a lock that it has.
@@ -96,6 +98,13 @@ options:
       - Seconds for which a rebuild waits for transactions that began meanwhile, before it gives up for now.
     type: float
     default: 30
+  truncate:
+    description:
+      - Whether VACUUM gives the empty end of a table's file back to the disk, where the table's own C(vacuum_truncate) lets it.
+      - It takes ACCESS EXCLUSIVE for that. Whoever reads or writes the table waits for as long as it cuts, a third of a second was seen at 256
+        MB, and queries of a standby that use the table are cancelled.
+    type: bool
+    default: false
 author:
   - White Cross pgops contributors
 """
@@ -132,7 +141,12 @@ databases:
       description: Bytes that the server's disk has back.
       type: int
     ended:
-      description: V(done), V(left some) or V(interrupted).
+      description: >-
+        V(nothing due), V(done), or V(left some) where a part of what is due was done. V(nothing done) where none of it was, V(freeze left)
+        where a freeze was not, V(failed) and V(interrupted) end the run as failed.
+      type: str
+    verdict:
+      description: What is due still, a sentence; none where nothing is.
       type: str
     remains:
       description: Invalid indexes of ours, of a rebuild that was cut off, that were C(dropped), and those that are C(left) for the next run.
@@ -177,6 +191,7 @@ def main() -> None:
             "active_sessions": {"type": "int", "default": 50},
             "except_standbys": {"type": "list", "elements": "str", "default": []},
             "old_snapshot_s": {"type": "float", "default": 30},
+            "truncate": {"type": "bool", "default": False},
         }
     )
 
@@ -186,7 +201,7 @@ def main() -> None:
             maintenance_watch,
             migrate,
         )
-        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 
         given = module.params
         care = maintenance_watch.of(given)
@@ -195,6 +210,7 @@ def main() -> None:
         progress, control = pgops_module.job(module)
         ends_at = time.monotonic() + given["budget_s"]
         databases: dict[str, Any] = {}
+        first: PgopsError | None = None
         try:
             for name, target in pgops_module.targets(module).items():
                 run = migrate.run_of(given["run_id"], given["run"], name)
@@ -202,12 +218,19 @@ def main() -> None:
                     run, care, ends_at, given["budget_ends"], progress, control,
                     jobs=given["jobs"], pause_s=given["pause_s"], lock_wait_s=given["lock_wait"], user=given["user_maintains"],
                 )  # fmt: skip
-                databases[name] = maintenance.of_plan(target, given["plan"].get(name) or {}, todo)
-        except PgopsError as error:
-            error.extra["databases"] = {**databases, **error.extra.get("databases", {})}
-            raise
+                try:
+                    databases[name] = maintenance.of_plan(target, given["plan"].get(name) or {}, todo)
+                except PgopsError as error:
+                    databases.update(error.extra.get("databases", {}))
+                    first = error if isinstance(error, Interrupted) else first or error
+                    if isinstance(error, Interrupted):
+                        break
         finally:
             control.stop()
+        if first is not None:
+            # What one database lacks keeps no other one from its maintenance.
+            first.extra["databases"] = databases
+            raise first
         return {"changed": any(found["changed"] for found in databases.values()), "databases": databases}
 
     pgops_module.run(module, work)

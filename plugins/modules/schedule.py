@@ -64,6 +64,11 @@ options:
       - Variable and the file on the host that systemd loads for each run, so that no other process sees it.
     type: dict
     default: {}
+  needed:
+    description:
+      - What a run reads besides its playbook, such as the inventory, by name. What is not on the host is refused.
+    type: dict
+    default: {}
   told_with:
     description:
       - The same for who tells of a failure.
@@ -146,6 +151,7 @@ def main() -> None:
             "jobs": {"type": "list", "elements": "dict", "default": []},
             "program": {"type": "list", "elements": "str", "default": []},
             "credentials": {"type": "dict", "default": {}, "no_log": False},
+            "needed": {"type": "dict", "default": {}},
             "told_with": {"type": "dict", "default": {}},
             "tell": {"type": "dict", "default": {}},
             "write_paths": {"type": "list", "elements": "str", "default": []},
@@ -167,7 +173,7 @@ def main() -> None:
             **{
                 name: given[name]
                 for name in (
-                    "environment", "directory", "state_directory", "manager", "jobs", "program", "credentials", "told_with", "tell",
+                    "environment", "directory", "state_directory", "manager", "jobs", "program", "credentials", "needed", "told_with", "tell",
                     "write_paths", "directives",
                 )
             },

@@ -76,7 +76,7 @@ def work(database: str, found: Mapping[str, Any]) -> list[str]:
             told += f"  {seconds(item['seconds']):>9}  {size(item['bytes_before'])} -> {size(item['bytes_after'])}"
         lines.append("  ".join([told, *([str(item["why"])] if item["why"] else []), *item["notes"]]))
     lines += _more(len(items) - SHOWN)
-    lines += [f"    {database}: {told}" for told in found["held_up_by"]]
+    lines += [f"    {database}: {told}" for told in (found["verdict"], *found["held_up_by"]) if told]
     return lines + _remains(database, found)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.windows import NotUnderstood, Window
@@ -29,6 +29,31 @@ class Open:
 
     seconds: float | None
     opens_next: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Span(Window):
+    """A window from one time of the clock to another.
+
+    :ivar lasts: as long as it is open on a day on which no clock changes.
+    :ivar ends: when it closes, by the clock of its own zone; on the next day where it goes over midnight.
+    """
+
+    ends: time = time()
+    over_midnight: bool = False
+
+    def closes(self, now: datetime) -> datetime | None:
+        """:return: when it closes, the latest where two overlap; None where it is shut."""
+        zone = self.calendar.zone
+        begin = now.astimezone(zone).date() - timedelta(days=3)
+        ends = [self._end(at, zone) for at in self.calendar.moments(begin, 5) if at <= now]
+        return max((at for at in ends if now < at), default=None)
+
+    def _end(self, opened: datetime, zone: tzinfo) -> datetime:
+        # By the calendar, not by adding hours: the night in which the clocks change is an hour shorter or longer. What the clock
+        # says twice is meant the first time (fold 0).
+        day = opened.astimezone(zone).date() + timedelta(days=1 if self.over_midnight else 0)
+        return datetime.combine(day, self.ends, zone).astimezone(UTC)
 
 
 def look(given: Any, now: datetime) -> Open:
@@ -58,11 +83,14 @@ def _span(text: str) -> Window:
     # Over midnight where it ends before it begins.
     minutes = (end - begin) % _DAY_MINUTES or _DAY_MINUTES
     opens = " ".join(part for part in (found["days"], found["begin"], found["zone"] or "UTC") if part)
-    return Window.of({"opens": opens, "lasts": f"{minutes}min"})
+    ends = time(*divmod(end % _DAY_MINUTES, 60))
+    window = Span(opens, timedelta(minutes=minutes), ends=ends, over_midnight=end % _DAY_MINUTES <= begin)
+    _ = window.calendar
+    return window
 
 
-def _minutes(time: str, text: str) -> int:
-    hours, minutes = map(int, time.split(":"))
+def _minutes(clock: str, text: str) -> int:
+    hours, minutes = map(int, clock.split(":"))
     if hours > 24 or minutes > 59 or hours * 60 + minutes > _DAY_MINUTES:
-        raise NotUnderstood(f"is '{text}', and there is no {time}")
+        raise NotUnderstood(f"is '{text}', and there is no {clock}")
     return hours * 60 + minutes

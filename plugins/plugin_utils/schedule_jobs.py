@@ -57,27 +57,42 @@ USUAL = {
 }
 
 
+# Playbooks that write besides the state and the backups, with the variable that names the folder: where the database is, ...
+WRITES_THERE = {"retention.yml": "retention_archive_directory", "export.yml": "export_directory"}
+# ... and on the ops host.
+WRITES_HERE = {"audit_export.yml": "audit_export_directory", "audit_checkpoint.yml": "audit_archive_directory"}
+
+
 def chosen(
-    given: Any, shared: Mapping[str, Any], is_there: Callable[[str], bool]
-) -> tuple[list[ScheduledPlaybook], list[str]]:
+    given: Any,
+    shared: Mapping[str, Any],
+    is_there: Callable[[str], bool],
+    lacks: Callable[[ScheduledPlaybook], str | None] = lambda job: None,
+) -> tuple[list[ScheduledPlaybook], dict[str, str]]:
     """The jobs that are to be.
 
     :param given: ``schedule_jobs``; without it all the usual ones whose playbook is there
     :param shared: ``schedule_variables``, for all of them
     :param is_there: whether a playbook is
-    :return: the jobs, and of the usual ones those that have no playbook here
-    :raises Refused: one that cannot be meant
+    :param lacks: why a job cannot succeed, as the end of a sentence; None where it can
+    :return: the jobs, and of the usual ones those that are not to be, each with why
+    :raises Refused: one that cannot be meant, or is named and cannot succeed
     """
     _refuse_variables("schedule_variables", shared)
     if given in (None, "", {}):
-        there = [job for job in USUAL.values() if is_there(job.playbook)]
-        absent = [job.name for job in USUAL.values() if job not in there]
-        return [_with(job, {}, shared) for job in there], absent
+        usual = [_with(job, {}, shared) for job in USUAL.values()]
+        absent = {job.name: f"{job.playbook} is not here" for job in usual if not is_there(job.playbook)}
+        absent |= {job.name: why for job in usual if job.name not in absent and (why := lacks(job))}
+        return [job for job in usual if job.name not in absent], absent
     if not isinstance(given, Mapping):
         raise Refused(
             "schedule_jobs is a mapping of the name of each job and its options, such as {backup: {on_calendar: '*-*-* 01:30'}}"
         )
-    return [_job(str(name), options, shared) for name, options in given.items()], []
+    jobs = [_job(str(name), options, shared) for name, options in given.items()]
+    for job in jobs:
+        if why := lacks(job):
+            raise Refused(f"The job {job.name} cannot succeed, since {why}")
+    return jobs, {}
 
 
 def _job(name: str, options: Any, shared: Mapping[str, Any]) -> ScheduledPlaybook:

@@ -1,22 +1,40 @@
 -- SPDX-License-Identifier: GPL-3.0-or-later
 -- Copyright (c) 2026 White Cross pgops contributors
--- Of those that are the same, that of a constraint stays, then a unique one, then the oldest.
-WITH same AS (
-    SELECT i.indexrelid, i.indrelid, i.indisunique, k.conname, x.relname,
-           pg_catalog.first_value(x.relname) OVER w AS kept, pg_catalog.row_number() OVER w AS place
+-- Two are the same to queries when all of their definition is; one goes only where the other refuses all that it refuses, and where
+-- nobody has chosen it: replication, CLUSTER, a foreign key, a constraint. Of two that could both go, that of a constraint stays, then
+-- a unique one, then the oldest.
+WITH looked AS (
+    SELECT i.indexrelid AS oid, i.indrelid, x.relname, x.relkind, i.indisunique AS is_unique, i.indimmediate AS at_once, k.conname,
+           -- Since 15; read so that an older server takes the query.
+           coalesce((pg_catalog.to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false) AS refuses_nulls,
+           i.indisreplident OR i.indisclustered OR i.indisprimary OR i.indisexclusion
+               OR EXISTS (SELECT FROM pg_catalog.pg_constraint f WHERE f.contype = 'f' AND f.conindid = i.indexrelid) AS chosen,
+           pg_catalog.row_number() OVER (ORDER BY k.oid IS NULL, NOT i.indisunique, i.indexrelid) AS place,
+           pg_catalog.concat_ws(' / ', x.relam, i.indkey, i.indnkeyatts, i.indclass, i.indcollation, i.indoption,
+               coalesce(pg_catalog.pg_get_expr(i.indexprs, i.indrelid), ''), coalesce(pg_catalog.pg_get_expr(i.indpred, i.indrelid), ''),
+               (SELECT pg_catalog.string_agg(coalesce(a.attoptions::text, ''), ',' ORDER BY a.attnum)
+                  FROM pg_catalog.pg_attribute a WHERE a.attrelid = i.indexrelid)) AS definition
       FROM pg_catalog.pg_index i
       JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
       LEFT JOIN pg_catalog.pg_constraint k ON k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x')
      WHERE i.indisvalid AND NOT x.relispartition
-    WINDOW w AS (PARTITION BY i.indrelid, x.relam, i.indkey::text, i.indnkeyatts, i.indclass::text, i.indcollation::text,
-                              i.indoption::text, pg_catalog.pg_get_expr(i.indexprs, i.indrelid),
-                              pg_catalog.pg_get_expr(i.indpred, i.indrelid), k.contype = 'x'
-                     ORDER BY k.oid IS NULL, NOT i.indisunique, i.indexrelid)
+), replaced AS (
+    SELECT o.*, s.oid AS kept_oid, s.relname AS kept, s.place AS kept_place
+      FROM looked o
+      JOIN looked s ON s.indrelid = o.indrelid AND s.definition = o.definition AND s.oid <> o.oid
+     WHERE NOT o.chosen AND (o.conname IS NULL OR s.conname IS NOT NULL)
+       AND (NOT o.is_unique OR s.is_unique AND s.at_once >= o.at_once AND s.refuses_nulls >= o.refuses_nulls)
+), gone AS (
+    -- Not both for each other's sake.
+    SELECT r.* FROM replaced r
+     WHERE r.kept_place < r.place OR NOT EXISTS (SELECT FROM replaced b WHERE b.oid = r.kept_oid AND b.kept_oid = r.oid)
 )
-SELECT pg_catalog.format('%%I.%%I', n.nspname, s.relname) AS object, s.kept,
-       CASE WHEN s.conname IS NULL THEN pg_catalog.format('DROP INDEX CONCURRENTLY %%I.%%I;', n.nspname, s.relname)
-            ELSE pg_catalog.format('ALTER TABLE %%I.%%I DROP CONSTRAINT %%I;', n.nspname, c.relname, s.conname) END AS todo
-  FROM same s
-  JOIN pg_catalog.pg_class c ON c.oid = s.indrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE s.place > 1 AND {{USER_SCHEMA}}
- ORDER BY 1
+SELECT DISTINCT ON (g.oid) pg_catalog.format('%%I.%%I', n.nspname, g.relname) AS object, g.kept,
+       -- That of a partitioned table goes with all of its partitions', and not concurrently.
+       CASE WHEN g.conname IS NULL THEN pg_catalog.format('DROP INDEX %%s%%I.%%I;',
+                CASE WHEN g.relkind = 'I' THEN '' ELSE 'CONCURRENTLY ' END, n.nspname, g.relname)
+            ELSE pg_catalog.format('ALTER TABLE %%I.%%I DROP CONSTRAINT %%I;', n.nspname, c.relname, g.conname) END AS todo
+  FROM gone g
+  JOIN pg_catalog.pg_class c ON c.oid = g.indrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE NOT EXISTS (SELECT FROM gone b WHERE b.oid = g.kept_oid) AND {{USER_SCHEMA}}
+ ORDER BY g.oid, g.kept_place

@@ -23,11 +23,11 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
-from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_plan import Needs
+from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_plan import Needs, Plan
 from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_watch import Care
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 from support.engine import RUN, When, holding, rows, wait_for
-from support.maintained import do, filled, maintain, needed, plan, states, work
+from support.maintained import do, filled, maintain, needed, plan, states, tried, work
 from support.server import APP, OWNER, SUPERUSER, Server
 
 
@@ -80,6 +80,22 @@ def test_dead_and_modified_rows_are_told_in_words_and_worked_on(target: Any) -> 
     assert row["actions"] == {"vacuum": 1, "analyze": 1}
 
 
+@pytest.mark.majors(15, 18, slow=(15,))
+def test_a_vacuum_cuts_no_file_short_since_that_locks_everybody_out_but_where_it_is_asked_to(target: Any) -> None:
+    filled(target, "emptied", 20000)
+    do(target, "DELETE FROM emptied WHERE id > 500")
+    (item,) = [item for item in maintain(target)["items"] if item["object"] == "public.emptied"]
+    assert (item["state"], item["action"]) == ("done", "vacuum")
+    assert item["bytes_after"] >= item["bytes_before"] > 1_000_000
+    do(target, "DELETE FROM emptied WHERE id > 250")
+    (item,) = [
+        item
+        for item in maintain(target, care=Care(cost_delay_ms=0, truncate=True))["items"]
+        if item["object"] == "public.emptied"
+    ]
+    assert item["state"] == "done" and item["given_back"] > 0.8 * item["bytes_before"]
+
+
 def test_old_statistics_of_a_changed_table_are_made_anew_and_of_an_unchanged_one_are_not(target: Any) -> None:
     filled(target, "changed")
     filled(target, "unchanged")
@@ -104,6 +120,56 @@ def test_a_partitioned_table_that_nobody_analyzes_is_analyzed_and_proved(target:
     assert needed(found) == [("analyze", "public.parts")]
     assert states(maintain(target, plan=found)) == {"public.parts": "done"}
     assert plan(target).items == []
+
+
+def partitioned(target: Any) -> None:
+    """Two partitions, one of them partitioned itself, and statistics of all of it by a maintenance."""
+    do(
+        target,
+        "CREATE TABLE parts (id integer, kind integer) PARTITION BY RANGE (id)",
+        "CREATE TABLE part_1 PARTITION OF parts FOR VALUES FROM (0) TO (1000) WITH (autovacuum_enabled = off)",
+        "CREATE TABLE part_2 PARTITION OF parts FOR VALUES FROM (1000) TO (9000) PARTITION BY LIST (kind)",
+        "CREATE TABLE part_2_0 PARTITION OF part_2 DEFAULT WITH (autovacuum_enabled = off)",
+        "INSERT INTO parts SELECT n, 0 FROM generate_series(1, 1999) n",
+        "VACUUM (ANALYZE) part_1, part_2_0",
+    )
+    maintain(target)
+    assert plan(target).items == []
+
+
+@pytest.mark.majors(15, 18, slow=(15,))
+def test_a_partitioned_table_is_analyzed_again_by_what_was_written_below_it_since(server: Server, target: Any) -> None:
+    partitioned(target)
+    do(target, "UPDATE part_2_0 SET kind = 1 WHERE id < 1120")
+    # Autovacuum comes by: of the partition nothing is left to do, and of those above it everything is.
+    do(target, "VACUUM (ANALYZE) part_2_0")
+    found = plan(target)
+    assert needed(found) == [("analyze", "public.part_2")]
+    assert found.items[0].reasons == ["120 rows modified below it since the last ANALYZE, of 1,000"]
+    assert states(maintain(target, plan=found)) == {"public.part_2": "done"}
+    assert plan(target).items == []
+    do(target, "UPDATE parts SET kind = 2 WHERE id < 100", "VACUUM (ANALYZE) part_1")
+    found = plan(target)
+    assert needed(found) == [("analyze", "public.parts")]
+    assert "219 rows modified below it" in found.items[0].reasons[0]
+    # Its proof is the server's word, and not that it was analyzed once.
+    with pytest.raises(PgopsError, match="the server does not say that it was done"):
+        maintenance.maintain(target, [replace(found.items[0], lacks=None)], work(user=APP), planned=found.at)
+    assert states(maintain(target, plan=found)) == {"public.parts": "done"}
+    assert plan(target).items == []
+
+
+def test_of_a_partitioned_table_that_somebody_else_analyzed_its_growth_counts_and_its_age(target: Any) -> None:
+    partitioned(target)
+    do(target, "DROP SCHEMA pgops CASCADE", "ANALYZE parts", "ANALYZE part_2")
+    assert plan(target).items == []
+    do(target, "INSERT INTO parts SELECT n, 0 FROM generate_series(2000, 2250) n", "VACUUM (ANALYZE) part_2_0")
+    found = plan(target)
+    assert needed(found) == [("analyze", "public.part_2"), ("analyze", "public.parts")]
+    do(target, "ANALYZE parts", "ANALYZE part_2", "UPDATE parts SET kind = 3 WHERE id = 1")
+    assert plan(target).items == []
+    found = plan(target, Needs(analyze_after_days=0))
+    assert ("analyze", "public.parts") in needed(found)
 
 
 @pytest.mark.majors(15, 18, slow=(15,))
@@ -301,7 +367,7 @@ def test_a_rebuild_waits_for_no_old_transaction_and_leaves_nothing(target: Any) 
     )
     with holding(target, "SELECT count(*) FROM t", name="an idle session"):
         time.sleep(2.1)  # older than a client's ordinary transaction
-        result = maintenance.maintain(target, [rebuild("t", "t_kind", found)], work(budget_s=20), planned="now")
+        result = tried(target, plan=Plan("now", [rebuild("t", "t_kind", found)]), budget_s=20)
     (item,) = result["items"]
     assert item["state"] == "skipped" and "an idle session" in item["why"]
     assert invalid(target) == []
@@ -344,7 +410,7 @@ def test_at_the_end_of_its_time_a_rebuild_is_cancelled_without_remains_and_expec
         writer.close()
 
     given = work(budget_s=5000, progress=When("rebuilding index", waiting), clock=lambda: time.monotonic() + jumped[0])
-    result = maintenance.maintain(target, [rebuild("t", "t_kind", found)], given, planned="now")
+    result = tried(target, plan=Plan("now", [rebuild("t", "t_kind", found)]), given=given)
     (item,) = result["items"]
     assert (item["state"], item["why"]) == ("cancelled", "its time was over")
     assert result["remains"]["left"] == [] and item["notes"] == []
@@ -425,6 +491,36 @@ def test_a_role_without_the_right_fails_though_the_server_only_warns(server: Ser
     assert [item.object for item in plan(target).items] == ["public.t"]
 
 
+@pytest.mark.majors(15, 16, slow=(16,))
+def test_before_17_nobody_is_told_to_become_a_member_of_a_superuser_or_of_any_owner(
+    server: Server, target: Any
+) -> None:
+    for name in ("ours", "theirs", "like_theirs"):
+        filled(target, name)
+        do(target, f"DELETE FROM {name} WHERE id <= 500")
+    server.execute("CREATE ROLE admin_by_membership IN ROLE " + SUPERUSER)
+    try:
+        server.execute(f"ALTER TABLE theirs OWNER TO {SUPERUSER}", database=target.database)
+        server.execute("ALTER TABLE like_theirs OWNER TO admin_by_membership", database=target.database)
+        server.execute(f"ALTER DATABASE {target.database} OWNER TO {SUPERUSER}")
+        lacks = {item.name: item.lacks for item in plan(target).items}
+        assert lacks["ours"] is None
+        for name in ("theirs", "like_theirs"):
+            assert f"before 17 only its owner may: ALTER TABLE public.{name} OWNER TO {OWNER}, or leave it out" in str(
+                lacks[name]
+            )
+            server.execute(f"ALTER TABLE public.{name} OWNER TO {OWNER}", database=target.database)
+        assert {item.lacks for item in plan(target).items} == {None}, "what is told is enough"
+        needs = Needs(rows_least=100, index_least_mb=1000, freeze_percent=0.00001)
+        found = {item.object: str(item.lacks) for item in plan(target, needs, user=APP).items}
+        assert f"leave maintenance_user out, and {OWNER} does it" in found["public.ours"]
+        assert found["pg_catalog.pg_class"].endswith("a superuser does it: VACUUM (FREEZE) pg_catalog.pg_class")
+        assert not any("GRANT" in told for told in found.values())
+    finally:
+        server.execute("DROP OWNED BY admin_by_membership", database=target.database)
+        server.execute("DROP ROLE admin_by_membership")
+
+
 @pytest.mark.majors(17, 18, slow=(17,))
 def test_pg_maintain_is_enough_to_vacuum_and_rebuild(server: Server, target: Any) -> None:
     filled(target, "t", 50000)
@@ -453,7 +549,7 @@ def test_a_migration_keeps_it_from_beginning(target: Any) -> None:
         conn = connect(target, application_name="test")
         ledger.ensure(conn)
         conn.close()
-        result = maintain(target, plan=made, pause_s=1.0)
+        result = tried(target, plan=made, pause_s=1.0)
     (item,) = result["items"]
     assert item["state"] == "not begun" and "is being migrated by run 20260101T000000Z-00000b" in item["why"]
 
@@ -464,7 +560,7 @@ def test_a_running_backup_keeps_it_from_beginning(target: Any, name: str) -> Non
     filled(target, "t")
     do(target, "DELETE FROM t WHERE id <= 500")
     with holding(target, "SELECT 1", name=name):
-        result = maintain(target, pause_s=0.7)
+        result = tried(target, pause_s=0.7)
     (item,) = result["items"]
     assert item["state"] == "not begun" and "a backup runs" in item["why"]
     assert states(maintain(target)) == {"public.t": "done"}
@@ -545,7 +641,7 @@ def test_a_canary_that_suffers_lets_nothing_begin_and_in_the_end_ends_what_runs(
     care = Care(cost_delay_ms=100, canary=canary, canary_limit_ms=50)
     made = plan(target, Needs(rows_least=100, index_least_mb=1000))
     assert [item.name for item in made.items] == ["slow", "next"]
-    result = maintain(target, plan=made, care=care, progress=told, jobs=1, pause_s=8.0, budget_s=600)
+    result = tried(target, plan=made, care=care, progress=told, jobs=1, pause_s=8.0, budget_s=600)
     suffering.close()
     assert states(result) == {"public.slow": "not begun", "public.next": "not begun"}
     assert all("the query of maintenance_canary takes" in item["why"] for item in result["items"])

@@ -473,6 +473,15 @@ def test_a_timer_that_failed_never_ran_or_wrote_nonsense_is_told() -> None:
     assert told(expected_every_s="daily") == "x has never succeeded"
     assert told(expected_every_s=3600) == "x succeeded last 9 hours ago and should every 1 hours"
     assert told(fault="/t/x.json is no JSON object") == "x: /t/x.json is no JSON object"
+    # Of those that are installed what status.yml thinks of them is told.
+    assert told(state="missed", why="it has never succeeded", last_success=None) == "x: it has never succeeded"
+    assert (
+        told(state="stopped", why="it is not switched on, so it will not run")
+        == "x: it is not switched on, so it will not run"
+    )
+    assert told(state="waiting", last_success=None) == "0 ran in time, 1 wait for their first run"
+    assert told(state="ok") == "1 ran in time"
+    assert told(elsewhere=True).startswith("timers are those of x, which preflight reaches only when")
 
 
 def test_a_chain_of_waiting_sessions_names_the_first(world: World) -> None:

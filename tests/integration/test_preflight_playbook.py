@@ -27,6 +27,9 @@ def test_it_ends_with_what_it_has_seen_on_screen_in_the_file_and_on_the_page(
     then = (datetime.now(UTC) - timedelta(days=12)).isoformat()
     beat = {"name": "drill", "last_success": then, "expected_every_s": 604800, "result": "success"}
     (heartbeats / "drill.json").write_text(json.dumps(beat))
+    never_ran = {"playbook": "backup.yml", "on_calendar": "daily", "expected_every_s": 86400, "installed_at": then}
+    (playbook.state / "schedule").mkdir()
+    (playbook.state / "schedule" / "local.json").write_text(json.dumps({"jobs": {"backup": never_ran}}))
 
     stopped = playbook("preflight.yml", pgops_json=str(playbook.folder / "out.json"))
     assert stopped.rc == 2, stopped.output
@@ -42,7 +45,10 @@ def test_it_ends_with_what_it_has_seen_on_screen_in_the_file_and_on_the_page(
     assert {name for name, check in checks.items() if check["level"] != "ok"} == {
         "ownership", "primary_keys", "unsafe_settings", "timers",
     }  # fmt: skip
-    assert checks["timers"]["evidence"] == "drill succeeded last 288 hours ago and should every 168 hours"
+    assert checks["timers"]["evidence"] == (
+        f"backup: it has never succeeded since it was installed ({then}) and is expected every 1 d; "
+        "drill succeeded last 288 hours ago and should every 168 hours"
+    )
     page = Path(str(found["report"])).read_text(encoding="utf-8")
     assert "table public.loose has no primary key" in page
     assert "<code>primary_keys</code>" in page

@@ -158,5 +158,9 @@ def test_maintenance_leaves_its_table_to_it(vacuum: Vacuum) -> None:
     (item,) = result["items"]
     assert item["state"] == "skipped"
     assert f"its table is in use by pid {pid} (autovacuum worker" in item["why"]
+    assert result["ended"] == "done", "the server does it"
+    due = [replace(items[0], action="freeze", due=["xid_age"])]
+    vacuum.server.execute(f"GRANT pg_monitor TO {vacuum.target.user}")
+    assert maintenance.maintain(vacuum.target, due, work(), planned=made.at)["ended"] == "done"
     assert vacuum.pids == [pid]
     vacuum.hurry()

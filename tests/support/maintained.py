@@ -7,7 +7,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, maintenance, maintenance_plan
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_plan import Needs, Plan
 from ansible_collections.whitecross.pgops.plugins.module_utils.maintenance_watch import Care
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
@@ -33,7 +35,17 @@ def plan(target: Any, needs: Needs = AT_ONCE, **more: Any) -> Plan:
 
 def maintain(target: Any, needs: Needs = AT_ONCE, **more: Any) -> dict[str, Any]:
     made = more.pop("plan", None) or plan(target, needs, user=more.get("user"))
-    return maintenance.maintain(target, made.items, work(**more), planned=made.at)
+    given = more.pop("given", None) or work(**more)
+    return maintenance.maintain(target, made.items, given, planned=made.at)
+
+
+def tried(target: Any, needs: Needs = AT_ONCE, **more: Any) -> dict[str, Any]:
+    """:return: the same of one that is expected to fail, since nothing of what is due is done."""
+    with pytest.raises(PgopsError) as caught:
+        maintain(target, needs, **more)
+    result: dict[str, Any] = caught.value.extra["databases"][target.database]
+    assert result["ended"] == "nothing done", caught.value.message
+    return result
 
 
 def work(budget_s: float = 60.0, care: Care = QUICK, **more: Any) -> maintenance.Work:

@@ -10,16 +10,18 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.whitecross.pgops.plugins.module_utils import preflight_checks
+from ansible_collections.whitecross.pgops.plugins.module_utils import preflight_checks, timer_state
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import ops_clock, preflight_data, reporting, timer_files
 
 ROOT = Path(__file__).resolve().parents[2]
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
 def load_page() -> Any:
@@ -156,6 +158,45 @@ def test_heartbeats_are_read_by_name_and_nonsense_is_told(tmp_path: Path) -> Non
     ]
     (tmp_path / "file").write_text("")
     assert "cannot be read" in (timer_files.read(tmp_path / "file") or [{}])[0]["fault"]
+
+
+def installed(tmp_path: Path, **ages: timedelta) -> None:
+    """:param ages: job -> since when it is installed; each is expected daily"""
+    jobs = {
+        name: {
+            "playbook": f"{name}.yml", "on_calendar": "*-*-* 01:30", "delay_s": 0, "expected_every_s": 86400, "ping_url_file": None,
+            "unit": None, "installed_at": timer_state.utc(NOW - age),
+        }
+        for name, age in ages.items()
+    }  # fmt: skip
+    record = {"format": 1, "environment": "staging", "manager": "cron", "scope": "user", "grace_s": 3600, "jobs": jobs}
+    timer_state.write(timer_state.TimerPlace(str(tmp_path), "staging").record, record)
+
+
+def test_a_timer_that_is_installed_and_never_ran_is_missed(tmp_path: Path) -> None:
+    assert timer_files.known(tmp_path, "staging", NOW) is None
+    installed(tmp_path, backup=timedelta(days=3), drill=timedelta(hours=3), maintenance=timedelta(days=30))
+    folder = timer_files.folder_of(tmp_path, "staging")
+    folder.mkdir(parents=True)
+    beat = {"last_success": timer_state.utc(NOW - timedelta(hours=2)), "expected_every_s": 86400, "result": "success"}
+    (folder / "maintenance.json").write_text(json.dumps({"name": "maintenance", **beat}))
+    (folder / "broken.json").write_text("{")
+    (folder / "own.json").write_text(json.dumps({"name": "own", **beat}))
+    found = {timer["name"]: timer for timer in timer_files.known(tmp_path, "staging", NOW) or []}
+    assert {name: timer.get("state") for name, timer in found.items()} == {
+        "backup": "missed", "drill": "waiting", "maintenance": "ok", "broken": None, "own": None,
+    }  # fmt: skip
+    assert found["backup"]["why"].startswith("it has never succeeded since it was installed")
+    assert found["broken"]["fault"] and found["own"] == {"name": "own", **beat}
+
+
+def test_a_record_of_timers_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    record = Path(timer_state.TimerPlace(str(tmp_path), "staging").record)
+    record.parent.mkdir()
+    record.write_text("{")
+    assert timer_files.known(tmp_path, "staging", NOW) == [
+        {"name": "timers of staging", "fault": f"{record} cannot be read or is no JSON object"}
+    ]
 
 
 # -- the clock of the ops host --------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shlex
 import shutil
 import stat
@@ -57,7 +58,7 @@ def job(**other: Any) -> schedule_units.Job:
 def test_without_a_word_all_usual_jobs_whose_playbook_is_there() -> None:
     jobs, absent = schedule_jobs.chosen({}, {}, lambda playbook: playbook in ("backup.yml", "status.yml"))
     assert [(job.name, job.playbook) for job in jobs] == [("audit_anchor", "status.yml"), ("backup", "backup.yml")]
-    assert absent == ["maintenance", "retention", "drill", "preflight"]
+    assert list(absent) == ["maintenance", "retention", "drill", "preflight"]
 
 
 def test_a_job_takes_what_is_usual_where_nothing_is_said() -> None:
@@ -66,7 +67,7 @@ def test_a_job_takes_what_is_usual_where_nothing_is_said() -> None:
         "own": {"playbook": "own.yml", "on_calendar": "daily", "variables": {"backup_jobs": 4}},
     }
     jobs, absent = schedule_jobs.chosen(given, {"backup_jobs": 2, "backup_rate_limit_mb": 5}, lambda _playbook: False)
-    assert absent == []
+    assert absent == {}
     assert [(job.playbook, job.on_calendar, job.delay) for job in jobs] == [
         ("restore_drill.yml", "Sat *-*-* 04:00", 900),
         ("own.yml", "daily", 900),
@@ -363,6 +364,30 @@ def test_check_mode_shows_the_units_and_writes_nothing(tmp_path: Path) -> None:
     assert "ExecStart=" in shown["pgops-production-backup.service"]
     assert '"expected_every_s": 86400' in shown["production.json"]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["backup.yml", "program"]
+
+
+def test_what_a_run_reads_and_is_not_on_that_host_is_refused(tmp_path: Path) -> None:
+    gone = {"inventory": str(tmp_path / "inventories")}
+    with pytest.raises(
+        PgopsError, match=r"inventory=.*/inventories is not on .*, where the timers are to run; nothing"
+    ):
+        schedule.install(wanted(tmp_path, needed=gone), check_mode=True)
+    (tmp_path / "inventories").mkdir()
+    assert schedule.install(wanted(tmp_path, needed=gone), check_mode=True)["changed"]
+
+
+def test_the_home_of_a_secret_is_that_of_who_runs_the_playbooks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "passfile").touch(0o600)
+    user = pwd.getpwuid(os.geteuid())
+    there = pwd.struct_passwd((*user[:5], str(home), user.pw_shell))
+    monkeypatch.setattr(pwd, "getpwnam", lambda name: there)
+    found = schedule.install(wanted(tmp_path, credentials={"pgops_passfile": "~/passfile"}), check_mode=True)
+    shown = {os.path.basename(diff["after_header"]): diff["after"] for diff in found["diff"]}
+    assert f"LoadCredential=pgops_passfile:{home}/passfile" in shown["pgops-production-backup.service"]
 
 
 @pytest.mark.parametrize("secret", ["absent", "open", "folder"])

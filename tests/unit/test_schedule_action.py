@@ -19,8 +19,10 @@ ARGUMENTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def asked(hosts: dict[str, dict[str, Any]], given: dict[str, Any] | None = None, **args: Any) -> dict[str, Any]:
-    """:return: what the module gets. :param given: variables behind -e"""
+def asked(
+    hosts: dict[str, dict[str, Any]], given: dict[str, Any] | None = None, *, remote: bool = False, **args: Any
+) -> dict[str, Any]:
+    """:return: what the module gets. :param given: variables behind -e :param remote: whether another host has the timers"""
     seen = variables(
         ["school"], playbook="schedule", given={"variables": given or {}, "files": [], "inventory": ["inventories"]}
     )
@@ -29,7 +31,10 @@ def asked(hosts: dict[str, dict[str, Any]], given: dict[str, Any] | None = None,
         **first, **seen, "groups": {"staging": list(hosts)}, "hostvars": SimpleNamespace(raw_get=hosts.__getitem__),
         "ansible_play_hosts_all": list(hosts)[:1],
     }  # fmt: skip
-    return action(ActionModule, **{**ARGUMENTS, **args}).module_arguments(task_vars)
+    made = action(ActionModule, **{**ARGUMENTS, **args})
+    if remote:
+        made._connection.transport = "ssh"
+    return made.module_arguments(task_vars)
 
 
 LOCAL = {"ansible_connection": "local", "pgops_passfile": "/etc/pgops/passfile", "backup_directory": "/srv/backups"}
@@ -98,3 +103,63 @@ def test_what_cannot_be_is_refused(args: dict[str, Any], given: dict[str, Any], 
 def test_to_remove_them_nothing_else_has_to_be_right() -> None:
     found = asked({"db1": LOCAL}, {"pgops_port": 5433}, state="absent", jobs={"x": {}})
     assert (found["state"], found["environment"]) == ("absent", "staging")
+
+
+def policy(folder: Path) -> str:
+    (folder / "retention.yml").write_text("- {table: t, column: at, years: 7, why: a test}\n", encoding="utf-8")
+    return str(folder)
+
+
+def usual(found: dict[str, Any]) -> set[str]:
+    return {job["name"] for job in found["jobs"]}
+
+
+def test_retention_has_a_timer_only_where_a_policy_and_a_folder_for_the_archives_are_declared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "retention" not in usual(asked({"db1": LOCAL}, jobs={}))
+    assert "retention: no timer, since no policy is declared" in capsys.readouterr().out
+    tree = {**LOCAL, "pgops_sql": policy(tmp_path)}
+    assert "retention" not in usual(asked({"db1": tree}, jobs={}))
+    assert "retention: no timer, since retention_archive_directory names no folder" in capsys.readouterr().out
+    found = asked({"db1": {**tree, "retention_archive_directory": "/srv/retired"}}, jobs={})
+    assert "retention" in usual(found)
+    assert found["write_paths"] == ["/srv/backups", "/srv/retired"]
+    assert "no timer" not in capsys.readouterr().out
+    # As variables of the timers alone, too.
+    own = {"retention_policy_file": f"{tmp_path}/retention.yml", "retention_archive_directory": "/srv/own"}
+    found = asked({"db1": LOCAL}, jobs={"retention": {"variables": own}})
+    assert (usual(found), found["write_paths"]) == ({"retention"}, ["/srv/backups", "/srv/own"])
+
+
+def test_a_job_by_name_that_cannot_succeed_is_refused() -> None:
+    with pytest.raises(
+        AnsibleActionFail, match="job retention cannot succeed, since no policy is declared.*; nothing was installed"
+    ):
+        asked({"db1": LOCAL}, jobs={"retention": {}})
+
+
+def test_what_a_job_writes_besides_backups_is_open_to_it() -> None:
+    jobs = {
+        "out": {"playbook": "export.yml", "on_calendar": "daily", "variables": {"export_directory": "/srv/exports"}}
+    }
+    assert asked({"db1": LOCAL}, jobs=jobs)["write_paths"] == ["/srv/backups", "/srv/exports"]
+    assert asked({"db1": {**LOCAL, "export_directory": "/srv/exports"}})["write_paths"] == ["/srv/backups"]
+
+
+# -- another host that has the timers -------------------------------------------------------------------------------------
+
+
+def test_another_ops_host_has_the_backups_and_the_password_file_of_hosts_that_are_local_to_it() -> None:
+    host = {**LOCAL, "pgops_passfile": "~/passfile", "backup_directory": "~/backups"}
+    found = asked({"db1": host}, remote=True, vault_password_file="~/vault")
+    assert found["credentials"] == {"pgops_passfile": "~/passfile", "vault_password": "~/vault"}, (
+        "its homes are not ours"
+    )
+    assert found["write_paths"] == ["~/backups"]
+    assert found["needed"]["inventory"] == str(Path("inventories").absolute())
+
+
+def test_what_a_host_elsewhere_has_is_nothing_to_another_ops_host() -> None:
+    found = asked({"db1": {**LOCAL, "ansible_connection": "ssh"}}, remote=True)
+    assert (found["credentials"], found["write_paths"]) == ({}, [])
