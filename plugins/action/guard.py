@@ -90,7 +90,12 @@ class ActionModule(UnbrokenAction):
                 ) from None
 
     def _start(self, task_vars: dict[str, Any]) -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, resumed_run, typed_commands
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+            batches,
+            execution_environment,
+            resumed_run,
+            typed_commands,
+        )
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
             Journal,
             is_run_id,
@@ -128,11 +133,15 @@ class ActionModule(UnbrokenAction):
         hooks = self._hooks(variables_of)
         self._check_batches(variables_of, given, limit or environment, groups["all"])
         playbook = self._playbook()
+        told = {typed_commands.GIVEN: given, "command": environments.typed_command(), "environment": environment}
+        state = str(self._value(task_vars, "pgops_state_directory"))
+        execution_environment.refuse_inside(
+            playbook, state, variables_of, self._templar.template, told, limit or environment
+        )
         incident = self._incident(variables_of, environment in production, playbook, given, limit or environment)
         if playbook == "migrate":
             from ansible_collections.whitecross.pgops.plugins.plugin_utils import gate_verdict, required_copies
 
-            told = {typed_commands.GIVEN: given, "command": environments.typed_command(), "environment": environment}
             typed = load_extra_vars(self._loader)
             gate_verdict.refuse_typed(told, typed, variables_of, phases, production, limit or environment)
             gate_verdict.refuse_left_out(variables_of, phases, environment, production)
@@ -162,7 +171,6 @@ class ActionModule(UnbrokenAction):
             "extra_variables": sorted(str(name) for name in load_extra_vars(self._loader) if name not in _NOT_EXTRA),
         }
         run.update(incident)
-        state = str(self._value(task_vars, "pgops_state_directory"))
         resumed = resumed_run.take_up(run, str(self._value(task_vars, "pgops_run_id") or ""), state)
         part_of = str(task_vars.get("__pgops_part_of") or "")
         if is_run_id(part_of):
