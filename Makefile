@@ -63,7 +63,7 @@ lock: venv-test  ## write requirements.lock and requirements-test.lock anew from
 packages:  ## install the system packages that 'make test' needs (as root)
 	@tests/setup/packages.sh
 
-# The same and those of 'make test-all': node and npm.
+# The same and those of 'make test-all': node, npm and a browser.
 packages-all:
 	@tests/setup/packages.sh all
 

@@ -14,7 +14,12 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import application_hooks as hooks
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import application_metrics, reporting, run_outcome
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+    application_metrics,
+    index_watch,
+    reporting,
+    run_outcome,
+)
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal, now
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.taken_away import TakenAway
@@ -195,6 +200,7 @@ class ActionModule(PgopsAction):
             **self.connection_arguments(task_vars),
             "health": self._templar.template(task_vars.get("migrate_health")) or {},
             "seen": seen,
+            "indexes": index_watch.made(self.run_fact(task_vars).get("apply")),
         }
         try:
             with alarm(DATABASES_TIMEOUT_S, _NoAnswer):
@@ -210,7 +216,9 @@ class ActionModule(PgopsAction):
             if "transactions" in one
         }
         seen = {name: one["seen"] for name, one in found.items()}
-        journal.append({"event": "looked", "host": host, "seen": seen, "figures": figures})
+        scans = {name: one["index_scans"] for name, one in found.items() if one.get("index_scans")}
+        looked = {"event": "looked", "host": host, "seen": seen, "figures": figures}
+        journal.append({**looked, "index_scans": scans} if scans else looked)
         findings = [f"{name}: {finding}" for name, one in found.items() for finding in one["findings"]]
         if findings:
             more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""

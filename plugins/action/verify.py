@@ -35,7 +35,19 @@ class ActionModule(MigrationAction):
         self._refuse_evidence(task_vars)
         checks = self.named_checks(task_vars)
         own = {name: value for name, value in self._task.args.items() if name != "evidence"}
-        return {**own, "checks": checks, **({"applied": applied} if applied else {})}
+        began = self._log_began(task_vars)
+        return {
+            **own,
+            "checks": checks,
+            **({"applied": applied} if applied else {}),
+            **({"log_began": began} if began else {}),
+        }
+
+    def _log_began(self, task_vars: dict[str, Any]) -> dict[str, Any] | None:
+        """:return: where the server's log was when the run first looked at a database."""
+        seen = self.run_fact(task_vars).get("preflight") or {}
+        places = (((found or {}).get("facts") or {}).get("server_log") for found in seen.values())
+        return next((place for place in places if place), None)
 
     def begun(self) -> dict[str, Any]:
         """:return: where the evidence goes if not to its usual place; the run's report writes it."""

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import server_log
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
@@ -27,6 +28,9 @@ _EXTENSION = re.compile(r"^-- Extension: (\w+)$", re.MULTILINE)
 _NOT_THERE = ("42P01", "55000")
 # A line of a query that reads what other sessions do, which a plain role sees only of itself.
 _SEES_OTHERS = "-- Sees others"
+# A line of a query that stands for the server's log of a run.
+_SERVER_LOG = "-- Server log"
+_LOG_COLUMNS = ("at", "severity", "sqlstate", "database", "application", "message")
 _MAY_SEE = "SELECT pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS may"
 
 
@@ -41,6 +45,8 @@ def inspect(target: Target, query: str, parameters: dict[str, Any], *, name: str
 
     Takes ACCESS SHARE on what the query reads, and waits for it 1 s at most.
     """
+    if _SERVER_LOG in query.splitlines():
+        return _server_log(target, str(parameters["run"]))
     conn = _seeing(target) if _SEES_OTHERS in query.splitlines() else connect(target, application_name=_NAME)
     try:
         execute(conn, f"SET lock_timeout = {LOCK_TIMEOUT_MS}; SET statement_timeout = {STATEMENT_TIMEOUT_MS}")
@@ -59,6 +65,28 @@ def inspect(target: Target, query: str, parameters: dict[str, Any], *, name: str
     finally:
         conn.close()
     return {"columns": columns, "rows": rows}
+
+
+def _server_log(target: Target, run_id: str) -> dict[str, Any]:
+    """:return: the lines of a run in the server's log, from warnings on; what is not there or not shown has a line of its own.
+    :raises PgopsError: the log cannot be read; says why, and what to do to have it.
+    """
+    found = server_log.look(target, run_id)
+    if found.why_not:
+        raise PgopsError(
+            f"The server's log of run {run_id} was not looked at in {target}, because {found.why_not}.",
+            database=target.database,
+            hint=f"To have it: {found.hint}" if found.hint else None,
+        )
+    lines = [server_log.told(entry) for entry in found.entries if entry.severity in ("WARNING", *server_log.ERRORS)]
+    lines += [{"message": f"not in what was read: {gap}"} for gap in found.gaps]
+    others = len(found.entries) - sum(entry.severity in ("WARNING", *server_log.ERRORS) for entry in found.entries)
+    if others:
+        lines.append({"message": f"{others} further lines, such as logged statements, are not shown"})
+    return {
+        "columns": list(_LOG_COLUMNS),
+        "rows": [{column: line.get(column) for column in _LOG_COLUMNS} for line in lines],
+    }
 
 
 def _seeing(target: Target) -> Connection:

@@ -68,7 +68,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.statements import
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import Replacements, StepContext
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_watch import StepWatch
 from ansible_collections.whitecross.pgops.plugins.module_utils.throttle import Limits
-from ansible_collections.whitecross.pgops.plugins.module_utils.version_result import VersionResult
+from ansible_collections.whitecross.pgops.plugins.module_utils.version_result import VersionResult, moment
 from psycopg2 import errorcodes
 
 # How soon the server notices that a killed module's socket is closed, and ends its statement. 14 and later.
@@ -731,18 +731,21 @@ class _WayDown:
     started: float = field(default_factory=time.monotonic)
     duration_s: float = 0.0
     _begun: dict[int, float] = field(default_factory=dict)
+    _began_at: dict[int, str] = field(default_factory=dict)
     _timed: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def begin(self, ordinal: int) -> None:
         """A step is begun, or gone on with in another session."""
         self.ordinal = ordinal
         self._begun.setdefault(ordinal, time.monotonic())
+        self._began_at.setdefault(ordinal, moment())
 
     def done(self, step: Mapping[str, Any], outcome: Mapping[str, Any]) -> None:
         """The step in hand is done."""
         seconds = round(time.monotonic() - self._begun[self.ordinal], 3)
-        told = {"step": self.ordinal, "kind": step["kind"], "name": step.get("name"), "duration_s": seconds}
-        self._timed.setdefault(self.ordinal, {**told, **outcome})
+        told = {"step": self.ordinal, "kind": step["kind"], "name": step.get("name")}
+        timed = {"started": self._began_at[self.ordinal], "duration_s": seconds}
+        self._timed.setdefault(self.ordinal, {**told, **timed, **outcome})
 
     def so_far(self) -> dict[str, Any]:
         """:return: the seconds of the steps that went, in their order, for the version's entry in the run's result."""

@@ -20,6 +20,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     pending_swap,
     preflight_facts,
     preflight_looks,
+    server_log,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
@@ -213,6 +214,8 @@ def _look_around(
         "clock": its_time,
         "largest_tables": preflight_facts.largest_tables(conns[0]),
         "rows": preflight_facts.rows(target, application_name) if look.count_rows else None,
+        # Where the server's log is now, so that what comes after belongs to this run.
+        "server_log": server_log.place(target),
     }
     for entry in preflight_looks.disks(
         checks, target, observer, facts, look.backup_directory, look.thresholds, look.free_bytes

@@ -31,6 +31,9 @@ _UNDEFINED = {
     errorcodes.UNDEFINED_FUNCTION,
     errorcodes.UNDEFINED_COLUMN,
 }
+# In the log, where the statement is not to be trusted: classes and conditions whose messages quote names of objects alone.
+_NAMES_ONLY = ("23", "25", "28", "3D", "40", "53", "55", "57")
+_OF_NAMES = {errorcodes.INSUFFICIENT_PRIVILEGE, errorcodes.DUPLICATE_TABLE, errorcodes.DUPLICATE_OBJECT}
 _IN_FUNCTION = re.compile(r"^(?:PL/pgSQL function|SQL function) [^\n]+", re.MULTILINE)
 # Where the SQL may be put together from values. A keyword is a keyword in every language.
 _PUT_TOGETHER = re.compile(r"^[^\n]*PL/pgSQL[^\n]*(EXECUTE|RETURN QUERY|OPEN)", re.MULTILINE)
@@ -88,6 +91,19 @@ def primary_message(exc: psycopg2.Error, statement: str | None = None) -> str:
     if statement is None and state[:2] != "22" and not may_quote_values:
         return message
     return _without_unknown(message, [text for text in known if text])
+
+
+def logged_message(message: str, sqlstate: str | None, context: str | None) -> str:
+    """:param context: where it arose, as the server's log has it; None where that is not known.
+    :return: what may be told of a message in the server's log. Nobody knows there which function wrote it, nor is the statement
+        beside it to be trusted: clients put values into theirs.
+    """
+    known = sqlstate if sqlstate in errorcodes.__dict__.values() else None
+    name = errorcodes.lookup(known).lower().replace("_", " ") if known else ""
+    if sqlstate is None or context is None or context or sqlstate[:2] in _WRITTEN_CLASSES or sqlstate[:2] == "22":
+        return f"{name or 'an error'}; its text is not shown, as it may hold values of a row"
+    first = message.strip().split("\n", 1)[0]
+    return first if sqlstate[:2] in _NAMES_ONLY or sqlstate in _OF_NAMES else _without_unknown(first, [])
 
 
 def _without_unknown(message: str, known: Iterable[str]) -> str:

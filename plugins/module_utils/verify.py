@@ -14,7 +14,13 @@ from typing import Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import checks as named_checks
-from ansible_collections.whitecross.pgops.plugins.module_utils import declared, integrity, ledger, phi_logging
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    declared,
+    integrity,
+    ledger,
+    phi_logging,
+    server_log,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.accepted_differences import Accepted
 from ansible_collections.whitecross.pgops.plugins.module_utils.catalog import Inventory
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect
@@ -32,6 +38,7 @@ def verify(
     compare_schema: bool = True,
     applied: Mapping[str, Sequence[str]] | None = None,
     checks: Sequence[Mapping[str, Any]] = (),
+    log_began: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Verify each database.
 
@@ -40,8 +47,9 @@ def verify(
         only the database itself is looked at.
     :param applied: by database the versions that this run has applied; one that is applied no longer is a failure.
     :param checks: the named checks of the tree.
+    :param log_began: where the server's log was when the run began, see :func:`server_log.place`.
     :return: by database: ``passed``, ``versions``, ``ledger``, ``baseline``, ``lines`` (one an object), ``checks``, ``findings``, ``foreign_keys``,
-        ``rows``, ``extensions``, ``definitions`` (every table, index and constraint).
+        ``rows``, ``extensions``, ``definitions`` (every table, index and constraint), ``server_log`` (see :meth:`server_log.Look.of`).
     :raises PgopsError: a database cannot be verified, or one did not pass; then ``extra["databases"]`` has all results.
 
     Takes ACCESS SHARE on the tables it reads. Writes nothing to the databases.
@@ -60,6 +68,9 @@ def verify(
         )
         for name, target in targets.items()
     }
+    if run_id and targets:
+        # Last, so that the errors of this very look at the databases are among them.
+        _tell_log(databases, next(iter(targets.values())), run_id, log_began)
     failed = {name: result for name, result in databases.items() if not result["passed"]}
     if failed:
         name, result = next(iter(failed.items()))
@@ -72,6 +83,25 @@ def verify(
             extra={"databases": databases},
         )
     return databases
+
+
+def _tell_log(
+    databases: dict[str, dict[str, Any]], target: Target, run_id: str, began: Mapping[str, Any] | None
+) -> None:
+    """Put what the server has logged of the run into each result. An error that the tool went on from is no fault of the database."""
+    look = server_log.look(target, run_id, began=began)
+    for number, (name, result) in enumerate(databases.items()):
+        # What was done in other databases, such as a scratch database, is told once.
+        others = [other for other in databases if other != name]
+        found = look.of(others) if number == 0 else look.of([*others, *look.elsewhere(databases)])
+        result["server_log"] = found
+        result["findings"] += [
+            Finding(
+                "server log", WARN, f"{error['severity']} {error['sqlstate'] or 'without SQLSTATE'}", None, "no error of the run",
+                f"{error['message']} ({error['times']} times, the first at {error['at']} in {error['database']})",
+            ).as_dict()
+            for error in found["errors"]
+        ]  # fmt: skip
 
 
 def sentence(finding: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from itertools import chain
 from typing import Any
 
@@ -52,6 +53,7 @@ class VersionResult:
     reconnected: bool = False
     started: float = field(default_factory=time.monotonic)
     _begun: float = 0.0
+    _began_at: str = ""
     _in_hand: StepContext | None = None
     _steps: dict[int, _Step] = field(default_factory=dict)
     _settled_before: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
@@ -62,7 +64,7 @@ class VersionResult:
         if before is not None and before.ordinal == context.ordinal:
             context.built, context.notes = before.built, before.notes
         else:
-            self._begun = time.monotonic()
+            self._begun, self._began_at = time.monotonic(), moment()
         # What is committed of the step, by whichever run or session, the ledger has.
         context.settled = _settled(context.progress_so_far)
         self.ordinal, self._in_hand = context.ordinal, context
@@ -103,6 +105,7 @@ class VersionResult:
                 "step": context.ordinal,
                 "kind": step["kind"],
                 "name": step.get("name"),
+                "started": self._began_at,
                 "duration_s": seconds,
                 **outcome,
             },
@@ -150,6 +153,11 @@ class VersionResult:
             "notes": list(chain.from_iterable(step.notes for step in steps)),
             "resumed": self.resumed,
         }
+
+
+def moment() -> str:
+    """:return: now by the clock of this host, UTC, ISO 8601 with milliseconds."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _settled(progress: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ description:
     statistics; C(data_age) alone counts rows, and none shows what stands in one.
   - C(tables), C(columns), C(required_columns), C(enums), C(enum_values), C(indexes), C(index_usage), C(largest_indexes), C(foreign_keys),
     C(constraints), C(extensions), C(sizes), C(schema_counts), C(phi_tables), C(phi_objects) and C(data_age) are there.
+  - C(server_log) shows what PostgreSQL's own log has of the sessions of a run, from warnings on, without statements and values.
   - The action plugin reads the query and shows the rows as a table.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
@@ -27,6 +28,10 @@ options:
   enum:
     description:
       - The enum type, C(name) or C(schema.name).
+    type: str
+  run:
+    description:
+      - The id of the run whose lines in the server's log are wanted, by C(server_log).
     type: str
   text:
     description:
@@ -80,6 +85,7 @@ def main() -> None:
             "query": {"type": "str"},
             "table": {"type": "str"},
             "enum": {"type": "str"},
+            "run": {"type": "str"},
             "text": {"type": "str"},
             "reads_rows": {"type": "bool", "default": False},
         }
@@ -92,7 +98,7 @@ def main() -> None:
         name, text = module.params["query"], module.params["text"]
         if not (name and text):
             raise PgopsError("No query is named; the action plugin whitecross.pgops.inspect reads it from its file.")
-        parameters = {parameter: module.params[parameter] for parameter in ("table", "enum")}
+        parameters = {parameter: module.params[parameter] for parameter in ("table", "enum", "run")}
         targets = pgops_module.targets(module)
         if module.params["reads_rows"]:
             targets = {database: target.as_backup() for database, target in targets.items()}

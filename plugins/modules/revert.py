@@ -97,7 +97,7 @@ databases:
       elements: dict
     reverted:
       description: Versions reverted, newest first, each with its duration in seconds, under C(left) what stays, under C(already) what was gone or as it
-        was to become before anything was done, under C(step_durations) the seconds of each step, and under C(terminated) the idle sessions that
+        was to become before anything was done, under C(step_durations) when each step began and its seconds, and under C(terminated) the idle sessions that
         were ended.
       type: list
       elements: dict

@@ -20,6 +20,8 @@ description:
   - Looks for invalid indexes, constraints that are not validated or not enforced, and disabled triggers.
   - Warns of tables whose comment, or that of a column, begins with V(PHI) and that have no forced row-level security, or no trigger whose
     function's comment begins with V(AUDIT) (or V(APPEND-ONLY)) for every kind of change; tells those without a column C(deletedAt).
+  - Looks into PostgreSQL's own log for errors of the sessions of the run, where the server collects its log and the migrator or O(restore_user) may
+    read it. An error is a warning; a lock that was not had in time, to be tried again, and a statement that was cancelled are counted apart.
   - Writes nothing to the databases. In check mode no scratch database is made, so the schema is not compared.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
@@ -48,6 +50,10 @@ options:
       - The versions that this run has applied, by database; one that is applied no longer fails. Filled by the action plugin.
     type: dict
     default: {}
+  log_began:
+    description:
+      - The file of the server's log (C(file)) and its length (C(bytes)) when the run began. Filled by the action plugin.
+    type: dict
   checks:
     description:
       - The named checks of C(sql/checks); the action plugin reads them from the tree that C(pgops_sql) names.
@@ -138,6 +144,33 @@ databases:
       description: Every table (by its columns), index and constraint with V(kind), V(object) and V(definition), as it is now.
       type: list
       elements: dict
+    server_log:
+      description: What PostgreSQL's own log holds of the sessions of the run; where the module was given O(run_id).
+      type: dict
+      contains:
+        looked:
+          description: Whether it could be read.
+          type: bool
+        why:
+          description: Why not.
+          type: str
+        hint:
+          description: What to do to have it.
+          type: str
+        source:
+          description: V(jsonlog), V(csvlog) or V(stderr).
+          type: str
+        gaps:
+          description: What of the time of the run is not in what was read, a sentence each.
+          type: list
+          elements: str
+        errors:
+          description: Each error once, with V(severity), V(sqlstate), V(message), V(database), V(application), V(at) and V(times). No statement, no value.
+          type: list
+          elements: dict
+        provoked:
+          description: How often a lock was not had in time (V(lock timeout)) and a statement was V(cancelled).
+          type: dict
 """
 
 from typing import Any
@@ -153,6 +186,7 @@ def main() -> None:
             "verbose": {"type": "bool", "default": False},
             "evidence": {"type": "path"},
             "applied": {"type": "dict", "default": {}},
+            "log_began": {"type": "dict"},
             "checks": {"type": "list", "elements": "dict", "default": []},
         }
     )
@@ -170,6 +204,7 @@ def main() -> None:
                 applied=module.params["applied"],
                 compare_schema=module.params["compare_schema"] and not module.check_mode,
                 checks=module.params["checks"],
+                log_began=module.params["log_began"],
             )
         finally:
             control.stop()

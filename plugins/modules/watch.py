@@ -21,6 +21,10 @@ options:
         the watch. Neither finds anything.
     type: dict
     default: {}
+  indexes:
+    description: By database the indexes, C(schema.name), whose scans are wanted.
+    type: dict
+    default: {}
   health:
     description: What the clients may be cost.
     type: dict
@@ -102,6 +106,10 @@ databases:
     replication_lag_s:
       description: Seconds that a standby is behind; null where the role may not see it.
       type: float
+    index_scans:
+      description: How often each of O(indexes) has been scanned by now on the server that was asked; each standby counts on its own.
+      returned: where indexes were named
+      type: dict
 """
 
 from typing import Any
@@ -114,6 +122,7 @@ def main() -> None:
     module = pgops_module.create_module(
         {
             "seen": {"type": "dict", "default": {}},
+            "indexes": {"type": "dict", "default": {}},
             "health": {
                 "type": "dict",
                 "default": {},
@@ -130,17 +139,17 @@ def main() -> None:
     )
 
     def work() -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.module_utils import batch_health
+        from ansible_collections.whitecross.pgops.plugins.module_utils import batch_health, index_use
         from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 
         given = module.params
         limits = batch_health.Limits(**{name: value for name, value in given["health"].items() if value is not None})
-        return {
-            "databases": {
-                name: batch_health.look_again(target, given["seen"].get(name), limits, control=Control())
-                for name, target in pgops_module.targets(module).items()
-            }
-        }
+        found = {}
+        for name, target in pgops_module.targets(module).items():
+            found[name] = batch_health.look_again(target, given["seen"].get(name), limits, control=Control())
+            if given["indexes"].get(name):
+                found[name]["index_scans"] = index_use.scans(target, given["indexes"][name])
+        return {"databases": found}
 
     pgops_module.run(module, work)
 

@@ -10,19 +10,22 @@ action ``report`` and the callback ``record`` cannot tell different stories.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     application_hooks,
     contacts,
     failed_rollback,
+    five_aims,
     fleet_summary,
     gate_verdict,
     incident,
+    index_watch,
+    report_page,
+    report_timeline,
     rollback_advice,
     run_outcome,
     six_steps,
@@ -34,8 +37,6 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
     without_secrets,
     write_private_file,
 )
-
-TEMPLATE = Path(__file__).parents[2] / "roles" / "report" / "templates" / "report.html.j2"
 
 SUCCEEDED = "succeeded"
 # The tag of what changes a database.
@@ -290,7 +291,12 @@ def build(
         "versions": _versions(hosts),
         "results": hosts,
         "hooks": hooks,
+        "latency": report_timeline.latency(events),
         "fleet": fleet if facts.get("playbook") == "migrate" else [],
+        "aims": five_aims.of(events, hosts)
+        if five_aims.due(facts.get("playbook"), rows) and _may_change(facts)
+        else [],
+        "index_use": index_watch.of(events),
         "break_glass": gate_verdict.broken(hosts),
         "advice": advice,
         "automatic": automatic,
@@ -489,7 +495,17 @@ def result_document(report: Mapping[str, Any], report_file: str | None = None) -
         **({"steps": report["six_steps"]} if report.get("six_steps") else {}),
         **{
             name: report[name]
-            for name in ("break_glass", "advice", "automatic", "incident", "after_failure", "emergency", "window")
+            for name in (
+                "aims",
+                "index_use",
+                "break_glass",
+                "advice",
+                "automatic",
+                "incident",
+                "after_failure",
+                "emergency",
+                "window",
+            )
             if report.get(name)
         },
         **({"contacts": report["contacts"]} if report["contacts"] and not report["ok"] else {}),
@@ -653,6 +669,8 @@ def screen(report: Mapping[str, Any], page: str | None) -> list[str]:
         f"{'in check mode, nothing was written, ' if report['check_mode'] and report['ok'] else ''}after {seconds(report['duration_s'])}, at {report['finished']}"
     )
     lines += six_steps.lines(report.get("six_steps") or [])
+    lines += five_aims.lines(report.get("aims") or [])
+    lines += [f"    {told}" for told in index_watch.lines(report.get("index_use") or [])]
     lines += [f"    {told}" for told in report.get("break_glass") or []]
     if report["state"]:
         lines.append(f"    state: {report['state']}")
@@ -702,6 +720,8 @@ def as_log(report: Mapping[str, Any]) -> str:
         where = f"{hook['host']} on {hook['on']} " if hook.get("on") else ""
         lines.append(f"{report['finished']} HOOK {where}{hook['label']}: {hook['done']}")
     lines += [f"{report['finished']} {line.strip()}" for line in six_steps.lines(report.get("six_steps") or [])]
+    lines += [f"{report['finished']} AIM {line.strip()}" for line in five_aims.lines(report.get("aims") or [])]
+    lines += [f"{report['finished']} INDEXES {told}" for told in index_watch.lines(report.get("index_use") or [])]
     lines += [f"{report['finished']} {told}" for told in report.get("break_glass") or []]
     if report["state"]:
         lines.append(f"{report['finished']} STATE {report['state']}")
@@ -746,13 +766,16 @@ def _done_by(row: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
 
 def as_page(report: Mapping[str, Any]) -> str:
     """The report as one page of HTML that needs nothing else."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(size=size, seconds=seconds, rows_changed=rows_changed)
-    environment.filters.update(advice_lines=rollback_advice.lines, contact_lines=contacts.lines)
-    environment.filters.update(failure_lines=failed_rollback.lines)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(report=report)
+    filters: dict[str, Callable[..., Any]] = {
+        "size": size,
+        "seconds": seconds,
+        "rows_changed": rows_changed,
+        "advice_lines": rollback_advice.lines,
+        "contact_lines": contacts.lines,
+        "failure_lines": failed_rollback.lines,
+        "index_lines": index_watch.lines,
+    }
+    return report_page.render(report, filters)
 
 
 def files(state_directory: str | Path, environment: str, run_id: str) -> dict[str, Path]:

@@ -35,6 +35,7 @@ def screen(database: str, found: Mapping[str, Any], *, verbose: bool = False) ->
     if found.get("extensions"):
         told = ", ".join(f"{extension['name']} {extension['version']}" for extension in found["extensions"])
         lines.append(f"    {'extensions':<14}{told}")
+    lines += [f"    {line}" for line in _server_log(found.get("server_log") or {})]
     findings = found.get("findings") or []
     for level in ("notice", "warn", "fail"):
         lines += [
@@ -45,6 +46,20 @@ def screen(database: str, found: Mapping[str, Any], *, verbose: bool = False) ->
     failures = sum(finding["level"] == "fail" for finding in findings)
     lines.append(f"    {database}: PASSED" if found.get("passed") else f"    {database}: FAILED ({failures})")
     return lines
+
+
+def _server_log(log: Mapping[str, Any]) -> list[str]:
+    """What the server's own log has of the run; one that was not read is never passed over."""
+    if not log:
+        return []
+    if not log["looked"]:
+        have = f"; to have it: {log['hint']}" if log.get("hint") else ""
+        return [f"{'server log':<14}not looked at, because {log['why']}{have}"]
+    count = sum(error["times"] for error in log["errors"])
+    told = f"{count} error{'' if count == 1 else 's'} of the run" if count else "no error of the run"
+    expected = [f"{number} {what}" for what, number in log["provoked"].items()]
+    told += f"; not counted: {', '.join(expected)}" if expected else ""
+    return [f"{'server log':<14}{told}{''.join(f'; but {gap}' for gap in log['gaps'])}"]
 
 
 def _objects(objects: Iterable[Mapping[str, Any]], verbose: bool) -> list[str]:

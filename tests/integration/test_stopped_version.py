@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -117,6 +118,9 @@ def test_a_step_that_is_taken_back_has_moved_nothing(target: Any, tree: TestTree
 
 def steps_of(version: dict[str, Any]) -> list[tuple[int, str, str | None]]:
     assert all(step["duration_s"] >= 0 for step in version["step_durations"])
+    began = [datetime.fromisoformat(step["started"]) for step in version["step_durations"]]
+    assert began == sorted(began)
+    assert all(abs((datetime.now(UTC) - moment).total_seconds()) < 3600 for moment in began)
     return [(step["step"], step["kind"], step["name"]) for step in version["step_durations"]]
 
 

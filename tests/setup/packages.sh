@@ -20,6 +20,14 @@ iproute2 iptables mmdebstrap debian-archive-keyring ca-certificates age rsync rc
 # The tools of tests/legacy_tools run on node, wherever that came from: another node than Debian's brings its own npm.
 if [ "$goal" = "make test-all" ]; then
   command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1 || wanted="$wanted nodejs npm"
+  # The pages are opened in a browser, whichever there is; Ubuntu's own package fetches the snap.
+  browser=chromium-browser
+  # shellcheck disable=SC1091 # a file of the machine
+  if (. /etc/os-release && [ "${ID:-}" = debian ]) 2>/dev/null; then browser="chromium-headless-shell fonts-dejavu-core"; fi
+  for program in chromium-headless-shell chromium chromium-browser google-chrome google-chrome-stable; do
+    if command -v "$program" >/dev/null 2>&1; then browser=""; fi
+  done
+  wanted="$wanted $browser"
   # promtool reads the metrics and the alerts.
   command -v promtool >/dev/null 2>&1 || wanted="$wanted prometheus"
 fi

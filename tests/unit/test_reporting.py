@@ -344,7 +344,15 @@ def test_a_run_that_succeeded_says_what_may_be_typed_next() -> None:
         "ansible-playbook rollback.yml -l staging -e rollback_through=20260101000000",
     ]
     assert report["next"] == commands
-    assert f"<pre>{commands[0]}\n" in reporting.as_page(report)
+    page = reporting.as_page(report)
+    for command in commands:
+        assert f'<pre class="copy" tabindex="0">{command}</pre>' in page
+    assert (
+        page.index("<h2>Type next</h2>")
+        < page.index(commands[0])
+        < page.index("<h2>Way back</h2>")
+        < page.index(commands[1])
+    )
 
 
 def test_a_check_reads_like_none_that_wrote() -> None:

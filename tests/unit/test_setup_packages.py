@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -60,4 +61,19 @@ def test_the_long_tests_need_node_and_npm_from_wherever(machine: Path) -> None:
     for program in ("node", "npm"):
         (machine / program).write_text("#!/bin/sh\n", encoding="utf-8")
         (machine / program).chmod(0o755)
+    assert run(machine, "all", path=str(machine)).returncode == 0
+
+
+def test_the_long_tests_need_a_browser_whichever_it_is(machine: Path) -> None:
+    (machine / "dpkg-query").write_text(
+        '#!/bin/sh\nfor package; do :; done; case "$package" in chromium*) exit 1;; esac; printf installed\n',
+        encoding="utf-8",
+    )
+    (machine / "sh").symlink_to("/bin/sh")
+    without = run(machine, "all", path=str(machine))
+    assert without.returncode == 1
+    assert re.search(r"system packages are missing: chromium-(headless-shell|browser)\n", without.stderr)
+    assert run(machine, path=str(machine)).returncode == 0
+    (machine / "google-chrome").write_text("#!/bin/sh\n", encoding="utf-8")
+    (machine / "google-chrome").chmod(0o755)
     assert run(machine, "all", path=str(machine)).returncode == 0
