@@ -90,7 +90,12 @@ class ActionModule(UnbrokenAction):
                 ) from None
 
     def _start(self, task_vars: dict[str, Any]) -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, resumed_run, typed_commands
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+            batches,
+            execution_environment,
+            resumed_run,
+            typed_commands,
+        )
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
             Journal,
             is_run_id,
@@ -137,6 +142,10 @@ class ActionModule(UnbrokenAction):
             typed_commands.GIVEN: given,
             "command": environments.typed_command(),
         }
+        state = str(self._value(task_vars, "pgops_state_directory"))
+        execution_environment.refuse_inside(
+            playbook, state, variables_of, self._templar.template, told, limit or environment
+        )
         past = self._refuse_eased(told, hosts, task_vars, limit or environment)
         if playbook == "migrate":
             from ansible_collections.whitecross.pgops.plugins.plugin_utils import gate_verdict, required_copies
@@ -169,7 +178,6 @@ class ActionModule(UnbrokenAction):
         run.update(incident)
         if past:
             run["past"] = past
-        state = str(self._value(task_vars, "pgops_state_directory"))
         self._refuse_left_out(run, given, variables_of, environment in production)
         resumed = resumed_run.take_up(run, str(self._value(task_vars, "pgops_run_id") or ""), state)
         part_of = str(task_vars.get("__pgops_part_of") or "")

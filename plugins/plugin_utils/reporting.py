@@ -293,7 +293,7 @@ def build(
         "latency": report_timeline.latency(events),
         "fleet": fleet if facts.get("playbook") == "migrate" else [],
         "aims": five_aims.of(events, hosts)
-        if five_aims.due(facts.get("playbook"), rows) and _may_change(facts)
+        if five_aims.due(facts.get("playbook"), rows) and run_parts.may_change(facts)
         else [],
         "index_use": index_watch.of(events),
         "break_glass": gate_verdict.broken(hosts),

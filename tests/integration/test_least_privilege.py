@@ -1,0 +1,292 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The shipped rights are enough for the shipped playbooks, none of them is one too many, and none is a superuser's."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, preflight
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect
+from psycopg2 import sql
+from support.health import DISKS, red, shipped
+from support.podman import ROOT
+from support.server import SUPERUSER, Server
+from support.site import Playbook
+from support.tree import TestTree
+
+SCRIPT = ROOT / "sql" / "rights" / "least_privilege.sql"
+ROLES = ("owner", "migrator", "backup", "restore", "monitor", "auditor")
+V1 = "20260101000001"
+# The servers of the tests outlive no crash, and their disks are looked at elsewhere.
+OF_THE_TESTS = {"unsafe_settings"} | DISKS
+
+
+@dataclass
+class Site:
+    """A database and its six roles, named after it, made by nothing but the script."""
+
+    server: Server
+    database: str
+
+    def role(self, name: str) -> str:
+        return f"{self.database}_{name}"
+
+    def run_script(self, *arguments: str) -> None:
+        names = [word for name in ROLES for word in ("-v", f"{name}={self.role(name)}")]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
+        done = subprocess.run(
+            [str(self.server.bindir / "psql"), "-X", "-q", "-h", self.server.host, "-p", str(self.server.port), "-U", SUPERUSER,
+             "-d", "postgres", "-v", f"database={self.database}", *names, *arguments, "-f", str(SCRIPT)],
+            env=environment | {"PGPASSFILE": str(self.server.passfile)}, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    def sql(self, statement: str, user: str = SUPERUSER) -> list[tuple]:
+        return self.server.execute(statement, database=self.database, user=user)
+
+    def target(self, user: str = "migrator") -> Target:
+        return Target(
+            host=self.server.host, port=str(self.server.port), user=self.role(user), owner=self.role("owner"),
+            database=self.database, passfile=str(self.server.passfile), backup_user=self.role("backup"),
+            restore_user=self.role("restore"), bindir=str(self.server.bindir),
+        )  # fmt: skip
+
+    def look(self) -> dict[str, dict[str, Any]]:
+        """What preflight finds wrong."""
+        found = preflight.report(self.target(), shipped(backup_directory="/tmp"), application_name="t")
+        return {name: check for name, check in red(found).items() if name not in OF_THE_TESTS}
+
+
+@pytest.fixture
+def site(server: Server, database: str) -> Iterator[Site]:
+    server.execute(f"DROP DATABASE {database}")
+    made = Site(server, database)
+    made.run_script()
+    passwords = {made.role(name): secrets.token_urlsafe(12) for name in ROLES if name != "owner"}
+    for role, password in passwords.items():
+        server.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(password)))
+    kept = server.passfile.read_text(encoding="ascii")
+    server.passfile.write_text(kept + "".join(f"*:*:*:{r}:{p}\n" for r, p in passwords.items()), encoding="ascii")
+    try:
+        yield made
+    finally:
+        server.passfile.write_text(kept, encoding="ascii")
+        server.drop_databases(database)
+        server.execute("; ".join(f"DROP ROLE IF EXISTS {made.role(name)}" for name in ROLES))
+
+
+@pytest.fixture
+def playbook(site: Site, tmp_path: Path) -> Playbook:
+    made = Playbook(tmp_path / "ops host", site.server, site.database)
+    made.variables |= {
+        "pgops_user": site.role("migrator"),
+        "pgops_owner": site.role("owner"),
+        "pgops_backup_user": site.role("backup"),
+        "pgops_restore_user": site.role("restore"),
+    }
+    return made
+
+
+def small_tree(playbook: Playbook) -> None:
+    """A table whose policy binds its owner too, an index, and the largest extension that the shipped chain makes."""
+    tree = TestTree(playbook.folder / "own")
+    tree.add(
+        V1,
+        "create_pupils",
+        [{"sql": {"up": "up.sql.j2", "down": "down.sql.j2"}}],
+        {
+            "up.sql.j2": "CREATE EXTENSION IF NOT EXISTS pg_trgm;\n"
+            "CREATE TABLE public.pupils (id int PRIMARY KEY, name text);\n"
+            "INSERT INTO public.pupils VALUES (1, 'a'), (2, 'b');\n"
+            "ALTER TABLE public.pupils ENABLE ROW LEVEL SECURITY;\n"
+            "ALTER TABLE public.pupils FORCE ROW LEVEL SECURITY;\n",
+            "down.sql.j2": "DROP TABLE public.pupils;\nDROP EXTENSION pg_trgm;\n",
+            "verify.sql.j2": "SELECT 'x' AS object, 'x' AS expected, 'x' AS found WHERE false;\n",
+        },
+    )
+    playbook.variables["pgops_sql"] = str(playbook.folder / "own")
+
+
+def test_the_whole_migration_and_its_way_back_need_no_superuser(site: Site, playbook: Playbook) -> None:
+    small_tree(playbook)
+    phases = ["preflight", "plan", "backup", "prove", "rehearse", "apply", "analyze", "verify", "report"]
+    playbook.variables["pgops_phases"] = phases
+    assert site.look() == {}
+    done = playbook("migrate.yml")
+    assert done.rc == 0, done.output
+    assert "backup proved" in done.stdout
+    assert site.sql("SELECT version FROM pgops.migration") == [(V1,)]
+
+    # Now the monitor may look, and the auditor has something to read.
+    site.run_script()
+    back = playbook("rollback.yml", rollback_strategy="restore", rollback_confirm=site.database)
+    assert back.rc == 0, back.output
+    assert site.sql("SELECT to_regclass('public.pupils')") == [(None,)]
+    supers = "SELECT rolname FROM pg_roles WHERE rolsuper AND rolname LIKE '{}%'"
+    assert site.server.execute(supers.format(site.database)) == []
+
+
+@pytest.mark.slow
+def test_the_shipped_chain_needs_no_superuser(site: Site, playbook: Playbook) -> None:
+    playbook.variables["pgops_phases"] = [
+        "preflight",
+        "plan",
+        "backup",
+        "prove",
+        "rehearse",
+        "apply",
+        "analyze",
+        "verify",
+        "report",
+    ]
+    done = playbook("migrate.yml", timeout=600)
+    assert done.rc == 0, done.output
+    assert "PASSED" in done.stdout
+
+
+# What each right of the script is for: how it is taken away, and which check tells it then, with the statement that gives it back.
+LESS: dict[str, dict[str, str]] = {
+    'ALTER ROLE :"owner" NOLOGIN NOCREATEDB NOCREATEROLE BYPASSRLS;': {
+        "ALTER ROLE {owner} NOBYPASSRLS": "row_security_migrator",
+    },
+    'ALTER ROLE :"migrator" LOGIN NOCREATEDB NOCREATEROLE;': {"ALTER ROLE {migrator} NOLOGIN": "server"},
+    'GRANT :"owner" TO :"migrator";': {"REVOKE {owner} FROM {migrator}": "server"},
+    'GRANT pg_monitor TO :"migrator";': {"REVOKE pg_monitor FROM {migrator}": "monitor_rights"},
+    'ALTER ROLE :"backup" LOGIN NOCREATEDB NOCREATEROLE BYPASSRLS;': {
+        "ALTER ROLE {backup} NOBYPASSRLS": "row_security_backup",
+        "ALTER ROLE {backup} NOLOGIN": "backup_connect",
+    },
+    'GRANT pg_read_all_data TO :"backup";': {"REVOKE pg_read_all_data FROM {backup}": "backup_rights"},
+    'ALTER ROLE :"restore" LOGIN CREATEDB NOCREATEROLE BYPASSRLS;': {
+        "ALTER ROLE {restore} NOBYPASSRLS": "row_security_restore",
+        "ALTER ROLE {restore} NOCREATEDB": "restore_createdb",
+        "ALTER ROLE {restore} NOLOGIN": "restore_connect",
+    },
+    'GRANT :"owner" TO :"restore";': {"REVOKE {owner} FROM {restore}": "restore_owner"},
+    'GRANT pg_signal_backend TO :"restore";': {"REVOKE pg_signal_backend FROM {restore}": "restore_sessions"},
+    'ALTER DATABASE :"database" OWNER TO :"owner";': {
+        "ALTER DATABASE {database} OWNER TO postgres; GRANT CONNECT ON DATABASE {database} TO {migrator}": "create_in_database",
+    },
+    'GRANT CONNECT ON DATABASE :"database" TO :"backup";': {
+        "REVOKE CONNECT ON DATABASE {database} FROM {backup}": "backup_connect",
+    },
+    'GRANT USAGE, CREATE ON SCHEMA public TO :"owner";': {
+        "ALTER SCHEMA public OWNER TO postgres; REVOKE ALL ON SCHEMA public FROM {owner}": "schema_public",
+    },
+}  # fmt: skip
+
+
+def test_every_right_of_the_script_is_one_of_these_tests() -> None:
+    given = re.findall(r"^(?:GRANT|ALTER)\b.*;$", SCRIPT.read_text(encoding="utf-8"), re.MULTILINE)
+    of_the_playbooks = [line for line in given if not re.search(r':"(monitor|auditor)"', line)]
+    assert sorted(of_the_playbooks) == sorted(LESS)
+
+
+@pytest.mark.majors(15, 18, slow=(15,))
+def test_one_right_less_is_told_and_the_script_gives_it_back(site: Site) -> None:
+    names = {name: site.role(name) for name in ROLES} | {"database": site.database}
+    fill(site)
+    with site.server.session(site.database, site.role("monitor")):
+        assert site.look() == {}
+        for line, cases in LESS.items():
+            for taken, check in cases.items():
+                site.sql(taken.format(**names))
+                found = site.look()
+                assert check in found, f"{taken}: {found}"
+                assert found[check]["level"] in ("stop", "warn")
+                assert site.database in found[check]["evidence"], found[check]
+                site.run_script()
+                site.sql("ALTER SCHEMA public OWNER TO pg_database_owner")
+                assert site.look() == {}, line
+
+
+def fill(site: Site) -> None:
+    """A table with a policy that binds its owner, and the ledger with a row of the audit."""
+    site.sql(
+        f"SET ROLE {site.role('owner')}; CREATE TABLE public.pupils (id int PRIMARY KEY); "
+        "ALTER TABLE public.pupils ENABLE ROW LEVEL SECURITY; ALTER TABLE public.pupils FORCE ROW LEVEL SECURITY; "
+        "INSERT INTO public.pupils VALUES (1), (2)"
+    )
+    with closing(connect(site.target(), application_name="t")) as conn:
+        ledger.ensure(conn)
+        ledger.append_audit(conn, "applied", run_id="one")
+
+
+# What SECURITY.md says that a role cannot do, and that it can.
+CANNOT = {
+    "migrator": [
+        "CREATE ROLE another", "CREATE DATABASE another", "ALTER SYSTEM SET fsync = off", "UPDATE pgops.audit SET event = 'x'",
+        "COPY public.pupils TO PROGRAM 'cat'", "ALTER ROLE {restore} SUPERUSER",
+    ],
+    "backup": [
+        "INSERT INTO public.pupils VALUES (9)", "DELETE FROM public.pupils", "CREATE TABLE public.mine ()",
+        "UPDATE pgops.migration SET state = 'applied'", "SET ROLE {owner}", "COPY public.pupils TO '/tmp/pupils'",
+    ],
+    "restore": [
+        "CREATE ROLE another", "ALTER SYSTEM SET fsync = off", "DROP DATABASE postgres", "COPY public.pupils TO PROGRAM 'cat'",
+        "UPDATE pgops.audit SET event = 'x'",
+    ],
+    "monitor": [
+        "SELECT * FROM public.pupils", "INSERT INTO pgops.audit SELECT * FROM pgops.audit", "SELECT * FROM pgops.quarantine_pupils", "SET ROLE {owner}",
+        "CREATE TABLE public.mine ()", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{restore}'",
+    ],
+    "auditor": [
+        "SELECT * FROM public.pupils", "SELECT * FROM pgops.migration", "INSERT INTO pgops.audit SELECT * FROM pgops.audit",
+        "SET ROLE {owner}", "CREATE TABLE public.mine ()",
+    ],
+}  # fmt: skip
+CAN = {
+    "backup": {"SELECT count(*) FROM public.pupils": 2},
+    "restore": {"SELECT count(*) FROM public.pupils": 2},
+    "monitor": {"SELECT count(*) FROM pgops.run": 0, "SELECT count(*) FROM pgops.migration": 0},
+    "auditor": {"SELECT count(*) FROM pgops.audit": 1},
+}
+
+
+@pytest.mark.majors(15, 18, slow=(15,))
+def test_what_each_role_can_and_cannot_do_is_what_the_page_says(site: Site) -> None:
+    fill(site)
+    site.sql(f"SET ROLE {site.role('owner')}; CREATE TABLE pgops.quarantine_pupils (id int)")
+    site.run_script()
+    names = {name: site.role(name) for name in ROLES}
+    with site.server.session(site.database, site.role("restore")):
+        for name, statements in CANNOT.items():
+            for statement in statements:
+                with pytest.raises(psycopg2.Error) as caught:
+                    site.sql(statement.format(**names), user=site.role(name))
+                # 55000 is the audit's own trigger: who migrates owns the table until audit_protect.yml has run.
+                assert caught.value.pgcode in ("42501", "55000"), f"{name}: {statement}: {caught.value}"
+    for name, questions in CAN.items():
+        for question, answer in questions.items():
+            assert site.sql(question, user=site.role(name)) == [(answer,)], f"{name}: {question}"
+    with pytest.raises(psycopg2.OperationalError):
+        site.sql("SELECT 1", user=site.role("owner"))
+
+
+def test_the_monitor_sees_the_state_and_the_auditor_exports_the_audit(site: Site, playbook: Playbook) -> None:
+    small_tree(playbook)
+    fill(site)
+    site.run_script()
+    seen = playbook("status.yml", pgops_user=site.role("monitor"), pgops_owner=site.role("monitor"))
+    assert seen.rc == 0, seen.output
+    assert V1 in seen.stdout
+    exported = playbook(
+        "audit_export.yml", pgops_user=site.role("auditor"), pgops_owner=site.role("auditor"),
+        audit_export_directory=str(playbook.folder / "for the auditor"),
+    )  # fmt: skip
+    assert exported.rc == 0, exported.output
+    assert "WARNING" not in seen.output + exported.output
+    assert list((playbook.folder / "for the auditor").rglob("audit.jsonl"))
+    sessions = playbook("inspect.yml", inspect_query="sessions", pgops_user=site.role("monitor"), pgops_owner="")
+    assert sessions.rc == 0, sessions.output
