@@ -139,7 +139,7 @@ HARMLESS: Mapping[str, tuple[str, ...]] = {
         "pgops_user", "pgops_owner", "pgops_backup_user", "pgops_restore_user", "pgops_passfile", "pgops_sslmode", "pgops_sslrootcert",
         "pgops_maintenance_database", "pgops_bindir", "backup_os_user", "backup_pgbackrest", "backup_config", "backup_cipher_passfile",
     ),
-    "where this run is written down": ("pgops_state_directory", "pgops_webhook_form", "pgops_webhook_secret_file"),
+    "where this run is written down": ("pgops_metrics_directory", "pgops_state_directory", "pgops_webhook_form", "pgops_webhook_secret_file"),
     "how a backup is made and tried; backup_level_required says how far it is proved": (
         "backup_engine", "backup_prove_level", "backup_path", "backup_from_standby", "backup_standby_host", "backup_standby_port",
         "backup_identity_file", "backup_physical_type", "backup_repository", "backup_repository_secrets", "backup_stanza",
@@ -165,7 +165,7 @@ HARMLESS: Mapping[str, tuple[str, ...]] = {
 
 # Roles of which a migration runs nothing, or what comes after the apply has been allowed.
 ELSEWHERE = frozenset({
-    "adopt", "approve", "drill", "export", "inspect", "lost_writes", "maintenance", "request", "restore", "retention", "rollback", "schedule",
+    "adopt", "approve", "drill", "export", "fleet_report", "inspect", "lost_writes", "maintenance", "request", "restore", "retention", "rollback", "schedule",
 })  # fmt: skip
 
 
