@@ -105,7 +105,7 @@ def folder_name(moment: datetime, purpose: str, run_id: str) -> str:
 
 
 def make_private_folder(path: str) -> None:
-    """Make a folder and its parents, 0700 whatever the umask says.
+    """Make a folder and its parents, 0700 whatever the umask says, durable as what is written into them.
 
     :raises PgopsError: it cannot be made or written.
     """
@@ -120,6 +120,7 @@ def make_private_folder(path: str) -> None:
                 continue
             os.mkdir(folder, 0o700)
             os.chmod(folder, 0o700)
+            sync_folder(os.path.dirname(folder) or ".")
     except OSError as exc:
         raise PgopsError(
             f"The backup folder {path} cannot be made: {exc.strerror}.",

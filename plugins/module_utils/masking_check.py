@@ -28,13 +28,15 @@ SAMPLE = 200_000
 SHORTEST, SHORTEST_NUMBER = 5, 7
 # By so many words a value is looked up; all of them are compared then.
 _KEY_WORDS = 3
+# Characters: of a longer value the beginning is looked for in search vectors, whose size has a limit.
+_LEXEMES_OF, _VECTOR_OF = 1000, 200_000
 
 _TABLES = f"""
 CREATE TEMPORARY TABLE pgops_value (value text, digest bytea PRIMARY KEY, words text, key text, masked text);
 CREATE FUNCTION pg_temp.pgops_digest(value text) RETURNS bytea LANGUAGE sql STABLE STRICT AS $$
     SELECT sha256(convert_to(value, getdatabaseencoding()))
 $$;
-CREATE TEMPORARY TABLE pgops_lexeme (lexeme text, query tsquery);
+CREATE TEMPORARY TABLE pgops_lexeme (lexeme text, query text);
 CREATE FUNCTION pg_temp.pgops_words(value text) RETURNS text LANGUAGE sql IMMUTABLE STRICT AS $$
     SELECT trim(regexp_replace(lower(value), '[^[:alnum:]]+', ' ', 'g'))
 $$;
@@ -75,10 +77,10 @@ SELECT escaped, pg_temp.pgops_digest(escaped), pg_temp.pgops_words(escaped)
           FROM pgops_value WHERE value ~ '[^\\x01-\\x7f]') AS bytes ON CONFLICT DO NOTHING;
 UPDATE pgops_value SET key = pg_temp.pgops_key(words);
 INSERT INTO pgops_lexeme
-SELECT (tsvector_to_array(to_tsvector(c.cfg, v.value)))[1], plainto_tsquery(c.cfg, v.value)
-  FROM pgops_value AS v
+SELECT (tsvector_to_array(to_tsvector(c.cfg, v.begin)))[1], plainto_tsquery(c.cfg, v.begin)::text
+  FROM (SELECT left(value, {_LEXEMES_OF}) AS begin FROM pgops_value) AS v
  CROSS JOIN (SELECT DISTINCT unnest(ARRAY['simple', 'english', current_setting('default_text_search_config')]::regconfig[]) AS cfg) AS c
- WHERE numnode(plainto_tsquery(c.cfg, v.value)) > 0;
+ WHERE numnode(plainto_tsquery(c.cfg, v.begin)) > 0;
 ANALYZE pgops_value;
 ANALYZE pgops_lexeme
 """
@@ -98,7 +100,7 @@ SELECT DISTINCT body.name, {found} AS found FROM {table} AS r
  CROSS JOIN LATERAL (VALUES {bodies}) AS body (name, vector)
  CROSS JOIN LATERAL unnest(tsvector_to_array(body.vector)) AS at (lexeme)
   JOIN pgops_lexeme AS v ON v.lexeme = at.lexeme
- WHERE body.vector @@ v.query
+ WHERE body.vector @@ v.query::tsquery
 """
 _COLUMNS = """
 WITH RECURSIVE base AS (
@@ -193,12 +195,14 @@ class Look:
         )
         vectors = sql.SQL(" UNION ALL ").join(
             sql.SQL(_LOOK_IN_VECTORS).format(
-                found=sql.SQL("v.query::text"), table=sql.Identifier("pgops_masked"),
-                bodies=sql.SQL("('masked', to_tsvector({}, r.masked))").format(sql.Literal(config)),
+                found=sql.SQL("v.query"), table=sql.Identifier("pgops_masked"),
+                bodies=sql.SQL("('masked', to_tsvector({}, left(r.masked, {})))").format(
+                    sql.Literal(config), sql.Literal(_VECTOR_OF)
+                ),
             )
             for config in ("simple", "english")
         )  # fmt: skip
-        query = sql.SQL("DELETE FROM pgops_lexeme WHERE query::text IN (SELECT found FROM ({}) AS f)").format(vectors)
+        query = sql.SQL("DELETE FROM pgops_lexeme WHERE query IN (SELECT found FROM ({}) AS f)").format(vectors)
         execute(self._conn, query)
         looked.looked_for = self._count("pgops_value WHERE masked IS NOT NULL")
         looked.ambiguous = noted - looked.looked_for

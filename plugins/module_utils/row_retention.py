@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, ledger_rights, locks
+from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, ledger_rights, locks, row_archive
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
@@ -258,11 +258,14 @@ def _batch(conn: Connection, found: _Found, archive: Archive, way: Way) -> int:
     )  # fmt: skip
     # By a statement of its own, which sees what came to point at a row before it was locked; nothing comes after that.
     delete = sql.SQL(
-        "DELETE FROM ONLY {table} AS t WHERE t.ctid = ANY(%s::tid[]) AND {free} RETURNING pg_catalog.to_jsonb(t)::text AS row"
-    ).format(table=table, free=found.free)
+        "DELETE FROM ONLY {table} AS t WHERE t.ctid = ANY(%s::tid[]) AND {free} RETURNING {line} AS row"
+    ).format(table=table, free=found.free, line=row_archive.line_of(conn, table, "t"))
     written = None
     try:
-        with transaction(conn, f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}; SET LOCAL synchronous_commit = on"):
+        with transaction(
+            conn,
+            f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}; SET LOCAL synchronous_commit = on; {row_archive.WRITTEN_AS}",
+        ):
             places = [str(row["place"]) for row in fetch_all(conn, pick)]
             rows = [str(row["row"]) for row in fetch_all(conn, delete, (places,))]
             if not rows:

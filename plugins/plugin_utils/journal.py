@@ -75,7 +75,7 @@ def is_run_id(text: str) -> bool:
 
 
 def make_private_folder(folder: Path) -> None:
-    """Create ``folder`` and what is missing above it, each 0700 whatever the umask says."""
+    """Create ``folder`` and what is missing above it, each 0700 whatever the umask says, and durable."""
     if folder.is_dir():
         return
     make_private_folder(folder.parent)
@@ -84,6 +84,7 @@ def make_private_folder(folder: Path) -> None:
     except FileExistsError:
         return
     folder.chmod(0o700)
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

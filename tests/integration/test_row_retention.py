@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import stat
+import subprocess
 import threading
 import time
 from contextlib import closing
@@ -21,6 +23,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.row_retention imp
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import declared_retention
 from support.engine import RUN, AtRows, do, holding, rows, target_of, wait_for
 from support.keys import age_key
+from support.podman import ROOT
 from support.server import APP, Server
 from support.site import Playbook
 
@@ -84,6 +87,81 @@ def test_what_is_due_is_archived_deleted_and_audited_and_nothing_else_goes(targe
         assert stat.S_IMODE(file.stat().st_mode) == 0o600 and stat.S_IMODE(file.parent.stat().st_mode) == 0o700
         assert detail["years"] == 7 and detail["why"]
     assert not list(folder.rglob("*.partial"))
+
+
+# Each value as it was, to the byte: what a row can hold that JSON would write in another way.
+EVERYTHING = """
+CREATE TYPE pair AS (n numeric, who text);
+CREATE DOMAIN told AS varchar(20);
+CREATE TABLE kept (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz, twice bigint GENERATED ALWAYS AS (id * 2) STORED,
+    said json, as_b jsonb, photo bytea, amount numeric, rate double precision, tags text[], grid integer[], days date[], who pair, span interval,
+    fixed char(5), flags bit varying(9), one told, "odd ""%%s"" name" text, period tstzrange, yes boolean, address inet
+)
+"""
+ROWS = r"""
+INSERT INTO kept (at, said, as_b, photo, amount, rate, tags, grid, days, who, span, fixed, flags, one, "odd ""%%s"" name", period, yes, address)
+VALUES ('2010-03-28 01:59:59.123456+00', E'{"a": 1,  "a": 2.500,\n "b": [1.0, "\\u00e9\\\\"]}', '{"n": 1.50}', '\xdeadbeef00', 1.50, 0.1,
+        ARRAY['a,b', NULL, '"q"', E'l\n2', ''], '[2:3][0:1]={{1,2},{3,4}}', ARRAY['infinity'::date], ROW(1.10, E'x "y"\\'), '-1 mon +2 days',
+        'ab', B'101', 'told', E'tab\there \\. é', '[2010-01-01 00:00+00,)', true, '10.0.0.1/8'),
+       ('2011-01-01 00:00+00', 'null', 'null', '', 'NaN', '-Infinity', '{}', NULL, NULL, NULL, NULL, NULL, NULL, NULL, '', NULL, false, NULL),
+       ('2011-06-01 00:00+02', '"text"', '[]', NULL, 12345678901234567890.000, 1e300, NULL, '{}', NULL, ROW(NULL, ''), '00:00:01.5', '', B'', '',
+        NULL, 'empty', NULL, '::1')
+"""
+
+
+@pytest.mark.majors(15, 18, slow=(15,))
+def test_rows_come_back_as_they_were_by_the_command_of_the_docs(server: Server, target: Any, tmp_path: Path) -> None:
+    do(target, EVERYTHING.replace("%%", "%"), ROWS.replace("%%", "%"), f"GRANT SELECT ON kept TO {APP}")
+    do(target, f"ALTER ROLE CURRENT_USER IN DATABASE {target.database} SET IntervalStyle = 'sql_standard'",
+       f"ALTER ROLE CURRENT_USER IN DATABASE {target.database} SET bytea_output = 'escape'")  # fmt: skip
+    query = "SELECT t::text AS whole, said::text, amount::text, twice FROM kept AS t ORDER BY id"
+    before = rows(target, query)
+    result = row_retention.retire(target, [Rule("kept", "at", 7, "so long")], way(tmp_path / "retired"))
+    (file,) = result["tables"][0]["files"]
+    assert rows(target, "SELECT count(*) AS n FROM kept") == [{"n": 0}]
+    assert len(Path(file).read_text(encoding="utf-8").splitlines()) == 3
+    do(target, "ALTER TABLE kept ADD COLUMN later text NOT NULL DEFAULT 'later'")
+    told = bring_back(server, target, "public.kept", file)
+    assert told.returncode == 0, told.stderr
+    do(target, "ALTER TABLE kept DROP COLUMN later")
+    assert rows(target, query) == before
+    # All of a file or none: the rows are there.
+    again = bring_back(server, target, "public.kept", file)
+    assert (again.returncode, "duplicate key" in again.stderr) == (3, True)
+    assert rows(target, query) == before
+
+
+def bring_back(server: Server, target: Any, table: str, file: str) -> subprocess.CompletedProcess[str]:
+    command = "psql -v table=public.messages -f docs/examples/bring_back.sql < FILE.jsonl"
+    assert command in (ROOT / "docs" / "maintenance.md").read_text(encoding="utf-8")
+    script = ROOT / "docs" / "examples" / "bring_back.sql"
+    typed = [
+        str(server.bindir / "psql"), "-X", "-q", "-h", server.host, "-p", str(server.port), "-U", target.user, "-d", target.database,
+        "-v", f"table={table}", "-f", str(script),
+    ]  # fmt: skip
+    environment = {**os.environ, "PGPASSFILE": str(server.passfile)}
+    with Path(file).open(encoding="utf-8") as lines:
+        return subprocess.run(typed, stdin=lines, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_the_folders_of_an_archive_are_durable_before_its_rows_go(
+    target: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each new folder's name stands in the one above it, which has to be on the disk as well."""
+    synced: list[tuple[str, int]] = []
+    true_fsync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), len(ids(target))))
+        true_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    row_retention.retire(target, [VISITS], way(tmp_path / "a" / "retired"))
+    durable = {path for path, left in synced if left == 21}
+    wanted = [tmp_path, tmp_path / "a", tmp_path / "a" / "retired", tmp_path / "a" / "retired" / target.database]
+    assert {str(folder) for folder in wanted} <= durable
+    assert stat.S_IMODE((tmp_path / "a" / "retired" / target.database).stat().st_mode) == 0o700
 
 
 def test_counting_writes_nothing(target: Any) -> None:
