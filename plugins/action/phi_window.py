@@ -69,15 +69,21 @@ class ActionModule(PgopsAction):
             return found
         looked = found["databases"][first]["phi_window"]
         cluster = phi_state.Cluster.of(directory, looked["system_identifier"])
-        with cluster.locked():
-            if state == "open":
-                known = cluster.hold(looked, self._holder)
-                self._logging = str(known["logging"])
-                done = super()._call(module, {**arguments, "logging": self._logging}, task_vars)
-                if done.get("failed"):
-                    self._put_back(cluster, module, arguments, task_vars)
-                return done
-            return self._put_back(cluster, module, arguments, task_vars) or found
+        try:
+            with cluster.locked():
+                if state == "open":
+                    known = cluster.hold(looked, self._holder)
+                    self._logging = str(known["logging"])
+                    done = super()._call(module, {**arguments, "logging": self._logging}, task_vars)
+                    if done.get("failed"):
+                        self._put_back(cluster, module, arguments, task_vars)
+                    return done
+                return self._put_back(cluster, module, arguments, task_vars) or found
+        except (OSError, ValueError, KeyError, TypeError) as fault:
+            raise AnsibleActionFail(
+                f"What stood there before statements were logged cannot be read or kept in {cluster.path} ({fault}); look at log_statement "
+                "of the cluster (ALTER SYSTEM), put back what the last audit of a run tells, and remove the file."
+            ) from None
 
     def _put_back(
         self, cluster: phi_state.Cluster, module: str, arguments: dict[str, Any], task_vars: dict[str, Any]

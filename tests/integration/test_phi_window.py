@@ -180,6 +180,32 @@ def test_a_migration_of_phi_asks_for_its_assessment_and_is_logged(site: Playbook
     assert not list((site.state / "phi").glob("*.json"))
 
 
+@pytest.mark.parametrize("smoke", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_what_cannot_be_put_back_keeps_nobody_out_and_is_told(site: Playbook, cluster: Any, smoke: int) -> None:
+    """A clearing up that fails fails the run at its end, behind all else that is to be done whatever happened."""
+    spoil = f"for file in '{site.state}'/phi/*.json; do echo nonsense > \"$file\"; done; exit {smoke}"
+    site.variables |= {
+        "hooks_maintenance_on": [{"argv": ["touch", str(site.folder / "shut")]}],
+        "hooks_maintenance_off": [{"argv": ["rm", str(site.folder / "shut")]}],
+        "hooks_smoke_test": [{"argv": ["sh", "-c", spoil]}],
+    }
+    ended = site("migrate.yml", **ASSESSED)
+    assert ended.rc == 2, ended.output
+    assert "What stood there before statements were logged cannot be read or kept in" in ended.output
+    assert not (site.folder / "shut").exists()
+    titles = (
+        "Put the logging of statements back",
+        "Bring back what was taken away",
+        "Leave a report whatever happened",
+    )
+    places = [ended.stdout.find(f": {title}]") for title in titles]
+    assert -1 not in places and places == sorted(places), "each of them by this very run, in this order"
+    assert ended.json["error"]["phase"] == ("phi_close" if smoke == 0 else "hooks"), ended.json["error"]
+    assert Path(ended.json["report"]).exists()
+    ((detail,),) = cluster.execute("SELECT detail FROM pgops.audit WHERE event = 'run_ended'", database=DATABASE)
+    assert detail is not None, "the audit knows its end"
+
+
 @pytest.mark.slow
 def test_what_a_killed_run_has_left_is_put_back_by_the_next_one(site: Playbook, cluster: Any, tmp_path: Path) -> None:
     tree = TestTree(tmp_path / "slow sql")
