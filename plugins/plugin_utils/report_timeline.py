@@ -144,8 +144,9 @@ def _chart(
 
 def _foretold(result: Mapping[str, Any]) -> dict[tuple[str, Any], Mapping[str, Any]]:
     """The forecast of each step by its rehearsal, by version and number of the step."""
-    rehearsed = result.get("rehearse")
-    steps = ((rehearsed.get("forecast") or {}).get("steps") or []) if isinstance(rehearsed, Mapping) else []
+    found = result.get("rehearse")
+    rehearsed = (found.get("rehearsal") or {}) if isinstance(found, Mapping) else {}
+    steps = (rehearsed.get("forecast") or {}).get("steps") or []
     return {(str(step.get("version")), step.get("ordinal")): step for step in steps}
 
 

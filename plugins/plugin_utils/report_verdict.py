@@ -137,7 +137,7 @@ def _aims(report: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _outage(result: Result, seconds: Callable[[Any], str]) -> tuple[str, str] | None:
-    forecast = (result.get("rehearse") or {}).get("forecast") or {}
+    forecast = ((result.get("rehearse") or {}).get("rehearsal") or {}).get("forecast") or {}
     if forecast.get("blocks_writes") is None:
         return None
     reads, writes = forecast.get("blocks_reads") or 0.0, forecast["blocks_writes"]

@@ -104,6 +104,9 @@ def test_a_lock_that_would_be_held_too_long_stops_the_run_and_its_safe_rewrite_p
     assert kept == site.backups / database / "rehearsals" / f"{passed.json['run_id']}.json"
     assert json.loads(kept.read_text()) == record
     assert (kept.stat().st_mode & 0o777, kept.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    page = Path(passed.json["report"]).read_text(encoding="utf-8")
+    for told in ("by the rehearsal", "<h3>Rehearsal</h3>", "Forecast and locks are those of the rehearsal"):
+        assert told in page
     # It went on with the copy of the proof, which is gone now, like that of the run that was stopped.
     assert "scratch" in found["prove"]
     assert names(server, database) == [database]

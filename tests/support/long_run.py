@@ -89,7 +89,7 @@ def _results(versions: int, steps: int, objects: int) -> dict[str, dict[str, Any
         "plan": {"pending": pending, "risk": "medium", "applied": []},
         "backup": {"path": "/srv/backups/white_cross/20260105_220010", "bytes": 1_234_567_890, "tables": 60},
         "prove": {"path": "/srv/backups/white_cross/20260105_220010", "proved_at": at(140), "level": 4, "ready_seconds": 71.5, "seconds": 80.0},
-        "rehearse": {"ok": True, "why": None, "steps": traced, "forecast": {"steps": foretold, "seconds": 450.0, "low": 250.0, "high": 1250.0, "blocks_reads": 0.2, "blocks_writes": 0.4}, "reservations": []},
+        "rehearse": {"file": "/srv/backups/white_cross/rehearsals/20260105T220000Z-0a1b2c.json", "rehearsal": {"ok": True, "why": None, "down_equal": True, "steps": traced, "forecast": {"steps": foretold, "seconds": 450.0, "low": 250.0, "high": 1250.0, "blocks_reads": 0.2, "blocks_writes": 0.4}, "reservations": []}},
         "rehearsal_actual": {"steps": actual, "forecast_s": round(sum(step["forecast"] for step in actual), 3), "actual_s": round(sum(step["actual"] for step in actual), 3)},
         "apply": {"applied": applied, "tables": ["public.students"], "model_changes": changes, "health": {"probe_ms": 3.0}},
         "analyze": {"analyzed": ["public.students"], "seconds": 20.0},
