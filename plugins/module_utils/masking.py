@@ -139,6 +139,8 @@ def mask(
                 work.progress.emit(f"masking {table}", database=copy.database)
                 done["rows"] += _mask_table(conn, table, columns, done["vectors"])
                 masked = [] if columns == EMPTY_TABLE else _masked(columns)
+                drawn = [name for name in masked if columns[name] == "text" and f"{table}.{name}" in look.looked.drawn]
+                look.pass_over(_named(table), drawn)
                 done["tables"] += 1 if masked or columns == EMPTY_TABLE else 0
                 done["columns"] += len(masked)
             _refresh(conn, work, copy)
