@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from psycopg2 import sql
 from support.backups import PATIENT, RUN, fill
 from support.engine import do, rows
+from support.server import OWNER
 
 SHAPE = """
 SELECT count(*) AS rows, count(DISTINCT name) AS names, sum(length(name)) AS length, count(note) AS notes, count(DISTINCT seen) AS moments,
@@ -84,6 +86,23 @@ def test_no_script_is_left_as_it_was(target: Any, filled: str, name: str) -> Non
     (found,) = rows(target, "SELECT name FROM students")
     assert len(found["name"]) == len(name)
     assert not [one for one, other in zip(name, found["name"], strict=True) if one == other and one.isalpha()]
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_in_another_encoding_is_masked_and_looked_at(target: Any, server: Any, encoding: str) -> None:
+    name = f"{target.database}_{encoding.lower()}"
+    server.execute(f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
+    there = replace(target, database=name)
+    do(there, "CREATE TABLE people (name text)", "INSERT INTO people VALUES ('Zoë Ødegård-Nyström'), ('Grace Hopperson')",
+       "CREATE TABLE elsewhere AS SELECT 'seen ' || name AS held FROM people WHERE name LIKE 'Z%'")  # fmt: skip
+    with pytest.raises(PgopsError, match=r"^public\.elsewhere\.held still holds"):
+        mask(there, {"public.people": {"name": "text"}})
+    do(there, "DROP TABLE elsewhere", "DELETE FROM people", "INSERT INTO people VALUES ('Zoë Ødegård-Nyström')")
+    mask(there, {"public.people": {"name": "text"}})
+    (found,) = rows(there, "SELECT name FROM people")
+    same = [one for one, other in zip("Zoë Ødegård-Nyström", found["name"], strict=True) if one == other]
+    assert same == [" ", "-"]
+    server.drop_databases(name)
 
 
 SPREAD = {
