@@ -38,6 +38,8 @@ EMPTY_TABLE = "empty"
 # Alphabets, from their first letter to their last; a letter becomes one of its own.
 _FIRST = (48, 65, 97, 192, 216, 224, 248, 256, 384, 913, 931, 945, 1040, 1072, 1488, 1569, 12353, 12449, 19968, 44032)
 _LAST = (57, 90, 122, 214, 222, 246, 254, 383, 575, 929, 937, 969, 1071, 1103, 1514, 1594, 12438, 12538, 40869, 55203)
+# In SQL_ASCII a letter is a byte: those that follow the first one of UTF-8, so that what it gives is UTF-8 again.
+_FIRST_BYTES, _LAST_BYTES = (48, 65, 97, 128, 144, 160, 176), (57, 90, 122, 143, 159, 175, 191)
 # Of no alphabet above and no letters: combining marks, punctuation and symbols, and what is no character.
 _NO_LETTERS = ((0, 575), (768, 879), (8192, 11263), (12288, 12351), (55296, 57343))
 # The key is made by the server and lies in the memory of this session alone: it is in no statement, and so in no log.
@@ -64,6 +66,10 @@ DECLARE
 BEGIN
     IF value = '' THEN
         RETURN value;
+    END IF;
+    IF getdatabaseencoding() = 'SQL_ASCII' THEN
+        firsts := '{{{", ".join(map(str, _FIRST_BYTES))}}}';
+        lasts := '{{{", ".join(map(str, _LAST_BYTES))}}}';
     END IF;
     FOREACH letter IN ARRAY regexp_split_to_array(value, '') LOOP
         code := ascii(letter);
@@ -139,6 +145,8 @@ def mask(
                 work.progress.emit(f"masking {table}", database=copy.database)
                 done["rows"] += _mask_table(conn, table, columns, done["vectors"])
                 masked = [] if columns == EMPTY_TABLE else _masked(columns)
+                drawn = [name for name in masked if columns[name] == "text" and f"{table}.{name}" in look.looked.drawn]
+                look.pass_over(_named(table), drawn)
                 done["tables"] += 1 if masked or columns == EMPTY_TABLE else 0
                 done["columns"] += len(masked)
             _refresh(conn, work, copy)

@@ -66,7 +66,7 @@ MASKED = "(SELECT m.masked FROM pgops_masked AS m WHERE m.digest = pg_temp.pgops
 _NOTE = """
 INSERT INTO pgops_value (value, digest)
 SELECT value, pg_temp.pgops_digest(value) FROM (SELECT DISTINCT {column}::text AS value FROM {table} WHERE {column} IS NOT NULL) AS one
- ORDER BY random() LIMIT %s ON CONFLICT DO NOTHING
+ ORDER BY random() LIMIT {number} ON CONFLICT DO NOTHING
 """
 _PREPARE = f"""
 UPDATE pgops_value SET words = pg_temp.pgops_words(value);
@@ -170,7 +170,8 @@ class Look:
             count = sql.SQL("SELECT count(DISTINCT {0}) AS n FROM {1}").format(column, table)
             if int((fetch_one(self._conn, count) or {})["n"]) > self._sample:
                 self.looked.drawn.append(f"{shown}.{name}")
-            execute(self._conn, sql.SQL(_NOTE).format(column=column, table=table), (self._sample,))
+            number = sql.Literal(self._sample)
+            execute(self._conn, sql.SQL(_NOTE).format(column=column, table=table, number=number))
 
     def prepare(self, masked: str) -> None:
         """Mask each value once, for :data:`MASKED` to find, and leave out what cannot be told from accident.
@@ -206,6 +207,25 @@ class Look:
         execute(self._conn, query)
         looked.looked_for = self._count("pgops_value WHERE masked IS NOT NULL")
         looked.ambiguous = noted - looked.looked_for
+
+    def pass_over(self, table: sql.Composable, names: Sequence[str]) -> None:
+        """Leave out what the mask has made of values that were not drawn.
+
+        :param names: columns of this table that are masked by now.
+        """
+        if names:
+            self.looked.ambiguous += self._leave_out(table, names)
+            self.looked.looked_for = self._count("pgops_value WHERE masked IS NOT NULL")
+
+    def _leave_out(self, table: sql.Composable, names: Sequence[str]) -> int:
+        """:return: how many values were, which stand in these columns by accident."""
+        before = self._count("pgops_value WHERE masked IS NOT NULL")
+        bodies = sql.SQL(", ").join(_body(name, "text") for name in names)
+        found = sql.SQL(_LOOK).format(found=sql.SQL("v.value"), table=table, bodies=bodies)
+        execute(
+            self._conn, sql.SQL("DELETE FROM pgops_value WHERE value IN (SELECT found FROM ({}) AS f)").format(found)
+        )
+        return before - self._count("pgops_value WHERE masked IS NOT NULL")
 
     def left(self, kept: Collection[str], each: Callable[[str], None]) -> list[str]:
         """Read every table once.

@@ -182,9 +182,9 @@ def test_a_history_is_carried_across_behind_a_checkpoint(
 
 
 def test_the_playbook_checks_signs_and_cuts(playbook: Any, audited: Audited, target: Any, tmp_path: Path) -> None:
-    key, _signers = signing_key(tmp_path / "officer", "officer@example.org")
-    audited.conn.close()
-    given = {"audit_archive_directory": str(tmp_path / "archives")}
+    key, signers = signing_key(tmp_path / "officer", "officer@example.org")
+    given = {"audit_archive_directory": str(tmp_path / "archives"), "audit_anchor_key": str(key)}
+    assert playbook("status.yml", audit_anchor_key=str(key)).rc == 0  # copies the rows that are to go
     short = playbook("audit_checkpoint.yml", audit_retention_years=5, audit_checkpoint_key=str(key), **given)
     assert (short.rc, "HIPAA asks that documentation is kept for 6 years" in short.json["error"]["message"]) == (
         2,
@@ -201,6 +201,11 @@ def test_the_playbook_checks_signs_and_cuts(playbook: Any, audited: Audited, tar
     assert (document["environment"], document["host"], document["database"], document["system_identifier"]) == (
         "local", "local-1", target.database, cluster["one"],
     )  # fmt: skip
+    audited.place = audit_anchor.Place.of(playbook.state, "local", "local-1", target.database)
+    checked = look(audited, signers)
+    assert (checked.rc, checked.codes) == (0, set()), checked.told
+    without = look(audited, signers, copy=False)  # all anchors are of rows behind it
+    assert (without.rc, without.codes) == (3, {"checkpoint_unknown"}), without.told
 
 
 # -- what somebody with every right on the database, and without the signer's key, puts there -----------------------------------

@@ -6,14 +6,19 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import masking, masking_check, restore
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from psycopg2 import sql
 from support.backups import PATIENT, RUN, fill
 from support.engine import do, rows
+from support.server import OWNER
 
 SHAPE = """
 SELECT count(*) AS rows, count(DISTINCT name) AS names, sum(length(name)) AS length, count(note) AS notes, count(DISTINCT seen) AS moments,
@@ -81,6 +86,23 @@ def test_no_script_is_left_as_it_was(target: Any, filled: str, name: str) -> Non
     (found,) = rows(target, "SELECT name FROM students")
     assert len(found["name"]) == len(name)
     assert not [one for one, other in zip(name, found["name"], strict=True) if one == other and one.isalpha()]
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_in_another_encoding_is_masked_and_looked_at(target: Any, server: Any, encoding: str) -> None:
+    name = f"{target.database}_{encoding.lower()}"
+    server.execute(f"CREATE DATABASE {name} OWNER {OWNER} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
+    there = replace(target, database=name)
+    do(there, "CREATE TABLE people (name text)", "INSERT INTO people VALUES ('Zoë Ødegård-Nyström'), ('Grace Hopperson')",
+       "CREATE TABLE elsewhere AS SELECT 'seen ' || name AS held FROM people WHERE name LIKE 'Z%'")  # fmt: skip
+    with pytest.raises(PgopsError, match=r"^public\.elsewhere\.held still holds"):
+        mask(there, {"public.people": {"name": "text"}})
+    do(there, "DROP TABLE elsewhere", "DELETE FROM people", "INSERT INTO people VALUES ('Zoë Ødegård-Nyström')")
+    mask(there, {"public.people": {"name": "text"}})
+    (found,) = rows(there, "SELECT name FROM people")
+    same = [one for one, other in zip("Zoë Ødegård-Nyström", found["name"], strict=True) if one == other]
+    assert same == [" ", "-"]
+    server.drop_databases(name)
 
 
 SPREAD = {
@@ -181,6 +203,36 @@ def test_of_a_column_with_very_many_values_a_random_sample_is_looked_for_and_sai
     do(target, "DELETE FROM aliases")
     looked = mask(target, DECLARED, sample=100)["looked"]
     assert (looked["drawn"], looked["distinct"]) == (["public.students.name"], 100)
+
+
+def test_what_the_mask_makes_of_a_value_that_was_not_drawn_is_no_leak(target: Any, filled: str) -> None:
+    """Of very many short values some become others; what is masked says so itself."""
+    students = sql.Identifier("students")
+    with closing(connect(target.as_restore(), application_name="test")) as conn:
+        look = masking_check.Look(conn, sample=100)
+        look.note(students, ["name"], "public.students")
+        look.prepare("reverse(value)")
+        looked_for = look.looked.looked_for
+        assert "public.students.name" in look.left([], lambda _table: None)
+        look.pass_over(students, ["name"])
+        assert look.looked.ambiguous == looked_for > 90
+        assert look.left([], lambda _table: None) == []
+
+
+def test_odd_names_and_partitions_are_masked_and_looked_at(target: Any, filled: str) -> None:
+    do(
+        target,
+        "DELETE FROM aliases",
+        """CREATE TABLE "odd %s; --" (id int, "100% "" who" text) PARTITION BY LIST (id)""",
+        """CREATE TABLE "part %" PARTITION OF "odd %s; --" FOR VALUES IN (1)""",
+        """INSERT INTO "odd %s; --" SELECT 1, name FROM students""",
+    )
+    with pytest.raises(PgopsError, match=r'^public\.part %\.100% " who still holds'):
+        mask(target, DECLARED)
+    restored = {"public.students": {"name": "text"}, "odd %s; --": {'100% " who': "text"}}
+    with pytest.raises(PgopsError, match="has no such table"):
+        mask(target, {"public.odd": {"x": "text"}})
+    assert mask(target, restored)["rows"] == 1004
 
 
 def test_the_key_is_in_no_statement_and_no_hash_is_md5(target: Any, filled: str, server: Any) -> None:
