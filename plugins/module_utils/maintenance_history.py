@@ -72,14 +72,14 @@ def told(done: Iterable[Mapping[str, Any]], known: Known) -> dict[str, Any]:
     """:param done: the outcomes of a run.
     :return: of its row in the audit what the next run reads."""
     speeds: dict[str, list[float]] = {}
-    stopped, ended, written = {}, [], {}
+    stopped, ended = {}, []
+    written: dict[str, int] = {}
     for one in done:
         name, seconds = f"{one['action']} {one['object']}", float(one["seconds"] or 0.0)
         if one["state"] == "done":
             if seconds >= MEASURED_S and one["bytes"] >= MEASURED_BYTES:
                 speeds.setdefault(str(one["action"]), []).append(one["bytes"] / seconds)
-            if one.get("written") is not None:
-                written[str(one["object"])] = int(one["written"])
+            written.update(one.get("written") or {})
             if name in known.stopped:
                 ended.append(name)
         elif one["state"] == "cancelled" and one.get("out_of_time"):

@@ -22,7 +22,7 @@ _BELOW = """
 WITH RECURSIVE below AS (
     SELECT i.inhparent AS root, i.inhrelid AS oid
       FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class p ON p.oid = i.inhparent
-     WHERE p.relkind = 'p' AND (%(root)s::bigint IS NULL OR p.oid::bigint = %(root)s)
+     WHERE p.relkind = 'p'
     UNION ALL
     SELECT b.root, i.inhrelid FROM below b JOIN pg_catalog.pg_inherits i ON i.inhparent = b.oid
 )
@@ -38,6 +38,15 @@ SELECT b.root::bigint AS root, sum(CASE WHEN pg_catalog.pg_stat_get_live_tuples(
   FROM below b JOIN pg_catalog.pg_class c ON c.oid = b.oid AND c.relkind = 'r'
  CROSS JOIN LATERAL (SELECT c.relpages::bigint * pg_catalog.current_setting('block_size')::bigint AS bytes) AS s
  GROUP BY b.root
+"""
+_PARTITIONED = """
+WITH RECURSIVE tree AS (
+    SELECT %s::oid AS oid
+    UNION ALL
+    SELECT i.inhrelid FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid
+)
+SELECT t.oid::bigint AS oid, n.nspname || '.' || c.relname AS name
+  FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid AND c.relkind = 'p' JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 """
 
 
@@ -75,8 +84,15 @@ class Below:
         return modified > 0 or (self.analyzed_s is not None and self.analyzed_s < analyzed_s - RECURSION_S)
 
 
-def below(conn: Connection, root: int | None = None) -> Mapping[int, Below]:
-    """:param root: the table above; None for all.
-    :return: by the table's oid. Takes no lock on any of them."""
-    rows = fetch_all(conn, _BELOW, {"root": root})
-    return {int(row.pop("root")): Below(**row) for row in rows}
+def below(conn: Connection) -> Mapping[int, Below]:
+    """:return: by the oid of each partitioned table. Takes no lock on any of them."""
+    return {int(row.pop("root")): Below(**row) for row in fetch_all(conn, _BELOW)}
+
+
+def written(conn: Connection, root: int) -> dict[str, int]:
+    """:param root: a partitioned table, of which ANALYZE does those below it too.
+    :return: by the name of each partitioned table of them, the rows that were written below it in all."""
+    known = below(conn)
+    return {
+        str(row["name"]): known.get(int(row["oid"]), Below()).written for row in fetch_all(conn, _PARTITIONED, (root,))
+    }

@@ -252,7 +252,8 @@ def of_table(table: Table, needs: Needs, server: Server, known: Known, conn: Con
     weights = {
         FREEZE: max((share for _, share, _ in due), default=0.0),
         VACUUM: table.dead,
-        ANALYZE: table.modified if table.below is None else table.below.modified,
+        # The whole comes before its parts, which it does as well.
+        ANALYZE: table.modified if table.below is None else table.rows,
     }
     return Item(
         action,

@@ -76,7 +76,7 @@ class Outcome:
     :ivar out_of_time: its time was over: the next run expects it to take longer.
     :ivar again: it may be tried again in this run.
     :ivar settled: somebody else has done it, or does it just now, or it is gone: it is not due any more.
-    :ivar written: below a partitioned table, rows in all when it was analyzed.
+    :ivar written: of a partitioned table, and of each one below it, the rows written below it in all when it was analyzed.
     """
 
     item: Item
@@ -88,7 +88,7 @@ class Outcome:
     out_of_time: bool = False
     again: bool = False
     settled: bool = False
-    written: int | None = None
+    written: dict[str, int] | None = None
     sqlstate: str | None = None
     notes: tuple[str, ...] = field(default=())
 
@@ -164,7 +164,7 @@ class Worker:
         meanwhile = self._meanwhile(item, before)
         if meanwhile:
             return Outcome(item, SKIPPED, meanwhile, bytes_before=int(before["bytes"]), settled=True)
-        below = maintenance_partitions.below(self.conn, item.oid) if item.kind == "p" else {}
+        written = maintenance_partitions.written(self.conn, item.oid) if item.kind == "p" else None
         del self.conn.notices[:]
         ended = self._run(item, _statement(item, truncate=self.care.truncate))
         if ended.state != DONE:
@@ -172,7 +172,6 @@ class Worker:
         after = self._table(item, since=str(before["now"]))
         if after is None:
             return replace(ended, state=SKIPPED, why="it is gone", settled=True)
-        written = sum(one.written for one in below.values()) if item.kind == "p" else None
         ended = replace(ended, bytes_before=int(before["bytes"]), bytes_after=int(after["bytes"]), written=written)
         return self._proved(item, ended, before, after)
 

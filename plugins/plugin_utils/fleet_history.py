@@ -30,7 +30,7 @@ class History:
     :ivar backups: ``at``, ``path``, ``bytes``, ``seconds``.
     :ivar proofs: ``at``, ``path``, ``level``, ``ready_seconds``.
     :ivar drills: ``at``, ``ok``, ``level``, ``ready_seconds``, ``why``.
-    :ivar maintained: ``at``, ``done``, ``failed``, ``given_back``, ``seconds``.
+    :ivar maintained: ``at``, ``done``, ``failed``, ``given_back``, ``seconds``, ``ended``.
     :ivar health: ``at``, ``level``, ``warn``, ``stop`` (names of checks).
     :ivar sizes: ``at``, ``bytes`` of the database.
     :ivar runs: ``run_id``, ``at``, ``playbook``, ``result``, ``state``, ``seconds``, ``versions``, ``page``.
@@ -183,7 +183,11 @@ def _phases(history: History, phases: Mapping[str, Any], at: str) -> list[Callab
     if "counts" in work:
         counts = dict(work["counts"])
         told = {"done": int(counts.get("done") or 0), "failed": int(counts.get("failed") or 0)}
-        seconds = {"given_back": _number(work.get("given_back")), "seconds": _number(work.get("seconds"))}
+        seconds = {
+            "given_back": _number(work.get("given_back")),
+            "seconds": _number(work.get("seconds")),
+            "ended": work.get("ended"),
+        }
         add(history.maintained, {"at": at, **told, **seconds})
     # The last look of a run is what counts.
     looks = [phases[name] for name in ("preflight", "preflight_again", "preflight_after") if phases.get(name)]

@@ -21,6 +21,11 @@ LOST_BACKUP_DAYS = 7.0
 RUNS_SHOWN = 20
 # Fewer points are no trend.
 TREND = 3
+# A maintenance that failed, by how it ended.
+_LEFT = {
+    "freeze left": "a freeze that was due was not done",
+    "nothing done": "nothing of what was due was done",
+}
 WIDTH, HEIGHT, EDGE = 120.0, 28.0, 4.0
 
 
@@ -147,6 +152,8 @@ def _of_maintenance(history: History, now: datetime) -> Iterator[tuple[str, str]
         yield WARN, "it was never maintained"
     elif last["failed"]:
         yield WARN, f"{last['failed']} of its last maintenance failed"
+    elif last.get("ended") in _LEFT:
+        yield WARN, f"{_LEFT[last['ended']]} by its last maintenance"
     elif days is not None and days > OLD["maintenance"]:
         yield WARN, f"it was last maintained {_told(days)} ago"
 

@@ -29,12 +29,15 @@ def known(state_directory: str | Path, environment: str, now: datetime) -> list[
         has them. None where nothing was ever scheduled"""
     place = timer_state.TimerPlace(str(Path(state_directory).expanduser().absolute()), environment)
     beats = read(Path(place.heartbeats))
-    if os.path.lexists(place.record) and timer_state.read(place.record) is None:
-        fault = f"{place.record} cannot be read or is no JSON object"
-        return [{"name": f"timers of {environment}", "fault": fault}, *(beats or [])]
-    rows = {row["name"]: {key: row[key] for key in _LOOKED} for row in timer_look.rows(place, now)}
-    if not rows:
+    if not os.path.lexists(place.record):
         return beats
+    try:
+        rows = {row["name"]: {key: row[key] for key in _LOOKED} for row in timer_look.rows(place, now)}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        rows = {}
+    if not rows:
+        fault = f"{place.record} cannot be read, or is no record of timers"
+        return [{"name": f"timers of {environment}", "fault": fault}, *(beats or [])]
     told = {timer["name"]: timer for timer in beats or [] if timer["name"] not in rows or timer.get("fault")}
     return list({**rows, **told}.values())
 

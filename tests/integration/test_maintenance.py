@@ -133,7 +133,8 @@ def partitioned(target: Any) -> None:
         "INSERT INTO parts SELECT n, 0 FROM generate_series(1, 1999) n",
         "VACUUM (ANALYZE) part_1, part_2_0",
     )
-    maintain(target)
+    # The first does the others as well.
+    assert maintain(target, jobs=1)["counts"] == {"done": 1, "skipped": 1}
     assert plan(target).items == []
 
 
@@ -165,7 +166,7 @@ def test_of_a_partitioned_table_that_somebody_else_analyzed_its_growth_counts_an
     assert plan(target).items == []
     do(target, "INSERT INTO parts SELECT n, 0 FROM generate_series(2000, 2250) n", "VACUUM (ANALYZE) part_2_0")
     found = plan(target)
-    assert needed(found) == [("analyze", "public.part_2"), ("analyze", "public.parts")]
+    assert needed(found) == [("analyze", "public.parts"), ("analyze", "public.part_2")]
     do(target, "ANALYZE parts", "ANALYZE part_2", "UPDATE parts SET kind = 3 WHERE id = 1")
     assert plan(target).items == []
     found = plan(target, Needs(analyze_after_days=0))

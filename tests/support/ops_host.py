@@ -34,15 +34,8 @@ ENVIRONMENT = "production"
 STATE = "/var/lib/pgops"
 BACKUPS = "/var/backups/pgops"
 
-# A program as pip would have made it; cryptography is left out, whose binary fits one Python only, and Ansible does without.
-PREPARE = f"""
-set -eu
-# systemd hands credentials on by a mount that has to spread, as on a host of its own; podman has it off.
-mount --make-rshared /
-echo {PACKAGES} > /usr/lib/python3/dist-packages/pgops.pth
-printf '#!/usr/bin/python3\\nfrom ansible.cli.playbook import main\\nmain()\\n' > /usr/local/bin/ansible-playbook
-chmod 755 /usr/local/bin/ansible-playbook
-systemctl is-system-running --wait > /dev/null || true
+# cryptography is left out, whose binary fits one Python only, and Ansible does without.
+PREPARE = f"""{Path(__file__).with_suffix(".sh").read_text(encoding="utf-8")}
 pg_createcluster --start --port=5432 --locale=C.UTF-8 --pgoption=fsync=off {MAJOR} main -- --data-checksums > /dev/null
 """
 

@@ -190,12 +190,15 @@ def test_a_timer_that_is_installed_and_never_ran_is_missed(tmp_path: Path) -> No
     assert found["broken"]["fault"] and found["own"] == {"name": "own", **beat}
 
 
-def test_a_record_of_timers_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"jobs": []}', '{"jobs": {"backup": {}}}', '{"jobs": {"backup": 1}}']
+)
+def test_a_record_of_timers_that_cannot_be_read_is_told(tmp_path: Path, text: str) -> None:
     record = Path(timer_state.TimerPlace(str(tmp_path), "staging").record)
     record.parent.mkdir()
-    record.write_text("{")
+    record.write_text(text)
     assert timer_files.known(tmp_path, "staging", NOW) == [
-        {"name": "timers of staging", "fault": f"{record} cannot be read or is no JSON object"}
+        {"name": "timers of staging", "fault": f"{record} cannot be read, or is no record of timers"}
     ]
 
 
