@@ -12,6 +12,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import inspect_queries
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import table
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
 
 
 class ActionModule(PgopsAction):
@@ -22,7 +23,13 @@ class ActionModule(PgopsAction):
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the query with its text and its parameters. :raises AnsibleActionFail: no such query or parameter."""
-        given = {name: str(value) for name, value in self._task.args.items() if value not in (None, "")}
+        # What the action group gives to every module is no parameter of a query.
+        shared = {variable.option for variable in SHARED_VARIABLES.values()}
+        given = {
+            name: str(value)
+            for name, value in self._task.args.items()
+            if value not in (None, "") and name not in shared
+        }
         name = given.pop("query", None)
         self._asked = " ".join(f"{parameter}={value}" for parameter, value in sorted(given.items()))
         try:

@@ -327,10 +327,11 @@ class PgopsAction(UnbrokenAction):
         for name, variable in SHARED_VARIABLES.items():
             if variable.option is None:
                 continue
-            value = self.pgops(task_vars, name.removeprefix("pgops_"))
+            own = self._task.args.get(variable.option)
+            value = own if own not in (None, "") else self.pgops(task_vars, name.removeprefix("pgops_"))
             if value is not None:
                 arguments[variable.option] = value
-        if not arguments.get("databases") and not self._task.args.get("databases"):
+        if not arguments.get("databases"):
             raise AnsibleActionFail(
                 f"pgops_database is not set for {task_vars.get('inventory_hostname')}; name it in the environment's "
                 "group_vars or give -e pgops_database=NAME."

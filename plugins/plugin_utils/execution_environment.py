@@ -101,7 +101,7 @@ def first_lost(
         if _is_local(host, variables, template):
             written.append(_ON_THE_HOST.get(playbook))
         for name, default in filter(None, written):
-            places.setdefault(name, str(template(variables.get(name)) or default))
+            places.setdefault(name, str(_read(template, variables.get(name)) or default))
     for name, path in places.items():
         why = why_lost(path, environ)
         if why:
@@ -110,9 +110,18 @@ def first_lost(
 
 
 def _is_local(host: str, variables: Mapping[str, Any], template: Callable[[Any], Any]) -> bool:
-    given = variables.get("ansible_connection")
-    connection = str(template(given) or "") if given else ""
+    connection = str(_read(template, variables.get("ansible_connection")) or "")
     return connection.rpartition(".")[2] == "local" or (not connection and host in ("localhost", "127.0.0.1"))
+
+
+def _read(template: Callable[[Any], Any], value: Any) -> Any:
+    """:return: the value as the play would render it; None for a template that only its own host can."""
+    from ansible.errors import AnsibleError
+
+    try:
+        return template(value) if value else None
+    except AnsibleError:
+        return None
 
 
 def _mount_of(real: str, mounts: str) -> tuple[str, str]:

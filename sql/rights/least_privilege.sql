@@ -44,6 +44,8 @@ GRANT pg_monitor TO :"monitor";
 -- Reads the audit and which runs there were, and nothing else.
 ALTER ROLE :"auditor" LOGIN NOCREATEDB NOCREATEROLE;
 
+-- An admin who is no superuser acts for the owner as its member; since 16, to have made a role is not enough.
+SELECT format('GRANT %I TO %I', :'owner', current_user) WHERE NOT pg_has_role(:'owner', 'USAGE') \gexec
 SELECT format('CREATE DATABASE %I OWNER %I', :'database', :'owner')
  WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'database') \gexec
 -- Whoever swaps two databases, and makes the ledger's schema, acts as the owner of the database.

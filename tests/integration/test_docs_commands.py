@@ -10,6 +10,7 @@ marked `console`, and the last test below lists what may then stand in it.
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import pytest
 import yaml
 from support import demo
 from support.demo import Shell
-from support.podman import ROOT
+from support.podman import ROOT, containers_conf, podman
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
@@ -42,6 +43,8 @@ REPLACED = {
     # The suite would start itself.
     "make test": "make --dry-run test",
     "make test-all": "make --dry-run test-all",
+    # Made before the long tests begin.
+    "make image": "make --dry-run image",
     # Smaller; a machine that runs tests is no quiet one, which ends it with 1 (and a crash shows a traceback, which fails).
     "PYTHONPATH=collections:tests .venv/bin/python benchmarks/under_load.py": (
         'ROWS=2000 REPEATS=1 ONLY="expert\'s hand,engine" PYTHONPATH=collections:tests .venv/bin/python benchmarks/under_load.py '
@@ -108,8 +111,13 @@ def shell(made: Path, request: pytest.FixtureRequest) -> Iterator[Shell]:
         shell = Shell(clone)
         started = shell(".venv/bin/python demo/run.py --start")
         assert started.rc == 0, started.output
+        if containers_conf():
+            # Some machines need it for podman.
+            assert shell(f"export CONTAINERS_CONF={shlex.quote(str(containers_conf()))}").rc == 0
         yield shell
         shell.close()
+        if "quick-start-containers" in request.node.name:
+            podman("rm", "--force", "--ignore", "--time", "0", "--volumes", "pgops-quick-start")
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from psycopg2 import sql
 from support.health import DISKS, red, shipped
 from support.podman import ROOT
+from support.roles import add_role
 from support.server import SUPERUSER, Server
 from support.site import Playbook
 from support.tree import TestTree
@@ -42,11 +43,11 @@ class Site:
     def role(self, name: str) -> str:
         return f"{self.database}_{name}"
 
-    def run_script(self, *arguments: str) -> None:
+    def run_script(self, *arguments: str, user: str = SUPERUSER) -> None:
         names = [word for name in ROLES for word in ("-v", f"{name}={self.role(name)}")]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
         done = subprocess.run(
-            [str(self.server.bindir / "psql"), "-X", "-q", "-h", self.server.host, "-p", str(self.server.port), "-U", SUPERUSER,
+            [str(self.server.bindir / "psql"), "-X", "-q", "-h", self.server.host, "-p", str(self.server.port), "-U", user,
              "-d", "postgres", "-v", f"database={self.database}", *names, *arguments, "-f", str(SCRIPT)],
             env=environment | {"PGPASSFILE": str(self.server.passfile)}, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
@@ -135,6 +136,28 @@ def test_the_whole_migration_and_its_way_back_need_no_superuser(site: Site, play
     assert site.sql("SELECT to_regclass('public.pupils')") == [(None,)]
     supers = "SELECT rolname FROM pg_roles WHERE rolsuper AND rolname LIKE '{}%'"
     assert site.server.execute(supers.format(site.database)) == []
+
+
+def test_the_admin_of_a_managed_server_can_run_it(server: Server, database: str) -> None:
+    """Who makes roles and databases, may pass on what the script gives, and is no superuser."""
+    server.execute(f"DROP DATABASE {database}")
+    site, admin = Site(server, database), f"{database}_admin"
+    kept = server.passfile.read_text(encoding="ascii")
+    # Since 16 who has BYPASSRLS may give it; before, only a superuser.
+    add_role(server, admin, "CREATEROLE CREATEDB BYPASSRLS")
+    server.execute(f"GRANT pg_monitor, pg_read_all_data, pg_signal_backend TO {admin} WITH ADMIN OPTION")
+    try:
+        site.run_script(user=admin)
+        site.sql(f"SET ROLE {site.role('owner')}; CREATE SCHEMA pgops; CREATE TABLE pgops.audit ()")
+        site.run_script(user=admin)
+        given = f"SELECT has_table_privilege('{site.role('auditor')}', 'pgops.audit', 'SELECT')"
+        assert site.sql(given) == [(True,)]
+    finally:
+        server.passfile.write_text(kept, encoding="ascii")
+        server.drop_databases(database)
+        names = ", ".join(map(site.role, ROLES))
+        server.execute(f"DROP OWNED BY {admin} CASCADE")
+        server.execute(f"DROP ROLE IF EXISTS {names}; DROP ROLE {admin}")
 
 
 @pytest.mark.slow

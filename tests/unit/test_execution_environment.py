@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.errors import AnsibleError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import execution_environment as inside
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,6 +85,17 @@ def look(playbook: str, host: str = "db", state: str = "/proc/x", **variables: A
 )
 def test_what_a_playbook_writes_where_it_runs_is_looked_at(given: dict[str, Any], refused: str | None) -> None:
     assert look(**given) == refused
+
+
+def test_a_template_that_cannot_be_read_here_is_the_roles_default() -> None:
+    def template(value: Any) -> Any:
+        if "{{" in str(value):
+            raise AnsibleError("'x' is undefined")
+        return value
+
+    variables = {"ansible_connection": "local", "backup_directory": "{{ x }}"}
+    found = inside.first_lost("backup", "/proc/x", {"db": variables}, template, {"LAUNCHED_BY_RUNNER": "1"})
+    assert found and found[:2] == ("backup_directory", "/var/backups/postgres/migrations")
 
 
 def test_the_defaults_are_those_of_the_roles() -> None:
