@@ -247,6 +247,7 @@ class ActionModule(UnbrokenAction):
         if run["playbook"] not in gate_guard.PLAYBOOKS or not typed:
             return []
         inventory = gate_guard.Inventory(task_vars, self._templar)
+        gate_guard.refuse_server_of_another(run, typed, hosts, inventory, self._templar)
         return gate_guard.refuse_eased(run, typed, hosts, inventory, self._templar, limit)
 
     @staticmethod

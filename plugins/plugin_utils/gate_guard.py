@@ -12,10 +12,19 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import break_glass, gate_verdict, typed_settings, waivers
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+    break_glass,
+    environments,
+    gate_verdict,
+    typed_commands,
+    typed_settings,
+    waivers,
+)
 
 # What applies, and what leaves a rehearsal that lets something be applied.
 PLAYBOOKS = ("migrate", "rehearse")
+_SERVER = ("pgops_host", "pgops_port", "ansible_host")
+_NEAR = ("127.0.0.1", "::1", "localhost")
 _ALWAYS = ("gate_required", "pgops_production_environments")
 
 
@@ -34,6 +43,19 @@ class Inventory:
         variables = self._manager.get_vars(host=self._manager._inventory.get_host(host))
         templar = self._templar.copy_with_new_env(available_variables=variables)
         return {name: _done(templar, variables[name]) for name in names if name in variables}
+
+    def others(self, hosts: Iterable[str]) -> list[str]:
+        """:return: the hosts of the inventory besides these."""
+        own = set(map(str, hosts))
+        everyone = self._manager._inventory.get_hosts("all", ignore_limits=True, ignore_restrictions=True)
+        return [str(host.name) for host in everyone if str(host.name) not in own]
+
+    def environment(self, host: str) -> str:
+        """:return: the first environment of a host's groups; empty where it is in none."""
+        known = self.of(host, ["pgops_environments"]).get("pgops_environments")
+        groups = {group.name for group in self._manager._inventory.get_host(host).get_groups()}
+        named = known or typed_settings.default("pgops_environments")
+        return next((str(name) for name in named if name in groups), "")
 
 
 def _done(templar: Any, value: Any) -> Any:
@@ -78,6 +100,43 @@ def refuse_eased(
     )
     gate_verdict.refuse_typed(run, switches or eased, why, limit)
     return []
+
+
+def refuse_server_of_another(
+    run: Mapping[str, Any], typed: Mapping[str, Any], hosts: Iterable[str], inventory: Inventory, templar: Any
+) -> None:
+    """A run of an environment without a gate, which is sent to the server of one that has it.
+
+    :raises environments.Refusal: ``pgops_host`` or ``ansible_host`` says so; a server is known by the name that its inventory gives it
+    """
+    if run["playbook"] != "migrate" or not {"pgops_host", "ansible_host"} & set(map(str, typed)):
+        return
+    values = {name: _done(templar, typed[name]) for name in _SERVER if name in typed}
+    here = {**inventory.of(next(iter(hosts)), _SERVER), **values}
+    wanted = _names(values)
+    for host in inventory.others(hosts):
+        there, environment = inventory.of(host, {*_SERVER, *_ALWAYS}), inventory.environment(host)
+        production = there.get("pgops_production_environments") or typed_settings.default(
+            "pgops_production_environments"
+        )
+        same_port = str(here.get("pgops_port") or 5432) == str(there.get("pgops_port") or 5432)
+        if (
+            same_port
+            and wanted & _names({"ansible_host": host, **there})
+            and gate_verdict.is_gated([there], environment, production)
+        ):
+            names = [name for name in ("pgops_host", "ansible_host") if name in values]
+            raise environments.Refusal(
+                f"{names[0]} is typed with -e and names the server of {host}, and {environment} has a gate; without it",
+                typed_commands.again(typed_commands.without(run, _SERVER), environment),
+            )
+
+
+def _names(variables: Mapping[str, Any]) -> set[str]:
+    """:return: how a server is called: by pgops_host, or as the machine on which it listens for that machine alone."""
+    named = {name.strip() for name in str(variables.get("pgops_host") or "").split(",")} - {""}
+    far = {name for name in named if name not in _NEAR and not name.startswith("/")}
+    return far or {str(variables["ansible_host"])} if variables.get("ansible_host") else far
 
 
 def _glass(values: Mapping[str, Any]) -> bool:

@@ -169,6 +169,21 @@ def test_who_types_the_command_does_not_choose_what_the_gate_asks_for(site: Play
     assert command.startswith("ansible-playbook migrate.yml -l local") and not any(name in command for name in typed)
 
 
+def test_the_server_of_an_environment_with_a_gate_is_not_named_from_another_one(site: Playbook) -> None:
+    site.variables["gate_required"] = False
+    site.hosts["production"] = {"production-1": {"gate_required": True, "pgops_host": "{{ 'db1' }}.hospital.org"}}
+    past = site("migrate.yml", pgops_host="localhost,db1.hospital.org")
+    assert past.rc == 2, past.output
+    assert (
+        "pgops_host is typed with -e and names the server of production-1, and production has a gate"
+        in past.json["error"]["message"]
+    )
+    assert past.json["error"]["next"] == ["ansible-playbook migrate.yml -l production"]
+    assert site("migrate.yml", "--tags", "plan", pgops_host=site.server.host).rc == 0, "its own server may be typed"
+    other = site("migrate.yml", "--tags", "plan", pgops_host="db1.hospital.org", pgops_port=1)
+    assert "has a gate" not in other.output, "another cluster on that machine"
+
+
 def test_what_asks_for_more_may_be_typed(site: Playbook) -> None:
     stricter = {
         "gate_soak_hours": 48,
