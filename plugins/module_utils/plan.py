@@ -13,7 +13,13 @@ from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import begun_steps, catalog, locks, pending_swap
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    begun_steps,
+    catalog,
+    locks,
+    pending_swap,
+    strategies_of_versions,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Ledger, Migration, read
@@ -31,6 +37,7 @@ class Selection:
     :ivar allow_out_of_order: take a new version that sorts before an applied one.
     :ivar contracts: versions that do not wait for their time, with the reason; None where no version waits.
     :ivar schemas: versions that are made although their tables stand in another schema.
+    :ivar strategy: ``online``, ``blue_green``, or ``any`` where nobody waits, in a database that was made for it.
     """
 
     target: str | None = None
@@ -38,6 +45,7 @@ class Selection:
     allow_out_of_order: bool = False
     contracts: Mapping[str, str] | None = None
     schemas: Sequence[str] = ()
+    strategy: str = strategies_of_versions.ONLINE
 
 
 @dataclass(frozen=True)
@@ -155,6 +163,9 @@ def make(
         if selection.steps < 1:
             raise PgopsError(f"migrate_steps is {selection.steps}; give 1 or more.", database=database)
         now = now[: selection.steps]
+    # Nobody waits in a database in which nothing was applied yet.
+    if found.migrations:
+        now = strategies_of_versions.chosen(now, selection.strategy, database)
     taken = {str(migration["version"]) for migration in now}
     later = [str(m["version"]) for m in pending if str(m["version"]) not in taken]
     return Plan(now, later, unneeded=unneeded & taken)
