@@ -121,6 +121,18 @@ def remove(conn: Connection) -> None:
     execute(conn, sql.SQL("; ").join([sql.SQL("BEGIN"), *parts, sql.SQL("COMMIT")]))
 
 
+def trace(conn: Connection, database: str) -> dict[str, Any] | None:
+    """What anybody can see of a blue-green change, without a right in the databases: its slot.
+
+    :return: ``slot``, ``active`` and ``held`` (bytes of WAL), None where there is none."""
+    return fetch_one(
+        conn,
+        "SELECT slot_name::text AS slot, active, CASE WHEN pg_catalog.pg_is_in_recovery() THEN 0 ELSE coalesce(pg_catalog.pg_wal_lsn_diff("
+        "pg_catalog.pg_current_wal_lsn(), restart_lsn), 0)::bigint END AS held FROM pg_catalog.pg_replication_slots WHERE slot_name = %s",
+        (link_name(database),),
+    )
+
+
 def set_marker(conn: Connection, beat: str) -> None:
     """Write the marker and have it on the disk: what a client has committed without waiting for the disk goes with it, and only what is
     there is sent."""

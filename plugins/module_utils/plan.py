@@ -15,6 +15,7 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     begun_steps,
+    blue_green_state,
     catalog,
     locks,
     pending_swap,
@@ -399,13 +400,14 @@ def status(
 
     :param prefix: only versions that begin with it.
     :param unreadable: version -> name of the folders that are there and cannot be read.
-    :return: ``versions``, ``counts``, ``running``, ``ledger``, ``ledger_head``, ``baseline``, and ``swap``: one that was cut off.
+    :return: ``versions``, ``counts``, ``running``, ``ledger``, ``ledger_head``, ``baseline``, ``swap``: one that was cut off, and ``blue_green``: its slot.
     """
     conn = connect(target, application_name="pgops status")
     try:
         found = read(conn)
         holder = locks.holder(conn)
         pending = pending_swap.look(conn, target.database)
+        beside = blue_green_state.trace(conn, target.database)
     finally:
         conn.close()
     # On a baseline nothing of the tree is pending: none of it fits.
@@ -430,4 +432,5 @@ def status(
         "ledger_head": found.head,
         "baseline": asdict(found.baseline) if found.baseline else None,
         "swap": pending.as_dict() if pending else None,
+        "blue_green": beside,
     }

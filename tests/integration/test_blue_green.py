@@ -35,9 +35,8 @@ def tree(tmp_path: Path) -> TestTree:
 @pytest.fixture
 def migrations(server: Any, target: Any, database: str, tree: TestTree) -> list[dict[str, Any]]:
     """A filled database in which what is online is applied."""
-    fill(server, database)
     made = versions(tree)
-    migrate.apply(target, made, Selection(target=ONLINE), way())
+    fill(server, target, made)
     return made
 
 
@@ -70,9 +69,8 @@ def refused(server: Any, target: Any, migrations: list[dict[str, Any]], **more: 
 
 @pytest.mark.majors(15, 16, 17, 18, slow=(15,))
 def test_there_over_and_back(server: Any, target: Any, database: str, tree: TestTree) -> None:
-    fill(server, database)
     migrations = versions(tree)
-    migrate.apply(target, migrations, Selection(target=ONLINE), way())
+    fill(server, target, migrations)
     done = prepared(server, target, migrations)
     assert done["state"] == "ready" and done["versions"] == [WIDE]
     assert done["compared"]["rows"] == 600
@@ -118,9 +116,6 @@ def test_migrate_refuses_such_a_version_and_a_new_database_takes_it(
         "DROP TABLE {{ schema }}.behind;",
     )
     made = tree.render()
-    tree.add_sql(
-        "20260101000000", "first", "CREATE TABLE {{ schema }}.first (id int);", "DROP TABLE {{ schema }}.first;"
-    )
     with pytest.raises(PgopsError, match="declared strategy"):
         migrate.apply(target, made, Selection(target="20260101000002"), way())
     change = change_of(server, target)

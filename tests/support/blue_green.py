@@ -7,37 +7,45 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import blue_green
+from ansible_collections.whitecross.pgops.plugins.module_utils import blue_green, migrate
 from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_change import Change
 from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_link import Settings
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
+from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Work
 
 from support.engine import way
-from support.server import OWNER, RESTORE, Server
+from support.server import RESTORE, Server
 from support.tree import TestTree
 
 RUN = "20261123T120000Z-b1ce00"
 AGAIN = "20261123T130000Z-b1ce01"
 
-SCHEMA = f"""
-SET ROLE {OWNER};
-CREATE TYPE mood AS ENUM ('calm', 'upset');
-CREATE TABLE students (
-    id serial PRIMARY KEY, name text NOT NULL, mood mood NOT NULL DEFAULT 'calm', score numeric(8, 2), seen timestamptz,
+TABLES = """
+CREATE TYPE {{ schema }}.mood AS ENUM ('calm', 'upset');
+CREATE TABLE {{ schema }}.students (
+    id serial PRIMARY KEY, name text NOT NULL, mood {{ schema }}.mood NOT NULL DEFAULT 'calm', score numeric(8, 2), seen timestamptz,
     old_note text, twice int GENERATED ALWAYS AS (length(name) * 2) STORED
 );
-CREATE TABLE visits (
-    id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, student_id int NOT NULL REFERENCES students ON DELETE CASCADE, at date NOT NULL
+CREATE TABLE {{ schema }}.visits (
+    id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, student_id int NOT NULL REFERENCES {{ schema }}.students ON DELETE CASCADE,
+    at date NOT NULL
 );
-CREATE TABLE events (id int NOT NULL, at date NOT NULL, text text) PARTITION BY RANGE (at);
-ALTER TABLE events ADD PRIMARY KEY (id, at);
-CREATE TABLE events_2025 PARTITION OF events FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
-CREATE TABLE events_2026 PARTITION OF events FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
-CREATE MATERIALIZED VIEW busy AS SELECT student_id, count(*) AS visits FROM visits GROUP BY 1;
-INSERT INTO students (name, score, seen, old_note) SELECT 'student ' || g, g / 3.0, '2026-01-01'::date + g, 'x' FROM generate_series(1, {{rows}}) g;
-INSERT INTO visits (student_id, at) SELECT g, '2026-01-01'::date + g % 300 FROM generate_series(1, {{rows}}) g;
-INSERT INTO events SELECT g, '2025-06-01'::date + g % 500, 'event' FROM generate_series(1, {{rows}}) g;
+CREATE INDEX visits_student ON {{ schema }}.visits (student_id);
+CREATE TABLE {{ schema }}.events (id int NOT NULL, at date NOT NULL, text text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+CREATE TABLE {{ schema }}.events_2025 PARTITION OF {{ schema }}.events FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+CREATE TABLE {{ schema }}.events_2026 PARTITION OF {{ schema }}.events FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+CREATE MATERIALIZED VIEW {{ schema }}.busy AS SELECT student_id, count(*) AS visits FROM {{ schema }}.visits GROUP BY 1;
+"""
+WITHOUT_TABLES = """
+DROP MATERIALIZED VIEW {{ schema }}.busy;
+DROP TABLE {{ schema }}.visits, {{ schema }}.students, {{ schema }}.events;
+DROP TYPE {{ schema }}.mood;
+"""
+ROWS = """
+INSERT INTO students (name, score, seen, old_note) SELECT 'student ' || g, g / 3.0, '2026-01-01'::date + g % 1000, 'x' FROM generate_series(1, {rows}) g;
+INSERT INTO visits (student_id, at) SELECT g, '2026-01-01'::date + g % 300 FROM generate_series(1, {rows}) g;
+INSERT INTO events SELECT g, '2025-11-01'::date + g % 300, 'event' FROM generate_series(1, {rows}) g;
 REFRESH MATERIALIZED VIEW busy;
 """
 
@@ -55,16 +63,15 @@ CREATE MATERIALIZED VIEW {{ schema }}.busy AS SELECT student_id, count(*) AS vis
 DOWN = "ALTER TABLE {{ schema }}.students DROP COLUMN level;\n"
 
 
-def fill(server: Server, database: str, rows: int = 200) -> None:
-    """Tables with keys, an identity, an enum, partitions, an expression and a materialized view; rows in each."""
-    server.execute(SCHEMA.format(rows=rows), database=database)
+def fill(server: Server, target: Target, migrations: list[dict[str, Any]], rows: int = 200) -> None:
+    """Apply what is online - tables with keys, an identity, an enum, partitions, an expression, a materialized view - and fill it."""
+    migrate.apply(target, migrations, Selection(target=ONLINE), way())
+    server.execute(ROWS.format(rows=rows), database=target.database)
 
 
 def versions(tree: TestTree, up: str = UP, **keys: Any) -> list[dict[str, Any]]:
     """One version that is applied online, and one that is not."""
-    tree.add_sql(
-        ONLINE, "first", "CREATE TABLE {{ schema }}.first (id int PRIMARY KEY);", "DROP TABLE {{ schema }}.first;"
-    )
+    tree.add_sql(ONLINE, "tables", TABLES, WITHOUT_TABLES)
     tree.add_sql(
         WIDE, "wide_ids", up, DOWN, strategy="blue_green", rollback={"safety": "partial", "stays": "the types"}, **keys
     )
