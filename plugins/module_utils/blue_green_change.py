@@ -14,12 +14,14 @@ import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     blue_green_state,
     database_marks,
+    pending_swap,
     pgbouncer,
     restore,
     swap,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_link import Link, Settings
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, execute
+from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks import FENCED
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Work
 from psycopg2 import sql
@@ -124,6 +126,10 @@ def look(change: Change, conn: Connection) -> dict[str, Any]:
             (mark is None or mark.state not in (database_marks.VERIFIED, database_marks.FENCED), "it was never whole"),
             (not link["there"]["slot"], "its slot is gone"),
             (not link["there"]["subscription"], "its subscription is gone"),
+            (
+                bool(link.get("errors")) and not link.get("enabled"),
+                "a row could not be written into it, and it stopped; the server's log names table and cause",
+            ),
             (link.get("wal_status") == "lost", "WAL that it needs is gone (max_slot_wal_keep_size)"),
             (record is None, "its record is gone"),
             (not frozen, "the freeze of DDL was taken off"),
@@ -137,8 +143,11 @@ def finish_swap(change: Change, conn: Connection) -> dict[str, Any]:
     """Look after a change-over that was cut off. Behind the renames its record is written; before them the fence is lifted.
 
     :param conn: of :func:`alone`.
-    :return: as ``swap.resume``. :raises PgopsError: another swap is at work.
+    :return: as ``swap.resume``. :raises PgopsError: another swap is at work, or the fence is that of a rollback.
     """
+    pending = pending_swap.look(conn, change.database)
+    if pending and pending.state == FENCED and (pending.running or pending.role not in ("", database_marks.GREEN)):
+        raise pending.error()
     return swap.resume(
         change.target,
         swap.Asked(swap.UNFENCE, confirmed=True),

@@ -43,7 +43,8 @@ SELECT current_setting('wal_level') AS wal_level,
        current_setting('max_logical_replication_workers')::int
            - (SELECT count(*) FROM pg_catalog.pg_stat_subscription WHERE pid IS NOT NULL) AS workers,
        current_setting('max_sync_workers_per_subscription')::int AS copies, current_setting('max_slot_wal_keep_size') AS bound, r.rolsuper AS superuser, r.rolname::text AS role,
-       split_part(current_setting('unix_socket_directories'), ',', 1) AS socket, current_setting('port') AS port
+       (SELECT split_part(s.setting, ',', 1) FROM pg_catalog.pg_settings AS s WHERE s.name = 'unix_socket_directories') AS socket,
+       current_setting('port') AS port
 FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user
 """
 _STATE = """
@@ -168,6 +169,9 @@ class Link:
         try:
             # Waits for the end of every transaction that writes now, on the whole server.
             fetch_one(live, "SELECT slot_name FROM pg_create_logical_replication_slot(%s, 'pgoutput')", (self.name,))
+        except psycopg2.errors.QueryCanceled:
+            control.check()
+            raise
         finally:
             forget()
         control.check()

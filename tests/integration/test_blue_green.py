@@ -14,16 +14,23 @@ import psycopg2
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     blue_green,
+    blue_green_change,
+    blue_green_compare,
     blue_green_state,
     database_marks,
     ledger,
     migrate,
+    plan,
     swap,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks import Mark
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
+from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Work
 from support.blue_green import AGAIN, ONLINE, RUN, WIDE, change_of, fill, prepared, slots, versions
-from support.engine import way
+from support.engine import InterruptAt, When, target_of, wait_for, way
+from support.server import MIGRATOR
 from support.tree import TestTree
 
 
@@ -242,6 +249,92 @@ def test_an_edited_version_and_nothing_prepared_are_refused(
         with pytest.raises(PgopsError, match="another text"):
             stage()
     assert server.execute("SELECT count(*) FROM students", database=database) == [(200,)]
+
+
+def test_a_row_that_the_new_shape_does_not_take_later_stops_it_and_that_is_told(
+    server: Any, target: Any, database: str, migrations: list[dict[str, Any]], tree: TestTree
+) -> None:
+    made = versions(tree, "ALTER TABLE {{ schema }}.students ALTER COLUMN score TYPE numeric(4, 2);")
+    prepared(server, target, made)
+    server.execute("INSERT INTO students (name, score) VALUES ('much', 500)", database=database)
+    change = change_of(server, target, AGAIN)
+    wait_for(lambda: blue_green.status(change)["state"] == "left")
+    assert plan.status(target, made)["blue_green"]["active"] is False
+    with pytest.raises(PgopsError, match="could not be written into it"):
+        blue_green.change_over(change, made, confirmed=True)
+    assert server.execute("SELECT count(*) FROM students", database=database) == [(201,)]
+
+
+def test_a_long_transaction_and_a_second_run_are_told(
+    server: Any, target: Any, database: str, migrations: list[dict[str, Any]], monkeypatch: Any
+) -> None:
+    prepared(server, target, migrations)
+    change = change_of(server, target, AGAIN)
+    with blue_green_change.alone(change), pytest.raises(PgopsError, match="Another blue-green run"):
+        blue_green.change_over(change, migrations, confirmed=True)
+    monkeypatch.setattr(blue_green_compare, "_TRIES", 2)
+    monkeypatch.setattr(blue_green_compare, "_AGAIN_SECONDS", 0.1)
+    with server.session(database, autocommit=False) as conn, conn.cursor() as cursor:
+        cursor.execute("UPDATE students SET seen = now() WHERE id = 1")
+        with pytest.raises(PgopsError, match="could not be compared"):
+            blue_green.change_over(change, migrations, confirmed=True)
+    assert blue_green.change_over(change, migrations, confirmed=True)["left"] is None
+
+
+def test_an_interrupted_copy_leaves_nothing(
+    server: Any, target: Any, database: str, migrations: list[dict[str, Any]]
+) -> None:
+    control = Control()
+    work = Work(RUN, control=control, progress=InterruptAt(control, "copying the rows"))
+    with pytest.raises(Interrupted, match="a test asked for it"):
+        prepared(server, target, migrations, work=work)
+    nothing_is_left(server, database)
+    # A transaction that does not end keeps the slot from being made.
+    control = Control()
+    work = Work(RUN, control=control, progress=When("waiting for open", lambda: control.end_after(0.5)))
+    with server.session(database, autocommit=False) as conn, conn.cursor() as cursor:
+        cursor.execute("SELECT pg_current_xact_id()")
+        with pytest.raises(Interrupted, match="its time of"):
+            prepared(server, target, migrations, work=work)
+        assert slots(server, database) == 0
+
+
+def test_a_role_that_is_no_superuser_and_the_fence_of_a_rollback_are_refused(
+    server: Any, target: Any, database: str, migrations: list[dict[str, Any]]
+) -> None:
+    server.execute(f"ALTER ROLE {MIGRATOR} CREATEDB")
+    try:
+        error = refused(server, target.with_(restore_user=MIGRATOR), migrations)
+    finally:
+        server.execute(f"ALTER ROLE {MIGRATOR} NOCREATEDB")
+    assert "is no superuser" in error.message and "pgops_restore_user" in str(error.hint)
+    prepared(server, target, migrations)
+    other = f"{database}_restore_1"
+    server.create_database(other)
+    staged = Mark(database_marks.RESTORED, database, RUN, "2026", state=database_marks.FENCED, aside="x")
+    fenced = Mark(database_marks.LIVE, database, RUN, "2026", state=database_marks.FENCED, aside=other)
+    with server.session() as conn:
+        database_marks.set_mark(conn, other, staged)
+        database_marks.set_mark(conn, database, fenced)
+    server.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false")
+    with pytest.raises(PgopsError, match="is fenced and clients are kept out"):
+        blue_green.change_over(change_of(server, target, AGAIN), migrations, confirmed=True)
+    server.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true; COMMENT ON DATABASE {database} IS NULL")
+
+
+@pytest.mark.slow
+def test_a_server_that_cannot_decode_is_refused_with_the_statement(own_server: Any, tree: TestTree) -> None:
+    own_server.create_database("plain")
+    target = target_of(own_server, "plain")
+    migrations = versions(tree)
+    fill(own_server, target, migrations)
+    own_server.execute("ALTER SYSTEM SET wal_level = replica")
+    own_server.execute("ALTER SYSTEM SET max_wal_senders = 1")
+    own_server.stop()
+    own_server.start()
+    with pytest.raises(PgopsError, match="wal_level is replica; max_wal_senders leaves 1 free") as caught:
+        prepared(own_server, target, migrations)
+    assert "ALTER SYSTEM SET wal_level = logical" in str(caught.value.hint)
 
 
 class Killed(BaseException):
