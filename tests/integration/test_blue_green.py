@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     blue_green_change,
     blue_green_compare,
     blue_green_state,
+    catalog,
     database_marks,
     ledger,
     migrate,
@@ -28,9 +30,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Int
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Work
-from support.blue_green import AGAIN, ONLINE, RUN, WIDE, change_of, fill, prepared, slots, versions
+from support.blue_green import AGAIN, ONLINE, RUN, WIDE, change_of, fill, killed, prepared, slots, versions
 from support.engine import InterruptAt, When, target_of, wait_for, way
-from support.server import MIGRATOR
+from support.server import APP, BACKUP, MIGRATOR
 from support.tree import TestTree
 
 
@@ -337,6 +339,30 @@ def test_a_server_that_cannot_decode_is_refused_with_the_statement(own_server: A
     assert "ALTER SYSTEM SET wal_level = logical" in str(caught.value.hint)
 
 
+def test_the_new_database_is_what_the_versions_make_with_all_that_the_old_one_had(
+    server: Any, target: Any, database: str, migrations: list[dict[str, Any]]
+) -> None:
+    server.execute(
+        f"""
+        REVOKE ALL ON DATABASE {database} FROM PUBLIC;
+        GRANT CONNECT ON DATABASE {database} TO {APP}, {MIGRATOR}, {BACKUP};
+        ALTER DATABASE {database} SET work_mem = '7MB';
+        ALTER ROLE {APP} IN DATABASE {database} SET statement_timeout = '5s';
+        COMMENT ON DATABASE {database} IS 'the one that matters';
+        """
+    )
+    with server.session(database) as conn:
+        before = catalog.database_properties(conn)
+    prepared(server, target, migrations)
+    blue_green.change_over(change_of(server, target, AGAIN), migrations, confirmed=True)
+    server.create_database(f"{database}_reference")
+    migrate.apply(target.with_(database=f"{database}_reference"), migrations, Selection(strategy="any"), way())
+    with server.session(database) as conn, server.session(f"{database}_reference") as other:
+        assert catalog.database_properties(conn) == before
+        found = catalog.compare(catalog.inventory(other), catalog.inventory(conn), reparse=conn, ignore=())
+    assert [str(one) for one in found] == []
+
+
 class Killed(BaseException):
     """Ends the work as a kill does: what it would do at its end is left out."""
 
@@ -387,6 +413,31 @@ def test_a_killed_change_over_is_finished_by_the_next(
         assert ledger.read(conn).get(WIDE).state == "applied"
         assert database_marks.database(conn, database).mark is None
         assert not blue_green_state.has_marker(conn)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["fence: commit", "replication ended", "swap: commit"])
+def test_both_stages_survive_a_real_kill(
+    server: Any, target: Any, database: str, migrations: list[dict[str, Any]], step: str
+) -> None:
+    assert killed(server, target, migrations, "prepare", "linked") == -signal.SIGKILL
+    assert slots(server, database) >= 1
+    prepared(server, target, migrations)
+    assert killed(server, target, migrations, "change_over", step) == -signal.SIGKILL
+    over = wait_for(lambda: tried(server, target, migrations))
+    assert over["left"] is None
+    nothing_is_left(server, database)
+    assert server.execute("SELECT count(*) FROM students WHERE level = 'low'", database=database) == [(200,)]
+
+
+def tried(server: Any, target: Any, migrations: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The server notices the death of a killed run's sessions a moment later."""
+    try:
+        return blue_green.change_over(change_of(server, target, AGAIN), migrations, confirmed=True)
+    except PgopsError as error:
+        if error.extra.get("locked") or error.extra.get("pending_swap", {}).get("running"):
+            return None
+        raise
 
 
 def test_a_change_over_that_fails_lifts_the_fence_and_both_stay_in_step(

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import blue_green, migrate
@@ -104,3 +106,25 @@ def prepared(server: Server, target: Target, migrations: list[dict[str, Any]], *
 def slots(server: Server, database: str) -> int:
     """How many replication slots there are of a database and whatever was made of it."""
     return int(server.execute(f"SELECT count(*) FROM pg_replication_slots WHERE database LIKE '%{database}%'")[0][0])
+
+
+def _stage(target: Target, migrations: list[dict[str, Any]], connection: dict[str, str], stage: str, step: str) -> None:
+    def after(done: str) -> None:
+        if done == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    change = Change(target, Work(RUN, jobs=1), Settings(connection=connection), after=after)
+    if stage == "prepare":
+        blue_green.prepare(change, migrations, way(RUN))
+    else:
+        blue_green.change_over(change, migrations, confirmed=True)
+
+
+def killed(server: Server, target: Target, migrations: list[dict[str, Any]], stage: str, step: str) -> int:
+    """Run a stage in a process of its own that is killed, for good, right after a step. :return: how it ended."""
+    process = multiprocessing.get_context("spawn").Process(
+        target=_stage, args=(target, migrations, connection_of(server), stage, step)
+    )
+    process.start()
+    process.join()
+    return int(process.exitcode or 0)
