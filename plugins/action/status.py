@@ -72,6 +72,16 @@ class ActionModule(MigrationAction):
             self._show_versions(database, found)
         if found["swap"]:
             self.say(f"    {found['swap']['told']}; {_LEFT_TO_DO[found['swap']['state']]}")
+        beside = found.get("blue_green")
+        if beside:
+            told = (
+                "is kept in step"
+                if beside["active"]
+                else "DOES NOT GO ON: blue_green.yml -e blue_green_stage=give_up takes it away"
+            )
+            self.say(
+                f"    a blue-green change {told}; its slot {beside['slot']} holds back {beside['held'] / 1048576:,.0f} MB of WAL"
+            )
         running = found["running"]
         if running:
             self.say(

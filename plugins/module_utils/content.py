@@ -201,10 +201,16 @@ def refuse_unreadable(tables: Sequence[Table]) -> None:
 
 def row_hash(table: Table) -> sql.Composable:
     """The SQL expression of one row's hash, for a query that reads ``FROM ONLY`` the table."""
+    return chain_of(table.columns)
+
+
+def chain_of(columns: Sequence[tuple[str, str]]) -> sql.Composable:
+    """:param columns: name and type of each, in the order in which both sides have them.
+    :return: the SQL expression of their hash."""
     chains: list[sql.Composable] = []
-    for start in range(0, len(table.columns), _CHAIN):
+    for start in range(0, len(columns), _CHAIN):
         chain: sql.Composable = sql.SQL("{}::int8").format(sql.Literal(start + 1))
-        for name, kind in table.columns[start : start + _CHAIN]:
+        for name, kind in columns[start : start + _CHAIN]:
             chain = sql.SQL(_TYPED.get(kind, _AS_TEXT)).format(sql.Identifier(name), chain)
         chains.append(chain)
     return sql.SQL(" # ").join(chains) if chains else sql.SQL("0::int8")

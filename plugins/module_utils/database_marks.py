@@ -28,6 +28,7 @@ PREFIX = "whitecross.pgops "
 SCRATCH = "scratch"  # a throw-away restore
 RESTORED = "restored"  # a staged restore beside the live database
 FAILED = "failed"  # a database that a swap has put aside
+GREEN = "green"  # is kept in step with the live database, and has the shape that this one is to get
 LIVE = "live"  # has just been swapped in; the last steps of the swap are still to do
 
 # States of a mark.

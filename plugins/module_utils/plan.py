@@ -13,7 +13,14 @@ from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import begun_steps, catalog, locks, pending_swap
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    begun_steps,
+    blue_green_state,
+    catalog,
+    locks,
+    pending_swap,
+    strategies_of_versions,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Ledger, Migration, read
@@ -31,6 +38,7 @@ class Selection:
     :ivar allow_out_of_order: take a new version that sorts before an applied one.
     :ivar contracts: versions that do not wait for their time, with the reason; None where no version waits.
     :ivar schemas: versions that are made although their tables stand in another schema.
+    :ivar strategy: ``online``, ``blue_green``, or ``any`` where nobody waits, in a database that was made for it.
     """
 
     target: str | None = None
@@ -38,6 +46,7 @@ class Selection:
     allow_out_of_order: bool = False
     contracts: Mapping[str, str] | None = None
     schemas: Sequence[str] = ()
+    strategy: str = strategies_of_versions.ONLINE
 
 
 @dataclass(frozen=True)
@@ -155,6 +164,9 @@ def make(
         if selection.steps < 1:
             raise PgopsError(f"migrate_steps is {selection.steps}; give 1 or more.", database=database)
         now = now[: selection.steps]
+    # Nobody waits in a database in which nothing was applied yet.
+    if found.migrations:
+        now = strategies_of_versions.chosen(now, selection.strategy, database)
     taken = {str(migration["version"]) for migration in now}
     later = [str(m["version"]) for m in pending if str(m["version"]) not in taken]
     return Plan(now, later, unneeded=unneeded & taken)
@@ -388,13 +400,14 @@ def status(
 
     :param prefix: only versions that begin with it.
     :param unreadable: version -> name of the folders that are there and cannot be read.
-    :return: ``versions``, ``counts``, ``running``, ``ledger``, ``ledger_head``, ``baseline``, and ``swap``: one that was cut off.
+    :return: ``versions``, ``counts``, ``running``, ``ledger``, ``ledger_head``, ``baseline``, ``swap``: one that was cut off, and ``blue_green``: its slot.
     """
     conn = connect(target, application_name="pgops status")
     try:
         found = read(conn)
         holder = locks.holder(conn)
         pending = pending_swap.look(conn, target.database)
+        beside = blue_green_state.trace(conn, target.database)
     finally:
         conn.close()
     # On a baseline nothing of the tree is pending: none of it fits.
@@ -419,4 +432,5 @@ def status(
         "ledger_head": found.head,
         "baseline": asdict(found.baseline) if found.baseline else None,
         "swap": pending.as_dict() if pending else None,
+        "blue_green": beside,
     }

@@ -1009,7 +1009,7 @@ def stage(
             ready = files_read_in + seconds + time.monotonic() - compare_began
             work.control.check()
             work.progress.emit("collecting statistics", database=database)
-            _analyze(destination, work)
+            analyze(destination, work)
             database_properties.apply(conn, staged, properties)
             _refuse_differences(_property_differences(destination, properties, work), backup)
             # This commit waits for the disk again, and with it everything before it is durable.
@@ -1079,7 +1079,7 @@ class _WithOwners(Restorer):
         return True
 
 
-def _analyze(destination: Target, work: Work) -> None:
+def analyze(destination: Target, work: Work) -> None:
     """Without statistics the first queries after a swap take plans for empty tables."""
     conn = connect(destination, application_name=work.application_name)
     forget = work.control.on_interrupt(conn.cancel)

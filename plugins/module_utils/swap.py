@@ -101,6 +101,9 @@ WHERE s.endable AND s.pid <> ALL (%(ours)s::int[])
 class Swap:
     """One swap: ``live`` goes aside, ``staged`` takes its name."""
 
+    # What may take the place of the live database.
+    ROLES: tuple[str, ...] = (database_marks.RESTORED, database_marks.FAILED)
+
     def __init__(
         self,
         target: Target,
@@ -153,7 +156,7 @@ class Swap:
         try:
             self._lock(conn)
             live, staged = self._look(conn)
-            swap_blockers.refuse_blockers(conn, [self.live, self.staged], self.live)
+            self._refuse_blockers(conn)
             self.control.check()
             aside = self._free_name(conn)
             with contextlib.ExitStack() as held:
@@ -203,7 +206,7 @@ class Swap:
         conn = connect(self.target.maintenance(), application_name=locks.application_name(self.run_id))
         try:
             _live, staged = self._look(conn)
-            swap_blockers.refuse_blockers(conn, [self.live, self.staged], self.live)
+            self._refuse_blockers(conn)
             sessions = fetch_all(conn, swap_blockers.SESSIONS, {"names": [self.live]})
             told: dict[str, Any] = {"live": self.live, "swapped_in": self.staged, "sessions_ended": len(sessions)}
             if staged.mark and staged.mark.role == database_marks.FAILED and staged.mark.xid:
@@ -229,6 +232,9 @@ class Swap:
             control=self.control,
         )
 
+    def _refuse_blockers(self, conn: Connection) -> None:
+        swap_blockers.refuse_blockers(conn, [self.live, self.staged], self.live)
+
     def _lock(self, conn: Connection) -> None:
         if not database_marks.try_lock(conn, f"swap {self.live}"):
             raise PgopsError(
@@ -249,11 +255,7 @@ class Swap:
                 object_name=self.staged,
             )
         mark = staged.mark
-        if (
-            mark is None
-            or mark.database != self.live
-            or mark.role not in (database_marks.RESTORED, database_marks.FAILED)
-        ):
+        if mark is None or mark.database != self.live or mark.role not in self.ROLES:
             raise PgopsError(
                 f"{self.staged} is neither a staged restore of {self.live} nor a database that a swap has put aside; "
                 "nothing was touched.",
@@ -629,7 +631,7 @@ def lift_fence(conn: Connection, live: str, staged: str, mark: Mark | None) -> b
         database_marks.set_comment(conn, live, now_live.mark.comment)
     if mark and database_marks.database(conn, staged):
         # A database put aside stays closed; a staged restore is open, as it was made.
-        execute(conn, _allow(staged, mark.role == database_marks.RESTORED))
+        execute(conn, _allow(staged, mark.role in (database_marks.RESTORED, database_marks.GREEN)))
         database_marks.set_mark(conn, staged, mark)
     execute(conn, "COMMIT")
     return False
@@ -652,7 +654,7 @@ class Asked:
 
     def finishes(self, pending: PendingSwap) -> bool:
         """Whether the swap is what was asked for; whoever asked for anything else has not seen what it takes away."""
-        if not self.confirmed:
+        if not self.confirmed or pending.role == database_marks.GREEN:
             return False
         if self.strategy == SWAP:
             return self.to == pending.staged
@@ -810,7 +812,7 @@ def _lift_dead_fence(conn: Connection, live: str, staged: str) -> str | None:
     if there is None or there.mark is None:
         lift_fence(conn, live, staged, None)
         return None
-    before = VERIFIED if there.mark.role == database_marks.RESTORED else ""
+    before = VERIFIED if there.mark.role in (database_marks.RESTORED, database_marks.GREEN) else ""
     lift_fence(conn, live, staged, replace(there.mark, state=before, aside=""))
     return staged
 

@@ -67,6 +67,9 @@ databases:
     swap:
       description: A swap of the database that was cut off and keeps nobody out, V(state), V(staged), V(aside) and what it is, V(told), if any.
       type: dict
+    blue_green:
+      description: The slot of a blue-green change of the database, V(slot), whether it is V(active), and V(held), bytes of WAL, if any.
+      type: dict
     faults:
       description: What is wrong with the files of the tree, each with V(file), V(line), V(rule), V(severity) and V(message).
       type: list

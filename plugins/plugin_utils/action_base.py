@@ -29,6 +29,8 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables i
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.unbroken import Screen, UnbrokenAction
 
 RUN_FACT = "__pgops_run"
+# As database_marks has it, which needs psycopg2.
+GREEN = "green"
 FIRST_POLL_S = 0.05
 # A poll later than the job's end by no more than this share of its time: short jobs are not waited for.
 POLL_SHARE = 0.15
@@ -268,6 +270,9 @@ class PgopsAction(UnbrokenAction):
             ("Finish it", self.rollback_of(task_vars, database, finish)),
             ("Or undo it", self.rollback_of(task_vars, database, {"rollback_strategy": "unfence", **confirmed})),
         ]
+        if pending["role"] == GREEN:
+            choice = {"blue_green_stage": "change_over", "blue_green_confirm": database}
+            words[0] = ("Finish it", self.command(task_vars, "blue_green.yml", choice))
         if pending["running"]:
             words = [("Look again", self.command(task_vars, "status.yml"))]
         elif not pending["role"]:

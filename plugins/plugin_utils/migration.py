@@ -41,6 +41,7 @@ class Migration:
     expected_seconds: int | None = None
     expected_by_rows: dict[str, int] = field(default_factory=dict)
     transaction: bool = True
+    strategy: str = "online"
     steps: list[dict[str, Any]] = field(default_factory=list)
     verify: str | None = None
     files: dict[str, dict[str, str]] = field(default_factory=dict)

@@ -33,6 +33,7 @@ VERIFY = "verify.sql.j2"
 
 RISKS = ("low", "medium", "high", "critical")
 PHASES = ("core", "enhancement")
+STRATEGIES = ("online", "blue_green")
 SAFETIES = ("complete", "partial", "none")
 
 # lock_timeout: measured behind a reader of 6 s, clients wait 0.11 s at 100 ms and 4.5 s without. The others are
@@ -67,6 +68,7 @@ _METADATA_KEYS: Keys = {
     "expected_seconds": (int, False, ()),
     "expected_by_rows": (dict, False, ()),
     "transaction": (bool, False, ()),
+    "strategy": (str, False, STRATEGIES),
     "steps": (list, True, ()),
     "verify": (str, False, ()),
 }
@@ -179,6 +181,7 @@ def _fill(migration: Migration, contents: dict[str, dict[str, str]], findings: l
     migration.risk, migration.phi = data["risk"], data["phi"]
     migration.phase = data.get("phase", "enhancement")
     migration.transaction = data.get("transaction", True)
+    migration.strategy = data.get("strategy", "online")
     if check_keys(document, ("rollback",), _ROLLBACK_KEYS, file, findings):
         migration.rollback = {"safety": data["rollback"]["safety"], "stays": data["rollback"].get("stays", "")}
         if migration.rollback["safety"] != "complete" and not migration.rollback["stays"].strip():

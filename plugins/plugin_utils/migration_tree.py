@@ -86,6 +86,7 @@ class RenderedMigration:
             "expected_seconds": source.expected_seconds,
             "expected_by_rows": source.expected_by_rows,
             "transaction": source.transaction,
+            "strategy": source.strategy,
             "files": source.files,
             "checksum": source.checksum,
             "rendered_checksum": _rendered_checksum(steps, verify, source.transaction),

@@ -31,7 +31,7 @@ _SELECTION = re.compile(
     r"^(rollback_\w+|migrate_(target|steps|allow_out_of_order|canary|batches|reviewed_by|auto_rollback\w*|\w*waive)"
     r"|backup_(path|pin|unpin|pin_reason|list_\w+|expire_offline)|restore_(from|into|replace|confirm|table|schema)"
     r"|gate_(break_glass\w*|rehearse_first|planned_for)|(approve|request)_\w+|pgops_run_id"
-    r"|drill_\w+|schedule_(?!host$)\w+|(inspect|test_migration|new_migration|lost_writes)_\w+)$"
+    r"|drill_\w+|blue_green_(stage|confirm)|schedule_(?!host$)\w+|(inspect|test_migration|new_migration|lost_writes)_\w+)$"
 )
 # Why it is rolled back stays why, and an emergency stays one, whichever way.
 _STAYS = frozenset({"rollback_reason", "rollback_emergency"})

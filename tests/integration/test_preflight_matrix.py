@@ -261,6 +261,12 @@ def slot_without_a_consumer(world: World) -> None:
     world.sql("SELECT pg_create_physical_replication_slot('forgotten')")
 
 
+def blue_green_was_killed(world: World) -> None:
+    name = "pgops_bg_0123456789abcdef"
+    world.undo(f"SELECT pg_drop_replication_slot('{name}')")
+    world.sql(f"SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')")
+
+
 def standby(world: World) -> Any:
     conn = psycopg2.connect(
         host=world.server.host,
@@ -363,6 +369,7 @@ MATRIX: dict[str, tuple[Callable[[World], None], str, str, str]] = {
     "end_of_life": (version_has_ended, "warn", "no fix since 2030-11-14", "upgrade"),
     "known_bad_minor": (version_is_known_to_be_bad, "warn", "planets are wrong; mended in", "install the latest"),
     "idle_slots": (slot_without_a_consumer, "warn", "physical replication slot forgotten", "pg_drop_replication_slot('forgotten')"),
+    "blue_green": (blue_green_was_killed, "warn", "does not go on, and its slot pgops_bg_0123456789abcdef", "blue_green_stage=give_up"),
     "replication_lag": (standby_is_behind, "warn", "standby standby1", "caught up"),
     "replication_state": (standby_has_not_begun, "warn", "standby standby1 (127.0.0.1/32) is in state startup", "streaming"),
     "disk_wal": (wal_disk_full, "stop", "pg_wal, max_wal_size is 256 MB", "free at least 64 MB"),

@@ -1,0 +1,478 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A change that cannot be online: made in a new database beside the live one, which is kept in step and then takes its place.
+
+:func:`prepare` takes hours and nobody waits for it; :func:`change_over` takes a moment, by the fence and the renames of a rollback;
+:func:`give_up` leaves nothing. Each of them first mends what a killed run has left, for a slot that nobody reads fills the disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any
+
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    blue_green_change,
+    blue_green_copy,
+    blue_green_link,
+    blue_green_state,
+    blue_green_tables,
+    catalog,
+    database_marks,
+    database_properties,
+    disk_forecast,
+    locks,
+    migrate,
+    preview,
+    restore,
+    strategies_of_versions,
+    swap_blockers,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_change import LEFT, NONE, READY, Change
+from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_compare import Comparison, arrived
+from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_swap import ChangeOver
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    execute,
+    fetch_all,
+    fetch_one,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks import FENCED, VERIFIED, Mark
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, as_pgops_error
+from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+
+PREPARING = "preparing"
+
+# Sessions that a comparison or a change-over opens at most.
+_SESSIONS = 6
+_TELL_SECONDS = 2.0
+_ROW_WORDS = frozenset({"update", "delete", "merge", "with"})
+
+_MATERIALIZED = """
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name
+FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relkind = 'm' AND n.nspname !~ '^pg_' ORDER BY c.oid
+"""
+
+
+# ------------------------------------------------------------------------------------------------------------------ prepare
+
+
+def prepare(
+    change: Change, migrations: Sequence[Mapping[str, Any]], way: migrate.Way, *, check_only: bool = False
+) -> dict[str, Any]:
+    """Make the new database with the pending versions in it, copy the rows, keep it in step, and compare.
+
+    The live database works on. From the freeze on nobody may change its schema.
+
+    :param migrations: the whole tree, rendered.
+    :param way: how the versions run in the empty copy.
+    :return: state, green, versions, ``compared``, ``told`` and seconds; ``changed`` is false where it is prepared already.
+    :raises PgopsError: refused before anything was made, or failed: then nothing of it is left.
+    """
+    began = time.monotonic()
+    with blue_green_change.alone(change) as conn:
+        swap_blockers.refuse_recovery(conn, change.database)
+        before = blue_green_change.look(change, conn)
+        if before["state"] == READY:
+            return _same(change, before, migrations)
+        pending = _pending(change, migrations)
+        if not pending:
+            return {"state": NONE, "green": change.green, "versions": [], "told": [], "changed": False}
+        if before["state"] == LEFT and not check_only:
+            change.tell(f"taking away what a run has left ({before['why']})")
+            blue_green_change.take_away(change, conn)
+        told, connection = _refuse(change, conn, left=before["state"] == LEFT)
+        versions = [str(version["version"]) for version in pending]
+        result = {"green": change.green, "versions": versions, "told": told, "changed": True}
+        if check_only:
+            return {**result, "state": NONE}
+        try:
+            compared = _Preparation(change, conn, migrations, versions, way, connection).run()
+        except BaseException as exc:  # noqa: BLE001 - whatever ends it, its slot must not stay
+            raise _given_up(change, conn, exc) from None
+    return {**result, "state": READY, "compared": compared, "seconds": round(time.monotonic() - began, 3)}
+
+
+def _pending(change: Change, migrations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """:return: the versions to apply, in order. :raises PgopsError: one of them writes rows, which the empty copy has none of."""
+    selection = Selection(strategy=strategies_of_versions.BLUE_GREEN)
+    found = preview.preview(change.target, migrations, selection, run_id=change.work.run_id)["pending"]
+    wanted = {str(item["version"]) for item in found}
+    pending = [version for version in migrations if str(version["version"]) in wanted]
+    for version in pending:
+        for number, step in enumerate(version["steps"], 1):
+            if step["kind"] == "backfill" or any(
+                str(statement["sql"]).lstrip().partition(" ")[0].strip().lower() in _ROW_WORDS
+                for statement in step.get("up") or ()
+            ):
+                raise PgopsError(
+                    f"Nothing was begun for {change.database}: step {number} of {version['version']} writes rows, and a blue-green version "
+                    "is applied while its tables are empty.",
+                    database=change.database,
+                    hint="Write them by a version of its own, which is applied online, before or behind it.",
+                    extra={"reason": "writes_rows", "version": str(version["version"])},
+                )
+    return pending
+
+
+def _same(change: Change, found: Mapping[str, Any], migrations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    record = found["record"]
+    _refuse_edited(change, record, migrations)
+    return {
+        "state": READY, "green": change.green, "versions": record["versions"], "compared": record.get("compared"), "told": [],
+        "changed": False,
+    }  # fmt: skip
+
+
+def _refuse_edited(change: Change, record: Mapping[str, Any], migrations: Sequence[Mapping[str, Any]]) -> None:
+    tree = {str(version["version"]): str(version["rendered_checksum"]) for version in migrations}
+    edited = [version for version, checksum in record["checksums"].items() if tree.get(version) != checksum]
+    if edited:
+        raise PgopsError(
+            f"{change.green} was prepared with another text of {', '.join(edited)} than the tree has now; nothing was touched.",
+            database=change.database,
+            hint="Give it up with -e blue_green_stage=give_up and prepare it again, or bring the text back.",
+            extra={"reason": "edited", "versions": edited},
+        )
+
+
+def _refuse(change: Change, conn: Connection, *, left: bool) -> tuple[list[str], str]:
+    """:return: what should be known, and how the server reaches itself. :raises PgopsError: it cannot be done; nothing has been made."""
+    database = change.database
+    # What a run has left is in the way of a check only, which takes nothing away.
+    blockers = [
+        entry
+        for entry in swap_blockers.blockers(conn, [database], sessions=_SESSIONS)
+        if not (left and entry["name"] == change.link.name)
+    ]
+    size = fetch_one(conn, "SELECT pg_catalog.pg_database_size(%s) AS bytes", (database,))
+    blockers += swap_blockers.low_disk(
+        database, int(size["bytes"]) if size else 0, disk_forecast.free_bytes(conn, database=database)
+    )
+    swap_blockers.refuse(blockers, database)
+    connection, told = blue_green_link.refuse_ground(conn, change.settings, database)
+    with closing(change.connect(change.live_target)) as live:
+        blue_green_tables.refuse_live(live, database)
+    return told, connection
+
+
+def _given_up(change: Change, conn: Connection, exc: BaseException) -> BaseException:
+    """Take it all away after a failure. :return: what is to be raised."""
+    why = (
+        as_pgops_error(exc, f"The blue-green change of {change.database} failed")
+        if isinstance(exc, (PgopsError, psycopg2.Error))
+        else None
+    )
+    try:
+        with closing(change.connect(change.target.maintenance())) as fresh:
+            blue_green_change.take_away(change, fresh)
+        left = f"{change.green} and its replication were taken away again"
+    except (PgopsError, psycopg2.Error) as failure:
+        reason = as_pgops_error(failure, "They could not be taken away").message
+        left = f"{change.green} AND ITS REPLICATION SLOT MAY BE LEFT ({reason.rstrip('.')}), and a slot keeps WAL back"
+        if why:
+            why.hint = " ".join(filter(None, ["Take it away with -e blue_green_stage=give_up.", why.hint]))
+    if why is None:
+        return exc
+    why.message = f"{why.message.rstrip('.')}; {left}, and {change.database} works on."
+    why.args = (why.message,)
+    why.database = why.database or change.database
+    return why
+
+
+class _Preparation:
+    """The steps of :func:`prepare` that write."""
+
+    def __init__(
+        self,
+        change: Change,
+        conn: Connection,
+        migrations: Sequence[Mapping[str, Any]],
+        versions: list[str],
+        way: migrate.Way,
+        connection: str,
+    ) -> None:
+        self.change = change
+        self.conn = conn
+        self.migrations = migrations
+        self.versions = versions
+        self.way = way
+        self.connection = connection
+
+    def run(self) -> dict[str, Any]:
+        """:return: what was compared."""
+        change = self.change
+        with closing(change.connect(change.live_target)) as live:
+            # No other run writes into the ledger or changes a table while both are copied.
+            lock = locks.RunnerLock(live, control=change.work.control, tell=change.tell)
+            lock.acquire()
+            change.tell("freezing the schema of the live database")
+            checksums = {
+                str(v["version"]): str(v["rendered_checksum"])
+                for v in self.migrations
+                if str(v["version"]) in self.versions
+            }
+            record: dict[str, Any] = {
+                "run_id": change.work.run_id, "at": _now(), "versions": self.versions, "checksums": checksums,
+            }  # fmt: skip
+            blue_green_state.freeze(live, record)
+            change.after("frozen")
+            mark, properties = self._create(live)
+            tables = self._shape(live)
+            database_properties.apply(self.conn, change.green, properties)
+            with closing(change.connect(change.green_target)) as green:
+                change.tell("waiting for open transactions, then copying the rows")
+                change.link.make(live, green, tables, self.connection, change.work.control)
+                record["fingerprint"] = catalog.fingerprint(catalog.inventory(live))
+                change.after("linked")
+                self._wait_until_copied(green)
+                change.after("copied")
+                settle(change, live, green)
+            change.tell("collecting statistics")
+            restore.analyze(change.green_target, change.work)
+            record["compared"] = compare(change, tables)
+            blue_green_state.write(live, record)
+            database_marks.set_mark(self.conn, change.green, replace(mark, state=VERIFIED))
+            return dict(record["compared"])
+
+    def _create(self, live: Connection) -> tuple[Mark, dict[str, Any]]:
+        change = self.change
+        properties = catalog.database_properties(live)
+        shown = database_marks.read_mark(properties["comment"])
+        properties["comment"] = shown.comment if shown else properties["comment"]
+        mark = Mark(
+            database_marks.GREEN, change.database, change.work.run_id, _now(), state=PREPARING, comment=properties["comment"]
+        )  # fmt: skip
+        change.tell(f"making {change.green}")
+        restore.create(self.conn, change.green, properties, mark, whole=True)
+        change.after("created")
+        return mark, properties
+
+    def _shape(self, live: Connection) -> list[blue_green_tables.Carried]:
+        """Make the live shape in the new database and apply the versions to it, while it is empty."""
+        change = self.change
+        change.tell("copying the schema")
+        blue_green_copy.copy_schema(change.live_target, change.green_target, change.work)
+        blue_green_copy.copy_ledger(change.live_target, change.green_target, change.work)
+        # The role that migrates has to come in.
+        execute(
+            self.conn,
+            f"GRANT CONNECT ON DATABASE {_ident(self.conn, change.green)} TO {_ident(self.conn, str(change.target.user))}",
+        )
+        with closing(change.connect(change.green_target)) as green:
+            before = blue_green_tables.shapes(green)
+            change.tell(f"applying {', '.join(self.versions)} to {change.green}")
+            where = change.target.with_(database=change.green)
+            selection = Selection(target=self.versions[-1], strategy=strategies_of_versions.ANY)
+            migrate.apply(where, self.migrations, selection, self.way)
+            change.after("applied")
+            after = blue_green_tables.shapes(green)
+            return blue_green_tables.refuse_changes(live, green, before, after, change.database)
+
+    def _wait_until_copied(self, green: Connection) -> None:
+        change, told = self.change, 0.0
+        while True:
+            change.work.control.check()
+            change.link.refuse_broken(self.conn, change.settings)
+            ready, tables = change.link.copied(green)
+            if tables and ready == tables:
+                return
+            if time.monotonic() - told >= _TELL_SECONDS:
+                told = time.monotonic()
+                size = fetch_one(self.conn, "SELECT pg_catalog.pg_database_size(%s) AS bytes", (change.green,))
+                change.tell(
+                    "copying the rows", done=ready, total=tables, unit="tables",
+                    size_bytes=int(size["bytes"]) if size else None,
+                )  # fmt: skip
+            time.sleep(blue_green_link.POLL_SECONDS)
+
+
+def settle(change: Change, live: Connection, green: Connection) -> None:
+    """Wait until what was committed so far has come over, and fill the materialized views, of which no row is replicated.
+
+    :raises PgopsError: it does not come within ``settings.catch_up_seconds``.
+    """
+    change.tell("waiting for what was written meanwhile")
+    deadline = time.monotonic() + change.settings.catch_up_seconds
+    while not arrived(live, green, blue_green_link.POLL_SECONDS * 5):
+        change.work.control.check()
+        change.link.refuse_broken(live, change.settings)
+        if time.monotonic() > deadline:
+            raise PgopsError(
+                f"What is written into {change.database} does not come over into {change.green} within "
+                f"{change.settings.catch_up_seconds:g} s.",
+                database=change.database,
+                hint="The server applies it slower than clients write; prepare it when there is less load, or raise blue_green_catch_up.",
+                extra={"reason": "behind"},
+            )
+    forget = change.work.control.on_interrupt(green.cancel)
+    try:
+        for row in fetch_all(green, _MATERIALIZED):
+            execute(green, f"REFRESH MATERIALIZED VIEW {row['name']}")
+    finally:
+        forget()
+
+
+def compare(change: Change, tables: Sequence[blue_green_tables.Carried]) -> dict[str, Any]:
+    """:return: as :meth:`Comparison.run`."""
+    return Comparison(
+        change.target, change.green, application_name=change.work.application_name, progress=change.work.progress,
+        control=change.work.control,
+    ).run(tables)  # fmt: skip
+
+
+# -------------------------------------------------------------------------------------------------------------- change over
+
+
+def change_over(
+    change: Change, migrations: Sequence[Mapping[str, Any]], *, confirmed: bool, check_only: bool = False
+) -> dict[str, Any]:
+    """Compare once more, then let the new database take the place of the live one.
+
+    :param confirmed: the name of the database was typed.
+    :return: as ``swap.Swap.run``, with versions, ``compared`` and ``left``, what could not be taken away afterwards.
+    :raises PgopsError: refused or failed; the live database is the one that it was, and the two are kept in step further.
+    """
+    with blue_green_change.alone(change) as conn:
+        if not check_only and confirmed:
+            ended = blue_green_change.finish_swap(change, conn)
+            if ended["state"] == "recorded":
+                return {**ended, "left": _cleaned(change, conn), "changed": True}
+        found = blue_green_change.look(change, conn)
+        record = _refuse_unready(change, found, migrations)
+        with closing(change.connect(change.live_target)) as live, closing(change.connect(change.green_target)) as green:
+            if not found["link"]["enabled"] and not check_only and confirmed:
+                # A change-over that was cut off under its fence had ended it, and nothing is lost: the slot has kept what came since.
+                change.link.enable(green)
+            tables = blue_green_tables.carried(blue_green_tables.shapes(live), blue_green_tables.shapes(green))
+            if check_only or not confirmed:
+                return {"state": READY, "green": change.green, "versions": record["versions"], "changed": True}
+            settle(change, live, green)
+            _refuse_moved(change, live, record)
+        compared = compare(change, tables)
+        done = _swap(change, record)
+        left = _cleaned(change, conn)
+    return {
+        **done,
+        "versions": record["versions"],
+        "compared": compared,
+        "left": left,
+        "state": "changed_over",
+        "changed": True,
+    }
+
+
+def _refuse_unready(
+    change: Change, found: Mapping[str, Any], migrations: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    if found["state"] == NONE:
+        raise PgopsError(
+            f"There is nothing to change {change.database} over to.",
+            database=change.database,
+            hint="Prepare it first with -e blue_green_stage=prepare.",
+            extra={"reason": "not_prepared"},
+        )
+    if found["state"] == LEFT:
+        raise PgopsError(
+            f"{change.green} cannot take the place of {change.database}: {found['why']}; nothing was touched.",
+            database=change.database,
+            hint="Give it up with -e blue_green_stage=give_up, or prepare it again, which does that first.",
+            extra={"reason": "broken"},
+        )
+    _refuse_edited(change, found["record"], migrations)
+    return dict(found["record"])
+
+
+def _refuse_moved(change: Change, live: Connection, record: Mapping[str, Any]) -> None:
+    """A superuser can take the freeze off and put it back."""
+    if catalog.fingerprint(catalog.inventory(live)) != record["fingerprint"]:
+        raise PgopsError(
+            f"The schema of {change.database} is not the one that {change.green} was made of; nothing was touched.",
+            database=change.database,
+            hint="Somebody went around the freeze. Give it up with -e blue_green_stage=give_up and prepare it again.",
+            extra={"reason": "moved"},
+        )
+
+
+def _swap(change: Change, record: Mapping[str, Any]) -> dict[str, Any]:
+    def carry() -> dict[str, Any]:
+        return blue_green_copy.take_over_ledger(
+            change.live_target,
+            change.green_target,
+            change.work,
+            run_id=str(record["run_id"]),
+            versions=record["versions"],
+        )
+
+    swapping = ChangeOver(
+        change.target, change.green, run_id=change.work.run_id, progress=change.work.progress, control=change.work.control,
+        pool=change.pool, reason=change.reason, after=change.after, link=change.link, carry=carry,
+    )  # fmt: skip
+    try:
+        return swapping.run()
+    except BaseException:
+        # It may have been ended under the fence. What came since waits in the slot.
+        _go_on(change)
+        raise
+
+
+def _go_on(change: Change) -> None:
+    try:
+        with closing(change.connect(change.target.maintenance())) as conn:
+            there = database_marks.database(conn, change.green)
+        if there and there.open and there.mark and there.mark.state != FENCED:
+            with closing(change.connect(change.green_target)) as green:
+                change.link.enable(green)
+    except (PgopsError, psycopg2.Error):
+        # What failed is told; the next run looks at it again.
+        return
+
+
+def _cleaned(change: Change, conn: Connection) -> str | None:
+    """:return: why something of it is left in the databases, None where nothing is."""
+    try:
+        blue_green_change.take_away(change, conn)
+    except (PgopsError, psycopg2.Error) as exc:
+        why = as_pgops_error(exc, "What the change-over has left cannot be taken away").message
+        return f"{why} A replication slot may be left, which keeps WAL back: take it away with -e blue_green_stage=give_up."
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------- give up, and look
+
+
+def give_up(change: Change, *, check_only: bool = False) -> dict[str, Any]:
+    """Take away whatever there is of it; the live database works on, and its schema may be changed again.
+
+    :return: ``removed`` in words, and state before. :raises PgopsError: something could not be taken away.
+    """
+    with blue_green_change.alone(change) as conn:
+        if check_only:
+            found = blue_green_change.look(change, conn)
+            return {"state": found["state"], "removed": [], "changed": found["state"] != NONE}
+        blue_green_change.finish_swap(change, conn)
+        removed = blue_green_change.take_away(change, conn)
+        return {"state": NONE, "removed": removed, "changed": bool(removed)}
+
+
+def status(change: Change) -> dict[str, Any]:
+    """:return: as ``blue_green_change.look``; writes nothing and takes no lock."""
+    with closing(change.connect(change.target.maintenance())) as conn:
+        return {**blue_green_change.look(change, conn), "changed": False}
+
+
+def _ident(conn: Connection, name: str) -> str:
+    row = fetch_one(conn, "SELECT quote_ident(%s) AS name", (name,))
+    assert row is not None
+    return str(row["name"])
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
