@@ -67,7 +67,7 @@ def site(host: Host, playbook: Playbook) -> Playbook:
     return playbook
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("login", "become"), [("ops", "postgres"), ("ops", None), ("root", "postgres"), ("root", None), ("ops", "root")]
 )

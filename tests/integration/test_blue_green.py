@@ -76,7 +76,7 @@ def refused(server: Any, target: Any, migrations: list[dict[str, Any]], **more: 
     return caught.value
 
 
-@pytest.mark.majors(15, 16, 17, 18, slow=(15,))
+@pytest.mark.majors(15, 16, 17, 18, slow=(15, 16, 17))
 def test_there_over_and_back(server: Any, target: Any, database: str, tree: TestTree) -> None:
     migrations = versions(tree)
     fill(server, target, migrations)
@@ -283,6 +283,7 @@ def test_a_long_transaction_and_a_second_run_are_told(
     assert blue_green.change_over(change, migrations, confirmed=True)["left"] is None
 
 
+@pytest.mark.slow
 def test_an_interrupted_copy_leaves_nothing(
     server: Any, target: Any, database: str, migrations: list[dict[str, Any]]
 ) -> None:
@@ -393,7 +394,7 @@ def test_what_a_killed_preparation_left_is_taken_away_by_the_next(
     nothing_is_left(server, database)
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("step", ["replication ended", "swap: commit", "fence: commit", "last row arrived"])
 def test_a_killed_change_over_is_finished_by_the_next(
     server: Any, target: Any, database: str, migrations: list[dict[str, Any]], step: str, monkeypatch: Any
@@ -440,6 +441,7 @@ def tried(server: Any, target: Any, migrations: list[dict[str, Any]]) -> dict[st
         raise
 
 
+@pytest.mark.slow
 def test_a_change_over_that_fails_lifts_the_fence_and_both_stay_in_step(
     server: Any, target: Any, database: str, migrations: list[dict[str, Any]]
 ) -> None:

@@ -135,6 +135,7 @@ def test_tags_do_not_lead_past_the_gate(site: Playbook) -> None:
     )
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "typed",
     [
@@ -184,6 +185,7 @@ def test_the_server_of_an_environment_with_a_gate_is_not_named_from_another_one(
     assert "has a gate" not in other.output, "another cluster on that machine"
 
 
+@pytest.mark.slow
 def test_what_asks_for_more_may_be_typed(site: Playbook) -> None:
     stricter = {
         "gate_soak_hours": 48,
@@ -199,6 +201,7 @@ def test_what_asks_for_more_may_be_typed(site: Playbook) -> None:
     assert site("migrate.yml", "--tags", "plan", migrate_review_required="no", gate_soak_hours="24").rc == 0, "the same"
 
 
+@pytest.mark.slow
 def test_what_is_waived_behind_e_has_a_name_a_reason_and_an_end(site: Playbook, people: People) -> None:
     site.variables |= {
         "migrate_windows": [{"opens": f"{datetime.now(UTC) + timedelta(hours=3):%Y-%m-%d %H:%M} UTC", "lasts": "2h"}],
@@ -226,6 +229,7 @@ def test_what_is_waived_behind_e_has_a_name_a_reason_and_an_end(site: Playbook, 
     assert (told["by"], told["until"]) == ("Ada Byron", named["until"])
 
 
+@pytest.mark.slow
 def test_a_waiver_of_the_inventory_ends_with_its_day(site: Playbook, people: People) -> None:
     shut = [{"opens": f"{datetime.now(UTC) + timedelta(hours=3):%Y-%m-%d %H:%M} UTC", "lasts": "2h"}]
     waiver = {"check": "window", "version": V1, "reason": "a test", "until": "2020-01-31"}
@@ -249,11 +253,13 @@ def test_behind_a_broken_glass_settings_are_typed_and_it_is_shouted(site: Playbo
     assert "migrate_review_required" not in verdict(site, broken)["break_glass"]["told"], "the inventory says the same"
 
 
+@pytest.mark.slow
 def test_a_rehearsal_that_the_gate_will_take_is_held_to_the_inventory_too(site: Playbook) -> None:
     eased = site("rehearse.yml", rehearse_blocked_reads=600)
     assert eased.rc == 2 and "rehearse_blocked_reads is typed with -e" in eased.json["error"]["message"], eased.output
 
 
+@pytest.mark.slow
 def test_who_can_sign_for_nobody_is_told_right_after_the_plan(site: Playbook, people: People) -> None:
     del site.variables["gate_signers"]["database_admin"]
     commands = refused(
@@ -264,6 +270,7 @@ def test_who_can_sign_for_nobody_is_told_right_after_the_plan(site: Playbook, pe
     assert site("migrate.yml").rc == 0, "without a word about it only production has a gate"
 
 
+@pytest.mark.slow
 def test_a_risk_that_the_rehearsal_shows_needs_other_people(site: Playbook, people: People) -> None:
     assert approve(site, people).rc == 0
     planned = site("migrate.yml", "--tags", "plan")
@@ -285,6 +292,7 @@ def test_a_risk_that_the_rehearsal_shows_needs_other_people(site: Playbook, peop
     assert f"({failed['id']}: The way down leaves public.x)" in site("gate.yml").json["error"]["message"]
 
 
+@pytest.mark.slow
 def test_a_rehearsal_that_is_asked_for_and_not_there_is_missing(site: Playbook, people: People) -> None:
     assert approve(site, people).rc == 0
     site.variables["gate_rehearsal_required"] = True
@@ -321,6 +329,7 @@ def test_the_glass_is_broken_by_name_with_a_reason_and_an_end_and_never_silently
     assert row[0].startswith(shout[:40])
 
 
+@pytest.mark.slow
 def test_the_glass_in_the_inventory_is_none(site: Playbook) -> None:
     soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="seconds")
     site.variables |= {**GLASS, "gate_break_glass_expires": soon}
@@ -340,6 +349,7 @@ def test_a_shut_window_is_told_right_after_the_plan_or_after_the_rehearsal(site:
     refused(site, site("migrate.yml", gate_rehearse_first=True), "an open window", "gate")
 
 
+@pytest.mark.slow
 def test_a_forecast_that_does_not_fit_into_what_is_left_of_the_window_waits(site: Playbook, people: People) -> None:
     opened = [{"opens": f"{datetime.now(UTC) - timedelta(hours=1):%Y-%m-%d %H:%M} UTC", "lasts": "2h"}]
     site.variables |= {"migrate_windows": opened, "migrate_without_window": []}
@@ -352,6 +362,7 @@ def test_a_forecast_that_does_not_fit_into_what_is_left_of_the_window_waits(site
     assert "window" not in [one["kind"] for one in verdict(site, site("gate.yml"))["missing"]]
 
 
+@pytest.mark.slow
 def test_databases_that_are_changed_one_after_another_share_what_is_left_of_the_window(
     site: Playbook, people: People
 ) -> None:
@@ -370,6 +381,7 @@ def test_databases_that_are_changed_one_after_another_share_what_is_left_of_the_
     assert found[second]["open"] is False and "is expected to end after 4800 s" in found[second]["shut"][0]["why"]
 
 
+@pytest.mark.slow
 def test_what_was_rehearsed_for_another_host_is_no_rehearsal_of_this_one(site: Playbook, people: People) -> None:
     planned = site("migrate.yml", "--tags", "plan", "--check")
     pending = planned.json["hosts"]["local-1"][site.database]["plan"]["pending"]
@@ -381,6 +393,7 @@ def test_what_was_rehearsed_for_another_host_is_no_rehearsal_of_this_one(site: P
     ]
 
 
+@pytest.mark.slow
 def test_nothing_pending_needs_nobody(site: Playbook, people: People) -> None:
     assert approve(site, people).rc == 0
     assert site("migrate.yml").rc == 0
@@ -450,6 +463,7 @@ def test_a_run_begins_anew_where_its_backup_is_of_another_state(site: Playbook, 
     assert anew.json["hosts"]["local-1"][site.database]["backup"]["path"] != first
 
 
+@pytest.mark.slow
 def test_what_is_no_run_that_stopped_does_not_go_on(site: Playbook) -> None:
     for given, why in (
         ("nonsense", "There is no run nonsense"),
@@ -520,6 +534,7 @@ def test_a_plan_for_the_week_tells_what_is_late_and_who_owes_it(site: Playbook, 
     assert page.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.slow
 def test_a_developer_is_told_what_a_version_does_and_needs(site: Playbook) -> None:
     add(site, phi=True, title="Rooms <b>of</b> schools")
     page = site.folder / "page.html"

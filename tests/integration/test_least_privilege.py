@@ -297,6 +297,7 @@ def test_what_each_role_can_and_cannot_do_is_what_the_page_says(site: Site) -> N
         site.sql("SELECT 1", user=site.role("owner"))
 
 
+@pytest.mark.slow
 def test_the_monitor_sees_the_state_and_the_auditor_exports_the_audit(site: Site, playbook: Playbook) -> None:
     small_tree(playbook)
     fill(site)
