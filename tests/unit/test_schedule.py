@@ -366,6 +366,7 @@ def test_check_mode_shows_the_units_and_writes_nothing(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["backup.yml", "program"]
 
 
+@needs_systemd_analyze
 def test_what_a_run_reads_and_is_not_on_that_host_is_refused(tmp_path: Path) -> None:
     gone = {"inventory": str(tmp_path / "inventories")}
     with pytest.raises(
@@ -376,6 +377,7 @@ def test_what_a_run_reads_and_is_not_on_that_host_is_refused(tmp_path: Path) -> 
     assert schedule.install(wanted(tmp_path, needed=gone), check_mode=True)["changed"]
 
 
+@needs_systemd_analyze
 def test_the_home_of_a_secret_is_that_of_who_runs_the_playbooks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
