@@ -165,7 +165,8 @@ HARMLESS: Mapping[str, tuple[str, ...]] = {
 
 # Roles of which a migration runs nothing, or what comes after the apply has been allowed.
 ELSEWHERE = frozenset({
-    "adopt", "approve", "drill", "export", "fleet_report", "inspect", "lost_writes", "maintenance", "request", "restore", "retention", "rollback", "schedule",
+    "adopt", "approve", "blue_green", "drill", "export", "fleet_report", "inspect", "lost_writes", "maintenance",
+    "request", "restore", "retention", "rollback", "schedule",
 })  # fmt: skip
 
 

@@ -23,6 +23,7 @@ OWN = {
     "migrate.yml": {*PHASES} - {"report"},
     "rollback.yml": {"backup", "prove", "rollback", "verify"},
     "backup.yml": {"backup", "prove"},
+    "blue_green.yml": {"blue_green", "verify"},
 }
 
 
