@@ -150,6 +150,7 @@ def whole_without_a_ledger(target: Any, tree: list[dict[str, Any]], *damage: str
     engine.do(target, "DROP SCHEMA pgops CASCADE", *damage)
 
 
+@pytest.mark.slow
 def test_an_index_that_is_missing_of_a_version_that_fills_rows_is_repaired(target: Any, sql: Path) -> None:
     """The column that comes of the filling is there: the rows are done."""
     whole_without_a_ledger(

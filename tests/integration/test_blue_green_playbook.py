@@ -31,6 +31,7 @@ def state(result: Any, database: str) -> dict[str, Any]:
     return result.json["hosts"]["local-1"][database]["blue_green"]
 
 
+@pytest.mark.slow
 def test_prepare_look_change_over_and_back(site: Playbook, server: Any, database: str) -> None:
     refused = site("migrate.yml")
     assert refused.rc == 2 and "strategy: blue_green" in refused.output

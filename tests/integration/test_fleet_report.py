@@ -24,6 +24,7 @@ def site(playbook: Playbook) -> Playbook:
     return playbook
 
 
+@pytest.mark.slow
 def test_a_migration_stands_on_the_page_though_its_database_is_gone(site: Playbook) -> None:
     assert site("migrate.yml").rc == 0
     # A port on which nobody listens, and a fact that needs the host.

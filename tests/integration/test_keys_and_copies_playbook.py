@@ -147,6 +147,7 @@ def test_the_key_is_on_the_other_host_only_while_it_is_read(
         assert "may be read by others (mode 0644)" in refused.output
 
 
+@pytest.mark.slow
 def test_where_a_copy_is_required_nothing_is_applied_without_it(
     site: Any, server: Any, database: str, tmp_path: Path
 ) -> None:

@@ -766,6 +766,7 @@ def test_an_interrupt_ends_it(parted: Any, target: Any) -> None:
 # -- the playbooks ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_rollback_ends_with_what_it_lost_and_days_later_it_can_be_exported(
     playbook: Any, server: Any, target: Any, database: str, tmp_path: Path
 ) -> None:

@@ -161,6 +161,7 @@ def test_a_killed_run_leaves_them_waiting_and_the_next_lets_them_go_on(
     assert swap.release_pool(target, pool, undo, run_id=RUN) is None
 
 
+@pytest.mark.slow
 def test_what_cannot_be_meant_or_reached_is_refused_before_anything(
     server: Any, target: Any, database: str, staged: str, bouncer: pools.Bouncer
 ) -> None:

@@ -173,6 +173,7 @@ def test_an_unproved_backup_is_refused(target: Any, filled: str, tmp_path: Path)
         kept_scratch.choose(str(tmp_path), filled, None)
 
 
+@pytest.mark.slow
 def test_a_rehearsal_that_is_asked_to_end_leaves_nothing(
     server: Any, target: Any, filled: str, tree: TestTree, tmp_path: Path
 ) -> None:

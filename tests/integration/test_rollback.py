@@ -720,6 +720,7 @@ def test_after_ctrl_c_behind_a_swap_the_printed_commands_go_no_further_back(
     assert people(server, database) == 2
 
 
+@pytest.mark.slow
 def test_a_second_restore_right_after_one_is_not_chosen(applied: Any, server: Any, target: Any, database: str) -> None:
     backup = proved(target, applied.backups, run_id="20261121T120009Z-0a1b2c")
     swap.Swap(target, stage(target, backup), run_id=RUN).run()

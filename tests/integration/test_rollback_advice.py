@@ -161,6 +161,7 @@ def test_a_failed_migration_goes_back_by_itself_what_it_has_applied_and_nothing_
     assert {row["run"] for row in own["timeline"]} == {"migrate", "rollback"}
 
 
+@pytest.mark.slow
 def test_a_probe_that_became_slow_ends_the_watch_and_the_migration_goes_back_by_itself(
     site: Playbook, server: Server
 ) -> None:

@@ -130,6 +130,7 @@ def test_an_emergency_goes_back_outside_a_window_is_recorded_and_announced(
     assert "- emergency: declared" in Path(done.json["incident"]).read_text()
 
 
+@pytest.mark.slow
 def test_a_rollback_that_fails_says_what_is_done_now(site: Playbook, server: Server) -> None:
     site.variables["pgops_phases"] = ["plan", "backup", "prove", "apply", "report"]
     up = site("migrate.yml")

@@ -68,6 +68,7 @@ def test_what_needs_a_window_waits_for_it(site: Playbook) -> None:
     assert applied.rc == 0, applied.output
 
 
+@pytest.mark.slow
 def test_a_low_risk_needs_none_and_an_exception_has_a_name_and_a_reason(site: Playbook) -> None:
     add(site, risk="medium")
     waiver = {"check": "window", "version": V1, "reason": "the outage needs it now"}
