@@ -11,7 +11,13 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, blackouts, gate_verdict, windows
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+    batches,
+    blackouts,
+    break_glass,
+    gate_verdict,
+    windows,
+)
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.role_values import of_roles
 
@@ -32,6 +38,8 @@ class ActionModule(MigrationAction):
     PHASE = "blue_green"
     MODULE = "blue_green"
     LIVE = True
+    # What this change-over has gone past, in the words of the gate.
+    _glass: Mapping[str, Any] | None = None
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the module's arguments, with the rendered tree. :raises AnsibleActionFail: the change-over may not begin now."""
@@ -60,20 +68,26 @@ class ActionModule(MigrationAction):
             raise AnsibleActionFail(f"{fault.message}; {fault.hint}") from None
         except (windows.NotUnderstood, blackouts.NotUnderstood) as fault:
             raise AnsibleActionFail(f"Nothing was changed over: {fault}.") from None
-        if glass is not None:
-            self.say(f"BREAK GLASS by {glass['by']} until {glass['expires']}: {glass['reason']}")
-            return
         given = self._templar.template(task_vars.get("gate_required"))
         environment = str(self.run_fact(task_vars).get("environment") or "")
-        if gate_verdict.required(given, environment, self.pgops(task_vars, "production_environments")):
-            raise AnsibleActionFail(
-                "Nothing was changed over: this environment has a gate, whose approvals hold for a rehearsal, and a blue-green version has "
-                f"none. With -e gate_break_glass_by, _expires and _reason, which the audit keeps: {again}"
-            )
+        gated = gate_verdict.required(given, environment, self.pgops(task_vars, "production_environments"))
         change = {"version": "change_over", "name": "", "risk": "HIGH"}
         shut = windows.shut(
             [change], open_windows, at_any_time=(), required=False, waived=(), now=datetime.now(UTC), blackouts=standing
         )
+        if glass is not None:
+            past = [
+                *(["the approvals of a rehearsal"] if gated else []),
+                *(f"an open window: it {one.why}" for one in shut),
+            ]
+            self._glass = {**glass, "told": break_glass.shout(glass, past), "past": past}
+            self.say(self._glass["told"])
+            return
+        if gated:
+            raise AnsibleActionFail(
+                "Nothing was changed over: this environment has a gate, whose approvals hold for a rehearsal, and a blue-green version has "
+                f"none. With -e gate_break_glass_by, _expires and _reason, which the audit keeps: {again}"
+            )
         if shut:
             raise AnsibleActionFail(f"Nothing was changed over: it {shut[0].why}. In a window: {again}")
 
@@ -81,6 +95,8 @@ class ActionModule(MigrationAction):
         """Say what was compared, what clients noticed, and the command that comes next."""
         commands: list[str] = []
         for database, found in (result.get("databases") or {}).items():
+            if self._glass:
+                found["gate"] = {"break_glass": self._glass}
             commands += self._tell(task_vars, database, found)
         stage = str(self._task.args.get("stage"))
         if result.get("failed"):

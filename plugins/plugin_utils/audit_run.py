@@ -45,7 +45,8 @@ def entry(report: Mapping[str, Any], host: str, database: str, settings: Mapping
     phases = dict((report["results"].get(host) or {}).get(database) or {})
     plan, backup, proof = (dict(phases.get(name) or {}) for name in ("plan", "backup", "prove"))
     versions = _versions(phases)
-    gate, rehearsal = _inner(phases, "gate"), _inner(phases, "rehearsal", phase="rehearse")
+    gate = _inner(phases, "gate") or _inner(phases, "gate", phase="blue_green")
+    rehearsal = _inner(phases, "rehearsal", phase="rehearse")
     verified = (phases.get("verify") or {}).get("passed")
     found = {
         "timestamp": report["finished"],

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,21 @@ def test_give_up_leaves_nothing_and_a_gate_or_a_shut_window_refuses(
     refused = site("blue_green.yml", blue_green_stage="prepare", blue_green_connection={"passwd": "x"})
     assert refused.rc == 2 and "password file" in refused.output
     assert slots(server, database) == 0
+
+
+@pytest.mark.slow
+def test_a_change_over_behind_a_broken_glass_is_shouted_and_kept(
+    site: Playbook, server: Any, target: Any, database: str
+) -> None:
+    blue_green.prepare(change_of(server, target), versions(TestTree(Path(site.variables["pgops_sql"]))), way())
+    soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="seconds")
+    over = site(
+        "blue_green.yml", blue_green_stage="change_over", blue_green_confirm=database, gate_required=True,
+        gate_break_glass_by="Ada Byron", gate_break_glass_reason="the vendor's key runs out tonight", gate_break_glass_expires=soon,
+    )  # fmt: skip
+    assert over.rc == 0, over.output
+    assert "BREAK GLASS" in over.stdout and "Ada Byron" in over.stdout
+    kept = server.execute("SELECT string_agg(detail::text, ' ') FROM pgops.audit", database=database)[0][0]
+    assert "Ada Byron" in kept and "the vendor's key runs out tonight" in kept
+    assert any("Ada Byron" in line for line in over.json["break_glass"])
+    assert "Ada Byron" in Path(over.json["report"]).read_text(encoding="utf-8")
