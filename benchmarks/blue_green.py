@@ -11,17 +11,15 @@ in the live database: for as long nobody reads or writes the table.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import statistics
 import tempfile
 import time
-from contextlib import closing
 from pathlib import Path
 
-import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import blue_green
 from durable import make_durable
+from reconnecting import Client
 from support import server as servers
 from support.blue_green import change_of, fill, versions
 from support.engine import target_of, way
@@ -34,44 +32,6 @@ DATABASE = "bench_blue_green"
 ALTER = "ALTER TABLE students ALTER COLUMN id TYPE bigint; ALTER TABLE visits ALTER COLUMN id TYPE bigint, ALTER COLUMN student_id TYPE bigint"
 
 
-class Client(multiprocessing.Process):
-    """One reconnecting writer, in a process of its own: threads would wait for each other."""
-
-    def __init__(self, server: servers.Server, number: int) -> None:
-        super().__init__(daemon=True)
-        self.server, self.number = server, number
-        self.counting, self.ended = multiprocessing.Event(), multiprocessing.Event()
-        self._worst = multiprocessing.Value("d", 0.0)
-        self._written = multiprocessing.Value("l", 0)
-
-    @property
-    def worst(self) -> float:
-        """The longest time between two commits since it is counting, in seconds."""
-        return self._worst.value
-
-    @property
-    def written(self) -> int:
-        """How many commits were acknowledged."""
-        return self._written.value
-
-    def run(self) -> None:
-        last, at = time.monotonic(), self.number * 1_000_000_000
-        while not self.ended.is_set():
-            try:
-                with closing(self.server.connect(DATABASE)) as conn, conn.cursor() as cursor:
-                    while not self.ended.is_set():
-                        at += 1
-                        cursor.execute("INSERT INTO sent VALUES (%s)", (at,))
-                        self._written.value += 1
-                        moment = time.monotonic()
-                        if self.counting.is_set():
-                            self._worst.value = max(self._worst.value, moment - last)
-                        last = moment
-                        time.sleep(0.002)
-            except psycopg2.Error:
-                time.sleep(0.001)
-
-
 def change(server: servers.Server, folder: Path) -> tuple[float, float, float]:
     """:return: what the worst client saw and what the tool says, in ms, and the seconds of the preparation."""
     server.create_database(DATABASE, servers.OWNER)
@@ -79,7 +39,10 @@ def change(server: servers.Server, folder: Path) -> tuple[float, float, float]:
     tree = versions(TestTree(folder))
     fill(server, target, tree, ROWS)
     server.execute("CREATE TABLE sent (id bigint PRIMARY KEY)", database=DATABASE)
-    clients = [Client(server, number) for number in range(1, CLIENTS + 1)]
+    clients = [
+        Client(server, DATABASE, servers.SUPERUSER, "INSERT INTO sent VALUES (%s)", number)
+        for number in range(1, CLIENTS + 1)
+    ]
     for client in clients:
         client.start()
     began = time.monotonic()
@@ -94,7 +57,7 @@ def change(server: servers.Server, folder: Path) -> tuple[float, float, float]:
     for client in clients:
         client.join()
     there = int(server.execute("SELECT count(*) FROM sent", database=DATABASE)[0][0])
-    acknowledged = sum(client.written for client in clients)
+    acknowledged = sum(client.answered for client in clients)
     print(
         f"  {acknowledged} commits acknowledged, {there} rows there (one more a client may have been answered too late)"
     )

@@ -11,52 +11,21 @@ the eight is a superuser. Beside it, what the tool itself says: from the fence t
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 import tempfile
 import time
-from contextlib import closing
 
-import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, dump, restore, swap
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
 from durable import make_durable
+from reconnecting import Client
 from support import server as servers
 
 SWAPS = 10
 CLIENTS = 8
 DATABASE = "bench_swap"
+ASKS = "SELECT count(*) FROM pg_class"
 RUN = "20260101T000000Z-cccccc"
-
-
-class Client(multiprocessing.Process):
-    """One reconnecting client, in a process of its own: threads would wait for each other."""
-
-    def __init__(self, server: servers.Server, user: str) -> None:
-        super().__init__(daemon=True)
-        self.server, self.user = server, user
-        self.counting, self.ended = multiprocessing.Event(), multiprocessing.Event()
-        self._worst = multiprocessing.Value("d", 0.0)
-
-    @property
-    def worst(self) -> float:
-        """The longest time between two answers since it is counting, in seconds."""
-        return self._worst.value
-
-    def run(self) -> None:
-        last = time.monotonic()
-        while not self.ended.is_set():
-            try:
-                with closing(self.server.connect(DATABASE, self.user)) as conn, conn.cursor() as cursor:
-                    while not self.ended.is_set():
-                        cursor.execute("SELECT count(*) FROM pg_class")
-                        moment = time.monotonic()
-                        if self.counting.is_set():
-                            self._worst.value = max(self._worst.value, moment - last)
-                        last = moment
-                        time.sleep(0.002)
-            except psycopg2.Error:
-                time.sleep(0.001)
 
 
 def main() -> None:
@@ -76,7 +45,9 @@ def main() -> None:
             other = restore.stage(target, backup_store.read_backup(made["path"]), work=restore.Work(RUN))["staged"]
         seen, told = [], []
         for number in range(SWAPS):
-            clients = [Client(server, servers.SUPERUSER if n == 0 else servers.APP) for n in range(CLIENTS)]
+            clients = [
+                Client(server, DATABASE, servers.SUPERUSER if n == 0 else servers.APP, ASKS, n) for n in range(CLIENTS)
+            ]
             for client in clients:
                 client.start()
             time.sleep(1)
