@@ -33,6 +33,7 @@ LOCK_TIMEOUT_MS = 100
 ARRIVE_SECONDS = 0.5
 ARRIVE_POLL_SECONDS = 0.002
 _TRIES = 300
+# Each try holds the writers of a table up; between two of them they work.
 _AGAIN_SECONDS = 2.0
 _TOLD = 5
 _MODULUS = 1 << 64

@@ -31,6 +31,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from psycopg2 import sql
 
+# PostgreSQL tells nobody when a table is copied or a slot is free: it is asked.
 POLL_SECONDS = 0.2
 _SLOT_ENDS_SECONDS = 10.0
 # How the server reaches itself: none of these is a secret, and a secret in a subscription stays in its catalog.
