@@ -53,9 +53,10 @@ test-all: packages-all venv-test image  ## the same and the long ones: more majo
 lint: venv-test  ## ruff, mypy --strict, yamllint, ansible-lint (production profile)
 	@.venv/bin/python tests/setup/lint.py
 
-schema: venv-test  ## write docs/schema.md and docs/order.md anew from sql/migrations, the tables of docs/preflight.md from sql/preflight
+schema: venv-test  ## write docs/schema.md and docs/order.md anew from sql/migrations, the tables of docs/preflight.md from sql/preflight, the form of docs/checklist.md
 	@.venv/bin/python tests/setup/schema_pages.py
 	@.venv/bin/python tests/setup/preflight_page.py
+	@.venv/bin/python tests/setup/checklist_page.py
 
 lock: venv-test  ## write requirements.lock and requirements-test.lock anew from the direct pins
 	@.venv/bin/python tests/setup/lock.py

@@ -41,4 +41,6 @@ class ActionModule(PgopsAction):
                 self.say(f"{database}: {len(found['analyzed'])} tables would be analyzed")
             elif found["analyzed"]:
                 self.say(f"{database}: {len(found['analyzed'])} tables analyzed in {seconds(found['seconds'])}")
+            if found.get("unproved"):
+                result.setdefault("warnings", []).append(f"{database}: {found['unproved']}")
         return result

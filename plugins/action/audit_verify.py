@@ -35,7 +35,7 @@ class ActionModule(TreeAction):
         if ("export" in given) == ("dsn" in given):
             raise PgopsError(
                 "Either an export or a database is checked; name one with -e audit_verify_folder=FOLDER, "
-                "-e audit_verify_export=FILE or -e audit_verify_dsn='host=… dbname=… user=…'"
+                "-e audit_verify_export=FILE or -e \"audit_verify_dsn='host=HOST dbname=DATABASE user=USER'\""
             )
         files = {name: str(Path(path).expanduser()) for name, path in given.items() if name != "dsn"}
         try:

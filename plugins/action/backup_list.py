@@ -12,7 +12,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.backup_actions im
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import table
 
 _HEADINGS = [
-    "ID", "KIND", "VERSION", "SIZE", "AGE", "PROOF", "PINNED BY", "EXPIRES", "ENCRYPTED TO", "COPIES"
+    "ID", "KIND", "VERSION", "SIZE", "AGE", "PROOF", "PINNED BY", "EXPIRES", "CLUSTER", "ENCRYPTED TO", "COPIES"
 ]  # fmt: skip
 # Beyond it a key or a place is cut; the JSON has all of it.
 _SHOWN = 40
@@ -39,7 +39,8 @@ class ActionModule(KeptBackupsAction):
                 f"{database}: {counts['whole']} backups in {found['folder']}, {counts['proved']} proved, {counts['pinned']} pinned, "
                 f"{counts['damaged']} not whole, {reporting.size(found['bytes'])}{only}"
             )
-            rows = [self._row(backup) for backup in found["backups"]]
+            several = len(found["clusters"]) > 1
+            rows = [self._row(backup, several) for backup in found["backups"]]
             # A column that says nothing of any backup is left out.
             used = [place for place in range(len(_HEADINGS)) if place < 6 or any(row[place] for row in rows)]
             if rows:
@@ -50,21 +51,46 @@ class ActionModule(KeptBackupsAction):
             for backup in found["backups"]:
                 if backup["told"]:
                     self.say(f"    {backup['id']}: {backup['state']}, {backup['told']}")
+        if result.get("physical"):
+            self._tell_physical(result["physical"])
         return result
 
+    def _tell_physical(self, found: dict[str, Any]) -> None:
+        """The cluster's own backups, which are of all its databases."""
+        listed = len(found["backups"])
+        only = f", {listed} of {found['total']} listed" if listed != found["total"] else ""
+        self.say(
+            f"whole cluster: {found['total']} physical backups of stanza {found['stanza']}, {found['proved']} proved, {found['damaged']} damaged; "
+            f"pgBackRest's own retention says which expire{only}"
+        )
+        rows = [
+            [
+                backup["label"],
+                "damaged" if backup["damaged"] else backup["type"],
+                reporting.size(backup["database_bytes"]),
+                age(backup["age_s"]),
+                _proof(backup) if backup["level"] else "no",
+                str(backup["repository"]),
+            ]
+            for backup in found["backups"]
+        ]
+        if rows:
+            for line in table(["LABEL", "TYPE", "SIZE", "AGE", "PROOF", "REPOSITORY"], rows):
+                self.say(f"    {line}")
+
     @staticmethod
-    def _row(backup: dict[str, Any]) -> list[str]:
+    def _row(backup: dict[str, Any], several: bool) -> list[str]:
         whole = backup["state"] == "whole"
-        proof = f"L{backup['level']} {str(backup['proved_at'] or '')[:16].replace('T', ' ')}".strip()
         return [
             backup["id"],
             backup["kind"] if whole else backup["state"],
             backup["version"] or "",
             reporting.size(backup["bytes"]),
             age(backup["age_s"]),
-            proof if backup["level"] else "no" if whole else "",
+            _proof(backup) if backup["level"] else "no" if whole else "",
             _cut("; ".join(backup["pinned_by"])),
             expires(backup),
+            (backup["system_identifier"] or "not told") if several and whole else "",
             _cut(", ".join(backup["encrypted_to"])),
             _cut(", ".join(places(backup["copies"]))),
         ]
@@ -85,6 +111,10 @@ def places(copies: Any) -> list[str]:
     """:return: where there are copies, as far as what tells it can be understood."""
     listed = copies if isinstance(copies, list) else []
     return [str(one["place"]) for one in listed if isinstance(one, dict) and one.get("place")]
+
+
+def _proof(backup: dict[str, Any]) -> str:
+    return f"L{backup['level']} {str(backup['proved_at'] or '')[:16].replace('T', ' ')}".strip()
 
 
 def _cut(text: str) -> str:

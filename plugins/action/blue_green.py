@@ -79,6 +79,7 @@ class ActionModule(MigrationAction):
             past = [
                 *(["the approvals of a rehearsal"] if gated else []),
                 *(f"an open window: it {one.why}" for one in shut),
+                *(self.run_fact(task_vars).get("past") or []),
             ]
             self._glass = {**glass, "told": break_glass.shout(glass, past), "past": past}
             self.say(self._glass["told"])
@@ -119,7 +120,7 @@ class ActionModule(MigrationAction):
         return result
 
     def _tell(self, task_vars: dict[str, Any], database: str, found: Mapping[str, Any]) -> list[str]:
-        for told in found.get("told") or []:
+        for told in [*(found.get("told") or []), *(found.get("standbys") or [])]:
             self.say(f"{database}: {told}")
         compared = found.get("compared")
         if compared:
@@ -157,6 +158,8 @@ class ActionModule(MigrationAction):
         )
         for entry in (found.get("sequences") or {}).get("left") or []:
             self.say(f"{database}: the sequence {entry['sequence']} was not moved: {entry['why']}")
+        if found.get("settings"):
+            self.say(f"{database}: set on the database since the preparation, and kept: {', '.join(found['settings'])}")
         if found.get("left"):
             self.say(f"{database}: {found['left']}")
         back = {"rollback_strategy": "undo_swap", "rollback_confirm": database}

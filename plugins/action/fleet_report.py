@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import fleet_page
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, fleet_page
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import table
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.tree_action import TreeAction
@@ -87,10 +87,8 @@ class ActionModule(TreeAction):
                 faults.append(f"{name} of {host} cannot be read ({type(fault).__name__})")
                 return None
 
-        names = value("pgops_databases") or [value("pgops_database")]
+        databases = batches.names(value("pgops_databases") or value("pgops_database"))
         state = value("pgops_state_directory") or SHARED_VARIABLES["pgops_state_directory"].default
-        listed = names if isinstance(names, (list, tuple)) else [names]
-        databases = [str(name) for name in listed if name]
         # A query gives them, so the reports know them.
         if value("pgops_databases_query") and not value("pgops_databases"):
             databases = []

@@ -179,7 +179,7 @@ class ActionModule(UnbrokenAction):
         if past:
             run["past"] = past
         self._refuse_left_out(run, given, variables_of, environment in production)
-        resumed = resumed_run.take_up(run, str(self._value(task_vars, "pgops_run_id") or ""), state)
+        resumed = resumed_run.take_up(run, str(self._value(task_vars, "pgops_run_id") or ""), state, given)
         part_of = str(task_vars.get("__pgops_part_of") or "")
         if is_run_id(part_of):
             # The run that has started this one and waits for it; what that has taken away from the users, this one may bring back.
@@ -244,6 +244,7 @@ class ActionModule(UnbrokenAction):
         from ansible_collections.whitecross.pgops.plugins.plugin_utils import gate_guard
 
         typed = {name: value for name, value in load_extra_vars(self._loader).items() if name not in _NOT_EXTRA}
+        gate_guard.refuse_other_name(typed, run, limit)
         if run["playbook"] not in gate_guard.PLAYBOOKS or not typed:
             return []
         inventory = gate_guard.Inventory(task_vars, self._templar)

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, moved_sequences, proof_levels, reporting
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+    batches,
+    cluster_lines,
+    moved_sequences,
+    proof_levels,
+    reporting,
+)
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 
 _PHASES = {"disclosed": "disclose", "resumed": "resume"}
@@ -47,13 +53,15 @@ class ActionModule(PgopsAction):
             if found.get("state") in ("completed", "lifted", "cut_off"):
                 word = {"completed": "; it was completed", "lifted": "; the old cluster runs again"}
                 self.say(f"{database}: {found['why']}{word.get(found['state'], '')}")
+            elif found.get("state") == "nothing" and found.get("why"):
+                self.say(f"{database}: {found['why']}")
             if found.get("left"):
                 self.say(
                     f"{database}: the restored cluster stays in {found['left']}; remove that folder where nobody needs it"
                 )
             self._tell_plan(database, found)
-            for line in _lost(found.get("lost") or {}):
-                self.say(f"{database}: {line}")
+            for line in cluster_lines.lost(database, found):
+                self.say(line)
             if found.get("lost_unknown"):
                 self.say(f"{database}: what was lost cannot be told: {found['lost_unknown']}")
             for line in moved_sequences.lines(database, found.get("sequences") or {}):
@@ -98,10 +106,8 @@ class ActionModule(PgopsAction):
             )
         for other in found.get("others") or []:
             self.say(f"{database}: the database {other} goes back too")
-        for standby in found.get("standbys") or []:
-            self.say(
-                f"{database}: standby {standby} has to be made anew afterwards; promoted, it would replay all that it has received"
-            )
+        for line in cluster_lines.company(database, found):
+            self.say(line)
 
     def _tell_way_back(
         self, databases: dict[str, dict[str, Any]], kept: str, result: dict[str, Any], task_vars: dict[str, Any]
@@ -112,6 +118,8 @@ class ActionModule(PgopsAction):
         self.say(
             f"{first}: changed over, clients were kept out for {outage:.0f} ms; the replaced cluster is kept in {kept}"
         )
+        for line in cluster_lines.awaited(first, databases[first]):
+            self.say(line)
         self.say(f"{first}: to go back: {command}")
         for found in databases.values():
             found["way_back"] = command
@@ -129,21 +137,3 @@ def _forth_again(databases: dict[str, dict[str, Any]], kept: str) -> dict[str, A
     if any(found.get("others") for found in databases.values()):
         choice["rollback_whole_cluster"] = True
     return choice
-
-
-def _lost(tables: dict[str, dict[str, Any]]) -> list[str]:
-    """:return: a line a table whose rows are others, and one for the empty ones that are gone."""
-    lines = []
-    empty = []
-    for table, rows in tables.items():
-        if rows["then"] is None and not rows["now"]:
-            empty.append(table)
-        elif rows["then"] is None:
-            lines.append(f"{table} had {rows['now']} rows and is not there any more")
-        else:
-            lines.append(f"{table} had {rows['now'] or 0} rows and has {rows['then']} now")
-    if empty:
-        lines.append(
-            f"{len(empty)} empty tables are not there any more: {', '.join(empty[:5])}{' …' if len(empty) > 5 else ''}"
-        )
-    return lines

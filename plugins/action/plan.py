@@ -24,9 +24,12 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import o
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, table
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.plan_lint import pending_findings
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.rendered_tree import changes
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.reporting import size
 
 # So many databases with the same plan are named; the others are counted.
 NAMED = 5
+# So many tables are named with their size.
+NAMED_TABLES = 10
 
 
 class ActionModule(MigrationAction):
@@ -114,6 +117,7 @@ class ActionModule(MigrationAction):
             for line in table(headings, rows):
                 self.say(f"    {line}")
             self._tell_expected(found["pending"])
+            self._tell_tables(names[0] if len(names) > 1 else None, found)
             if found["later"]:
                 self.say(f"    left for another run: {', '.join(found['later'])}")
 
@@ -330,6 +334,17 @@ class ActionModule(MigrationAction):
                     f"    warn: {item['version']} is expected to take {item['expected_seconds']} s and is not in batches: "
                     "split it, see docs/patterns, or keep clients away meanwhile"
                 )
+
+    def _tell_tables(self, database: str | None, found: dict[str, Any]) -> None:
+        """R5.4: the tables that are there and that the pending versions name, the largest first.
+
+        :param database: whose sizes they are, where several databases are told at once.
+        """
+        there = sorted((found.get("table_bytes") or {}).items(), key=lambda one: (-one[1], one[0]))
+        if there:
+            named = ", ".join(f"{name} {size(number)}" for name, number in there[:NAMED_TABLES])
+            more = f" and {len(there) - NAMED_TABLES} more" if len(there) > NAMED_TABLES else ""
+            self.say(f"    tables that they name{f', in {database}' if database else ''}: {named}{more}")
 
     def _refuse_faults(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
         """What lint.yml would refuse is not applied; an applied version is past changing and is left alone."""

@@ -100,12 +100,12 @@ class ActionModule(UnbrokenAction):
 
     def _notify(self, report: dict[str, Any], task_vars: dict[str, Any]) -> bool:
         """Tell whom the environment names how the run ended; whether that works changes nothing about the run."""
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils import notices
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, notices
 
         try:
-            databases = self._templar.template(task_vars.get("pgops_databases") or [task_vars.get("pgops_database")])
+            databases = self._templar.template(task_vars.get("pgops_databases") or task_vars.get("pgops_database"))
             settings = {name: self._templar.template(task_vars.get(name)) for name in notices.VARIABLES}
-            return notices.tell(report, settings, [str(name) for name in databases if name])
+            return notices.tell(report, settings, batches.names(databases))
         except notices.NotNotified as fault:
             display.warning(f"{notices.who_was(fault)} was notified of this run: {fault}")
         except Exception as fault:  # noqa: BLE001 -- its words may hold the address

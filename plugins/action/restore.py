@@ -54,14 +54,14 @@ class ActionModule(IdentityAction):
                 )
                 largest = ", ".join(f"{table} {rows}" for table, rows in found["largest"].items())
                 self.say(f"{database}: rows of its largest tables: {largest or 'none'}")
-        if result.get("reason") == "level":
+        if result.get("reason") in ("level", "unproved"):
             self._tell_climb(result, task_vars)
         if result.get("reason") == "restored_before":
             self._tell_restored_before(result, task_vars)
         return result
 
     def _tell_climb(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
-        """The command that proves this backup further, then the one that was typed."""
+        """The command that proves this backup as far as it has to be, then the one that was typed."""
         climb: dict[str, Any] = {
             "backup_path": str(result["path"]),
             "backup_prove_level": int(result["level_required"]),

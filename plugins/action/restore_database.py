@@ -36,6 +36,8 @@ class ActionModule(IdentityAction):
                     f"{found['rows']} rows"
                 )
                 self._show_disk(database, found)
+                for told in found.get("standbys") or []:
+                    self.say(f"{database}: {told}")
             else:
                 self._show(database, found)
             self._show_roles(database, found)
@@ -99,6 +101,8 @@ class ActionModule(IdentityAction):
         )
         for line in moved_sequences.lines(database, swapped.get("sequences") or {}):
             self.say(line)
+        for told in swapped.get("standbys") or []:
+            self.say(f"{database}: {told}")
         self.say(f"{database}: to go back: {command}")
         swapped["way_back"] = command
         result["next"] = [command]

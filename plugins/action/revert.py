@@ -84,7 +84,8 @@ class ActionModule(MigrationAction):
             stable = any(self._task.args.get(name) not in (None, "") for name in ("keep", "through", "version"))
             lowest = min(str(version) for version in result["not_reverted"])
             choice = {} if stable else {"rollback_through": lowest}
-            self.tell_next(result, [("To go on", self.again(task_vars, choice))])
+            larger = {name: str(seconds) for name, seconds in (result.get("larger") or {}).items()}
+            self.tell_next(result, [("To go on", self.again(task_vars, {**choice, **larger}))])
         elif result.get("reason") == "quarantine":
             self.tell_next(result, [("Type", self.again(task_vars))])
 

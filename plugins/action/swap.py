@@ -63,7 +63,10 @@ class ActionModule(PgopsAction):
             history = found.get("history") or {}
             if history.get("carried") is False:
                 self.say(f"{database}: the history was not carried across: {history.get('why')}")
-            for line in moved_sequences.lines(database, found.get("sequences") or {}):
+            for line in [
+                *moved_sequences.lines(database, found.get("sequences") or {}),
+                *(f"{database}: {told}" for told in found.get("standbys") or []),
+            ]:
                 self.say(line)
         if result.get("reason") == "not_what_was_asked":
             result["next"] = [self.command(task_vars, "status.yml"), *back]

@@ -72,11 +72,17 @@ class ActionModule(MigrationAction):
         if result.get("failed") and result.get("databases"):
             commands = [self.command(task_vars, "verify.yml")]
             applied = sorted(version for versions in self._applied(task_vars).values() for version in versions)
-            if applied:
+            if applied and self._is_of_versions(result):
                 # The first of this run, so that all of it goes.
                 commands.append(self.command(task_vars, "rollback.yml", {"rollback_through": applied[0]}))
             result.setdefault("next", commands)
         return result
+
+    @staticmethod
+    def _is_of_versions(result: dict[str, Any]) -> bool:
+        """:return: whether something failed that a version makes: what none makes stays where one goes back."""
+        findings = [finding for found in result["databases"].values() for finding in found.get("findings") or []]
+        return any(finding["level"] == "fail" and finding["declared"] for finding in findings)
 
     def _evidence(self, task_vars: dict[str, Any]) -> tuple[Path, str] | None:
         """:return: the file for the next environment and whose it is; None where there is no next one."""

@@ -169,19 +169,19 @@ class CallbackModule(CallbackBase):
     @_never_in_the_way
     def v2_runner_on_unreachable(self, result: Any) -> None:
         """Say what to do, once a host."""
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils import failures
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import failures, typed_commands
 
         host = result._host.get_name()
+        command = typed_commands.ping(host)
         reason = str(result._result.get("msg") or "no answer").strip().splitlines()[0].rstrip(".")
         sentence = (
             f"Host {host} cannot be reached ({reason}), nothing was changed on it by this step; "
-            f"repair the connection and type: ansible {host} -m ansible.builtin.ping"
+            f"repair the connection and type: {command}"
         )
         if host not in self._unreachable:
             self._unreachable[host] = sentence
             self._display.display(sentence, color="red", stderr=True)
-        command = [f"ansible {host} -m ansible.builtin.ping"]
-        failures.note(host, result._task.get_name(), {"msg": sentence, "next": command, "unreachable": True})
+        failures.note(host, result._task.get_name(), {"msg": sentence, "next": [command], "unreachable": True})
 
     @_never_in_the_way
     def v2_playbook_on_stats(self, stats: Any) -> None:

@@ -31,7 +31,12 @@ def analyze_tables(context: StepContext, tables: Sequence[tuple[str, str]]) -> N
     try:
         with context.stoppable(context.conn):
             statistics.analyze(
-                context.conn, tables, doing=context.doing, before=before, after=lambda name: context.monitor.ended(pid)
+                context.conn,
+                tables,
+                doing=context.doing,
+                before=before,
+                after=lambda name: context.monitor.ended(pid),
+                unproved=context.note,
             )
     except (psycopg2.Error, PgopsError) as exc:
         if errorcodes.QUERY_CANCELED in (getattr(exc, "pgcode", None), getattr(exc, "sqlstate", None)):

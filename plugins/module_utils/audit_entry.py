@@ -10,7 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import audit_verifier, ledger, phi_logging
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    execute,
+    fetch_all,
+    fetch_one,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
 RUN_ENDED = "run_ended"
@@ -21,6 +26,11 @@ COPIED_AT_MOST = 2000
 _AFTER = (
     f"SELECT * FROM ({audit_verifier.ROWS.replace('ORDER BY seq', '')}) AS r WHERE r.seq > %s ORDER BY r.seq LIMIT %s"
 )
+# Without pg_monitor the state of a standby is not told, and any that is there may be one that commits wait for.
+_NOBODY_FOLLOWS = """
+SELECT current_setting('synchronous_standby_names') <> '' AND NOT EXISTS (
+         SELECT FROM pg_catalog.pg_stat_replication WHERE sync_state IS NULL OR sync_state IN ('sync', 'quorum')) AS alone
+"""
 _PHI_COLUMNS = """
 SELECT format('%%s.%%s', n.nspname, c.relname) AS table, array_agg(a.attname::text ORDER BY a.attnum)
        FILTER (WHERE a.attname IS NOT NULL AND d.objsubid > 0) AS columns
@@ -80,6 +90,7 @@ def settle(conn: Connection, run_id: str, entry: Mapping[str, Any] | None, kept:
     common: dict[str, Any] | None = {"seq": int(held[0]["seq"]), "hash": str(held[0]["hash"])} if held else None
     recorded = entry is not None and _wrote(conn, run_id)
     if recorded and entry is not None:
+        _commit_alone_where_nobody_follows(conn)
         ledger.append_audit(conn, RUN_ENDED, run_id=run_id, detail=with_phi(conn, entry))
     lacking = _lacking(conn, run_id, entry) if recorded and entry is not None else []
     copied = kept.to if kept.to and _has(conn, kept.to) else common
@@ -138,6 +149,18 @@ def _wrote(conn: Connection, run_id: str) -> bool:
     return bool((fetch_one(conn, query, {"run": run_id}) or {}).get("yes"))
 
 
+def _commit_alone_where_nobody_follows(conn: Connection) -> None:
+    """Behind a change of clusters no standby follows, and the run would end no more than the commits of the clients do."""
+    # The role that logs in may have pg_monitor, the owner that it acts as seldom has.
+    execute(conn, "BEGIN; SET LOCAL ROLE NONE")
+    try:
+        found = fetch_one(conn, _NOBODY_FOLLOWS)
+    finally:
+        execute(conn, "ROLLBACK")
+    if found and found["alone"]:
+        execute(conn, "SET synchronous_commit = local")
+
+
 def _has(conn: Connection, row: Mapping[str, Any]) -> bool:
     found = fetch_one(conn, "SELECT hash FROM pgops.audit WHERE seq = %s", (int(row["seq"]),))
     return found is not None and bool(found["hash"] == row["hash"])
@@ -166,7 +189,7 @@ def sign_off(conn: Connection, run_id: str | None, signed: SignOff, *, check: bo
     if not signed.run or not signed.name or not signed.role:
         raise PgopsError(
             "A sign-off names the run and who signs it off.",
-            hint="-e audit_sign_off_run=RUN -e audit_sign_off_name='Grace Murray'",
+            hint="Name them with -e audit_sign_off_run=RUN -e \"audit_sign_off_name='NAME'\" -e \"audit_sign_off_role='ROLE'\".",
         )
     if ledger.schema_version(conn) == 0 or not _wrote(conn, signed.run):
         raise PgopsError(

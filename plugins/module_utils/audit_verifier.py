@@ -657,6 +657,13 @@ SELECT c.relkind::text, c.relpersistence::text AS persistence, c.relrowsecurity,
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = 'pgops' AND c.relname = 'audit'
 """
+# A long audit takes longer than a server may let sessions wait; not every major knows every limit.
+SESSION = """
+SET row_security = off;
+SET search_path = pg_catalog;
+SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout',
+    'idle_in_transaction_session_timeout', 'idle_session_timeout')
+"""
 ROWS = """
 SELECT seq, pg_catalog.to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS at, run_id, event, version, actor,
        detail::text AS detail, previous, hash FROM ONLY pgops.audit ORDER BY seq
@@ -742,7 +749,7 @@ def from_database(dsn: str) -> Iterator[tuple[dict[str, Any], Iterator[tuple[Any
         with closing(psycopg2.connect(dsn, application_name="pgops audit_verifier", client_encoding="UTF8")) as conn:
             conn.set_session(isolation_level="REPEATABLE READ", readonly=True)
             with conn.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
-                cursor.execute("SET row_security = off; SET search_path = pg_catalog")
+                cursor.execute(SESSION)
                 yield head_of(cursor), _database_rows(conn)
     except psycopg2.Error as fault:
         raise CannotLook(f"The audit cannot be read: {str(fault).strip().splitlines()[0]}") from None

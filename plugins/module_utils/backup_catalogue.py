@@ -16,7 +16,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Callable
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import backup_pins, backup_store, retention
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    backup_pins,
+    backup_store,
+    cluster_backups,
+    retention,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.retention import Candidate
@@ -216,13 +221,18 @@ def decide(
     now: datetime,
     *,
     environment: str = "",
+    cluster: str = "",
     needed: Mapping[str, str] | None = None,
     ledger_read: bool = False,
 ) -> list[Decision]:
     """Say of each entry what keeps it. Deletes nothing.
 
+    The policy is applied to the backups of each cluster by themselves: those of another one stand for nothing of this one.
+
     :param now: UTC.
     :param environment: the backups of another one are not this run's to delete; every one is where it is empty.
+    :param cluster: the system identifier of the server that was asked. What a rollback on another one needs nobody has told, so the
+        backups of that are not this run's to delete; every one is where it is empty.
     :param needed: id -> why, of what a rollback needs as the server tells it.
     :param ledger_read: the ledger has told what a rollback would go back to; where it has not, the newest backup from before a
         change is kept in its place.
@@ -234,9 +244,17 @@ def decide(
         if entry.state == WHOLE
         and (not environment or str(entry.manifest.get("environment") or "") in ("", environment))
     }
-    candidates = [entry.candidate() for entry in found if entry.id in own]
-    rules = retention.kept(candidates, policy, now)
-    needed = {**({} if ledger_read else _newest_of_a_change(candidates)), **(needed or {})}
+    foreign = {entry.id for entry in found if not cluster_backups.may_be_of(entry.manifest, cluster)}
+    clusters: dict[str, list[Candidate]] = {}
+    for entry in found:
+        if entry.id in own:
+            clusters.setdefault(cluster_backups.cluster_of(entry.manifest), []).append(entry.candidate())
+    rules: dict[str, list[str]] = {}
+    newest: dict[str, str] = {}
+    for candidates in clusters.values():
+        rules.update(retention.kept(candidates, policy, now))
+        newest.update({} if ledger_read else _newest_of_a_change(candidates))
+    needed = {**newest, **(needed or {})}
     decisions = []
     for entry in found:
         pins = [_told_pin(pin) for pin in entry.pins]
@@ -252,6 +270,11 @@ def decide(
             left = entry.told
         elif entry.state == WHOLE and entry.id not in own:
             left = f"of environment {entry.manifest['environment']}"
+        elif entry.state == WHOLE and entry.id in foreign:
+            left = (
+                f"of another cluster (system identifier {cluster_backups.cluster_of(entry.manifest)}), whose own host deletes it; "
+                "-e backup_expire_offline=true does it without asking"
+            )
         decisions.append(
             Decision(entry, tuple(rule for rule in kept_by if rule != retention.NEWEST_PROVED), tuple(pins), left)
         )
@@ -289,6 +312,7 @@ def row(decision: Decision, policy: retention.Policy, now: datetime) -> dict[str
         "database": manifest.get("database"),
         "purpose": manifest.get("purpose"),
         "environment": manifest.get("environment"),
+        "system_identifier": cluster_backups.cluster_of(manifest) or None,
         "run_id": manifest.get("run_id"),
         "phi": manifest.get("phi"),
         "version": _last_applied(manifest),
@@ -339,7 +363,7 @@ def listing(
 
     :param only: one of :data:`FILTERS`.
     :param newest: at most so many, the newest.
-    :return: folder, backups (as :func:`row`), total, and how many of all are whole, proved and pinned, with their bytes.
+    :return: folder, backups (as :func:`row`), total, clusters (the system identifiers of all), and how many of all are whole, proved and pinned, with their bytes.
     """
     moment = now or datetime.now(timezone.utc)
     decisions = decide(entries(directory, database), policy, moment, environment=environment)
@@ -349,6 +373,7 @@ def listing(
         "folder": backup_store.database_folder(directory, database),
         "backups": shown[:newest] if newest else shown,
         "total": len(rows),
+        "clusters": sorted({listed["system_identifier"] for listed in rows if listed["system_identifier"]}),
         "counts": {
             "whole": sum(listed["state"] == WHOLE for listed in rows),
             "proved": sum(listed["proved"] for listed in rows),

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     backup_store,
+    cluster_backups,
     database_marks,
     ledger,
     restored_from,
@@ -121,7 +122,8 @@ def choose(
             database=database,
             hint="Name one with -e rollback_backup=PATH.",
         ) from None
-    found = backup_store.backups_of(directory, database)
+    there = backup_store.backups_of(directory, database)
+    found = cluster_backups.own(target, there, application_name=application_name)
     proved = [backup for backup in found if backup.proof_level >= min(level, backup_store.PROVED)]
     if last is None:
         fitting, why = proved, "the newest proved backup; nothing was ever applied"
@@ -130,16 +132,17 @@ def choose(
         why = f"the newest proved backup from before the last apply, run {last['run_id']} at {last['began']}"
         own = _own_backup(last)
         if own:
-            for backup in found:
+            for backup in there:  # one of another cluster is refused with its reason by whoever uses it
                 if backup.path == own:
-                    _refuse_unproved(backup, last)
+                    _refuse_unproved(backup, last, level)
                     return backup, f"the backup that the last apply, run {last['run_id']}, made before it began"
             why += f"; {own}, which it made itself, is not there any more"
     if not fitting:
+        others = f", and {len(there) - len(found)} of another cluster" if len(there) != len(found) else ""
         before = f" from before the last apply (run {last['run_id']}, {last['began']})" if last else ""
         raise PgopsError(
             f"There is no proved backup of {database}{before} in {backup_store.database_folder(directory, database)}: "
-            f"{len(found)} backups are there, {len(proved)} of them proved.",
+            f"{len(found)} backups are there, {len(proved)} of them proved{others}.",
             database=database,
             hint="Prove one with prove.yml -e backup_path=PATH, or name a proved one with -e rollback_backup=PATH.",
             extra={"reason": NONE_FITS},
@@ -147,7 +150,7 @@ def choose(
     return fitting[0], why
 
 
-def _refuse_unproved(backup: Backup, last: dict[str, Any]) -> None:
+def _refuse_unproved(backup: Backup, last: dict[str, Any], level: int) -> None:
     # An older one loses more, and nobody asked for that.
     if not backup.proof_level:
         raise PgopsError(
@@ -155,7 +158,7 @@ def _refuse_unproved(backup: Backup, last: dict[str, Any]) -> None:
             "from before it is taken in its place without being named.",
             database=str(backup.manifest["database"]),
             hint=f"Prove it with prove.yml -e backup_path={shlex.quote(backup.path)}, or name another one with -e rollback_backup=PATH.",
-            extra={"reason": "unproved", "path": backup.path},
+            extra={"reason": "unproved", "path": backup.path, "level_required": level},
         )
 
 

@@ -20,6 +20,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     backup_catalogue,
     backup_deletion,
     backup_store,
+    cluster_backups,
     ledger,
     locks,
     needed_backups,
@@ -107,9 +108,17 @@ def _decide(target: Target, directory: str, asked: Asked, now: datetime) -> tupl
     unread = _ask(
         asked, target.database, needed, lambda: needed_backups.gone_back_to(target, directory, application_name=name)
     )
+    # Without asking those of every cluster go by the policy, each with its newest from before a change kept.
+    cluster = "" if asked.offline else cluster_backups.identifier(target, application_name=name)
     found = backup_catalogue.entries(directory, target.database)
     decisions = backup_catalogue.decide(
-        found, asked.policy, now, environment=asked.environment, needed=needed, ledger_read=not unread
+        found,
+        asked.policy,
+        now,
+        environment=asked.environment,
+        cluster=cluster,
+        needed=needed,
+        ledger_read=not (unread or asked.offline),
     )
     for decision in decisions:
         if decision.expires:

@@ -21,16 +21,19 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     blue_green_change,
     blue_green_copy,
     blue_green_link,
+    blue_green_properties,
+    blue_green_sequences,
     blue_green_state,
     blue_green_tables,
+    blue_green_triggers,
+    blue_green_versions,
     catalog,
     database_marks,
-    database_properties,
     disk_forecast,
     locks,
     migrate,
-    preview,
     restore,
+    standby_readers,
     strategies_of_versions,
     swap_blockers,
 )
@@ -52,7 +55,6 @@ PREPARING = "preparing"
 # Sessions that a comparison or a change-over opens at most.
 _SESSIONS = 6
 _TELL_SECONDS = 2.0
-_ROW_WORDS = frozenset({"update", "delete", "merge", "with"})
 
 _MATERIALIZED = """
 SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name
@@ -82,7 +84,7 @@ def prepare(
         before = blue_green_change.look(change, conn)
         if before["state"] == READY:
             return _same(change, before, migrations)
-        pending = _pending(change, migrations)
+        pending = blue_green_versions.pending(change, migrations)
         if not pending:
             return {"state": NONE, "green": change.green, "versions": [], "told": [], "changed": False}
         if before["state"] == LEFT and not check_only:
@@ -100,47 +102,13 @@ def prepare(
     return {**result, "state": READY, "compared": compared, "seconds": round(time.monotonic() - began, 3)}
 
 
-def _pending(change: Change, migrations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """:return: the versions to apply, in order. :raises PgopsError: one of them writes rows, which the empty copy has none of."""
-    selection = Selection(strategy=strategies_of_versions.BLUE_GREEN)
-    found = preview.preview(change.target, migrations, selection, run_id=change.work.run_id)["pending"]
-    wanted = {str(item["version"]) for item in found}
-    pending = [version for version in migrations if str(version["version"]) in wanted]
-    for version in pending:
-        for number, step in enumerate(version["steps"], 1):
-            if step["kind"] == "backfill" or any(
-                str(statement["sql"]).lstrip().partition(" ")[0].strip().lower() in _ROW_WORDS
-                for statement in step.get("up") or ()
-            ):
-                raise PgopsError(
-                    f"Nothing was begun for {change.database}: step {number} of {version['version']} writes rows, and a blue-green version "
-                    "is applied while its tables are empty.",
-                    database=change.database,
-                    hint="Write them by a version of its own, which is applied online, before or behind it.",
-                    extra={"reason": "writes_rows", "version": str(version["version"])},
-                )
-    return pending
-
-
 def _same(change: Change, found: Mapping[str, Any], migrations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     record = found["record"]
-    _refuse_edited(change, record, migrations)
+    blue_green_versions.refuse_edited(change, record, migrations)
     return {
         "state": READY, "green": change.green, "versions": record["versions"], "compared": record.get("compared"), "told": [],
         "changed": False,
     }  # fmt: skip
-
-
-def _refuse_edited(change: Change, record: Mapping[str, Any], migrations: Sequence[Mapping[str, Any]]) -> None:
-    tree = {str(version["version"]): str(version["rendered_checksum"]) for version in migrations}
-    edited = [version for version, checksum in record["checksums"].items() if tree.get(version) != checksum]
-    if edited:
-        raise PgopsError(
-            f"{change.green} was prepared with another text of {', '.join(edited)} than the tree has now; nothing was touched.",
-            database=change.database,
-            hint="Give it up with -e blue_green_stage=give_up and prepare it again, or bring the text back.",
-            extra={"reason": "edited", "versions": edited},
-        )
 
 
 def _refuse(change: Change, conn: Connection, *, left: bool) -> tuple[list[str], str]:
@@ -224,10 +192,11 @@ class _Preparation:
             }  # fmt: skip
             blue_green_state.freeze(live, record)
             change.after("frozen")
-            mark, properties = self._create(live)
+            mark = self._create(live)
             tables = self._shape(live)
-            database_properties.apply(self.conn, change.green, properties)
             with closing(change.connect(change.green_target)) as green:
+                blue_green_properties.follow(live, green)
+                record["triggers"] = blue_green_triggers.lower(green)
                 change.tell("waiting for open transactions, then copying the rows")
                 change.link.make(live, green, tables, self.connection, change.work.control)
                 record["fingerprint"] = catalog.fingerprint(catalog.inventory(live))
@@ -242,7 +211,7 @@ class _Preparation:
             database_marks.set_mark(self.conn, change.green, replace(mark, state=VERIFIED))
             return dict(record["compared"])
 
-    def _create(self, live: Connection) -> tuple[Mark, dict[str, Any]]:
+    def _create(self, live: Connection) -> Mark:
         change = self.change
         properties = catalog.database_properties(live)
         shown = database_marks.read_mark(properties["comment"])
@@ -253,7 +222,7 @@ class _Preparation:
         change.tell(f"making {change.green}")
         restore.create(self.conn, change.green, properties, mark, whole=True)
         change.after("created")
-        return mark, properties
+        return mark
 
     def _shape(self, live: Connection) -> list[blue_green_tables.Carried]:
         """Make the live shape in the new database and apply the versions to it, while it is empty."""
@@ -274,7 +243,9 @@ class _Preparation:
             migrate.apply(where, self.migrations, selection, self.way)
             change.after("applied")
             after = blue_green_tables.shapes(green)
-            return blue_green_tables.refuse_changes(live, green, before, after, change.database)
+            return blue_green_tables.refuse_changes(
+                live, green, before, after, change.database, more=blue_green_sequences.refused
+            )
 
     def _wait_until_copied(self, green: Connection) -> None:
         change, told = self.change, 0.0
@@ -350,10 +321,14 @@ def change_over(
         with closing(change.connect(change.live_target)) as live, closing(change.connect(change.green_target)) as green:
             if not found["link"]["enabled"] and not check_only and confirmed:
                 # A change-over that was cut off under its fence had ended it, and nothing is lost: the slot has kept what came since.
+                blue_green_triggers.lower(green)
                 change.link.enable(green)
             tables = blue_green_tables.carried(blue_green_tables.shapes(live), blue_green_tables.shapes(green))
             if check_only or not confirmed:
-                return {"state": READY, "green": change.green, "versions": record["versions"], "changed": True}
+                return {
+                    "state": READY, "green": change.green, "versions": record["versions"], "changed": True,
+                    "standbys": standby_readers.look(conn, change.database),
+                }  # fmt: skip
             settle(change, live, green)
             _refuse_moved(change, live, record)
         compared = compare(change, tables)
@@ -386,7 +361,7 @@ def _refuse_unready(
             hint="Give it up with -e blue_green_stage=give_up, or prepare it again, which does that first.",
             extra={"reason": "broken"},
         )
-    _refuse_edited(change, found["record"], migrations)
+    blue_green_versions.refuse_edited(change, found["record"], migrations)
     return dict(found["record"])
 
 
@@ -414,9 +389,10 @@ def _swap(change: Change, record: Mapping[str, Any]) -> dict[str, Any]:
     swapping = ChangeOver(
         change.target, change.green, run_id=change.work.run_id, progress=change.work.progress, control=change.work.control,
         pool=change.pool, reason=change.reason, after=change.after, link=change.link, carry=carry,
+        triggers=record.get("triggers") or [],
     )  # fmt: skip
     try:
-        return swapping.run()
+        return {**swapping.run(), "settings": swapping.set_meanwhile}
     except BaseException:
         # It may have been ended under the fence. What came since waits in the slot.
         _go_on(change)
@@ -429,6 +405,7 @@ def _go_on(change: Change) -> None:
             there = database_marks.database(conn, change.green)
         if there and there.open and there.mark and there.mark.state != FENCED:
             with closing(change.connect(change.green_target)) as green:
+                blue_green_triggers.lower(green)
                 change.link.enable(green)
     except (PgopsError, psycopg2.Error):
         # What failed is told; the next run looks at it again.

@@ -26,6 +26,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     execute,
     fetch_all,
     fetch_one,
+    server_version,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Work
 from psycopg2 import sql
@@ -140,6 +141,7 @@ def _copy(source: Target, destination: Target, work: Work, arguments: list[str])
         archive = os.path.join(folder, "dump")
         with closing(connect(source, application_name=work.application_name)) as conn:
             dump, load = (client_tool(source, conn, name) for name in ("pg_dump", "pg_restore"))
+            major, _ = server_version(conn)
         _run(
             ClientProcess(
                 dump,
@@ -151,7 +153,7 @@ def _copy(source: Target, destination: Target, work: Work, arguments: list[str])
         _run(
             ClientProcess(
                 load, ["--exit-on-error", archive], destination, application_name=f"{work.application_name} blue-green",
-                options=restore.session_options(True),
+                options=restore.session_options(True, major),
             ),
             f"Making the objects of {destination.database} failed", work,
         )  # fmt: skip

@@ -6,13 +6,24 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Callable
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import database_marks, locks, swap, swap_blockers
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    blue_green_properties,
+    blue_green_sequences,
+    blue_green_triggers,
+    database_marks,
+    locks,
+    swap,
+    swap_blockers,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_compare import arrived
 from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_link import Link
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, connect, execute, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks import Database
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.sequence_positions import SequencePositions
 from psycopg2 import sql
@@ -27,15 +38,33 @@ class ChangeOver(swap.Swap):
 
     ROLES = (database_marks.GREEN,)
 
-    def __init__(self, *args: Any, link: Link, carry: Callable[[], dict[str, Any]], **settings: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        link: Link,
+        carry: Callable[[], dict[str, Any]],
+        triggers: Sequence[Mapping[str, Any]],
+        **settings: Any,
+    ) -> None:
         """
         :param link: the replication from the one into the other.
         :param carry: brings the ledger across, with the runner lock of the live database held.
+        :param triggers: as ``blue_green_triggers.lower`` returned them.
         """
         super().__init__(*args, **settings)
         self._link = link
         self._carry_ledger = carry
+        self._triggers = triggers
         self._sessions: tuple[Connection, Connection] | None = None
+        # What was set on the live database since the preparation, by name.
+        self.set_meanwhile: list[str] = []
+
+    def _look(self, conn: Connection) -> tuple[Database, Database]:
+        live, staged = super()._look(conn)
+        assert staged.mark is not None
+        # It may have been commented on since the preparation.
+        comment = live.mark.comment if live.mark else live.comment
+        return live, replace(staged, mark=replace(staged.mark, comment=comment))
 
     def _refuse_blockers(self, conn: Connection) -> None:
         swap_blockers.refuse_recovery(conn, self.live)
@@ -59,13 +88,16 @@ class ChangeOver(swap.Swap):
         destination = connect(self.target.as_restore().with_(database=self.staged), application_name=name)
         held.callback(destination.close)
         self._sessions = (source, destination)
-        self._positions = SequencePositions(source, destination)
+        self._positions = SequencePositions(
+            source, destination, follows=blue_green_sequences.followed(source, destination)
+        )
         return carried
 
     def _get_sequences_ready(self) -> None:
         assert self._positions is not None and self._sessions is not None
         source, destination = self._sessions
         self._positions.get_ready()
+        self._follow_properties()
         # What is not over yet would come over behind the fence, while clients wait.
         if not arrived(source, destination, swap.FENCE_SECONDS, _POLL_SECONDS):
             raise self._behind("nothing was touched")
@@ -73,6 +105,12 @@ class ChangeOver(swap.Swap):
         if len(own) < _WORKERS:
             raise self._behind("its processes do not run; nothing was touched")
         self._positions.pids |= own
+
+    def _follow_properties(self) -> None:
+        assert self._sessions is not None
+        for name in blue_green_properties.follow(*self._sessions):
+            if name not in self.set_meanwhile:
+                self.set_meanwhile.append(name)
 
     def _behind(self, what: str) -> PgopsError:
         return PgopsError(
@@ -95,6 +133,9 @@ class ChangeOver(swap.Swap):
             for pid in self._link.pids(destination):
                 fetch_one(destination, "SELECT pg_terminate_backend(%s) AS told", (pid,))
             self._after("replication ended")
+            blue_green_triggers.raise_again(destination, self._triggers)
+            self._after("triggers raised")
+            self._follow_properties()
             self._sequences = {"moved": positions.move_on(), "left": positions.left, "why": None}
             self._after("sequences moved")
         except psycopg2.Error as exc:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,10 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name, n.nspnam
        (SELECT jsonb_agg(jsonb_build_object('leaf', l.oid::regclass::text, 'foreign', l.relkind = 'f', 'unlogged', l.relpersistence = 'u',
                 'full', l.relreplident = 'f', 'key', (SELECT jsonb_agg(a.attname) FROM pg_catalog.pg_index AS i
                     JOIN pg_catalog.pg_attribute AS a ON a.attrelid = l.oid AND a.attnum = ANY (i.indkey)
-                   WHERE i.indrelid = l.oid AND i.indisvalid
-                     AND (l.relreplident = 'i' AND i.indisreplident OR l.relreplident = 'd' AND i.indisprimary))))
+                   WHERE i.indrelid = l.oid AND i.indisvalid AND i.indimmediate
+                     AND (l.relreplident = 'i' AND i.indisreplident OR l.relreplident = 'd' AND i.indisprimary)),
+                'deferrable', EXISTS (SELECT FROM pg_catalog.pg_index AS i
+                   WHERE i.indrelid = l.oid AND i.indisprimary AND NOT i.indimmediate)))
           FROM pg_catalog.pg_class AS l
          WHERE l.oid = c.oid AND c.relkind = 'r'
             OR c.relkind = 'p' AND l.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(c.oid) AS p WHERE p.isleaf)) AS leaves
@@ -44,13 +46,6 @@ ORDER BY 1
 _FOREIGN_KEYS = """
 SELECT conrelid::regclass::text AS table, conname::text AS name, pg_catalog.pg_get_constraintdef(oid) AS definition
 FROM pg_catalog.pg_constraint WHERE contype = 'f' AND conparentid = 0
-"""
-# They fire while rows are applied, and would do again what they did in the live database.
-_TRIGGERS = """
-SELECT tgrelid::regclass::text AS table, tgname::text AS name FROM pg_catalog.pg_trigger AS t
-JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE NOT tgisinternal AND tgenabled IN ('A', 'R') AND n.nspname NOT IN (%(ledger)s, %(own)s)
-ORDER BY 1, 2
 """
 _EXCLUDED = {"ledger": catalog.LEDGER_SCHEMA, "own": blue_green_state.SCHEMA}
 
@@ -128,12 +123,13 @@ def _unfit(shape: Shape) -> list[tuple[str, str]]:
             found.append((f"the unlogged table {name}", f"ALTER TABLE {name} SET LOGGED, or drop it"))
         elif not leaf["full"] and not leaf["key"]:
             # From the moment it is published, PostgreSQL refuses UPDATE and DELETE of it: the application would fail.
-            found.append(
-                (
-                    f"{name}, which has no replica identity",
-                    f"give it a primary key, or ALTER TABLE {name} REPLICA IDENTITY FULL",
-                )
+            why = (
+                "whose primary key is deferrable and so no replica identity"
+                if leaf["deferrable"]
+                else "which has no replica identity"
             )
+            key = "make its primary key NOT DEFERRABLE" if leaf["deferrable"] else "give it a primary key"
+            found.append((f"{name}, {why}", f"{key}, or ALTER TABLE {name} REPLICA IDENTITY FULL"))
     return found
 
 
@@ -149,11 +145,18 @@ def carried(live: Mapping[str, Shape], green: Mapping[str, Shape]) -> list[Carri
 
 
 def refuse_changes(
-    live: Connection, green: Connection, before: Mapping[str, Shape], after: Mapping[str, Shape], database: str
+    live: Connection,
+    green: Connection,
+    before: Mapping[str, Shape],
+    after: Mapping[str, Shape],
+    database: str,
+    *,
+    more: Callable[[Connection, Connection, Sequence[Carried]], list[tuple[str, str]]],
 ) -> list[Carried]:
     """Look at what the versions have made of the empty copy.
 
     :param before: the copy's tables before the versions; :param after: behind them.
+    :param more: what else is in the way of what is replicated, and what to do.
     :return: what is replicated.
     :raises PgopsError: rows could not be carried into it, or would be there unchecked.
     """
@@ -162,6 +165,7 @@ def refuse_changes(
     found = _renamed(before, after)
     for pair in pairs:
         found += _unreachable(pair)
+    found += more(live, green, pairs)
     known = {(row["table"], row["name"], row["definition"]) for row in fetch_all(live, _FOREIGN_KEYS)}
     for row in fetch_all(green, _FOREIGN_KEYS):
         if (row["table"], row["name"], row["definition"]) not in known:
@@ -171,13 +175,6 @@ def refuse_changes(
                     "add it in a later version, which is applied online",
                 )
             )
-    for row in fetch_all(green, _TRIGGERS, _EXCLUDED):
-        found.append(
-            (
-                f"the trigger {row['name']} of {row['table']}, which fires for replicated rows too",
-                f"ALTER TABLE {row['table']} ENABLE TRIGGER {row['name']} before, in the live database",
-            )
-        )
     for pair in pairs:
         rows = fetch_one(green, f"SELECT EXISTS (SELECT FROM {pair.green.name}) AS yes")
         if rows and rows["yes"]:
@@ -221,6 +218,14 @@ def _renamed(before: Mapping[str, Shape], after: Mapping[str, Shape]) -> list[tu
 def _unreachable(pair: Carried) -> list[tuple[str, str]]:
     name, found = pair.live.name, []
     for column in pair.green.columns:
+        before = pair.live.named.get(str(column["name"]))
+        if before and before["generated"] and not column["generated"]:
+            found.append(
+                (
+                    f"the column {column['name']} of {name}, which is computed now and has no expression in the new one",
+                    "keep the expression, and drop it in a later version, online",
+                )
+            )
         if column["needed"] and column["name"] not in pair.columns:
             found.append(
                 (
@@ -245,7 +250,7 @@ def _unreachable(pair: Carried) -> list[tuple[str, str]]:
         if not of_live:
             continue
         if not wanted and not leaf["full"]:
-            found.append((f"{leaf['leaf']}, which loses its primary key", "keep the key"))
+            found.append((f"{leaf['leaf']}, which loses its primary key", "keep the key, and let it not be deferrable"))
         for key in of_live:
             if wanted and not wanted <= key:
                 found.append(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 White Cross pgops contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What of a database's replication does not come along when another one takes its name.
+"""What of a database's replication does not come along when another one takes its name, and who reads it on a standby.
 
 A logical slot belongs to the database that it was made in, by that one's identity and not by its name: it stays with the
 replaced one. Publications are in a dump; a subscription is not restored, for a copy must not replicate.
@@ -12,7 +12,12 @@ from __future__ import annotations
 from contextlib import closing
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, catalog, restore
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    backup_store,
+    catalog,
+    restore,
+    standby_readers,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Work
@@ -33,6 +38,7 @@ def look(target: Target, conn: Connection, backup: str, work: Work) -> list[str]
         f"{target.database} and to copy its tables again"
         for row in fetch_all(conn, _SLOTS, (target.database,))
     ]
+    told += standby_readers.look(conn, target.database)
     return told + (_publications(target, conn, backup, work) if backup else [])
 
 

@@ -35,6 +35,26 @@ POLL_SECONDS = 0.1
 # What is left free on the file system of the data directory.
 SPARE_BYTES = 64 << 20
 
+# What a server does to others of its own accord, or lets its sessions wait for. The copy has the live one's subscriptions, and would log
+# in at their publishers with its slots: what it confirmed there, they would never send the live one again.
+_ALONE = {
+    "max_logical_replication_workers": "0",
+    "primary_conninfo": "",
+    "primary_slot_name": "",
+    "archive_cleanup_command": "",
+    "recovery_end_command": "",
+    # The standbys follow the live cluster.
+    "synchronous_standby_names": "",
+}
+# Libraries whose workers act as soon as a recovery has ended: they run jobs, send requests, log in at other servers, some of them at this
+# host and port. All others stay loaded: replay, indexes and event triggers may need them.
+ACTING = frozenset(
+    {"bdr", "pg_cron", "pg_failover_slots", "pg_later", "pg_net", "pg_partman_bgw", "pg_squeeze", "pg_task", "pgactive", "pgautofailover",
+     "pglogical", "powa", "spock", "vectorize"}
+)  # fmt: skip
+# These have to stay loaded, and a setting keeps their workers from acting.
+_HELD = {"timescaledb": ("timescaledb.max_background_workers", "0")}
+
 
 class Beside:
     """A data directory that pgBackRest restores into, and the server that is started in it."""
@@ -109,11 +129,25 @@ class Beside:
             "archive_mode": "on" if archiving else "off",
             "archive_command": "",
             "archive_library": "",
+            **_ALONE,
         }
         if self.layout.major < 15:
             del settings["archive_library"]
-        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        cluster_layout.start(self.layout.bindir, self.folder, options, self.log, self.user, wait=False)
+        settings.update(self._preloaded(settings))
+        cluster_layout.start(self.layout.bindir, self.folder, _options(settings), self.log, self.user, wait=False)
+
+    def _preloaded(self, settings: dict[str, str]) -> dict[str, str]:
+        """:return: the settings that keep preloaded libraries from acting; none where the server cannot say which it loads, for then it does
+        not start either."""
+        name = "shared_preload_libraries"
+        program = [f"{self.layout.bindir}/postgres", "-C", name, "-D", self.folder]
+        done = self.user.run([*program, *_options(settings)])
+        if done.code or not done.lines:
+            return {}
+        loaded = [part.strip().strip('"') for part in done.lines[-1].split(",") if part.strip()]
+        kept = [path for path in loaded if _library(path) not in ACTING]
+        held = dict(_HELD[_library(path)] for path in kept if _library(path) in _HELD)
+        return held if kept == loaded else {**held, name: ",".join(f'"{path}"' for path in kept)}
 
     def target(self, database: str) -> Target:
         """:return: how to reach one of its databases."""
@@ -211,6 +245,15 @@ class Beside:
         discard(self.layout.bindir, self.folder, self.user)
         if self.private:
             shutil.rmtree(self.private, ignore_errors=True)
+
+
+def _options(settings: dict[str, str]) -> list[str]:
+    return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+
+
+def _library(path: str) -> str:
+    name = os.path.basename(path)
+    return name.removesuffix(".so")
 
 
 def discard(bindir: str, folder: str, user: OsUser) -> None:

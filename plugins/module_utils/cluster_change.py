@@ -38,6 +38,8 @@ LOCK = ".pgops_change.lock"
 # Inside a kept data directory: what it was, and that a change has put it aside.
 KEPT = "pgops_kept.json"
 STANDBY = "standby.signal"
+# In the name of a restored cluster's folder until it is live; one without it had been put aside.
+NEW = ".pgops_new_"
 
 RESTORING = "restoring"
 FENCING = "fencing"
@@ -122,7 +124,7 @@ def names(data_directory: str, run_id: str, now: datetime) -> tuple[str, str]:
     number = 1
     while True:
         more = f"_{number}" if number > 1 else ""
-        incoming, kept = f"{data_directory}.pgops_new_{stamp}{more}", f"{data_directory}.pgops_kept_{stamp}{more}"
+        incoming, kept = f"{data_directory}{NEW}{stamp}{more}", f"{data_directory}.pgops_kept_{stamp}{more}"
         if not os.path.lexists(incoming) and not os.path.lexists(kept):
             return incoming, kept
         number += 1

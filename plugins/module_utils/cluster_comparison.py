@@ -205,6 +205,8 @@ def record_return(targets: Iterable[Target], record: Record) -> dict[str, dict[s
                 connect(target.as_restore(), application_name=locks.application_name(record.run_id))
             ) as conn:
                 if ledger.schema_version(conn):
+                    # The standbys followed the cluster that was replaced, and a commit would wait for them for ever.
+                    execute(conn, "SET synchronous_commit = local")
                     ledger.append_audit(conn, CLUSTER_RETURNED, run_id=record.run_id, detail=record.detail())
         except (psycopg2.Error, PgopsError) as exc:
             why = as_pgops_error(exc, "the return could not be written into the audit").message

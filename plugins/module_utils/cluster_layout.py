@@ -137,6 +137,15 @@ def running(folder: str) -> int | None:
     return pid if b"postgres" in os.path.basename(program) else None
 
 
+def is_stopping(folder: str) -> bool:
+    """:return: whether the server of a data directory was told to stop; it takes no connection any more."""
+    try:
+        with open(os.path.join(folder, "postmaster.pid"), encoding="utf-8") as stream:
+            return stream.read().splitlines()[7].strip() == "stopping"
+    except (OSError, IndexError):
+        return False
+
+
 def _started_with(folder: str) -> tuple[str, tuple[str, ...]]:
     """:return: the program in postmaster.opts, and its words without the data directory."""
     with open(os.path.join(folder, "postmaster.opts"), encoding="utf-8") as stream:

@@ -30,7 +30,7 @@ TCP_USER_TIMEOUT_MS = 30_000
 APPLICATION_NAME_LIMIT = 63  # NAMEDATALEN - 1
 
 # Everything that a content hash, a definition's text or a lock depends on. row_security = off makes a role that a
-# policy would hide rows from fail instead of counting zero.
+# policy would hide rows from fail instead of counting zero. A server's limits would end whoever waits for a client tool.
 PINNED_SETTINGS: dict[str, str] = {
     "TimeZone": "UTC",
     "DateStyle": "ISO, YMD",
@@ -44,6 +44,8 @@ PINNED_SETTINGS: dict[str, str] = {
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "transaction_timeout": "0",
     "client_min_messages": "notice",
     "session_replication_role": "origin",
     "default_transaction_isolation": "read committed",
@@ -53,6 +55,8 @@ PINNED_SETTINGS: dict[str, str] = {
 }
 # Only a superuser may set this one, and only a value other than the default needs it.
 _NEEDS_RIGHTS = frozenset({"session_replication_role"})
+# The first major that knows it.
+_SINCE = {"transaction_timeout": 17}
 
 # SET ROLE to one that it is no member of, and to one that is not there; with any other word the session is lost.
 _NO_SUCH_RIGHT = frozenset({errorcodes.INSUFFICIENT_PRIVILEGE, errorcodes.INVALID_PARAMETER_VALUE})
@@ -320,8 +324,13 @@ def connect(
 
 
 def _pin(conn: Connection, target: Target) -> None:
+    major, _ = server_version(conn)
+    settings = {
+        name: value
+        for name, value in PINNED_SETTINGS.items()
+        if name not in _NEEDS_RIGHTS and major >= _SINCE.get(name, 0)
+    }
     with conn.cursor() as cursor:
-        settings = {name: value for name, value in PINNED_SETTINGS.items() if name not in _NEEDS_RIGHTS}
         cursor.execute(
             sql.SQL("; ").join(
                 sql.SQL("SET {} = {}").format(

@@ -10,7 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import broken_rows, lock_forecast, orphans
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    broken_rows,
+    lock_forecast,
+    orphans,
+    time_limits,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
@@ -168,10 +173,7 @@ def _patiently(
             database=context.database,
         )
         if context.timed_out(exc, since, seconds):
-            error.message = f"{context.doing} hit its time limit of {seconds} s at constraint {_full(constraint)} (SQLSTATE {exc.pgcode})"
-            error.args = (error.message,)
-            error.hint = "Raise budgets.index_timeout_s in its migration.yml."
-            error.extra["reason"] = "time_limit"
+            time_limits.tell(context, error, "index_timeout_s", f"at constraint {_full(constraint)}")
         raise error from None
 
 

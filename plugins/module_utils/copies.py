@@ -3,7 +3,7 @@
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
 """Copies of a backup in a second place: published there whole or not at all, and believed only once read back there.
 
-``<place>/pre-migration/YYYY/MM/DD/<database>/<backup>/``; where a backup has been copied to stands in its ``copies.json``.
+``<place>/pre-migration/YYYY/MM/DD/<database>/<system identifier>/<backup>/``; where a backup has been copied to stands in its ``copies.json``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Callable
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store
+from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, cluster_backups
 from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
 from ansible_collections.whitecross.pgops.plugins.module_utils.copy_place import Place
 from ansible_collections.whitecross.pgops.plugins.module_utils.copy_places import place_of
@@ -64,10 +64,19 @@ def refuse_places(places: Sequence[Any]) -> list[Place]:
 
 
 def location(backup: Backup) -> str:
-    """Where below a place a backup lies: the purpose's own words, the day on which it was begun, database, name.
+    """Where below a place a backup lies: the purpose's own words, the day on which it was begun, database, cluster, name.
 
-    :return: ``pre-migration/YYYY/MM/DD/<database>/<name>``; a manual one lies below ``manual/``.
+    Hosts of one run back up a database of one name in one second, so its name alone tells none of them from the others.
+
+    :return: ``pre-migration/YYYY/MM/DD/<database>/<system identifier>/<name>``; a manual one lies below ``manual/``, one whose manifest
+        tells no cluster right below its database.
     """
+    above, name = posixpath.split(_older_location(backup))
+    return posixpath.join(above, _WORD.sub("-", cluster_backups.cluster_of(backup.manifest)), name)
+
+
+def _older_location(backup: Backup) -> str:
+    """:return: where a copy lies that was made before the cluster was part of the path."""
     manifest = backup.manifest
     purpose = _WORD.sub("-", str(manifest.get("purpose") or "manual").replace("_", "-")).strip("-.") or "manual"
     if purpose.startswith("before-"):
@@ -75,6 +84,12 @@ def location(backup: Backup) -> str:
     begun = datetime.fromisoformat(str(manifest["started"])).astimezone(timezone.utc)
     database = os.path.basename(backup_store.database_folder("", str(manifest["database"])))
     return posixpath.join(purpose, begun.strftime("%Y/%m/%d"), database, os.path.basename(backup.path))
+
+
+def would_be(backup: Backup, places: Sequence[Place]) -> list[str]:
+    """:return: where the copies would lie."""
+    known = {entry["path"]: entry for entry in read(backup.path)}
+    return [place.whole(_below(place, backup, known)) for place in places]
 
 
 def contents(backup: Backup) -> dict[str, dict[str, Any]]:
@@ -119,10 +134,11 @@ def copy(
                 raise
             none = [{"place": place.shown, "message": error.message, "hint": error.hint} for place in places]
             return {"path": backup.path, "copies": read(backup.path), "made": [], "not_copied": none}
-        wanted, below = contents(backup), location(backup)
+        wanted = contents(backup)
         known = {entry["path"]: entry for entry in read(backup.path)}
         made, failed = [], []
         for place in places:
+            below = _below(place, backup, known)
             began = time.monotonic()
             own = began + timeout
             name = PLACE if end is None or own < end else WHOLE
@@ -149,6 +165,13 @@ def copy(
         entries = [known[path] for path in sorted(known)]
         _write(backup, entries)
     return {"path": backup.path, "copies": entries, "made": made, "not_copied": failed}
+
+
+def _below(place: Place, backup: Backup, known: Mapping[str, Mapping[str, Any]]) -> str:
+    """:return: where at a place the copy lies, or is to lie."""
+    older = _older_location(backup)
+    made = known.get(place.whole(older))
+    return older if made and made.get("manifest_sha256") == backup.manifest_sha256 else location(backup)
 
 
 def _to_place(

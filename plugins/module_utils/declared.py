@@ -25,7 +25,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Mig
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 from ansible_collections.whitecross.pgops.plugins.module_utils.scratch import drop_leftovers, empty_database
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import create_index, validate_constraint
-from psycopg2 import sql
+from psycopg2 import errorcodes, sql
 
 Around = Callable[[int], AbstractContextManager[None]]
 
@@ -50,7 +50,7 @@ class Finding:
     """One thing that is not as it should be.
 
     ``level`` is ``fail``, ``warn`` or ``notice``; ``check`` names the check that found it; ``note`` says what somebody has
-    decided about it.
+    decided about it; ``declared`` is false where no applied version makes the object, so that going back mends nothing.
     """
 
     check: str
@@ -60,6 +60,7 @@ class Finding:
     expected: Any
     found: Any
     note: str | None = None
+    declared: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """The finding as plain data for a module's result."""
@@ -196,7 +197,7 @@ def _made_again(
                         total=len(migrations),
                         unit="versions",
                     )
-                replay(other, migration)
+                _replay_all_of_it(other, migration)
                 alone[str(migration["version"])] = _said(other, migration, control)
             if progress is not None:
                 progress.emit("comparing the schema with that of the migrations", database=target.database)
@@ -208,6 +209,18 @@ def _made_again(
             yield made, other
         finally:
             forget()
+
+
+def _replay_all_of_it(conn: Connection, migration: Mapping[str, Any]) -> None:
+    try:
+        replay(conn, migration)
+    except PgopsError as error:
+        if error.sqlstate in (errorcodes.UNDEFINED_TABLE, errorcodes.INVALID_SCHEMA_NAME) and not error.hint:
+            error.hint = (
+                "Nothing is known to be wrong with the database. Where the tree builds on objects that none of its versions "
+                "makes, have one make them, or set verify_compare_schema to false."
+            )
+        raise
 
 
 def _said(conn: Connection, migration: Mapping[str, Any], control: Control) -> set[Words]:

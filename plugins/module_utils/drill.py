@@ -11,7 +11,12 @@ from datetime import datetime, timezone
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, restore, restore_times
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    backup_store,
+    cluster_backups,
+    restore,
+    restore_times,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.backup_store import Backup
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
 from ansible_collections.whitecross.pgops.plugins.module_utils.encryption import Identity
@@ -25,16 +30,18 @@ LOGICAL = "logical"
 SHOWN = 10
 
 
-def choose(target: Target, directory: str, path: str | None) -> Backup:
+def choose(target: Target, directory: str, path: str | None, *, application_name: str) -> Backup:
     """:param path: the backup that was named, None for the newest logical one, proved or not.
-    :return: the backup to drill.
+    :return: the backup to drill, of the target's own cluster.
     :raises PgopsError: there is none."""
     if path:
         return backup_store.read_backup(path)
-    found = [backup for backup in backup_store.backups_of(directory, target.database) if _kind(backup) == LOGICAL]
+    there = [backup for backup in backup_store.backups_of(directory, target.database) if _kind(backup) == LOGICAL]
+    found = cluster_backups.own(target, there, application_name=application_name)
     if not found:
         raise PgopsError(
-            f"There is no backup of {target.database} in {backup_store.database_folder(directory, target.database)}.",
+            f"There is no backup of {target.database}{cluster_backups.of_others(there, found)} in "
+            f"{backup_store.database_folder(directory, target.database)}.",
             database=target.database,
             hint="Make one with backup.yml, or name one with -e drill_backup=PATH.",
         )

@@ -15,7 +15,12 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import index_builders, index_space, unique_violation
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    index_builders,
+    index_space,
+    time_limits,
+    unique_violation,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError, from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_definition import index_definition
@@ -210,22 +215,11 @@ def alter(
             database=context.database,
         )
         if context.timed_out(exc, since, left_s):
-            _time_limit(context, error, f"{limit:.0f} s when it {failing}")
+            time_limits.tell(context, error, "index_timeout_s", f"when it {failing}", limit)
         raise error from None
     finally:
         if not conn.closed:
             execute(conn, "SET statement_timeout = 0")
-
-
-def _time_limit(context: StepContext, error: PgopsError, told: str) -> None:
-    error.message = f"{context.doing} hit its time limit of {told} (SQLSTATE {error.sqlstate})"
-    error.args = (error.message,)
-    # The way down goes by what was stored when the version was applied.
-    of_the_version = ", or budgets.index_timeout_s in its migration.yml" if context.direction == "up" else ""
-    error.hint = (
-        f"Run it again in a quiet period, or with a larger limit: -e migrate_index_timeout=SECONDS{of_the_version}."
-    )
-    error.extra["reason"] = "time_limit"
 
 
 def _build_error(
@@ -247,8 +241,7 @@ def _build_error(
     remains = "its remains were dropped" if gone else "it stays invalid, the next run drops it first"
     if timed_out:
         held_up = f", held up by {held_up_by}" if held_up_by else ""
-        seconds = context.budget("index_timeout_s")
-        _time_limit(context, error, f"{seconds} s when it built index {name}{held_up}; {remains}")
+        time_limits.tell(context, error, "index_timeout_s", f"when it built index {name}{held_up}; {remains}")
     elif exc.pgcode == errorcodes.DISK_FULL:
         index_space.explain(context, conn, index, error)
     elif exc.pgcode == errorcodes.UNIQUE_VIOLATION and "statement" not in index:

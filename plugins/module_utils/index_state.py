@@ -10,7 +10,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import existing, index_build, index_builders
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    existing,
+    index_build,
+    index_builders,
+    index_duties,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     execute,
@@ -47,8 +52,8 @@ class IndexState:
         if index.get("replaces") and name not in self.replaced:
             found = self.found(index)
             if found is not None and not self.differences(index["replaces"], found):
-                # A comment is the index's own and goes with it.
-                self.replaced[name] = {"comment": found["comment"]}
+                # These are the index's own and go with it.
+                self.replaced[name] = index_duties.remembered(self._context.conn, found)
         return name in self.replaced
 
     def found(self, index: Mapping[str, Any], conn: Connection | None = None) -> dict[str, Any] | None:

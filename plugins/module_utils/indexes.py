@@ -9,13 +9,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import index_schedule, index_space
+from ansible_collections.whitecross.pgops.plugins.module_utils import index_duties, index_schedule, index_space
 from ansible_collections.whitecross.pgops.plugins.module_utils.analyze_step import analyze_tables
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_build import build, drop, full_name
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_definition import indexes_of
-from ansible_collections.whitecross.pgops.plugins.module_utils.index_replacement import comment_on, replace
+from ansible_collections.whitecross.pgops.plugins.module_utils.index_replacement import give_back, replace
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_state import IndexState
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import BEING_BUILT
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import aside, schema_of
@@ -46,7 +46,7 @@ def up(context: StepContext, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
 
     :return: indexes that were there already.
     :raises PgopsError: an index of that name is there with another definition, a table is partitioned, the disk has no room,
-        a build failed or hit its limit.
+        an index cannot take the place of another, a build failed or hit its limit.
     :raises Interrupted: asked to end; the build in hand is cancelled and its remains are dropped.
     """
     state = IndexState(context)
@@ -60,6 +60,8 @@ def up(context: StepContext, wanted: Sequence[Mapping[str, Any]]) -> list[str]:
     todo = [*missing, *replacing]
     tables = index_schedule.tables(context.conn, todo)
     _refuse_partitioned(context, todo, tables)
+    for index in replacing:
+        _refuse_unfit(context, state, index)
     _note_invalid_of_others(context, wanted)
     _note_duplicates(context, state, missing)
 
@@ -96,9 +98,11 @@ def down(context: StepContext, wanted: Sequence[Mapping[str, Any]], made: Mappin
         name = full_name(index)
         if name in replaced and index["replaces"]["version"] in context.applied:
             _replace(context, state, context.conn, index["replaces"], index)
-            comment_on(context, index, replaced[name].get("comment"))
+            give_back(context, index, replaced[name])
             continue
-        if name in replaced and full_name(aside(index)) in built and state.found(aside(index)) is not None:
+        beside = state.found(aside(index)) if name in replaced and full_name(aside(index)) in built else None
+        if beside is not None:
+            index_duties.refuse_drop(context, beside)
             drop(context, context.conn, schema_of(index), aside(index)["name"])
         found = state.found(index)
         if found is None:
@@ -114,6 +118,7 @@ def down(context: StepContext, wanted: Sequence[Mapping[str, Any]], made: Mappin
             skipped.append(f"index {name}")
             continue
         context.control.check()
+        index_duties.refuse_drop(context, found)
         drop(context, context.conn, schema_of(index), index["name"])
     context.save("done")
     return skipped
@@ -190,6 +195,13 @@ def _refuse_partitioned(
             f"with CREATE INDEX {index['name']} ON ONLY {name} and ALTER INDEX ... ATTACH PARTITION.",
             extra={"reason": "partitioned"},
         )
+
+
+def _refuse_unfit(context: StepContext, state: IndexState, index: Mapping[str, Any]) -> None:
+    """Before the first build of the step: each may take hours."""
+    found = state.found(index)
+    if found is not None and state.differences(index, found):
+        index_duties.refuse_unfit(context, context.conn, found, index)
 
 
 def _note_invalid_of_others(context: StepContext, wanted: Sequence[Mapping[str, Any]]) -> None:

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import server_log
+from ansible_collections.whitecross.pgops.plugins.module_utils import query_statistics, server_log
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
@@ -18,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     fetch_one,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from psycopg2 import errorcodes
 
 # A look at a busy server must neither queue behind DDL nor keep a snapshot for long.
 LOCK_TIMEOUT_MS = 1_000
@@ -28,9 +29,22 @@ _EXTENSION = re.compile(r"^-- Extension: (\w+)$", re.MULTILINE)
 _NOT_THERE = ("42P01", "55000")
 # A line of a query that reads what other sessions do, which a plain role sees only of itself.
 _SEES_OTHERS = "-- Sees others"
+# A line of a query that counts rows: one that a policy hides is missing from a count without a word.
+_READS_ROWS = "-- Reads rows"
+# A line of it that names the version that makes the last of what it reads, and what the server says where that is not
+# there: no table, no column, no type, or a column of another type, which has no such operator.
+_MADE_BY = re.compile(r"^-- Made by: (\d+)$", re.MULTILINE)
+_NOT_MADE = (
+    errorcodes.UNDEFINED_TABLE,
+    errorcodes.UNDEFINED_COLUMN,
+    errorcodes.UNDEFINED_OBJECT,
+    errorcodes.UNDEFINED_FUNCTION,
+    errorcodes.DATATYPE_MISMATCH,
+)
 # A line of a query that stands for the server's log of a run.
 _SERVER_LOG = "-- Server log"
 _LOG_COLUMNS = ("at", "severity", "sqlstate", "database", "application", "message")
+_ENABLE = " Or -e inspect_enable_statistics=true, which writes both and leaves only the restart to do."
 _MAY_SEE = "SELECT pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS may"
 
 
@@ -41,14 +55,18 @@ def inspect(target: Target, query: str, parameters: dict[str, Any], *, name: str
     :param parameters: their values; passed as values, never put into the text
     :param name: the name of the query, for errors
     :return: ``{"columns": [names], "rows": [{column: value}]}``; a value that JSON does not know is its text
-    :raises PgopsError: the query failed, would write (SQLSTATE 25006) or took longer than 30 s
+    :raises PgopsError: the query failed, would write (SQLSTATE 25006) or took longer than 30 s; what it counts is not there;
+        the role does not see every row of it
 
     Takes ACCESS SHARE on what the query reads, and waits for it 1 s at most.
     """
     if _SERVER_LOG in query.splitlines():
         return _server_log(target, str(parameters["run"]))
     conn = _seeing(target) if _SEES_OTHERS in query.splitlines() else connect(target, application_name=_NAME)
+    reads_rows = _READS_ROWS in query.splitlines()
     try:
+        if reads_rows:
+            execute(conn, "SET row_security = off")
         execute(conn, f"SET lock_timeout = {LOCK_TIMEOUT_MS}; SET statement_timeout = {STATEMENT_TIMEOUT_MS}")
         conn.set_session(readonly=True, autocommit=False)
         with conn.cursor() as cursor:
@@ -60,6 +78,8 @@ def inspect(target: Target, query: str, parameters: dict[str, Any], *, name: str
         extension = _EXTENSION.search(query)
         if extension and exc.pgcode in _NOT_THERE:
             raise _without(extension.group(1), name, target) from None
+        if reads_rows:
+            raise _not_counted(exc, query, name, target) from None
         failed = f"The query {name} failed on {target}"
         raise from_psycopg(exc, failed, statement=query, database=target.database) from None
     finally:
@@ -111,8 +131,20 @@ def _without(extension: str, name: str, target: Target) -> PgopsError:
         f"The query {name} needs the extension {extension} in {target}, and it is not there.",
         database=target.database,
         hint=f"As a superuser: ALTER SYSTEM SET shared_preload_libraries = '{extension}'; (with those that are in it already), restart the "
-        f"server in a window, then CREATE EXTENSION {extension};",
+        f"server in a window, then CREATE EXTENSION {extension};"
+        + (_ENABLE if extension == query_statistics.EXTENSION else ""),
     )
+
+
+def _not_counted(exc: psycopg2.Error, query: str, name: str, target: Target) -> PgopsError:
+    """Whoever made the tables may have made others than the query counts, and its role may see less than all of them."""
+    made_by = _MADE_BY.search(query)
+    error = from_psycopg(exc, f"The query {name} counts nothing in {target}", statement=query, database=target.database)
+    if exc.pgcode in _NOT_MADE and made_by:
+        error.hint = f"What it counts is there from version {made_by.group(1)} on: migrate.yml applies it, adopt.yml --check shows what is there."
+    elif exc.pgcode == errorcodes.INSUFFICIENT_PRIVILEGE:
+        error.hint = f"It has to read every row: preflight.yml says what the role {target.user} lacks for backups, which read them too."
+    return error
 
 
 def _plain(value: Any) -> Any:

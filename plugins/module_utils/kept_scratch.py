@@ -17,6 +17,7 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     backup_store,
+    cluster_backups,
     database_marks,
     encrypted_dump,
     restore,
@@ -86,19 +87,21 @@ def _of_backup(target: Target, backup: Backup, work: Work) -> list[str]:
         return _names(conn, backup, work)
 
 
-def choose(directory: str, database: str, path: str | None, level: int = EQUAL) -> Backup:
+def choose(target: Target, directory: str, path: str | None, level: int = EQUAL, *, application_name: str) -> Backup:
     """:param path: the backup that was named, None for the newest that is proved.
-    :return: the backup to rehearse on.
+    :return: the backup to rehearse on; where none is named, one of the target's own cluster.
     :raises PgopsError: there is none, or it is not proved to that level."""
     if path:
         backup = backup_store.read_backup(path)
         restore.refuse_unproved(backup, level)
         return backup
-    found = [one for one in backup_store.backups_of(directory, database) if one.proof_level >= level]
+    there = [one for one in backup_store.backups_of(directory, target.database) if one.proof_level >= level]
+    found = cluster_backups.own(target, there, application_name=application_name)
     if not found:
         raise PgopsError(
-            f"There is no backup of {database} in {backup_store.database_folder(directory, database)} that is proved to level {level}.",
-            database=database,
+            f"There is no backup of {target.database}{cluster_backups.of_others(there, found)} in "
+            f"{backup_store.database_folder(directory, target.database)} that is proved to level {level}.",
+            database=target.database,
             hint="Make and prove one with backup.yml, or name one with -e rehearse_backup=PATH.",
         )
     return found[0]

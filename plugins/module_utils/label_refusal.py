@@ -11,19 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     enum_types,
     existing,
     label_text,
     labels_beside,
     ledger,
+    look_before,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
 from ansible_collections.whitecross.pgops.plugins.module_utils.enum_types import Enum, Table
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.label_removal import Going
-from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import kept_objects, needs_down
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import DEFAULT_BUDGETS
 
@@ -150,27 +149,23 @@ def _look(
     before: _Before,
 ) -> None:
     step, budgets, database = migration["steps"][ordinal - 1], migration.get("budgets") or {}, str(conn.info.dbname)
-    limits = {name: DEFAULT_BUDGETS[name] if budgets.get(name) is None else budgets[name] for name in DEFAULT_BUDGETS}
-    limit_mb = limits["rewrite_limit_mb"] if rewrite_limit_mb is None else rewrite_limit_mb
+    declared = budgets.get("rewrite_limit_mb")
+    limit_mb = DEFAULT_BUDGETS["rewrite_limit_mb"] if declared is None else declared
+    limit_mb = limit_mb if rewrite_limit_mb is None else rewrite_limit_mb
     doing = f"Step {ordinal} of {len(migration['steps'])} (sql) of version {row.version} on the way down in {database}"
     kept = kept_objects(row, ordinal)
     for (schema, name), added in label_text.added_labels(step).items():
         ours = tuple(label for label in added if label_text.word(schema, name, label) not in kept)
         mapping = {old: new for old, new in step["labels"]["mapping"].items() if old in ours}
         going = Going(conn, doing, limit_mb, schema, name, ours, mapping)
-        try:
-            with transaction(conn, f"SET LOCAL statement_timeout = '{int(limits['index_timeout_s'])}s'"):
+        with look_before.bounded(conn, migration, f"What refuses that labels go from {going.full}"):
+            try:
                 _refuse(going, before)
-        except psycopg2.Error as exc:
-            if exc.pgcode is None:
+            except PgopsError as error:
+                error.message += ". Nothing of this version was reverted."
+                error.args = (error.message,)
+                error.extra |= {"reason": "labels", "version": row.version}
                 raise
-            what = f"What refuses that labels go from {going.full} could not be told"
-            raise from_psycopg(exc, what, database=database) from None
-        except PgopsError as error:
-            error.message += ". Nothing of this version was reverted."
-            error.args = (error.message,)
-            error.extra |= {"reason": "labels", "version": row.version}
-            raise
 
 
 def _refuse(going: Going, before: _Before) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     label_text,
     locks,
     row_identity,
+    time_limits,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
@@ -242,6 +244,7 @@ class Removal(Going):
     context: StepContext
     progress: dict[str, Any] = field(default_factory=dict)
     all_progress: dict[str, Any] = field(default_factory=dict)
+    _limit: str = "statement_timeout_s"
 
     def save(self) -> None:
         """Write the progress, in the transaction that is open, or at once."""
@@ -249,10 +252,12 @@ class Removal(Going):
 
     def patiently(self, work: Callable[[list[str]], T], *, limit: str, tables: Sequence[Table] = ()) -> T:
         """Run one transaction, again and again until it gets its locks. :param limit: the budget of a statement."""
-        context = self.context
+        context, since, self._limit = self.context, 0.0, limit
 
         def attempt() -> T:
+            nonlocal since
             with transaction(context.conn, context.limits(context.budget(limit))) as ending:
+                since = time.monotonic()
                 return work(ending)
 
         try:
@@ -260,7 +265,7 @@ class Removal(Going):
         except psycopg2.Error as exc:
             if exc.pgcode is None:
                 raise
-            raise self.error(exc) from None
+            raise self.error(exc, since=since) from None
 
     def read(self) -> Enum | None:
         """:return: the type as it is now, see :func:`enum_types.find`."""
@@ -273,6 +278,7 @@ class Removal(Going):
         for statement in statements:
             text = statement.as_string(conn)
             with self.context.watched(one_line(text)):
+                since = time.monotonic()
                 try:
                     conn.notices.clear()
                     execute(conn, text)
@@ -281,10 +287,11 @@ class Removal(Going):
                 except psycopg2.Error as exc:
                     if exc.pgcode is None or exc.pgcode in locks.RETRY_SQLSTATES:
                         raise
-                    raise self.error(exc, text) from None
+                    raise self.error(exc, text, since=since) from None
 
-    def error(self, exc: psycopg2.Error, statement: str | None = None) -> PgopsError:
-        """:return: the error of a statement of this removal."""
+    def error(self, exc: psycopg2.Error, statement: str | None = None, *, since: float) -> PgopsError:
+        """:param since: ``time.monotonic()`` when it was sent.
+        :return: the error of a statement of this removal."""
         context = self.context
         error = from_psycopg(
             exc,
@@ -295,6 +302,8 @@ class Removal(Going):
         if exc.pgcode == errorcodes.DEPENDENT_OBJECTS_STILL_EXIST:
             # The server's own hint is CASCADE, which drops what nobody named.
             error.hint = "Something came to use the type meanwhile; run it again, it is looked at anew."
+        if context.timed_out(exc, since, context.budget(self._limit)):
+            time_limits.tell(context, error, self._limit, f"when it took labels from {self.full}")
         return error
 
 

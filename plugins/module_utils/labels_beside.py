@@ -510,4 +510,4 @@ def finish(removal: Removal) -> None:
         context.tell(f"analyzing {name}")
 
     tables = [(schema, table) for schema, table in swapped["tables"]]
-    statistics.analyze(context.conn, tables, doing=context.doing, before=before)
+    statistics.analyze(context.conn, tables, doing=context.doing, before=before, unproved=context.note)

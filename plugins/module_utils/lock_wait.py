@@ -60,6 +60,7 @@ class LockWait:
     :ivar doing: names the work in the error.
     :ivar takes_ahead: the transaction takes ``wanted`` by :meth:`ask`.
     :ivar end_idle: is shown who is in the way, and ends what it may end.
+    :ivar larger: where a larger budget is given, for the hint.
     :ivar in_line: whether the attempt that runs may wait in line for its locks.
     """
 
@@ -74,6 +75,7 @@ class LockWait:
     database: str | None = None
     takes_ahead: bool = False
     end_idle: Callable[[Sequence[Session]], None] = lambda sessions: None
+    larger: str = "budgets.lock_budget_s in its migration.yml"
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
     jitter: Callable[[], float] = random.random
@@ -201,7 +203,7 @@ class LockWait:
 
     def _exhausted(self, blockers: Sequence[Session], state: str) -> LockWaitExhausted:
         named = "; ".join(session.sentence() for session in blockers) or "sessions that were gone when looked for"
-        hint = "End or wait for the sessions named, then run it again; or raise budgets.lock_budget_s."
+        hint = f"End or wait for the sessions named, then run it again; or give it longer: {self.larger}."
         if any(session.backend_type == "autovacuum worker" for session in blockers):
             # It gives way by itself only to somebody who waits for a whole deadlock_timeout in line, and not when it
             # prevents wraparound.

@@ -16,6 +16,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     catalog,
     content,
     ledger,
+    lost_large_objects,
     restored_from,
     row_versions,
     sealed_settings,
@@ -67,7 +68,8 @@ def lost_writes(
         changed since), ``rows_gone`` (of the backup's rows, those changed or deleted since; they come back as they
         were), and ``change``: ``rows``, ``new table`` (is lost whole), ``dropped table`` (comes back) or ``rewritten``
         (same contents, other storage); ``versions``: migrations that will not be applied any more; ``settings``: what of
-        the database's own properties goes back; ``rows_written``: the sum. Where the two numbers of a table are not known,
+        the database's own properties goes back; ``rows_written``: the sum; ``large_objects``: see
+        :func:`lost_large_objects.since_backup`. Where the two numbers of a table are not known,
         they are the most that it can be, ``at_least`` has the least, and ``bounds`` says why.
     :raises PgopsError: a table cannot be read in full.
     """
@@ -105,6 +107,9 @@ def lost_writes(
                 if then.get(row.version) != row.state
             ],
             "settings": _settings(conn, manifest["properties"]),
+            "large_objects": lost_large_objects.since_backup(
+                conn, manifest["large_objects"], since.window, told_apart=since.kept is None
+            ),
             "since": manifest["snapshot_time"],
             "bounds": _WHY_BOUNDS if any("at_least" in entry for entry in lost) else None,
             "ledger_is_read": history.exists,
@@ -117,7 +122,8 @@ def written_since(target: Target, xid: int, *, application_name: str, control: C
     Reads every table once. Takes ACCESS SHARE on each, in one snapshot. Deletions leave no row to count.
 
     :param xid: of the swap, 64 bits.
-    :return: ``tables``: table, rows_now and rows_written of those where there is any; ``rows_written``: the sum. Where the live
+    :return: ``tables``: table, rows_now and rows_written of those where there is any; ``rows_written``: the sum; ``large_objects``: see
+        :func:`lost_large_objects.since`. Where the live
         database came out of a later backup, the number is the most that it can be and ``at_least`` has the least.
     """
     control = control or Control(None)
@@ -143,6 +149,7 @@ def written_since(target: Target, xid: int, *, application_name: str, control: C
         return {
             "tables": found,
             "rows_written": sum(entry["rows_written"] for entry in found),
+            "large_objects": lost_large_objects.since(conn, window, told_apart=sure),
             "bounds": _WHY_BOUNDS if any("at_least" in entry for entry in found) else None,
         }
 

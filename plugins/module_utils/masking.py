@@ -113,6 +113,17 @@ SELECT n.nspname::text AS schema, c.relname::text AS name
   FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
  WHERE c.relkind = 'm' AND c.relispopulated ORDER BY c.oid
 """
+# A search vector is emptied, and a generated column made anew, with what they are made of.
+_TAGGED = """
+SELECT n.nspname || '.' || c.relname AS table, a.attname::text AS name
+  FROM pg_catalog.pg_description AS d
+  JOIN pg_catalog.pg_class AS c ON c.oid = d.objoid AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname <> 'pgops'
+  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = d.objsubid AND NOT a.attisdropped
+   AND a.attgenerated = '' AND a.atttypid <> 'tsvector'::regtype
+ WHERE d.classoid = 'pg_catalog.pg_class'::regclass AND d.description ~ '^PHI\\y'
+ ORDER BY 1, a.attnum
+"""
 _TEXTUAL = re.compile(r"^(text|character varying|character|citext)$")
 _MOMENT = re.compile(r"^(date|timestamp without time zone|timestamp with time zone)$")
 
@@ -126,7 +137,8 @@ def mask(
     :param declared: table, as ``schema.name`` -> column -> ``text``, ``moment``, ``empty`` (NULL) or ``keep``; or ``empty`` for a table whose
         rows go.
     :param sample: of a column with more values than this, so many, drawn at random, are looked for.
-    :return: ``tables``, ``columns``, ``rows``; ``vectors``, search vectors that were emptied; ``looked``, what was looked for and where.
+    :return: ``tables``, ``columns``, ``rows``; ``vectors``, search vectors that were emptied; ``looked``, what was looked for and where;
+        ``bare``, columns whose comment begins with PHI and that are not declared.
     :raises PgopsError: the role is no superuser, a table or column is not there or of another kind, or a value is still to be found.
     """
     with closing(connect(copy, application_name=f"{work.application_name} mask")) as conn:
@@ -158,12 +170,21 @@ def mask(
                 work.progress.emit(f"looking whether a value is left in {table}", database=copy.database)
 
             _refuse_left(look.left(_kept(declared), reading), copy)
-            return {**done, "looked": look.looked.as_dict()}
+            return {**done, "looked": look.looked.as_dict(), "bare": _bare(conn, declared)}
         except psycopg2.Error as exc:
             work.control.check()
             raise from_psycopg(exc, f"{copy.database} cannot be masked", database=copy.database) from None
         finally:
             forget()
+
+
+def _bare(conn: Connection, declared: Mapping[str, Any]) -> list[str]:
+    of = {table if "." in table else f"public.{table}": columns for table, columns in declared.items()}
+    return [
+        f"{row['table']}.{row['name']}"
+        for row in fetch_all(conn, _TAGGED)
+        if of.get(row["table"]) != EMPTY_TABLE and row["name"] not in of.get(row["table"], {})
+    ]
 
 
 def _masked(columns: Mapping[str, str]) -> list[str]:

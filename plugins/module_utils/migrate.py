@@ -115,6 +115,8 @@ class Way:
     :ivar lock_wait_s: seconds to wait politely for another run.
     :ivar orphans: ``stop``, ``quarantine`` or ``placeholder``: what becomes of rows without a parent when a foreign key is added.
     :ivar rewrite_limit_mb: in the place of what the versions declare.
+    :ivar statement_timeout_s: seconds, in the place of what the versions declare; ``lock_budget_s`` the same.
+    :ivar on_a_copy: see :class:`StepContext`.
     :ivar builds: what index builds may take.
     :ivar throttle: what makes batches wait.
     :ivar terminate_idle_after_s: seconds after which a session that idles in a transaction and holds a lock that is needed is
@@ -129,6 +131,9 @@ class Way:
     lock_wait_s: float = 30.0
     orphans: str = "stop"
     rewrite_limit_mb: int | None = None
+    statement_timeout_s: int | None = None
+    lock_budget_s: int | None = None
+    on_a_copy: bool = False
     builds: IndexBuilds = field(default_factory=IndexBuilds)
     throttle: Limits = field(default_factory=Limits)
     terminate_idle_after_s: float | None = None
@@ -657,10 +662,11 @@ def _refuse(
     looks: Sequence[taken_along.TakenAlong | dependents.Dependents],
 ) -> None:
     """Before its first write, since a refusal is no half way down; newer versions of the same run are gone by then."""
+    asked = {**migration, "budgets": _budgets(session.way, migration)}
     try:
         adopted.refuse_revert(session.conn, [(row, migration)])
-        label_refusal.refuse_revert(session.conn, [(row, migration)], session.way.rewrite_limit_mb)
-        quarantine.refuse_revert(session.conn, [(row, migration)])
+        label_refusal.refuse_revert(session.conn, [(row, asked)], session.way.rewrite_limit_mb)
+        quarantine.refuse_revert(session.conn, [(row, asked)])
         for look in looks:
             look.refuse(session.conn, row.version if done else None)
     except PgopsError as error:
@@ -938,6 +944,7 @@ def _context(
         accepted=session.accepted,
         replacements=session.replacements,
         applied=session.applied,
+        on_a_copy=session.way.on_a_copy,
         copy=session.copy if direction == "down" else None,
         progress_so_far=dict(past.progress) if past else {},
         orphans=session.way.orphans,
@@ -954,7 +961,12 @@ def _context(
 
 
 def _budgets(way: Way, migration: Mapping[str, Any]) -> dict[str, int]:
-    given = {"rewrite_limit_mb": way.rewrite_limit_mb, "index_timeout_s": way.builds.timeout_s}
+    given = {
+        "rewrite_limit_mb": way.rewrite_limit_mb,
+        "statement_timeout_s": way.statement_timeout_s,
+        "lock_budget_s": way.lock_budget_s,
+        "index_timeout_s": way.builds.timeout_s,
+    }
     asked = {name: value for name, value in given.items() if value is not None}
     return {**(migration.get("budgets") or {}), **asked}
 

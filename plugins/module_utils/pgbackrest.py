@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -38,6 +37,8 @@ _DAMAGE = re.compile(
 _HINTS = {
     "050": "Another pgBackRest works on this stanza; wait until it has ended, then run the same command again.",
     "082": "Look into the server's log for what its archive_command says, mend that, then run the same command again.",
+    "095": "The repository was made with another passphrase, or without one: give the one that it was made with in backup_cipher_passfile, declare "
+    "repoN-cipher-type: none for one in the clear, or name another place in backup_repository.",
     "087": "Set archive_mode = on and restart the server.",
     "028": "The stanza is of another cluster; name another backup_stanza, or run pgbackrest stanza-upgrade after a pg_upgrade.",
     "051": "The stanza is of another cluster; name another backup_stanza, or run pgbackrest stanza-upgrade after a pg_upgrade.",
@@ -80,28 +81,6 @@ def configuration(
     return "".join(lines)
 
 
-def cipher_secrets(passfile: str | None) -> dict[str, str]:
-    """:return: the options that encrypt the repository with the passphrase in a file of this host, none without one."""
-    if not passfile:
-        return {}
-    try:
-        found = os.stat(passfile)
-        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
-            raise PgopsError(f"The passphrase file {passfile} is no plain file.")
-        with open(passfile, encoding="utf-8") as stream:
-            text = stream.read().strip()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise PgopsError(f"The passphrase file {passfile} cannot be read: {exc}.") from None
-    if found.st_mode & 0o077:
-        raise PgopsError(
-            f"The passphrase file {passfile} can be read by others.",
-            hint=f"Give it the mode 0600: chmod 600 {passfile}",
-        )
-    if not text or "\n" in text:
-        raise PgopsError(f"The passphrase file {passfile} holds no passphrase of one line.")
-    return {"repo1-cipher-type": "aes-256-cbc", "repo1-cipher-pass": text}
-
-
 def write_configuration(path: str, text: str, user: OsUser, *, pretend: bool = False) -> bool:
     """Write the configuration, 0600, for the user of the server.
 
@@ -140,18 +119,23 @@ def write_configuration(path: str, text: str, user: OsUser, *, pretend: bool = F
 
 def options(path: str, stanza: str) -> dict[str, str]:
     """:return: what a configuration of ours says for all stanzas and for this one; empty where it cannot be read."""
-    found: dict[str, str] = {}
-    section = None
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
-            for line in stream:
-                name, equals, value = line.rstrip("\n").partition("=")
-                if line.startswith("["):
-                    section = line.strip()[1:-1]
-                elif equals and section in ("global", stanza):
-                    found[name.strip()] = value.strip()
+            return options_in(stream, stanza)
     except OSError:
-        pass
+        return {}
+
+
+def options_in(lines: Iterable[str], stanza: str) -> dict[str, str]:
+    """:param lines: of a configuration. :return: what it says for all stanzas and for this one."""
+    found: dict[str, str] = {}
+    section = None
+    for line in lines:
+        name, equals, value = line.rstrip("\n").partition("=")
+        if line.startswith("["):
+            section = line.strip()[1:-1]
+        elif equals and section in ("global", stanza):
+            found[name.strip()] = value.strip()
     return found
 
 

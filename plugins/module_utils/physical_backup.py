@@ -18,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     cluster_layout,
     locks,
     pgbackrest,
+    repository_cipher,
     wal_archive,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_layout import Layout
@@ -55,7 +56,8 @@ def prepare(tool: PgBackRest, layout: Layout, declared: Declared, *, pretend: bo
 
     :param pretend: write nothing.
     :return: whether the configuration was, or would be, another one.
-    :raises PgopsError: no pgBackRest, options that are none, an archive_command that is another's.
+    :raises PgopsError: no pgBackRest, options that are none, a repository that was made with another cipher, an archive_command that is
+        another's.
     """
     tool.version()
     cluster = {
@@ -63,8 +65,10 @@ def prepare(tool: PgBackRest, layout: Layout, declared: Declared, *, pretend: bo
         "pg1-port": str(layout.port),
         "pg1-socket-path": layout.socket_directory,
     }
-    secrets = {**declared.secrets, **pgbackrest.cipher_secrets(declared.cipher_passfile)}
+    cipher = repository_cipher.secrets(declared.cipher_passfile, declared.repository, declared.secrets)
+    secrets = {**declared.secrets, **cipher}
     text = pgbackrest.configuration(tool.stanza, cluster, {**_DEFAULTS, **declared.repository}, secrets)
+    repository_cipher.refuse_changed(tool, text)
     changed = pgbackrest.write_configuration(tool.config, text, tool.user, pretend=pretend)
     _refuse_other_archive(tool, layout)
     return changed
@@ -212,6 +216,6 @@ def refuse_unproved(directory: str, stanza: str, backup: Physical, level: int, s
     raise PgopsError(
         f"Backup {backup.label} {told}, and level {level} ({NAMES[level]}) is needed; nothing was touched.",
         hint=f"Prove it with prove.yml -e backup_engine=physical -e backup_prove_level={level}, which proves the newest one; or say why it is "
-        "to be taken all the same with -e rollback_break_glass='…'.",
+        "to be taken all the same with -e \"rollback_break_glass='WHY'\".",
         extra={"reason": "level", "backup": backup.label, "level": reached, "level_required": level},
     )

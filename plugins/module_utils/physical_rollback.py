@@ -15,10 +15,11 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     cluster_change,
+    cluster_company,
     cluster_comparison,
     cluster_layout,
+    cluster_resume,
     locks,
-    pgbackrest,
     physical_backup,
     point_in_time,
     wal_archive,
@@ -42,13 +43,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.wal_archive impor
 # pgBackRest's errors for a file that is not what it was: the checksum, its format, gone.
 _DAMAGED = ("026", "029", "055")
 RECOVERY_SECONDS = 24 * 3600
-# Between the last look at the sequences and the stop of the live server: the restored one stops, and a checkpoint with little to write.
-STOP_WITHIN_SECONDS = 60.0
 # Databases are looked at one after the other.
 LOOK_SECONDS = 2.0
-
-# In the name of a restored cluster's folder until it is live; one without it had been put aside.
-NEW = ".pgops_new_"
 
 
 @dataclass(frozen=True)
@@ -104,11 +100,13 @@ def disclose(work: Work) -> dict[str, Any]:
     :raises PgopsError: whatever would stop it.
     """
     with work.live() as (conn, layout):
-        _refuse_cut_off(layout)
+        cluster_resume.refuse_cut_off(layout.data_directory)
         others = _refuse_unfit(work, conn, layout)
+        company = cluster_company.of(conn)
         if work.request.kept:
             told = cluster_change.refuse_unkept(layout, work.request.kept)
-            return {"kept": work.request.kept, "since": told["since"], "target": told["target"], "others": others}
+            kept = {"kept": work.request.kept, "since": told["since"], "target": told["target"]}
+            return {**kept, "others": others, **company}
         found, let_off = _plan(work, conn, layout, pretend=True)
         Beside(layout, cluster_change.names(layout.data_directory, work.request.run_id, cluster_change.now())[0],
                work.tool.user, work.target, application_name=work.application_name).refuse_full(found.backup_size + found.wal_bytes)  # fmt: skip
@@ -119,7 +117,7 @@ def disclose(work: Work) -> dict[str, Any]:
             "unreadable": _unreadable(work),
             "target": found.told,
             "others": others,
-            "standbys": _standbys(conn),
+            **company,
         }
 
 
@@ -161,17 +159,6 @@ def _proof_level(work: Work, found: Plan) -> int | None:
     return int(proof.get("level") or 0) if proof else None
 
 
-def _refuse_cut_off(layout: Layout) -> None:
-    there = cluster_change.read(layout.data_directory)
-    if there and there.step != cluster_change.RESTORING:
-        raise PgopsError(
-            f"A change of the cluster in {layout.data_directory} was cut off ({there.step}).", hint=_EITHER_WAY
-        )
-
-
-_EITHER_WAY = "Finish it with rollback_strategy=pitr as it was typed, or go back with rollback_strategy=unfence."
-
-
 def _refuse_unfit(work: Work, conn: Connection, layout: Layout) -> list[str]:
     """:return: the databases of the cluster that were not named, and go back with it."""
     cluster_change.refuse_unmovable(layout)
@@ -195,13 +182,6 @@ def _others(work: Work, conn: Connection) -> list[str]:
     return [row["name"] for row in rows]
 
 
-def _standbys(conn: Connection) -> list[str]:
-    rows = fetch_all(
-        conn, "SELECT application_name || coalesce(' at ' || host(client_addr), '') AS name FROM pg_stat_replication"
-    )
-    return [row["name"] for row in rows]
-
-
 def roll_back(work: Work) -> dict[str, Any]:
     """The whole way. Until the live server is stopped nothing of it is touched, and a run that dies leaves only a folder beside.
 
@@ -215,7 +195,7 @@ def roll_back(work: Work) -> dict[str, Any]:
     with contextlib.ExitStack() as alone:
         conn, layout = alone.enter_context(work.live())
         alone.enter_context(cluster_change.locked(layout.data_directory))
-        _refuse_cut_off(layout)
+        cluster_resume.refuse_cut_off(layout.data_directory)
         _sweep(layout, work)
         others = _refuse_unfit(work, conn, layout)
         incoming, kept = cluster_change.names(layout.data_directory, work.request.run_id, cluster_change.now())
@@ -225,7 +205,7 @@ def roll_back(work: Work) -> dict[str, Any]:
         )
         if work.request.kept:
             cluster_change.refuse_unkept(layout, work.request.kept)
-            change = replace(change, incoming=work.request.kept, target=f"the cluster kept in {work.request.kept}")
+            change = replace(change, incoming=work.request.kept, target=cluster_resume.kept_in(work.request.kept))
             done = _change_over(work, change, conn, {"others": others})
             record = cluster_comparison.Record(work.request.run_id, change.target, work.request.reason)
             return {**done, "databases": cluster_comparison.record_return(work.targets.values(), record)}
@@ -266,7 +246,7 @@ def _sweep(layout: Layout, work: Work) -> None:
     there = cluster_change.read(layout.data_directory)
     if there:
         work.tool.progress.emit("removing what a run that was killed has left")
-        if NEW in there.incoming:
+        if cluster_change.NEW in there.incoming:
             discard(layout.bindir, there.incoming, work.tool.user)
         cluster_change.forget(there)
 
@@ -326,7 +306,7 @@ def _restore(
         others = _others(work, restored)
     # What the stop writes is written now, so that it comes soon after the sequences were looked at.
     execute(conn, "CHECKPOINT")
-    until = STOP_WITHIN_SECONDS + LOOK_SECONDS * len(lives)
+    until = cluster_resume.STOP_WITHIN_SECONDS + LOOK_SECONDS * len(lives)
     for live in lives:
         name = live.target.database
         databases[name]["sequences"] = cluster_comparison.keep_sequences_ahead(
@@ -352,41 +332,5 @@ def _change_over(work: Work, change: Change, conn: Connection, compared: dict[st
     change = cluster_change.write(replace(change, step=cluster_change.FENCING), work.tool.user)
     work.after(cluster_change.FENCING)
     done = cluster_change.finish(change, work.tool.user, work.after)
-    return {**compared, **done, "target": change.target}
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a run that finds a change cut off was typed for."""
-
-    strategy: str
-    confirmed: bool
-
-
-def resume(
-    config: str, stanza: str, user: Any, databases: Sequence[str], asked: Asked, *, pretend: bool
-) -> dict[str, Any]:
-    """Finish a change that was cut off, or go back from it; the server need not run for that.
-
-    :return: ``state``: nothing, completed or lifted; ``kept``.
-    :raises PgopsError: there is one, and something else was asked for or nobody has confirmed.
-    """
-    folder = pgbackrest.configured(config, stanza, "pg1-path")
-    change = cluster_change.read(folder) if folder else None
-    if change is None or change.step == cluster_change.RESTORING:
-        return {"state": "nothing"}
-    told = f"A change of clusters of run {change.run_id} to {change.target} was cut off ({change.step})"
-    if pretend:
-        return {"state": "cut_off", "why": told}
-    if not asked.confirmed or sorted(databases) != sorted(change.databases):
-        raise PgopsError(
-            f"{told}; it is about {', '.join(change.databases)}.",
-            hint=f"{_EITHER_WAY} Each needs -e rollback_confirm={','.join(change.databases)}.",
-        )
-    with cluster_change.locked(change.live.data_directory):
-        if asked.strategy == "unfence":
-            cluster_change.undo(change, user)
-            left = change.incoming if os.path.isdir(change.incoming) else None
-            return {"state": "lifted", "why": told, "left": left}
-        returned = {} if NEW in change.incoming else {"returned_to": change.target}
-        return {"state": "completed", "why": told, **returned, **cluster_change.finish(change, user)}
+    awaited = cluster_company.awaited(work.target, work.application_name)
+    return {**compared, **done, "target": change.target, "synchronous": awaited}

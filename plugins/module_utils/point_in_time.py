@@ -18,6 +18,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.restore_point imp
 from ansible_collections.whitecross.pgops.plugins.module_utils.wal_archive import Physical, Wal
 
 Accept = Callable[[Physical], None]
+# How a target begins in words.
+TO_NAME = "restore point "
+TO_MOMENT = "the moment "
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,17 @@ class Plan:
     @property
     def told(self) -> str:
         """:return: the target in words."""
-        return f"restore point {self.name}" if self.name else f"the moment {self.time}"
+        return told_target(self.name, self.time)
+
+
+def told_target(name: str | None, time: str | None) -> str:
+    """:param time: as :func:`told_moment` tells it. :return: a target in words."""
+    return f"{TO_NAME}{name}" if name else f"{TO_MOMENT}{time}"
+
+
+def told_moment(at: datetime) -> str:
+    """:return: a moment as PostgreSQL reads it."""
+    return at.strftime("%Y-%m-%d %H:%M:%S.%f+00")
 
 
 def moment(text: str) -> datetime:
@@ -147,7 +160,7 @@ def _to_name(tool: PgBackRest, layout: Layout, wal: Wal, kept: list[Physical], n
 def _to_time(
     tool: PgBackRest, layout: Layout, wal: Wal, kept: list[Physical], at: datetime, now: datetime, accept: Accept
 ) -> Plan:
-    told = at.strftime("%Y-%m-%d %H:%M:%S.%f+00")
+    told = told_moment(at)
     if at >= now:
         raise PgopsError(
             f"{told} is in the future; it is {now:%Y-%m-%d %H:%M:%S}+00 on the server. Nothing was touched."

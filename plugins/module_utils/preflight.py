@@ -207,7 +207,7 @@ def _look_around(
         if sees_all
         else rights_check.entry(WARN, told, fill(rights_check.fix, {"role": role}))
     )
-    _looks_beside(target, look, version, found, application_name)
+    _looks_beside(target, look, conns[0], found, application_name)
     facts = {
         **preflight_facts.of_server(observer),
         "server_version": "{}.{}".format(*version),
@@ -225,10 +225,10 @@ def _look_around(
 
 
 def _looks_beside(
-    target: Target, look: Look, version: tuple[int, int], found: dict[str, dict[str, Any]], application_name: str
+    target: Target, look: Look, conn: Connection, found: dict[str, dict[str, Any]], application_name: str
 ) -> None:
     """What no query of this session tells."""
-    checks, now = look.by_name, look.now()
+    checks, now, version = look.by_name, look.now(), server_version(conn)
     looks = preflight_looks
     entries = [
         looks.end_of_life(
@@ -244,6 +244,7 @@ def _looks_beside(
             checks["backup_proof"],
             look.backup_directory,
             target.database,
+            cluster=looks.cluster(conn),
             engine=look.backup_engine,
             environment=look.environment,
             limit=look.limit,

@@ -17,8 +17,20 @@ from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone
 from typing import Any, Callable
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import application, backup_catalogue, timer_state
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, fetch_one
+import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    application,
+    backup_catalogue,
+    cluster_backups,
+    timer_state,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    Target,
+    connect,
+    fetch_one,
+    system_identifier,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from ansible_collections.whitecross.pgops.plugins.module_utils.preflight_checks import OK, STOP, WARN, Check
@@ -227,12 +239,21 @@ def disks(
     return [*entries, disk(checks["disk_backup"], backup_directory, database, has, shares, free_bytes)]
 
 
+def cluster(conn: Connection) -> str:
+    """:return: the system identifier, empty where this role may not ask for it."""
+    try:
+        return system_identifier(conn)
+    except psycopg2.Error:
+        return ""
+
+
 def backups(
     age: Check,
     proof: Check,
     directory: str | None,
     database: str,
     *,
+    cluster: str,
     engine: str,
     environment: str,
     limit: str,
@@ -241,6 +262,7 @@ def backups(
 ) -> list[Entry]:
     """How old the last whole backup is and how far it was proved.
 
+    :param cluster: the server's system identifier: a backup of another one that lies in the same folder is none of this database
     :param engine: ``logical`` or ``physical``
     :param environment: in ``local`` none has to be there
     :param limit: what commands are typed with behind ``-l``
@@ -255,6 +277,7 @@ def backups(
         found = backup_catalogue.entries(os.path.abspath(os.path.expanduser(directory)), database)
     except PgopsError as error:
         return [check.unknown(error.message.rstrip("."), error.hint or "look by hand") for check in (age, proof)]
+    found = [entry for entry in found if cluster_backups.may_be_of(entry.manifest, cluster)]
     whole = sorted((entry for entry in found if entry.moment), key=lambda entry: str(entry.moment))
     fix = age.fix.replace("{limit}", shlex.quote(limit))
     if not whole:

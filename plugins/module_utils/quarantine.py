@@ -9,16 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, look_before
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     execute,
     fetch_all,
     fetch_one,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.integrity import NAMED_ROWS
-from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.quarantine_conflicts import (
     Before,
     Conflict,
@@ -28,7 +27,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.quarantine_confli
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.server_message import primary_message
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import kept_objects, needs_down
-from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import DEFAULT_BUDGETS, StepContext
+from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
 from psycopg2 import sql
 
 # Columns that both tables have and that a row can be given.
@@ -68,17 +67,9 @@ def _refuse(
     conn: Connection, version: str, migration: Mapping[str, Any], entry: Mapping[str, Any], before: Before
 ) -> None:
     database = str(conn.info.dbname)
-    budget = (migration.get("budgets") or {}).get("index_timeout_s")
-    limit_s = int(DEFAULT_BUDGETS["index_timeout_s"] if budget is None else budget)
-    try:
-        with transaction(conn, f"SET LOCAL statement_timeout = '{limit_s}s'"):
-            found = conflicts(conn, entry, before)
-            number = _count(conn, entry) if found else 0
-    except psycopg2.Error as exc:
-        if exc.pgcode is None:
-            raise
-        what = f"What keeps rows of {entry['quarantine']} out of {entry['table']} could not be told"
-        raise from_psycopg(exc, what, database=database) from None
+    with look_before.bounded(conn, migration, f"What keeps rows of {entry['quarantine']} out of {entry['table']}"):
+        found = conflicts(conn, entry, before)
+        number = _count(conn, entry) if found else 0
     if found:
         raise _error(
             f"Version {version} cannot go down in {database}: of the {number} row(s) in {entry['quarantine']} these cannot go "

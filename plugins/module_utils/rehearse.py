@@ -246,7 +246,7 @@ class _Rehearsal:
         self.turn = "on its way down"
         self._tell("on the way down")
         began = time.monotonic()
-        migrate.revert(self.copy.target, Reverts(through=record["versions"][0]), self._way())
+        migrate.revert(self.copy.target, Reverts(through=record["versions"][0]), self._way(on_a_copy=True))
         record["seconds"]["down"] = round(time.monotonic() - began, 3)
         left = [str(difference) for difference in catalog.compare(before, self._inventory(), ignore=())]
         record["down_equal"] = not left

@@ -30,8 +30,10 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     disk_forecast,
     dump_reading,
     encrypted_dump,
+    extension_versions,
     ledger,
     locks,
+    restore_list,
     restore_times,
     row_versions,
     scratch_roles,
@@ -90,17 +92,10 @@ _RESTORE_OPTIONS = {
     "maintenance_work_mem": "256MB",
     "default_transaction_read_only": "off",
     "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
     "session_replication_role": "origin",
 }
 _SUPERUSER_OPTIONS = frozenset({"session_replication_role"})
-
-# What only a superuser can make. Left out of a restore by another role and told; extensions that are not trusted stop it.
-SUPERUSER_ENTRIES = {
-    "event trigger": "EVENT TRIGGER",
-    "foreign data wrapper": "FOREIGN DATA WRAPPER",
-    "access method": "ACCESS METHOD",
-    "user mapping": "USER MAPPING",
-}
 
 _UNTRUSTED = """
 SELECT e.name::text AS name FROM unnest(%(names)s::text[]) AS wanted (name)
@@ -174,7 +169,8 @@ def refuse_unproved(backup: Backup, level: int = EQUAL) -> None:
         raise PgopsError(
             f"The backup {backup.path} was never proved.",
             database=backup.manifest.get("database"),
-            hint=f"Prove it first: ansible-playbook prove.yml … {extra_variables_argument({'backup_path': backup.path})}",
+            hint=f"Prove it first, with prove.yml {extra_variables_argument({'backup_path': backup.path})}",
+            extra={"reason": "unproved", "path": backup.path, "level_required": level},
         )
     refuse_altered(backup, None)
     refuse_below(level, backup.proof_level, backup.path, backup.manifest["database"])
@@ -198,7 +194,7 @@ def let_off(backup: Backup, work: Work, level: int) -> str | None:
     raise PgopsError(
         f"The backup {backup.path} is not restored: {old}, and rollback_max_backup_age_days is {work.max_age_days:g}.",
         database=backup.manifest.get("database"),
-        hint="Name a newer one with -e rollback_backup=PATH, or say why this one is to be taken with -e rollback_break_glass='…'.",
+        hint="Name a newer one with -e rollback_backup=PATH, or say why this one is to be taken with -e \"rollback_break_glass='WHY'\".",
         extra={"reason": "too_old"},
     )
 
@@ -467,7 +463,9 @@ def restorer(conn: Connection, backup: Backup) -> Restorer:
         _refuse_untrusted(conn, inventory, found.role, backup.manifest["database"])
         for key in inventory:
             kind = catalog.kind_of(key)
-            if kind in SUPERUSER_ENTRIES or (kind == "publication" and _needs_superuser(inventory[key])):
+            if kind in restore_list.SUPERUSER_ENTRIES or (
+                kind == "publication" and restore_list.needs_superuser(inventory[key])
+            ):
                 found.left_out.append(key)
                 found.reservations.append(f"{key} was not recreated: only a superuser may")
     for key in inventory:
@@ -480,19 +478,17 @@ def restorer(conn: Connection, backup: Backup) -> Restorer:
     return found
 
 
-def session_options(superuser: bool) -> dict[str, str]:
-    """:return: the settings of the sessions that restore, of those that this role may set."""
-    return {name: value for name, value in _RESTORE_OPTIONS.items() if superuser or name not in _SUPERUSER_OPTIONS}
+def session_options(superuser: bool, major: int) -> dict[str, str]:
+    """:return: the settings of the sessions that restore, of those that this role may set and a server of that major knows."""
+    options = {name: value for name, value in _RESTORE_OPTIONS.items() if superuser or name not in _SUPERUSER_OPTIONS}
+    # pg_restore lifts this one itself; psql does not, and the text of an older dump does not know it.
+    return {**options, "transaction_timeout": "0"} if major >= 17 else options
 
 
 def _is_invalid_index(key: str, entry: dict[str, Any]) -> bool:
     """What a concurrent build leaves that was cut off. One of a partitioned table is dumped all the same: it is invalid as
     long as a partition lacks its own (pg_dump: getIndexes)."""
     return catalog.kind_of(key) == "index" and not entry["valid"] and " ON ONLY " not in entry["definition"]
-
-
-def _needs_superuser(publication: dict[str, Any]) -> bool:
-    return bool(publication.get("all_tables") or publication.get("schemas"))
 
 
 def _refuse_untrusted(conn: Connection, inventory: dict[str, Any], role: str, database: str) -> None:
@@ -526,24 +522,43 @@ def restore_into(
     try:
         refuse_source(conn, backup)
         tool = client_tool(destination, conn, "pg_restore")
+        began = time.monotonic()
+        made = _make_extensions(conn, backup, able, work)
     finally:
         conn.close()
+    left_out = [*able.left_out, *made]
     arguments = ["--exit-on-error", "--no-subscriptions"]
     if not able.owners:
         arguments += ["--no-owner", "--no-privileges"]
     if not able.same_cluster:
         arguments.append("--no-tablespaces")
     with contextlib.ExitStack() as stack:
-        if able.left_out:
-            arguments.append(f"--use-list={stack.enter_context(_reduced_list(tool, backup, able))}")
-        began = time.monotonic()
-        client = pg_restore(tool, arguments, destination, backup, work, session_options(able.superuser))
+        if left_out:
+            arguments.append(f"--use-list={stack.enter_context(_reduced_list(tool, backup, left_out))}")
+        client = pg_restore(tool, arguments, destination, backup, work, session_options(able.superuser, able.server[0]))
         try:
             _follow(client, destination, backup, work)
         finally:
             client.end()
         client.result(f"The restore of {backup.path} failed", database=database, hints=_hint)
     return time.monotonic() - began
+
+
+def _make_extensions(conn: Connection, backup: Backup, able: Restorer, work: Work) -> list[str]:
+    """:return: keys of the schemas that were made with them."""
+    if int(backup.manifest["server_version"][0]) != able.server[0]:
+        return []  # What a newer major makes is what it can serve.
+    forget = work.control.on_interrupt(conn.cancel)
+    try:
+        inventory = backup_store.read_catalog(backup)
+        return extension_versions.make(conn, inventory, owners=able.owners, check=work.control.check)
+    except psycopg2.Error as exc:
+        work.control.check()
+        raise from_psycopg(
+            exc, f"The restore of {backup.path} failed at its extensions", database=backup.manifest["database"]
+        ) from None
+    finally:
+        forget()
 
 
 def pg_restore(
@@ -583,8 +598,8 @@ def _follow(client: ClientProcess | DecryptedRestore, destination: Target, backu
 
 
 @contextlib.contextmanager
-def _reduced_list(tool: str, backup: Backup, able: Restorer) -> Iterator[str]:
-    """A table of contents without the entries that this role cannot make, for ``pg_restore --use-list``."""
+def _reduced_list(tool: str, backup: Backup, left_out: list[str]) -> Iterator[str]:
+    """A table of contents without what this role cannot make and what is made already, for ``pg_restore --use-list``."""
     if backup.encrypted:
         listed = encrypted_dump.listed(tool, backup)
     else:
@@ -592,15 +607,7 @@ def _reduced_list(tool: str, backup: Backup, able: Restorer) -> Iterator[str]:
         listed = subprocess.run([tool, "--list", folder], capture_output=True, text=True, check=False)
     if listed.returncode != 0:
         raise PgopsError(f"The table of contents of {backup.path} cannot be read.")
-    kinds = [SUPERUSER_ENTRIES.get(catalog.kind_of(key)) for key in able.left_out]
-    left_out = tuple(f" {kind} " for kind in kinds if kind)
-    if any(catalog.kind_of(key) == "publication" for key in able.left_out):
-        left_out += (" PUBLICATION ",)
-    kept = [
-        line
-        for line in listed.stdout.splitlines(keepends=True)
-        if line.startswith(";") or not any(kind in line for kind in left_out)
-    ]
+    kept = restore_list.without(listed.stdout.splitlines(keepends=True), left_out, backup_store.read_catalog(backup))
     with tempfile.NamedTemporaryFile("w", prefix="pgops-list-", encoding="utf-8") as stream:
         stream.writelines(kept)
         stream.flush()
@@ -702,6 +709,8 @@ def _catalog_differences(conn: Connection, backup: Backup, able: Restorer) -> li
     restored = catalog.inventory(conn, exclude_schemas=())
     if not able.owners:
         restored = {key: value for key, value in restored.items() if catalog.kind_of(key) != "default privileges"}
+    expected, restored, told = extension_versions.compared(expected, restored, backup.manifest["database"])
+    able.reservations += told
     return [found.as_dict() for found in catalog.compare(expected, restored, reparse=conn, ignore=ignore)]
 
 
@@ -949,7 +958,7 @@ def look_at_scratch_server(
             f"The backup of {target.database} would be restored on the production cluster itself, which sends its whole "
             "size to archive and standbys; nothing was restored.",
             database=target.database,
-            hint="Set pgops_scratch_host to another server, or give the reason with -e backup_scratch_reason='…'.",
+            hint="Set pgops_scratch_host to another server, or give the reason with -e \"backup_scratch_reason='WHY'\".",
         )
     return able, lacking
 

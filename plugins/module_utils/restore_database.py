@@ -27,6 +27,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     restore,
     restored_state,
     row_versions,
+    standby_readers,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import POLL_SECONDS, ClientProcess
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
@@ -55,9 +56,14 @@ _RESTRICT_SINCE = {15: 14, 16: 10, 17: 6}
 def preview(
     target: Target, asked: Asked, work: Work, *, now: Callable[[], datetime] = lambda: datetime.now(timezone.utc)
 ) -> dict[str, Any]:
-    """:return: what :func:`run` would do, after all that it would refuse; writes nothing.
+    """:return: what :func:`run` would do, after all that it would refuse; with ``replace`` also ``standbys``, whose readers stay in the
+        replaced database. Writes nothing.
     :raises PgopsError: as :func:`restore_plan.look`."""
-    return look(target, asked, work, now()).as_dict()
+    found = look(target, asked, work, now()).as_dict()
+    if asked.replace:
+        with closing(connect(target.maintenance(), application_name=work.application_name)) as conn:
+            found["standbys"] = standby_readers.look(conn, target.database)
+    return found
 
 
 def run(
@@ -185,7 +191,7 @@ class _Restore:
             path = client_tool(self._destination, conn, tool)
         return ClientProcess(
             path, arguments, self._destination, application_name=f"{self._work.application_name} restore",
-            options=restore.session_options(self._plan.able.superuser), stdin=stdin,
+            options=restore.session_options(self._plan.able.superuser, self._plan.able.server[0]), stdin=stdin,
         )  # fmt: skip
 
     def _from_archive(self) -> None:
@@ -254,7 +260,9 @@ class _Restore:
         plan = self._plan
         same_major = plan.backup and int(plan.backup.manifest["server_version"][0]) == plan.able.server[0]
         if plan.backup and same_major:
+            known = len(plan.able.reservations)
             self._refuse(restore.differences(self._destination, plan.backup, plan.able, self._work))
+            plan.reservations += plan.able.reservations[known:]
             return {name: entry["rows"] for name, entry in plan.backup.manifest["tables"].items()}
         found = self._contents()
         rows = {name: entry["rows"] for name, entry in found.items()}

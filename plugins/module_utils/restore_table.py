@@ -29,6 +29,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     locks,
     plain_sql,
     restore,
+    restore_list,
     side_comparison,
     side_owner,
     side_schema,
@@ -176,7 +177,7 @@ def _look(target: Target, asked: Asked, work: Work, moment: datetime) -> _Plan:
             f"Rows of {target.database} would be restored on the production cluster itself, which sends them to archive and standbys; "
             "nothing was restored.",
             database=target.database,
-            hint="Set pgops_scratch_host to another server, or give the reason with -e restore_scratch_reason='…'.",
+            hint="Set pgops_scratch_host to another server, or give the reason with -e \"restore_scratch_reason='WHY'\".",
         )
     work.progress.emit("reading every file of the backup", database=target.database)
     backup_store.verify_files(backup, work.control.check)
@@ -216,7 +217,12 @@ def _fill(scratch: Target, plan: _Plan, work: Work) -> None:
             f"--use-list={listed}",
         ]  # fmt: skip
         client = restore.pg_restore(
-            tool, arguments, scratch, plan.backup, work, restore.session_options(plan.able.superuser)
+            tool,
+            arguments,
+            scratch,
+            plan.backup,
+            work,
+            restore.session_options(plan.able.superuser, plan.able.server[0]),
         )
         try:
             while not client.wait(POLL_SECONDS):
@@ -234,14 +240,12 @@ def _selection(tool: str, plan: _Plan) -> Iterator[str]:
     """
     data = tuple(f" TABLE DATA {_bare(part)} " for table in plan.tables for part in table.parts)
     keys = tuple(f" CONSTRAINT {table.schema} {table.name} " for table in plan.tables)
-    left_out: tuple[str, ...] = (" FK CONSTRAINT ",)
-    if not plan.able.superuser:
-        left_out += tuple(f" {kind} " for kind in restore.SUPERUSER_ENTRIES.values())
+    inventory = backup_store.read_catalog(plan.backup)
     with tempfile.NamedTemporaryFile("w", prefix="pgops-list-", encoding="utf-8") as stream:
         for section, wanted in (("pre-data", None), ("data", data), ("post-data", keys)):
-            for line in _listed(tool, plan.backup, section):
+            for line in restore_list.without(_listed(tool, plan.backup, section), plan.able.left_out, inventory):
                 taken = any(text in line for text in wanted) if wanted is not None else True
-                if taken and not line.startswith(";") and not any(text in line for text in left_out):
+                if taken and not line.startswith(";") and " FK CONSTRAINT " not in line:
                     stream.write(line)
         stream.flush()
         yield stream.name

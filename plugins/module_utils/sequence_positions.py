@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import catalog
@@ -44,23 +44,30 @@ _SET = (
 class SequencePositions:
     """Looks at both before the fence, so that little is left to do while clients are kept out."""
 
-    def __init__(self, live: Connection, staged: Connection) -> None:
+    def __init__(
+        self, live: Connection, staged: Connection, *, follows: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         """
         :param live: a session in the database that goes aside; it stays open until the last client has gone.
         :param staged: one in the database that takes its place, in which nobody else writes.
+        :param follows: by sequence there those whose numbers it must not give again; without it the one of its own name.
         """
         self._live, self._staged = live, staged
         self.pids = frozenset(conn.info.backend_pid for conn in (live, staged))
         here, there = _sequences(live), _sequences(staged)
-        both = [name for name in there if name in here and here[name]["ascending"] == there[name]["ascending"]]
+        self._sources = {
+            name: same
+            for name in there
+            if (same := _same_direction(here, (follows or {}).get(name, (name,)), there[name]["ascending"]))
+        }
         self._left = {
             name: "the restore role may not read or set it"
-            for name in both
-            if not (here[name]["readable"] and there[name]["settable"])
+            for name, sources in self._sources.items()
+            if not (all(here[source]["readable"] for source in sources) and there[name]["settable"])
         }
-        able = [name for name in both if name not in self._left]
+        able = [name for name in self._sources if name not in self._left]
         self._there = {name: there[name] for name in able}
-        self._question = _positions_query({name: here[name] for name in able})
+        self._question = _positions_query({source: here[source] for name in able for source in self._sources[name]})
         self._before = _positions(staged, _positions_query(self._there))
         self._now = dict(self._before)
 
@@ -79,7 +86,7 @@ class SequencePositions:
         # Whatever role has carried the history, it is the restore role that may set them. The commit of the renames waits for the
         # disk, and this one comes before it.
         execute(self._staged, f"RESET ROLE; SET synchronous_commit = off; {_NO_WAIT}")
-        self._set(_positions(self._live, self._question))
+        self._set(self._look())
 
     def move_on(self) -> list[dict[str, Any]]:
         """Move every sequence that stands behind, and end both sessions; call it when nobody else is in the live database any more.
@@ -87,7 +94,7 @@ class SequencePositions:
         :return: sequence, ``from`` and ``to`` of each that was moved.
         :raises psycopg2.Error: a session was ended, or a sequence is held.
         """
-        now = _positions(self._live, self._question)
+        now = self._look()
         self._live.close()  # its server process ends while the other one works
         self._set(now)
         return [
@@ -106,12 +113,12 @@ class SequencePositions:
         :return: sequence, ``from`` and ``to`` of each that was moved.
         :raises psycopg2.Error: a session was ended, or a sequence is held.
         """
-        before = _positions(self._live, self._question)
+        before = self._look()
         if not before:
             return []
         time.sleep(over)  # what clients take meanwhile is their rate
         ahead = {}
-        for name, found in _positions(self._live, self._question).items():
+        for name, found in self._look().items():
             bounds = self._there[name]
             taken = abs(found["last_value"] - before[name]["last_value"])
             reserve = max(taken * math.ceil(seconds / over), _LOGGED_AHEAD * int(bounds["step"]))
@@ -123,6 +130,16 @@ class SequencePositions:
             for name, found in self._now.items()
             if found is not self._before[name]
         ]
+
+    def _look(self) -> dict[str, dict[str, Any]]:
+        """:return: by sequence of the staged database where the live one has it: of several the one that is furthest."""
+        found = _positions(self._live, self._question)
+        result: dict[str, dict[str, Any]] = {}
+        for name, bounds in self._there.items():
+            for source in self._sources[name]:
+                if name not in result or _is_ahead(found[source], result[name], bounds["ascending"]):
+                    result[name] = found[source]
+        return result
 
     def _set(self, positions: Mapping[str, dict[str, Any]]) -> None:
         moved = []
@@ -149,6 +166,10 @@ class SequencePositions:
         for conn in (self._live, self._staged):
             with contextlib.suppress(Exception):
                 conn.close()
+
+
+def _same_direction(sequences: Mapping[str, Mapping[str, Any]], names: Sequence[str], ascending: bool) -> list[str]:
+    return [name for name in names if name in sequences and sequences[name]["ascending"] == ascending]
 
 
 def _sequences(conn: Connection) -> dict[str, dict[str, Any]]:

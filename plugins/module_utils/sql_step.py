@@ -25,6 +25,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     locks,
     orphans,
     states_before,
+    time_limits,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.attributes_before import AttributesBefore
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import execute, fetch_all
@@ -514,10 +515,7 @@ def statement_error(
     )
     seconds = context.budget("statement_timeout_s")
     if since is not None and context.timed_out(exc, since, seconds):
-        error.message = f"{context.doing} hit its time limit of {seconds} s at {existing.location(statement)} (SQLSTATE {exc.pgcode})"
-        error.args = (error.message,)
-        error.hint = "Split the step, or raise budgets.statement_timeout_s in its migration.yml."
-        error.extra["reason"] = "time_limit"
+        time_limits.tell(context, error, "statement_timeout_s", f"at {existing.location(statement)}")
     if exc.pgcode == errorcodes.UNDEFINED_TABLE and not error.hint and context.direction == "up":
         error.hint = "No version before this one made it: the one that does is missing, or its number is later; depends_on names it."
     if exc.pgcode == errorcodes.INSUFFICIENT_PRIVILEGE and not error.hint:

@@ -3,7 +3,8 @@
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
 """ANALYZE that is believed only when the server says that it happened.
 
-By a role without the right ANALYZE warns and succeeds; last_analyze tells the truth.
+By a role without the right ANALYZE warns and succeeds; last_analyze tells the truth. Where track_counts is off nobody keeps it:
+there the right counts, and that it is not proved is told.
 """
 
 from __future__ import annotations
@@ -32,10 +33,14 @@ SELECT clock_timestamp()::text AS at FROM pg_class c JOIN pg_namespace n ON n.oi
 """
 _LAST = """
 SELECT coalesce(pg_stat_get_last_analyze_time(c.oid) >= %s::timestamptz, false) AS done, c.relkind::text AS kind,
-       pg_get_userbyid(c.relowner)::text AS owner
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+       pg_get_userbyid(c.relowner)::text AS owner, current_setting('track_counts')::boolean AS counts,
+       pg_has_role(c.relowner, 'USAGE') OR pg_has_role(d.datdba, 'USAGE'){maintain} AS may
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_database d ON d.datname = current_database()
  WHERE n.nspname = %s AND c.relname = %s
 """
+# The server has no such privilege before.
+_MAINTAIN_SINCE = (17, 0)
+_MAINTAIN = " OR has_table_privilege(c.oid, 'MAINTAIN')"
 _ALL = """
 SELECT n.nspname::text AS schema, c.relname::text AS "table" FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -57,15 +62,19 @@ def analyze(
     doing: str,
     before: Callable[[str], None] = lambda name: None,
     after: Callable[[str], None] = lambda name: None,
+    unproved: Callable[[str], None] = lambda told: None,
 ) -> list[str]:
     """Analyse each table and prove it. Takes SHARE UPDATE EXCLUSIVE on one table at a time.
 
     :param doing: names the work in the error.
     :param before: told the table's name before it is analysed, ``after`` when it is done.
+    :param unproved: told once, in a sentence, on which tables the server does not say that it was done.
     :return: names of the tables, in order; those that are gone by now are left out.
     :raises PgopsError: the role may not analyse a table, or the server did not do it.
     """
-    done = []
+    done, untold = [], []
+    maintains = server_version(conn) >= _MAINTAIN_SINCE
+    last = _LAST.format(maintain=_MAINTAIN if maintains else "")
     for schema, table in tables:
         name = f"{schema}.{table}"
         started = fetch_one(conn, _NOW, (schema, table))
@@ -80,18 +89,25 @@ def analyze(
             raise from_psycopg(exc, f"{doing} failed at {name}", statement=f"ANALYZE {name}") from None
         finally:
             after(name)
-        found = fetch_one(conn, _LAST, (started["at"], schema, table))
+        found = fetch_one(conn, last, (started["at"], schema, table))
         # A partitioned table has no statistics entry of its own before 18.
         if found is not None and not found["done"] and found["kind"] in ("r", "m"):
-            raise PgopsError(
-                f"{doing} failed: the server did not analyze {name}, most likely for want of rights.",
-                sqlstate="42501",
-                database=conn.info.dbname,
-                object_name=name,
-                hint=f"Run it as the table's owner {found['owner']}"
-                + (f", or GRANT MAINTAIN ON {name} to this role." if server_version(conn) >= (17, 0) else "."),
-            )
+            if found["counts"] or not found["may"]:
+                raise PgopsError(
+                    f"{doing} failed: the server did not analyze {name}, most likely for want of rights.",
+                    sqlstate="42501",
+                    database=conn.info.dbname,
+                    object_name=name,
+                    hint=f"Run it as the table's owner {found['owner']}"
+                    + (f", or GRANT MAINTAIN ON {name} to this role." if maintains else "."),
+                )
+            untold.append(name)
         done.append(name)
+    if untold:
+        unproved(
+            f"ANALYZE ran without an error on {', '.join(untold)}, and track_counts is off, so the server does not say whether it was done. "
+            "So that it does: ALTER SYSTEM SET track_counts = on; SELECT pg_reload_conf()"
+        )
     return done
 
 
@@ -107,7 +123,7 @@ def refresh(
     """Analyze the tables of a database, all of them where ``tables`` is None, telling how far it is.
 
     :param tables: ``schema.table`` each.
-    :return: ``analyzed`` (names) and ``seconds``.
+    :return: ``analyzed`` (names), ``seconds``, and ``unproved``, a sentence, where the server does not say that it was done.
     :raises PgopsError: see :func:`analyze`.
     :raises Interrupted: asked to end between two tables.
     """
@@ -127,8 +143,11 @@ def refresh(
             nonlocal count
             count += 1
 
-        done = analyze(conn, names, doing=f"ANALYZE in {target.database}", before=before, after=after)
-        return {"analyzed": done, "seconds": round(time.monotonic() - started, 3)}
+        told: list[str] = []
+        doing = f"ANALYZE in {target.database}"
+        done = analyze(conn, names, doing=doing, before=before, after=after, unproved=told.append)
+        unproved = {"unproved": told[0]} if told else {}
+        return {"analyzed": done, "seconds": round(time.monotonic() - started, 3), **unproved}
     finally:
         conn.close()
 

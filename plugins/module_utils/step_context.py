@@ -18,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     label_text,
     ledger,
     lock_forecast,
+    time_limits,
     uncopied,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute
@@ -66,6 +67,7 @@ class StepContext:
     :ivar applied: on the way down the versions of which something is in the database.
     :ivar orphans: ``stop``, ``quarantine`` or ``placeholder``: what becomes of rows without a parent when a foreign key is added.
     :ivar placeholders: the parents that this step declares for them, by foreign key.
+    :ivar on_a_copy: the versions come from the tree in hand, on the way down too, and the database goes away: a rehearsal, a test.
     :ivar copy: on the way down the backup that has what goes; None where what has no copy may go too.
     :ivar terminate_idle_after_s: seconds after which a session that idles in a transaction and is in our way is ended; None
         ends nobody.
@@ -105,6 +107,7 @@ class StepContext:
     throttle: Limits = field(default_factory=Limits)
     already: list[str] = field(default_factory=list)
     outcome: dict[str, Any] = field(default_factory=dict)
+    on_a_copy: bool = False
     copy: uncopied.Copy | None = None
     run_id: str | None = None
     terminate_idle_after_s: float | None = None
@@ -219,6 +222,7 @@ class StepContext:
             self.database,
             takes_ahead=wanted is not None,
             end_idle=self._end_idle,
+            larger=time_limits.larger(self, "lock_budget_s"),
             sleep=self.sleep,
         )
         return self._wait.run(attempt)

@@ -34,6 +34,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     pgbouncer,
     restored_from,
     row_versions,
+    standby_readers,
     swap_blockers,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
@@ -147,8 +148,9 @@ class Swap:
     def run(self) -> dict[str, Any]:
         """Check, carry the history, fence, swap, finish.
 
-        :return: live, aside (where the replaced database is now), outage_ms, sessions_ended, history, and ``sequences``: those
-            that were ``moved`` on to where the replaced database had them, and ``left``, or ``why`` none was.
+        :return: live, aside (where the replaced database is now), outage_ms, sessions_ended, ``standbys`` (whose readers stay in the
+            replaced database, with what ends them), history, and ``sequences``: those that were ``moved`` on to where the replaced
+            database had them, and ``left``, or ``why`` none was.
         :raises PgopsError: blockers, a staged database that is not verified, or sessions that did not end; on any
             failure the fence is lifted and the live database is the one it was.
         """
@@ -159,6 +161,7 @@ class Swap:
             self._refuse_blockers(conn)
             self.control.check()
             aside = self._free_name(conn)
+            standbys = standby_readers.look(conn, self.live)
             with contextlib.ExitStack() as held:
                 self.progress.emit("carrying the history across", database=self.live)
                 carried = self._carry(held)
@@ -182,6 +185,7 @@ class Swap:
             "swapped_in": self.staged,
             "outage_ms": outage,
             "sessions_ended": ended,
+            "standbys": standbys,
             "history": carried,
             "sequences": self._sequences,
             **({"pool": self._held} if self._held else {}),
@@ -789,6 +793,7 @@ def _record_dead_swap(
         "live": target.database,
         "aside": pending.aside,
         "swapped_in": pending.staged,
+        "standbys": standby_readers.look(conn, pending.aside),
         "why": pending.sentence,
     }
 

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import disk_forecast
+from ansible_collections.whitecross.pgops.plugins.module_utils import blue_green_state, disk_forecast
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
@@ -106,8 +106,7 @@ def blockers(conn: Connection, names: Sequence[str], *, sessions: int = SWAP_SES
     :return: kind, name, database and fix of each.
     """
     found = maintenance_itself(conn, names) + [
-        {"kind": row["kind"], "name": row["name"], "database": row["database"], "fix": row["fix"]}
-        for row in fetch_all(conn, _BLOCKERS, {"names": list(names)})
+        _blocker(row) for row in fetch_all(conn, _BLOCKERS, {"names": list(names)})
     ]
     rights = fetch_one(conn, _RIGHTS, {"names": list(names)}) or {}
     role = str(rights.get("role"))
@@ -137,6 +136,17 @@ def blockers(conn: Connection, names: Sequence[str], *, sessions: int = SWAP_SES
                 }
             )
     return found + _connection_limits(conn, sessions)
+
+
+def _blocker(row: Mapping[str, Any]) -> dict[str, str]:
+    """:return: a blocker. Of a blue-green change the process comes back when it is ended: only its end helps."""
+    if row["name"] == blue_green_state.link_name(row["database"]):
+        row = {
+            **row,
+            "kind": "prepared blue-green change",
+            "fix": "give it up by blue_green.yml with -e blue_green_stage=give_up",
+        }
+    return {key: str(row[key]) for key in ("kind", "name", "database", "fix")}
 
 
 def _connection_limits(conn: Connection, wanted: int) -> list[dict[str, str]]:

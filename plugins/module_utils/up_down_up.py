@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, encoding, migrate, scratch
@@ -49,7 +50,7 @@ def run(target: Target, migrations: Sequence[Mapping[str, Any]], version: str, w
         before = _inventory(where)
         up = migrate.apply(where, tree, Selection(strategy="any"), way)["applied"][-1]
         after = _inventory(where)
-        down = migrate.revert(where, Reverts(version=version), way)["reverted"][-1]
+        down = migrate.revert(where, Reverts(version=version), replace(way, on_a_copy=True))["reverted"][-1]
         after_down = _told(catalog.compare(before, _inventory(where), ignore=()))
         again = migrate.apply(where, tree, Selection(strategy="any"), way)["applied"][-1]
         after_again = _told(catalog.compare(after, _inventory(where), ignore=()))

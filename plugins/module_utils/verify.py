@@ -178,7 +178,7 @@ def verify_database(
                 later = superseded if migration is not applied[-1] else None
                 findings += _of_own_verification(conn, migration, later, control, accepted)
             sound = looked.result()
-        findings += _of_foreign_keys(sound.keys, WARN if book.baseline else FAIL, accepted)
+        findings += _of_foreign_keys(sound.keys, WARN if book.baseline else FAIL, accepted, wanted)
         findings += _of_objects(sound, wanted, {(finding.object, finding.attribute) for finding in findings}, accepted)
         findings += sound.differing
         findings += _of_phi(sound.phi_tables) + _of_searches(sound.phi_searches)
@@ -305,7 +305,9 @@ def _session(target: Target, control: Control) -> Iterator[Connection]:
             forget()
 
 
-def _of_foreign_keys(keys: Sequence[integrity.ForeignKey], unindexed: str, accepted: Accepted) -> list[Finding]:
+def _of_foreign_keys(
+    keys: Sequence[integrity.ForeignKey], unindexed: str, accepted: Accepted, wanted: Inventory | None
+) -> list[Finding]:
     """:param unindexed: how bad a foreign key without an index is: a baseline is what another tool made, and told as it is."""
     findings = []
     for key in keys:
@@ -328,8 +330,9 @@ def _of_foreign_keys(keys: Sequence[integrity.ForeignKey], unindexed: str, accep
         if not key.indexed:
             note = accepted.of_foreign_key(key.table, key.columns)
             level = WARN if note else unindexed
-            what, wanted = f"constraint {key.name}", f"index on ({columns})"
-            findings.append(Finding("foreign key index", level, what, None, wanted, "MISSING", note))
+            what, index = f"constraint {key.name}", f"index on ({columns})"
+            declared = _is_declared(what, wanted)
+            findings.append(Finding("foreign key index", level, what, None, index, "MISSING", note, declared))
     return findings
 
 
@@ -357,7 +360,12 @@ def _of_objects(
             findings.append(_finding("trigger", key, attribute, "enabled", "disabled", meant))
     notes = [accepted.of_attribute(finding.object, str(finding.attribute)) for finding in findings]
     return [
-        replace(finding, level=WARN, note=note) if note and finding.level == FAIL else finding
+        replace(
+            finding,
+            level=WARN if note and finding.level == FAIL else finding.level,
+            note=note or finding.note,
+            declared=_is_declared(finding.object, wanted),
+        )
         for finding, note in zip(findings, notes)
     ]
 
@@ -391,6 +399,11 @@ def _of_searches(found: phi_logging.Searches) -> list[Finding]:
 
 def _finding(check: str, key: str, attribute: str, expected: str, found: str, meant: bool) -> Finding:
     return Finding(check, NOTICE if meant else FAIL, key, attribute, expected, found)
+
+
+def _is_declared(key: str, wanted: Inventory | None) -> bool:
+    """:return: whether an applied version makes it; what is not known to be somebody else's is the versions' own."""
+    return wanted is None or key in wanted
 
 
 def _is(wanted: Inventory | None, key: str, attribute: str, value: Any) -> bool:

@@ -50,11 +50,16 @@ class Reverts:
 
 
 def preview_revert(
-    target: Target, selection: Reverts, *, run_id: str = "preview", rewrite_limit_mb: int | None = None
+    target: Target,
+    selection: Reverts,
+    *,
+    run_id: str = "preview",
+    rewrite_limit_mb: int | None = None,
+    index_timeout_s: int | None = None,
 ) -> dict[str, Any]:
     """Tell exactly what :func:`revert` would do, and write nothing.
 
-    :param rewrite_limit_mb: in the place of what the versions declare.
+    :param rewrite_limit_mb: in the place of what the versions declare; ``index_timeout_s`` the same, for the looks at rows.
     :return: ``versions`` (newest first, with what stays), ``remaining`` (how many stay applied), ``loss`` (see
         :func:`data_loss`), ``prepared`` (the SQL).
     :raises PgopsError: whatever would refuse the revert.
@@ -64,6 +69,9 @@ def preview_revert(
         found = ledger.read(conn)
         chosen = select_reverts(conn, found, selection)
         migrations = ledger.all_stored(conn, [row.version for row in chosen])
+        if index_timeout_s is not None:
+            given = {"index_timeout_s": index_timeout_s}
+            migrations = [{**one, "budgets": {**(one.get("budgets") or {}), **given}} for one in migrations]
         adopted.refuse_revert(conn, list(zip(chosen, migrations)))
         label_refusal.refuse_revert(conn, list(zip(chosen, migrations)), rewrite_limit_mb)
         quarantine.refuse_revert(conn, list(zip(chosen, migrations)))

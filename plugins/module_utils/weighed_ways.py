@@ -8,7 +8,7 @@ Nothing here writes. What cannot be told is said, and never stops a rollback tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -105,10 +105,18 @@ class Situation:
         """Whether the database is small enough to be counted for a table."""
         return not self.unreadable and (self.database_bytes or 0) <= EXACT_BYTES
 
-    def rows_told(self, exact: int | None, why: str = "") -> tuple[str, tuple[int, int] | None]:
-        """:return: the rows that a way leaves behind, in words, and as bounds."""
+    def rows_told(
+        self, exact: int | None, why: str = "", objects: Mapping[str, Any] | None = None
+    ) -> tuple[str, tuple[int, int] | None]:
+        """:param objects: the large objects, see :mod:`lost_large_objects`.
+        :return: the rows that a way leaves behind, in words, and as bounds; large objects count as one each."""
         if exact is not None:
-            return ("nothing" if not exact else f"{exact:,} rows written since, kept"), (exact, exact)
+            most = int(objects["written"]) if objects else 0
+            least = int(objects.get("at_least", objects)["written"]) if objects else 0
+            parts = [f"{exact:,} rows"] * bool(exact)
+            if most:
+                parts.append(f"{'at most ' if least != most else ''}{most:,} large objects")
+            return (f"{' and '.join(parts)} written since, kept" if parts else "nothing"), (exact + least, exact + most)
         if self.unreadable or why:
             return f"not known: {why or self.unreadable}", None
         return f"up to about {self.rows:,} rows, kept; counted before it asks", (0, self.rows)
@@ -232,7 +240,7 @@ def _lost_since(situation: Situation, backup: Backup) -> tuple[str, tuple[int, i
         )
     except PgopsError as error:
         return situation.rows_told(None, error.message.rstrip("."))
-    return situation.rows_told(int(found["rows_written"]))
+    return situation.rows_told(int(found["rows_written"]), objects=found["large_objects"])
 
 
 def to_a_kept_one(situation: Situation, kept: Database | None, why_none: str, *, strategy: str = UNDO_SWAP) -> Way:
@@ -270,7 +278,7 @@ def _lost_since_the_swap(situation: Situation, xid: int) -> tuple[str, tuple[int
         )
     except PgopsError as error:
         return situation.rows_told(None, error.message.rstrip("."))
-    return situation.rows_told(int(found["rows_written"]))
+    return situation.rows_told(int(found["rows_written"]), objects=found["large_objects"])
 
 
 def last_kept(conn: Connection, database: str, aside: str) -> tuple[Database | None, str]:

@@ -9,7 +9,8 @@ short_description: Refresh planner statistics, and prove that it happened
 version_added: 0.1.0
 description:
   - Analyzes the tables named, or all of them, and believes it only when the server's C(last_analyze) says so; by a role without the
-    right ANALYZE only warns and succeeds.
+    right ANALYZE only warns and succeeds. Where C(track_counts) is off the server keeps none; then the role must have the right, and
+    RV(databases) tells that it is not proved.
 extends_documentation_fragment:
   - whitecross.pgops.pgops
 options:
@@ -48,6 +49,10 @@ databases:
     seconds:
       description: How long it took.
       type: float
+    unproved:
+      description: Which tables the server does not say of that they were analyzed, and the setting that keeps it from it (C(track_counts)).
+      returned: where there are any
+      type: str
 """
 
 from typing import Any

@@ -8,7 +8,7 @@ module: backup_copy
 short_description: Copy backups to a second place and read them back there
 version_added: 0.1.0
 description:
-  - Copies a backup to C(<place>/pre-migration/YYYY/MM/DD/<database>/<backup>/), reads every file of the copy back at the place, compares
+  - Copies a backup to C(<place>/pre-migration/YYYY/MM/DD/<database>/<system identifier>/<backup>/), reads every file of the copy back at the place, compares
     it with the manifest, and publishes it there by one last step - a rename, in an object store the manifest.
   - A copy that is there already is read back again, and nothing is sent. One that was cut off is begun or gone on with.
   - Where each copy is stands in C(copies.json) of the backup.
@@ -117,14 +117,21 @@ def main() -> None:
     )
 
     def work() -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, copies, restore
+        from ansible_collections.whitecross.pgops.plugins.module_utils import (
+            backup_store,
+            cluster_backups,
+            copies,
+            locks,
+            restore,
+        )
         from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
         from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
         places = copies.refuse_places(module.params["places"])
         progress, control = pgops_module.job(module)
         end_on_sigterm(control)
-        names = module.params["databases"]
+        targets = pgops_module.targets(module)
+        names = list(targets)
         if module.params["path"]:
             pgops_module.refuse_several(names, "backup")
         databases: dict[str, Any] = {}
@@ -135,19 +142,17 @@ def main() -> None:
             if path:
                 backup = backup_store.read_backup(path)
             else:
-                found = backup_store.backups_of(module.params["directory"] or "", database)
-                if not found:
-                    raise PgopsError(
-                        f"There is no backup of {database} in {module.params['directory']}.",
-                        database=database,
-                        hint="Make one with backup.yml.",
-                    )
-                backup = found[0]
+                backup = cluster_backups.newest_own(
+                    targets[database],
+                    module.params["directory"] or "",
+                    application_name=locks.application_name(module.params["run_id"] or "by-hand"),
+                    hint="Make one with backup.yml.",
+                )
             restore.refuse_altered(backup, recorded.get("manifest_sha256"))
             if module.check_mode:
                 databases[database] = {
                     "path": backup.path,
-                    "would_copy": [place.whole(copies.location(backup)) for place in places],
+                    "would_copy": copies.would_be(backup, places),
                 }
                 continue
             databases[database] = copies.copy(

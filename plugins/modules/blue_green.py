@@ -96,6 +96,14 @@ databases:
     outage_ms:
       description: From the fence to the lifted fence, in milliseconds.
       type: float
+    standbys:
+      description: Of each connected standby, that its readers stay in the replaced database, and the statement that ends them there.
+      type: list
+      elements: str
+    settings:
+      description: What was set on the live database itself since the preparation and is set on the new one, by name.
+      type: list
+      elements: str
     left:
       description: What could not be taken away behind a change-over, and V(null) where nothing is left.
       type: str

@@ -141,7 +141,12 @@ def main() -> None:
         if module.params["backup"]:
             pgops_module.refuse_several(targets, "backup")
         chosen = {
-            database: drill.choose(target, module.params["directory"], module.params["backup"])
+            database: drill.choose(
+                target,
+                module.params["directory"],
+                module.params["backup"],
+                application_name=settings.application_name,
+            )
             for database, target in targets.items()
         }
         for backup in chosen.values():

@@ -9,9 +9,11 @@ short_description: Look something up in the catalog by the name of a query
 version_added: 0.1.0
 description:
   - Runs one of the queries of C(sql/inspect) in a read-only transaction. They read the catalog and the server's
-    statistics; C(data_age) alone counts rows, and none shows what stands in one.
+    statistics; C(data_age) and the reports on accounts and pupils count rows, and none shows what stands in one.
   - C(tables), C(columns), C(required_columns), C(enums), C(enum_values), C(indexes), C(index_usage), C(largest_indexes), C(foreign_keys),
     C(constraints), C(extensions), C(sizes), C(schema_counts), C(phi_tables), C(phi_objects) and C(data_age) are there.
+  - C(account_lockouts), C(password_rotation), C(mfa_enrolment), C(unverified_accounts), C(open_tokens) and C(sign_in_providers) count
+    accounts. C(education_plans), C(epipen_expiry) and C(medication_refills) count pupils, and tell fewer than five of them as C(< 5).
   - C(server_log) shows what PostgreSQL's own log has of the sessions of a run, from warnings on, without statements and values.
   - The action plugin reads the query and shows the rows as a table.
 extends_documentation_fragment:
@@ -39,7 +41,8 @@ options:
     type: str
   reads_rows:
     description:
-      - Whether the query counts rows; it then runs as O(backup_user), which sees all of them. The action plugin reads it from the file.
+      - Whether the query counts rows; it then runs as O(backup_user), which sees all of them, and is refused where a policy hides some.
+        The action plugin reads it from the file.
     type: bool
     default: false
 author:

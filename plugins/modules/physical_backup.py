@@ -34,7 +34,8 @@ options:
     default: {}
   cipher_passfile:
     description:
-      - A file of this host, 0600, that holds the passphrase of the repository, which pgBackRest then encrypts (aes-256-cbc).
+      - A file of this host, 0600, that holds a passphrase, by which pgBackRest encrypts (aes-256-cbc) each repository whose C(repoN-cipher-type)
+        is not declared. A repository that was made otherwise is refused before the configuration is written.
     type: path
   copies_required:
     description:

@@ -14,7 +14,8 @@ description:
     the history across.
   - Stops the live server, puts the restored folder in its place by two renames, and starts it - same port, same configuration. The old
     folder is kept, and a server that is started in it takes no writes.
-  - With O(state=resumed) a change that was cut off is finished, or undone.
+  - With O(state=resumed) a change that was cut off is finished, or undone. Where another target is given than that of the change, it is
+    refused. What was cut off before the live server was stopped is not finished - the server has served on.
   - The whole cluster goes back. Other databases in it than those that are named are refused unless O(whole_cluster).
 extends_documentation_fragment:
   - whitecross.pgops.pgops
@@ -96,7 +97,8 @@ databases:
   type: dict
   contains:
     state:
-      description: With O(state=resumed), V(nothing), V(completed), V(lifted), or in check mode V(cut_off).
+      description: With O(state=resumed), V(nothing), V(completed), V(lifted), or in check mode V(cut_off). V(nothing) also where a change was
+        cut off before the server was stopped; the rollback begins anew.
       type: str
     left:
       description: With O(state=resumed), the folder of the restored cluster that was not taken.
@@ -116,12 +118,23 @@ databases:
     break_glass:
       description: Reason and what it has let off, where O(break_glass) was needed.
       type: dict
-    others:
-      description: The databases that go back too; with O(state=restored) also those that were there before.
+    standbys:
+      description: With O(state=disclosed), the standbys that have to be made anew.
       type: list
       elements: str
-    standbys:
-      description: With O(state=disclosed), the standbys that will have to be made anew.
+    synchronous:
+      description: C(synchronous_standby_names), where commits wait for standbys. Behind a change the restored cluster's own.
+      type: str
+    slots:
+      description: With O(state=disclosed), C(name), C(plugin) and C(database) of the slots of logical replication, which do not go along.
+      type: list
+      elements: dict
+    subscriptions:
+      description: With O(state=disclosed), C(name) and C(database) of the subscriptions, and whether each is C(enabled).
+      type: list
+      elements: dict
+    others:
+      description: The databases that go back too; with O(state=restored) also those that were there before.
       type: list
       elements: str
     lost:
@@ -186,7 +199,10 @@ def main() -> None:
 
     def work() -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.module_utils import (
+            cluster_company,
             cluster_comparison,
+            cluster_resume,
+            locks,
             pgbackrest,
             physical_rollback,
         )
@@ -198,14 +214,19 @@ def main() -> None:
         targets = pgops_module.targets(module)
         tool = pgbackrest.of(given, progress, control)
         if given["state"] == "resumed":
-            asked = physical_rollback.Asked(given["strategy"], given["confirmed"])
-            found = physical_rollback.resume(
+            asked = cluster_resume.Asked(
+                given["strategy"], given["confirmed"], given["restore_point"], given["time"], given["kept_cluster"]
+            )
+            found = cluster_resume.resume(
                 tool.config, tool.stanza, tool.user, list(targets), asked, pretend=module.check_mode
             )
             noted: dict[str, Any] = {}
             if found.get("returned_to"):
                 record = cluster_comparison.Record(given["run_id"] or "by-hand", found["returned_to"])
                 noted = cluster_comparison.record_return(targets.values(), record)
+            if found["state"] == "completed":
+                name = locks.application_name(given["run_id"] or "by-hand")
+                found["synchronous"] = cluster_company.awaited(next(iter(targets.values())), name)
             databases = {name: {**found, **noted.get(name, {})} for name in targets}
             return {"changed": found["state"] in ("completed", "lifted"), "databases": databases}
         request = physical_rollback.Request(

@@ -168,10 +168,10 @@ def main() -> None:
     def work() -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.module_utils import (
             backup_store,
+            cluster_backups,
             kept_scratch,
             restore,
         )
-        from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
         settings, identity = restore_options.begin(module)
         settings.control.end_after(module.params["timeout"])
@@ -183,14 +183,12 @@ def main() -> None:
             named = module.params["backups"].get(database) or {}
             path = named.get("path") or module.params["path"]
             if not path:
-                found = backup_store.backups_of(module.params["directory"] or "", database)
-                if not found:
-                    raise PgopsError(
-                        f"There is no backup of {database} in {module.params['directory']}.",
-                        database=database,
-                        hint="Make one with backup.yml, or name one with -e backup_path=PATH.",
-                    )
-                path = found[0].path
+                path = cluster_backups.newest_own(
+                    target,
+                    module.params["directory"] or "",
+                    application_name=settings.application_name,
+                    hint="Make one with backup.yml, or name one with -e backup_path=PATH.",
+                ).path
             if module.check_mode:
                 restore.look_before(
                     target,

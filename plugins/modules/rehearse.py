@@ -245,7 +245,10 @@ def main() -> None:
         for name in targets:
             made = given["backups"].get(name) or {}
             path = made.get("path") or given["path"]
-            chosen[name] = kept_scratch.choose(given["directory"] or "", name, path, given["level_required"])
+            chosen[name] = kept_scratch.choose(
+                targets[name], given["directory"] or "", path, given["level_required"],
+                application_name=settings.application_name,
+            )  # fmt: skip
             restore.refuse_altered(chosen[name], made.get("manifest_sha256"))
         databases: dict[str, Any] = {}
         alone = len(given["run"].get("hosts") or []) <= 1

@@ -73,7 +73,7 @@ databases:
       returned: with O(state=disclosed), where one was measured
       type: dict
     lost:
-      description: What going back to it loses; rows per table, versions, settings.
+      description: What going back to it loses; rows per table, large objects, versions, settings.
       type: dict
     staged:
       description: The new database.

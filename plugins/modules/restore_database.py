@@ -109,6 +109,11 @@ databases:
       description: What could not be recreated or compared, and why.
       type: list
       elements: str
+    standbys:
+      description: Of each connected standby, that its readers stay in the replaced database, and the statement that ends them there.
+      returned: with C(--check) and O(replace)
+      type: list
+      elements: str
     restore_seconds:
       description: How long the restore took.
       type: float

@@ -56,6 +56,16 @@ options:
       - Up to how many MB together the tables of an enum are rewritten in one transaction to take a label away; above that it is done beside
         the clients. What each version declares, where it is not set.
     type: int
+  statement_timeout:
+    description:
+      - How long one statement of the way down may take, in seconds, in the place of the C(statement_timeout_s) that the versions declared
+        when they were applied.
+    type: int
+  lock_budget:
+    description:
+      - How long the way down may wait for the locks of one transaction, over all its attempts, in seconds, in the place of the
+        C(lock_budget_s) that the versions declared when they were applied.
+    type: int
   reconnect:
     description:
       - For how long after a lost connection the way down waits for a server that takes writes, in seconds. It takes the lock again, looks in
@@ -139,11 +149,18 @@ not_reverted:
   returned: on failure
   type: list
   elements: str
+larger:
+  description: The variable that gives another run more than the limit of time that was hit, with twice the seconds of it.
+  returned: on failure
+  type: dict
 """
 
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import pgops_module
+
+# Limits of the way down alone: on the way up a version's own file is read again, and reviewed.
+SECONDS = ("statement_timeout", "lock_budget")
 
 
 def main() -> None:
@@ -158,6 +175,7 @@ def main() -> None:
             "expected": {"type": "dict", "default": {}},
             "lose_writes": {"type": "bool", "default": False},
             "rewrite_limit_mb": {"type": "int"},
+            **{name: {"type": "int"} for name in SECONDS},
             "reconnect": {"type": "float", "default": 0},
             **pgops_module.LEDGER_RUN_OPTIONS,
             **pgops_module.LIMIT_OPTIONS,
@@ -167,11 +185,17 @@ def main() -> None:
     def work() -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, run_limits, way_back
         from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+        from ansible_collections.whitecross.pgops.plugins.module_utils.time_limits import MOST_S
 
         given = module.params
         limits = run_limits.of(given)
         if not given["reconnect"] >= 0:
             raise PgopsError("rollback_reconnect must be 0 seconds or more; 0 never connects again.")
+        for name in SECONDS:
+            if given[name] is not None and not 1 <= given[name] <= MOST_S:
+                raise PgopsError(
+                    f"rollback_{name} is {given[name]}, and it takes 1 to {MOST_S} seconds; nothing was changed."
+                )
         selection = way_back.Reverts(given["steps"], given["keep"], given["through"], given["version"])
         databases: dict[str, Any] = {}
         diff = []
@@ -182,6 +206,7 @@ def main() -> None:
                     selection,
                     run_id=given["run_id"] or "check",
                     rewrite_limit_mb=given["rewrite_limit_mb"],
+                    index_timeout_s=given["index_timeout"],
                 )
                 prepared = databases[name].pop("prepared")
                 if prepared:
@@ -196,6 +221,8 @@ def main() -> None:
                     control,
                     lock_wait_s=given["lock_wait"],
                     rewrite_limit_mb=given["rewrite_limit_mb"],
+                    statement_timeout_s=given["statement_timeout"],
+                    lock_budget_s=given["lock_budget"],
                     **limits,
                     reconnect_s=given["reconnect"],
                 )

@@ -97,7 +97,7 @@ databases:
       description: The backup that is restored.
       type: str
     cannot_move:
-      description: What of the replication stays behind, with what its consumers have to do.
+      description: What of the replication stays behind, with what its consumers have to do; and the standbys whose readers stay there.
       type: list
       elements: str
     last_change:

@@ -105,6 +105,10 @@ databases:
     sessions_ended:
       description: How many sessions were ended.
       type: int
+    standbys:
+      description: Of each connected standby, that its readers stay in the replaced database, and the statement that ends them there.
+      type: list
+      elements: str
     history:
       description: Audit rows and runs that were carried across.
       type: dict

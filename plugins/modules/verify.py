@@ -128,6 +128,9 @@ databases:
         note:
           description: Who accepted it when the database was adopted and when, or that it is another difference than the one they accepted.
           type: str
+        declared:
+          description: Whether an applied version makes the object; what none makes is not mended by going back.
+          type: bool
     foreign_keys:
       description: Every foreign key with its table, columns, target, rows without a parent and whether an index leads with its columns.
       type: list

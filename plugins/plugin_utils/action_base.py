@@ -23,7 +23,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
 from ansible_collections.whitecross.pgops.plugins.module_utils.job import LEASE
 from ansible_collections.whitecross.pgops.plugins.module_utils.job import PREFIX as JOB_PREFIX
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.unbroken import Screen, UnbrokenAction
@@ -112,9 +112,11 @@ class PgopsAction(UnbrokenAction):
         asked = self.run_fact(task_vars).get("databases") if name == "databases" else None
         if asked:
             return list(asked)
-        if name == "databases" and not value:
-            database = self.pgops(task_vars, "database")
-            value = [database] if database else None
+        if name == "databases":
+            # -e pgops_databases=NAME is a text.
+            value = batches.names(value)
+            database = None if value else self.pgops(task_vars, "database")
+            value = value or ([database] if database else None)
         return value
 
     def run_fact(self, task_vars: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +139,10 @@ class PgopsAction(UnbrokenAction):
     def typed(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the run with what was given with -e and -i, also where no guard has looked."""
         run = self.run_fact(task_vars)
-        return run if typed_commands.GIVEN in run else {**run, typed_commands.GIVEN: typed_commands.given(self._loader)}
+        if typed_commands.GIVEN not in run:
+            run = {**run, typed_commands.GIVEN: typed_commands.given(self._loader)}
+        # Once a migration has begun to apply, what goes on is a run of its own.
+        return typed_commands.without(run, ["pgops_run_id"]) if self.PHASE == "apply" or run.get("apply") else run
 
     def command(self, task_vars: dict[str, Any], playbook: str, variables: Mapping[str, Any] | None = None) -> str:
         """:return: a command to type next, e.g. ``ansible-playbook status.yml -l staging``, for the place of this run.

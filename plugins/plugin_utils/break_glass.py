@@ -65,4 +65,7 @@ def shout(glass: Mapping[str, str], past: Collection[str]) -> str:
 
 
 def _hint() -> str:
-    return "-e gate_break_glass_by=NAME -e gate_break_glass_expires=2026-01-31T04:00:00+00:00 -e gate_break_glass_reason='WHY NOW'"
+    return (
+        "-e \"gate_break_glass_by='NAME'\" -e gate_break_glass_expires=2026-01-31T04:00:00+00:00 "
+        "-e \"gate_break_glass_reason='WHY NOW'\""
+    )

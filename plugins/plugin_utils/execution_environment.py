@@ -25,6 +25,8 @@ _ON_THE_HOST = {
         ("migrate", "backup", "backup_rekey", "rollback"), ("backup_directory", "/var/backups/postgres/migrations")
     ),
     "export": ("export_directory", "/var/backups/postgres/exports"),
+    # Without a default: a run that names none is refused for that.
+    "retention": ("retention_archive_directory", ""),
 }
 # And these on the ops host.
 _ON_THE_OPS_HOST = {
@@ -101,7 +103,9 @@ def first_lost(
         if _is_local(host, variables, template):
             written.append(_ON_THE_HOST.get(playbook))
         for name, default in filter(None, written):
-            places.setdefault(name, str(_read(template, variables.get(name)) or default))
+            path = str(_read(template, variables.get(name)) or default)
+            if path:
+                places.setdefault(name, path)
     for name, path in places.items():
         why = why_lost(path, environ)
         if why:

@@ -22,7 +22,9 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
 )
 
 # What applies, and what leaves a rehearsal that lets something be applied.
-PLAYBOOKS = ("migrate", "rehearse")
+PLAYBOOKS = ("migrate", "rehearse", "blue_green")
+# Where a glass is broken; of a blue-green change the change-over alone asks for it and tells it.
+_APPLIES = ("migrate", "blue_green")
 _SERVER = ("pgops_host", "pgops_port", "ansible_host")
 _NEAR = ("127.0.0.1", "::1", "localhost")
 _ALWAYS = ("gate_required", "pgops_production_environments")
@@ -65,6 +67,18 @@ def _done(templar: Any, value: Any) -> Any:
         return value
 
 
+def refuse_other_name(typed: Iterable[str], run: Mapping[str, Any], limit: str) -> None:
+    """What is held against the inventory depends on the playbook, and the playbook itself says which one it is.
+
+    :raises environments.Refusal: somebody has typed another name for it, which would win
+    """
+    if "guard_playbook" in typed:
+        raise environments.Refusal(
+            "guard_playbook is typed with -e, and each playbook says itself which one it is; without it",
+            typed_commands.again(typed_commands.without(run, ["guard_playbook"]), limit),
+        )
+
+
 def refuse_eased(
     run: Mapping[str, Any], typed: Mapping[str, Any], hosts: Iterable[str], inventory: Inventory, templar: Any, limit: str
 ) -> list[str]:  # fmt: skip
@@ -77,7 +91,7 @@ def refuse_eased(
     if not any(name in typed_settings.RULES or typed_settings.is_internal(str(name)) for name in typed):
         return []
     values = {str(name): _done(templar, value) for name, value in typed.items()}
-    of_hosts = [inventory.of(host, {*values, *_ALWAYS}) for host in hosts]
+    of_hosts = [inventory.of(host, {*values, *_ALWAYS, "blue_green_stage"}) for host in hosts]
     eased = typed_settings.eased(values, of_hosts)
     kept = of_hosts[0].get("pgops_production_environments") if of_hosts else None
     production = kept or typed_settings.default("pgops_production_environments")
@@ -85,7 +99,7 @@ def refuse_eased(
     switches = [name for name in never if name in typed_settings.NEVER]
     if not switches and not gate_verdict.is_gated(of_hosts, str(run["environment"]), production):
         return []
-    if eased and not never and run["playbook"] == "migrate" and _glass(values):
+    if eased and not never and _is_applied(run, values, of_hosts) and _glass(values):
         return [f"what the inventory says of {', '.join(eased)}"]
     today = datetime.now(UTC).date()
     why = next(
@@ -109,7 +123,7 @@ def refuse_server_of_another(
 
     :raises environments.Refusal: ``pgops_host`` or ``ansible_host`` says so; a server is known by the name that its inventory gives it
     """
-    if run["playbook"] != "migrate" or not {"pgops_host", "ansible_host"} & set(map(str, typed)):
+    if run["playbook"] not in _APPLIES or not {"pgops_host", "ansible_host"} & set(map(str, typed)):
         return
     values = {name: _done(templar, typed[name]) for name in _SERVER if name in typed}
     here = {**inventory.of(next(iter(hosts)), _SERVER), **values}
@@ -137,6 +151,13 @@ def _names(variables: Mapping[str, Any]) -> set[str]:
     named = {name.strip() for name in str(variables.get("pgops_host") or "").split(",")} - {""}
     far = {name for name in named if name not in _NEAR and not name.startswith("/")}
     return far or {str(variables["ansible_host"])} if variables.get("ansible_host") else far
+
+
+def _is_applied(run: Mapping[str, Any], values: Mapping[str, Any], of_hosts: Iterable[Mapping[str, Any]]) -> bool:
+    """:return: whether the run asks for a broken glass, and so tells of one."""
+    if run["playbook"] != "blue_green":
+        return run["playbook"] in _APPLIES
+    return all({**one, **values}.get("blue_green_stage") == "change_over" for one in of_hosts)
 
 
 def _glass(values: Mapping[str, Any]) -> bool:

@@ -19,6 +19,12 @@ LATER = frozenset({"approval", "rehearsal"})
 # So many reasons of a verdict stand on the screen; the report has all.
 SHOWN = 5
 
+# How to get past what is asked for, by the playbook that asks.
+_WAYS = {
+    "migrate": "who has to pass it in an emergency breaks the glass",
+    "blue_green": "who has to pass it in an emergency breaks the glass of the change-over",
+}
+
 Command = Callable[[str, Mapping[str, Any]], str]
 
 
@@ -67,11 +73,7 @@ def refuse_typed(run: Mapping[str, Any], eased: Sequence[str], why: str | None, 
     if not eased:
         return
     verb = "is" if len(eased) == 1 else "are"
-    way = (
-        "who has to pass it in an emergency breaks the glass"
-        if run["playbook"] == "migrate"
-        else "so does what is rehearsed for it"
-    )
+    way = _WAYS.get(str(run["playbook"]), "so does what is rehearsed for it")
     lack = f" ({why})" if why else ""
     raise environments.Refusal(
         f"{', '.join(eased)} {verb} typed with -e{lack}, and what the gate of {run['environment']} asks for stands in the inventory alone, "

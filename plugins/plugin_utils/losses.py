@@ -31,7 +31,8 @@ def restore_losses(database: str, found: Mapping[str, Any]) -> list[str]:
         header = ("table", "what is lost", "rows then", "rows now", "written since", "changed or deleted since")
         lines += [f"  {line}" for line in _table([header, *rows])]
     else:
-        lines.append(f"{database}: no row was written since; no data is lost")
+        lines.append(f"{database}: no row was written since{'' if lost.get('large_objects') else '; no data is lost'}")
+    lines += _large_objects(database, lost.get("large_objects"))
     if lost.get("bounds"):
         lines.append(f"{database}: {lost['bounds']}")
     empty = [entry["table"] for entry in lost["tables"] if _empty(entry)]
@@ -65,9 +66,22 @@ def swap_losses(database: str, found: Mapping[str, Any]) -> list[str]:
         lines += [f"  {line}" for line in _table([("table", "rows now", "written since and left behind"), *rows])]
     else:
         lines.append(f"{database}: no row was written since")
+    lines += _large_objects(database, lost.get("large_objects"))
     if lost.get("bounds"):
         lines.append(f"{database}: {lost['bounds']}")
     return lines
+
+
+def _large_objects(database: str, found: Mapping[str, Any] | None) -> list[str]:
+    """:return: what of the large objects a way back takes away, and what it brings back."""
+    if not found:
+        return []
+    told = f"{database}: of {found['now']} large objects {_number(found, 'written')} were written since and are lost"
+    if "gone" in found:
+        told += f"; of {found['then']} in the backup {_number(found, 'gone')} were overwritten or deleted since and come back"
+    if found.get("unread"):
+        told += f"; their contents could not be compared: {found['unread']}"
+    return [told]
 
 
 def cluster_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:

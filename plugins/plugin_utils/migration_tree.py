@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.strategies_of_versions import BLUE_GREEN
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     backfill_steps,
+    row_work,
     sql_statements,
     template_rendering,
 )
@@ -87,6 +89,7 @@ class RenderedMigration:
             "expected_by_rows": source.expected_by_rows,
             "transaction": source.transaction,
             "strategy": source.strategy,
+            **({"row_work": row_work.row_work(self.steps)} if source.strategy == BLUE_GREEN else {}),
             "files": source.files,
             "checksum": source.checksum,
             "rendered_checksum": _rendered_checksum(steps, verify, source.transaction),

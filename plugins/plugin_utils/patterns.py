@@ -89,7 +89,8 @@ def words(pattern: str, given: Mapping[str, object]) -> dict[str, str]:
     if missing:
         told = ", ".join(f"{PREFIX}{name} ({wanted[name]['what']})" for name in missing)
         raise PgopsError(
-            f"The pattern {pattern} needs {told}, add: " + " ".join(f"-e {PREFIX}{name}=..." for name in missing)
+            f"The pattern {pattern} needs {told}, add: "
+            + " ".join(f"-e {PREFIX}{name}={name.upper()}" for name in missing)
         )
     found: dict[str, str] = {}
     for name, spec in wanted.items():

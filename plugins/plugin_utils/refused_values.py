@@ -56,6 +56,8 @@ NEVER_EMPTY = frozenset(
 _COUNTS = frozenset(
     {
         "rollback_steps",
+        "rollback_statement_timeout",
+        "rollback_lock_budget",
         "migrate_steps",
         "migrate_index_workers",
         "migrate_index_workers_busy",

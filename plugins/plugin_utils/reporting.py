@@ -17,6 +17,7 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     application_hooks,
+    checklist,
     contacts,
     failed_rollback,
     five_aims,
@@ -26,6 +27,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     index_watch,
     report_page,
     report_timeline,
+    resumed_run,
     rollback_advice,
     run_outcome,
     run_parts,
@@ -230,6 +232,9 @@ def build(
     """
     began = next((event for event in events if event.get("event") == "run_started"), {})
     facts = {**(run or {}), **{key: began[key] for key in _RUN_KEYS if key in began}}
+    if resumed_run.has_begun_to_apply(events) and typed_commands.GIVEN in facts:
+        # What goes on now is a run of its own.
+        facts = typed_commands.without(facts, ["pgops_run_id"])
     rows = _phases(events)
     hosts = _results(events)
     failures = [row["error"] for row in rows if row["error"]]
@@ -494,6 +499,7 @@ def result_document(report: Mapping[str, Any], report_file: str | None = None) -
                 "advice",
                 "automatic",
                 "incident",
+                "checklist",
                 "after_failure",
                 "emergency",
                 "window",
@@ -813,7 +819,12 @@ def finish(
         last = {"event": event, "result": report["result"], "duration_s": report["duration_s"]}
         journal.append({**last, "error": report["error"]} if report["error"] else last)
     report["after_failure"] = incident.after_failure(state_directory, run, report)
+    path = files(state_directory, str(report["environment"]), str(report["run_id"]))["json"]
     if incident.is_due(report):
-        path = files(state_directory, str(report["environment"]), str(report["run_id"]))["json"]
         report["incident"] = str(path.with_suffix(".incident.md"))
-    return report, write(state_directory, report)["html"]
+    if checklist.is_due(report):
+        report["checklist"] = str(checklist.file_of(path))
+    written = write(state_directory, report)
+    if report.get("checklist"):
+        checklist.write(path, without_secrets(report), journal.events())
+    return report, written["html"]

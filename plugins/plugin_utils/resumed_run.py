@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import environments
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import environments, typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal, is_alive, is_run_id
 
 # What is not done again.
@@ -34,7 +34,7 @@ def refusal(run_id: str, events: Sequence[Mapping[str, Any]], playbook: str, hos
     ended = any(event.get("event") in ("run_failed", "interrupted") for event in events)
     if not ended and is_alive(began.get("pid")):
         return f"The run {run_id} still goes on, in the process {began.get('pid')}"
-    if any(event.get("phase") == "apply" and event.get("event") == "phase_started" for event in events):
+    if has_begun_to_apply(events):
         return f"The run {run_id} has begun to apply, so what goes on is a run of its own"
     others = sorted(set(hosts) - set(map(str, began.get("hosts") or [])))
     if others:
@@ -42,22 +42,32 @@ def refusal(run_id: str, events: Sequence[Mapping[str, Any]], playbook: str, hos
     return None
 
 
-def take_up(run: dict[str, Any], run_id: str, state_directory: str) -> bool:
+def has_begun_to_apply(events: Iterable[Mapping[str, Any]]) -> bool:
+    """:param events: of a run's journal."""
+    return any(event.get("phase") == "apply" and event.get("event") == "phase_started" for event in events)
+
+
+def take_up(run: dict[str, Any], run_id: str, state_directory: str, given: Mapping[str, Any]) -> bool:
     """Give a run that begins the id of the one that it goes on with.
+
+    Outside of check mode a word that has ended it, left by ``stop.yml``, is taken away: whoever types its id wants it to go on.
 
     :param run: the guard's record of it; it is changed.
     :param run_id: ``pgops_run_id``; empty for a run that begins.
+    :param given: what was typed besides, see :func:`typed_commands.given`.
     :return: whether it goes on. :raises environments.Refusal: that run does not go on."""
     if not run_id:
         return False
-    events = []
-    if is_run_id(run_id):
-        events = Journal(state_directory, str(run["environment"]), run_id).events()
+    journal = Journal(state_directory, str(run["environment"]), run_id) if is_run_id(run_id) else None
+    events = journal.events() if journal else []
     why = refusal(run_id, events, str(run["playbook"]), run["hosts"])
     if why:
         # Without its id the same command begins a run of its own.
-        anew = run["playbook"] == "migrate" and f"{run['command']} -l {run['limit'] or run['environment']}"
-        raise environments.Refusal(why, anew or None)
+        typed = typed_commands.without({**run, typed_commands.GIVEN: given}, ["pgops_run_id"])
+        anew = typed_commands.again(typed, run["limit"] or run["environment"])
+        raise environments.Refusal(why, anew if run["playbook"] == "migrate" else None)
+    if journal and not run.get("check_mode"):
+        journal.stop_path.unlink(missing_ok=True)
     run.update(id=run_id, resumed=True, first_by=events[0].get("who"))
     return True
 

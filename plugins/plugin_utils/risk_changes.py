@@ -111,7 +111,7 @@ class _Reader:
         elif isinstance(node, ast.SelectStmt) and _writes(node):
             for relation in _writes(node):
                 self._rows(relation)
-        elif isinstance(node, ast.SelectStmt) and _calls(node):
+        elif isinstance(node, ast.SelectStmt) and calls_unknown(node):
             self._add("unread", sql.split("\n", 1)[0][:60])
         elif type(node).__name__ in _QUIET or type(node).__name__.startswith("Create"):
             self._add("other", sql.split("\n", 1)[0][:60])
@@ -274,7 +274,7 @@ def _writes(node: Any) -> list[tuple[str, str]]:
     return list(dict.fromkeys(relation_name(item.relation) for item in walk(node) if isinstance(item, writing)))
 
 
-def _calls(node: Any) -> bool:
+def calls_unknown(node: Any) -> bool:
     """:return: whether a query calls what may do anything: no function that the server brings along."""
     ast = grammar().ast
     names = [item.funcname for item in walk(node) if isinstance(item, ast.FuncCall)]

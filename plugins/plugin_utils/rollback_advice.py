@@ -26,6 +26,8 @@ _OF_SIGNAL = {
     "performance": "performance",
     "changed": "verification_failed",
 }
+# Classes of SQLSTATE that are the data's own: broken off by them, a verification has found something.
+_OF_DATA = ("22", "58", "XX")
 # What a verification found: its checks that speak of data and of their protection.
 _OF_CHECK = (("orphans", "data_integrity"), ("constraint", "data_integrity"), ("PHI", "hipaa"), ("check phi", "hipaa"))
 
@@ -146,23 +148,42 @@ def _was_stopped(databases: Mapping[str, Any]) -> bool:
 
 
 def _of_verification(host: Any, error: Mapping[str, Any], databases: Mapping[str, Any]) -> list[Finding]:
-    """One finding a criterion and database; the verification itself has said everything."""
+    """One finding a criterion and database; the verification itself has said everything.
+
+    What no version makes is not mended by taking a version back, and a verification that could not be carried out has found nothing.
+    """
     found = []
     for name, phases in databases.items():
         failures = [one for one in (phases.get("verify") or {}).get("findings") or [] if one.get("level") == "fail"]
-        by: dict[str, list[Mapping[str, Any]]] = {}
+        by: dict[str | None, list[Mapping[str, Any]]] = {}
         for failure in failures:
-            check = str(failure.get("check"))
-            known = next((criterion for word, criterion in _OF_CHECK if check.startswith(word)), "verification_failed")
-            by.setdefault(known, []).append(failure)
+            by.setdefault(_criterion_of(failure), []).append(failure)
         for criterion, ones in by.items():
             more = f", and {len(ones) - 1} more" if len(ones) > 1 else ""
             # What was found may name keys of rows; the object says enough here.
             told = f"{ones[0].get('check')}: {ones[0].get('object')} is not as it should be{more}"
-            found.append(_criterion(criterion, host, name, told))
-    if not found:
-        found.append(_criterion("verification_failed", host, error.get("database"), bare(error["message"])))
-    return found
+            if criterion:
+                found.append(_criterion(criterion, host, name, told))
+            else:
+                found.append(
+                    Finding(None, "P2", host, name, f"{told}; no version makes it, so none mends it by going back")
+                )
+    if found:
+        return found
+    database, told = error.get("database"), bare(error["message"])
+    if str(error.get("sqlstate") or "").startswith(_OF_DATA):
+        return [_criterion("verification_failed", host, database, told)]
+    return [
+        Finding(None, "P2", host, database, f"the verification did not come to its end, verify.yml looks again: {told}")
+    ]
+
+
+def _criterion_of(failure: Mapping[str, Any]) -> str | None:
+    """:return: the criterion that a failure of a verification is; None where it is about what no version makes."""
+    if not failure.get("declared", True):
+        return None
+    check = str(failure.get("check"))
+    return next((criterion for word, criterion in _OF_CHECK if check.startswith(word)), "verification_failed")
 
 
 def _of_hook(event: Mapping[str, Any]) -> list[Finding]:

@@ -35,6 +35,8 @@ _SELECTION = re.compile(
 )
 # Why it is rolled back stays why, and an emergency stays one, whichever way.
 _STAYS = frozenset({"rollback_reason", "rollback_emergency"})
+# How much longer a way down was given is no choice of what it takes.
+_STAYS_DOWN = _STAYS | {"rollback_statement_timeout", "rollback_lock_budget"}
 # A value that holds a secret under a harmless name: a URL with a password, a connection string, a whole-file vault's text, a private key.
 _SECRET_VALUE = re.compile(
     r"://[^/\s]*:[^/\s]*@|passw\w*\s*=|\$ANSIBLE_VAULT|(?i:age-secret-key-|private key-----|secret_access_key\s*=)"
@@ -94,15 +96,21 @@ def given(loader: Any) -> dict[str, Any]:
         files.append(path)
         for name in loader.load_from_file(path) or {}:
             variables.pop(str(name), None)
+    return {"variables": variables, "files": files, "inventory": given_inventory(), "options": _options()}
+
+
+def given_inventory() -> list[str]:
+    """:return: what -i named, or nothing where it is the one of the configuration."""
     inventory = [str(source) for source in context.CLIARGS.get("inventory") or ()]
     if inventory == [str(source) for source in constants.DEFAULT_HOST_LIST or ()]:
-        inventory = []
-    return {
-        "variables": variables,
-        "files": files,
-        "inventory": [_short(source) for source in inventory],
-        "options": _options(),
-    }
+        return []
+    return [_short(source) for source in inventory]
+
+
+def ping(host: str) -> str:
+    """:return: the command that tries the connection to a host of this run's inventory."""
+    where = _inventory({GIVEN: {"inventory": given_inventory()}})
+    return " ".join(["ansible", shlex.quote(host), *where, "-m ansible.builtin.ping"])
 
 
 def _options() -> list[str]:
@@ -148,14 +156,14 @@ def again(run: Mapping[str, Any], limit: str | None, variables: Mapping[str, Any
     """The command that was typed, to type it again; a dry run stays one.
 
     :param limit: None for a playbook that reaches no host
-    :param variables: another choice than this run's; any one of ``rollback_*`` takes the place of all of them
+    :param variables: another choice than this run's; any one of ``rollback_*`` takes the place of all of them, but for what stays
     """
     replaced = dict(variables or {})
-    chosen = any(is_selection(name) and name.startswith("rollback_") for name in replaced)
+    chosen = any(is_selection(name) and name.startswith("rollback_") and name not in _STAYS_DOWN for name in replaced)
     kept = {
         name: value
         for name, value in typed_variables(run).items()
-        if name not in replaced and (name in _STAYS or not (chosen and name.startswith("rollback_")))
+        if name not in replaced and (name in _STAYS_DOWN or not (chosen and name.startswith("rollback_")))
     }
     command = " ".join([str(run.get("command") or _DEFAULT), *(run.get(GIVEN) or {}).get("options", [])])
     return _line(run, command, limit, {**kept, **replaced})

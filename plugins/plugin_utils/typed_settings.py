@@ -95,6 +95,7 @@ RULES: Mapping[str, Rule] = {
     # What the apply may do to clients and to rows, and what looks at it afterwards.
     "migrate_health": stored, "migrate_throttle": stored, "migrate_orphans": strictest("stop"),
     "migrate_terminate_idle_after": stored, "migrate_watch": watched, "verify_compare_schema": on,
+    "blue_green_wal_limit_mb": lower,
     "hooks_alert": stored, "hooks_divert_traffic": stored, "hooks_health": stored, "hooks_maintenance_off": stored,
     "hooks_maintenance_on": stored, "hooks_metrics": stored, "hooks_restore_traffic": stored, "hooks_smoke_test": stored,
     "hooks_start": stored, "hooks_stop": stored,
@@ -126,15 +127,18 @@ HARMLESS: Mapping[str, tuple[str, ...]] = {
     "it goes back, and only what the run has changed": ("migrate_auto_rollback",),
     "how long is waited, not for what": (
         "migrate_lock_wait", "migrate_reconnect", "migrate_stop_wait", "hooks_watch_interval", "pgops_lease", "pgops_connect_timeout",
-        "pgops_poll_interval", "backup_archive_timeout", "backup_copies_timeout",
+        "pgops_poll_interval", "backup_archive_timeout", "backup_copies_timeout", "blue_green_catch_up",
     ),
     "how fast it works, not what it may": (
         "migrate_index_workers", "migrate_index_workers_busy", "migrate_index_memory_mb", "migrate_index_disk_mb", "migrate_index_timeout",
         "backup_jobs", "backup_compression", "backup_rate_limit_mb",
     ),
     "it is shown differently": (
-        "migrate_status_newest_first", "migrate_status_prefix", "verify_verbose", "pgops_progress", "pgops_json", "hooks_run", "guard_playbook",
+        "migrate_status_newest_first", "migrate_status_prefix", "verify_verbose", "pgops_progress", "pgops_json", "hooks_run",
     ),
+    "the guard refuses it wherever it is typed": ("guard_playbook",),
+    "it says what is done, and the gate and the windows are asked all the same": ("blue_green_stage", "blue_green_confirm"),
+    "the rows that come over are compared with those that are there": ("blue_green_connection",),
     "who works, and with which programs; the rights are the server's": (
         "pgops_user", "pgops_owner", "pgops_backup_user", "pgops_restore_user", "pgops_passfile", "pgops_sslmode", "pgops_sslrootcert",
         "pgops_maintenance_database", "pgops_bindir", "backup_os_user", "backup_pgbackrest", "backup_config", "backup_cipher_passfile",
@@ -165,7 +169,7 @@ HARMLESS: Mapping[str, tuple[str, ...]] = {
 
 # Roles of which a migration runs nothing, or what comes after the apply has been allowed.
 ELSEWHERE = frozenset({
-    "adopt", "approve", "blue_green", "drill", "export", "fleet_report", "inspect", "lost_writes", "maintenance",
+    "adopt", "approve", "drill", "export", "fleet_report", "inspect", "lost_writes", "maintenance",
     "request", "restore", "retention", "rollback", "schedule",
 })  # fmt: skip
 

@@ -6,6 +6,9 @@
 --
 --   psql -d postgres -v database=clinic -v owner=clinic_owner -f sql/rights/least_privilege.sql
 --
+-- In a database that it makes, nobody else may connect. From one that is there already it takes nothing, since clients may connect by the
+-- rights of PUBLIC: give each of them CONNECT of its own, then run it with -v close=true.
+--
 -- May run again, and should once the first migration has made the ledger: then the monitor may read it, and the auditor the
 -- audit. Gives no passwords (\password in psql does, and sends no plain text), and none of the application's rights.
 
@@ -46,11 +49,19 @@ ALTER ROLE :"auditor" LOGIN NOCREATEDB NOCREATEROLE;
 
 -- An admin who is no superuser acts for the owner as its member; since 16, to have made a role is not enough.
 SELECT format('GRANT %I TO %I', :'owner', current_user) WHERE NOT pg_has_role(:'owner', 'USAGE') \gexec
+SELECT NOT EXISTS (SELECT FROM pg_database WHERE datname = :'database') AS closed \gset
+\if :{?close} \set closed :close \endif
 SELECT format('CREATE DATABASE %I OWNER %I', :'database', :'owner')
  WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'database') \gexec
 -- Whoever swaps two databases, and makes the ledger's schema, acts as the owner of the database.
 ALTER DATABASE :"database" OWNER TO :"owner";
+\if :closed
 REVOKE ALL ON DATABASE :"database" FROM PUBLIC;
+\endif
+SELECT has_database_privilege('public', :'database', 'CONNECT') AS open \gset
+\if :open
+\warn 'Every role may connect to' :database 'as before, by the rights of PUBLIC; -v close=true takes them away.'
+\endif
 -- The migrator and the restore role may connect as members of the owner.
 GRANT CONNECT ON DATABASE :"database" TO :"backup";
 GRANT CONNECT ON DATABASE :"database" TO :"monitor";

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    backup_catalogue,
     backup_pins,
     backup_store,
     connection,
@@ -113,6 +114,45 @@ def test_backups_of_another_environment_are_left_and_take_no_place(target: Any, 
     assert ids(done["expired"]) == [path.name for path in ours[:3]]
     assert [entry["told"] for entry in done["left"]] == ["of environment production"] * 2
     assert all(path.is_dir() for path in theirs)
+
+
+def two_clusters(directory: Path, database: str) -> list[Path]:
+    """Of this cluster one a day, of another one a week that ended sixteen days ago."""
+    for number in range(120):
+        small(directory, database, NOW - number * DAY - timedelta(hours=1), system_identifier="7300000000000000001")
+    return [
+        small(directory, database, NOW - number * DAY - timedelta(hours=2), system_identifier="7300000000000000002")
+        for number in range(16, 23)
+    ]
+
+
+def test_the_backups_of_one_cluster_stand_for_nothing_of_another(in_memory: Path, database: str) -> None:
+    theirs = [path.name for path in two_clusters(in_memory, database)]
+    found = backup_catalogue.entries(str(in_memory), database)
+    decisions = {one.entry.id: one for one in backup_catalogue.decide(found, Policy(), NOW, environment="local")}
+    assert decisions[theirs[0]].pinned == (retention.NEWEST_PROVED,)
+    assert [name for name in theirs if decisions[name].expires] == []
+    alone = [entry for entry in found if entry.id in theirs]
+    by_itself = backup_catalogue.decide(alone, Policy(), NOW, environment="local")
+    assert [decisions[one.entry.id] for one in by_itself] == by_itself
+
+
+def test_what_another_cluster_may_need_is_left_to_its_own_host(
+    server: Any, target: Any, database: str, tmp_path: Path
+) -> None:
+    ((own,),) = server.execute("SELECT system_identifier::text FROM pg_control_system()")
+    make_ledger(target)
+    ours = [small(tmp_path, database, NOW - number * DAY, system_identifier=own) for number in range(5)]
+    later = timedelta(hours=1)
+    theirs = [small(tmp_path, database, NOW - number * DAY - later, system_identifier="73") for number in range(5)]
+    done = expire(target, tmp_path)
+    assert ids(done["expired"]) == [path.name for path in reversed(ours[2:])]
+    assert sorted(ids(done["left"])) == sorted(path.name for path in theirs)
+    assert "of another cluster (system identifier 73)" in done["left"][0]["told"]
+    assert all(path.is_dir() for path in theirs)
+    # That cluster is gone, and somebody says so.
+    done = expire(target, tmp_path, offline=True)
+    assert ids(done["expired"]) == [path.name for path in reversed(theirs[2:])]
 
 
 # -- what never goes --------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.action.backup_list import expires, places
+from ansible_collections.whitecross.pgops.plugins.action.backup_list import ActionModule, expires, places
 from ansible_collections.whitecross.pgops.plugins.module_utils import backup_catalogue, backup_pins, backup_store
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.retention import Policy
@@ -76,6 +76,33 @@ def test_it_says_which_version_which_proof_which_key_and_where(tmp_path: Path) -
     assert places(rows[path.name]["copies"]) == ["backup.example.org:/srv/backups"]
     assert rows[path.name]["age_s"] == 86400
     assert rows[path.name]["pinned_by"] == ["newest proved"]
+
+
+def test_it_says_of_which_cluster_each_is_where_there_are_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for day, cluster in enumerate(("7300000000000000001", "7300000000000000001", "7300000000000000002")):
+        small(tmp_path, DATABASE, NOW - day * DAY, system_identifier=cluster)
+    found = backup_catalogue.listing(str(tmp_path), DATABASE, Policy(), now=NOW)
+    assert found["clusters"] == ["7300000000000000001", "7300000000000000002"]
+    assert [row["system_identifier"][-1] for row in found["backups"]] == ["1", "1", "2"]
+    assert [row["pinned_by"] for row in found["backups"]] == [["newest proved"], [], ["newest proved"]]
+    header, _line, *rows = shown(found, monkeypatch)
+    assert "CLUSTER" in header
+    assert "7300000000000000002" in rows[-1]
+    (of_one,) = [row for row in found["backups"] if row["system_identifier"].endswith("2")]
+    header, _line, row = shown({**found, "clusters": ["7300000000000000002"], "backups": [of_one]}, monkeypatch)
+    assert "CLUSTER" not in header
+    assert "7300000000000000002" not in row
+
+
+def shown(found: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines of the table that a person reads."""
+    said: list[str] = []
+    action = ActionModule.__new__(ActionModule)
+    monkeypatch.setattr(action, "say", said.append)
+    action.after({"databases": {DATABASE: found}}, {})
+    return said[1:]
 
 
 def test_nothing_in_the_folder_is_hidden(tmp_path: Path) -> None:

@@ -348,6 +348,55 @@ def test_a_shipped_check_sees_its_damage(
     assert {level for level, *_ in found} == {item["level"]}
 
 
+# Which rows of which tables a soft delete has left as they were.
+HALF_DELETED = """
+INSERT INTO students ("studentNumber", "firstName", "lastName", "dateOfBirth", grade, gender, "isActive", "deletedAt")
+    VALUES ('1', 'P', 'Q', '2015-01-01', '3', 'OTHER', {pupil});
+INSERT INTO allergies ("studentId", allergen, active, "deletedAt") SELECT id, 'a', {pupils} FROM students;
+INSERT INTO chronic_conditions ("studentId", "conditionName", "diagnosedDate", "isActive", "deletedAt")
+    SELECT id, 'c', '2025-01-01', {pupils} FROM students;
+INSERT INTO users (email, password, "firstName", "lastName", role, "isActive", "deletedAt")
+    VALUES ('a@example.org', 'x', 'A', 'B', 'NURSE', {other});
+INSERT INTO medications (name, "isActive", "deletedAt") VALUES ('m', {other});
+INSERT INTO inventory_items (name, category, "isActive", "deletedAt") VALUES ('i', 'c', {other});
+"""
+ACTIVE, DELETED, BOTH = "true, NULL", "false, now()", "true, now()"
+
+
+@pytest.mark.begins()
+def test_a_row_that_is_deleted_and_active_is_told_in_each_table_whose_partial_index_leaves_it_out(
+    db: Any, shipped: dict[str, dict[str, Any]]
+) -> None:
+    item = shipped["deleted_and_active"]
+    with db.cursor() as cursor:
+        cursor.execute(
+            "SELECT DISTINCT indrelid::regclass::text FROM pg_index WHERE indrelid::regclass::text !~ '^(pg_|pgops)' "
+            "AND pg_get_expr(indpred, indrelid) ~ 'deletedAt' ORDER BY 1"
+        )
+        tables = [table for (table,) in cursor.fetchall()]
+    assert len(tables) == 6
+    for well in (ACTIVE, DELETED):
+        execute(db, HALF_DELETED.format(pupil=well, pupils=well, other=well))
+        assert run(db, item, applied=item["versions"]) == (["passed"], [])
+        execute(db, "TRUNCATE students, users, medications, inventory_items CASCADE")
+    execute(db, HALF_DELETED.format(pupil=BOTH, pupils=BOTH, other=BOTH))
+    told = [("warn", table, "no row with deletedAt that is still active", "1 rows") for table in tables]
+    assert run(db, item, applied=item["versions"]) == (["passed"], told)
+
+
+@pytest.mark.begins()
+def test_what_a_deleted_pupil_left_behind_is_a_warning(db: Any, shipped: dict[str, dict[str, Any]]) -> None:
+    item = shipped["left_behind_by_a_pupil"]
+    for pupil, pupils in ((ACTIVE, ACTIVE), (DELETED, DELETED), (DELETED, "false, NULL")):
+        execute(db, HALF_DELETED.format(pupil=pupil, pupils=pupils, other=ACTIVE))
+        assert run(db, item, applied=item["versions"]) == (["passed"], [])
+        execute(db, "TRUNCATE students, users, medications, inventory_items CASCADE")
+    execute(db, HALF_DELETED.format(pupil=DELETED, pupils=ACTIVE, other=ACTIVE))
+    expected = "no row of a deleted pupil that is not deleted"
+    told = [("warn", table, expected, "1 rows") for table in ("allergies", "chronic_conditions")]
+    assert run(db, item, applied=item["versions"]) == (["passed"], told)
+
+
 TABLES = ("required_tables", "platform_tables")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, copies, copy_folder, copy_place
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
-from support.backups import back_up, fill, prove, start_python
+from support.backups import back_up, fill, prove, small, start_python
 from support.keys import age_key
 from support.module import call
 from support.small_disk import mounted
@@ -64,7 +64,8 @@ def test_a_copy_lies_below_purpose_day_and_database_and_can_be_read_as_a_backup(
 ) -> None:
     made = copy(backup, second)
     day = datetime.fromisoformat(backup.manifest["started"]).strftime("%Y/%m/%d")
-    where = f"{second['path']}/pre-migration/{day}/{target.database}/{Path(backup.path).name}"
+    cluster = backup.manifest["system_identifier"]
+    where = f"{second['path']}/pre-migration/{day}/{target.database}/{cluster}/{Path(backup.path).name}"
     (entry,) = made["copies"]
     assert entry["path"] == where
     assert entry["place"] == second["path"]
@@ -88,6 +89,47 @@ def test_the_purpose_is_the_first_word(purpose: str, word: str) -> None:
     manifest = {"purpose": purpose, "started": "2026-11-21T23:30:00-02:00", "database": "a/b"}
     backup = backup_store.Backup("/backups/x/20261122_013000_p_r", manifest, "", None)
     assert copies.location(backup) == f"{word}/2026/11/22/a%2Fb/20261122_013000_p_r"
+    of_cluster = backup_store.Backup(backup.path, {**manifest, "system_identifier": "7300000000000000001"}, "", None)
+    assert copies.location(of_cluster) == f"{word}/2026/11/22/a%2Fb/7300000000000000001/20261122_013000_p_r"
+
+
+def hosts_of_one_run(folder: Path) -> list[backup_store.Backup]:
+    """Of two hosts that back up a database of one name in the same second of one run."""
+    moment = datetime(2026, 11, 23, 12, 0, 5, tzinfo=UTC)
+    return [
+        backup_store.read_backup(
+            str(small(folder / cluster, "white_cross", moment, system_identifier=cluster, started=moment.isoformat()))
+        )
+        for cluster in ("7300000000000000001", "7300000000000000002")
+    ]
+
+
+def test_hosts_of_one_run_copy_to_one_place_side_by_side(second: dict[str, Any], tmp_path: Path) -> None:
+    hosts = hosts_of_one_run(tmp_path)
+    assert Path(hosts[0].path).name == Path(hosts[1].path).name
+    for host in hosts:
+        result = copy(host, second)
+        assert (result["made"], result["not_copied"]) == ([second["path"]], [])
+    for host in hosts:
+        (entry,) = copies.read(host.path)
+        assert backup_store.read_backup(entry["path"]).manifest == host.manifest
+
+
+def test_a_copy_from_before_the_cluster_was_in_the_path_is_found_where_it_lies(
+    second: dict[str, Any], tmp_path: Path
+) -> None:
+    (host, other) = hosts_of_one_run(tmp_path)
+    (entry,) = copy(host, second)["copies"]
+    cluster = host.manifest["system_identifier"]
+    older = Path(entry["path"].replace(f"/{cluster}/", "/"))
+    Path(entry["path"]).rename(older)
+    (Path(host.path) / "copies.json").write_text(json.dumps([{**entry, "path": str(older)}]))
+    result = copy(host, second)
+    assert (result["made"], [one["path"] for one in result["copies"]]) == ([], [str(older)])
+    assert copies.would_be(host, copies.refuse_places([second])) == [str(older)]
+    assert not Path(entry["path"]).exists()
+    # It keeps no other host from copying.
+    assert copy(other, second)["not_copied"] == []
 
 
 def test_a_second_run_reads_back_and_sends_nothing_but_a_new_proof(

@@ -426,3 +426,197 @@ def test_another_definition_without_that_word_is_still_refused(tmp_path: Path) -
     assert [finding.rule for finding in lint(scan_tree(tree.folder))] == ["duplicate-index"]
     add(tree, V3, WIDE)
     assert lint(scan_tree(tree.folder)) == []
+
+
+# -- what the table has of the first one besides ---------------------------------------------------------------------------
+
+CODE = {"name": "people_code", "table": "people", "columns": ["code"], "unique": True, "why": "a test"}
+WIDE_CODE = {**CODE, "include": ["name"], "replaces": V2}
+
+
+def codes(folder: Path, first: dict[str, Any] = CODE, second: dict[str, Any] = WIDE_CODE) -> list[dict[str, Any]]:
+    tree = TestTree(folder / "codes")
+    tree.add_sql(
+        V1, "create_people", "CREATE TABLE public.people (code text NOT NULL, name text, wing text NOT NULL);",
+        "DROP TABLE public.people;",
+    )  # fmt: skip
+    add(tree, V2, first)
+    add(tree, V3, second)
+    return tree.render()
+
+
+def published(server: Any, target: Any, given: list[dict[str, Any]]) -> str:
+    """With the first index as the replica identity of a table whose rows are published."""
+    migrate.apply(target, given, Selection(target=V2), way())
+    do(target, "INSERT INTO people SELECT 'c' || n, 'p' || n, 'w' FROM generate_series(1, 50) n")
+    do(target, "ALTER TABLE people REPLICA IDENTITY USING INDEX people_code")
+    server.execute("CREATE PUBLICATION to_the_warehouse FOR TABLE people", database=target.database)
+    return fingerprint(target)
+
+
+def identity(target: Any) -> list[str]:
+    query = "SELECT c.relname AS name FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indisreplident"
+    return [row["name"] for row in rows(target, query)]
+
+
+def clients_write(target: Any) -> None:
+    do(target, "UPDATE people SET name = name || '.' WHERE code = 'c1'")
+    do(target, "DELETE FROM people WHERE code = (SELECT max(code) FROM people)")
+
+
+def test_the_replica_identity_goes_along_both_ways(server: Any, target: Any, tmp_path: Path) -> None:
+    given = codes(tmp_path)
+    first = published(server, target, given)
+    migrate.apply(target, given, Selection(), way())
+    assert identity(target) == ["people_code"]
+    clients_write(target)
+    migrate.revert(target, Reverts(), way())
+    assert identity(target) == ["people_code"]
+    clients_write(target)
+    assert fingerprint(target) == first
+
+
+@pytest.mark.parametrize("then", ["resumed", "reverted"])
+@pytest.mark.parametrize("stage", ["CREATE UNIQUE INDEX", *STAGES[1:]])
+def test_cut_off_after_any_stage_the_table_keeps_its_replica_identity(
+    server: Any, target: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, then: str
+) -> None:
+    given = codes(tmp_path)
+    first = published(server, target, given)
+    real = index_build.execute
+
+    def execute(conn: Any, statement: Any, *more: Any) -> Any:
+        text = statement if isinstance(statement, str) else statement.as_string(conn)
+        if text.startswith(stage) and stage == "DROP INDEX":
+            raise Killed  # it has been handed over, and the first is there still
+        done = real(conn, statement, *more)
+        if text.startswith(stage):
+            raise Killed
+        return done
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(index_build, "execute", execute)
+        migrate.apply(target, given, Selection(), way())
+    clients_write(target)
+    if then == "resumed":
+        migrate.apply(target, given, Selection(), way())
+        clients_write(target)
+    migrate.revert(target, Reverts(version=V3), way())
+    clients_write(target)
+    assert identity(target) == ["people_code"]
+    assert fingerprint(target) == first
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"unique": False}, "it is not unique"),
+        ({"where": "wing = 'w'"}, "it leaves rows out"),
+        ({"columns": ["code", "name"]}, "name may be null"),
+        ({"columns": ["code", {"expression": "lower(wing)"}]}, "it has an expression"),
+    ],
+)
+def test_one_that_cannot_be_the_replica_identity_is_refused_before_anything_is_built(
+    server: Any, target: Any, tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    given = codes(tmp_path, second={**CODE, "replaces": V2, **change})
+    first = published(server, target, given)
+    with pytest.raises(PgopsError, match="index public.people_code cannot be replaced") as caught:
+        migrate.apply(target, given, Selection(), way())
+    assert f'replica identity of "public"."people", and the new one cannot be: {told}' in caught.value.message
+    assert "REPLICA IDENTITY" in str(caught.value.hint)
+    assert list(found(target)) == ["people_code"]
+    clients_write(target)
+    assert fingerprint(target) == first
+    do(target, "ALTER TABLE people REPLICA IDENTITY FULL")
+    migrate.apply(target, given, Selection(), way())
+
+
+def test_the_way_down_takes_no_replica_identity_away(server: Any, target: Any, tmp_path: Path) -> None:
+    given = codes(tmp_path)
+    published(server, target, given)
+    with pytest.raises(PgopsError, match="people_code is the replica identity") as caught:
+        migrate.revert(target, Reverts(version=V2), way())
+    assert "REPLICA IDENTITY DEFAULT" in str(caught.value.hint)
+    clients_write(target)
+    do(target, "ALTER TABLE people REPLICA IDENTITY FULL")
+    migrate.revert(target, Reverts(version=V2), way())
+    assert found(target) == {}
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        (
+            "ALTER TABLE people ADD CONSTRAINT people_code UNIQUE USING INDEX people_code",
+            "constraint people_code of people",
+        ),
+        ("CREATE TABLE visits (code text CONSTRAINT whose REFERENCES people (code))", "constraint whose of visits"),
+    ],
+    ids=["its own", "a foreign key"],
+)
+def test_one_that_a_constraint_stands_on_is_refused_before_anything_is_built(
+    target: Any, tmp_path: Path, statement: str, told: str
+) -> None:
+    given = codes(tmp_path)
+    migrate.apply(target, given, Selection(target=V2), way())
+    do(target, statement)
+    first = fingerprint(target)
+    with pytest.raises(PgopsError, match=f"people_code cannot be replaced, {told} stands on it; nothing was built"):
+        migrate.apply(target, given, Selection(), way())
+    assert fingerprint(target) == first
+
+
+def test_the_order_of_cluster_and_the_statistics_of_an_expression_go_along_both_ways(
+    target: Any, tmp_path: Path
+) -> None:
+    lower: dict[str, Any] = {**CODE, "unique": False, "columns": [{"expression": "lower(name)"}]}
+    given = codes(tmp_path, lower, {**lower, "columns": ["code", {"expression": "lower(name)"}], "replaces": V2})
+    migrate.apply(target, given, Selection(target=V2), way())
+    do(
+        target,
+        "ALTER TABLE people CLUSTER ON people_code",
+        "ALTER INDEX people_code ALTER COLUMN 1 SET STATISTICS 1234",
+    )
+    first = fingerprint(target)
+    query = (
+        "SELECT i.indisclustered AS clustered, a.attnum AS column, a.attstattarget AS target FROM pg_index i "
+        "JOIN pg_attribute a ON a.attrelid = i.indexrelid WHERE a.attstattarget > 0"
+    )
+    migrate.apply(target, given, Selection(), way())
+    assert rows(target, query) == [{"clustered": True, "column": 2, "target": 1234}]
+    migrate.revert(target, Reverts(), way())
+    assert fingerprint(target) == first
+
+
+def test_what_the_second_one_cannot_be_is_told_and_comes_back_with_the_first(target: Any, tmp_path: Path) -> None:
+    given = codes(tmp_path, second={**CODE, "where": "wing = 'w'", "replaces": V2})
+    migrate.apply(target, given, Selection(target=V2), way())
+    do(target, "ALTER TABLE people CLUSTER ON people_code")
+    first = fingerprint(target)
+    told = Told()
+    migrate.apply(target, given, Selection(), way(progress=told))
+    note = 'CLUSTER went by index public.people_code, and cannot go by the new one: "public"."people" has none now'
+    assert note in told.texts
+    migrate.revert(target, Reverts(), way())
+    assert fingerprint(target) == first
+
+
+def test_a_table_in_use_is_waited_for_and_clients_do_not_stand_behind(server: Any, target: Any, tmp_path: Path) -> None:
+    given = codes(tmp_path)
+    published(server, target, given)
+
+    reading = holding(target, "SELECT count(*) FROM people")
+
+    class Reading(Told):
+        """A reader comes just before the table is asked for, and stays until it has been named."""
+
+        def emit(self, text: str, **fields: Any) -> None:
+            super().emit(text, **fields)
+            if text.startswith("making index"):
+                reading.__enter__()
+            elif "waiting for" in text and "the reporting job" in text:
+                reading.__exit__(None, None, None)
+
+    migrate.apply(target, given, Selection(), way(progress=Reading()))
+    assert identity(target) == ["people_code"]

@@ -7,15 +7,17 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import inspection
+from ansible_collections.whitecross.pgops.plugins.module_utils import inspection, query_statistics
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import inspect_queries
 from support.engine import target_of
 from support.server import MIGRATOR, OWNER, SUPERUSER
+from support.site import Playbook
 
 SCHEMA = f"""
 SET ROLE {OWNER};
@@ -159,6 +161,42 @@ def test_slow_queries_are_told_without_their_values_and_a_missing_extension_with
     assert [row["query"] for row in ask(target, "slow_queries", table="public.allergy")] == ["SELECT $1 AS allergy"]
 
 
+def test_statements_are_counted_on_request_and_the_restart_is_left_to_people(own_server: Any) -> None:
+    own_server.create_database("counted", OWNER)
+    own_server.execute("ALTER SYSTEM SET shared_preload_libraries = 'auto_explain'")
+    own_server.stop()
+    own_server.start()
+    target = target_of(own_server, "counted")
+    plain = target.with_(restore_user=MIGRATOR)
+    with pytest.raises(PgopsError, match=f"{plain.restore_user} is no superuser of"):
+        query_statistics.enable([plain])
+    written = "SELECT count(*) FROM pg_file_settings WHERE name = 'shared_preload_libraries' AND setting ~ 'pg_stat'"
+    wanted = [
+        'CREATE EXTENSION "pg_stat_statements"',
+        "ALTER SYSTEM SET \"shared_preload_libraries\" = 'auto_explain', 'pg_stat_statements'",
+    ]
+    for check, there in ((True, 0), (False, 1)):
+        found = query_statistics.enable([target], check=check)["counted"]
+        assert found["statements"] == wanted
+        assert (found["before"], found["restart"]) == (["auto_explain"], True)
+        assert own_server.execute(written) == [(there,)]
+    assert query_statistics.enable([target])["counted"]["statements"] == []
+    with pytest.raises(PgopsError, match="needs the extension") as missing:
+        ask(target, "slow_queries")
+    assert "-e inspect_enable_statistics=true" in str(missing.value.hint)
+    own_server.stop()
+    own_server.start()
+    assert own_server.execute("SHOW shared_preload_libraries") == [("auto_explain, pg_stat_statements",)]
+    again = query_statistics.enable([target])["counted"]
+    assert (again["statements"], again["restart"]) == ([], False)
+    assert ask(target, "slow_queries")
+    own_server.stop()
+    own_server.postgres += ["-c", "shared_preload_libraries=auto_explain"]
+    own_server.start()
+    with pytest.raises(PgopsError, match="is set by the command that starts the server"):
+        query_statistics.enable([target])
+
+
 @pytest.mark.usefixtures("schema")
 def test_a_parameter_is_a_value_and_never_sql(target: Any, server: Any, database: str) -> None:
     assert ask(target, "columns", table="x'; DROP TABLE schools; --") == []
@@ -178,10 +216,10 @@ def test_a_query_that_writes_is_refused_by_the_server(target: Any) -> None:
         (
             "indexs",
             {},
-            r"inspect_query=indexs is no query \(did you mean indexes\?\).* from columns, constraints, data_age, enum_values",
+            r"inspect_query=indexs is no query \(did you mean indexes\?\).* columns, constraints, data_age, education_plans, enum_values",
         ),
         ("../checks/x", {}, "is no query"),
-        (None, {}, "No query is named; choose with -e inspect_query=NAME from columns"),
+        (None, {}, "No query is named; choose with -e inspect_query=NAME from account_lockouts, columns"),
         ("columns", {}, "needs -e inspect_table=TABLE"),
         ("enums", {"table": "x"}, "takes no inspect_table"),
     ],
@@ -206,3 +244,20 @@ def test_inspect_yml_prints_a_table_and_leaves_json(playbook: Any, server: Any, 
     assert wrong.rc != 0
     assert "inspect_query=index is no query (did you mean indexes?)" in wrong.json["error"]["message"]
     assert "Traceback" not in wrong.output
+
+
+def test_inspect_yml_says_what_it_would_write_and_that_a_restart_is_left(own_server: Any, tmp_path: Path) -> None:
+    own_server.create_database("asked", OWNER)
+    site = Playbook(tmp_path / "ops host", own_server, "asked")
+    site.variables["pgops_restore_user"] = SUPERUSER
+    would = site("inspect.yml", "--check", inspect_enable_statistics=True)
+    assert would.rc == 0, would.output
+    assert 'asked: would run CREATE EXTENSION "pg_stat_statements";' in would.stdout
+    assert "ALTER SYSTEM SET \"shared_preload_libraries\" = 'pg_stat_statements';" in would.stdout
+    there = "SELECT count(*) FROM pg_extension WHERE extname = 'pg_stat_statements'"
+    assert own_server.execute(there, database="asked") == [(0,)]
+    done = site("inspect.yml", inspect_enable_statistics=True)
+    assert done.rc == 0, done.output
+    assert "changed=1" in done.stdout
+    assert "nothing is counted until the server is restarted" in done.stdout
+    assert own_server.execute(there, database="asked") == [(1,)]

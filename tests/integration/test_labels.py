@@ -22,6 +22,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.index_builds import IndexBuilds
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
@@ -260,6 +261,42 @@ def test_what_only_a_rewrite_carries_over_is_refused_by_name_where_the_table_is_
         revert(target)
     assert fingerprint(target) == there
     revert(target, rewrite_limit_mb=1)
+    assert fingerprint(target) == before
+
+
+def test_a_rewrite_has_the_limit_that_its_hint_names(target: Any, tree: TestTree) -> None:
+    chain = migrations(tree, limit=1)
+    chain[-1]["budgets"]["statement_timeout_s"] = 1
+    before = applied(
+        target,
+        chain,
+        "CREATE FUNCTION slowly(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM pg_sleep(0.015); RETURN $1; END $$",
+        "CREATE INDEX people_slowly ON people (slowly(name))",
+        count=100,
+    )
+    with pytest.raises(PgopsError, match="hit its time limit of 1 s when it took labels from Mood") as caught:
+        revert(target)
+    assert caught.value.extra["reason"] == "time_limit"
+    assert "-e rollback_statement_timeout=SECONDS" in str(caught.value.hint)
+    revert(target, statement_timeout_s=60)
+    assert fingerprint(target) == before
+
+
+def test_the_look_before_has_the_limit_that_its_hint_names(target: Any, tree: TestTree) -> None:
+    chain = migrations(tree)
+    chain[-1]["budgets"]["index_timeout_s"] = 1
+    before = applied(target, chain)
+    with holding(target, "LOCK TABLE people IN ACCESS EXCLUSIVE MODE"):
+        with pytest.raises(PgopsError, match="could not be told in the time limit of 1 s") as caught:
+            revert(target)
+        assert "-e migrate_index_timeout=SECONDS" in str(caught.value.hint)
+        with pytest.raises(PgopsError, match="could not be told in the time limit of 2 s"):
+            revert(target, builds=IndexBuilds(timeout_s=2))
+        with pytest.raises(PgopsError, match="could not be told in the time limit of 2 s"):
+            way_back.preview_revert(target, Reverts(), index_timeout_s=2)
+    assert state(target, V2)["state"] == "applied"
+    revert(target)
     assert fingerprint(target) == before
 
 

@@ -43,7 +43,8 @@ class Site:
     def role(self, name: str) -> str:
         return f"{self.database}_{name}"
 
-    def run_script(self, *arguments: str, user: str = SUPERUSER) -> None:
+    def run_script(self, *arguments: str, user: str = SUPERUSER) -> str:
+        """:return: what it has warned of."""
         names = [word for name in ROLES for word in ("-v", f"{name}={self.role(name)}")]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
         done = subprocess.run(
@@ -52,6 +53,7 @@ class Site:
             env=environment | {"PGPASSFILE": str(self.server.passfile)}, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
+        return done.stderr
 
     def sql(self, statement: str, user: str = SUPERUSER) -> list[tuple]:
         return self.server.execute(statement, database=self.database, user=user)
@@ -136,6 +138,22 @@ def test_the_whole_migration_and_its_way_back_need_no_superuser(site: Site, play
     assert site.sql("SELECT to_regclass('public.pupils')") == [(None,)]
     supers = "SELECT rolname FROM pg_roles WHERE rolsuper AND rolname LIKE '{}%'"
     assert site.server.execute(supers.format(site.database)) == []
+
+
+def test_clients_that_connect_by_public_are_not_shut_out_unasked(server: Server, database: str) -> None:
+    site, client = Site(server, database), f"{database}_client"
+    server.execute(f"CREATE ROLE {client}")
+    may = f"SELECT has_database_privilege('{client}', '{database}', 'CONNECT')"
+    try:
+        assert f"may connect to {database} as before" in site.run_script()
+        assert server.execute(may) == [(True,)]
+        assert "as before" not in site.run_script("-v", "close=true")
+        assert server.execute(may) == [(False,)]
+        assert "as before" not in site.run_script()
+        assert server.execute(may) == [(False,)]
+    finally:
+        server.drop_databases(database)
+        server.execute("; ".join(f"DROP ROLE IF EXISTS {name}" for name in (client, *map(site.role, ROLES))))
 
 
 def test_the_admin_of_a_managed_server_can_run_it(server: Server, database: str) -> None:

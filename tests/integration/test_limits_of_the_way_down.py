@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.whitecross.pgops.plugins.module_utils import up_down_up
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.pgops_module import LIMIT_OPTIONS
-from support.engine import holding, state
+from ansible_collections.whitecross.pgops.plugins.modules.revert import SECONDS
+from support.engine import holding, state, way
 from support.module import call
 from support.tree import NO_DIFFERENCE, TestTree
 
@@ -46,6 +49,63 @@ def test_the_drop_of_an_index_has_the_limit_that_its_hint_names(target: Any, app
     assert result["hint"].endswith("-e migrate_index_timeout=SECONDS.")
     result = call("revert", target, index_timeout=60)
     assert [item["version"] for item in result["databases"][target.database]["reverted"]] == [V1]
+
+
+SLOW = ("CREATE TABLE public.visits (id integer PRIMARY KEY);", "SELECT pg_sleep(1.5);\nDROP TABLE public.visits;")
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> TestTree:
+    """A version whose way down takes longer than it may."""
+    tree = TestTree(tmp_path / "slow sql")
+    tree.add_sql(V2, "visits", *SLOW, budgets={"statement_timeout_s": 1})
+    return tree
+
+
+def test_a_statement_has_the_limit_that_its_hint_names_and_not_its_file_s(target: Any, slow: TestTree) -> None:
+    assert not call("apply", target, migrations=slow.render()).get("failed")
+    result = call("revert", target)
+    assert "on the way down" in result["msg"] and "hit its time limit of 1 s" in result["msg"]
+    assert (result["reason"], state(target, V2)["reason"]) == ("time_limit", "time_limit")
+    # It goes by the text that was stored, so what would be edited is heard by nobody.
+    assert "raise budgets." not in result["hint"]
+    assert (
+        "-e rollback_statement_timeout=SECONDS" in result["hint"] and "-e rollback_strategy=restore" in result["hint"]
+    )
+    assert result["larger"] == {"rollback_statement_timeout": 2}
+    result = call("revert", target, statement_timeout=2)
+    assert [item["version"] for item in result["databases"][target.database]["reverted"]] == [V2]
+
+
+def test_the_locks_have_the_budget_that_their_hint_names(target: Any, applied: None, tmp_path: Path) -> None:
+    tree = TestTree(tmp_path / "sql")
+    age = "ALTER TABLE public.people {} COLUMN age{};"
+    tree.add_sql(V2, "age", age.format("ADD", " integer"), age.format("DROP", ""), budgets={"lock_budget_s": 1})
+    assert not call("apply", target, migrations=tree.render()).get("failed")
+    with holding(target, READER):
+        result = call("revert", target)
+        assert "did not get its locks in 1 s" in result["msg"] and "the reporting job" in result["msg"]
+        assert result["hint"].endswith("give it longer: -e rollback_lock_budget=SECONDS.")
+        result = call("revert", target, lock_budget=2)
+        assert "did not get its locks in 2 s" in result["msg"]
+    assert not call("revert", target).get("failed")
+
+
+def test_in_a_try_on_a_copy_the_file_is_what_the_next_try_reads(target: Any, slow: TestTree) -> None:
+    with pytest.raises(PgopsError) as caught:
+        up_down_up.run(target, slow.render(), V2, way())
+    assert "on the way down" in caught.value.message
+    assert caught.value.hint == "Split the step, or raise budgets.statement_timeout_s in its migration.yml."
+    assert "larger" not in caught.value.extra
+    slow.add_sql(V2, "visits", *SLOW, budgets={"statement_timeout_s": 2})
+    assert up_down_up.run(target, slow.render(), V2, way())["passed"]
+
+
+@pytest.mark.parametrize("name", SECONDS)
+@pytest.mark.parametrize("value", [0, 2_147_484])
+def test_a_limit_that_the_server_does_not_take_is_refused(target: Any, name: str, value: int) -> None:
+    result = call("revert", target, check_mode=True, **{name: value})
+    assert result["msg"].startswith(f"rollback_{name} is {value}, and it takes 1 to 2147483 seconds")
 
 
 def test_who_idles_in_the_way_of_a_revert_is_ended_where_it_is_asked_for(
@@ -84,5 +144,8 @@ def test_both_ways_take_their_limits_from_the_same_variables() -> None:
     for role, file, module in (("migrate", "main", "apply"), ("rollback", "down", "revert")):
         (task,) = yaml.safe_load((ROOT / "roles" / role / "tasks" / f"{file}.yml").read_text())
         tasks[module] = {name: task[f"whitecross.pgops.{module}"].get(name, "") for name in LIMIT_OPTIONS}
+    down = yaml.safe_load((ROOT / "roles/rollback/tasks/down.yml").read_text())[0]["whitecross.pgops.revert"]
+    for name in SECONDS:
+        assert f"rollback_{name} " in down[name], name
     for name in LIMIT_OPTIONS:
         assert f"migrate_{name} " in tasks["apply"][name] and f"migrate_{name} " in tasks["revert"][name], name

@@ -259,6 +259,20 @@ def test_a_value_that_survives_elsewhere_is_found_and_not_told(target: Any, fill
     assert "Sentinel" not in json.dumps([caught.value.message, caught.value.as_dict()])
 
 
+def test_what_is_tagged_as_phi_and_not_declared_is_named(target: Any, filled: str) -> None:
+    do(
+        target,
+        "CREATE TABLE calls (id int, why text, place text, seen text)",
+        "COMMENT ON COLUMN calls.why IS 'PHI: why a pupil came'",
+        "COMMENT ON COLUMN calls.place IS 'PHI: possible'",
+        "COMMENT ON COLUMN calls.seen IS 'when; no PHI'",
+    )
+    base = {"public.students": {"name": "text"}, "public.aliases": {"name": "text"}}
+    assert mask(target, base)["bare"] == ["public.calls.why", "public.calls.place"]
+    assert mask(target, {**base, "calls": {"why": "text", "place": "keep"}})["bare"] == []
+    assert mask(target, {**base, "public.calls": "empty"})["bare"] == []
+
+
 def test_a_table_may_go_and_what_cannot_be_is_refused(target: Any, filled: str) -> None:
     for declared, why in (
         ({"public.nowhere": {"name": "text"}}, "has no such table"),

@@ -4,13 +4,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from support.engine import wait_for
 from support.podman import ROOT
+from support.server import SUPERUSER, Server, free_port
 from support.site import Playbook
 from support.tree import TestTree
 
@@ -122,3 +128,77 @@ def test_prometheus_takes_the_alerts_and_they_stand_when_they_are_due() -> None:
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+# -- the servers themselves, by the exporter that there is for them --------------------------------------------------------
+
+
+def queries_of(board: dict[str, Any]) -> list[str]:
+    return [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+
+
+def not_told(expression: str, told: dict[str, set[str]]) -> list[str]:
+    """:param told: metric -> its labels, as an exporter has them; Prometheus adds ``instance``.
+    :return: what an expression asks for in vain."""
+    found = [name for name in re.findall(r"\bpg_\w+", expression) if name not in told]
+    for name, selected in re.findall(r"\b(pg_\w+)\{([^}]*)\}", expression):
+        labels = told.get(name, set()) | {"instance"}
+        found += [f"{name} {label}" for label in re.findall(r"(\w+)\s*=~", selected) if label not in labels]
+    return found
+
+
+@pytest.fixture
+def exported(server: Server, database: str) -> dict[str, set[str]]:
+    """What prometheus-postgres-exporter tells of a server: metric -> its labels."""
+    program = shutil.which("prometheus-postgres-exporter")
+    assert program, "prometheus-postgres-exporter is needed: 'make test-all' as root fetches it"
+    place = f"127.0.0.1:{free_port()}"
+    given = {
+        "DATA_SOURCE_URI": f"{server.host}:{server.port}/{database}?sslmode=disable",
+        "DATA_SOURCE_USER": SUPERUSER,
+        "PGPASSFILE": str(server.passfile),
+    }
+    process = subprocess.Popen([program, f"--web.listen-address={place}"], env=given, stderr=subprocess.DEVNULL)
+
+    def asked() -> str | None:
+        try:
+            with urllib.request.urlopen(f"http://{place}/metrics", timeout=10) as answer:
+                text = answer.read().decode()
+        except OSError:
+            return None
+        return text if "pg_stat_database_xact_commit" in text else None
+
+    try:
+        text = wait_for(asked, 60, "that the exporter tells of the server")
+    finally:
+        process.terminate()
+        process.wait()
+    # As they stand: the parser calls a counter ..._total, which this exporter does not.
+    samples = re.findall(r"^(\w+)(?:\{(.*)\})? ", text, re.MULTILINE)
+    return {name: set(re.findall(r"(\w+)=\"", labels)) for name, labels in samples}
+
+
+@pytest.mark.slow
+def test_the_dashboard_of_the_servers_asks_for_what_their_exporter_tells(
+    exported: dict[str, set[str]], tmp_path: Path
+) -> None:
+    board = json.loads((ROOT / "monitoring" / "database.json").read_text(encoding="utf-8"))
+    queries = queries_of(board)
+    assert len(queries) > 12
+    variables = [str(one["query"]["query"]) for one in board["templating"]["list"] if isinstance(one["query"], dict)]
+    assert [fault for query in queries + variables for fault in not_told(query, exported)] == []
+    assert not_told('pg_stat_database_rollbacks{mode=~"x"}', exported) == [
+        "pg_stat_database_rollbacks", "pg_stat_database_rollbacks mode",
+    ]  # fmt: skip
+    (runs,) = board["annotations"]["list"]
+    assert re.findall(r"pgops_\w+", runs["expr"]) == ["pgops_run_end_timestamp_seconds"]
+    rules = [
+        {"record": f"panel:{number}", "expr": query.replace("$instance", ".*").replace("$database", ".*")}
+        for number, query in enumerate([*queries, runs["expr"]])
+    ]
+    file = tmp_path / "rules.yml"
+    file.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}), encoding="utf-8")
+    checked = subprocess.run(
+        [promtool(), "check", "rules", str(file)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert checked.returncode == 0 and f"SUCCESS: {len(rules)} rules found" in checked.stdout, checked.stderr

@@ -324,6 +324,12 @@ def test_several_databases_of_a_host_are_one_run(site: Playbook, server: Server)
     assert sorted(result.json["hosts"]["local-1"]) == [site.database, other]
     for name in (site.database, other):
         assert server.execute("SELECT count(*) FROM pgops.migration WHERE state = 'applied'", database=name) == [(2,)]
+    # As it is typed: a text.
+    looked = site("status.yml", pgops_databases=f"{site.database},{other}")
+    assert looked.rc == 0, looked.output
+    assert sorted(looked.json["hosts"]["local-1"]) == [site.database, other]
+    written = f"SELECT count(*) FROM pgops.audit WHERE run_id = '{looked.json['run_id']}'"
+    assert [server.execute(written, database=name) for name in (site.database, other)] == [[(1,)], [(1,)]]
 
 
 ELSEWHERE = '''

@@ -394,6 +394,7 @@ def test_what_a_killed_proof_has_left_goes_with_the_next(filled: str, empty: Ser
 # -- as it is typed ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_playbooks_take_the_roles_along_and_print_no_hash(
     playbook: Any, server: Server, filled: str, empty: Server
 ) -> None:

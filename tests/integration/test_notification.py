@@ -76,6 +76,7 @@ def test_a_migration_and_its_rollback_tell_how_they_ended(site: Playbook, webhoo
     assert shown_nowhere(site, up.output, down.output, again.output)
 
 
+@pytest.mark.slow
 def test_of_a_run_that_applies_nothing_it_is_told_that_it_planned(site: Playbook, webhook: Webhook) -> None:
     for parts in (["--tags", "plan"], ["--skip-tags", "apply"], []):
         if not parts:

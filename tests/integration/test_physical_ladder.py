@@ -72,6 +72,22 @@ def proofs(cluster: PhysicalCluster) -> dict[str, int]:
     return {proof["label"]: proof["level"] for proof in found}
 
 
+def test_its_backups_are_listed_with_their_proofs_also_while_the_server_is_down(cluster: PhysicalCluster) -> None:
+    made, proof = cluster.back_up(), cluster.prove(2)
+    code = "print(json.dumps(physical_list.listing(tool, values['proofs'])))"
+    cluster.shell(f"pg_ctlcluster {cluster.major} main stop")
+    try:
+        found = cluster.run(code, proofs=PROOFS)
+    finally:
+        cluster.shell(f"pg_ctlcluster {cluster.major} main start")
+        cluster.server.wait_until_ready()
+    assert found["total"] == len(found["backups"]) >= 2
+    newest = found["backups"][0]
+    assert (newest["label"], newest["type"], newest["repository"]) == (made["label"], "full", 1)
+    assert (newest["level"], newest["proved_at"]) == (2, proof["proved_at"])
+    assert not newest["damaged"]
+
+
 @pytest.mark.parametrize(("major", "command"), [(15, DEBIAN_12), (18, DEBIAN_13)], ids=["pg15", "pg18"])
 def test_it_climbs_to_the_fifth_level_while_clients_write(major: int, command: str) -> None:
     cluster = begun(major, command)

@@ -13,7 +13,11 @@ from datetime import UTC, datetime
 
 import psycopg2
 import pytest
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.cluster_lines import NOBODY_AWAITED
+from support.engine import wait_for
 from support.physical import CONFIG, DEBIAN_12, DEBIAN_13, REPOSITORY, STANZA, PhysicalCluster
+from support.server import SUPERUSER, Server
+from support.standby import standby_in_container
 
 pytestmark = [pytest.mark.container, pytest.mark.slow]
 
@@ -222,7 +226,7 @@ def test_a_backup_is_proved_beside_the_live_cluster_and_nothing_stays(cluster: P
 
 
 @pytest.mark.parametrize(
-    "step", ["fencing", "stopped", "marked", "fenced", "live renamed", "incoming renamed", "renamed", "started"]
+    "step", ["stopped", "marked", "fenced", "live renamed", "incoming renamed", "renamed", "started"]
 )
 def test_killed_in_the_change_and_run_again_it_converges(cluster: PhysicalCluster, step: str) -> None:
     before = count(cluster)
@@ -231,6 +235,7 @@ def test_killed_in_the_change_and_run_again_it_converges(cluster: PhysicalCluste
     assert cluster.roll_back(name=f"killed_{step.replace(' ', '_')}", die_at=step).returncode == 137
     # One folder has the name that the port's server is started in, or none; the other cannot take writes.
     assert "was cut off" in cluster.resume(confirmed=False)["refused"]
+    assert "this run asks for restore point known" in cluster.resume(name="known")["refused"]
     if step in ("marked", "live renamed"):
         assert cluster.resume("unfence")["state"] == "lifted"
         assert count(cluster) == before + 5
@@ -239,6 +244,26 @@ def test_killed_in_the_change_and_run_again_it_converges(cluster: PhysicalCluste
         assert count(cluster) == before
     assert cluster.resume()["state"] == "nothing"
     insert(cluster, 1)
+
+
+def test_killed_before_the_stop_nothing_of_it_is_finished_and_it_begins_anew(cluster: PhysicalCluster) -> None:
+    """The live server serves on: what its clients write by then is counted again, and another target may be typed."""
+    before, there = count(cluster), cluster.beside()
+    cluster.mark("killed_before_the_stop")
+    insert(cluster, 5)
+    cluster.mark("another_one")
+    insert(cluster, 2)
+    assert cluster.roll_back(name="killed_before_the_stop", die_at="fencing").returncode == 137
+    insert(cluster, 7)
+    found = cluster.resume(name="another_one")
+    assert (found["state"], count(cluster)) == ("nothing", before + 14)
+    assert "serves on; the rollback begins anew" in found["why"]
+    assert cluster.disclose(name="another_one")["target"] == "restore point another_one"
+    done = cluster.roll_back(name="another_one")
+    assert done["databases"][cluster.database]["lost"] == {"public.students": {"now": before + 14, "then": before + 5}}
+    assert count(cluster) == before + 5
+    # A rollback that was undone by another test leaves what it had restored.
+    assert not [name for name in cluster.beside() if "kept" not in name and name not in there]
 
 
 def test_killed_while_it_restores_leaves_nothing_once_it_is_run_again(cluster: PhysicalCluster) -> None:
@@ -300,6 +325,68 @@ def test_no_number_that_was_given_out_since_is_given_out_again(cluster: Physical
     assert (up > last["up"], down < last["down"]) == (True, True), (up, down, last)
 
 
+def test_with_standbys_that_commits_wait_for_it_is_proved_and_goes_back_and_forth(cluster: PhysicalCluster) -> None:
+    """They follow the live cluster: the copy waits for none of them, and the run does not end in waiting."""
+    ledger_of(cluster)
+    with standby_in_container(cluster.server):
+        wait_for(lambda: cluster.server.execute("SELECT 1 FROM pg_stat_replication"), what="the standby")
+        cluster.server.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        cluster.server.execute("SELECT pg_reload_conf()")
+        try:
+            cluster.back_up("full")
+            assert cluster.prove()["level"] == 4
+            before = count(cluster)
+            cluster.mark("with_standbys")
+            insert(cluster, 5)
+            shown = cluster.disclose(name="with_standbys")
+            assert (shown["synchronous"], len(shown["standbys"])) == ("*", 1)
+            done = cluster.roll_back(name="with_standbys")
+            assert (done["synchronous"], count(cluster)) == ("*", before)
+            assert cluster.roll_back(kept=done["kept"])["synchronous"] == "*"
+            assert events(cluster)[-1] == "cluster_returned"
+        finally:
+            cluster.server.execute(NOBODY_AWAITED.partition(";")[0])
+            cluster.server.execute(NOBODY_AWAITED.partition(";")[2])
+    insert(cluster, 1)
+
+
+def test_the_subscriptions_of_a_cluster_that_has_gone_back_work_again(
+    cluster: PhysicalCluster, server: Server, database: str
+) -> None:
+    for where, name in ((server, database), (cluster.server, cluster.database)):
+        where.execute("CREATE TABLE intake (id int PRIMARY KEY)", database=name)
+    server.execute("CREATE PUBLICATION p FOR TABLE intake", database=database)
+    lines = server.passfile.read_text(encoding="utf-8").splitlines()
+    password = next(line.rsplit(":", 1)[1] for line in lines if f":{SUPERUSER}:" in line)
+    cluster.server.execute(
+        f"CREATE SUBSCRIPTION {database} CONNECTION 'host=127.0.0.1 port={server.port} user={SUPERUSER} password={password} "
+        f"dbname={database}' PUBLICATION p",
+        database=cluster.database,
+    )
+
+    def arrives(number: int) -> None:
+        server.execute(f"INSERT INTO intake VALUES ({number})", database=database)
+        seen = f"SELECT 1 FROM intake WHERE id = {number}"
+        wait_for(lambda: cluster.server.execute(seen, database=cluster.database), 60, what="the row")
+
+    try:
+        arrives(1)
+        cluster.back_up("full")
+        cluster.mark("with_a_subscription")
+        assert cluster.prove()["level"] == 4
+        arrives(2)
+        shown = cluster.disclose(name="with_a_subscription")["subscriptions"]
+        assert shown == [{"name": database, "database": cluster.database, "enabled": True}]
+        cluster.roll_back(name="with_a_subscription")
+        arrives(3)
+        rows = cluster.server.execute("SELECT id FROM intake ORDER BY 1", database=cluster.database)
+        # As the plan has said: what came since is not sent again.
+        assert rows == [(1,), (3,)]
+    finally:
+        cluster.server.execute(f"DROP SUBSCRIPTION {database}", database=cluster.database)
+        cluster.server.execute("DROP TABLE intake", database=cluster.database)
+
+
 def test_a_version_of_postgresql_that_pgbackrest_does_not_know_is_refused_by_name() -> None:
     made = PhysicalCluster(18, DEBIAN_12)
     try:
@@ -355,3 +442,59 @@ def test_a_second_repository_has_a_backup_of_its_own_where_copies_are_required(c
     assert "Repository 2 of stanza main is damaged" in cluster.prove()["refused"]
     # With one repository again nothing is asked of a second one.
     assert cluster.back_up("incr")["copies"] == {}
+
+
+def test_every_repository_is_encrypted_and_none_gets_another_cipher_behind_the_archiver(
+    cluster: PhysicalCluster,
+) -> None:
+    places = [f"{REPOSITORY}_sealed_{number}" for number in (1, 2)]
+    for place in places:
+        cluster.shell(f"install -d -o postgres -g postgres -m 0750 {place}")
+    cluster.shell("umask 077; head -c 24 /dev/urandom | base64 > /etc/pgops/repository.pass")
+
+    def back_up(repository: dict[str, str], passfile: str | None) -> dict[str, object]:
+        return cluster.run(
+            """
+            given = physical_backup.Declared(values["repository"], {}, values["passfile"])
+            with physical_backup.session(target, run_id) as (conn, layout):
+                physical_backup.prepare(tool, layout, given)
+                further = physical_backup.further_repositories(given)
+                print(json.dumps(physical_backup.back_up(tool, layout, "full", further)))
+            """,
+            repository=repository,
+            passfile=passfile,
+        )
+
+    def begins(path: str) -> str:
+        return cluster.shell(f"head -c 8 $(ls {path} | head -1)")
+
+    two = {f"repo{number}-path": place for number, place in enumerate(places, 1)}
+    sealed = "/etc/pgops/repository.pass"
+    try:
+        made = back_up(two, sealed)
+        assert made["type"] == "full", made
+        for place in places:
+            assert begins(f"{place}/archive/{STANZA}/archive.info") == "Salted__"
+            assert begins(f"{place}/backup/{STANZA}/*F/backup.manifest") == "Salted__"
+            assert begins(f"{place}/archive/{STANZA}/*/*/*") == "Salted__"
+        before = cluster.shell(f"sha256sum {CONFIG}")
+        refused = back_up(two, None)["refused"]
+        assert "Repository 1 of stanza main is encrypted, and is to be used without encryption now" in refused
+        assert cluster.shell(f"sha256sum {CONFIG}") == before
+    finally:
+        cluster.back_up("full")
+    before = cluster.shell(f"sha256sum {CONFIG}")
+    assert (
+        "was made without encryption, and is to be encrypted now"
+        in back_up({"repo1-path": REPOSITORY}, sealed)["refused"]
+    )
+    assert cluster.shell(f"sha256sum {CONFIG}") == before
+    # The server archives as before.
+    cluster.mark("archived_in_the_clear")
+    # A configuration that was made anew meets what is there.
+    with away(cluster, CONFIG):
+        refused = back_up({"repo1-path": REPOSITORY}, sealed)
+        assert "unable to load info file" in refused["refused"]
+        assert "declare repoN-cipher-type: none" in refused["hint"]
+        cluster.shell(f"rm -f {CONFIG}")
+    cluster.back_up("incr")

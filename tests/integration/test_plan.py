@@ -226,6 +226,7 @@ def test_status_yml_prints_a_table_and_leaves_json(site: Any) -> None:
     assert heading in [line.split() for line in planned.stdout.splitlines()]
     assert re.search(rf"{V1} +people +core +low +complete +1 step", planned.stdout), planned.stdout
     assert re.search(rf"{V2} +pets +enhancement +low +partial +1 step", planned.stdout), planned.stdout
+    assert "tables that they name" not in planned.stdout, "none of them is there"
     assert site("migrate.yml", migrate_target=V1).rc == 0
     rc, stdout, document = site("status.yml", migrate_status_newest_first=True)
     assert rc == 0
@@ -237,6 +238,9 @@ def test_status_yml_prints_a_table_and_leaves_json(site: Any) -> None:
     assert (shown[0][-2], shown[1][-2]) == ("partial", "complete")
     (found,) = document["hosts"]["local-1"].values()
     assert found["status"]["counts"] == {"applied": 1, "pending": 1}
+    site.tree.add_sql(V3, "names", "ALTER TABLE public.people ADD nick text;", "ALTER TABLE public.people DROP nick;")
+    planned = site("migrate.yml", "--tags", "plan")
+    assert re.search(r"^    tables that they name: public\.people \d+ (bytes|kB)$", planned.stdout, re.MULTILINE)
 
 
 @pytest.mark.slow

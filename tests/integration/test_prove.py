@@ -400,6 +400,45 @@ def test_without_superuser_it_proves_what_it_can_and_says_the_rest(
     assert any("owners and privileges were not compared" in text for text in proof["reservations"])
 
 
+@pytest.mark.majors(15, 16, 17, 18, slow=(15,))
+def test_of_all_publications_only_those_are_left_out_that_a_superuser_makes(
+    server: Any, target: Any, database: str, tmp_path: Path
+) -> None:
+    fill(server, database, 20)
+    server.execute(
+        f"""
+        CREATE PUBLICATION every FOR ALL TABLES;
+        COMMENT ON PUBLICATION every IS 'to the warehouse';
+        CREATE SCHEMA "a b" AUTHORIZATION {OWNER};
+        CREATE PUBLICATION "of a b" FOR TABLES IN SCHEMA "a b", TABLE students;
+        COMMENT ON PUBLICATION "of a b" IS 'PUBLICATION - few';
+        GRANT CREATE ON DATABASE {database} TO {OWNER};
+        SET ROLE {OWNER};
+        CREATE TABLE "the EVENT TRIGGER of PUBLICATION few" (n integer);
+        CREATE PUBLICATION few FOR TABLE students, visits WHERE (price > 1);
+        COMMENT ON PUBLICATION few IS 'to the PUBLICATION every';
+        CREATE PUBLICATION "every few" FOR TABLE students;
+        RESET ROLE;
+        CREATE FUNCTION noticed() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+        CREATE EVENT TRIGGER watch ON ddl_command_end EXECUTE FUNCTION noticed();
+        COMMENT ON EVENT TRIGGER watch IS 'of superusers'
+        """,
+        database=database,
+    )
+    backup = back_up(target, tmp_path)
+    server.execute(f"ALTER ROLE {MIGRATOR} CREATEDB")
+    try:
+        proof = prove(target.with_(restore_user=MIGRATOR), backup)
+    finally:
+        server.execute(f"ALTER ROLE {MIGRATOR} NOCREATEDB")
+    assert proof["level"] == 4
+    assert [text for text in proof["reservations"] if "only a superuser may" in text] == [
+        "event trigger watch was not recreated: only a superuser may",
+        'publication "of a b" was not recreated: only a superuser may',
+        "publication every was not recreated: only a superuser may",
+    ]
+
+
 def test_a_role_that_leaves_something_out_says_where_the_list_cannot_be_read(
     server: Any, target: Any, filled: str, tmp_path: Path
 ) -> None:

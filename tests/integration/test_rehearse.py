@@ -168,9 +168,9 @@ def test_a_proof_that_does_not_hold_keeps_nothing(server: Any, target: Any, fill
 def test_an_unproved_backup_is_refused(target: Any, filled: str, tmp_path: Path) -> None:
     backup = back_up(target, tmp_path)
     with pytest.raises(PgopsError, match="was never proved"):
-        kept_scratch.choose(str(tmp_path), filled, backup.path)
+        kept_scratch.choose(target, str(tmp_path), backup.path, application_name="test")
     with pytest.raises(PgopsError, match="There is no backup of"):
-        kept_scratch.choose(str(tmp_path), filled, None)
+        kept_scratch.choose(target, str(tmp_path), None, application_name="test")
 
 
 @pytest.mark.slow

@@ -211,7 +211,7 @@ def test_a_point_in_time_is_refused_for_a_logical_backup(target: Any, filled: st
 
 def test_there_being_no_backup_is_told(target: Any, database: str, tmp_path: Path) -> None:
     with pytest.raises(PgopsError, match=f"There is no backup of {database} in") as caught:
-        drill.choose(target, str(tmp_path), None)
+        drill.choose(target, str(tmp_path), None, application_name="test")
     assert "backup.yml" in str(caught.value.hint)
 
 

@@ -159,6 +159,7 @@ def test_one_that_was_cut_off_and_had_its_checksums_made_anew_leaves_nothing(
     assert PATIENT not in json.dumps([caught.value.message, caught.value.extra], default=str)
 
 
+@pytest.mark.slow
 def test_the_playbooks_hand_the_key_over(
     playbook: Any, server: Any, filled: str, backup: backup_store.Backup, key: Key
 ) -> None:

@@ -57,6 +57,7 @@ def site(playbook: Playbook) -> Playbook:
     return playbook
 
 
+@pytest.mark.slow
 def test_the_printed_command_goes_on_with_a_version_that_failed_behind_what_lint_had_let_pass(site: Playbook) -> None:
     tree = TestTree(site.folder / "sql")
     add_person(tree)

@@ -21,6 +21,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.proof_ladder import EQUAL
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from support import engine
 from support.backups import RUN, back_up, names, proved, stage
@@ -61,6 +62,14 @@ def second(applied: Any, tmp_path: Path) -> Path:
 def versions(server: Any, database: str) -> list[str]:
     rows = server.execute("SELECT version FROM pgops.migration WHERE state = 'applied' ORDER BY 1", database=database)
     return [version for (version,) in rows]
+
+
+def run_printed(applied: Any, command: str) -> subprocess.CompletedProcess[str]:
+    applied.write_inventory()
+    return subprocess.run(
+        shlex.split(command), cwd=applied.folder, env=applied.environment(), capture_output=True, text=True,
+        stdin=subprocess.DEVNULL, timeout=120, check=False,
+    )  # fmt: skip
 
 
 def phases(result: Any, database: str) -> dict[str, Any]:
@@ -179,6 +188,29 @@ def test_a_version_that_is_half_reverted_is_the_one_that_is_told_to_be_finished(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_the_command_that_is_printed_behind_a_time_limit_has_a_larger_one(
+    applied: Any, server: Any, target: Any, database: str, tmp_path: Path
+) -> None:
+    tree = TestTree(tmp_path / "own sql")
+    up, down = "CREATE TABLE visits (id int PRIMARY KEY);\n", "SELECT pg_sleep(1.5);\nDROP TABLE visits;\n"
+    tree.add_sql(V4, "create_visits", up, down, budgets={"statement_timeout_s": 1})
+    migrate.apply(target, tree.render(), Selection(), engine.way())
+    given = {"rollback_confirm": database, "rollback_emergency_backup": "skip"}
+    done = applied("rollback.yml", rollback_keep=V3, **given)
+    assert done.rc == 2 and "hit its time limit of 1 s" in done.json["error"]["message"], done.output
+    (printed,) = done.json["error"]["next"]
+    assert f"-e rollback_keep={V3}" in printed and "-e rollback_statement_timeout=2" in printed
+    assert "-e rollback_statement_timeout=SECONDS" in done.json["error"]["hint"]
+    # With the selection that was not typed it is told apart by its number, and keeps what gives it longer.
+    done = applied("rollback.yml", rollback_statement_timeout=1, **given)
+    (printed,) = done.json["error"]["next"]
+    assert f"-e rollback_through={V4}" in printed and "-e rollback_statement_timeout=2" in printed
+    done = applied("rollback.yml", rollback_through=V4, rollback_statement_timeout=2, **given)
+    assert done.rc == 0, done.output
+    assert versions(server, database) == [V1, V2, V3]
+
+
 def test_what_stands_on_a_column_is_told_in_check_mode_as_in_earnest(
     applied: Any, server: Any, target: Any, database: str
 ) -> None:
@@ -413,11 +445,7 @@ def test_restore_goes_back_to_before_the_last_apply_and_the_printed_command_come
     assert f"-e rollback_swap_to={aside} -e rollback_confirm={database}" in command
     assert command in done.stdout
 
-    applied.write_inventory()
-    back = subprocess.run(
-        shlex.split(command), cwd=applied.folder, env=applied.environment(), capture_output=True, text=True,
-        stdin=subprocess.DEVNULL, timeout=120, check=False,
-    )  # fmt: skip
+    back = run_printed(applied, command)
     assert back.returncode == 0, back.stdout + back.stderr
     assert server.execute("SELECT count(*) FROM people", database=database) == [(2,)]
     assert versions(server, database) == [V1, V2, V3]
@@ -432,8 +460,12 @@ def test_a_named_backup_is_taken_and_an_unproved_one_refused(
     ask = {"rollback_strategy": "restore", "rollback_backup": path, "rollback_confirm": database}
     refused = applied("rollback.yml", **ask)
     assert refused.rc != 0
-    assert "never proved" in refused.json["error"]["message"]
-    assert applied("prove.yml", backup_path=path).rc == 0
+    assert "never proved" in refused.json["error"]["message"] and "…" not in refused.json["error"]["hint"]
+    prove, again = refused.json["error"]["next"]
+    climb = extra_variables_argument({"backup_path": path, "backup_prove_level": EQUAL})
+    assert prove == f"ansible-playbook prove.yml -l local {climb}"
+    assert again.startswith("ansible-playbook rollback.yml -l local -e rollback_strategy=restore")
+    assert run_printed(applied, prove).returncode == 0
     done = applied("rollback.yml", **ask)
     assert done.rc == 0, done.output
     assert server.execute("SELECT count(*) FROM people", database=database) == [(2,)]

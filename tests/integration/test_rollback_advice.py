@@ -99,6 +99,31 @@ def test_a_failed_migration_says_that_it_is_rolled_back_why_how_urgently_and_wha
     assert tables(site) == []
 
 
+def test_what_was_wrong_before_and_no_version_makes_takes_no_version_back(site: Playbook, server: Server) -> None:
+    server.execute("CREATE TABLE public.p (id int PRIMARY KEY); CREATE TABLE public.c (p int REFERENCES public.p)",
+                   database=site.database)  # fmt: skip
+    site.variables["pgops_phases"] = PROVED
+    result = site("migrate.yml", migrate_auto_rollback=True)
+    assert result.rc == 2, result.output
+    assert "constraint public.c.c_p_fkey: expected index on (p), found MISSING" in result.output
+    assert result.json["advice"]["roll_back"] is False
+    assert "rooms" in tables(site), "nothing that the version made is wrong"
+    assert not [command for command in result.json["error"]["next"] if "rollback.yml" in command]
+
+
+def test_a_tree_that_cannot_be_run_again_is_no_reason_to_go_back(site: Playbook, server: Server) -> None:
+    server.execute(f"SET ROLE {OWNER}; CREATE TABLE public.old (id int PRIMARY KEY)", database=site.database)
+    TestTree(site.folder / "sql").add_sql(
+        V2, "on_old", "ALTER TABLE public.old ADD COLUMN note text;\n", "ALTER TABLE public.old DROP COLUMN note;\n"
+    )
+    site.variables["pgops_phases"] = ["plan", "apply", "verify", "report"]
+    result = site("migrate.yml")
+    assert result.rc == 2, result.output
+    assert "set verify_compare_schema to false" in result.stdout, result.output
+    assert (result.json["advice"]["roll_back"], result.json["advice"]["commands"]) == (False, [])
+    assert site("verify.yml", verify_compare_schema=False).rc == 0
+
+
 @pytest.mark.slow
 def test_a_success_that_was_watched_says_that_nothing_speaks_for_a_rollback(site: Playbook) -> None:
     result = site("migrate.yml", migrate_watch=0.05, hooks_watch_interval=1)

@@ -4,15 +4,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import statistics
+from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, statistics
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Interrupted, PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
-from support.engine import Told, do, rows
-from support.server import APP
+from support.engine import Told, do, rows, way
+from support.module import call
+from support.server import APP, Server
+from support.tree import NO_DIFFERENCE, TestTree
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +67,46 @@ def test_a_role_without_the_right_fails_where_the_server_only_warns(target: Any)
     with pytest.raises(PgopsError, match="the server did not analyze public.a") as caught:
         refresh(app, ["public.a"])
     assert "white_cross_owner" in (caught.value.hint or "")
+
+
+@pytest.fixture
+def uncounted(target: Any, server: Server) -> None:
+    server.execute(f'ALTER DATABASE "{target.database}" SET track_counts = off')
+
+
+@pytest.mark.majors(15, 18)
+@pytest.mark.usefixtures("uncounted")
+def test_where_the_server_counts_nothing_the_right_counts_and_the_setting_is_named(target: Any) -> None:
+    found = refresh(target, None)
+    assert found["analyzed"] == ["public.a", "public.b"] and analyzed(target) == []
+    assert "public.a, public.b, and track_counts is off" in found["unproved"]
+    assert "ALTER SYSTEM SET track_counts = on" in found["unproved"] and "rights" not in found["unproved"]
+    assert rows(target, "SELECT reltuples::int AS n FROM pg_class WHERE relname = 'a'") == [{"n": 100}]
+    result = call("analyze", target, all_tables=True)
+    assert result["databases"][target.database]["unproved"] == found["unproved"]
+
+
+@pytest.mark.majors(15, 18)
+@pytest.mark.usefixtures("uncounted")
+def test_where_the_server_counts_nothing_a_role_without_the_right_fails_all_the_same(
+    target: Any, server: Server
+) -> None:
+    app = target.with_(user=APP, owner=None)
+    with pytest.raises(PgopsError, match="the server did not analyze public.a") as caught:
+        refresh(app, ["public.a"])
+    assert "white_cross_owner" in (caught.value.hint or "")
+    if server.major >= 17:
+        do(target, f"GRANT MAINTAIN ON a TO {APP}")
+        assert "track_counts is off" in refresh(app, ["public.a"])["unproved"]
+
+
+@pytest.mark.usefixtures("uncounted")
+def test_where_the_server_counts_nothing_a_step_goes_on_with_a_note(target: Any, tmp_path: Path) -> None:
+    tree = TestTree(tmp_path / "sql")
+    tree.add("20260101000001", "fresh", [{"analyze": ["a"]}], {"verify.sql.j2": NO_DIFFERENCE})
+    (applied,) = migrate.apply(target, tree.render(), Selection(), way())["applied"]
+    (note,) = applied["notes"]
+    assert "public.a, and track_counts is off" in note
 
 
 def test_check_mode_analyzes_nothing(target: Any) -> None:

@@ -342,9 +342,15 @@ def test_a_foreign_key_without_an_index_is_missing_it(applied: Any, change: Call
     change("CREATE TABLE note (id int PRIMARY KEY, a int REFERENCES school, b int REFERENCES school)")
     change("CREATE INDEX note_ab ON note (id, a); CREATE INDEX note_a ON note (a) WHERE id > 5")
     change("CREATE INDEX note_b ON note (b) WHERE b IS NOT NULL")
-    assert told(verify(applied)) == [
+    result = verify(applied)
+    assert told(result) == [
         ("foreign key index", "constraint public.note.note_a_fkey", None, "index on (a)", "MISSING")
     ]
+    assert [found["declared"] for found in result["findings"] if found["level"] == "fail"] == [False]
+    change("DROP INDEX student_school_idx")
+    own = {found["object"]: found["declared"] for found in verify(applied)["findings"] if found["level"] == "fail"}
+    assert own["constraint public.student.student_school"] is True
+    assert own["constraint public.note.note_a_fkey"] is False
 
 
 def test_an_index_may_lead_with_the_columns_in_another_order(server: Server, database: str, target: Any) -> None:
@@ -361,7 +367,9 @@ def test_an_index_may_lead_with_the_columns_in_another_order(server: Server, dat
 def test_an_invalid_index_fails(applied: Any, change: Callable[[str], None]) -> None:
     change("CREATE INDEX broken ON student (mood); UPDATE pg_index SET indisvalid = false"
            " WHERE indexrelid = 'broken'::regclass")  # fmt: skip
-    assert told(verify(applied)) == [("invalid index", "index public.broken", "valid", "valid", "invalid")]
+    result = verify(applied)
+    assert told(result) == [("invalid index", "index public.broken", "valid", "valid", "invalid")]
+    assert [found["declared"] for found in result["findings"] if found["level"] == "fail"] == [False]
     change("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'student_school_idx'::regclass")
     failed = told(verify(applied))
     assert ("schema", "index public.student_school_idx", "valid", True, False) in failed

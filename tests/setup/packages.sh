@@ -30,6 +30,8 @@ if [ "$goal" = "make test-all" ]; then
   wanted="$wanted $browser"
   # promtool reads the metrics and the alerts.
   command -v promtool >/dev/null 2>&1 || wanted="$wanted prometheus"
+  # The dashboard of the servers is held against what their exporter tells.
+  wanted="$wanted prometheus-postgres-exporter"
 fi
 
 if ! command -v dpkg-query >/dev/null 2>&1; then

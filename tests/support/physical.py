@@ -39,8 +39,9 @@ PREAMBLE = """
 import contextlib, json, os, sys
 sys.path.insert(0, "/pgops/collections")
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
-    cluster_change, cluster_layout, connection, pgbackrest, physical_backup, physical_proof, physical_rollback, point_in_time,
-    recorded_moment, restore_point, wal_archive)
+    cluster_change, cluster_layout, cluster_resume, connection, pgbackrest, physical_backup, physical_list, physical_proof,
+    physical_rollback,
+    point_in_time, recorded_moment, restore_point, wal_archive)
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.os_user import OsUser
 given = json.loads(sys.argv[1])
@@ -158,16 +159,17 @@ class PhysicalCluster:
             asked=asked,
         )
 
-    def resume(self, strategy: str = "pitr", *, confirmed: bool = True) -> Any:
-        """Finish or undo a change that was cut off."""
+    def resume(self, strategy: str = "pitr", *, confirmed: bool = True, **target: Any) -> Any:
+        """Finish or undo a change that was cut off; a target only where another is to be refused."""
         return self.run(
             """
-            asked = physical_rollback.Asked(values["strategy"], values["confirmed"])
-            print(json.dumps(physical_rollback.resume(
+            asked = cluster_resume.Asked(values["strategy"], values["confirmed"], **values["target"])
+            print(json.dumps(cluster_resume.resume(
                 given["config"], given["stanza"], tool.user, list(targets), asked, pretend=False)))
             """,
             strategy=strategy,
             confirmed=confirmed,
+            target=target,
         )
 
     def prove(self, level: int = 4, before: str = "", databases: list[str] | None = None, **asked: Any) -> Any:

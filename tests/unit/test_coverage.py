@@ -20,7 +20,7 @@ CHAPTERS = {
     2: range(1, 123),
     3: range(1, 29),
     4: range(1, 18),
-    5: [*range(1, 8), *range(9, 22)],
+    5: range(1, 22),
     6: range(1, 23),
     7: range(1, 46),
     8: range(1, 33),
@@ -30,9 +30,9 @@ CHAPTERS = {
     12: range(1, 26),
     13: range(1, 11),
     14: range(1, 33),
-    15: [13, 24],
+    15: range(1, 25),
     16: range(1, 24),
-    17: [1, 4, 5, *range(7, 13)],
+    17: range(1, 19),
 }
 OWED = [f"R{chapter}.{number}" for chapter, numbers in CHAPTERS.items() for number in numbers]
 NOT_YET = re.compile(r"\bnot yet: (?P<missing>.*)")

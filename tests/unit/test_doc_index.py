@@ -74,3 +74,43 @@ def test_every_pattern_is_in_the_index_of_patterns() -> None:
 
 def test_the_readme_leads_to_the_index() -> None:
     assert INDEX in {target for target, _anchor in links(ROOT / "README.md")}
+
+
+def test_the_quick_reference_names_playbooks_and_queries_that_are_there() -> None:
+    part = re.search(r"^## Quick reference\n(.*?)(?=^## )", INDEX.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert part
+    playbooks = re.findall(r"ansible-playbook (\w+\.yml)", part[1])
+    queries = re.findall(r"inspect_query=(\w+)`((?:, `\w+`)*)", part[1])
+    named = {name for first, others in queries for name in [first, *re.findall(r"\w+", others)]}
+    assert {"status.yml", "migrate.yml", "rollback.yml", "verify.yml", "backup.yml", "stop.yml", "inspect.yml"} <= set(
+        playbooks
+    )
+    assert [name for name in playbooks if not (ROOT / name).is_file()] == []
+    assert len(named) == 3
+    assert [name for name in sorted(named) if not (ROOT / "sql" / "inspect" / f"{name}.sql").is_file()] == []
+    folders = re.findall(r"`((?:sql|inventories)/\w+)", part[1])
+    assert folders
+    assert [name for name in folders if not (ROOT / name).is_dir()] == []
+
+
+def test_what_to_do_and_not_to_do_names_rules_that_there_are() -> None:
+    page = (ROOT / "docs" / "write-a-migration.md").read_text(encoding="utf-8")
+    part = re.search(r"^## Do and do not\n(.*?)(?=^## )", page, re.MULTILINE | re.DOTALL)
+    assert part
+    rows = [line for line in part[1].splitlines() if line.startswith("| ") and "lint `" in line]
+    named = {
+        rule
+        for row in rows
+        for rule in re.findall(r"`(R\d\d|[a-z]+(?:-[a-z]+)*)`", row.partition("lint ")[2].partition(":")[0])
+    }
+    rules = set(
+        re.findall(r"^\| `([\w-]+)` \|", page + (ROOT / "docs" / "lint.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    assert len(named) > 10
+    assert named - rules == set()
+
+
+def test_postgresqls_own_pages_are_linked() -> None:
+    page = (ROOT / "docs" / "write-a-migration.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\(https://www\.postgresql\.org/docs/current/([\w-]+)\.html\)", page))
+    assert {"datatype-uuid", "datatype-enum", "gin", "pgtrgm"} <= linked

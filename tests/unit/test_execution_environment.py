@@ -79,6 +79,12 @@ def look(playbook: str, host: str = "db", state: str = "/proc/x", **variables: A
         ({"playbook": "backup", "ansible_connection": "local", "backup_directory": "/proc/x"}, None),
         ({"playbook": "status", "ansible_connection": "local", "backup_directory": "/x"}, None),
         ({"playbook": "export", "ansible_connection": "local"}, "export_directory"),
+        ({"playbook": "retention", "ansible_connection": "local"}, None),
+        ({"playbook": "retention", "retention_archive_directory": "/x"}, None),
+        (
+            {"playbook": "retention", "ansible_connection": "local", "retention_archive_directory": "/x"},
+            "retention_archive_directory",
+        ),
         ({"playbook": "audit_export", "audit_export_directory": "/x"}, "audit_export_directory"),
         ({"playbook": "audit_checkpoint", "audit_archive_directory": "/proc/x"}, None),
     ],
@@ -101,7 +107,10 @@ def test_a_template_that_cannot_be_read_here_is_the_roles_default() -> None:
 def test_the_defaults_are_those_of_the_roles() -> None:
     for name, default in {*inside._ON_THE_HOST.values(), *inside._ON_THE_OPS_HOST.values()}:
         role = name.partition("_")[0]
-        assert yaml.safe_load((ROOT / "roles" / role / "defaults" / "main.yml").read_text("utf-8"))[name] == default
+        assert (
+            yaml.safe_load((ROOT / "roles" / role / "defaults" / "main.yml").read_text("utf-8")).get(name, "")
+            == default
+        )
     playbooks = {path.stem for path in (ROOT / "playbooks").glob("*.yml")}
     assert {*inside._ON_THE_HOST, *inside._ON_THE_OPS_HOST} <= playbooks
 

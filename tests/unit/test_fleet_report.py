@@ -125,6 +125,14 @@ def test_what_restores_took_is_a_line_with_its_trend(ops: Ops) -> None:
     assert member["trends"]["migrate"] is None
 
 
+def test_what_migrations_took_is_a_line_with_its_trend(ops: Ops) -> None:
+    for day in (4, 3, 2, 1):
+        ops.run("migrate", WELL, days=day)
+    (member,) = ops.fleet()["members"]
+    assert member["trends"]["migrate"]["values"] == [61.0, 62.0, 63.0, 64.0]
+    assert "a migration takes" in ops.page
+
+
 def test_each_run_stands_in_the_history_with_its_page(ops: Ops) -> None:
     for number in range(25):
         last = ops.run("backup", WELL, days=25 - number)

@@ -502,8 +502,8 @@ def test_a_name_gets_quotes_where_it_needs_them_and_text_is_a_literal(tree: Path
             {},
             "There is no pattern 'rename_colum', there are add_column, ",
         ),
-        ("rename_column", {"to": None}, "needs new_migration_to (the new name), add: -e new_migration_to=..."),
-        ("rename_column", {"to": " "}, "needs new_migration_to (the new name), add: -e new_migration_to=..."),
+        ("rename_column", {"to": None}, "needs new_migration_to (the new name), add: -e new_migration_to=TO"),
+        ("rename_column", {"to": " "}, "needs new_migration_to (the new name), add: -e new_migration_to=TO"),
         (
             "rename_column",
             {"tabel": "x"},

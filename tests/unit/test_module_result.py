@@ -84,8 +84,8 @@ def test_what_is_one_databases_is_not_taken_for_two(name: str, named: str, optio
 @pytest.mark.parametrize(
     ("name", "options", "said", "hint"),
     [
-        ("prove", {}, "There is no backup of a in {0}.", "backup.yml"),
-        ("backup_copy", {"places": []}, "There is no backup of a in {0}.", "backup.yml"),
+        ("prove", {}, "There is no backup of a in {0}/a.", "backup.yml"),
+        ("backup_copy", {"places": []}, "There is no backup of a in {0}/a.", "backup.yml"),
         ("drill", {}, "There is no backup of a in {0}/a.", "backup.yml"),
     ],
 )

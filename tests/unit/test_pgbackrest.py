@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     pgbackrest,
     point_in_time,
+    repository_cipher,
     restore_point,
     wal_archive,
 )
@@ -60,12 +62,81 @@ def test_a_passphrase_that_others_may_read_is_refused(tmp_path: Path) -> None:
     path.write_text("a phrase\n")
     path.chmod(0o644)
     with pytest.raises(PgopsError, match="can be read by others"):
-        pgbackrest.cipher_secrets(str(path))
+        repository_cipher.secrets(str(path), {}, {})
     path.chmod(0o600)
-    assert pgbackrest.cipher_secrets(str(path))["repo1-cipher-pass"] == "a phrase"
+    assert repository_cipher.secrets(str(path), {}, {})["repo1-cipher-pass"] == "a phrase"
     path.write_text("")
     with pytest.raises(PgopsError, match="no passphrase of one line"):
-        pgbackrest.cipher_secrets(str(path))
+        repository_cipher.secrets(str(path), {}, {})
+
+
+def test_each_repository_is_encrypted_that_has_no_cipher_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "pass"
+    path.write_text("a phrase\n")
+    path.chmod(0o600)
+    two = {"repo1-path": "/r", "repo2-path": "/s", "repo2-retention-full": 30}
+
+    def ciphers(repository: dict[str, Any], given: dict[str, Any]) -> dict[str, str]:
+        secrets = {**given, **repository_cipher.secrets(str(path), repository, given)}
+        text = pgbackrest.configuration("main", CLUSTER, repository, secrets)
+        found = pgbackrest.options_in(text.splitlines(), "main")
+        assert text.count("-cipher-type=") == sum("cipher-type" in name for name in found)
+        return {name: value for name, value in found.items() if "-cipher-" in name}
+
+    whole = {f"repo{number}-cipher-{part}" for number in (1, 2) for part in ("type", "pass")}
+    found = ciphers(two, {})
+    assert set(found) == whole
+    assert {found[f"repo{number}-cipher-pass"] for number in (1, 2)} == {"a phrase"}
+    # One that is told of in the secrets only.
+    assert "repo3-cipher-pass" in ciphers(two, {"repo3-s3-key": "k"})
+    # What is declared is what is meant.
+    assert ciphers({**two, "repo2-cipher-type": "none"}, {})["repo2-cipher-type"] == "none"
+    assert "repo2-cipher-pass" not in ciphers({**two, "repo2-cipher-type": "none"}, {})
+    own = ciphers({**two, "repo2-cipher-type": "aes-256-cbc"}, {"repo2-cipher-pass": "its own"})
+    assert (own["repo1-cipher-pass"], own["repo2-cipher-pass"]) == ("a phrase", "its own")
+    assert repository_cipher.secrets(None, two, {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "state", "said"),
+    [
+        ("", "repo2-cipher-type=aes-256-cbc\nrepo2-cipher-pass=x\n", 0, "Repository 2 of stanza main was made without encryption"),
+        ("repo2-cipher-type=aes-256-cbc\nrepo2-cipher-pass=x\n", "repo2-cipher-type=aes-256-cbc\nrepo2-cipher-pass=y\n", 2,
+         "Repository 2 of stanza main is encrypted, and is to be used with another passphrase"),
+        ("repo2-cipher-type=aes-256-cbc\nrepo2-cipher-pass=x\n", "", 0, "is to be used without encryption"),
+        # No stanza in it, and one that was never the right one.
+        ("", "repo2-cipher-type=aes-256-cbc\nrepo2-cipher-pass=x\n", 1, None),
+        ("repo2-cipher-type=aes-256-cbc\nrepo2-cipher-pass=x\n", "", 99, None),
+        ("", "repo2-retention-full=3\n", 0, None),
+        # Another place is another repository.
+        ("", "repo2-path=/elsewhere\nrepo2-cipher-type=aes-256-cbc\nrepo2-cipher-pass=x\n", 0, None),
+    ],
+)  # fmt: skip
+def test_the_cipher_of_a_repository_that_is_there_is_not_changed_behind_the_archiver(
+    tmp_path: Path, old: str, new: str, state: int, said: str | None
+) -> None:
+    repositories = [{"key": 1, "status": {"code": 0}}, {"key": 2, "status": {"code": state}}]
+    tool = of_two_repositories(tmp_path, f"echo '{json.dumps([{'name': 'main', 'repo': repositories}])}'")
+    begin = Path(tool.config).read_text()
+    Path(tool.config).write_text(begin.replace("[main]", f"{old}[main]"))
+    text = begin.replace("[main]", f"{new}[main]")
+    if said is None:
+        repository_cipher.refuse_changed(tool, text)
+        return
+    with pytest.raises(PgopsError, match=said) as caught:
+        repository_cipher.refuse_changed(tool, text)
+    assert "nothing was written" in caught.value.message
+    assert "repo2-path" in str(caught.value.hint)
+    assert "=x" not in f"{caught.value.message}{caught.value.hint}"
+
+
+def test_a_repository_is_looked_at_only_where_its_cipher_would_change(tmp_path: Path) -> None:
+    tool = of_two_repositories(tmp_path, "exit 1")
+    text = Path(tool.config).read_text()
+    repository_cipher.refuse_changed(tool, text)
+    assert not (tmp_path / "asked").exists()
+    repository_cipher.refuse_changed(tool, text.replace("[main]", "repo2-cipher-type=aes-256-cbc\n[main]"))
+    assert (tmp_path / "asked").exists()
 
 
 def test_a_file_of_somebody_else_is_left_as_it_is(tmp_path: Path) -> None:
@@ -141,10 +212,10 @@ def test_segments_are_numbered_across_logs() -> None:
 def test_files_that_cannot_be_read_or_written_are_named(tmp_path: Path) -> None:
     user = OsUser(getpass.getuser())
     with pytest.raises(PgopsError, match=f"The passphrase file {tmp_path}/none cannot be read"):
-        pgbackrest.cipher_secrets(str(tmp_path / "none"))
+        repository_cipher.secrets(str(tmp_path / "none"), {}, {})
     os.mkfifo(tmp_path / "pipe", 0o600)
     with pytest.raises(PgopsError, match=f"The passphrase file {tmp_path}/pipe is no plain file"):
-        pgbackrest.cipher_secrets(str(tmp_path / "pipe"))
+        repository_cipher.secrets(str(tmp_path / "pipe"), {}, {})
     with pytest.raises(PgopsError, match=f"The configuration {tmp_path} cannot be read: Is a directory"):
         pgbackrest.write_configuration(str(tmp_path), pgbackrest.HEADER, user)
     (tmp_path / "binary").write_bytes(b"\x7fELF\xff\xfe")
@@ -174,6 +245,12 @@ def answering(folder: Path, says: str, code: int = 0) -> pgbackrest.PgBackRest:
         ("ERROR: [050]: unable to acquire lock", 50, "info failed: unable to acquire lock.", "wait until it has ended"),
         ("ERROR: [046]: unexpected control version", 46, "pgBackRest 2.45 (", "backup_pgbackrest"),
         ("ERROR: [051]: system-id 1 do not match", 51, "info failed: system-id 1 do not match.", "stanza-upgrade"),
+        (
+            "ERROR: [095]: unable to load info file '/r/a' or '/r/b':\n       CryptoError: cipher header invalid",
+            95,
+            "info failed: unable to load info file '/r/a' or '/r/b'.",
+            "was made with another passphrase, or without one",
+        ),
         ("", 3, "ended with 3 and said nothing.", ""),
     ],
 )

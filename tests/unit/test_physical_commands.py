@@ -117,3 +117,56 @@ def test_what_became_of_the_sequences_is_told() -> None:
     told = Told()
     told.after(done(sequences={"why": "there is no database of that name"}), {})
     assert any("they may give out numbers of the replaced database again" in line for line in told.said)
+
+
+def test_who_does_not_go_back_with_the_cluster_is_named_with_what_to_do() -> None:
+    company = {
+        "standbys": ["replica_1"],
+        "synchronous": "replica_1",
+        "slots": [{"name": "warehouse", "plugin": "pgoutput", "database": "white_cross"}],
+        "subscriptions": [{"name": "intake", "database": "clinic", "enabled": True}],
+    }
+    plan = {"backup": "20261122F", "backup_size": 1, "wal_bytes": 1, "timeline": 1}
+    for shown in ({"plan": plan, "target": "x", "proof_level": 4}, {"kept": KEPT, "since": "2026", "target": "x"}):
+        told = Told()
+        told.PHASE = "disclose"
+        told.after({"databases": {"white_cross": {**shown, **company}}}, {})
+        text = "\n".join(told.said)
+        assert "standby replica_1 has to be made anew afterwards" in text
+        assert "commits wait for synchronous_standby_names = 'replica_1'" in text
+        assert "ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf();" in text
+        assert "the logical slot warehouse of white_cross does not go along" in text
+        assert "what the publisher of subscription intake in clinic has sent since, it does not send again" in text
+
+
+def test_behind_the_change_it_is_told_what_commits_wait_for() -> None:
+    told = Told()
+    told.after(done(synchronous="replica_1"), {})
+    assert any("ALTER SYSTEM SET synchronous_standby_names = ''" in line for line in told.said)
+    told = Told()
+    told.after(done(synchronous=""), {})
+    assert not any("synchronous_standby_names" in line for line in told.said)
+
+
+def test_counts_do_not_claim_to_know_of_updates() -> None:
+    told = Told()
+    told.after(done(lost={}), {})
+    assert (
+        "white_cross: no table has another number of rows; what was updated since is lost too and is not told here; the replaced cluster "
+        "has it"
+    ) in told.said
+    told = Told()
+    told.after(done(lost={"public.students": {"now": 5, "then": 3}}), {})
+    assert "white_cross: public.students had 5 rows and has 3 now" in told.said
+    assert any(
+        line.startswith("white_cross: these are counts; what was updated since is lost too") for line in told.said
+    )
+
+
+def test_a_rollback_that_begins_anew_says_so() -> None:
+    told = Told()
+    told.PHASE = "resume"
+    told.after(
+        {"databases": {"white_cross": {"state": "nothing", "why": "it was cut off; the rollback begins anew"}}}, {}
+    )
+    assert told.said == ["white_cross: it was cut off; the rollback begins anew"]

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting, resumed_run
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+    environments,
+    reporting,
+    resumed_run,
+    typed_commands,
+)
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal, finished
 
 RUN = "20260101T120000Z-0a1b2c"
@@ -59,6 +64,51 @@ def test_a_stop_is_no_end_and_no_failure_once_the_run_has_gone_on(tmp_path: Path
     assert [row["phase"] for row in report["steps"]] == ["plan", "backup", "prove", "gate", "apply"]
     journal.append({"event": "run_failed", "error": {"message": "later"}})
     assert finished(journal.events()), "what ends it after that is its end"
+
+
+GIVEN = {
+    "variables": {"pgops_run_id": RUN, "pgops_host": "db9"},
+    "inventory": ["other.yml"],
+    "files": [],
+    "options": [],
+}
+TYPED = {
+    "playbook": "migrate",
+    "environment": "production",
+    "hosts": ["db1"],
+    "command": "ansible-playbook migrate.yml",
+    "limit": "db1",
+}
+
+
+def test_what_is_typed_instead_of_a_run_that_does_not_go_on_reaches_the_same_place(tmp_path: Path) -> None:
+    with pytest.raises(environments.Refusal, match="There is no run") as refused:
+        resumed_run.take_up(dict(TYPED), RUN, str(tmp_path), GIVEN)
+    assert refused.value.next == ["ansible-playbook migrate.yml -i other.yml -l db1 -e pgops_host=db9"]
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_run_that_somebody_ended_is_asked_no_more_to_end(tmp_path: Path, check: bool) -> None:
+    journal = stopped(tmp_path)
+    journal.ask_to_stop("root on ops1")
+    assert resumed_run.take_up({**TYPED, "check_mode": check}, RUN, str(tmp_path), GIVEN)
+    assert journal.stop_asked_by() == ("root on ops1" if check else None), "a check writes nothing"
+
+
+def test_behind_its_apply_what_goes_on_is_a_run_of_its_own(tmp_path: Path) -> None:
+    journal = stopped(tmp_path)
+    journal.append({"event": "run_resumed", "pid": os.getpid(), "who": "grace"})
+
+    def on() -> list[str]:
+        run = {**TYPED, typed_commands.GIVEN: GIVEN}
+        return [command for command in reporting.build(journal.events(), run=run)["next"] if "migrate.yml" in command]
+
+    for event in phase("gate", failed="no"):
+        journal.append(event)
+    assert on() == [f"ansible-playbook migrate.yml -i other.yml -l db1 -e pgops_run_id={RUN} -e pgops_host=db9"]
+    for event in phase("apply", failed="no"):
+        journal.append(event)
+    assert on() == ["ansible-playbook migrate.yml -i other.yml -l db1 -e pgops_host=db9"]
 
 
 def test_only_a_migration_that_stopped_before_its_apply_goes_on(tmp_path: Path) -> None:

@@ -122,6 +122,31 @@ def test_each_criterion_says_to_roll_back(more: list[dict[str, Any]], requiremen
     assert PUPIL not in json.dumps(advice), "the key of a row may be a pupil's"
 
 
+def test_what_no_version_makes_is_told_and_nothing_goes_back_for_it() -> None:
+    found = verified("foreign key index")
+    found[-1]["result"]["school"]["findings"][0]["declared"] = False
+    advice = advice_of(journal(*found))
+    assert (advice["roll_back"], advice["commands"]) == (False, [])
+    (finding,) = advice["findings"]
+    assert (finding["criterion"], finding["level"]) == (None, "P2")
+    assert "no version makes it" in finding["told"]
+    both = verified("foreign key index", "schema")
+    both[-1]["result"]["school"]["findings"][0]["declared"] = False
+    assert advice_of(journal(*both))["roll_back"] is True
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "roll_back"), [(None, False), ("08006", False), ("42P01", False), ("XX001", True), ("22021", True)]
+)
+def test_a_verification_that_breaks_off_has_found_nothing_unless_the_data_broke_it_off(
+    sqlstate: str | None, roll_back: bool
+) -> None:
+    error = {"message": "it broke off", "database": "school", **({"sqlstate": sqlstate} if sqlstate else {})}
+    advice = advice_of(journal(*phase_of("verify", {}, error=error)))
+    assert advice["roll_back"] is roll_back
+    assert ("verify.yml looks again" in advice["findings"][0]["told"]) is not roll_back
+
+
 def test_of_several_findings_the_worst_says_how_urgent_it_is() -> None:
     advice = advice_of(journal(*verified("schema", "orphans"), *look(30, errors(7.0))))
     assert advice["severity"]["level"] == "P0"

@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,13 @@ def test_a_value_comes_back_as_it_was(typed: Any, value: Any) -> None:
     back = read_back(typed, f"ansible-playbook x.yml {extra_variables_argument(variables)}")
     assert back == variables
     assert type(back["pgops_database"]) is type(value)
+
+
+def test_the_connection_to_a_host_is_tried_in_the_inventory_of_the_run(typed: Any) -> None:
+    typed(inventory=["other hosts.yml"])
+    assert typed_commands.ping("db 1") == "ansible 'db 1' -i 'other hosts.yml' -m ansible.builtin.ping"
+    typed()
+    assert typed_commands.ping("db1") == "ansible db1 -m ansible.builtin.ping"
 
 
 def test_plain_words_stay_readable_and_all_others_are_one_argument() -> None:
@@ -117,6 +127,8 @@ def test_each_command_has_the_place_and_only_its_own_choice(typed: Any) -> None:
     assert read_back(typed, chosen) == {
         "pgops_database": ODD, "migrate_target": "20260101000000", "rollback_through": "20260101000001",
     }  # fmt: skip
+    longer = typed_commands.again(RUN, "local", {"rollback_statement_timeout": 12})
+    assert read_back(typed, longer) == {**RUN["given"]["variables"], "rollback_statement_timeout": 12}
     swap = typed_commands.other(RUN, "rollback", "local", {"rollback_strategy": "swap", "rollback_swap_to": f"{ODD}_x"})
     assert read_back(typed, swap) == {
         "pgops_database": ODD, "rollback_strategy": "swap", "rollback_swap_to": f"{ODD}_x",
@@ -153,3 +165,41 @@ def test_a_refused_restore_offers_a_restore_and_its_hint() -> None:
     assert f"    hint: {hint}" in reporting.screen(report, None)
     assert f"HINT {hint}" in reporting.as_log(report)
     assert hint in reporting.as_page(report)
+
+
+def _texts(path: Path) -> Iterator[tuple[int, str]]:
+    """Each text of a file of Python, with what is put into it as X; no docstring."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield (
+                node.lineno,
+                "".join(
+                    str(getattr(part, "value", "")) if isinstance(part, ast.Constant) else "X" for part in node.values
+                ),
+            )
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts | alone:
+            yield node.lineno, node.value
+
+
+# An ellipsis is nothing to type; a value's blanks need quotes of Ansible's inside those of the shell.
+NO_COMMAND = re.compile(r"-e [\w\"']+=\S*(…|\.\.\.)|\.yml (…|\.\.\.)|-e \w+=(['\"])[^'\"]* [^'\"]*\3")
+
+
+@pytest.mark.parametrize("text", ["x.yml … -e a=b", "-e a='…'", "-e a=...", "-e a='why now'", "-e a='host=… user=X'"])
+def test_what_is_no_command_is_seen(text: str) -> None:
+    assert NO_COMMAND.search(text)
+    assert not NO_COMMAND.search("x.yml -e a=b -e \"a='why now'\" -e c='{\"d\": 1}'")
+
+
+def test_no_sentence_has_a_command_that_cannot_be_typed() -> None:
+    root = Path(typed_commands.__file__).parents[1]
+    found = [
+        f"{path.relative_to(root)}:{line}: {text}"
+        for path in sorted(root.rglob("*.py"))
+        for line, text in _texts(path)
+        if NO_COMMAND.search(text)
+    ]
+    assert found == []

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Which versions a blue-green change applies, and whether they still are those that it was prepared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.module_utils import preview, strategies_of_versions
+from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_change import Change
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+
+
+def pending(change: Change, migrations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """:return: the versions to apply, in order. :raises PgopsError: one of them works on rows, of which the empty copy has none."""
+    selection = Selection(strategy=strategies_of_versions.BLUE_GREEN)
+    found = preview.preview(change.target, migrations, selection, run_id=change.work.run_id)["pending"]
+    wanted = {str(item["version"]) for item in found}
+    chosen = [version for version in migrations if str(version["version"]) in wanted]
+    for version in chosen:
+        for work in version.get("row_work") or ():
+            raise PgopsError(
+                f"Nothing was begun for {change.database}: {work['where']} of {version['version']} {work['what']}, and a blue-green version "
+                "is applied while its tables are empty.",
+                database=change.database,
+                hint="Do it by a version of its own, which is applied online, before or behind it.",
+                extra={"reason": "writes_rows", "version": str(version["version"])},
+            )
+    return chosen
+
+
+def refuse_edited(change: Change, record: Mapping[str, Any], migrations: Sequence[Mapping[str, Any]]) -> None:
+    """:param record: of the run that has prepared it. :raises PgopsError: a version has another text by now."""
+    tree = {str(version["version"]): str(version["rendered_checksum"]) for version in migrations}
+    edited = [version for version, checksum in record["checksums"].items() if tree.get(version) != checksum]
+    if edited:
+        raise PgopsError(
+            f"{change.green} was prepared with another text of {', '.join(edited)} than the tree has now; nothing was touched.",
+            database=change.database,
+            hint="Give it up with -e blue_green_stage=give_up and prepare it again, or bring the text back.",
+            extra={"reason": "edited", "versions": edited},
+        )
