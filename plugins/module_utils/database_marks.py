@@ -135,6 +135,17 @@ def name_for(database: str, suffix: str) -> str:
     return database.encode()[:room].decode("utf-8", "ignore") + f"_{digest}_{suffix}"
 
 
+def free_name(conn: Connection, database: str, suffix: str) -> str:
+    """:return: :func:`name_for`, numbered where a database has that name already: two may begin within a second."""
+    taken = databases(conn)
+    name = name_for(database, suffix)
+    number = 1
+    while name in taken:
+        number += 1
+        name = name_for(database, f"{suffix}_{number}")
+    return name
+
+
 def try_lock(conn: Connection, what: str) -> bool:
     """Take a session's advisory lock on a name, in the maintenance database. It dies with the session.
 

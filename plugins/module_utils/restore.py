@@ -998,7 +998,7 @@ def stage(
             able = _with_owners(conn, backup, able)
         for leftover in remove_dead(conn, database, database_marks.RESTORED):
             work.progress.emit(f"removed {leftover}, left by a dead run", database=database)
-        staged = database_marks.name_for(database, f"restore_{now().strftime('%Y%m%d_%H%M%S')}")
+        staged = database_marks.free_name(conn, database, f"restore_{now().strftime('%Y%m%d_%H%M%S')}")
         if not database_marks.try_lock(conn, f"restore {staged}"):
             raise PgopsError(f"Another run restores into {staged}.", database=database)
         properties = backup.manifest["properties"]

@@ -187,7 +187,7 @@ def _name(conn: Connection, target: Target, asked: Asked, now: datetime) -> str:
                 hint=f"Restore it as a new one with -e restore_into={target.database}.",
             )
     suffix = f"{'restore' if asked.replace else 'restored'}_{now.strftime('%Y%m%d_%H%M%S')}"
-    name = asked.into or database_marks.name_for(target.database, suffix)
+    name = asked.into or database_marks.free_name(conn, target.database, suffix)
     if len(name.encode()) > database_marks.NAME_LIMIT:
         raise PgopsError(
             f"restore_into={name} has {len(name.encode())} bytes; a name has at most {database_marks.NAME_LIMIT}.",

@@ -160,7 +160,7 @@ class Swap:
             live, staged = self._look(conn)
             self._refuse_blockers(conn)
             self.control.check()
-            aside = self._free_name(conn)
+            aside = database_marks.free_name(conn, self.live, f"failed_{self._now():%Y%m%d_%H%M%S}")
             standbys = standby_readers.look(conn, self.live)
             with contextlib.ExitStack() as held:
                 self.progress.emit("carrying the history across", database=self.live)
@@ -357,16 +357,6 @@ class Swap:
 
     def _tell(self, text: str) -> None:
         self.progress.emit(text, database=self.live)
-
-    def _free_name(self, conn: Connection) -> str:
-        taken = database_marks.databases(conn)
-        stamp = self._now().strftime("%Y%m%d_%H%M%S")
-        name = database_marks.name_for(self.live, f"failed_{stamp}")
-        number = 1
-        while name in taken:
-            number += 1
-            name = database_marks.name_for(self.live, f"failed_{stamp}_{number}")
-        return name
 
     # -- the three transactions -------------------------------------------------------------------------------------
 

@@ -127,6 +127,13 @@ def test_a_database_that_exists_is_not_touched(server: Any, target: Any, filled:
     assert "bytes" in refused(server, target, path, into="x" * 64).message
 
 
+def test_two_restores_of_one_second_have_two_databases(server: Any, target: Any, filled: str, tmp_path: Path) -> None:
+    path = dumped(target, tmp_path, "custom")
+    first, second = (restored(target, path)["into"] for _ in range(2))
+    assert (first, second) == (f"{filled}_restored_20261122_201500", f"{filled}_restored_20261122_201500_2")
+    assert names(server, filled) == [filled, first, second]
+
+
 def test_a_role_that_may_make_no_database_is_told_and_nothing_is_left(
     server: Any, target: Any, filled: str, tmp_path: Path
 ) -> None:
