@@ -8,7 +8,7 @@ What tells them apart is the cluster's system identifier, which each manifest ha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -65,16 +65,25 @@ def own(target: Target, found: Sequence[Backup], *, application_name: str) -> li
     return [backup for backup in found if may_be_of(backup.manifest, cluster)]
 
 
-def newest_own(target: Target, directory: str, *, application_name: str, hint: str) -> Backup:
+def newest_own(
+    target: Target,
+    directory: str,
+    *,
+    application_name: str,
+    hint: str,
+    fits: Callable[[Backup], bool] = lambda backup: True,
+    fitting: str = "",
+) -> Backup:
     """:param hint: what to type where there is none.
+    :param fits: which are taken at all, ``fitting`` in words; all of them where it is not given.
     :return: the newest backup of the target's own cluster, proved or not.
     :raises PgopsError: there is none."""
-    there = backup_store.backups_of(directory, target.database)
+    there = [backup for backup in backup_store.backups_of(directory, target.database) if fits(backup)]
     found = own(target, there, application_name=application_name)
     if not found:
         raise PgopsError(
             f"There is no backup of {target.database}{of_others(there, found)} in "
-            f"{backup_store.database_folder(directory, target.database)}.",
+            f"{backup_store.database_folder(directory, target.database)}{fitting}.",
             database=target.database,
             hint=hint,
         )

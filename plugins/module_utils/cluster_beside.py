@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import cluster_layout
+from ansible_collections.whitecross.pgops.plugins.module_utils import cluster_layout, preloaded_libraries
 from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_layout import Layout
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
@@ -139,15 +139,16 @@ class Beside:
     def _preloaded(self, settings: dict[str, str]) -> dict[str, str]:
         """:return: the settings that keep preloaded libraries from acting; none where the server cannot say which it loads, for then it does
         not start either."""
-        name = "shared_preload_libraries"
-        program = [f"{self.layout.bindir}/postgres", "-C", name, "-D", self.folder]
+        program = [f"{self.layout.bindir}/postgres", "-C", preloaded_libraries.SETTING, "-D", self.folder]
         done = self.user.run([*program, *_options(settings)])
         if done.code or not done.lines:
             return {}
-        loaded = [part.strip().strip('"') for part in done.lines[-1].split(",") if part.strip()]
-        kept = [path for path in loaded if _library(path) not in ACTING]
-        held = dict(_HELD[_library(path)] for path in kept if _library(path) in _HELD)
-        return held if kept == loaded else {**held, name: ",".join(f'"{path}"' for path in kept)}
+        loaded = preloaded_libraries.names(done.lines[-1])
+        kept = [name for name in loaded if preloaded_libraries.bare(name) not in ACTING]
+        held = dict(_HELD[library] for library in map(preloaded_libraries.bare, kept) if library in _HELD)
+        if kept != loaded:
+            held[preloaded_libraries.SETTING] = preloaded_libraries.as_setting(kept)
+        return held
 
     def target(self, database: str) -> Target:
         """:return: how to reach one of its databases."""
@@ -249,11 +250,6 @@ class Beside:
 
 def _options(settings: dict[str, str]) -> list[str]:
     return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-
-
-def _library(path: str) -> str:
-    name = os.path.basename(path)
-    return name.removesuffix(".so")
 
 
 def discard(bindir: str, folder: str, user: OsUser) -> None:

@@ -18,7 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
-# Subscriptions and pg_basebackup have walsenders too.
+# Subscriptions and pg_basebackup have walsenders too. pg_receivewal is told: what it collects is of the old timeline.
 _STANDBYS = """
 SELECT application_name || coalesce(' at ' || host(client_addr), '') AS name FROM pg_catalog.pg_stat_replication AS sender
 WHERE state IS DISTINCT FROM 'backup'

@@ -19,6 +19,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.cluster_change import Change
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
 
 # Between the last look at the sequences and the stop of the live server: the restored one stops, and a checkpoint with little to write.
 STOP_WITHIN_SECONDS = 60.0
@@ -134,7 +135,7 @@ def _refuse_other(change: Change, told: str, asked: Asked) -> None:
 def _typed(target: str) -> str:
     """:return: the option that names a target."""
     if target.startswith(_KEPT):
-        return f"-e rollback_kept_cluster={target[len(_KEPT) :]}"
+        return extra_variables_argument({"rollback_kept_cluster": target[len(_KEPT) :]})
     if target.startswith(point_in_time.TO_MOMENT):
         return f"-e rollback_to_time={target[len(point_in_time.TO_MOMENT) :].replace(' ', 'T')}:00"
     return f"-e rollback_restore_point={target[len(point_in_time.TO_NAME) :]}"

@@ -36,16 +36,13 @@ def choose(target: Target, directory: str, path: str | None, *, application_name
     :raises PgopsError: there is none."""
     if path:
         return backup_store.read_backup(path)
-    there = [backup for backup in backup_store.backups_of(directory, target.database) if _kind(backup) == LOGICAL]
-    found = cluster_backups.own(target, there, application_name=application_name)
-    if not found:
-        raise PgopsError(
-            f"There is no backup of {target.database}{cluster_backups.of_others(there, found)} in "
-            f"{backup_store.database_folder(directory, target.database)}.",
-            database=target.database,
-            hint="Make one with backup.yml, or name one with -e drill_backup=PATH.",
-        )
-    return found[0]
+    return cluster_backups.newest_own(
+        target,
+        directory,
+        application_name=application_name,
+        hint="Make one with backup.yml, or name one with -e drill_backup=PATH.",
+        fits=lambda backup: _kind(backup) == LOGICAL,
+    )
 
 
 def _kind(backup: Backup) -> str:

@@ -65,8 +65,6 @@ def inspect(target: Target, query: str, parameters: dict[str, Any], *, name: str
     conn = _seeing(target) if _SEES_OTHERS in query.splitlines() else connect(target, application_name=_NAME)
     reads_rows = _READS_ROWS in query.splitlines()
     try:
-        if reads_rows:
-            execute(conn, "SET row_security = off")
         execute(conn, f"SET lock_timeout = {LOCK_TIMEOUT_MS}; SET statement_timeout = {STATEMENT_TIMEOUT_MS}")
         conn.set_session(readonly=True, autocommit=False)
         with conn.cursor() as cursor:

@@ -95,16 +95,14 @@ def choose(target: Target, directory: str, path: str | None, level: int = EQUAL,
         backup = backup_store.read_backup(path)
         restore.refuse_unproved(backup, level)
         return backup
-    there = [one for one in backup_store.backups_of(directory, target.database) if one.proof_level >= level]
-    found = cluster_backups.own(target, there, application_name=application_name)
-    if not found:
-        raise PgopsError(
-            f"There is no backup of {target.database}{cluster_backups.of_others(there, found)} in "
-            f"{backup_store.database_folder(directory, target.database)} that is proved to level {level}.",
-            database=target.database,
-            hint="Make and prove one with backup.yml, or name one with -e rehearse_backup=PATH.",
-        )
-    return found[0]
+    return cluster_backups.newest_own(
+        target,
+        directory,
+        application_name=application_name,
+        hint="Make and prove one with backup.yml, or name one with -e rehearse_backup=PATH.",
+        fits=lambda backup: backup.proof_level >= level,
+        fitting=f" that is proved to level {level}",
+    )
 
 
 @contextlib.contextmanager

@@ -8,9 +8,7 @@ Every function takes the check that it speaks for and returns its entry of the r
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -32,6 +30,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     system_identifier,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
 from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from ansible_collections.whitecross.pgops.plugins.module_utils.preflight_checks import OK, STOP, WARN, Check
 
@@ -293,15 +292,11 @@ def backups(
     told = f"the last was proved to level {newest.level} ({newest.id})"
     if newest.level < thresholds["backup_level"]:
         told += f", and {thresholds['backup_level']:.0f} is asked for" if newest.level else ", which is not at all"
-        fix = proof.fix.replace("{limit}", shlex.quote(limit)).replace("backup_path={path}", _chosen(newest.path))
+        fix = proof.fix.replace("{limit}", shlex.quote(limit)).replace(
+            "-e backup_path={path}", extra_variables_argument({"backup_path": newest.path})
+        )
         return [*entries, proof.entry(WARN, told, fix)]
     return [*entries, proof.entry(OK, told)]
-
-
-def _chosen(path: str) -> str:
-    """:return: what ``-e`` takes: a path with a space in it would be two words there."""
-    plain = re.fullmatch(r"[\w./:@+-]+", path)
-    return f"backup_path={path}" if plain else shlex.quote(json.dumps({"backup_path": path}))
 
 
 def timers(check: Check, found: Sequence[Mapping[str, Any]] | None, environment: str, now: datetime) -> Entry:

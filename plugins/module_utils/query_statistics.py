@@ -10,12 +10,13 @@ from contextlib import closing
 from typing import Any
 
 import psycopg2
+from ansible_collections.whitecross.pgops.plugins.module_utils import preloaded_libraries
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
 from psycopg2 import sql
 
 EXTENSION = "pg_stat_statements"
-_SETTING = "shared_preload_libraries"
+_SETTING = preloaded_libraries.SETTING
 _SERVER = """
 SELECT r.rolsuper AS superuser, r.rolname::text AS role, pg_catalog.pg_is_in_recovery() AS standby,
        EXISTS (SELECT FROM pg_catalog.pg_available_extensions WHERE name = %(extension)s) AS available
@@ -47,7 +48,7 @@ def enable(targets: Sequence[Target], *, check: bool = False) -> dict[str, dict[
     with closing(connect(first.maintenance(), application_name="pgops query statistics")) as conn:
         _refuse_unfit(conn, first)
         found = fetch_one(conn, _LIBRARIES, {"setting": _SETTING}) or {}
-        running, written = _names(found["running"]), _names(found["written"])
+        running, written = (preloaded_libraries.names(found[name]) for name in ("running", "written"))
         # Given when the server was started, it counts whatever a file says.
         if found["source"] == "command line":
             written = running
@@ -119,12 +120,5 @@ def _alter_system(libraries: Sequence[str]) -> sql.Composable:
     return sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(_SETTING), names)
 
 
-def _names(setting: str) -> list[str]:
-    """:return: the libraries of a setting, without quotes."""
-    names = (part.strip() for part in setting.split(","))
-    return [name[1:-1].replace('""', '"') if name[:1] == name[-1:] == '"' else name for name in names if name]
-
-
 def _has(libraries: Sequence[str]) -> bool:
-    # Some configurations name the folder as well.
-    return any(name.rpartition("/")[2] == EXTENSION for name in libraries)
+    return EXTENSION in map(preloaded_libraries.bare, libraries)

@@ -159,10 +159,16 @@ def of(report: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> list[t
     :return: the parts in their order, each line with what stands in it
     """
     run = Run(report, events)
-    return [
-        (title, [(line, line.look(run, line.by) if line.look else Told(OPEN, line.by)) for line in lines])
-        for title, lines in PARTS
-    ]
+    return [(title, [(line, _filled_in(line, run)) for line in lines]) for title, lines in PARTS]
+
+
+def _filled_in(line: Line, run: Run) -> Told:
+    if line.look is None:
+        return Told(OPEN, line.by)
+    try:
+        return line.look(run, line.by)
+    except Exception as exc:  # noqa: BLE001 -- a line that cannot be read stays open; the run, which has ended, must not fail for it
+        return Told(OPEN, f"{line.by} (its evidence could not be read: {type(exc).__name__}: {exc})")
 
 
 def as_markdown(report: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str:

@@ -162,6 +162,7 @@ def test_a_moment_and_a_kept_cluster_are_the_targets_that_they_were_typed_as(kil
     for target, same, option in (
         ("the moment 2026-11-22 14:05:00.000000+00", {"time": "2026-11-22T15:05:00+01:00"}, "2026-11-22T14:05:00.000000+00:00"),
         (cluster_resume.kept_in("/data/k"), {"kept": "/data/k/"}, "-e rollback_kept_cluster=/data/k,"),
+        (cluster_resume.kept_in("/the data/k"), {"kept": "/the data/k"}, """-e '{"rollback_kept_cluster": "/the data/k"}',"""),
     ):  # fmt: skip
         killed.cut_off(target=target)
         with pytest.raises(PgopsError, match="it is about postgres"):

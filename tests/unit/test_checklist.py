@@ -307,3 +307,14 @@ def test_the_empty_form_is_that_of_the_code() -> None:
     ]  # fmt: skip
     with pytest.raises(ValueError, match="has no place for its form"):
         checklist_page.page("# Checklist\n")
+
+
+def test_evidence_of_an_unknown_shape_leaves_its_line_open_and_the_others_filled_in() -> None:
+    sound = marks(journal("migrate", FULL))
+    found = marks(journal("migrate", {**FULL, "analyze": {"analyzed": 7, "seconds": 0.2}}))
+    odd = {what for what, told in found.items() if "its evidence could not be read: TypeError" in told}
+    assert odd
+    assert all(found[what].startswith("[ ] ") and sound[what].startswith("[x] ") for what in odd)
+    assert {what: told for what, told in found.items() if what not in odd} == {
+        what: told for what, told in sound.items() if what not in odd
+    }
