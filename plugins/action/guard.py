@@ -241,13 +241,16 @@ class ActionModule(UnbrokenAction):
 
     def _refuse_eased(self, run: dict[str, Any], hosts: list[str], task_vars: dict[str, Any], limit: str) -> list[str]:
         """:return: what a broken glass lets pass of the inventory. :raises Refusal: no glass is broken."""
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils import gate_guard
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import gate_guard, production_guard
 
         typed = {name: value for name, value in load_extra_vars(self._loader).items() if name not in _NOT_EXTRA}
         gate_guard.refuse_other_name(typed, run, limit)
-        if run["playbook"] not in gate_guard.PLAYBOOKS or not typed:
+        if not typed:
             return []
         inventory = gate_guard.Inventory(task_vars, self._templar)
+        if run["playbook"] not in gate_guard.PLAYBOOKS:
+            production_guard.refuse_eased(run, typed, hosts, inventory, self._templar, limit)
+            return []
         gate_guard.refuse_server_of_another(run, typed, hosts, inventory, self._templar)
         return gate_guard.refuse_eased(run, typed, hosts, inventory, self._templar, limit)
 

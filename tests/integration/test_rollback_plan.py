@@ -96,6 +96,34 @@ def test_production_is_refused_without_a_target_and_outside_its_windows(site: Pl
     )
 
 
+def test_what_is_production_and_its_windows_are_not_typed_away(site: Playbook) -> None:
+    site.variables |= {"pgops_phases": ALL, "migrate_windows": shut()}
+    command = f"ansible-playbook rollback.yml -l production -e rollback_through={V2}"
+    refused(
+        site("rollback.yml", limit="production", rollback_through=V2, migrate_windows=[]),
+        "migrate_windows is typed with -e, and which environment is production, and its windows, stand in the inventory alone; outside of "
+        "them an emergency is declared with -e rollback_emergency=true; without it",
+        command,
+    )
+    refused(
+        site("rollback.yml", limit="production", rollback_through=V2, pgops_production_environments=["nowhere"]),
+        "pgops_production_environments is typed with -e",
+        command,
+    )
+    refused(
+        site("backup.yml", limit="production", pgops_production_environments=["nowhere"]),
+        "pgops_production_environments is typed with -e",
+        "ansible-playbook backup.yml -l production",
+    )
+    # Who declares an emergency waits for no window, so typing one is no way round it.
+    refused(
+        site("rollback.yml", limit="production", migrate_windows=[], rollback_emergency="true"),
+        "A rollback of production says where it goes",
+        "ansible-playbook rollback.yml -l production -e rollback_emergency=true -e rollback_strategy=auto "
+        "-e '{\"migrate_windows\": []}'",
+    )
+
+
 def test_check_mode_shows_rank_rehearsal_and_window(site: Playbook, target: Any, webhook: Webhook) -> None:
     apply(site, target)
     site.variables |= {"pgops_phases": ALL, "migrate_windows": shut()}
