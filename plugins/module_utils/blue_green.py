@@ -22,6 +22,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     blue_green_copy,
     blue_green_link,
     blue_green_properties,
+    blue_green_record,
     blue_green_sequences,
     blue_green_state,
     blue_green_tables,
@@ -30,11 +31,13 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     catalog,
     database_marks,
     disk_forecast,
+    ledger,
     locks,
     migrate,
     restore,
     standby_readers,
     strategies_of_versions,
+    swap,
     swap_blockers,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_change import LEFT, NONE, READY, Change
@@ -193,7 +196,7 @@ class _Preparation:
             blue_green_state.freeze(live, record)
             change.after("frozen")
             mark = self._create(live)
-            tables = self._shape(live)
+            tables, record["applied"] = self._shape(live)
             with closing(change.connect(change.green_target)) as green:
                 blue_green_properties.follow(live, green)
                 record["triggers"] = blue_green_triggers.lower(green)
@@ -224,8 +227,8 @@ class _Preparation:
         change.after("created")
         return mark
 
-    def _shape(self, live: Connection) -> list[blue_green_tables.Carried]:
-        """Make the live shape in the new database and apply the versions to it, while it is empty."""
+    def _shape(self, live: Connection) -> tuple[list[blue_green_tables.Carried], list[dict[str, Any]]]:
+        """Make the live shape in the new database and apply the versions to it, while it is empty. :return: what is carried, and was applied."""
         change = self.change
         change.tell("copying the schema")
         blue_green_copy.copy_schema(change.live_target, change.green_target, change.work)
@@ -240,12 +243,13 @@ class _Preparation:
             change.tell(f"applying {', '.join(self.versions)} to {change.green}")
             where = change.target.with_(database=change.green)
             selection = Selection(target=self.versions[-1], strategy=strategies_of_versions.ANY)
-            migrate.apply(where, self.migrations, selection, self.way)
+            done = migrate.apply(where, self.migrations, selection, self.way)
             change.after("applied")
             after = blue_green_tables.shapes(green)
-            return blue_green_tables.refuse_changes(
+            carried = blue_green_tables.refuse_changes(
                 live, green, before, after, change.database, more=blue_green_sequences.refused
             )
+            return carried, blue_green_record.applied(done)
 
     def _wait_until_copied(self, green: Connection) -> None:
         change, told = self.change, 0.0
@@ -303,19 +307,27 @@ def compare(change: Change, tables: Sequence[blue_green_tables.Carried]) -> dict
 
 
 def change_over(
-    change: Change, migrations: Sequence[Mapping[str, Any]], *, confirmed: bool, check_only: bool = False
+    change: Change,
+    migrations: Sequence[Mapping[str, Any]],
+    *,
+    confirmed: bool,
+    check_only: bool = False,
+    run: ledger.Run | None = None,
 ) -> dict[str, Any]:
     """Compare once more, then let the new database take the place of the live one.
 
     :param confirmed: the name of the database was typed.
-    :return: as ``swap.Swap.run``, with versions, ``compared`` and ``left``, what could not be taken away afterwards.
+    :param run: for the ledger.
+    :return: as ``swap.Swap.run``, with what ``blue_green_record.told`` tells, ``compared`` and ``left``, what could not be taken away afterwards.
     :raises PgopsError: refused or failed; the live database is the one that it was, and the two are kept in step further.
     """
     with blue_green_change.alone(change) as conn:
         if not check_only and confirmed:
-            ended = blue_green_change.finish_swap(change, conn)
-            if ended["state"] == "recorded":
-                return {**ended, "left": _cleaned(change, conn), "changed": True}
+            ended = blue_green_record.over(change, conn)
+            blue_green_change.finish_swap(change, conn)
+            if ended:
+                record = blue_green_record.replaced(change, conn, ended["aside"]) or {}
+                return _over(change, conn, migrations, record, run, {**ended, "resumed": True})
         found = blue_green_change.look(change, conn)
         record = _refuse_unready(change, found, migrations)
         with closing(change.connect(change.live_target)) as live, closing(change.connect(change.green_target)) as green:
@@ -332,16 +344,46 @@ def change_over(
             settle(change, live, green)
             _refuse_moved(change, live, record)
         compared = compare(change, tables)
-        done = _swap(change, record)
-        left = _cleaned(change, conn)
+        return _over(change, conn, migrations, record, run, {**_swap(change, record), "compared": compared})
+
+
+def _over(
+    change: Change,
+    conn: Connection,
+    migrations: Sequence[Mapping[str, Any]],
+    record: Mapping[str, Any],
+    run: ledger.Run | None,
+    done: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Behind the renames: write the run down, and take away what is left."""
+    if run is not None:
+        blue_green_record.keep_run(change, run)
     return {
         **done,
-        "versions": record["versions"],
-        "compared": compared,
-        "left": left,
+        **blue_green_record.told(record, migrations),
+        "left": _cleaned(change, conn),
         "state": "changed_over",
         "changed": True,
     }
+
+
+def begin(change: Change, migrations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Look whether a change-over can begin, and lift the fence of one that was cut off: nothing can be planned behind it.
+
+    :return: ``state``, and ``told`` in words. :raises PgopsError: as :func:`change_over` before it compares.
+    """
+    with blue_green_change.alone(change) as conn:
+        if blue_green_record.over(change, conn):
+            return {
+                "state": "changed_over",
+                "told": ["the names were swapped by a run that was cut off; what is left of it is done now"],
+            }
+        ended = blue_green_change.finish_swap(change, conn)
+        _refuse_unready(change, blue_green_change.look(change, conn), migrations)
+        return {
+            "state": READY,
+            "told": [] if ended["state"] == swap.NOTHING else ["the fence of a run that was cut off is lifted"],
+        }
 
 
 def _refuse_unready(
