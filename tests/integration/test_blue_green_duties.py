@@ -5,20 +5,20 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import audit_entry, blue_green, ledger
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
 from support.blue_green import RUN, WIDE, change_of, connection_of, fill, killed, prepared, slots, versions
 from support.engine import target_of
 from support.server import OWNER
 from support.site import Playbook
 from support.tree import TestTree
+from support.webhook import Webhook
 
 DATABASE = "clinic"
 ASSESSED = {
@@ -44,7 +44,7 @@ def site(cluster: Any, tmp_path: Path) -> Iterator[Playbook]:
     cluster.execute("COMMENT ON COLUMN students.name IS 'PHI: name'", database=DATABASE)
     made.variables |= {
         "pgops_sql": str(tree.folder), "blue_green_connection": connection_of(cluster), "audit_phi_logging": True,
-        "audit_phi_required": True, "backup_level_required": 0,
+        "audit_phi_required": True,
     }  # fmt: skip
     yield made
     blue_green.give_up(change_of(cluster, target))
@@ -71,8 +71,10 @@ def ended(site: Playbook) -> list[dict[str, Any]]:
     return [row[0] for row in rows]
 
 
-def phases(result: Any) -> list[str]:
-    return [step["phase"] for step in result.json["steps"]]
+def phases(site: Playbook, result: Any) -> set[str]:
+    """What the run has begun."""
+    events = Journal(site.state, "local", result.json["run_id"]).events()
+    return {str(event["phase"]) for event in events if event["event"] == "phase_started"}
 
 
 def is_live(site: Playbook) -> bool:
@@ -172,7 +174,7 @@ def test_a_version_whose_row_is_missing_is_told_of_a_change_over_too(cluster: An
 def test_nobody_changes_phi_over_that_is_not_assessed_and_a_refusal_opens_no_log(site: Playbook, cluster: Any) -> None:
     refused = site("blue_green.yml", blue_green_stage="prepare")
     assert refused.rc == 2 and f"{WIDE} touch PHI, and nobody has named" in refused.json["error"]["message"]
-    assert slots(cluster, DATABASE) == 0 and "phi_open" not in phases(refused)
+    assert slots(cluster, DATABASE) == 0 and "phi_open" not in phases(site, refused)
     prepare(site)
     refused = change_over(site, audit_privacy_officer="Mary Seacole")
     assert refused.rc == 2 and "audit_privacy_assessment" in refused.json["error"]["message"]
@@ -181,11 +183,11 @@ def test_nobody_changes_phi_over_that_is_not_assessed_and_a_refusal_opens_no_log
     for typed in ({"gate_required": True}, {"migrate_windows": SHUT}, {"migrate_review_required": True}):
         site.variables |= typed
         shut = change_over(site, **ASSESSED)
-        assert shut.rc == 2 and not {"phi_open", "phi_close"} & set(phases(shut)), shut.output
+        assert shut.rc == 2 and not {"phi_open", "phi_close"} & phases(site, shut), shut.output
         site.variables |= {"gate_required": False, "migrate_windows": [], "migrate_review_required": False}
     unsure = site("blue_green.yml", blue_green_stage="change_over", **ASSESSED)
     assert unsure.rc == 2 and f"blue_green_confirm={DATABASE}" in unsure.output
-    assert "phi_open" not in phases(unsure) and not is_live(site)
+    assert "phi_open" not in phases(site, unsure) and not is_live(site)
 
 
 @pytest.mark.slow
@@ -242,51 +244,40 @@ def test_a_typed_variable_lets_a_change_over_off_nothing(playbook: Playbook, var
 # -- who is told -------------------------------------------------------------------------------------------------------------
 
 
-class Chat(BaseHTTPRequestHandler):
-    """Keeps what is posted."""
-
-    def do_POST(self) -> None:
-        self.server.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))  # type: ignore[attr-defined]
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_words: Any) -> None:
-        pass
-
-
 @pytest.fixture
-def told() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    server = HTTPServer(("127.0.0.1", 0), Chat)
-    server.told = []  # type: ignore[attr-defined]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/", server.told  # type: ignore[attr-defined]
-    server.shutdown()
-    server.server_close()
+def hook() -> Iterator[Webhook]:
+    with Webhook() as made:
+        yield made
 
 
 @pytest.mark.slow
 def test_people_are_told_when_it_begins_when_it_ends_and_when_it_fails(
-    site: Playbook, cluster: Any, told: tuple[str, list[dict[str, Any]]]
+    site: Playbook, cluster: Any, hook: Webhook
 ) -> None:
-    where, heard = told
+    def heard() -> list[dict[str, Any]]:
+        found = [json.loads(body) for body in hook.bodies]
+        hook.bodies.clear()
+        return found
+
     events = ["planned", "started", "succeeded", "failed", "rolled_back", "completed"]
     site.variables |= {
-        "pgops_webhook": where, "pgops_webhook_form": "json", "pgops_notify_events": events, "audit_phi_logging": False,
+        "pgops_webhook": hook.url, "pgops_webhook_form": "json", "pgops_notify_events": events, "audit_phi_logging": False,
         "audit_phi_required": False,
     }  # fmt: skip
     done = site("blue_green.yml", blue_green_stage="prepare")
     assert done.rc == 0, done.output
-    assert [(one["event"], one["versions"]) for one in heard] == [("planned", [WIDE])]
-    assert "is prepared, and nothing is changed over yet" in heard[0]["text"]
-    heard.clear()
+    (planned,) = heard()
+    assert (planned["event"], planned["versions"]) == ("planned", [WIDE])
+    assert "is prepared, and nothing is changed over yet" in planned["text"]
     assert site("blue_green.yml").rc == 0
-    assert heard == [], "who looks tells nobody"
+    assert heard() == [], "who looks tells nobody"
     cluster.execute("ALTER EVENT TRIGGER pgops_blue_green_ddl DISABLE", database=DATABASE)
     assert change_over(site).rc == 2
-    assert [one["event"] for one in heard] == ["failed"], "what was not begun is not told as begun"
-    heard.clear()
+    assert [one["event"] for one in heard()] == ["failed"], "what was not begun is not told as begun"
     cluster.execute("ALTER EVENT TRIGGER pgops_blue_green_ddl ENABLE ALWAYS", database=DATABASE)
     over = change_over(site)
     assert over.rc == 0, over.output
-    assert [one["event"] for one in heard] == ["started", "succeeded", "completed"]
-    assert heard[0]["databases"] == [{"host": "local-1", "database": DATABASE}] and heard[0]["playbook"] == "blue_green"
+    all_of_it = heard()
+    assert [one["event"] for one in all_of_it] == ["started", "succeeded", "completed"]
+    assert all_of_it[0]["databases"] == [{"host": "local-1", "database": DATABASE}]
+    assert all_of_it[0]["playbook"] == "blue_green"
