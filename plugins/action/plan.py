@@ -79,7 +79,7 @@ class ActionModule(MigrationAction):
 
     @property
     def _is_blue_green(self) -> bool:
-        return self._task.args.get("strategy") == BLUE_GREEN
+        return str(self._task.args.get("strategy")) == BLUE_GREEN
 
     def _rate(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
         """R11.5: a level is declared, and read off the statements; the higher one counts."""

@@ -60,7 +60,7 @@ class Duties:
         return self.templar.template(value)
 
     def _is_on(self, name: str) -> bool:
-        return boolean(self.first_of(name) or False, strict=False)
+        return bool(boolean(self.first_of(name) or False, strict=False))
 
     def settled(self) -> dict[str, Any]:
         """:return: what a run that becomes an incident is recorded with. :raises Refusal: something of that is not settled."""
