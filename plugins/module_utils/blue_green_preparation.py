@@ -82,8 +82,9 @@ class Preparation:
                 for v in self.migrations
                 if str(v["version"]) in self.versions
             }
+            # The run under which the ledger of the new database has the versions: their rows are looked for by it.
             record: dict[str, Any] = {
-                "run_id": change.work.run_id, "at": _now(), "versions": self.versions, "checksums": checksums,
+                "run_id": self.way.run.id, "at": _now(), "versions": self.versions, "checksums": checksums,
             }  # fmt: skip
             blue_green_state.freeze(live, record)
             change.after("frozen")
