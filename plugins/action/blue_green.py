@@ -6,23 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
-    batches,
-    blackouts,
-    break_glass,
-    gate_verdict,
-    windows,
-)
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, blue_green_gate, run_parts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.role_values import of_roles
 
 # By the word of blue_green_stage what the module is asked for.
-STATES = {"prepare": "prepared", "change_over": "changed_over", "give_up": "absent", "status": "told"}
+BEGIN = "begin"
+STATES = {"prepare": "prepared", BEGIN: "begun", "change_over": "changed_over", "give_up": "absent", "status": "told"}
 # Variables of the apply, by which the versions run in the empty copy too.
 _OF_ROLES = {
     "index_workers": "migrate_index_workers",
@@ -38,8 +32,20 @@ class ActionModule(MigrationAction):
     PHASE = "blue_green"
     MODULE = "blue_green"
     LIVE = True
-    # What this change-over has gone past, in the words of the gate.
-    _glass: Mapping[str, Any] | None = None
+    # What the gate of a change-over has said, and what was gone past.
+    _verdict: Mapping[str, Any] = MappingProxyType({})
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """One stage; before a change-over its gate, which has nothing to say to who only looks."""
+        # Instances are made for each task.
+        self.PHASE = "gate" if self._is_gate else self.PHASE
+        if self._is_gate and self._task.check_mode:
+            return {"changed": False, "skipped": True}
+        return super().run(tmp, task_vars)
+
+    @property
+    def _is_gate(self) -> bool:
+        return str(self._task.args.get("stage")) == BEGIN
 
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the module's arguments, with the rendered tree. :raises AnsibleActionFail: the change-over may not begin now."""
@@ -47,67 +53,66 @@ class ActionModule(MigrationAction):
         stage = str(arguments.pop("stage"))
         arguments["state"] = STATES[stage]
         answer = batches.names(arguments.pop("answer", None))
-        declared, days = arguments.pop("windows", None), arguments.pop("blackouts", None)
-        if stage == "change_over":
-            arguments["confirmed"] = sorted(answer) == sorted(self.pgops(task_vars, "databases") or [])
-            if arguments["confirmed"] and not self._task.check_mode:
-                self._refuse_now(task_vars, declared or [], days or [])
-        if stage in ("prepare", "change_over"):
+        given = {name: arguments.pop(name, None) for name in ("windows", "blackouts")}
+        confirmed = sorted(answer) == sorted(self.pgops(task_vars, "databases") or [])
+        if self._is_gate:
+            self._refuse_other_stage(task_vars, run_parts.CHANGE_OVER)
+            self._verdict = blue_green_gate.verdict(self, task_vars, given) if confirmed else {}
+            # Who has not named the databases is shown what would be done, and refused behind that.
+            arguments["state"] = STATES[BEGIN] if confirmed else STATES[run_parts.CHANGE_OVER]
+        elif stage in (run_parts.PREPARE, run_parts.CHANGE_OVER):
+            self._refuse_other_stage(task_vars, stage)
+            self._refuse_left_out(task_vars, stage)
+            if stage == run_parts.CHANGE_OVER:
+                arguments["confirmed"] = confirmed
+        if stage in (BEGIN, run_parts.PREPARE, run_parts.CHANGE_OVER):
             arguments["migrations"] = self.rendered_tree(task_vars)
             arguments["run"] = self.run_of(task_vars)
         arguments.update(of_roles(self, _OF_ROLES, task_vars, arguments))
         return arguments
 
-    def _refuse_now(self, task_vars: dict[str, Any], declared: list[Any], days: list[Any]) -> None:
-        """Approvals of the gate hold for a rehearsal, and such a version has none: there the change-over needs the broken glass."""
-        again = self.again(task_vars)
-        try:
-            glass = self.break_glass(task_vars)
-            open_windows, standing = windows.read(declared), blackouts.read(days)
-        except PgopsError as fault:
-            raise AnsibleActionFail(f"{fault.message}; {fault.hint}") from None
-        except (windows.NotUnderstood, blackouts.NotUnderstood) as fault:
-            raise AnsibleActionFail(f"Nothing was changed over: {fault}.") from None
-        given = self._templar.template(task_vars.get("gate_required"))
-        environment = str(self.run_fact(task_vars).get("environment") or "")
-        gated = gate_verdict.required(given, environment, self.pgops(task_vars, "production_environments"))
-        change = {"version": "change_over", "name": "", "risk": "HIGH"}
-        shut = windows.shut(
-            [change], open_windows, at_any_time=(), required=False, waived=(), now=datetime.now(UTC), blackouts=standing
-        )
-        if glass is not None:
-            past = [
-                *(["the approvals of a rehearsal"] if gated else []),
-                *(f"an open window: it {one.why}" for one in shut),
-                *(self.run_fact(task_vars).get("past") or []),
-            ]
-            self._glass = {**glass, "told": break_glass.shout(glass, past), "past": past}
-            self.say(self._glass["told"])
-            return
-        if gated:
+    def _refuse_other_stage(self, task_vars: dict[str, Any], stage: str) -> None:
+        """The guard asks for what a stage owes, by the variables as they were when the run began."""
+        run = self.run_fact(task_vars)
+        if run.get("stage") not in (stage, run_parts.CHANGE_OVER):
             raise AnsibleActionFail(
-                "Nothing was changed over: this environment has a gate, whose approvals hold for a rehearsal, and a blue-green version has "
-                f"none. With -e gate_break_glass_by, _expires and _reason, which the audit keeps: {again}"
+                f"Nothing was begun: this task is at the stage {stage}, and the run began as {run.get('stage') or 'another playbook'}. "
+                f"Then: {self.command(task_vars, PLAYBOOK, {'blue_green_stage': stage})}"
             )
-        if shut:
-            raise AnsibleActionFail(f"Nothing was changed over: it {shut[0].why}. In a window: {again}")
+
+    def _refuse_left_out(self, task_vars: dict[str, Any], stage: str) -> None:
+        """The plan tells what is reviewed and what touches PHI, and the gate whether it may begin at all."""
+        run, owed = self.run_fact(task_vars), ["plan"]
+        if stage == run_parts.CHANGE_OVER and not self._task.check_mode:
+            owed.insert(0, "gate")
+        missing = [phase for phase in owed if phase not in run]
+        if missing:
+            raise AnsibleActionFail(
+                f"Nothing was begun: this run has no {' and no '.join(missing)} (left out by --start-at-task?). Then: {self.again_whole(task_vars)}"
+            )
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Say what was compared, what clients noticed, and the command that comes next."""
         commands: list[str] = []
         for database, found in (result.get("databases") or {}).items():
-            if self._glass:
-                found["gate"] = {"break_glass": self._glass}
+            if self._is_gate and self._verdict:
+                found["gate"] = self._verdict
             commands += self._tell(task_vars, database, found)
         stage = str(self._task.args.get("stage"))
+        if self._is_gate:
+            stage = run_parts.CHANGE_OVER
         if result.get("failed"):
             if result.get("reason") == "strategy" or result.get("pending_swap"):
                 return result
             again = "give_up" if result.get("reason") in ("broken", "moved", "different", "edited") else stage
             result["next"] = [self._stage(task_vars, again)]
-        elif stage == "change_over" and not any("outage_ms" in f or f.get("left") for f in result["databases"].values()) and not (
-            self._task.check_mode
-        ):  # fmt: skip
+        elif self._is_gate and self._verdict:
+            return result
+        elif (
+            stage == run_parts.CHANGE_OVER
+            and not self._task.check_mode
+            and not any("aside" in found for found in result["databases"].values())
+        ):
             names = ",".join(str(name) for name in result["databases"])
             command = self._stage(task_vars, "change_over", blue_green_confirm=names)
             result.update(
@@ -130,8 +135,10 @@ class ActionModule(MigrationAction):
             )
         if found.get("removed"):
             self.say(f"{database}: taken away: {', '.join(found['removed'])}")
-        if "outage_ms" in found:
+        if "aside" in found:
             return self._tell_over(task_vars, database, found)
+        if self._is_gate and self._verdict:
+            return []
         if found.get("why"):
             self.say(f"{database}: LEFT: {found['green']} cannot go on: {found['why']}; its slot may hold back WAL")
             return [self._stage(task_vars, "give_up")]
@@ -152,9 +159,14 @@ class ActionModule(MigrationAction):
         return []
 
     def _tell_over(self, task_vars: dict[str, Any], database: str, found: Mapping[str, Any]) -> list[str]:
+        how = (
+            f"clients were kept out for {found['outage_ms']:.0f} ms"
+            if "outage_ms" in found
+            else "by a run that was cut off"
+        )
         self.say(
-            f"{database}: changed over to {', '.join(found['versions'])}, clients were kept out for {found['outage_ms']:.0f} ms; the replaced "
-            f"database is kept as {found['aside']}, closed to clients"
+            f"{database}: changed over to {', '.join(found['versions'])}, {how}; the replaced database is kept as {found['aside']}, closed to "
+            "clients"
         )
         for entry in (found.get("sequences") or {}).get("left") or []:
             self.say(f"{database}: the sequence {entry['sequence']} was not moved: {entry['why']}")

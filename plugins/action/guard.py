@@ -9,7 +9,7 @@ import getpass
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ansible import context
@@ -94,6 +94,7 @@ class ActionModule(UnbrokenAction):
             batches,
             execution_environment,
             resumed_run,
+            run_duties,
             typed_commands,
         )
         from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
@@ -133,9 +134,19 @@ class ActionModule(UnbrokenAction):
         hooks = self._hooks(variables_of)
         self._check_batches(variables_of, given, limit or environment, groups["all"])
         playbook = self._playbook()
-        incident = self._incident(
-            variables_of, environment in production, playbook, phases, given, limit or environment
+        tags = {name: [str(tag) for tag in context.CLIARGS.get(name) or []] for name in ("tags", "skip_tags")}
+        duties = run_duties.Duties(
+            variables_of=variables_of,
+            templar=self._templar,
+            typed=load_extra_vars(self._loader),
+            given=given,
+            run={"playbook": playbook, "phases": phases, "check_mode": bool(self._task.check_mode), **tags},
+            environment=environment,
+            is_production=environment in production,
+            limit=limit or environment,
+            say=display.display,
         )
+        incident = duties.settled()
         told = {
             "playbook": playbook,
             "environment": environment,
@@ -151,8 +162,8 @@ class ActionModule(UnbrokenAction):
             from ansible_collections.whitecross.pgops.plugins.plugin_utils import gate_verdict, required_copies
 
             gate_verdict.refuse_left_out(variables_of, phases, environment, production)
-            self._ask(phases, required_copies.refuse_placeless, variables_of, phases, told, limit or environment)
-            self._warn_of_watch(variables_of)
+            duties.ask(required_copies.refuse_placeless, variables_of, phases, told, limit or environment)
+            run_duties.warn_of_watch(variables_of, display.warning)
 
         try:
             who = os.environ.get("SUDO_USER") or getpass.getuser()
@@ -171,14 +182,14 @@ class ActionModule(UnbrokenAction):
             "hosts": [str(host) for host in hosts],
             "canary": batches.names(load_extra_vars(self._loader).get("migrate_canary")),
             "phases": phases,
-            **self._tags(),
+            **tags,
             # Names only: a value may be a password.
             "extra_variables": sorted(str(name) for name in load_extra_vars(self._loader) if name not in _NOT_EXTRA),
         }
         run.update(incident)
         if past:
             run["past"] = past
-        self._refuse_left_out(run, given, variables_of, environment in production)
+        duties.refuse_left_out(run)
         resumed = resumed_run.take_up(run, str(self._value(task_vars, "pgops_run_id") or ""), state, given)
         part_of = str(task_vars.get("__pgops_part_of") or "")
         if is_run_id(part_of):
@@ -211,33 +222,6 @@ class ActionModule(UnbrokenAction):
             f", started {run['started']}{', check mode: nothing is written' if self._task.check_mode else ''}"
         )
         return {"changed": False, "run": run, "ansible_facts": {"__pgops_run": run}}
-
-    def _refuse_left_out(
-        self, run: dict[str, Any], given: dict[str, Any], variables_of: dict[str, Any], is_production: bool
-    ) -> None:
-        """Where tags leave the plan out as well, nothing else is left that could ask before the application is taken away."""
-        from ansible.module_utils.parsing.convert_bool import boolean
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils import gate_verdict, run_parts, typed_commands
-
-        if "plan" not in run["phases"] or run_parts.is_taken("plan", run):
-            return
-        environment = run["environment"]
-        production = [environment] if is_production else []
-        # A template says nothing here; where it means yes, the apply refuses.
-        asked = [variables.get("gate_required") for variables in variables_of.values()]
-        missing = run_parts.left_out(
-            run,
-            production=is_production,
-            gated=any(gate_verdict.required(one, environment, production) for one in asked),
-            assessed=boolean(self._first_of(variables_of, "audit_phi_required") or False, strict=False),
-        )
-        if missing:
-            raise environments.Refusal(
-                f"Nothing was begun: {run_parts.told(missing)}, and {environment} applies nothing without",
-                typed_commands.again(
-                    typed_commands.whole({**run, typed_commands.GIVEN: given}), run["limit"] or environment
-                ),
-            )
 
     def _refuse_eased(self, run: dict[str, Any], hosts: list[str], task_vars: dict[str, Any], limit: str) -> list[str]:
         """:return: what a broken glass lets pass of the inventory. :raises Refusal: no glass is broken."""
@@ -302,109 +286,6 @@ class ActionModule(UnbrokenAction):
                 raise environments.Refusal(f"{wrong}; correct it where it is set (for {host})")
             found.update(application_hooks.declared(variables))
         return [kind for kind in application_hooks.KINDS if kind in found]
-
-    def _first_of(self, variables_of: dict[str, Any], name: str) -> Any:
-        """:return: the value of the first host that has one; a template of another host is not the guard's to read."""
-        value = next((variables[name] for variables in variables_of.values() if variables.get(name)), None)
-        return self._templar.template(value)
-
-    def _incident(
-        self,
-        variables_of: dict[str, Any],
-        is_production: bool,
-        playbook: str,
-        phases: list[str],
-        given: dict[str, Any],
-        limit: str,
-    ) -> dict[str, Any]:
-        """:return: what a run that becomes an incident is recorded with. :raises Refusal: something of that is not settled."""
-        from ansible.module_utils.parsing.convert_bool import boolean
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils import contacts, incident_rules, typed_commands
-
-        run = {typed_commands.GIVEN: given, "command": environments.typed_command()}
-        people = self._first_of(variables_of, "pgops_contacts") if is_production else None
-        why = (
-            " ".join(str(self._first_of(variables_of, "rollback_reason") or "").split())
-            if playbook == "rollback"
-            else ""
-        )
-        if is_production and playbook == "migrate":
-            self._ask(phases, incident_rules.refuse_uncalled, people, run, limit)
-        if playbook == "migrate":
-            why = " ".join(str(self._first_of(variables_of, "audit_justification") or "").split())
-            if is_production and boolean(
-                self._first_of(variables_of, "audit_justification_required") or False, strict=False
-            ):
-                self._ask(phases, incident_rules.refuse_unjustified, why, run, limit)
-        if is_production and playbook == "rollback":
-            incident_rules.refuse_without_reason(why, self._first_of(variables_of, "rollback_strategy"), run, limit)
-        planned = self._planned(variables_of, is_production, run, limit) if playbook == "rollback" else {}
-        automatic = self._first_of(variables_of, "migrate_auto_rollback") if playbook == "migrate" else False
-        if boolean(automatic or False, strict=False):
-            reason = str(self._first_of(variables_of, "migrate_auto_rollback_reason") or "")
-            asking = [name for name in incident_rules.ASKING if context.CLIARGS.get(name)]
-            typed = [str(name) for name in load_extra_vars(self._loader)]
-            incident_rules.refuse_automatic(reason, is_production, typed, asking, run, limit)
-        known = {"production": is_production, "contacts": contacts.known(people), "why": why, **planned}
-        return {name: value for name, value in known.items() if value}
-
-    @staticmethod
-    def _tags() -> dict[str, list[str]]:
-        return {name: [str(tag) for tag in context.CLIARGS.get(name) or []] for name in ("tags", "skip_tags")}
-
-    def _ask(self, phases: list[str], refuse: Callable[..., None], *about: Any) -> None:
-        """For a migration: who only looks is told what will be missing. :raises Refusal: it is one that applies."""
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils import run_parts
-
-        run = {
-            "playbook": "migrate",
-            "check_mode": bool(self._task.check_mode),
-            "phases": phases,
-            **self._tags(),
-        }
-        try:
-            refuse(*about)
-        except environments.Refusal as refusal:
-            if run_parts.changes(run):
-                raise
-            display.display(f"will be missing: {str(refusal).partition('; type: ')[0]}")
-
-    def _planned(
-        self, variables_of: dict[str, Any], is_production: bool, run: dict[str, Any], limit: str
-    ) -> dict[str, Any]:
-        """:return: ``emergency`` and ``window`` of a rollback. :raises Refusal: it has no plan, or no window and is no emergency."""
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils import rollback_plan
-
-        given = {name: self._first_of(variables_of, name) for name in rollback_plan.VARIABLES}
-        windows_of = {
-            host: self._templar.template(variables.get("migrate_windows")) for host, variables in variables_of.items()
-        }
-        facts = rollback_plan.settled(given, windows_of, is_production, bool(self._task.check_mode), run, limit)
-        if facts.get("window"):
-            display.display(rollback_plan.line(facts))
-        return facts
-
-    @staticmethod
-    def _warn_of_watch(variables_of: dict[str, Any]) -> None:
-        """A watch of minutes that looks at no application is hardly what was meant."""
-        minutes = {}
-        for host, variables in variables_of.items():
-            given = str(variables.get("migrate_watch") or 0)
-            # A template is no number, and that of another host not the guard's to read.
-            if given.replace(".", "", 1).isdigit() and float(given) > 0:
-                minutes[host] = given
-        if not minutes:
-            return
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils import application_hooks
-
-        probes = {application_hooks.variable(kind) for kind in application_hooks.PROBES}
-        bare = [host for host in minutes if not any(variables_of[host].get(name) for name in probes)]
-        if bare:
-            named = f" for {', '.join(bare[:3])}{f' and {len(bare) - 3} more' if len(bare) > 3 else ''}"
-            display.warning(
-                f"migrate_watch={minutes[bare[0]]} and neither hooks_health nor hooks_metrics is declared{named}: only the databases "
-                "are watched (transactions that roll back, indexes that become invalid, standbys), not the application"
-            )
 
     def _check_values(self, variables_of: dict[str, Any], given: dict[str, Any], limit: str) -> None:
         """A value that cannot be meant would quietly take the default, or fail in the middle of the run."""

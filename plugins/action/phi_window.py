@@ -52,7 +52,7 @@ class ActionModule(PgopsAction):
         lacking = phi_state.missing(self._task.args.get("assessment") or {})
         if lacking:
             asked = "; ".join(f"audit_{name}: {phi_state.ASSESSED[name]}" for name in lacking)
-            if self._task.check_mode or not run_parts.changes(self.run_fact(task_vars)):
+            if self._task.check_mode or not run_parts.touches(self.run_fact(task_vars)):
                 self.say(f"    PHI: {', '.join(versions)}: nobody has named {asked}; a run that applies is refused")
                 return
             raise AnsibleActionFail(

@@ -12,6 +12,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.module_utils import risk
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.strategies_of_versions import BLUE_GREEN, ONLINE
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     blackouts,
     gate_verdict,
@@ -42,7 +43,12 @@ class ActionModule(MigrationAction):
         """:return: the rendered tree and what of it is asked for."""
         waivers = self._waivers()
         self._refuse_own_evidence(task_vars)
-        return {"migrations": self.rendered_tree(task_vars), **self.selection(task_vars), "waive": waivers}
+        return {
+            "migrations": self.rendered_tree(task_vars),
+            **self.selection(task_vars),
+            "waive": waivers,
+            "strategy": str(self._task.args.get("strategy") or ONLINE),
+        }
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Show the plan, or how an applied file was edited."""
@@ -70,6 +76,10 @@ class ActionModule(MigrationAction):
         self._refuse_unreviewed(result, task_vars)
         self._refuse_shut(result, task_vars)
         return result
+
+    @property
+    def _is_blue_green(self) -> bool:
+        return str(self._task.args.get("strategy")) == BLUE_GREEN
 
     def _rate(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
         """R11.5: a level is declared, and read off the statements; the higher one counts."""
@@ -233,8 +243,7 @@ class ActionModule(MigrationAction):
 
     def _applies_nothing(self, task_vars: dict[str, Any]) -> bool:
         """:return: whether the playbook is one that only looks. A migration is let off nothing by a variable that somebody types."""
-        migrates = self.run_fact(task_vars).get("playbook") == "migrate"
-        return not migrates and self._truth(self._task.args.get("only_tell"))
+        return not run_parts.migrates(self.run_fact(task_vars)) and self._truth(self._task.args.get("only_tell"))
 
     def _only_tells(self, task_vars: dict[str, Any]) -> bool:
         """Without a write there is nothing to refuse."""
@@ -358,7 +367,8 @@ class ActionModule(MigrationAction):
             mine = of_versions(findings, {item["version"] for item in one["pending"]})
             if mine:
                 one["findings"] = [finding.as_dict() for finding in mine]
-        if errors and not self._applies_nothing(task_vars):
+        # An empty copy has no clients that would wait, and behind its preparation the text is fixed: there it is told.
+        if errors and not self._is_blue_green and not self._applies_nothing(task_vars):
             more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
             result.update(
                 failed=True,

@@ -55,7 +55,8 @@ class ActionModule(MigrationAction):
         return {"evidence": str(given)} if given else {}
 
     def _applied(self, task_vars: dict[str, Any]) -> dict[str, list[str]]:
-        done = self.run_fact(task_vars).get("apply") or {}
+        run = self.run_fact(task_vars)
+        done = run.get("apply") or run.get("blue_green") or {}
         return {
             database: [item["version"] for item in (found or {}).get("applied") or []]
             for database, found in done.items()
@@ -72,7 +73,7 @@ class ActionModule(MigrationAction):
         if result.get("failed") and result.get("databases"):
             commands = [self.command(task_vars, "verify.yml")]
             applied = sorted(version for versions in self._applied(task_vars).values() for version in versions)
-            if applied and self._is_of_versions(result):
+            if applied and "apply" in self.run_fact(task_vars) and self._is_of_versions(result):
                 # The first of this run, so that all of it goes.
                 commands.append(self.command(task_vars, "rollback.yml", {"rollback_through": applied[0]}))
             result.setdefault("next", commands)

@@ -290,10 +290,10 @@ class CallbackModule(CallbackBase):
             self._measure(report)
 
     def _is_to_change(self) -> bool:
-        """Whether this is a migration that applies what it finds."""
+        """Whether this is a migration that applies what it finds, or a change-over."""
         from ansible_collections.whitecross.pgops.plugins.plugin_utils import run_parts
 
-        return self._run.get("playbook") == "migrate" and run_parts.changes(self._run)
+        return run_parts.migrates(self._run) and run_parts.changes(self._run)
 
     def _tell_progress(self) -> None:
         """A migration that begins to change something, and one that is applied and verified, once for all hosts of a batch."""

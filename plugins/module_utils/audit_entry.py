@@ -108,12 +108,19 @@ def settle(conn: Connection, run_id: str, entry: Mapping[str, Any] | None, kept:
 
 
 def _lacking(conn: Connection, run_id: str, entry: Mapping[str, Any]) -> list[str]:
-    """What the run says of itself is no proof: each version has its own row, written with it."""
-    rows = fetch_all(conn, "SELECT DISTINCT event, version FROM pgops.audit WHERE run_id = %s", (run_id,))
-    there = {(row["event"], row["version"]) for row in rows}
-    done = [(item.get("status"), item.get("version")) for item in entry.get("migrations") or []]
-    owed = [*((event, version) for event, version in done if event in ("applied", "reverted")), (RUN_ENDED, None)]
-    return [str(version or event) for event, version in owed if (event, version) not in there]
+    """What the run says of itself is no proof: each version has its own row, written with it, or by the run that has prepared it."""
+    done = [
+        (item.get("run_id") or run_id, item.get("status"), item.get("version"))
+        for item in entry.get("migrations") or []
+    ]
+    rows = fetch_all(
+        conn,
+        "SELECT DISTINCT run_id, event, version FROM pgops.audit WHERE run_id = ANY (%s)",
+        ([run_id, *(str(run) for run, _event, _version in done)],),
+    )
+    there = {(row["run_id"], row["event"], row["version"]) for row in rows}
+    owed = [*(one for one in done if one[1] in ("applied", "reverted")), (run_id, RUN_ENDED, None)]
+    return [str(version or event) for run, event, version in owed if (run, event, version) not in there]
 
 
 def with_phi(conn: Connection, entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
-from datetime import datetime, timezone
 from typing import Any
 
 import psycopg2
@@ -21,47 +19,35 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     blue_green_change,
     blue_green_copy,
     blue_green_link,
-    blue_green_properties,
-    blue_green_sequences,
-    blue_green_state,
+    blue_green_record,
     blue_green_tables,
     blue_green_triggers,
     blue_green_versions,
     catalog,
     database_marks,
     disk_forecast,
-    locks,
+    ledger,
     migrate,
-    restore,
     standby_readers,
-    strategies_of_versions,
+    swap,
     swap_blockers,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_change import LEFT, NONE, READY, Change
-from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_compare import Comparison, arrived
+from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_preparation import (
+    Preparation,
+    compare,
+    settle,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_swap import ChangeOver
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
-    execute,
-    fetch_all,
     fetch_one,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks import FENCED, VERIFIED, Mark
+from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks import FENCED
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, as_pgops_error
-from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
-
-PREPARING = "preparing"
 
 # Sessions that a comparison or a change-over opens at most.
 _SESSIONS = 6
-_TELL_SECONDS = 2.0
-
-_MATERIALIZED = """
-SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name
-FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE c.relkind = 'm' AND n.nspname !~ '^pg_' ORDER BY c.oid
-"""
-
 
 # ------------------------------------------------------------------------------------------------------------------ prepare
 
@@ -96,7 +82,7 @@ def prepare(
         if check_only:
             return {**result, "state": NONE}
         try:
-            compared = _Preparation(change, conn, migrations, versions, way, connection).run()
+            compared = Preparation(change, conn, migrations, versions, way, connection).run()
         except BaseException as exc:  # noqa: BLE001 - whatever ends it, its slot must not stay
             raise _given_up(change, conn, exc) from None
     return {**result, "state": READY, "compared": compared, "seconds": round(time.monotonic() - began, 3)}
@@ -155,167 +141,31 @@ def _given_up(change: Change, conn: Connection, exc: BaseException) -> BaseExcep
     return why
 
 
-class _Preparation:
-    """The steps of :func:`prepare` that write."""
-
-    def __init__(
-        self,
-        change: Change,
-        conn: Connection,
-        migrations: Sequence[Mapping[str, Any]],
-        versions: list[str],
-        way: migrate.Way,
-        connection: str,
-    ) -> None:
-        self.change = change
-        self.conn = conn
-        self.migrations = migrations
-        self.versions = versions
-        self.way = way
-        self.connection = connection
-
-    def run(self) -> dict[str, Any]:
-        """:return: what was compared."""
-        change = self.change
-        with closing(change.connect(change.live_target)) as live:
-            # No other run writes into the ledger or changes a table while both are copied.
-            lock = locks.RunnerLock(live, control=change.work.control, tell=change.tell)
-            lock.acquire()
-            change.tell("freezing the schema of the live database")
-            checksums = {
-                str(v["version"]): str(v["rendered_checksum"])
-                for v in self.migrations
-                if str(v["version"]) in self.versions
-            }
-            record: dict[str, Any] = {
-                "run_id": change.work.run_id, "at": _now(), "versions": self.versions, "checksums": checksums,
-            }  # fmt: skip
-            blue_green_state.freeze(live, record)
-            change.after("frozen")
-            mark = self._create(live)
-            tables = self._shape(live)
-            with closing(change.connect(change.green_target)) as green:
-                blue_green_properties.follow(live, green)
-                record["triggers"] = blue_green_triggers.lower(green)
-                change.tell("waiting for open transactions, then copying the rows")
-                change.link.make(live, green, tables, self.connection, change.work.control)
-                record["fingerprint"] = catalog.fingerprint(catalog.inventory(live))
-                change.after("linked")
-                self._wait_until_copied(green)
-                change.after("copied")
-                settle(change, live, green)
-            change.tell("collecting statistics")
-            restore.analyze(change.green_target, change.work)
-            record["compared"] = compare(change, tables)
-            blue_green_state.write(live, record)
-            database_marks.set_mark(self.conn, change.green, replace(mark, state=VERIFIED))
-            return dict(record["compared"])
-
-    def _create(self, live: Connection) -> Mark:
-        change = self.change
-        properties = catalog.database_properties(live)
-        shown = database_marks.read_mark(properties["comment"])
-        properties["comment"] = shown.comment if shown else properties["comment"]
-        mark = Mark(
-            database_marks.GREEN, change.database, change.work.run_id, _now(), state=PREPARING, comment=properties["comment"]
-        )  # fmt: skip
-        change.tell(f"making {change.green}")
-        restore.create(self.conn, change.green, properties, mark, whole=True)
-        change.after("created")
-        return mark
-
-    def _shape(self, live: Connection) -> list[blue_green_tables.Carried]:
-        """Make the live shape in the new database and apply the versions to it, while it is empty."""
-        change = self.change
-        change.tell("copying the schema")
-        blue_green_copy.copy_schema(change.live_target, change.green_target, change.work)
-        blue_green_copy.copy_ledger(change.live_target, change.green_target, change.work)
-        # The role that migrates has to come in.
-        execute(
-            self.conn,
-            f"GRANT CONNECT ON DATABASE {_ident(self.conn, change.green)} TO {_ident(self.conn, str(change.target.user))}",
-        )
-        with closing(change.connect(change.green_target)) as green:
-            before = blue_green_tables.shapes(green)
-            change.tell(f"applying {', '.join(self.versions)} to {change.green}")
-            where = change.target.with_(database=change.green)
-            selection = Selection(target=self.versions[-1], strategy=strategies_of_versions.ANY)
-            migrate.apply(where, self.migrations, selection, self.way)
-            change.after("applied")
-            after = blue_green_tables.shapes(green)
-            return blue_green_tables.refuse_changes(
-                live, green, before, after, change.database, more=blue_green_sequences.refused
-            )
-
-    def _wait_until_copied(self, green: Connection) -> None:
-        change, told = self.change, 0.0
-        while True:
-            change.work.control.check()
-            change.link.refuse_broken(self.conn, change.settings)
-            ready, tables = change.link.copied(green)
-            if tables and ready == tables:
-                return
-            if time.monotonic() - told >= _TELL_SECONDS:
-                told = time.monotonic()
-                size = fetch_one(self.conn, "SELECT pg_catalog.pg_database_size(%s) AS bytes", (change.green,))
-                change.tell(
-                    "copying the rows", done=ready, total=tables, unit="tables",
-                    size_bytes=int(size["bytes"]) if size else None,
-                )  # fmt: skip
-            time.sleep(blue_green_link.POLL_SECONDS)
-
-
-def settle(change: Change, live: Connection, green: Connection) -> None:
-    """Wait until what was committed so far has come over, and fill the materialized views, of which no row is replicated.
-
-    :raises PgopsError: it does not come within ``settings.catch_up_seconds``.
-    """
-    change.tell("waiting for what was written meanwhile")
-    deadline = time.monotonic() + change.settings.catch_up_seconds
-    while not arrived(live, green, blue_green_link.POLL_SECONDS * 5):
-        change.work.control.check()
-        change.link.refuse_broken(live, change.settings)
-        if time.monotonic() > deadline:
-            raise PgopsError(
-                f"What is written into {change.database} does not come over into {change.green} within "
-                f"{change.settings.catch_up_seconds:g} s.",
-                database=change.database,
-                hint="The server applies it slower than clients write; prepare it when there is less load, or raise blue_green_catch_up.",
-                extra={"reason": "behind"},
-            )
-    forget = change.work.control.on_interrupt(green.cancel)
-    try:
-        for row in fetch_all(green, _MATERIALIZED):
-            execute(green, f"REFRESH MATERIALIZED VIEW {row['name']}")
-    finally:
-        forget()
-
-
-def compare(change: Change, tables: Sequence[blue_green_tables.Carried]) -> dict[str, Any]:
-    """:return: as :meth:`Comparison.run`."""
-    return Comparison(
-        change.target, change.green, application_name=change.work.application_name, progress=change.work.progress,
-        control=change.work.control,
-    ).run(tables)  # fmt: skip
-
-
 # -------------------------------------------------------------------------------------------------------------- change over
 
 
 def change_over(
-    change: Change, migrations: Sequence[Mapping[str, Any]], *, confirmed: bool, check_only: bool = False
+    change: Change,
+    migrations: Sequence[Mapping[str, Any]],
+    *,
+    confirmed: bool,
+    check_only: bool = False,
+    run: ledger.Run | None = None,
 ) -> dict[str, Any]:
     """Compare once more, then let the new database take the place of the live one.
 
     :param confirmed: the name of the database was typed.
-    :return: as ``swap.Swap.run``, with versions, ``compared`` and ``left``, what could not be taken away afterwards.
+    :param run: for the ledger.
+    :return: as ``swap.Swap.run``, with what ``blue_green_record.told`` tells, ``compared`` and ``left``, what could not be taken away afterwards.
     :raises PgopsError: refused or failed; the live database is the one that it was, and the two are kept in step further.
     """
     with blue_green_change.alone(change) as conn:
         if not check_only and confirmed:
-            ended = blue_green_change.finish_swap(change, conn)
-            if ended["state"] == "recorded":
-                return {**ended, "left": _cleaned(change, conn), "changed": True}
+            ended = blue_green_record.over(change, conn)
+            blue_green_change.finish_swap(change, conn)
+            if ended:
+                record = blue_green_record.replaced(change, conn, ended["aside"]) or {}
+                return _over(change, conn, migrations, record, run, {**ended, "resumed": True})
         found = blue_green_change.look(change, conn)
         record = _refuse_unready(change, found, migrations)
         with closing(change.connect(change.live_target)) as live, closing(change.connect(change.green_target)) as green:
@@ -332,16 +182,46 @@ def change_over(
             settle(change, live, green)
             _refuse_moved(change, live, record)
         compared = compare(change, tables)
-        done = _swap(change, record)
-        left = _cleaned(change, conn)
+        return _over(change, conn, migrations, record, run, {**_swap(change, record), "compared": compared})
+
+
+def _over(
+    change: Change,
+    conn: Connection,
+    migrations: Sequence[Mapping[str, Any]],
+    record: Mapping[str, Any],
+    run: ledger.Run | None,
+    done: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Behind the renames: write the run down, and take away what is left."""
+    if run is not None:
+        blue_green_record.keep_run(change, run)
     return {
         **done,
-        "versions": record["versions"],
-        "compared": compared,
-        "left": left,
+        **blue_green_record.told(record, migrations),
+        "left": _cleaned(change, conn),
         "state": "changed_over",
         "changed": True,
     }
+
+
+def begin(change: Change, migrations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Look whether a change-over can begin, and lift the fence of one that was cut off: nothing can be planned behind it.
+
+    :return: ``state``, and ``told`` in words. :raises PgopsError: as :func:`change_over` before it compares.
+    """
+    with blue_green_change.alone(change) as conn:
+        if blue_green_record.over(change, conn):
+            return {
+                "state": "changed_over",
+                "told": ["the names were swapped by a run that was cut off; what is left of it is done now"],
+            }
+        ended = blue_green_change.finish_swap(change, conn)
+        _refuse_unready(change, blue_green_change.look(change, conn), migrations)
+        return {
+            "state": READY,
+            "told": [] if ended["state"] == swap.NOTHING else ["the fence of a run that was cut off is lifted"],
+        }
 
 
 def _refuse_unready(
@@ -443,13 +323,3 @@ def status(change: Change) -> dict[str, Any]:
     """:return: as ``blue_green_change.look``; writes nothing and takes no lock."""
     with closing(change.connect(change.target.maintenance())) as conn:
         return {**blue_green_change.look(change, conn), "changed": False}
-
-
-def _ident(conn: Connection, name: str) -> str:
-    row = fetch_one(conn, "SELECT quote_ident(%s) AS name", (name,))
-    assert row is not None
-    return str(row["name"])
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -172,7 +172,7 @@ def take_away(change: Change, conn: Connection) -> list[str]:
         green and green.mark and green.mark.role == database_marks.GREEN and green.mark.database == change.database
     )
     before = change.link.look(conn)["there"]
-    with _opened(change, conn, aside):
+    with opened(change, conn, aside):
         change.link.drop([change.database, *aside, *([change.green] if ours else [])])
         for name in (change.database, *aside):
             with closing(change.connect(change.live_target.with_(database=name))) as session:
@@ -188,7 +188,7 @@ def take_away(change: Change, conn: Connection) -> list[str]:
 
 
 @contextmanager
-def _opened(change: Change, conn: Connection, names: list[str]) -> Iterator[None]:
+def opened(change: Change, conn: Connection, names: list[str]) -> Iterator[None]:
     """Let us into databases that were put aside, for the length of the block."""
     closed = [name for name in names if not (database_marks.database(conn, name) or _CLOSED).open]
     try:

@@ -6,12 +6,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import preview, strategies_of_versions
-from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_change import Change
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    blue_green_change,
+    blue_green_record,
+    preview,
+    strategies_of_versions,
+)
+from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_change import READY, Change
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Work
 
 
 def pending(change: Change, migrations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -30,6 +38,30 @@ def pending(change: Change, migrations: Sequence[Mapping[str, Any]]) -> list[Map
                 extra={"reason": "writes_rows", "version": str(version["version"])},
             )
     return chosen
+
+
+def looking(target: Target, run_id: str) -> Change:
+    """:return: a change that is only looked at."""
+    return Change(target, Work(run_id))
+
+
+def planned(change: Change, migrations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """:return: as ``preview.preview``, of the versions that a change-over would bring, or a preparation would apply; where only the end of a
+    change-over that was killed is missing, nothing is pending."""
+    with closing(change.connect(change.target.maintenance())) as conn:
+        if blue_green_record.over(change, conn):
+            return {
+                "pending": [], "later": [], "waiting": [], "applied": [], "risk": None, "state": {}, "tables": [], "table_bytes": {},
+                "prepared": "",
+            }  # fmt: skip
+        found = blue_green_change.look(change, conn)
+    if found["state"] != READY:
+        selection = Selection(strategy=strategies_of_versions.BLUE_GREEN)
+        return preview.preview(change.target, migrations, selection, run_id=change.work.run_id)
+    versions = [str(version) for version in found["record"]["versions"]]
+    selection = Selection(target=versions[-1], strategy=strategies_of_versions.ANY)
+    plan = preview.preview(change.target, migrations, selection, run_id=change.work.run_id)
+    return {**plan, "pending": [item for item in plan["pending"] if str(item["version"]) in versions]}
 
 
 def refuse_edited(change: Change, record: Mapping[str, Any], migrations: Sequence[Mapping[str, Any]]) -> None:

@@ -11,6 +11,7 @@ description:
   - With O(state=prepared) it makes a new database with the schema of the live one, applies the pending versions that declare
     C(strategy) V(blue_green) to it while it is empty, copies the rows by logical replication, keeps it in step and compares it by hashes. Clients
     work on; the schema is frozen from then on.
+  - With O(state=begun) it looks whether the change-over can begin, and lifts the fence of one that was killed.
   - With O(state=changed_over) it compares once more, carries the ledger across, fences both, waits for the last row, moves the sequences and swaps
     the names. The replaced database is kept, as by M(whitecross.pgops.swap).
   - With O(state=absent) it takes away whatever there is of it. With O(state=told) it only looks.
@@ -26,7 +27,7 @@ options:
     description:
       - What to do.
     type: str
-    choices: [prepared, changed_over, absent, told]
+    choices: [prepared, begun, changed_over, absent, told]
     default: told
   connection:
     description:
@@ -54,6 +55,10 @@ options:
       - With O(state=changed_over), whether the databases were named. Filled by the action plugin.
     type: bool
     default: false
+  directory:
+    description:
+      - The folder of the backups. The newest one of the database is told with O(state=changed_over), for the audit; none is made.
+    type: path
   reason:
     description:
       - Why, for the audit.
@@ -90,6 +95,22 @@ databases:
     compared:
       description: How many tables and rows were equal, and how long the writers of a table waited at most, in milliseconds.
       type: dict
+    applied:
+      description: Of a change-over the versions that it brought, as M(whitecross.pgops.apply) tells them, each with V(run_id), the run that
+        has prepared it and whose rows the audit has.
+      type: list
+      elements: dict
+    planned:
+      description: What the manifests of these versions declare, with their checksums.
+      type: list
+      elements: dict
+    tables:
+      description: The tables that they name.
+      type: list
+      elements: str
+    backup:
+      description: The newest backup of the database when it was changed over, with the level of its proof; V(null) where there is none.
+      type: dict
     aside:
       description: Where the replaced database is now.
       type: str
@@ -125,12 +146,17 @@ def main() -> None:
     """One stage of a blue-green change, database after database."""
     module = pgops_module.create_module(
         {
-            "state": {"type": "str", "choices": ["prepared", "changed_over", "absent", "told"], "default": "told"},
+            "state": {
+                "type": "str",
+                "choices": ["prepared", "begun", "changed_over", "absent", "told"],
+                "default": "told",
+            },
             "connection": {"type": "dict", "default": {}},
             "wal_limit_mb": {"type": "int", "default": 10240},
             "catch_up": {"type": "float", "default": 60},
             "pgbouncer": {"type": "dict", "default": {}},
             "confirmed": {"type": "bool", "default": False},
+            "directory": {"type": "path"},
             "reason": {"type": "str"},
             **pgops_module.TREE_OPTIONS,
             **pgops_module.LEDGER_RUN_OPTIONS,
@@ -139,7 +165,15 @@ def main() -> None:
     )
 
     def work() -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.module_utils import blue_green, migrate, pgbouncer, run_limits
+        from dataclasses import replace
+
+        from ansible_collections.whitecross.pgops.plugins.module_utils import (
+            blue_green,
+            blue_green_record,
+            migrate,
+            pgbouncer,
+            run_limits,
+        )
         from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_change import Change
         from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_link import Settings
         from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import end_on_sigterm
@@ -168,15 +202,20 @@ def main() -> None:
                 given["reason"],
             )
             try:
+                run = migrate.run_of(given["run_id"], given["run"], name)
                 if given["state"] == "prepared":
-                    way = migrate.Way(
-                        migrate.run_of(given["run_id"], given["run"], name), progress, control, lock_wait_s=given["lock_wait"], **limits
-                    )  # fmt: skip
+                    way = migrate.Way(run, progress, control, lock_wait_s=given["lock_wait"], **limits)
                     databases[name] = blue_green.prepare(change, given["migrations"], way, check_only=module.check_mode)
+                elif given["state"] == "begun":
+                    databases[name] = {**blue_green.begin(change, given["migrations"]), "changed": False}
                 elif given["state"] == "changed_over":
+                    # Seen before, so that the ledger names it; the swap makes none.
+                    backup = blue_green_record.newest_backup(given["directory"], name)
                     databases[name] = blue_green.change_over(
-                        change, given["migrations"], confirmed=given["confirmed"], check_only=module.check_mode
-                    )
+                        change, given["migrations"], confirmed=given["confirmed"], check_only=module.check_mode,
+                        run=replace(run, backup=backup),
+                    )  # fmt: skip
+                    databases[name]["backup"] = backup
                 elif given["state"] == "absent":
                     databases[name] = blue_green.give_up(change, check_only=module.check_mode)
                 else:

@@ -46,10 +46,17 @@ options:
     type: list
     elements: str
     default: []
+  strategy:
+    description:
+      - V(blue_green) tells what C(blue_green.yml) would apply, or bring by a change-over that is prepared; O(target), O(steps) and
+        O(allow_out_of_order) choose nothing there.
+    type: str
+    choices: [online, blue_green]
+    default: online
   only_tell:
     description:
-      - Tell what would end the run, lint included, and go on; for a playbook that applies nothing. C(migrate.yml) is not let off by it. Read by the
-        action plugin.
+      - Tell what would end the run, lint included, and go on; for a playbook that applies nothing. C(migrate.yml) and a change-over are not let
+        off by it. Read by the action plugin.
     type: bool
     default: false
   reviewed_by:
@@ -151,6 +158,7 @@ def main() -> None:
             "windows": {"type": "list", "elements": "dict", "default": []},
             "without_window": {"type": "list", "elements": "str", "default": ["LOW"]},
             "blackouts": {"type": "list", "elements": "str", "default": []},
+            "strategy": {"type": "str", "choices": ["online", "blue_green"], "default": "online"},
             "only_tell": {"type": "bool", "default": False},
             "reviewed_by": {"type": "str"},
             "review_required": {"type": "bool", "default": False},
@@ -159,9 +167,10 @@ def main() -> None:
     )
 
     def work() -> dict[str, Any]:
-        from ansible_collections.whitecross.pgops.plugins.module_utils import plan, preview
+        from ansible_collections.whitecross.pgops.plugins.module_utils import plan, preview, strategies_of_versions
 
         given = module.params
+        run_id = given["run_id"] or "plan"
         selection = plan.Selection(
             given["target"],
             given["steps"],
@@ -172,7 +181,13 @@ def main() -> None:
         databases = {}
         diff = []
         for name, target in pgops_module.targets(module).items():
-            found = preview.preview(target, given["migrations"], selection, run_id=given["run_id"] or "plan")
+            if given["strategy"] == strategies_of_versions.BLUE_GREEN:
+                # Most plans are none of these, and each import costs.
+                from ansible_collections.whitecross.pgops.plugins.module_utils import blue_green_versions
+
+                found = blue_green_versions.planned(blue_green_versions.looking(target, run_id), given["migrations"])
+            else:
+                found = preview.preview(target, given["migrations"], selection, run_id=run_id)
             prepared = found.pop("prepared")
             if prepared:
                 diff.append({"prepared": prepared})

@@ -20,6 +20,8 @@ _VERIFIED: Mapping[Any, str] = {True: "passed", False: "failed", None: "not run"
 # What takes a database back in time, by the phases of its run.
 _BACK = ("resume", "restore", "swap", "restore_database")
 _LOOKED_BACK = 20
+# Of a change-over: what was compared, how long clients were kept out, where the replaced database is, and whether it was only finished.
+_OVER = ("compared", "outage_ms", "aside", "settings", "left", "resumed")
 
 
 @cache
@@ -44,8 +46,11 @@ def entry(report: Mapping[str, Any], host: str, database: str, settings: Mapping
     """
     phases = dict((report["results"].get(host) or {}).get(database) or {})
     plan, backup, proof = (dict(phases.get(name) or {}) for name in ("plan", "backup", "prove"))
+    over = _change_over(phases)
+    backup = backup or dict(over.get("backup") or {})
+    proof = proof or backup
     versions = _versions(phases)
-    gate = _inner(phases, "gate") or _inner(phases, "gate", phase="blue_green")
+    gate = _inner(phases, "gate")
     rehearsal = _inner(phases, "rehearsal", phase="rehearse")
     verified = (phases.get("verify") or {}).get("passed")
     found = {
@@ -59,7 +64,9 @@ def entry(report: Mapping[str, Any], host: str, database: str, settings: Mapping
         "host": host,
         "database": database,
         "migrations": versions,
-        "tables_affected": sorted({*plan.get("tables", []), *((phases.get("apply") or {}).get("tables") or [])}),
+        "tables_affected": sorted(
+            {*plan.get("tables", []), *((phases.get("apply") or {}).get("tables") or []), *(over.get("tables") or [])}
+        ),
         "phi_impact": any(version["phi"] for version in versions),
         "risk": gate.get("risk") or plan.get("risk"),
         "justification": settings.get("justification") or report.get("why"),
@@ -80,6 +87,8 @@ def entry(report: Mapping[str, Any], host: str, database: str, settings: Mapping
     phi = _inner(phases, "phi_window", phase="phi_close")
     if phi:
         found["phi_window"] = phi
+    if over:
+        found["change_over"] = {name: over.get(name) for name in _OVER if name in over}
     return dict(without_secrets(found))
 
 
@@ -97,13 +106,19 @@ def _inner(phases: Mapping[str, Any], key: str, phase: str | None = None) -> dic
     return dict(found) if isinstance(found, Mapping) else {}
 
 
+def _change_over(phases: Mapping[str, Any]) -> dict[str, Any]:
+    """:return: the result of a blue-green change that has gone over; of its other stages nothing."""
+    found = phases.get("blue_green") or {}
+    return dict(found) if "applied" in found else {}
+
+
 def _versions(phases: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each version that was worked on, with what the plan knew of it."""
-    planned = {
-        str(item["version"]): item for item in (phases.get("plan") or {}).get("pending") or [] if "version" in item
-    }
+    over = _change_over(phases)
+    declared = [*(over.get("planned") or []), *((phases.get("plan") or {}).get("pending") or [])]
+    planned = {str(item["version"]): item for item in declared if "version" in item}
     found = []
-    for phase, word in (("apply", "applied"), ("revert", "reverted")):
+    for phase, word in (("apply", "applied"), ("revert", "reverted"), ("blue_green", "applied")):
         result = phases.get(phase) or {}
         for item in [*(result.get(word) or []), *(result.get("stopped") or [])]:
             if isinstance(item, Mapping) and item.get("version"):
@@ -136,6 +151,8 @@ def _version(item: Mapping[str, Any], planned: Mapping[str, Any], word: str) -> 
             if isinstance(index, Mapping)
         },
         "notes": list(item.get("notes") or []),
+        # Of another run, which has prepared it and wrote its rows.
+        **({"run_id": item["run_id"]} if item.get("run_id") else {}),
     }
 
 
@@ -148,6 +165,7 @@ def _log(
     """The execution log of the platform's handbook, as far as the run knows; a person signs off the rest."""
     done = {hook["kind"]: hook["done"] for hook in report["hooks"]}
     backup, verified = phases.get("backup") or {}, phases.get("verify") or {}
+    kept = backup.get("path") or _change_over(phases).get("aside")
     error = (report["error"] or {}).get("message")
     return {
         "before": {
@@ -169,7 +187,7 @@ def _log(
             "application_restarted": done.get("start", "not applicable"),
             "smoke_tests": done.get("smoke_test", "not applicable"),
             "performance_tests": done.get("metrics", "not applicable"),
-            "rollback_plan_prepared": "yes" if backup.get("path") else "no",
+            "rollback_plan_prepared": "yes" if kept else "no",
         },
         "issues": [*([error] if error else []), *_texts(settings.get("issues"))],
         "resolutions": _texts(settings.get("resolutions")),

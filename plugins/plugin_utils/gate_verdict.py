@@ -187,7 +187,7 @@ def broken(hosts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
         (phases.get(phase) or {}).get("gate") or {}
         for databases in hosts.values()
         for phases in databases.values()
-        for phase in ("gate", "gate_early", "blue_green")
+        for phase in ("gate", "gate_early")
     ]
     return list(dict.fromkeys(str(one["break_glass"]["told"]) for one in found if one.get("break_glass")))
 

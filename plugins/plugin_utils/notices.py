@@ -129,19 +129,25 @@ def of_plan(run: Mapping[str, Any], planned_for: str, places: Sequence[Mapping[s
 
 
 def of_look(report: Mapping[str, Any]) -> Notice | None:
-    """:return: of a migration that has planned and was to apply nothing, by its tags or its phases; None where nothing is pending."""
+    """:return: of a migration that has planned and was to apply nothing, by its tags or its phases, or that is prepared blue-green; None
+    where nothing is pending."""
     pending = {
         (str(host), str(name)): found["plan"]["pending"]
         for host, databases in report["results"].items()
         for name, found in databases.items()
         if (found.get("plan") or {}).get("pending")
     }
-    if report["playbook"] != "migrate" or not pending:
+    if report["playbook"] not in ("migrate", "blue_green") or not pending:
         return None
     run = {**report, "id": report["run_id"]}
     versions = sorted({str(item["version"]) for items in pending.values() for item in items})
+    done = (
+        "prepared, and nothing is changed over yet"
+        if report["playbook"] == "blue_green"
+        else "planned, and nothing was applied"
+    )
     text = (
-        f"pgops: {report['playbook']} in {report['environment']} is planned, and nothing was applied\n"
+        f"pgops: {report['playbook']} in {report['environment']} is {done}\n"
         f"database: {', '.join(f'{name} on {host}' for host, name in pending)}\nversions: {', '.join(versions)}\n{_by(run)}"
     )
     databases = [{"host": host, "database": name} for host, name in pending]
@@ -180,6 +186,8 @@ def tell(report: Mapping[str, Any], settings: Mapping[str, Any], databases: Sequ
     :raises NotNotified: somebody should have been
     """
     if report["playbook"] not in notification.NOTIFIED or report.get("check_mode"):
+        return False
+    if report["playbook"] == "blue_green" and not run_parts.touches(report):
         return False
     if report.get("ok", report["result"] == "succeeded") and not run_parts.changes(report):
         # It has looked, and that is all that there is to tell of it.

@@ -26,13 +26,15 @@ from ansible.module_utils.urls import open_url
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.time_limit import alarm
 
-NOTIFIED = ("migrate", "rollback")
+NOTIFIED = ("migrate", "rollback", "blue_green")
 # A chat that is down may cost a run so much and no more.
 TIMEOUT_S = 5.0
 
 _WORDS = {"succeeded": "complete", "failed": "FAILED", "interrupted": "INTERRUPTED"}
 # What a command may tell of its values: versions, numbers, names of databases.
-_PLAIN_VALUES = re.compile(r"(rollback_(through|keep|version|steps|strategy|confirm)|migrate_(target|steps))=[\w.:-]*")
+_PLAIN_VALUES = re.compile(
+    r"(rollback_(through|keep|version|steps|strategy|confirm)|migrate_(target|steps)|blue_green_(stage|confirm))=[\w.:-]*"
+)
 
 
 class NotNotified(Exception):

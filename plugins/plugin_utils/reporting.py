@@ -71,6 +71,7 @@ _RUN_KEYS = (
     "emergency",
     "window",
     "part_of",
+    "stage",
 )
 
 

@@ -30,7 +30,7 @@ def final_state(
     rows: Iterable[Mapping[str, Any]],
     hosts: Mapping[str, Mapping[str, Mapping[str, Any]]],
 ) -> str | None:
-    """How a migration or a rollback has left its databases; None for a playbook that is neither.
+    """How a migration, a change-over or a rollback has left its databases; None for a playbook that is none of these.
 
     ``complete``: everything was done that was asked for. ``failed``: nothing was changed. ``partial``: something was, and not
     everything was done or found well after it; also where the run was cut off while it changed something.
@@ -38,17 +38,22 @@ def final_state(
     :param rows: the phases, as the report has them
     :param hosts: host -> database -> phase -> result
     """
-    if playbook not in WITH_HOOKS:
+    if playbook not in (*WITH_HOOKS, "blue_green"):
         return None
     if ok:
         return COMPLETE
     rows = list(rows)
-    if any(row["phase"] in (*_CHANGES, "swap") and (unknown(row) or row["result"] == "changed") for row in rows):
+    if any(
+        row["phase"] in (*_CHANGES, "swap", "blue_green") and (unknown(row) or row["result"] == "changed")
+        for row in rows
+    ):
         return PARTIAL
     cut_off = {row.get("host") for row in rows if row["phase"] == "restore" and unknown(row)}
     for host, databases in hosts.items():
         for phases in databases.values():
-            if any((phases.get(phase) or {}).get("aside") for phase in ("swap", "resume")) or kept_cluster(phases):
+            if any(
+                (phases.get(phase) or {}).get("aside") for phase in ("swap", "resume", "blue_green")
+            ) or kept_cluster(phases):
                 return PARTIAL
             # A dump is restored beside the live database; a restore to a point in time ends with the change of the clusters.
             if host in cut_off and (phases.get("disclose") or {}).get("target"):

@@ -14,7 +14,9 @@ from typing import Any
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.environments import NEVER_OFF_IN_PRODUCTION
 
 # The tag of what changes a database.
-CHANGES_BY_TAG = {"migrate": "apply", "rollback": "rollback"}
+CHANGES_BY_TAG = {"migrate": "apply", "rollback": "rollback", "blue_green": "blue_green"}
+# The stages of a blue-green change that work on a database: the first makes a copy of it, the second lets that take its place.
+PREPARE, CHANGE_OVER = "prepare", "change_over"
 _CALLED = {"rehearse": "rehearsal"}
 
 
@@ -27,6 +29,8 @@ def is_taken(tag: str, run: Mapping[str, Any]) -> bool:
 
 def may_change(run: Mapping[str, Any]) -> bool:
     """:return: whether a run was to change a database: no check, and tags do not leave out what changes it."""
+    if run.get("playbook") == "blue_green" and run.get("stage") != CHANGE_OVER:
+        return False
     tag = CHANGES_BY_TAG.get(str(run.get("playbook")))
     return not run.get("check_mode") and (tag is None or is_taken(tag, run))
 
@@ -36,6 +40,17 @@ def changes(run: Mapping[str, Any]) -> bool:
     phases = run.get("phases")
     applies = run.get("playbook") != "migrate" or phases is None or "apply" in phases
     return may_change(run) and applies
+
+
+def migrates(run: Mapping[str, Any]) -> bool:
+    """:return: whether a run brings versions to the live database, or would without --check, tags and phases."""
+    return run.get("playbook") == "migrate" or (run.get("playbook") == "blue_green" and run.get("stage") == CHANGE_OVER)
+
+
+def touches(run: Mapping[str, Any]) -> bool:
+    """:return: whether a run works on the rows of a database: one that changes it, and one that makes a second copy of them."""
+    prepares = run.get("playbook") == "blue_green" and run.get("stage") == PREPARE and not run.get("check_mode")
+    return changes(run) or (prepares and is_taken("blue_green", run))
 
 
 def left_out(run: Mapping[str, Any], *, production: bool, gated: bool, assessed: bool) -> list[str]:
