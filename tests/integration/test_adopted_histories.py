@@ -160,6 +160,7 @@ def test_an_index_that_is_missing_of_a_version_that_fills_rows_is_repaired(targe
     assert repaired > RECORDS
 
 
+@pytest.mark.slow
 def test_a_version_that_its_own_up_cannot_complete_is_refused_before_anything_is_recorded(
     target: Any, sql: Path
 ) -> None:

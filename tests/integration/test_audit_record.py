@@ -139,6 +139,7 @@ def test_the_history_survives_a_rollback_by_restore_and_the_audit_holds(site: An
     assert (found.rc, found.document["anchors"]) == (0, 3), found.told
 
 
+@pytest.mark.slow
 def test_a_run_that_is_well_and_leaves_no_anchor_is_not_well(site: Any, target: Any, tmp_path: Path) -> None:
     site.variables["audit_anchor_key"] = str(tmp_path / "nowhere")
     done = site("migrate.yml")

@@ -338,6 +338,7 @@ def twenty_days(playbook: Playbook, environment: str = "local") -> list[str]:
     return [path.name for path in made]
 
 
+@pytest.mark.slow
 def test_from_the_list_to_the_expiry(playbook: Playbook) -> None:
     """The shipped playbooks: a list while the server is down, a hold, a look, the real run, its record."""
     names = twenty_days(playbook)

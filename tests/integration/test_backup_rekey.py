@@ -437,6 +437,7 @@ def test_no_file_ever_holds_a_patient(
 # -- the playbook ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_playbook_changes_keys_while_the_server_is_down(
     playbook: Any, target: Any, filled: str, tmp_path: Path, old: Key, new: Key, both: Key
 ) -> None:

@@ -109,6 +109,7 @@ def test_it_is_recorded_once_with_the_fingerprint_and_the_word_of_the_other_ledg
     assert written(target) == before
 
 
+@pytest.mark.slow
 def test_the_other_ledger_and_the_tables_stay_as_they_were(target: Any, core: Any) -> None:
     legacy.prisma(target)
     tables = ("districts", "schools", "users", "students", "_prisma_migrations")

@@ -638,6 +638,7 @@ def test_unknown_texts_are_counted_read_active_and_come_back(target: Any, db: An
     assert contents(db) == data
 
 
+@pytest.mark.slow
 @pytest.mark.begins(at=lambda server: chain_before(server, HEALTH))
 def test_a_rewrite_that_takes_long_is_told_before_it_begins(target: Any, db: Any, chain: list[dict[str, Any]]) -> None:
     do(

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import index_use
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import index_watch
 from support.engine import wait_for
@@ -62,6 +63,7 @@ def looking_up(site: Playbook, over: threading.Event) -> None:
                 cursor.execute(LOOK_UP)
 
 
+@pytest.mark.slow
 def test_migrate_yml_tells_its_five_aims_and_the_use_of_its_indexes(playbook: Playbook) -> None:
     shutil.rmtree(playbook.copy_sql() / "migrations")
     tree = TestTree(playbook.folder / "sql")

@@ -92,6 +92,7 @@ def test_what_nobody_has_approved_is_not_applied_and_what_was_approved_is(site: 
     assert "PRIVATE KEY" not in applied.output + made.output
 
 
+@pytest.mark.slow
 def test_one_changed_byte_of_sql_voids_the_approval(site: Playbook, people: People) -> None:
     assert approve(site, people).rc == 0
     add(site, "bigint ")
@@ -170,6 +171,7 @@ def test_who_types_the_command_does_not_choose_what_the_gate_asks_for(site: Play
     assert command.startswith("ansible-playbook migrate.yml -l local") and not any(name in command for name in typed)
 
 
+@pytest.mark.slow
 def test_the_server_of_an_environment_with_a_gate_is_not_named_from_another_one(site: Playbook) -> None:
     site.variables["gate_required"] = False
     site.hosts["production"] = {"production-1": {"gate_required": True, "pgops_host": "{{ 'db1' }}.hospital.org"}}
@@ -239,6 +241,7 @@ def test_a_waiver_of_the_inventory_ends_with_its_day(site: Playbook, people: Peo
     refused(site, site("migrate.yml"), "takes a day", "plan")
 
 
+@pytest.mark.slow
 def test_behind_a_broken_glass_settings_are_typed_and_it_is_shouted(site: Playbook) -> None:
     soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="seconds")
     glass = {**GLASS, "gate_break_glass_expires": soon}
@@ -341,6 +344,7 @@ def test_the_glass_in_the_inventory_is_none(site: Playbook) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_shut_window_is_told_right_after_the_plan_or_after_the_rehearsal(site: Playbook, people: People) -> None:
     shut = [{"opens": f"{datetime.now(UTC) + timedelta(hours=3):%Y-%m-%d %H:%M} UTC", "lasts": "2h"}]
     site.variables |= {"migrate_windows": shut, "migrate_without_window": []}
@@ -406,6 +410,7 @@ def test_nothing_pending_needs_nobody(site: Playbook, people: People) -> None:
     assert nothing.rc == 2 and "Nothing is pending in local" in nothing.json["error"]["message"]
 
 
+@pytest.mark.slow
 def test_what_was_signed_is_what_was_shown(site: Playbook, people: People) -> None:
     shown = approve(site, people, "database_admin", "dana")
     (kept,) = (site.state / "approvals" / "local").iterdir()

@@ -427,6 +427,7 @@ def test_batches_that_cannot_be_meant(guarded: Playbook, variables: dict[str, st
     refused(guarded, guarded("guarded.yml", **variables), sentence)
 
 
+@pytest.mark.slow
 def test_a_canary_outside_the_run_leaves_its_place_to_nobody(guarded: Playbook) -> None:
     guarded.hosts["local"] = {"local-1": {}, "local-2": {}}
     refused(guarded, guarded("guarded.yml", migrate_canary="staging-1"), "which is none of the 2 hosts of this run")
@@ -437,6 +438,7 @@ def test_a_canary_outside_the_run_leaves_its_place_to_nobody(guarded: Playbook) 
     )
 
 
+@pytest.mark.slow
 def test_batches_in_the_inventory_would_be_passed_over(guarded: Playbook) -> None:
     guarded.variables["migrate_canary"] = "local-1"
     refused(guarded, guarded("guarded.yml"), "batches are made before any host's variables are read")

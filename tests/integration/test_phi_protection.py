@@ -1068,6 +1068,7 @@ def test_roles_that_are_missing_are_made_by_who_may_and_stay(target: Any, server
             server.execute(f"DROP ROLE IF EXISTS {group.replace('white_cross', prefix)}")
 
 
+@pytest.mark.slow
 @BEFORE_GRANTS
 def test_an_owner_whom_its_own_policies_would_bind_is_told_first(target: Any, server: Server) -> None:
     with owner_as(server, "NOBYPASSRLS"), pytest.raises(PgopsError) as caught:
@@ -1090,6 +1091,7 @@ def test_without_force_the_owner_needs_nothing_and_the_application_is_bound(targ
         assert world.seen("nurse", "nurse.a", NUMBERS) == ["A1", "A2"]
 
 
+@pytest.mark.slow
 @BEFORE_GRANTS
 def test_a_policy_that_is_there_is_taken_over_and_another_is_refused(target: Any) -> None:
     policy = "CREATE POLICY viewer ON students FOR SELECT TO white_cross_viewer USING (\"schoolId\" = (SELECT public.acting_school('{}')))"

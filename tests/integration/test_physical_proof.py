@@ -61,6 +61,7 @@ def test_a_cluster_goes_back_only_by_a_backup_that_is_proved_as_far_as_the_envir
         refuse(2)
 
 
+@pytest.mark.slow
 def test_the_playbooks_name_a_base_backup_that_is_given_in_the_place_of_a_dump(
     playbook: Any, server: Any, database: str, tmp_path: Path
 ) -> None:

@@ -124,6 +124,7 @@ def test_production_drills_on_another_cluster_or_says_why_not(site: Any, target:
 # -- the levels that an environment needs -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_migration_refuses_a_climb_that_ends_below_what_its_environment_needs(
     site: Any, server: Any, target: Any, filled: str
 ) -> None:
@@ -259,6 +260,7 @@ def elsewhere(server: Server, other: Server, target: Any, folder: Path) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_another_cluster_and_the_rto_are_the_sixth_level(
     server: Any, own_server: Server, target: Any, filled: str, tmp_path: Path
 ) -> None:

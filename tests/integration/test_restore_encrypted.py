@@ -213,6 +213,7 @@ def test_the_first_level_finds_one_that_is_cut_off(
     assert backup_store.read_backup(backup.path).proof_level == 0
 
 
+@pytest.mark.slow
 def test_a_drill_of_it_needs_the_key_and_leaves_nothing(
     playbook: Any, server: Any, target: Any, filled: str, key: Key
 ) -> None:

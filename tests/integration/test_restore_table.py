@@ -380,6 +380,7 @@ def test_a_killed_run_leaves_no_side_schema_and_the_next_one_its_scratch(
 # -- as it is typed ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_playbook_prints_sql_that_runs_as_it_stands(
     playbook: Any, server: Any, target: Any, filled: str, tmp_path: Path
 ) -> None:
