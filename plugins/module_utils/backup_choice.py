@@ -120,7 +120,9 @@ def choose(
             f"Which backup of {database} was taken before its last change cannot be told, since its ledger cannot be "
             f"read ({error.message.rstrip('.')}).",
             database=database,
-            hint="Name one with -e rollback_backup=PATH.",
+            # A right that is missing is given; the restore needs the same one.
+            hint=error.hint or "Name one with -e rollback_backup=PATH.",
+            extra={name: error.extra[name] for name in ("statements",) if name in error.extra},
         ) from None
     there = backup_store.backups_of(directory, database)
     found = cluster_backups.own(target, there, application_name=application_name)

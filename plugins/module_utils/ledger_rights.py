@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.whitecross.pgops.plugins.module_utils import membership
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     fetch_all,
     fetch_one,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.module_utils.owned_objects import NOT_OF_COLUMN
+from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
+from ansible_collections.whitecross.pgops.plugins.module_utils.owned_objects import (
+    NOT_OF_COLUMN,
+    RELATION_NOT_OF_EXTENSION,
+    USER_SCHEMA,
+)
 
 PRIVILEGE_MISSING = "42501"
 
@@ -29,22 +35,60 @@ FOREIGN = f"""
                      WHERE n.nspname = 'pgops'
                        AND NOT (may AND EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid AND c.relname = 'meta'))
                      UNION ALL
-                    SELECT 'TABLE', pg_catalog.format('pgops.%%I', c.relname), c.relowner,
-                           CASE c.relkind WHEN 'S' THEN pg_catalog.has_sequence_privilege(o.oid, c.oid, 'USAGE')
-                                ELSE pg_catalog.has_table_privilege(o.oid, c.oid, 'SELECT')
-                                     AND pg_catalog.has_table_privilege(o.oid, c.oid, 'INSERT') END
-                      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                     WHERE n.nspname = 'pgops' AND c.relkind IN ('r', 'p', 'v', 'm', 'S') AND {NOT_OF_COLUMN}) AS f
+                    SELECT 'TABLE', pg_catalog.format('pgops.%%I', c.relname), c.relowner, may
+                      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace,
+                           LATERAL (SELECT CASE c.relkind WHEN 'S' THEN pg_catalog.has_sequence_privilege(o.oid, c.oid, 'USAGE')
+                                                ELSE pg_catalog.has_table_privilege(o.oid, c.oid, 'SELECT')
+                                                     AND pg_catalog.has_table_privilege(o.oid, c.oid, 'INSERT') END AS may) AS p
+                     WHERE n.nspname = 'pgops' AND c.relkind IN ('r', 'p', 'v', 'm', 'S') AND {NOT_OF_COLUMN}
+                       AND NOT (may AND c.relname IN ('audit', 'audit_checkpoint'))) AS f
       JOIN pg_catalog.pg_roles r ON r.oid = f.holder
      WHERE o.rolname = %(owner)s AND NOT pg_catalog.pg_has_role(o.oid, f.holder, 'USAGE')
      ORDER BY f.kind, f.object
 """
 
 _ROLE = """
-SELECT current_user::text AS role, pg_catalog.quote_ident(current_user) AS quoted,
+SELECT r.rolname::text AS role, pg_catalog.quote_ident(r.rolname) AS quoted,
        pg_catalog.quote_ident(pg_catalog.current_database()) AS database,
-       pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE') AS may_create
+       pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE') AS may_create,
+       -- Who only looks makes no databases.
+       r.rolcreatedb AS restores
+  FROM pg_catalog.pg_roles r WHERE r.rolname = current_user
 """
+# Who should own the ledger, as the database shows it: the role of the session only where it is an owner here, or was taken up to be
+# one. The restore role, the monitor and the auditor read a ledger that stays with its writer. Nobody is made a superuser's member.
+_KEEPER = f"""
+WITH owned AS (
+    SELECT c.relowner AS owner, count(*) AS relations
+      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND {USER_SCHEMA} AND n.nspname <> 'pgops' AND {RELATION_NOT_OF_EXTENSION}
+     GROUP BY 1
+     UNION ALL
+    SELECT d.datdba, 0 FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
+), candidate AS (
+    SELECT r.rolname, CASE WHEN r.rolname = current_user AND max(w.relations) > 0 THEN 0 ELSE 2 END AS rank, max(w.relations) AS relations
+      FROM owned w JOIN pg_catalog.pg_roles r ON r.oid = w.owner
+     WHERE NOT r.rolsuper GROUP BY 1
+     UNION ALL
+    SELECT r.rolname, 0, 0 FROM pg_catalog.pg_roles r
+     WHERE r.rolname = current_user AND current_user <> session_user
+       AND pg_catalog.has_database_privilege(r.oid, pg_catalog.current_database(), 'CREATE')
+     UNION ALL
+    SELECT r.rolname, 1, 0
+      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
+     WHERE n.nspname = 'pgops' AND c.relname = 'meta' AND NOT r.rolsuper
+       AND pg_catalog.has_database_privilege(r.oid, pg_catalog.current_database(), 'CREATE')
+)
+SELECT rolname::text AS role, pg_catalog.pg_has_role(rolname, 'USAGE') AS acts_for
+  FROM candidate ORDER BY rank, relations DESC, rolname LIMIT 1
+"""
+# What its readers are shown: rows that a version has put aside lie in the same schema, and they are the application's.
+_READ_BY_OTHERS = """
+SELECT pg_catalog.format('pgops.%%I', c.relname) AS name
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = 'pgops' AND c.relname = ANY (%(tables)s) ORDER BY 1
+"""
+_TABLES = ["adoption", "audit", "audit_checkpoint", "baseline", "meta", "migration", "run", "step", "step_transaction"]
 
 
 def check(conn: Connection) -> None:
@@ -55,8 +99,18 @@ def check(conn: Connection) -> None:
 
 
 def unreadable(conn: Connection) -> PgopsError:
-    """:return: why the ledger cannot be read, and what to type."""
-    return _refusal(conn, "read the ledger", _foreign(conn), _role(conn))
+    """:return: why the ledger cannot be read, and what to type: it stays with the role that writes it."""
+    who, keeper = _role(conn), fetch_one(conn, _KEEPER)
+    foreign = _foreign(conn)
+    if keeper and keeper["role"] == who["role"]:
+        return _refusal(conn, "read the ledger", foreign, who)
+    fixes = _given_to(str(keeper["role"]), _foreign(conn, str(keeper["role"]))) if keeper else []
+    if keeper and not keeper["acts_for"] and who["restores"]:
+        fixes.append(f"{membership.grant(conn, str(keeper['role']), str(who['role']))};")
+    elif not (keeper and keeper["acts_for"] and fixes):
+        tables = ", ".join(row["name"] for row in fetch_all(conn, _READ_BY_OTHERS, {"tables": _TABLES}))
+        fixes += [f"GRANT USAGE ON SCHEMA pgops TO {who['quoted']};", f"GRANT SELECT ON {tables} TO {who['quoted']};"]
+    return _refusal(conn, "read the ledger", foreign, who, fixes)
 
 
 def not_made(conn: Connection, upgraded: bool) -> PgopsError:
@@ -70,6 +124,7 @@ def not_made(conn: Connection, upgraded: bool) -> PgopsError:
             sqlstate=PRIVILEGE_MISSING,
             database=conn.info.dbname,
             hint=f"{grant};",
+            extra={"statements": [f"{grant};"]},
         )
     return _refusal(conn, "create or upgrade the ledger", _foreign(conn), who)
 
@@ -78,20 +133,27 @@ def _role(conn: Connection) -> dict[str, Any]:
     return fetch_one(conn, _ROLE) or {}
 
 
-def _foreign(conn: Connection) -> list[dict[str, Any]]:
-    return fetch_all(conn, FOREIGN, {"owner": _role(conn)["role"]})
+def _foreign(conn: Connection, owner: str | None = None) -> list[dict[str, Any]]:
+    return fetch_all(conn, FOREIGN, {"owner": owner or _role(conn)["role"]})
 
 
-def _refusal(conn: Connection, doing: str, foreign: list[dict[str, Any]], who: dict[str, Any]) -> PgopsError:
+def _given_to(owner: str, foreign: list[dict[str, Any]]) -> list[str]:
+    return [f"ALTER {row['kind']} {row['object']} OWNER TO {quoted(owner)};" for row in foreign]
+
+
+def _refusal(
+    conn: Connection, doing: str, foreign: list[dict[str, Any]], who: dict[str, Any], fixes: list[str] | None = None
+) -> PgopsError:
+    """:param fixes: what to type where the ledger is not to be given to the role of the session."""
     named = [f"schema {row['object']}" if row["kind"] == "SCHEMA" else str(row["object"]) for row in foreign]
-    fixes = [f"ALTER {row['kind']} {row['object']} OWNER TO {who['quoted']};" for row in foreign]
     if not foreign:
         # All of it is its own, or lent to it, and a right on it was taken away.
         told = "it lacks a right in schema pgops"
-        fixes = [
+        fixes = fixes or [
             f"GRANT ALL ON SCHEMA pgops TO {who['quoted']}; GRANT ALL ON ALL TABLES IN SCHEMA pgops TO {who['quoted']};"
         ]
     else:
+        fixes = fixes or _given_to(str(who["role"]), foreign)
         holders = ", ".join(sorted({str(row["holder"]) for row in foreign}))
         more = f" and {len(named) - 3} more" if len(named) > 3 else ""
         told = f"{', '.join(named[:3])}{more} {'belongs' if len(named) == 1 else 'belong'} to {holders}"
@@ -101,4 +163,5 @@ def _refusal(conn: Connection, doing: str, foreign: list[dict[str, Any]], who: d
         database=conn.info.dbname,
         object_name=str(foreign[0]["object"]) if foreign else "pgops",
         hint=" ".join(fixes),
+        extra={"statements": fixes},
     )

@@ -326,10 +326,10 @@ def _refuse_stops(databases: dict[str, Any], checks: Mapping[str, Check]) -> Non
     message = f"Preflight stops {name} at {first['check']}: {first['evidence'].rstrip('.')}"
     if others:
         message += f", and also at {', '.join(others)}"
-    if first["fix"]:
-        message += f"; type: {first['fix']}"
     if first.get("waiver_expired"):
         message += f"; its waiver is no longer in force: {first['waiver_expired']}"
+    if first["fix"]:
+        message += f"; type: {first['fix']}"
     raise PgopsError(
         message,
         database=name,

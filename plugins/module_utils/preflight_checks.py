@@ -42,6 +42,8 @@ UNKNOWN = "unknown"
 
 # How many objects a sentence names; the number of all of them is always told.
 SHOWN = 5
+# How many are mended by what is to be typed where a check stops the run: with five at a time nobody gets on.
+MENDED = 100
 INSUFFICIENT_PRIVILEGE = "42501"
 # Of a question that is asked alone, after all of them together have failed.
 ALONE_TIMEOUT_MS = 5_000
@@ -238,7 +240,7 @@ def _ask_together(
 def _question(place: int, check: Check) -> str:
     # A window without an order numbers the rows as they come.
     return (
-        f"SELECT {place} AS place, count(*) AS objects, pg_catalog.json_agg(q) FILTER (WHERE q.its_place <= {SHOWN}) AS rows\n"
+        f"SELECT {place} AS place, count(*) AS objects, pg_catalog.json_agg(q) FILTER (WHERE q.its_place <= {MENDED}) AS rows\n"
         f"  FROM (SELECT pg_catalog.row_number() OVER () AS its_place, a.* FROM (\n{check.query}\n) AS a) AS q"
     )
 
@@ -262,14 +264,17 @@ def _entry(check: Check, answer: Mapping[str, Any]) -> dict[str, Any]:
     number = int(answer["objects"])
     if not number:
         return check.entry(OK, check.well)
-    shown: list[dict[str, Any]] = answer["rows"]
-    levels = [str(row.get("level") or check.levels[-1]) for row in shown]
+    rows: list[dict[str, Any]] = answer["rows"]
+    levels = [str(row.get("level") or check.levels[-1]) for row in rows]
     more = f" (and {number - SHOWN} more)" if number > SHOWN else ""
-    fixes = dict.fromkeys(fill(check.fix, row) for row in shown)
+    mended = rows if STOP in check.levels else rows[:SHOWN]
+    fixes = dict.fromkeys(fill(check.fix, row) for row in mended)
+    # A comment of SQL, so that the line can be typed as it is.
+    rest = f" -- and {number - len(mended)} more" if number > len(mended) and len(fixes) > 1 else ""
     return check.entry(
         STOP if STOP in levels else WARN,
-        "; ".join(fill(check.found, row) for row in shown) + more,
-        " ".join(fixes) + (" ..." if more and len(fixes) > 1 else ""),
+        "; ".join(fill(check.found, row) for row in rows[:SHOWN]) + more,
+        " ".join(fixes) + rest,
         number,
         unknown=set(levels) == {UNKNOWN},
     )

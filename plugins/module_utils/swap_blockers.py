@@ -8,7 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import blue_green_state, disk_forecast
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    blue_green_state,
+    disk_forecast,
+    membership,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
@@ -18,6 +22,8 @@ from psycopg2 import errorcodes
 SWAP_SESSIONS = 4
 # A kind that does not go by itself, however long a swap waits.
 PREPARED = "prepared transaction"
+# A kind that a statement mends.
+MISSING_RIGHT = "missing right"
 
 SESSIONS = """
 SELECT a.pid, coalesce(a.usename::text, a.backend_type, '') AS "user", coalesce(a.application_name, '') AS application,
@@ -47,10 +53,14 @@ ORDER BY 1, 2
 """
 
 _RIGHTS = """
-SELECT r.rolname::text AS role, r.rolsuper AS superuser, r.rolcreatedb AS createdb,
-       (SELECT array_agg(d.datname::text) FROM pg_catalog.pg_database AS d
-        WHERE d.datname = ANY (%(names)s) AND NOT pg_has_role(d.datdba, 'USAGE')) AS foreign
+SELECT r.rolname::text AS role, r.rolsuper AS superuser, r.rolcreatedb AS createdb
 FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user
+"""
+
+_OF_OTHERS = """
+SELECT d.datname::text AS name, o.rolname::text AS owner, o.rolsuper AS of_superuser
+FROM pg_catalog.pg_database AS d JOIN pg_catalog.pg_roles AS o ON o.oid = d.datdba
+WHERE d.datname = ANY (%(names)s) AND NOT pg_has_role(d.datdba, 'USAGE') ORDER BY 1
 """
 
 _FREE_SESSIONS = """
@@ -108,22 +118,19 @@ def blockers(conn: Connection, names: Sequence[str], *, sessions: int = SWAP_SES
     found = maintenance_itself(conn, names) + [
         _blocker(row) for row in fetch_all(conn, _BLOCKERS, {"names": list(names)})
     ]
-    rights = fetch_one(conn, _RIGHTS, {"names": list(names)}) or {}
+    rights = fetch_one(conn, _RIGHTS) or {}
     role = str(rights.get("role"))
     if not rights.get("superuser"):
         if not rights.get("createdb"):
-            found.append(
-                {"kind": "missing right", "name": role, "database": "", "fix": f"ALTER ROLE {quoted(role)} CREATEDB"}
+            found.append(_missing(role, "", f"ALTER ROLE {quoted(role)} CREATEDB"))
+        for row in fetch_all(conn, _OF_OTHERS, {"names": list(names)}):
+            # To make somebody a member of a superuser is no way to let him rename one database.
+            fix = (
+                f"name a superuser in pgops_restore_user, or give {row['name']} an owner that {role} is a member of"
+                if row["of_superuser"]
+                else membership.grant(conn, row["owner"], role)
             )
-        for name in rights.get("foreign") or []:
-            found.append(
-                {
-                    "kind": "missing right",
-                    "name": role,
-                    "database": name,
-                    "fix": f"make {role} a member of the owner of {name}",
-                }
-            )
+            found.append(_missing(role, row["name"], fix))
     for session in fetch_all(conn, SESSIONS, {"names": list(names)}):
         # Autovacuum gives way to RENAME by itself, whoever asks.
         if not session["endable"] and session["type"] != "autovacuum worker":
@@ -136,6 +143,10 @@ def blockers(conn: Connection, names: Sequence[str], *, sessions: int = SWAP_SES
                 }
             )
     return found + _connection_limits(conn, sessions)
+
+
+def _missing(role: str, database: str, fix: str) -> dict[str, str]:
+    return {"kind": MISSING_RIGHT, "name": role, "database": database, "fix": fix}
 
 
 def _blocker(row: Mapping[str, Any]) -> dict[str, str]:
@@ -199,14 +210,21 @@ def refuse(found: Sequence[dict[str, str]], database: str) -> None:
     first = found[0]
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
     where = f" in {first['database']}" if first["database"] else ""
+    lacking = list(dict.fromkeys(entry["fix"] for entry in found if entry["kind"] == MISSING_RIGHT))
+    told = f" ({first['fix']})" if first["kind"] == MISSING_RIGHT else ""
+    fixes = list(dict.fromkeys([first["fix"], *lacking]))
     raise PgopsError(
-        f"No swap of {database}: {first['kind']} {first['name']}{where} stands in the way{more}; nothing was touched and clients "
+        f"No swap of {database}: {first['kind']} {first['name']}{where}{told} stands in the way{more}; nothing was touched and clients "
         "work on.",
         sqlstate=errorcodes.DISK_FULL if first["kind"] == "low disk" else None,
         database=database,
         object_name=first["name"],
-        hint=f"{first['fix']}, then run the same command again.",
-        extra={"reason": "blocked", "blockers": [dict(entry) for entry in found]},
+        hint=f"{'; '.join(fixes)}, then run the same command again.",
+        extra={
+            "reason": "blocked",
+            "blockers": [dict(entry) for entry in found],
+            "statements": [f"{fix};" for fix in lacking if fix.startswith(("ALTER ", "GRANT "))],
+        },
     )
 
 

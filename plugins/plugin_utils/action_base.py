@@ -301,6 +301,7 @@ class PgopsAction(UnbrokenAction):
                 "database",
                 "hint",
                 "next",
+                "statements",
                 "applied",
                 "not_applied",
                 "untouched",

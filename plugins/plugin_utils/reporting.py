@@ -95,7 +95,8 @@ def error_of(result: Mapping[str, Any]) -> dict[str, Any]:
     """The error of a failed task's result or journal event, with what a machine needs and no traceback.
 
     :returns: ``message``, ``sqlstate`` (None where no statement failed), ``next`` (commands), and of ``statement``,
-        ``location``, ``database``, ``hint``, ``applied``, ``not_applied`` what there is
+        ``location``, ``database``, ``hint``, ``applied``, ``not_applied`` what there is; ``statements``, what :func:`build`
+        puts before the commands
     """
     message = str(result.get("message") or result.get("msg") or "failed").strip()
     error: dict[str, Any] = {
@@ -106,6 +107,8 @@ def error_of(result: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("statement", "location", "database", "object", "hint", "applied", "not_applied", "phase", "host"):
         if result.get(name) not in (None, ""):
             error[name] = result[name]
+    if result.get("statements"):
+        error["statements"] = as_list(result["statements"])
     return dict(without_secrets(error))
 
 
@@ -258,6 +261,8 @@ def build(
         _go_no_further_back(cause, facts, rows, hosts)
     if cause is not None and not cause["next"]:
         cause["next"] = next_commands(facts, way_back(facts, rows, hosts), confirmed_reverts(events))
+    if cause is not None:
+        cause["next"] = list(dict.fromkeys([*cause.pop("statements", []), *cause["next"]]))
     ok = cause is None and not interrupted
     started = began.get("time") or facts.get("started")
     finished = now()

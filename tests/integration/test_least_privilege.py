@@ -10,7 +10,7 @@ import secrets
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import psycopg2
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, preflight
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from psycopg2 import sql
 from support.health import DISKS, red, shipped
 from support.podman import ROOT
@@ -262,6 +263,102 @@ def fill(site: Site) -> None:
     with closing(connect(site.target(), application_name="t")) as conn:
         ledger.ensure(conn)
         ledger.append_audit(conn, "applied", run_id="one")
+
+
+def owners(site: Site) -> list[tuple]:
+    return site.sql(
+        "SELECT relname, relowner::regrole::text FROM pg_class WHERE relnamespace = 'pgops'::regnamespace ORDER BY 1"
+    )
+
+
+def as_reader(site: Site, name: str) -> Target:
+    return site.target().as_restore() if name == "restore" else replace(site.target(), user=site.role(name), owner=None)
+
+
+# Who reads the ledger, how it came to lack the right, and the statements that are to be typed.
+READERS: dict[str, tuple[str, str, list[str]]] = {
+    "the restore role is no member": (
+        "restore",
+        "REVOKE {owner} FROM {restore}; GRANT CONNECT ON DATABASE {database} TO {restore}",
+        ["GRANT {owner} TO {restore};"],
+    ),
+    "the restore role inherits nothing": (
+        "restore",
+        "ALTER ROLE {restore} NOINHERIT; REVOKE {owner} FROM {restore}; GRANT {owner} TO {restore}; GRANT CONNECT ON DATABASE {database} TO {restore}",
+        ["GRANT {owner} TO {restore} WITH INHERIT TRUE;"],
+    ),
+    "the ledger is a superuser's": ("restore", "ALTER SCHEMA pgops OWNER TO postgres", ["ALTER SCHEMA pgops OWNER TO {owner};"]),
+    "both": (
+        "restore",
+        "ALTER SCHEMA pgops OWNER TO postgres; REVOKE {owner} FROM {restore}; GRANT CONNECT ON DATABASE {database} TO {restore}",
+        ["ALTER SCHEMA pgops OWNER TO {owner};", "GRANT {owner} TO {restore};"],
+    ),
+    "the script has not run since": ("monitor", "SELECT 1", ["GRANT USAGE ON SCHEMA pgops TO {monitor};", "GRANT SELECT ON pgops.adoption, "]),
+}  # fmt: skip
+
+
+@pytest.mark.majors(15, 18, slow=(15,))
+@pytest.mark.parametrize("case", READERS)
+def test_who_only_reads_the_ledger_is_given_the_right_and_not_the_ledger(site: Site, case: str) -> None:
+    names = {name: site.role(name) for name in ROLES} | {"database": site.database}
+    fill(site)
+    site.sql(
+        "CREATE TABLE pgops.quarantine_pupils (id int); ALTER TABLE pgops.quarantine_pupils OWNER TO " + names["owner"]
+    )
+    before = owners(site)
+    reader, fault, statements = READERS[case]
+    site.sql(fault.format(**names))
+    with (
+        closing(connect(as_reader(site, reader), application_name="t")) as conn,
+        pytest.raises(PgopsError, match="may not read the ledger") as caught,
+    ):
+        ledger.read(conn)
+    hint = str(caught.value.hint)
+    for statement in statements:
+        if site.server.major < 16:
+            statement = statement.replace(" WITH INHERIT TRUE", "; ALTER ROLE {restore} INHERIT")
+        assert statement.format(**names) in hint
+    site.sql(hint)
+    with closing(connect(as_reader(site, reader), application_name="t")) as conn:
+        assert ledger.read(conn).exists
+    assert owners(site) == before
+    with closing(connect(site.target(), application_name="t")) as conn:
+        assert ledger.ensure(conn) is False
+    with site.server.session(site.database, names["monitor"]):
+        assert site.look() == {}
+    if reader == "monitor":
+        for denied in ("SELECT * FROM pgops.quarantine_pupils", "INSERT INTO pgops.run (id) VALUES ('x')"):
+            with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                site.sql(denied, user=names["monitor"])
+
+
+@pytest.mark.parametrize("createdb", ["CREATEDB", "NOCREATEDB"])
+def test_a_rollback_that_lacks_rights_goes_on_after_what_it_says(site: Site, playbook: Playbook, createdb: str) -> None:
+    small_tree(playbook)
+    playbook.variables["pgops_phases"] = ["backup", "prove", "apply"]
+    done = playbook("migrate.yml")
+    assert done.rc == 0, done.output
+    before = owners(site)
+    restore, owner = site.role("restore"), site.role("owner")
+    site.sql(f"ALTER ROLE {restore} {createdb}")
+    if createdb == "CREATEDB":
+        site.sql(f"REVOKE {owner} FROM {restore}; GRANT CONNECT ON DATABASE {site.database} TO {restore}")
+    asked = {"rollback_strategy": "restore", "rollback_confirm": site.database}
+    refused = playbook("rollback.yml", **asked)
+    assert refused.rc != 0
+    error = refused.json["error"]
+    wanted = f"GRANT {owner} TO {restore}" if createdb == "CREATEDB" else f"ALTER ROLE {restore} CREATEDB"
+    assert wanted in error["message"]
+    assert f"{wanted};" in error["next"]
+    for statement in error["next"]:
+        if not statement.startswith("ansible-playbook"):
+            site.sql(statement)
+    assert owners(site) == before
+    done = playbook("rollback.yml", **asked)
+    assert done.rc == 0, done.output
+    assert site.sql("SELECT to_regclass('public.pupils')") == [(None,)]
+    looked = playbook("status.yml")
+    assert looked.rc == 0, looked.output
 
 
 # What SECURITY.md says that a role cannot do, and that it can.

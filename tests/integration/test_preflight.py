@@ -22,6 +22,7 @@ import psycopg2
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     application,
+    audit_rights,
     connection,
     ledger,
     preflight,
@@ -524,13 +525,34 @@ def test_whatever_is_no_2xx_is_not_well() -> None:
         assert "secret" not in told
 
 
-def test_many_findings_are_counted_and_five_are_named(world: World) -> None:
-    for number in range(8):
-        world.sql(f"CREATE TABLE public.loose_{number} (id int)")
+def test_many_findings_are_counted_five_are_named_and_what_is_typed_mends_all(world: World) -> None:
+    world.sql(
+        "DO $$ BEGIN FOR i IN 1..8 LOOP EXECUTE 'CREATE TABLE public.loose_' || i || ' (id int PRIMARY KEY)'; END LOOP; END $$"
+    )
     found = red(world.look())["ownership"]
     assert found["objects"] == 8
     assert found["evidence"].count("belongs to") == 5
     assert "and 3 more" in found["evidence"]
+    world.sql(found["fix"])
+    assert red(world.look()) == {}
+
+
+def test_what_is_typed_against_very_many_findings_can_be_typed_too(world: World) -> None:
+    world.sql(
+        "DO $$ BEGIN FOR i IN 1..103 LOOP EXECUTE 'CREATE TABLE public.loose_' || i || ' (id int PRIMARY KEY)'; END LOOP; END $$"
+    )
+    found = red(world.look())["ownership"]
+    assert found["fix"].endswith("; -- and 3 more")
+    world.sql(found["fix"])
+    assert red(world.look())["ownership"]["objects"] == 3
+
+
+def test_what_only_warns_names_five_statements(world: World) -> None:
+    for number in range(7):
+        world.sql(f"CREATE TABLE public.bare_{number} (id int); ALTER TABLE public.bare_{number} OWNER TO {OWNER}")
+    fix = red(world.look())["primary_keys"]["fix"]
+    assert fix.count("ADD PRIMARY KEY") == 5
+    assert fix.endswith(" -- and 2 more")
 
 
 @pytest.mark.parametrize(
@@ -604,11 +626,20 @@ def test_a_ledger_of_another_role_is_named_and_what_is_typed_helps(world: World,
         world.sql(f"ALTER {foreign} OWNER TO postgres")
     found = red(world.look())
     assert list(found) == ["ledger_rights"]
-    while found:  # five objects are named at a time
-        world.sql(found["ledger_rights"]["fix"].removesuffix(" ..."))
-        left = red(world.look())
-        assert not left or left["ledger_rights"]["objects"] < found["ledger_rights"]["objects"]
-        found = left
+    world.sql(found["ledger_rights"]["fix"])
+    assert red(world.look()) == {}
+
+
+def test_an_audit_with_an_owner_of_its_own_keeps_it(world: World) -> None:
+    with closing(connection.connect(world.target, application_name="t")) as conn:
+        ledger.ensure(conn)
+    role = f"audit_{world.database}"
+    world.undo(
+        f"REVOKE CONNECT ON DATABASE {world.database} FROM PUBLIC", f"DROP OWNED BY {role} CASCADE", f"DROP ROLE {role}"
+    )
+    with closing(connection.connect(world.target.as_restore(), application_name="t")) as conn:
+        audit_rights.protect(conn, role, None)
+    assert red(world.look()) == {}
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,33 @@ def test_a_missing_right_and_a_session_that_may_not_be_ended(
     with closing(server.connect(filled, SUPERUSER)):
         assert "session that may not be ended server process" in blocked(server, managed, backups)
     server.execute(f"ALTER ROLE {MIGRATOR} NOCREATEDB")
-    assert f"missing right {MIGRATOR}" in blocked(server, managed, backups)
+    assert f"missing right {MIGRATOR} (ALTER ROLE {MIGRATOR} CREATEDB) stands in the way" in blocked(
+        server, managed, backups
+    )
+
+
+def test_each_missing_right_is_told_with_the_statement_that_gives_it(
+    server: Any, target: Any, managed: Any, filled: str, backups: Path
+) -> None:
+    believed(target, backups)
+    other = f"{filled}_other"
+    server.execute(f"ALTER ROLE {MIGRATOR} NOCREATEDB; CREATE ROLE {other}; ALTER DATABASE {filled} OWNER TO {other}")
+    grant = f"GRANT {other} TO {MIGRATOR};"
+    try:
+        with pytest.raises(PgopsError, match="and 1 more") as caught:
+            weigh(managed, backups)
+        assert caught.value.extra["statements"] == [f"ALTER ROLE {MIGRATOR} CREATEDB;", grant]
+        server.execute(" ".join(caught.value.extra["statements"]))
+        assert weigh(managed, backups)["chosen"] == "restore"
+        # Nobody is made a member of a superuser to rename a database.
+        server.execute(f"ALTER DATABASE {filled} OWNER TO {SUPERUSER}")
+        with pytest.raises(PgopsError, match="missing right") as caught:
+            weigh(managed, backups)
+        assert caught.value.extra["statements"] == []
+        assert "GRANT" not in str(caught.value.hint)
+        assert f"give {filled} an owner" in str(caught.value.hint)
+    finally:
+        server.execute(f"ALTER DATABASE {filled} OWNER TO {OWNER}; DROP ROLE {other}")
 
 
 def test_a_connection_limit(server: Any, target: Any, managed: Any, filled: str, backups: Path) -> None:
