@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import rollback_targets
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import rollback_targets, unlooked_versions
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import (
     MigrationAction,
     model_lines,
@@ -123,3 +123,5 @@ class ActionModule(MigrationAction):
             if entry["some_rows"]:
                 parts.append("rows that a statement deletes")
             self.say(f"    would be lost: {entry['table']}: {', '.join(parts)}")
+        for line in unlooked_versions.lines(database, found):
+            self.say(f"    {line}")

@@ -198,7 +198,7 @@ class Dependents:
         self.chosen = list(chosen)
         self.standing = dict(standing)
 
-    def refuse(self, conn: Connection, version: str | None = None) -> None:
+    def refuse(self, conn: Connection, version: str | None = None) -> list[Drop]:
         """Look at what stands on the objects that the way down drops, and write nothing. Takes no lock.
 
         What goes sooner or together with them is no obstacle, and what the way down names in a statement of another kind is
@@ -206,15 +206,19 @@ class Dependents:
 
         :param version: this one alone, those before it are gone; None: all, but for what is another object by its name when
             its turn comes, and for what comes after a block that puts its statements together: that is looked at in its turn.
+        :return: those drops at which this did not look.
         :raises PgopsError: names what stands on it.
         """
         way_down = WayDown(self.chosen, self.standing)
         drops: list[Drop] = []
+        unlooked: list[Drop] = []
         for drop in way_down.drops(version):
             if not way_down.unseen:
                 drops.append(drop)
+            if way_down.unseen or drop.later:
+                unlooked.append(drop)
         if not drops:
-            return
+            return unlooked
         places = {row.version: place for place, (row, _) in enumerate(self.chosen)}
         asked = [
             {
@@ -247,6 +251,7 @@ class Dependents:
             strangers = [one for one in found.get(number, []) if not any(_names(words, one) for words in names)]
             if strangers:
                 raise self._refusal(conn, drop, strangers)
+        return unlooked
 
     def _functions(self) -> set[str]:
         """:return: the functions that the versions of this rollback make, or replace: what becomes of them is their affair."""

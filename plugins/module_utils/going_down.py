@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import existing, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts import BLOCK, changing, puts_together
 from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import NAME, folded, name_parts
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import (
     kept_objects,
@@ -45,9 +46,11 @@ _ONE = re.compile(
 _CASCADE = re.compile(r"\bCASCADE\b", re.IGNORECASE)
 _RENAMES = re.compile(r"\bRENAME\b", re.IGNORECASE)
 _ADDS = re.compile(r"\b(ADD\s+COLUMN|CREATE\s+(UNLOGGED\s+)?TABLE)\b", re.IGNORECASE)
-# A block that puts its statements together may drop or rename what no text shows.
-_DYNAMIC = re.compile(r"\bEXECUTE\b(?!\s+(FUNCTION|PROCEDURE)\b)", re.IGNORECASE)
-_BLOCK = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/)*DO\b", re.IGNORECASE | re.DOTALL)
+_RENAMES_PART = re.compile(
+    rf"\s*ALTER\s+TABLE\s+{_IF_EXISTS}(?:ONLY\s+)?(?P<table>{_QUALIFIED})\s+RENAME\s+(?P<kind>CONSTRAINT\s+|COLUMN\s+|)"
+    rf"(?P<old>{NAME})\s+TO\s+(?P<new>{NAME})\s*;?\s*",
+    re.IGNORECASE,
+)
 # What pg_class, pg_proc and pg_type tell apart by a column of their own is one kind here.
 _KINDS = {
     "materialized view": "view",
@@ -125,7 +128,7 @@ class WayDown:
                 for statement in step.get("down") or []:
                     found = [drop for drop in dropped(row.version, statement) if not _stays(drop, kept)]
                     if not found or _does_more(str(statement["sql"])):
-                        self.names.append((row.version, words_of(str(statement["sql"]))))
+                        self.names += [(row.version, words_of(part)) for part in changing(str(statement["sql"]))]
                     yield from (replace(drop, later=drop in moved) for drop in found)
                     moved.add(statement)
                     self.unseen = self.unseen or _is_dynamic(str(statement["sql"]))
@@ -173,7 +176,7 @@ def _once(drops: Sequence[Drop]) -> Iterator[Drop]:
 
 def _bare(text: str) -> str:
     """:return: a statement without comments and strings, of a block its body, of the body of a function nothing."""
-    if _BLOCK.match(text):
+    if BLOCK.match(text):
         body = re.search(r"\$(\w*)\$(.*)\$\1\$", text, re.DOTALL)
         return without_strings(body[2]) if body else ""
     return without_strings(text)
@@ -181,7 +184,7 @@ def _bare(text: str) -> str:
 
 def _does_more(text: str) -> bool:
     """:return: whether a statement that drops something may do something else as well."""
-    if _BLOCK.match(text):
+    if BLOCK.match(text):
         return True
     return any(re.search(r"\w", _PART.sub("", match["parts"])) for match in _ALTER.finditer(_bare(text)))
 
@@ -215,7 +218,8 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _is_dynamic(text: str) -> bool:
-    return bool(_BLOCK.match(text) and _DYNAMIC.search(text) and {"drop", "alter", "rename"} & words_of(text))
+    """:return: whether it is a block that may drop or rename what no text shows."""
+    return puts_together(text) and bool({"drop", "alter", "rename"} & words_of(text))
 
 
 def _stays(drop: Drop, kept: set[str]) -> bool:
@@ -227,24 +231,36 @@ class Moved:
 
     def __init__(self) -> None:
         self.renamed: set[str] = set()
+        self.parts: set[tuple[str, str, str]] = set()
         self.added: set[str] = set()
         self.made: set[tuple[str, str | None]] = set()
 
     def add(self, statement: Mapping[str, Any]) -> None:
         """:param statement: the next one of the way down."""
-        text, made = str(statement["sql"]), statement.get("creates")
-        if made and made["kind"] in ("column", "table"):
-            name = str(made["name"]).lower()
-            self.made.add((str(made["table"]).lower(), name) if made["kind"] == "column" else (name, None))
-        elif not made and _ADDS.search(text):
-            self.added |= words_of(text)
-        if not made and _RENAMES.search(text):
-            self.renamed |= words_of(text)
+        made = statement.get("creates")
+        if made:
+            if made["kind"] in ("column", "table"):
+                name = str(made["name"]).lower()
+                self.made.add((str(made["table"]).lower(), name) if made["kind"] == "column" else (name, None))
+            return
+        for part in changing(str(statement["sql"])):
+            renames = _RENAMES_PART.fullmatch(without_strings(part))
+            if renames:
+                kind, (_, table) = renames["kind"].strip().lower() or "column", _split(renames["table"])
+                self.parts |= {(kind, table.lower(), folded(renames[one]).lower()) for one in ("old", "new")}
+            elif _RENAMES.search(part):
+                self.renamed |= words_of(part)
+            if _ADDS.search(part):
+                self.added |= words_of(part)
 
     def __contains__(self, drop: Drop) -> bool:
         table, name = (drop.table or drop.name).lower(), drop.name.lower()
         made = (table, None) in self.made or (drop.table is not None and (table, name) in self.made)
-        return made or table in self.renamed or {table, name} <= self.added
+        # The index of a constraint is renamed with it.
+        part = (drop.kind, table, name) in self.parts or (
+            drop.kind == "index" and name in {of_table for kind, _, of_table in self.parts if kind == "constraint"}
+        )
+        return made or part or table in self.renamed or {table, name} <= self.added
 
 
 def words_of(text: str) -> set[str]:

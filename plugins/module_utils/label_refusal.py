@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     enum_types,
     existing,
@@ -19,7 +20,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     ledger,
     look_before,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
+from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts import changing, constraints
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.enum_types import Enum, Table
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.label_removal import Going
@@ -28,7 +30,10 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.step_context impo
 
 
 def refuse_revert(
-    conn: Connection, chosen: Sequence[tuple[ledger.Migration, Mapping[str, Any]]], rewrite_limit_mb: int | None
+    conn: Connection,
+    chosen: Sequence[tuple[ledger.Migration, Mapping[str, Any]]],
+    rewrite_limit_mb: int | None,
+    unlooked: dict[str, list[str]] | None = None,
 ) -> None:
     """Look at every label that these versions take away, and write nothing.
 
@@ -37,6 +42,7 @@ def refuse_revert(
 
     :param chosen: the versions with their stored text, in the order in which they go.
     :param rewrite_limit_mb: in the place of what they declare.
+    :param unlooked: takes in, by version, what would refuse it now and is left to the look of the step.
     :raises PgopsError: a label is in use, or something stands on its type that cannot be carried over.
     """
     before = _Before()
@@ -47,7 +53,7 @@ def refuse_revert(
                 continue
             if step["kind"] == "sql" and step.get("labels"):
                 if row.state != "reverting":
-                    _look(conn, row, migration, ordinal, rewrite_limit_mb, before)
+                    _look(conn, row, migration, ordinal, rewrite_limit_mb, before, unlooked)
             else:
                 before.add(step, kept_objects(row, ordinal))
 
@@ -61,8 +67,7 @@ _COMMON = frozenset(
         "row rows rule statistics table tablespace text that the trigger type value view which whose",
     )
 )
-# They change neither rows nor what stands on a type.
-_HARMLESS = re.compile(r"\s*(COMMENT|GRANT|REVOKE|ANALYZE)\b", re.IGNORECASE)
+# They change no rows.
 _OF_NO_ROW = re.compile(r"\s*(ALTER|CREATE|DROP)\b(?!.*\bUSING\b)", re.IGNORECASE | re.DOTALL)
 
 
@@ -101,10 +106,15 @@ class _Before:
                 if word not in kept:
                     self.gone.add(word)
                     self.names.add(str(gone["name"]))
-            elif not _HARMLESS.match(text):
-                self.changed |= _words(text)
-                if not _OF_NO_ROW.match(text):
-                    self.changed_rows |= _words(text)
+                continue
+            for part in changing(text):
+                names = constraints(part)
+                if names is not None:
+                    self.names |= names
+                    continue
+                self.changed |= _words(part)
+                if not _OF_NO_ROW.match(part):
+                    self.changed_rows |= _words(part)
 
     def left_of(self, enum: Enum) -> Enum:
         """:return: the type as it is when these have gone, as far as that can be told."""
@@ -147,6 +157,7 @@ def _look(
     ordinal: int,
     rewrite_limit_mb: int | None,
     before: _Before,
+    unlooked: dict[str, list[str]] | None,
 ) -> None:
     step, budgets, database = migration["steps"][ordinal - 1], migration.get("budgets") or {}, str(conn.info.dbname)
     declared = budgets.get("rewrite_limit_mb")
@@ -166,18 +177,45 @@ def _look(
                 error.args = (error.message,)
                 error.extra |= {"reason": "labels", "version": row.version}
                 raise
+            if unlooked is not None:
+                left = _left_to_the_step(going, before)
+                if left:
+                    unlooked.setdefault(row.version, []).append(left)
 
 
 def _refuse(going: Going, before: _Before) -> None:
-    enum = enum_types.find(going.conn, going.schema, going.name)
-    if enum is None:
+    found = enum_types.find(going.conn, going.schema, going.name)
+    if found is None:
         return
-    going.keep_there(enum)
+    going.keep_there(found)
     if not going.labels:
         return
-    enum = before.left_of(enum)
+    enum = before.left_of(found)
     beside = going.is_large(enum) or labels_beside.is_begun(going.conn, enum)
     going.refuse_unfit(enum, beside=beside)
     if beside:
         labels_beside.refuse_taken(going, enum)
     going.refuse_used(before.rows_of(enum))
+
+
+def _left_to_the_step(going: Going, before: _Before) -> str | None:
+    """:return: what would refuse it now, and no longer if what goes before it changes all that it may."""
+    enum = enum_types.find(going.conn, going.schema, going.name)
+    if enum is None or not going.labels or not before.changed:
+        return None
+    certain = replace(before, changed=set(), changed_rows=set())
+    now, then = certain.left_of(enum), before.left_of(enum)
+    looked = {table.oid for table in before.rows_of(then).tables}
+    execute(going.conn, "SAVEPOINT pgops_look")
+    try:
+        if now != then:
+            going.refuse_unfit(now, beside=going.is_large(now))
+        going.refuse_used(replace(now, tables=tuple(table for table in now.tables if table.oid not in looked)))
+    except PgopsError as error:
+        return error.message.removeprefix(f"{going.doing} was refused: ")
+    except psycopg2.Error as error:
+        if error.pgcode is None:
+            raise
+        execute(going.conn, "ROLLBACK TO SAVEPOINT pgops_look")
+        return f"whether the labels {', '.join(going.labels)} can go from {going.full} (SQLSTATE {error.pgcode})"
+    return None

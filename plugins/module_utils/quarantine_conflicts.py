@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import existing, integrity
+from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts import changing
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     execute,
@@ -135,11 +136,11 @@ class Before:
                 continue
             if gone and gone["kind"] == "table":
                 self.tables.add((str(gone.get("schema") or "public"), str(gone["name"])))
-            text = str(statement["sql"])
-            if _LIFTS.match(text):
-                self.statements.append(_words(text))
-            elif not _CHANGES_NO_ROW.match(text):
-                self.changed_rows |= _words(text)
+            for part in changing(str(statement["sql"])):
+                if _LIFTS.match(part):
+                    self.statements.append(_words(part))
+                elif not _CHANGES_NO_ROW.match(part):
+                    self.changed_rows |= _words(part)
 
     def may_lift(self, relation: str, rule: str | None, columns: Sequence[str]) -> bool:
         """:param rule: its name, where it has one.

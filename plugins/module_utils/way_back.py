@@ -61,7 +61,7 @@ def preview_revert(
 
     :param rewrite_limit_mb: in the place of what the versions declare; ``index_timeout_s`` the same, for the looks at rows.
     :return: ``versions`` (newest first, with what stays), ``remaining`` (how many stay applied), ``loss`` (see
-        :func:`data_loss`), ``prepared`` (the SQL).
+        :func:`data_loss`), ``unlooked`` (by version, what may stop it in its turn and cannot be told now), ``prepared`` (the SQL).
     :raises PgopsError: whatever would refuse the revert.
     """
     conn = connect(target, application_name=application_name(run_id))
@@ -73,11 +73,13 @@ def preview_revert(
             given = {"index_timeout_s": index_timeout_s}
             migrations = [{**one, "budgets": {**(one.get("budgets") or {}), **given}} for one in migrations]
         adopted.refuse_revert(conn, list(zip(chosen, migrations)))
-        label_refusal.refuse_revert(conn, list(zip(chosen, migrations)), rewrite_limit_mb)
+        unlooked: dict[str, list[str]] = {}
+        label_refusal.refuse_revert(conn, list(zip(chosen, migrations)), rewrite_limit_mb, unlooked)
         quarantine.refuse_revert(conn, list(zip(chosen, migrations)))
         there = standing(conn, found) if chosen else {}
         taken_along.TakenAlong(list(zip(chosen, migrations)), there, found).refuse(conn)
-        dependents.Dependents(list(zip(chosen, migrations)), there).refuse(conn)
+        for drop in dependents.Dependents(list(zip(chosen, migrations)), there).refuse(conn):
+            unlooked.setdefault(drop.version, []).append(f"what stands on {drop}")
         texts = []
         for row, migration in zip(chosen, migrations):
             there.pop(row.version)
@@ -87,6 +89,9 @@ def preview_revert(
             "loss": data_loss(conn, list(zip(chosen, migrations))),
             "remaining": len(begun(found)) - len(chosen),
             "ledger_head": found.head,
+            "unlooked": [
+                {"version": row.version, "what": unlooked[row.version]} for row in chosen if row.version in unlooked
+            ],
             "prepared": "".join(texts),
         }
     finally:

@@ -153,6 +153,10 @@ def down(situation: Situation, selection: way_back.Reverts) -> Way:
     ]
     if stays:
         needs.append(f"what stays of {', '.join(stays)} is told below")
+    if found["unlooked"]:
+        needs.append(
+            f"{', '.join(entry['version'] for entry in found['unlooked'])} cannot be looked at before, and may stop"
+        )
     return Way(
         DOWN,
         needs=needs,

@@ -120,6 +120,11 @@ databases:
       description: By table, the rows of dropped tables and the values of dropped columns that are not NULL.
       type: list
       elements: dict
+    unlooked:
+      description: In check mode, the versions that may stop in their turn - V(version), and C(what) could not be looked at, since what goes before it may
+        change it.
+      type: list
+      elements: dict
     tables:
       description: Tables that the reverted versions name.
       type: list

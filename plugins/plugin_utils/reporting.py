@@ -33,6 +33,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     run_parts,
     six_steps,
     typed_commands,
+    unlooked_versions,
 )
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
     Journal,
@@ -668,10 +669,13 @@ def screen(report: Mapping[str, Any], page: str | None) -> list[str]:
         lines.append(f"    {version['version']}{name}{where}: {done} in {float(version['duration_s']):.2f} s")
         if version.get("slower"):
             lines.append(f"    warn   {version['version']}{where}: {_slower(version)}")
+    unlooked = unlooked_versions.of_check(report)
+    ended = "ended, with versions not looked at," if unlooked and report["ok"] else report["result"]
     lines.append(
-        f"pgops run {report['run_id']}: {report['playbook']} in {report['environment']} {report['result']} "
+        f"pgops run {report['run_id']}: {report['playbook']} in {report['environment']} {ended} "
         f"{'in check mode, nothing was written, ' if report['check_mode'] and report['ok'] else ''}after {seconds(report['duration_s'])}, at {report['finished']}"
     )
+    lines += [f"    {told}" for told in unlooked]
     lines += six_steps.lines(report.get("six_steps") or [])
     lines += five_aims.lines(report.get("aims") or [])
     lines += [f"    {told}" for told in index_watch.lines(report.get("index_use") or [])]
