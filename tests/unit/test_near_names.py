@@ -15,6 +15,28 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import 
 
 ROOT = Path(__file__).parents[2]
 
+# Names as sites, Ansible and other roles have them.
+OWN = """
+    app_directory app_user app_host app_port app_database app_phases application_hooks
+    backups_host backups_bucket backup_s3_bucket db_backup_directory restic_backup_path bacula_directory
+    ops_host ops_user ops_port ops_database pg_host pg_port pg_user pg_database pgbouncer_port pgbackrest_stanza pghost psql_port
+    postgresql_port postgres_user postgresql_databases pgdata_directory
+    migration migration_user migration_timeout migrations_path migrator_password emigrate_x flyway_target
+    import_directory imports_format store_path store_roles remote_jobs project_version reverse_proxy
+    state_directory stage_required rated_required gateway_host gateway_port
+    scheduler_port scheduled_tasks job_schedule_user
+    hosts hosts_start hostname webhook_url web_hooks
+    reports report_mail reporting_user reports_bucket fleet_size fleet_owner
+    verified verification_url audits auditd_rules inspection_table
+    retained_days detention_days attention_mail approval_key approvals
+    node_exporter_textfile_dir nginx_user users environment timezone ntp_servers become_user
+    my_backup_directory old_gate_required x_pgops_phases _pgops_phases __gate_required _gat_required
+    PGOPS_DATABASE BACKUP_DIRECTORY GATE_REQUIRED
+    ansible_host ansible_user ansible_port ansible_python_interpreter
+    groups group_names hostvars inventory_hostname inventory_hostname_short inventory_dir inventory_file play_hosts playbook_dir
+    role_name role_names role_path omit vars lookup query
+"""
+
 
 @pytest.mark.parametrize(
     ("one", "other", "count"),
@@ -58,28 +80,8 @@ def test_every_variable_that_lost_a_letter_of_its_first_word_is_found() -> None:
 
 
 def test_a_sites_own_variables_are_passed_over() -> None:
-    own = """
-        app_directory app_user app_host app_port app_database app_phases application_hooks
-        backups_host backups_bucket backup_s3_bucket db_backup_directory restic_backup_path bacula_directory
-        ops_host ops_user ops_port ops_database pg_host pg_port pg_user pg_database pgbouncer_port pgbackrest_stanza pghost psql_port
-        postgresql_port postgres_user postgresql_databases pgdata_directory
-        migration migration_user migration_timeout migrations_path migrator_password emigrate_x flyway_target
-        import_directory imports_format store_path store_roles remote_jobs project_version reverse_proxy
-        state_directory stage_required rated_required gateway_host gateway_port
-        scheduler_port scheduled_tasks job_schedule_user
-        hosts hosts_start hostname webhook_url web_hooks
-        reports report_mail reporting_user reports_bucket fleet_size fleet_owner
-        verified verification_url audits auditd_rules inspection_table
-        retained_days detention_days attention_mail approval_key approvals
-        node_exporter_textfile_dir nginx_user users environment timezone ntp_servers become_user
-        my_backup_directory old_gate_required x_pgops_phases _pgops_phases __gate_required _gat_required
-        PGOPS_DATABASE BACKUP_DIRECTORY GATE_REQUIRED
-        ansible_host ansible_user ansible_port ansible_python_interpreter
-        groups group_names hostvars inventory_hostname inventory_hostname_short inventory_dir inventory_file play_hosts playbook_dir
-        role_name role_names role_path omit vars lookup query
-    """.split()
     # Names with a prefix of ours are refused as such, by another rule.
-    assert near_variables(own) == []
+    assert near_variables(OWN.split()) == []
     assert near_variables([*INTERNAL_STATIC_VARS, *MAGIC_VARIABLE_MAPPING, *RESTRICTED_RESULT_KEYS]) == []
 
 
