@@ -40,6 +40,10 @@ SUPERUSER = "postgres"
 # A crashed server replays its log first; a minute of WAL on a slow disk takes longer than a start.
 START_SECONDS = 180.0
 STOP_SECONDS = 60.0
+# What fits into pid_t; os.kill refuses more with an error of its own.
+LARGEST_PID = 2**31 - 1
+# Elsewhere nothing tells who works in a folder.
+_PROC_TELLS = os.path.isdir("/proc/self")
 # The first of these that exists runs the server for root.
 UNPRIVILEGED_USERS = ("postgres", "nobody")
 # Where the data goes when the unprivileged user cannot reach the folder.
@@ -196,13 +200,16 @@ class EmbeddedServer:
 
     @property
     def port(self) -> int:
-        """The port of the last start; ServerError before the first."""
+        """The port of the last start, which a running server knows too; ServerError where nobody does."""
         try:
-            return int((self.directory / "port").read_text())
-        except (FileNotFoundError, ValueError):
-            raise ServerError(f"No server was ever started in {self.directory}: run 'make demo' first.") from None
+            port = self._known_port()
         except OSError as error:
             raise ServerError(f"{self.directory / 'port'} cannot be read: {error.strerror}.") from error
+        if port is None and self._running() is not None:
+            port = self._port_in_pid_file()
+        if port is None:
+            raise ServerError(f"No server runs in {self.directory}: 'make demo' starts it.")
+        return port
 
     # Verbs
 
@@ -614,7 +621,10 @@ class EmbeddedServer:
                     return True
                 if "could not bind" in complaint or "could not create any TCP/IP sockets" in complaint:
                     return False
-                raise ServerError(f"The server in {self.directory} did not start: {complaint}; see {self.log}.")
+                raise ServerError(
+                    f"The server in {self.directory} did not start: {complaint}; look at {self.log}, mend it and type 'make demo', "
+                    "or 'make clean' first to begin anew."
+                )
             if self._ready(data, process.pid):
                 return True
             time.sleep(0.02)
@@ -634,7 +644,15 @@ class EmbeddedServer:
                     "'make stop' ends it."
                 )
             time.sleep(0.02)
-        self._write_access(int((data / "postmaster.pid").read_text().splitlines()[3]))
+        port = self._port_in_pid_file()
+        if port is None:
+            raise ServerError(f"The server in {self.directory} ended while it was looked at: type 'make demo' again.")
+        self._write_access(port)
+
+    def _port_in_pid_file(self) -> int | None:
+        with contextlib.suppress(FileNotFoundError, ValueError, IndexError):
+            return int((Path(os.path.realpath(self.data)) / "postmaster.pid").read_text().splitlines()[3])
+        return None
 
     @staticmethod
     def _ready(data: Path, pid: int) -> bool:
@@ -656,18 +674,15 @@ class EmbeddedServer:
     def _running(self) -> int | None:
         """Return the pid of the server of this data folder, or None; a recycled pid is not mistaken for it."""
         data = Path(os.path.realpath(self.data))
-        try:
-            pid = int((data / "postmaster.pid").read_text().splitlines()[0])
-        except (FileNotFoundError, ValueError, IndexError):
-            return None
-        return pid if _serves(pid, data) else None
+        pid = _pid_in(data / "postmaster.pid")
+        return pid if pid is not None and _serves(pid, data) else None
 
     def _free_leftover_pid(self, data: Path) -> None:
         """Deal with the pid file of a server that is gone.
 
         PostgreSQL removes the file itself when no process has its pid. When another process has the pid by now, it
-        refuses; then the file is removed here, but only after looking that no process of the dead server still works in
-        the folder: a second server beside those would destroy the data.
+        refuses, and so it does when the file names none; then the file is removed here, but only after looking that no
+        process of the dead server still works in the folder: a second server beside those would destroy the data.
         """
         deadline = time.monotonic() + 15
         while orphans := _working_in(data):
@@ -677,14 +692,28 @@ class EmbeddedServer:
                     "work on its data: end them and run it again."
                 )
             time.sleep(0.1)
-        with contextlib.suppress(FileNotFoundError, ValueError, IndexError):
-            pid = int((data / "postmaster.pid").read_text().splitlines()[0])
-            # A dead server that nobody waited for (a container without an init) still has its pid, and PostgreSQL would
-            # refuse on its account as well.
-            if _exists(pid) and not _serves(pid, data):
-                if _alive(pid):
-                    self._say(f"Removing a leftover postmaster.pid: process {pid} is another program now.")
-                (data / "postmaster.pid").unlink()
+        leftover = data / "postmaster.pid"
+        pid = _pid_in(leftover)
+        if pid is None:
+            self._remove_unreadable(leftover)
+        # A dead server that nobody waited for (a container without an init) still has its pid, and PostgreSQL would
+        # refuse on its account as well.
+        elif _exists(pid) and not _serves(pid, data):
+            if _alive(pid):
+                self._say(f"Removing a leftover postmaster.pid: process {pid} is another program now.")
+            leftover.unlink(missing_ok=True)
+
+    def _remove_unreadable(self, leftover: Path) -> None:
+        """A pid file cut off by a full disk or a crash: PostgreSQL refuses to start beside it."""
+        if not os.path.lexists(leftover):
+            return
+        if not _PROC_TELLS:
+            raise ServerError(
+                f"{leftover} names no process: see that no PostgreSQL works in {leftover.parent}, remove the file, and type "
+                "'make demo'."
+            )
+        self._say("Removing a leftover postmaster.pid that names no process: nobody works on the data.")
+        leftover.unlink()
 
     def _stop(self) -> bool:
         pid = self._running()
@@ -775,6 +804,15 @@ def _user_name(uid: int) -> str:
         return f"user {uid}"
 
 
+def _pid_in(file: Path) -> int | None:
+    """Return the process that a pid file names; None without the file, and where what it has is none."""
+    try:
+        pid = int(file.read_text().splitlines()[0])
+    except (FileNotFoundError, ValueError, IndexError):
+        return None
+    return pid if 0 < pid <= LARGEST_PID else None
+
+
 def _exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -798,7 +836,7 @@ def _serves(pid: int, data: Path) -> bool:
     """Tell whether process `pid` is the postmaster of `data`: it works in that folder and is called postgres."""
     if not _alive(pid):
         return False
-    if os.path.isdir("/proc/self"):
+    if _PROC_TELLS:
         try:
             in_data = os.path.samefile(f"/proc/{pid}/cwd", data)
             return in_data and Path(f"/proc/{pid}/comm").read_text().strip() == "postgres"

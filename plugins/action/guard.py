@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ansible import context
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleTemplateError
 from ansible.release import __version__ as ansible_version
 from ansible.utils.vars import load_extra_vars
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import environments
@@ -44,8 +44,12 @@ class ActionModule(UnbrokenAction):
             going_on = self._next_batch(variables)
             if going_on:
                 return going_on
-            self._mark_begun(variables)
-            return self._start(variables)
+            try:
+                self._mark_begun(variables)
+                return self._start(variables)
+            except AnsibleTemplateError as error:
+                self._refuse_untold(variables, failed=error)
+                raise
         except environments.Refusal as refusal:
             return {"failed": True, "refused": True, "msg": str(refusal), "next": refusal.next}
 
@@ -92,6 +96,7 @@ class ActionModule(UnbrokenAction):
     def _start(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
             batches,
+            checked_variables,
             execution_environment,
             resumed_run,
             run_duties,
@@ -106,7 +111,7 @@ class ActionModule(UnbrokenAction):
 
         hosts = list(task_vars["ansible_play_hosts_all"])
         variables_of = {host: self._variables_of(host, task_vars) for host in hosts}
-        self._check_names(variables_of, load_extra_vars(self._loader))
+        checked_variables.refuse_unknown(variables_of, load_extra_vars(self._loader))
 
         limit = str(task_vars.get("ansible_limit") or context.CLIARGS.get("subset") or "")
         groups = task_vars["groups"]
@@ -130,6 +135,7 @@ class ActionModule(UnbrokenAction):
                     f"pgops_database is not set for {host}; name it in inventories/group_vars/{environment}/ or here",
                     f"{command} -l {shlex.quote(limit or environment)} -e pgops_database=NAME",
                 )
+        self._refuse_untold(task_vars, checked_variables.ALWAYS_READ, limit or environment)
         self._check_values(variables_of, given, limit or environment)
         hooks = self._hooks(variables_of)
         self._check_batches(variables_of, given, limit or environment, groups["all"])
@@ -245,32 +251,31 @@ class ActionModule(UnbrokenAction):
         # raw: a template in somebody else's variable is none of the guard's business.
         return task_vars["hostvars"].raw_get(host)
 
-    @staticmethod
-    def _check_names(variables_of: dict[str, Any], typed: Iterable[str]) -> None:
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import (
-            known_variables,
-            misspelt_prefixes,
-            role_names,
-            unknown_variables,
+    def _refuse_untold(
+        self,
+        task_vars: dict[str, Any],
+        names: Iterable[str] | None = None,
+        limit: str | None = None,
+        failed: AnsibleTemplateError | None = None,
+    ) -> None:
+        """:param names: by default all of the collection's. :raises Refusal: the template of one fails, as ``failed`` did."""
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+            checked_variables,
+            typed_commands,
+            variables,
         )
 
-        known = known_variables()
-        misspelt = misspelt_prefixes(typed, known)
-        if misspelt:
-            raise environments.Refusal(
-                f"There is no variable {', '.join(map(str, misspelt))}; correct the name behind -e"
-            )
-        for host, variables in variables_of.items():
-            unknown = unknown_variables(variables, known)
-            if unknown:
-                listed = ", ".join(map(str, unknown))
-                verb = "is no variable" if len(unknown) == 1 else "are no variables"
-                role = next((name for name in role_names() if unknown[0].name.startswith(f"{name}_")), "migrate")
-                raise environments.Refusal(
-                    f"{listed} {verb} of this collection (set for {host}); correct the name where it is set, and for the "
-                    "list of the role's variables",
-                    f"ansible-doc -t role whitecross.pgops.{role}",
-                )
+        run = {typed_commands.GIVEN: typed_commands.given(self._loader), "command": environments.typed_command()}
+        checked_variables.refuse_untold(
+            self._templar,
+            str(task_vars["inventory_hostname"]),
+            task_vars,
+            sorted(variables.known_variables()) if names is None else names,
+            load_extra_vars(self._loader),
+            run,
+            limit or str(task_vars.get("ansible_limit") or context.CLIARGS.get("subset") or "") or None,
+            failed,
+        )
 
     @staticmethod
     def _hooks(variables_of: dict[str, Any]) -> list[str]:

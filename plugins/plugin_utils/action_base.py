@@ -20,10 +20,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError, AnsibleTemplateError
 from ansible_collections.whitecross.pgops.plugins.module_utils.job import LEASE
 from ansible_collections.whitecross.pgops.plugins.module_utils.job import PREFIX as JOB_PREFIX
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, typed_commands
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.checked_variables import cause
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.unbroken import Screen, UnbrokenAction
@@ -102,11 +103,20 @@ class PgopsAction(UnbrokenAction):
     # -- what a subclass asks for -------------------------------------------------------------------------------------
 
     def pgops(self, task_vars: dict[str, Any], name: str) -> Any:
-        """:return: the templated value of ``pgops_<name>``, or its default."""
+        """:return: the templated value of ``pgops_<name>``, or its default.
+
+        :raises AnsibleActionFail: its template fails; Ansible does not say whose it is
+        """
         variable = f"pgops_{name}"
         value = task_vars.get(variable)
         if value is not None:
-            value = self._templar.template(value)
+            try:
+                value = self._templar.template(value)
+            except AnsibleTemplateError as error:
+                raise AnsibleActionFail(
+                    f"{variable} is set for {task_vars.get('inventory_hostname')}, and its template has no value: {cause(error)}; correct "
+                    "it where it is set, or behind -e."
+                ) from None
         if value is None or value == "":
             value = SHARED_VARIABLES[variable].default
         asked = self.run_fact(task_vars).get("databases") if name == "databases" else None

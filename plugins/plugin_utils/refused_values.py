@@ -79,6 +79,16 @@ _NEVER_NEGATIVE = frozenset(
     }
 )
 
+# libpq takes one for each host, and none between two commas for the default.
+_PORTS = ("pgops_port", "pgops_scratch_port", "backup_standby_port")
+_LAST_PORT = 65535
+# The shared variables are no options of a role.
+_SHARED: Mapping[str, Mapping[str, Any]] = {
+    "pgops_connect_timeout": {"type": "int"},
+    "pgops_lease": {"type": "int"},
+    "pgops_poll_interval": {"type": "float"},
+}
+
 _TYPES: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     "int": (check_type_int, "a whole number"),
     "float": (check_type_float, "a number"),
@@ -113,6 +123,11 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
+def _is_port(text: str) -> bool:
+    number = text.strip()
+    return not number or (number.isascii() and number.isdigit() and 1 <= int(number) <= _LAST_PORT)
+
+
 def empty_value(given: Mapping[str, Any]) -> str | None:
     """The first variable of the command line that has no value though none would be a choice, or None.
 
@@ -129,7 +144,14 @@ def wrong_value(variables: Mapping[str, Any], options: Mapping[str, Mapping[str,
     :param variables: name -> value, as they are set
     :param options: name -> the option in ``meta/argument_specs.yml``
     """
-    for name, option in options.items():
+    for name in _PORTS:
+        value = variables.get(name)
+        if not (_is_empty(value) or _is_template(value) or all(map(_is_port, str(value).split(",")))):
+            return RefusedValue(
+                name,
+                f"{name} is {_shown(value)}, and it takes a port from 1 to {_LAST_PORT}, or one for each host with commas",
+            )
+    for name, option in {**_SHARED, **options}.items():
         value = variables.get(name)
         if _is_empty(value) or _is_template(value):
             continue

@@ -167,6 +167,58 @@ def test_a_leftover_pid_file_that_names_another_program_is_removed(server, said)
             other.kill()
 
 
+@pytest.mark.parametrize("content", [b"", b"\n", b"garbage\n", b"\xff\xfe", b"0\n", b"9" * 30], ids=repr)
+def test_a_leftover_pid_file_that_names_no_process_is_removed(server, said, content):
+    server.start()
+    server.stop()
+    (server.data / "postmaster.pid").write_bytes(content)
+    assert server.status().state == "stopped"
+    assert server.start() is True
+    assert any("leftover postmaster.pid that names no process" in line for line in said)
+    assert ask(server, "SELECT 1") == 1
+
+
+def test_an_unreadable_pid_file_beside_a_server_at_work_is_left_alone(server, said, monkeypatch):
+    server.start()
+    kept = (server.data / "postmaster.pid").read_bytes()
+    try:
+        (server.data / "postmaster.pid").write_bytes(b"")
+        clock = iter(range(0, 10_000, 20))
+        monkeypatch.setattr("embedded_server.time.monotonic", lambda: next(clock))
+        with pytest.raises(ServerError, match="still work on its data: end them and run it again"):
+            again(server, said).start()
+        assert (server.data / "postmaster.pid").read_bytes() == b""
+    finally:
+        monkeypatch.undo()
+        (server.data / "postmaster.pid").write_bytes(kept)
+    assert ask(server, "SELECT 1") == 1
+
+
+def test_a_server_that_does_not_start_is_told_with_what_to_type(server):
+    server.start()
+    server.stop()
+    (server.data / "postgresql.conf").write_text("no setting at all\n")
+    with pytest.raises(
+        ServerError, match=r"did not start: .*; look at .*, mend it and type 'make demo', or 'make clean' first"
+    ):
+        server.start()
+
+
+def test_a_running_server_whose_port_file_is_gone_is_found_again(server, said):
+    server.start()
+    port = server.port
+    (server.directory / "port").unlink()
+    second = again(server, said)
+    assert second.status() == server.status()
+    assert second.port == port
+    assert second.start() is False
+    assert (server.directory / "port").read_text() == f"{port}\n"
+    server.stop()
+    (server.directory / "port").unlink()
+    with pytest.raises(ServerError, match=r"No server runs in .*: 'make demo' starts it"):
+        assert second.port
+
+
 @pytest.mark.slow
 def test_a_half_made_cluster_is_made_anew(server, said):
     server.start()

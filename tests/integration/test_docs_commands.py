@@ -55,6 +55,13 @@ REPLACED = {
     ),
 }
 
+# Where a wrong answer exits with 0 as well: what it has to look like.
+ANSWERS = {
+    "psql -c 'SET ROLE white_cross_owner' -c 'SELECT count(nickname) AS filled, count(*) AS students FROM students'": (
+        r"^ +([1-9]\d*) \| +\1$"
+    ),
+}
+
 FENCE = re.compile(
     r"(?:^<!-- exits (?P<rc>\d+) -->\n+)?^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -136,6 +143,13 @@ def test_each_command_does_what_its_page_says(page: Path, shell: Shell) -> None:
         where = f"{page.relative_to(ROOT)}:{command.line}: {command.text}"
         assert answer.rc == command.rc, f"{where} exited with {answer.rc}, not {command.rc}:\n{answer.output}"
         assert "Traceback" not in answer.output, f"{where} printed a traceback:\n{answer.output}"
+        expected = ANSWERS.get(command.text, "")
+        assert re.search(expected, answer.output, re.MULTILINE), f"{where} answered:\n{answer.output}"
+
+
+def test_each_answer_that_is_looked_at_is_of_a_command_that_is_typed() -> None:
+    typed = {command.text for page in PAGES for command in commands(page)}
+    assert set(ANSWERS) <= typed
 
 
 def test_each_block_with_a_shell_command_is_one_that_is_run() -> None:

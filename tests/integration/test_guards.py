@@ -442,3 +442,68 @@ def test_a_canary_outside_the_run_leaves_its_place_to_nobody(guarded: Playbook) 
 def test_batches_in_the_inventory_would_be_passed_over(guarded: Playbook) -> None:
     guarded.variables["migrate_canary"] = "local-1"
     refused(guarded, guarded("guarded.yml"), "batches are made before any host's variables are read")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("bakup_directory", "backup_directory"), ("pgop_phases", "pgops_phases"), ("gat_required", "gate_required")]
+)  # fmt: skip
+def test_a_misspelt_first_word_in_the_inventory(guarded: Playbook, name: str, near: str) -> None:
+    guarded.variables[name] = True
+    result = guarded("guarded.yml")
+    refused(guarded, result, f"{name} (did you mean {near}?) is no variable of this collection (set for local-1)")
+    role = near.partition("_")[0].replace("pgops", "migrate")
+    assert result.json["error"]["next"] == [f"ansible-doc -t role whitecross.pgops.{role}"]
+
+
+def test_a_sites_own_variables_in_the_inventory_are_none_of_the_guards_business(guarded: Playbook) -> None:
+    guarded.variables.update(
+        {"app_directory": "/srv", "backups_host": "nas-1", "migration_user": "ada", "ops_host": "ops-1", "BACKUP_DIRECTORY": "/b"}
+    )  # fmt: skip
+    result = guarded("guarded.yml")
+    assert result.rc == 0, result.output
+
+
+@pytest.mark.parametrize("name", ["pgops_database", "pgops_host", "pgops_json", "migrate_windows"])
+def test_a_template_that_has_no_value_is_told_by_its_variable(guarded: Playbook, name: str) -> None:
+    result = guarded("rollback.yml", "-e", f"{name}={{{{ nothing }}}}", rollback_strategy="down")
+    sentence = f"{name} was given with -e, and its template has no value: 'nothing' is undefined; and without it"
+    if name == "pgops_json":
+        # There is no file then to look into.
+        assert sentence in result.output
+        return
+    refused(guarded, result, sentence)
+    assert result.json["error"]["next"] == ["ansible-playbook rollback.yml -l local -e rollback_strategy=down"]
+
+
+def test_a_template_in_the_inventory_that_has_no_value_is_told_by_its_variable(guarded: Playbook) -> None:
+    guarded.variables["pgops_scratch_host"] = "{{ site_scratch }}"
+    guarded.variables["site_scratch"] = "{{ nothing }}"
+    result = guarded("status.yml")
+    refused(
+        guarded,
+        result,
+        "pgops_scratch_host is set for local-1, and its template has no value: 'nothing' is undefined; correct it there, and then",
+    )
+    assert result.json["error"]["next"] == ["ansible-playbook status.yml -l local"]
+
+
+def test_a_template_of_a_later_host_is_told_by_its_variable(guarded: Playbook) -> None:
+    guarded.hosts["local"] = {"local-1": {}, "local-2": {"pgops_user": "{{ nothing }}"}}
+    result = guarded("status.yml")
+    assert result.rc == 2
+    assert (
+        "pgops_user is set for local-2, and its template has no value: 'nothing' is undefined"
+        in result.json["error"]["message"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "takes"),
+    [
+        ("pgops_port", "abc", "a port from 1 to 65535, or one for each host with commas"),
+        ("pgops_connect_timeout", "soon", "a whole number"),
+    ],
+)
+def test_a_shared_value_that_cannot_be_meant(guarded: Playbook, name: str, value: str, takes: str) -> None:
+    result = guarded("status.yml", "-e", f"{name}={value}")
+    refused(guarded, result, f"{name} is {value}, and it takes {takes}; type: ansible-playbook status.yml -l local")
