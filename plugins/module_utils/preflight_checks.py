@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger_rights
+from ansible_collections.whitecross.pgops.plugins.module_utils.command_text import together
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     execute,
@@ -269,7 +270,7 @@ def _entry(check: Check, answer: Mapping[str, Any]) -> dict[str, Any]:
     return check.entry(
         STOP if STOP in levels else WARN,
         "; ".join(fill(check.found, row) for row in shown) + more,
-        " ".join(fixes) + (" ..." if more and len(fixes) > 1 else ""),
+        together(fixes) + (" ..." if more and len(fixes) > 1 else ""),
         number,
         unknown=set(levels) == {UNKNOWN},
     )
