@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.whitecross.pgops.plugins.action import prove, restore, restore_database
-from ansible_collections.whitecross.pgops.plugins.module_utils import errors
+from ansible_collections.whitecross.pgops.plugins.module_utils import errors, preflight
 from ansible_collections.whitecross.pgops.plugins.module_utils.command_text import is_command, together
+from ansible_collections.whitecross.pgops.plugins.module_utils.preflight_checks import Check
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting, typed_commands, unusable
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.preflight_data import read
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import known_variables
@@ -71,6 +72,22 @@ def test_each_fix_of_preflight_is_a_command_or_a_sentence_that_no_shell_takes_fo
     commands = {name for name, fix in fixes.items() if is_command(fix)}
     assert {"ownership", "schema_rights", "wraparound", "backup_age", "backup_large_objects"} <= commands
     assert not {"pooler", "server", "tls", "restore_extensions", "encoding", "blue_green"} & commands
+
+
+def test_a_stop_says_what_to_do_and_only_a_command_is_to_be_typed() -> None:
+    checks = {name: Check(name, name) for name in ("pooler", "ownership")}
+
+    def stopped(name: str, fix: str) -> errors.PgopsError:
+        found = {"check": name, "level": "stop", "evidence": "it is wrong", "fix": fix}
+        with pytest.raises(errors.PgopsError) as caught:
+            preflight._refuse_stops({"school": {"checks": [found]}}, checks)
+        return caught.value
+
+    sentence = "set pgops_host and pgops_port to the server's own"
+    by_hand = stopped("pooler", sentence)
+    assert by_hand.message == f"Preflight stops school at pooler: it is wrong; {sentence}"
+    assert by_hand.hint == sentence
+    assert stopped("ownership", "ALTER TABLE x OWNER TO y;").message.endswith("; type: ALTER TABLE x OWNER TO y;")
 
 
 def test_in_a_report_what_is_no_command_is_the_hint() -> None:
