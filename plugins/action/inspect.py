@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import inspect_queries
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import inspect_queries, typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import table
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
@@ -35,8 +35,16 @@ class ActionModule(PgopsAction):
         try:
             query = inspect_queries.choose(name, given)
         except PgopsError as error:
-            raise AnsibleActionFail(error.message) from None
+            raise AnsibleActionFail(error.message, result={"next": [self._instead(error, task_vars)]}) from None
         return {"query": query.name, "text": query.text, "reads_rows": query.reads_rows, **given}
+
+    def _instead(self, error: PgopsError, task_vars: dict[str, Any]) -> str:
+        """:return: the command of a query that answers; what lists the runs where the id of one is missing."""
+        if error.extra["instead"] is None:
+            return self.command(task_vars, "status.yml")
+        left_out = [f"inspect_{parameter}" for parameter in error.extra["without"]]
+        run = typed_commands.without(self.typed(task_vars), left_out)
+        return typed_commands.again(run, self.limit(task_vars), {"inspect_query": error.extra["instead"]})
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Show the rows as a table."""

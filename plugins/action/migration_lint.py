@@ -92,7 +92,8 @@ class ActionModule(TreeAction):
             result |= {
                 "failed": True,
                 "msg": f"{first.file}:{first.line}: {first.message} [{first.rule}]{more}",
-                "next": [f"correct the files, or write why it is safe there, and type: {self.again(self._given())}"],
+                "hint": "Correct the files, or write why it is safe there.",
+                "next": [self.again(self._given())],
             }
         return result
 
@@ -185,7 +186,8 @@ class ActionModule(TreeAction):
             result |= {
                 "failed": True,
                 "msg": f"{first}{more}",
-                "next": [f"correct the files and type: {self.command('lint')}"],
+                "hint": "Correct the files.",
+                "next": [self.command("lint")],
             }
         return result
 

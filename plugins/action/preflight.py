@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible_collections.whitecross.pgops.plugins.module_utils.command_text import is_command
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     ops_clock,
@@ -89,7 +90,7 @@ class ActionModule(PgopsAction):
                 check["fix"]
                 for found in (result.get("databases") or {}).values()
                 for check in found["checks"]
-                if check["level"] == "stop" and check["fix"]
+                if check["level"] == "stop" and is_command(check["fix"])
             }
             result["next"] = [*sorted(stopped), self.again(task_vars)]
         return result

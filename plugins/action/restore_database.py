@@ -23,7 +23,7 @@ class ActionModule(IdentityAction):
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the task's arguments. :raises AnsibleActionFail: nothing is named to be restored, or no whole path."""
         arguments = super().module_arguments(task_vars)
-        arguments["from"] = whole_path(arguments.get("from"))
+        arguments["from"] = whole_path(self, arguments.get("from"), task_vars)
         return arguments
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:

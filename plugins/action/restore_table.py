@@ -29,7 +29,7 @@ class ActionModule(IdentityAction):
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the task's arguments, with the rule for production. :raises AnsibleActionFail: no backup is named, or no whole path."""
         arguments = super().module_arguments(task_vars)
-        arguments["from"] = whole_path(arguments.get("from"))
+        arguments["from"] = whole_path(self, arguments.get("from"), task_vars)
         arguments["other_cluster_only"] = proof_levels.other_cluster_only(
             arguments.get("scratch_reason"), self.in_production(task_vars)
         )

@@ -11,6 +11,14 @@ from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import MigrationAction, seconds
 
+VERSION = "test_migration_version"
+
+
+def _newest(tree: list[dict[str, Any]]) -> dict[str, str]:
+    """:return: the choice of the tree's last version; none in an empty tree."""
+    versions = sorted(str(migration["version"]) for migration in tree)
+    return {VERSION: versions[-1]} if versions else {}
+
 
 class ActionModule(MigrationAction):
     """Up, down, up - never where production data is."""
@@ -22,21 +30,23 @@ class ActionModule(MigrationAction):
     def module_arguments(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: the rendered tree and the version. :raises AnsibleActionFail: in production, or without a version."""
         environment = self.run_fact(task_vars).get("environment")
-        if environment in self.pgops(task_vars, "production_environments"):
-            raise AnsibleActionFail(
-                f"A version is not tested in {environment}, where production data is; type: {self.local(task_vars)}"
-            )
         version = str(self._task.args.get("version") or "")
-        if not version:
+        if environment in self.pgops(task_vars, "production_environments"):
+            command = self.local(task_vars, version)
             raise AnsibleActionFail(
-                f"Which version? Type: {self.again(task_vars, {'test_migration_version': 'VERSION'})}"
+                f"A version is not tested in {environment}, where production data is; type: {command}",
+                result={"next": [command]},
             )
-        return {"version": version, "migrations": self.rendered_tree(task_vars)}
+        tree = self.rendered_tree(task_vars)
+        if not version:
+            command = self.again(task_vars, _newest(tree))
+            raise AnsibleActionFail(f"Which version? The newest, type: {command}", result={"next": [command]})
+        return {"version": version, "migrations": tree}
 
-    def local(self, task_vars: dict[str, Any]) -> str:
+    def local(self, task_vars: dict[str, Any], version: str) -> str:
         """:return: the command for the environment local, without the database of another environment."""
-        typed = {**self.typed(task_vars), typed_commands.GIVEN: {}}
-        return typed_commands.again(typed, "local", {"test_migration_version": "VERSION"})
+        choice = {VERSION: version} if version else _newest(self.rendered_tree(task_vars))
+        return typed_commands.again({**self.typed(task_vars), typed_commands.GIVEN: {}}, "local", choice)
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """A few lines a database."""

@@ -31,7 +31,7 @@ from typing import Any, Callable
 from urllib.parse import quote
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import encryption, physical_folder, sealed_settings
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import BACKUP, PgopsError
 
 MANIFEST_FORMAT = 1
 MANIFEST = "manifest.json"
@@ -272,7 +272,9 @@ def with_settings(backup: Backup) -> Backup:
     kept = read_beside(backup, CATALOG).get(sealed_settings.KEY)
     if kept is None:
         raise PgopsError(
-            f"The catalog of {backup.path} does not hold the settings that its manifest names.", hint=_TAKE_ANOTHER
+            f"The catalog of {backup.path} does not hold the settings that its manifest names.",
+            hint=_TAKE_ANOTHER,
+            unusable=BACKUP,
         )
     return replace(backup, manifest=sealed_settings.joined(backup.manifest, kept))
 
@@ -288,7 +290,9 @@ def read_beside(backup: Backup, name: str) -> dict[str, Any]:
             return dict(json.loads(stream.read()))
     except (OSError, EOFError, TypeError, ValueError, zlib.error) as exc:
         what = "catalog" if name == CATALOG else "file"
-        raise PgopsError(f"The backup's {what} {path} cannot be read: {exc}.", hint=_TAKE_ANOTHER) from None
+        raise PgopsError(
+            f"The backup's {what} {path} cannot be read: {exc}.", hint=_TAKE_ANOTHER, unusable=BACKUP
+        ) from None
 
 
 _TAKE_ANOTHER = "Take another backup, or name an older one with -e rollback_backup=PATH."
@@ -401,9 +405,11 @@ def read_backup(path: str) -> Backup:
     path = os.path.abspath(path)
     manifest_path = os.path.join(path, MANIFEST)
     if not os.path.isdir(path):
-        raise PgopsError(f"There is no backup {path} on this host.", hint="Name a folder that backup.yml has made.")
+        raise PgopsError(
+            f"There is no backup {path} on this host.", hint="Name a folder that backup.yml has made.", unusable=BACKUP
+        )
     if path.endswith(PARTIAL):
-        raise PgopsError(f"{path} is a backup that was never finished.", hint=_TAKE_ANOTHER)
+        raise PgopsError(f"{path} is a backup that was never finished.", hint=_TAKE_ANOTHER, unusable=BACKUP)
     if not os.path.exists(manifest_path):
         physical_folder.refuse(path)
     try:
@@ -411,15 +417,18 @@ def read_backup(path: str) -> Backup:
             data = stream.read()
         manifest: dict[str, Any] = dict(json.loads(data))
     except OSError as exc:
-        raise PgopsError(f"The manifest {manifest_path} cannot be read: {exc.strerror}.", hint=_TAKE_ANOTHER) from None
+        raise PgopsError(
+            f"The manifest {manifest_path} cannot be read: {exc.strerror}.", hint=_TAKE_ANOTHER, unusable=BACKUP
+        ) from None
     except (TypeError, ValueError):
         raise PgopsError(
-            f"The manifest {manifest_path} is damaged: it is no JSON object.", hint=_TAKE_ANOTHER
+            f"The manifest {manifest_path} is damaged: it is no JSON object.", hint=_TAKE_ANOTHER, unusable=BACKUP
         ) from None
     if manifest.get("format") != MANIFEST_FORMAT:
         raise PgopsError(
             f"The manifest {manifest_path} has format {manifest.get('format')!r}; this version reads {MANIFEST_FORMAT}.",
             hint="Use the version of whitecross.pgops that made the backup.",
+            unusable=BACKUP,
         )
     return Backup(path, manifest, hashlib.sha256(data).hexdigest(), _read_proof(path))
 
@@ -482,6 +491,7 @@ def verify_files(backup: Backup, check: Callable[[], None] | None = None) -> Non
             database=backup.manifest.get("database"),
             object_name=first,
             hint=_TAKE_ANOTHER,
+            unusable=BACKUP,
             extra={"files": wrong},
         )
 

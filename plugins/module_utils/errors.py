@@ -15,6 +15,11 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.server_message im
 )
 from psycopg2 import errorcodes
 
+# What a run may be given by name and never can use.
+BACKUP = "backup"
+SCRATCH_DATABASE = "scratch_database"
+NEW_DATABASE = "new_database"
+
 
 class PgopsError(Exception):
     """An error told to a person: one sentence, and beside it what a machine needs.
@@ -26,6 +31,8 @@ class PgopsError(Exception):
     :param database: the database in which it happened.
     :param object_name: the table, index or other object concerned.
     :param hint: what to do about it.
+    :param unusable: what was named and is refused however often it is typed: :data:`BACKUP`, :data:`SCRATCH_DATABASE` or
+        :data:`NEW_DATABASE`. The controller prints no command that names it again.
     :param extra: further fields of the module's result.
     """
 
@@ -39,6 +46,7 @@ class PgopsError(Exception):
         database: str | None = None,
         object_name: str | None = None,
         hint: str | None = None,
+        unusable: str | None = None,
         extra: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
@@ -49,6 +57,7 @@ class PgopsError(Exception):
         self.database = database
         self.object_name = object_name
         self.hint = hint
+        self.unusable = unusable
         self.extra = dict(extra or {})
 
     def as_dict(self) -> dict[str, Any]:
@@ -60,6 +69,7 @@ class PgopsError(Exception):
             "database": self.database,
             "object": self.object_name,
             "hint": self.hint,
+            "unusable": self.unusable,
         }
         return {**self.extra, **{name: value for name, value in fields.items() if value is not None}}
 

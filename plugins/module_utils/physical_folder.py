@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import BACKUP, PgopsError
 
 MANIFEST = "backup_manifest"
 LABEL = "backup_label"
@@ -91,6 +91,7 @@ def _refused(path: str, what: str, found: BaseBackup) -> PgopsError:
             f"{path} {what}it cannot be restored: {broken}. Nothing was done.",
             object_name=path,
             hint="Take another backup. " + _PITR.format(how=""),
+            unusable=BACKUP,
             extra={
                 "reason": "physical_folder",
                 "file": path,
@@ -107,6 +108,7 @@ def _refused(path: str, what: str, found: BaseBackup) -> PgopsError:
         f"{path} {what}a restore of one database takes a dump. Nothing was done.",
         object_name=path,
         hint=_PITR.format(how=how),
+        unusable=BACKUP,
         extra={"reason": "physical_folder", "file": path, "chain": [backup.path for backup in chain], "broken": None},
     )
 

@@ -22,6 +22,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     preflight_looks,
     server_log,
 )
+from ansible_collections.whitecross.pgops.plugins.module_utils.command_text import is_command
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
@@ -329,7 +330,7 @@ def _refuse_stops(databases: dict[str, Any], checks: Mapping[str, Check]) -> Non
     if first.get("waiver_expired"):
         message += f"; its waiver is no longer in force: {first['waiver_expired']}"
     if first["fix"]:
-        message += f"; type: {first['fix']}"
+        message += f"; type: {first['fix']}" if is_command(first["fix"]) else f"; {first['fix']}"
     raise PgopsError(
         message,
         database=name,

@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger_rights
+from ansible_collections.whitecross.pgops.plugins.module_utils.command_text import together
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     execute,
@@ -274,7 +275,7 @@ def _entry(check: Check, answer: Mapping[str, Any]) -> dict[str, Any]:
     return check.entry(
         STOP if STOP in levels else WARN,
         "; ".join(fill(check.found, row) for row in rows[:SHOWN]) + more,
-        " ".join(fixes) + rest,
+        together(fixes) + rest,
         number,
         unknown=set(levels) == {UNKNOWN},
     )

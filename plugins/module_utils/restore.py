@@ -58,6 +58,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.dump import Conte
 from ansible_collections.whitecross.pgops.plugins.module_utils.encrypted_dump import DecryptedRestore
 from ansible_collections.whitecross.pgops.plugins.module_utils.encryption import Identity
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import (
+    BACKUP,
+    SCRATCH_DATABASE,
     PgopsError,
     as_pgops_error,
     from_psycopg,
@@ -160,6 +162,7 @@ def refuse_altered(backup: Backup, manifest_sha256: str | None) -> None:
             f"{'the run' if manifest_sha256 else 'the proof'} recorded {recorded[:12]}….",
             database=backup.manifest.get("database"),
             hint="Take another backup; do not trust this one.",
+            unusable=BACKUP,
         )
 
 
@@ -195,6 +198,7 @@ def let_off(backup: Backup, work: Work, level: int) -> str | None:
         f"The backup {backup.path} is not restored: {old}, and rollback_max_backup_age_days is {work.max_age_days:g}.",
         database=backup.manifest.get("database"),
         hint="Name a newer one with -e rollback_backup=PATH, or say why this one is to be taken with -e \"rollback_break_glass='WHY'\".",
+        unusable=BACKUP,
         extra={"reason": "too_old"},
     )
 
@@ -232,6 +236,7 @@ def refuse_foreign(backup: Backup, conn: Connection, database: str) -> None:
             f"{backup.path} is a backup of {manifest['database']}, not of {database}.",
             database=database,
             hint="Name a backup of this database with -e rollback_backup=PATH.",
+            unusable=BACKUP,
         )
     found = system_identifier(conn)
     if manifest["system_identifier"] != found:
@@ -240,6 +245,7 @@ def refuse_foreign(backup: Backup, conn: Connection, database: str) -> None:
             f"{found}).",
             database=database,
             hint="Name a backup of this cluster with -e rollback_backup=PATH.",
+            unusable=BACKUP,
         )
     refuse_other_major(backup, conn)
 
@@ -258,6 +264,7 @@ def refuse_other_major(backup: Backup, conn: Connection) -> None:
             f"{conn.info.host}:{conn.info.port} is {major}.{minor}, and only its own major proves a backup.",
             database=backup.manifest["database"],
             hint=f"Point pgops_scratch_host at a PostgreSQL {wanted[0]}.",
+            unusable=BACKUP,
         )
 
 
@@ -291,6 +298,7 @@ def refuse_source(conn: Connection, backup: Backup) -> None:
             "from; nothing was written.",
             database=manifest["database"],
             hint="A restore goes into a new database; leave scratch_database unset.",
+            unusable=SCRATCH_DATABASE,
         )
 
 
@@ -321,6 +329,7 @@ def scratch_database(
                 f"{scratch} on {maintenance.host} is the very database that the backup came from; nothing was written.",
                 database=database,
                 hint="Leave scratch_database unset, or name a database that does not exist.",
+                unusable=SCRATCH_DATABASE,
             )
         for leftover in remove_dead(conn, database, database_marks.SCRATCH):
             work.progress.emit(f"removed {leftover}, left by a dead run", database=database)
@@ -356,7 +365,10 @@ def create(conn: Connection, name: str, properties: dict[str, Any], mark: Mark, 
     """
     if database_marks.database(conn, name) is not None:
         raise PgopsError(
-            f"There is a database {name} already; it was not touched.", database=mark.database, object_name=name
+            f"There is a database {name} already; it was not touched.",
+            database=mark.database,
+            object_name=name,
+            unusable=SCRATCH_DATABASE,
         )
     role = fetch_one(
         conn, "SELECT rolname::text AS name, rolsuper OR rolcreatedb AS able FROM pg_catalog.pg_roles "
@@ -750,6 +762,7 @@ def _refuse_differences(found: list[dict[str, Any]], backup: Backup) -> None:
         database=backup.manifest["database"],
         object_name=str(found[0]["object"]),
         hint="The backup cannot be trusted; take another one.",
+        unusable=BACKUP,
         extra={"differences": found[:KEPT_DIFFERENCES], "differences_total": len(found)},
     )
 
@@ -810,7 +823,9 @@ def prove(
     backup = backup_store.read_backup(path)
     database = backup.manifest["database"]
     if database != target.database:
-        raise PgopsError(f"{path} is a backup of {database}, not of {target.database}.", database=target.database)
+        raise PgopsError(
+            f"{path} is a backup of {database}, not of {target.database}.", database=target.database, unusable=BACKUP
+        )
     refuse_altered(backup, manifest_sha256)
     sound = soundness.Soundness()
     try:
@@ -838,6 +853,7 @@ def prove(
                 dump_reading.read_to_the_end(target, backup, work.control)
     except PgopsError as error:
         if _is_unfit(error):
+            error.unusable = BACKUP
             backup_store.remove_proof(backup)
         elif backup.proof_level and backup.proof:
             error.hint = f"{error.hint or ''} The proof of {backup.proof['proved_at']} stands.".strip()

@@ -39,7 +39,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks import Mark
 from ansible_collections.whitecross.pgops.plugins.module_utils.dump import Contents
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, as_pgops_error
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import BACKUP, PgopsError, as_pgops_error
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Work
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore_plan import Asked, Plan, look
 from ansible_collections.whitecross.pgops.plugins.module_utils.swap import Swap
@@ -310,6 +310,7 @@ class _Restore:
             f"What was restored from {self._plan.source.path} differs from what it says: {told}{more}",
             object_name=str(different[0]["object"]),
             hint="It cannot be trusted; take another one.",
+            unusable=BACKUP,
             extra={"differences": different[:_KEPT_DIFFERENCES], "differences_total": len(different)},
         )
 

@@ -34,7 +34,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.dump_source import Source
 from ansible_collections.whitecross.pgops.plugins.module_utils.encryption import Identity
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import BACKUP, NEW_DATABASE, PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.missing_roles import RolesToMake
 from ansible_collections.whitecross.pgops.plugins.module_utils.needed_roles import NeededRoles
 from ansible_collections.whitecross.pgops.plugins.module_utils.plain_sql import Scan
@@ -179,6 +179,7 @@ def _name(conn: Connection, target: Target, asked: Asked, now: datetime) -> str:
                 "restore_into and restore_replace are two ways, and both are given; nothing was done.",
                 database=target.database,
                 hint="Leave restore_into out to replace, or restore_replace to restore into a new database.",
+                unusable=NEW_DATABASE,
             )
         if live is None:
             raise PgopsError(
@@ -192,6 +193,7 @@ def _name(conn: Connection, target: Target, asked: Asked, now: datetime) -> str:
         raise PgopsError(
             f"restore_into={name} has {len(name.encode())} bytes; a name has at most {database_marks.NAME_LIMIT}.",
             database=target.database,
+            unusable=NEW_DATABASE,
         )
     if database_marks.database(conn, name) is not None:
         hint = "Name one that does not exist with -e restore_into=NAME"
@@ -202,6 +204,7 @@ def _name(conn: Connection, target: Target, asked: Asked, now: datetime) -> str:
             database=target.database,
             object_name=name,
             hint=f"{hint}.",
+            unusable=NEW_DATABASE,
         )
     return name
 
@@ -366,6 +369,7 @@ def refuse_newer(path: str, made_for: int, server: int) -> None:
             "nothing was done.",
             object_name=path,
             hint=f"Restore it on a PostgreSQL {made_for} or later.",
+            unusable=BACKUP,
             extra={"file": path},
         )
 

@@ -44,7 +44,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     fetch_one,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.encryption import Identity
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, as_pgops_error
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import BACKUP, PgopsError, as_pgops_error
 from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Restorer, Work
 from ansible_collections.whitecross.pgops.plugins.module_utils.side_schema import Wanted
@@ -191,6 +191,7 @@ def _backup(asked: Asked, database: str) -> Backup:
             f"{source.path} is no backup of ours: without a manifest nothing tells whether a table came back whole; nothing was done.",
             database=database,
             hint="Restore all of it into a new database with restore.yml, and look there.",
+            unusable=BACKUP,
         )
     backup = backup_store.read_backup(source.path)
     restore.refuse_altered(backup, None)
@@ -199,6 +200,7 @@ def _backup(asked: Asked, database: str) -> Backup:
             f"{backup.path} is a backup of {backup.manifest['database']}, not of {database}.",
             database=database,
             hint="Name a backup of this database with -e restore_from=PATH.",
+            unusable=BACKUP,
         )
     return encrypted_dump.unlock(backup, asked.identity)
 

@@ -23,7 +23,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError, AnsibleTemplateError
 from ansible_collections.whitecross.pgops.plugins.module_utils.job import LEASE
 from ansible_collections.whitecross.pgops.plugins.module_utils.job import PREFIX as JOB_PREFIX
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, typed_commands
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, typed_commands, unusable
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.checked_variables import cause
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
@@ -242,6 +242,8 @@ class PgopsAction(UnbrokenAction):
                 result = self.after(result, variables)
             if result.get("pending_swap"):
                 self._tell_pending(result, variables)
+            if result.get("unusable") and not result.get("next"):
+                result["next"] = unusable.commands(self, str(result["unusable"]), variables)
         except AnsibleError as error:
             told = str(error.message if hasattr(error, "message") else error)
             commands = (getattr(error, "result", None) or {}).get("next")

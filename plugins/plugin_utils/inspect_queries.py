@@ -15,6 +15,9 @@ from typing import Any
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
 FOLDER = Path(__file__).parents[2] / "sql" / "inspect"
+# What answers in any database, without a parameter; where none was named, and where a query needs the name of a table or an enum.
+FIRST = "tables"
+_NAMED_BY = {"table": FIRST, "enum": "enums"}
 _PARAMETER = re.compile(r"%\((\w+)\)s")
 _READS_ROWS = re.compile(r"^-- Reads rows$", re.MULTILINE)
 _NEEDS = re.compile(r"^-- Needs: (\w+)$", re.MULTILINE)
@@ -39,21 +42,32 @@ def choose(name: str | None, given: Mapping[str, Any], folder: Path = FOLDER) ->
 
     :param name: the name of a file in ``folder``, without its ending
     :param given: the parameters that have a value
-    :raises PgopsError: no such query (with the list of them), a parameter that is missing or that it does not take
+    :raises PgopsError: no such query (with the list of them), a parameter that is missing or that it does not take;
+        ``extra["instead"]`` has the query that can be asked, None where none tells the parameter's values, ``extra["without"]`` the variables that it leaves out
     """
     files = {file.stem: file for file in sorted(folder.glob("*.sql"))}
     if name not in files:
         near = difflib.get_close_matches(name or "", files, n=1)
         guess = f" (did you mean {near[0]}?)" if near else ""
         asked = f"inspect_query={name} is no query{guess}" if name else "No query is named"
-        raise PgopsError(f"{asked}; choose with -e inspect_query=NAME from {', '.join(files)}.")
+        raise PgopsError(
+            f"{asked}; choose with -e inspect_query=NAME from {', '.join(files)}.",
+            extra={"instead": near[0] if near else FIRST, "without": [] if near else sorted(given)},
+        )
     text = files[name].read_text(encoding="utf-8")
     parameters, needs = frozenset(_PARAMETER.findall(text)), frozenset(_NEEDS.findall(text))
     query = Query(name, text, parameters, needs, bool(_READS_ROWS.search(text)))
     lacking = sorted(query.needs - given.keys())
     if lacking:
-        raise PgopsError(f"The query {name} needs -e inspect_{lacking[0]}={lacking[0].upper()}.")
+        names = _NAMED_BY.get(lacking[0])
+        raise PgopsError(
+            f"The query {name} needs -e inspect_{lacking[0]}={lacking[0].upper()}{f'; {names} has their names' if names else ''}.",
+            extra={"instead": names, "without": sorted(given)},
+        )
     surplus = sorted(given.keys() - query.parameters)
     if surplus:
-        raise PgopsError(f"The query {name} takes no inspect_{surplus[0]}; leave it out.")
+        raise PgopsError(
+            f"The query {name} takes no inspect_{surplus[0]}; leave it out.",
+            extra={"instead": name, "without": surplus},
+        )
     return query

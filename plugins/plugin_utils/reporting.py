@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.whitecross.pgops.plugins.module_utils.command_text import is_command
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     application_hooks,
     checklist,
@@ -95,7 +96,7 @@ def as_list(value: Any) -> list[str]:
 def error_of(result: Mapping[str, Any]) -> dict[str, Any]:
     """The error of a failed task's result or journal event, with what a machine needs and no traceback.
 
-    :returns: ``message``, ``sqlstate`` (None where no statement failed), ``next`` (commands), and of ``statement``,
+    :returns: ``message``, ``sqlstate`` (None where no statement failed), ``next`` (commands; what is none is the ``hint``), and of ``statement``,
         ``location``, ``database``, ``hint``, ``applied``, ``not_applied`` what there is; ``statements``, what :func:`build`
         puts before the commands
     """
@@ -103,13 +104,16 @@ def error_of(result: Mapping[str, Any]) -> dict[str, Any]:
     error: dict[str, Any] = {
         "message": message,
         "sqlstate": result.get("sqlstate"),
-        "next": as_list(result.get("next")),
+        "next": [command for command in as_list(result.get("next")) if is_command(command)],
     }
     for name in ("statement", "location", "database", "object", "hint", "applied", "not_applied", "phase", "host"):
         if result.get(name) not in (None, ""):
             error[name] = result[name]
     if result.get("statements"):
         error["statements"] = as_list(result["statements"])
+    told = [text for text in as_list(result.get("next")) if not is_command(text)]
+    if told:
+        error.setdefault("hint", "; ".join(told))
     return dict(without_secrets(error))
 
 

@@ -19,7 +19,10 @@ from ansible import constants, context
 from ansible.utils.vars import load_extra_vars
 from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import names_a_secret, without_secrets
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import known_variables
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import (
+    known_variables,
+    playbook_prefixes,
+)
 
 # Where in the run's fact it is kept.
 GIVEN = "given"
@@ -31,7 +34,7 @@ _SELECTION = re.compile(
     r"^(rollback_\w+|migrate_(target|steps|allow_out_of_order|canary|batches|reviewed_by|auto_rollback\w*|\w*waive)"
     r"|backup_(path|pin|unpin|pin_reason|list_\w+|expire_offline)|restore_(from|into|replace|confirm|table|schema)"
     r"|gate_(break_glass\w*|rehearse_first|planned_for)|(approve|request)_\w+|pgops_run_id"
-    r"|drill_\w+|blue_green_(stage|confirm)|schedule_(?!host$)\w+|(inspect|test_migration|new_migration|lost_writes)_\w+)$"
+    r"|drill_\w+|blue_green_(stage|confirm)|schedule_(?!host$)\w+|(inspect|test_migration|new_migration|lost_writes|lint|audit_verify)_\w+)$"
 )
 # Why it is rolled back stays why, and an emergency stays one, whichever way.
 _STAYS = frozenset({"rollback_reason", "rollback_emergency"})
@@ -55,7 +58,7 @@ def tellable(variables: Mapping[str, Any]) -> dict[str, Any]:
     kept = {
         str(name): value
         for name, value in variables.items()
-        if name in known
+        if (name in known or str(name).startswith(playbook_prefixes()))
         and name not in _NEVER
         and not names_a_secret(name)
         and not _holds_secret(value)

@@ -70,6 +70,17 @@ def known_variables(root: Path = COLLECTION_ROOT) -> Mapping[str, str]:
     return {**{name: "shared variable" for name in SHARED_VARIABLES}, **of_roles}
 
 
+@cache
+def playbook_prefixes(root: Path = COLLECTION_ROOT) -> tuple[str, ...]:
+    """What the variables of a playbook begin with that no role declares, such as ``test_migration_``."""
+    own = set()
+    for file in sorted((root / "playbooks").glob("*.yml")):
+        prefix = f"{file.stem}_"
+        if file.stem not in role_names(root) and re.search(rf"\{{\{{ *{prefix}", file.read_text(encoding="utf-8")):
+            own.add(prefix)
+    return tuple(sorted(own))
+
+
 def nearest(name: str, candidates: Iterable[str], prefixes: Iterable[str]) -> str | None:
     """The candidate that ``name`` is most likely a misspelling of, or None when none is close.
 

@@ -106,4 +106,4 @@ def test_the_playbook(playbook: Any, tmp_path: Path) -> None:
     assert "not tested in production" in refused.json["error"]["message"]
     unnamed = playbook("test_migration.yml")
     assert unnamed.rc != 0
-    assert "-e test_migration_version=VERSION" in unnamed.json["error"]["message"]
+    assert f"-e test_migration_version={V1}" in unnamed.json["error"]["message"]

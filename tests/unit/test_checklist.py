@@ -310,8 +310,8 @@ def test_the_empty_form_is_that_of_the_code() -> None:
 
 
 def test_evidence_of_an_unknown_shape_leaves_its_line_open_and_the_others_filled_in() -> None:
-    sound = marks(journal("migrate", FULL))
-    found = marks(journal("migrate", {**FULL, "analyze": {"analyzed": 7, "seconds": 0.2}}))
+    sound = marks(journal("migrate", FULL), finished=AT)
+    found = marks(journal("migrate", {**FULL, "analyze": {"analyzed": 7, "seconds": 0.2}}), finished=AT)
     odd = {what for what, told in found.items() if "its evidence could not be read: TypeError" in told}
     assert odd
     assert all(found[what].startswith("[ ] ") and sound[what].startswith("[x] ") for what in odd)

@@ -1,0 +1,58 @@
+# Copyright (c) 2026 White Cross pgops contributors
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What can be typed as it stands, in a shell or in psql, and what is a sentence that says what is to be done.
+
+A shell takes ``set pgops_host`` without a word and does nothing, so a sentence is never offered as the command to type next.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable
+
+_ANSIBLE = frozenset({"ansible", "ansible-playbook"})
+_TOOLS = re.compile(r"^(?:pip|python[\d.]*|vacuumdb|pg_\w+|pgbackrest|systemctl|journalctl|loginctl)$")
+_SQL = re.compile(
+    r"^(?:ALTER|ANALYZE|CREATE|DO|DROP|GRANT|REINDEX|REVOKE|(?:ROLLBACK|COMMIT) PREPARED|SELECT|UPDATE|VACUUM)\b"
+)
+_BLOCK = re.compile(r"^DO \$\$.*\$\$;$", re.DOTALL)
+_LEFT_OUT = re.compile(r"…|\.\.\.")
+# Where words go on behind a command of a tool: "pgbackrest info, on the host".
+_GOES_ON = re.compile(r"[,;:] [a-z]| (?:and|or|of the) ")
+
+
+def is_sql(text: str) -> bool:
+    """:return: whether it is statements for psql and nothing else, each with its semicolon."""
+    told = text.strip()
+    if not told.endswith(";") or _LEFT_OUT.search(told):
+        return False
+    if _BLOCK.match(told):
+        return True
+    return all(_SQL.match(statement.strip()) for statement in told[:-1].split("; "))
+
+
+def is_command(text: str) -> bool:
+    """:return: whether it can be typed as it stands."""
+    if is_sql(text):
+        return True
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        return False
+    if not words:
+        return False
+    if words[0] in _ANSIBLE:
+        return True
+    return bool(_TOOLS.match(words[0])) and not _GOES_ON.search(text) and not _LEFT_OUT.search(text)
+
+
+def together(texts: Iterable[str]) -> str:
+    """:return: several commands as one where all are commands of one kind; else one sentence after the other."""
+    told = list(texts)
+    if all(is_sql(text) for text in told):
+        return " ".join(told)
+    if all(is_command(text) and not is_sql(text) for text in told):
+        return " && ".join(told)
+    return "; ".join(text if number == len(told) - 1 else text.rstrip(";") for number, text in enumerate(told))
