@@ -11,7 +11,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, existing, function_rights, remembered_schema
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    catalog,
+    existing,
+    function_rights,
+    remembered_schema,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.accepted_differences import Accepted
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,

@@ -84,7 +84,9 @@ def _owners(declared: catalog.Inventory, found: catalog.Inventory, maker: str, r
 
 
 def _is_named_as_owner(role: str, texts: Iterable[str]) -> bool:
-    named = re.compile(rf'\b(?:OWNER\s+TO|ROLE|AUTHORIZATION)\s+(?:"{re.escape(role)}"|{re.escape(role)}\b)', re.IGNORECASE)
+    named = re.compile(
+        rf'\b(?:OWNER\s+TO|ROLE|AUTHORIZATION)\s+(?:"{re.escape(role)}"|{re.escape(role)}\b)', re.IGNORECASE
+    )
     return any(named.search(text) for text in texts)
 
 

@@ -93,15 +93,11 @@ def _refuse_nonsense(keep_days: float, database: str) -> None:
         raise PgopsError(f"rollback_keep_days is {keep_days}; give 0 or more days.", database=database)
 
 
-def _listed(
-    conn: Connection, database: str, keep_days: float, *, own_lock: bool = False, ours: str = ""
-) -> list[Kept]:
+def _listed(conn: Connection, database: str, keep_days: float, *, own_lock: bool = False, ours: str = "") -> list[Kept]:
     """:param ours: the copy whose lock this session has."""
     copies = database_marks.staged_copies(conn, database)
     at_work = {
-        entry.name
-        for entry in copies
-        if entry.name != ours and database_marks.is_locked(conn, f"restore {entry.name}")
+        entry.name for entry in copies if entry.name != ours and database_marks.is_locked(conn, f"restore {entry.name}")
     }
     entries = [*database_marks.set_aside(conn, database), *copies]
     facts = {row["name"]: row for row in fetch_all(conn, _OF_THE_SERVER, ([entry.name for entry in entries],))}
