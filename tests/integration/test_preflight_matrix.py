@@ -270,13 +270,7 @@ def blue_green_was_killed(world: World) -> None:
 
 
 def restore_was_killed(world: World) -> None:
-    copy = left_copy(world, "killed", state="restoring")
-    # The copy of another database, one that a run is at, and one that a swap has fenced are told elsewhere or by nobody.
-    left_copy(world, "other", database="another", state="restoring")
-    left_copy(world, "fenced", state="fenced")
-    running = left_copy(world, "running", state="restoring")
-    assert database_marks.try_lock(world.session(SUPERUSER), f"restore {running}")
-    assert copy.endswith("_restore_killed")
+    left_copy(world, "killed", state="restoring")
 
 
 def left_copy(world: World, name: str, **mark: Any) -> str:
@@ -430,6 +424,18 @@ def test_exactly_this_check_turns_red(world: World, check: str) -> None:
     assert evidence in found[check]["evidence"]
     assert fix in found[check]["fix"]
     assert found[check]["objects"] >= 1
+
+
+def test_a_copy_of_another_database_one_that_a_run_is_at_and_one_of_a_swap_are_not_told(world: World) -> None:
+    left_copy(world, "other", database="another", state="restoring")
+    left_copy(world, "fenced", state=database_marks.FENCED)
+    running = left_copy(world, "running", state="restoring")
+    with closing(world.server.connect()) as conn:
+        assert database_marks.try_lock(conn, f"restore {running}")
+        assert red(world.look()) == {}
+    ((name, told),) = red(world.look()).items()
+    assert (name, told["objects"]) == ("restored_copies", 1)
+    assert told["evidence"].startswith(f"{running}, ")
 
 
 def test_a_whole_copy_that_was_never_swapped_in_is_told_with_both_ways(world: World) -> None:
