@@ -98,6 +98,7 @@ def compare(
     progress: Progress | None = None,
     run_id: str | None = None,
     accepted: Accepted | None = None,
+    recorded: Collection[str] = (),
 ) -> Comparison:
     """Compare a database with what the migrations declare.
 
@@ -109,6 +110,7 @@ def compare(
     :param conn: a session on the database itself.
     :param migrations: the rendered migrations that are applied, in order.
     :param accepted: differences that are warnings only.
+    :param recorded: the versions that never ran here, since the database had what they make when it was adopted.
     :raises PgopsError: no scratch database, or a migration that cannot be run again.
 
     Takes ACCESS SHARE on system catalogs of the database, and no lock on its tables.
@@ -119,13 +121,13 @@ def compare(
     remembered = remembered_schema.recall(key)
     if remembered is not None:
         comparison = _compared(remembered, found, accepted, reparse=None)
-        _add_function_rights(comparison, remembered, found, role, migrations)
+        _add_function_rights(comparison, remembered, found, role, migrations, recorded)
         # It was made on another day: that nothing differs can be believed, a difference has to be seen.
         if all(finding.level == NOTICE for finding in comparison.findings):
             return comparison
     with _made_again(target, conn, migrations, control=control, progress=progress, run_id=run_id) as (made, other):
         comparison = _compared(made, found, accepted, reparse=other)
-        _add_function_rights(comparison, made, found, role, migrations)
+        _add_function_rights(comparison, made, found, role, migrations, recorded)
     remembered_schema.remember(key, made)
     return comparison
 
@@ -267,16 +269,23 @@ def _add_function_rights(
     found: catalog.Inventory,
     role: str,
     migrations: Sequence[Mapping[str, Any]],
+    recorded: Collection[str],
 ) -> None:
+    ran = [migration for migration in migrations if str(migration["version"]) not in recorded]
     different = function_rights.differences(
         comparison.declared, found, maker=made.role, role=role, migrations=migrations
     )
+    failed = set()
     for one in different:
-        level = NOTICE if one.added else FAIL if one.fails else WARN
+        level, note = NOTICE if one.added else FAIL if one.fails else WARN, f"type: {one.mend}"
+        # An adoption compares no privileges: nobody has ever given or taken this one here.
+        if level == FAIL and one.attribute != "owner" and recorded and not function_rights.is_made_by(ran, one.object):
+            level, note = WARN, f"{note} Its version was recorded at adoption and did not run"
+        if level == FAIL:
+            failed.add(catalog.name_of(one.object))
         comparison.findings.append(
-            Finding("function rights", level, one.object, one.attribute, one.expected, one.found, f"type: {one.mend}")
+            Finding("function rights", level, one.object, one.attribute, one.expected, one.found, note)
         )
-    failed = {catalog.name_of(one.object) for one in different if one.fails}
     for line in comparison.lines:
         if line["kind"] in function_rights.KINDS and line["object"] in failed:
             line["passed"] = False

@@ -90,6 +90,18 @@ def _is_named_as_owner(role: str, texts: Iterable[str]) -> bool:
     return any(named.search(text) for text in texts)
 
 
+def is_made_by(migrations: Any, key: str) -> bool:
+    """:return: whether a statement of these migrations makes the function, alters it or says who may call it."""
+    path = catalog.name_of(key).partition("(")[0]
+    name = re.escape(path.rpartition(".")[2].strip('"'))
+    made = re.compile(
+        r"\b(?:CREATE|REPLACE|ALTER|ON)\s+(?:FUNCTION|PROCEDURE|ROUTINE|AGGREGATE)\s+(?:IF\s+EXISTS\s+)?"
+        rf'(?:"?\w+"?\s*\.\s*)?"?{name}(?!\w)',
+        re.IGNORECASE,
+    )
+    return any(made.search(text) for text in _texts(migrations))
+
+
 def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
