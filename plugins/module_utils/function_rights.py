@@ -90,6 +90,21 @@ def _is_named_as_owner(role: str, texts: Iterable[str]) -> bool:
     return any(named.search(text) for text in texts)
 
 
+def statements(key: str, definition: catalog.Definition) -> list[str]:
+    """:return: what a new function needs beside its CREATE, so that nobody else may call it than is declared; without semicolons."""
+    if catalog.kind_of(key) not in KINDS or not definition.get("acl"):
+        return []
+    what = f"{KINDS[catalog.kind_of(key)][0]} {catalog.name_of(key)}"
+    may = _may(definition, {str(definition.get("owner"))})
+    taken = [] if _PUBLIC in may else [f"REVOKE ALL ON {what} FROM {_PUBLIC}"]
+    given = [
+        f"GRANT EXECUTE ON {what} TO {quoted(who)}{_GRANTING if who + _GRANTING in may else ''}"
+        for who in sorted(may - {_PUBLIC})
+        if not who.endswith(_GRANTING)
+    ]
+    return taken + given
+
+
 def is_made_by(migrations: Any, key: str) -> bool:
     """:return: whether a statement of these migrations makes the function, alters it or says who may call it."""
     path = catalog.name_of(key).partition("(")[0]

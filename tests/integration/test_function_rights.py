@@ -168,3 +168,14 @@ def test_a_grant_to_the_application_is_no_fault(server: Server, applied: Any) ->
     result = verify(applied)
     assert result["passed"]
     assert {entry["level"] for entry in result["findings"]} == {"notice"}
+
+
+def test_where_the_version_was_adopted_and_never_ran_execute_is_a_warning_and_the_owner_still_fails(
+    server: Server, applied: Any
+) -> None:
+    server.execute("UPDATE pgops.migration SET adopted = '{\"accepted\": {}}'", database=applied.database)
+    server.execute("GRANT EXECUTE ON FUNCTION note() TO PUBLIC", database=applied.database)
+    ((level, *_, note),) = told(verify(applied))
+    assert (level, note.endswith("Its version was recorded at adoption and did not run")) == ("warn", True)
+    server.execute(f"ALTER FUNCTION note() OWNER TO {APP}", database=applied.database)
+    assert ("fail", NOTE, "owner") in [entry[:3] for entry in told(verify(applied))]
