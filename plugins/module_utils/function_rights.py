@@ -90,7 +90,7 @@ def _is_named_as_owner(role: str, texts: Iterable[str]) -> bool:
     return any(named.search(text) for text in texts)
 
 
-def statements(key: str, definition: catalog.Definition) -> list[str]:
+def statements(key: str, definition: Mapping[str, Any]) -> list[str]:
     """:return: what a new function needs beside its CREATE, so that nobody else may call it than is declared; without semicolons."""
     if catalog.kind_of(key) not in KINDS or not definition.get("acl"):
         return []
@@ -172,7 +172,7 @@ def _written(role: str) -> str:
     return role if role == _PUBLIC else quoted(role)
 
 
-def _may(definition: catalog.Definition, ignored: set[str]) -> set[str]:
+def _may(definition: Mapping[str, Any], ignored: set[str]) -> set[str]:
     """:return: who may call it, and with ``WITH GRANT OPTION`` who may also let others."""
     who: set[str] = set()
     items: list[Any] = definition.get("acl") or []
