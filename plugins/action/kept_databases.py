@@ -56,11 +56,11 @@ class ActionModule(PgopsAction):
                 "?" if one["age_days"] is None else f"{one['age_days']:.1f} days",
                 reporting.size(one["bytes"]),
                 one["run_id"],
-                "goes" if one["due"] else f"stays: {one['why']}",
+                ("goes: a restore left it" if one["copy"] else "goes") if one["due"] else f"stays: {one['why']}",
             ]
             for one in found["kept"]
         ]
-        for line in table(["DATABASE", "AGE", "SIZE", "PUT ASIDE BY RUN", "NOW"], rows):
+        for line in table(["DATABASE", "AGE", "SIZE", "OF RUN", "NOW"], rows):
             self.say(f"    {line}")
         for one in found["kept"]:
             if one["due"] and one["slots"]:

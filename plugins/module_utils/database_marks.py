@@ -115,6 +115,15 @@ def set_aside(conn: Connection, name: str) -> list[Database]:
     return sorted(found, key=lambda entry: entry.mark.since if entry.mark else "", reverse=True)
 
 
+def staged_copies(conn: Connection, name: str) -> list[Database]:
+    """:return: the staged restores of a database that no swap has under way; whether a run is at one its lock tells."""
+    return [
+        entry
+        for entry in databases(conn).values()
+        if entry.mark and entry.mark.role == RESTORED and entry.mark.database == name and entry.mark.state != FENCED
+    ]
+
+
 def set_comment(conn: Connection, name: str, comment: str | None) -> None:
     """Comment on a database; takes part in the caller's transaction."""
     execute(conn, sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(comment or None)))

@@ -11,13 +11,19 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, existing, remembered_schema
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    catalog,
+    existing,
+    function_rights,
+    remembered_schema,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.accepted_differences import Accepted
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     Target,
     connect,
     execute,
+    fetch_one,
     server_version,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
@@ -92,31 +98,36 @@ def compare(
     progress: Progress | None = None,
     run_id: str | None = None,
     accepted: Accepted | None = None,
+    recorded: Collection[str] = (),
 ) -> Comparison:
     """Compare a database with what the migrations declare.
 
     They are run again, as they were rendered, in an empty database on the scratch server; where the same were run before
     and nothing differs from what they made then, that is enough. What is missing or different
-    fails; what nobody declared is told as a notice, or as a warning where it changes writes to a declared table. Owners
-    and privileges are not compared.
+    fails; what nobody declared is told as a notice, or as a warning where it changes writes to a declared table. Of owners
+    and privileges only those of functions are compared, see :mod:`function_rights`.
 
     :param conn: a session on the database itself.
     :param migrations: the rendered migrations that are applied, in order.
     :param accepted: differences that are warnings only.
+    :param recorded: the versions that never ran here, since the database had what they make when it was adopted.
     :raises PgopsError: no scratch database, or a migration that cannot be run again.
 
     Takes ACCESS SHARE on system catalogs of the database, and no lock on its tables.
     """
     found = catalog.inventory(conn)
+    role = _role(conn)
     key = _key(target, conn, migrations, tidy=True)
     remembered = remembered_schema.recall(key)
     if remembered is not None:
         comparison = _compared(remembered, found, accepted, reparse=None)
+        _add_function_rights(comparison, remembered, found, role, migrations, recorded)
         # It was made on another day: that nothing differs can be believed, a difference has to be seen.
         if all(finding.level == NOTICE for finding in comparison.findings):
             return comparison
     with _made_again(target, conn, migrations, control=control, progress=progress, run_id=run_id) as (made, other):
         comparison = _compared(made, found, accepted, reparse=other)
+        _add_function_rights(comparison, made, found, role, migrations, recorded)
     remembered_schema.remember(key, made)
     return comparison
 
@@ -163,6 +174,10 @@ def _key(target: Target, conn: Connection, migrations: Sequence[Mapping[str, Any
         return remembered_schema.key(scratch, migrations, _encoding(conn))
 
 
+def _role(conn: Connection) -> str:
+    return str((fetch_one(conn, "SELECT current_user::text AS name") or {})["name"])
+
+
 def _encoding(conn: Connection) -> str:
     return str(conn.info.parameter_status("server_encoding"))
 
@@ -204,7 +219,10 @@ def _made_again(
             at_last = {str(migration["version"]): _said(other, migration, control) for migration in migrations[:-1]}
             since = {version: sorted(said - alone[version]) for version, said in at_last.items()}
             made = remembered_schema.Made(
-                before, catalog.inventory(other), {version: words for version, words in since.items() if words}
+                before,
+                catalog.inventory(other),
+                {version: words for version, words in since.items() if words},
+                _role(other),
             )
             yield made, other
         finally:
@@ -243,6 +261,34 @@ def _compared(
     comparison = _judge(declared, differences, strangers, accepted, reparse)
     comparison.superseded = made.superseded
     return comparison
+
+
+def _add_function_rights(
+    comparison: Comparison,
+    made: remembered_schema.Made,
+    found: catalog.Inventory,
+    role: str,
+    migrations: Sequence[Mapping[str, Any]],
+    recorded: Collection[str],
+) -> None:
+    ran = [migration for migration in migrations if str(migration["version"]) not in recorded]
+    different = function_rights.differences(
+        comparison.declared, found, maker=made.role, role=role, migrations=migrations
+    )
+    failed = set()
+    for one in different:
+        level, note = NOTICE if one.added else FAIL if one.fails else WARN, f"type: {one.mend}"
+        # An adoption compares no privileges: nobody has ever given or taken this one here.
+        if level == FAIL and one.attribute != "owner" and recorded and not function_rights.is_made_by(ran, one.object):
+            level, note = WARN, f"{note} Its version was recorded at adoption and did not run"
+        if level == FAIL:
+            failed.add(catalog.name_of(one.object))
+        comparison.findings.append(
+            Finding("function rights", level, one.object, one.attribute, one.expected, one.found, note)
+        )
+    for line in comparison.lines:
+        if line["kind"] in function_rights.KINDS and line["object"] in failed:
+            line["passed"] = False
 
 
 def compare_recorded(conn: Connection, recorded: catalog.Inventory) -> Comparison:

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 White Cross pgops contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Databases that swaps have put aside: what is kept and for how long, and the only place where one is dropped."""
+"""Databases that swaps have put aside, and staged copies that dead restores left: what is kept and for how long.
+
+One that was put aside is dropped here only; a copy that a restore left also by the next restore of its database.
+"""
 
 from __future__ import annotations
 
@@ -44,14 +47,15 @@ FROM pg_catalog.pg_database AS d WHERE d.datname = ANY (%s)
 
 @dataclass(frozen=True)
 class Kept:
-    """One database that a swap has put aside.
+    """One database that a swap has put aside, or that a restore left.
 
     :ivar age_days: by the server's clock, None where its mark does not say when.
-    :ivar run_id: the rollback that put it aside.
-    :ivar backup: what took its place, where that was a restore.
+    :ivar run_id: the rollback that put it aside, or the run that restored it.
+    :ivar backup: what took its place, where that was a restore; of a copy what it was restored from.
     :ivar due: whether it is old enough to go and nothing holds it.
     :ivar why: why it stays; empty where it is due.
     :ivar slots: logical slots that go with it.
+    :ivar copy: whether it is a staged copy that a restore left, and no database that was put aside.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Kept:
     due: bool
     why: str
     slots: list[str]
+    copy: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """:return: for a module's result."""
@@ -71,7 +76,7 @@ class Kept:
 
 def listed(target: Target, keep_days: float) -> list[Kept]:
     """:param keep_days: how old one has to be to go.
-    :return: what swaps of this database have put aside, oldest first; writes nothing.
+    :return: what swaps of this database have put aside and restores left, oldest first; writes nothing.
     :raises PgopsError: the number cannot be meant, or the server cannot be asked."""
     _refuse_nonsense(keep_days, target.database)
     conn = connect(target.maintenance(), application_name="pgops cleanup")
@@ -88,15 +93,26 @@ def _refuse_nonsense(keep_days: float, database: str) -> None:
         raise PgopsError(f"rollback_keep_days is {keep_days}; give 0 or more days.", database=database)
 
 
-def _listed(conn: Connection, database: str, keep_days: float, *, own_lock: bool = False) -> list[Kept]:
-    entries = database_marks.set_aside(conn, database)
+def _listed(conn: Connection, database: str, keep_days: float, *, own_lock: bool = False, ours: str = "") -> list[Kept]:
+    """:param ours: the copy whose lock this session has."""
+    copies = database_marks.staged_copies(conn, database)
+    at_work = {
+        entry.name for entry in copies if entry.name != ours and database_marks.is_locked(conn, f"restore {entry.name}")
+    }
+    entries = [*database_marks.set_aside(conn, database), *copies]
     facts = {row["name"]: row for row in fetch_all(conn, _OF_THE_SERVER, ([entry.name for entry in entries],))}
     pending = pending_swap.look(conn, database)
     if pending and own_lock:
         pending = replace(pending, running=False)  # the lock of a swap is held by us
     held = {row["database"]: row for row in _holding(conn, [entry.name for entry in entries])}
     found = [
-        _kept(entry, facts[entry.name], keep_days, pending.sentence if pending else "", held.get(entry.name))
+        _kept(
+            entry,
+            facts[entry.name],
+            keep_days,
+            pending.sentence if pending else "",
+            {"told": "a run restores it now"} if entry.name in at_work else held.get(entry.name),
+        )
         for entry in entries
         if entry.name in facts and entry.name != database
     ]
@@ -123,17 +139,20 @@ def _kept(entry: Database, facts: dict[str, Any], keep_days: float, pending: str
     since = _moment(mark.since)
     age = None if since is None else (float(facts["now"]) - since) / DAY_S
     why = ""
-    if mark.state or pending:
+    copy = mark.role == database_marks.RESTORED
+    # Half a copy is of no use to anybody; a whole one can still be swapped in.
+    half = copy and mark.state != database_marks.VERIFIED
+    if pending or (mark.state and not copy):
         why = f"a swap is not at its end ({pending or mark.state})"
-    elif age is None:
+    elif age is None and not half:
         why = f"since when it is kept cannot be read ({mark.since!r})"
-    elif age < keep_days:
+    elif not half and age is not None and age < keep_days:
         why = f"younger than {keep_days:g} days"
     elif held:
         why = str(held["told"])
     return Kept(
         entry.name, mark.since, None if age is None else round(age, 3), int(facts["bytes"]), mark.run_id, mark.backup,
-        not why, why, list(facts["slots"]),
+        not why, why, list(facts["slots"]), copy,
     )  # fmt: skip
 
 
@@ -177,9 +196,12 @@ def drop(
             )
         for name in names:
             control.check()
-            kept = next((one for one in _listed(conn, database, keep_days, own_lock=True) if one.name == name), None)
+            # So that no restore drops, and none fills, what is looked at here.
+            ours = name if database_marks.try_lock(conn, f"restore {name}") else ""
+            found = _listed(conn, database, keep_days, own_lock=True, ours=ours)
+            kept = next((one for one in found if one.name == name), None)
             if kept is None or not kept.due:
-                why = kept.why if kept else "it is no database that a swap has put aside"
+                why = kept.why if kept else "it is no database that a swap has put aside or a restore has left"
                 raise PgopsError(
                     f"{name} was not dropped: {why}; dropped before it: {', '.join(done) or 'none'}.",
                     database=database,

@@ -9,6 +9,7 @@ Locks: ACCESS SHARE on catalogs, and on user tables whose size is read or whose 
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -268,6 +269,7 @@ def _parameters(target: Target, look: Look, major: int, role: str) -> dict[str, 
         "restore": target.restore_user or user,
         "production": look.production,
         # PostgreSQL 16 tells the right to SET ROLE from membership; 15 has membership alone.
+        "limit": shlex.quote(look.limit),
         "member_privilege": "SET" if major >= 16 else "MEMBER",
     }
 

@@ -61,11 +61,13 @@ class Made:
 
     :ivar before: its inventory; ``after`` that after the last of them.
     :ivar superseded: by version what its own verification says since a later one has run: object, attribute, expected, found.
+    :ivar role: the role that ran them.
     """
 
     before: catalog.Inventory
     after: catalog.Inventory
     superseded: dict[str, list[tuple[str, str, str, str]]]
+    role: str
 
 
 def store() -> PrivateStore | None:
@@ -92,9 +94,13 @@ def recall(key: str) -> Made | None:
     """:return: what was remembered under the key, None where nothing is."""
     kept = store()
     made = kept.read(key) if kept else None
-    if isinstance(made, dict) and all(isinstance(made.get(field.name), dict) for field in fields(Made)):
+    if (
+        isinstance(made, dict)
+        and all(isinstance(made.get(name), dict) for name in ("before", "after", "superseded"))
+        and isinstance(made.get("role"), str)
+    ):
         said = {version: [tuple(words) for words in each] for version, each in made["superseded"].items()}
-        return Made(made["before"], made["after"], said)
+        return Made(made["before"], made["after"], said, made["role"])
     return None
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog
+from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, function_rights
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.effects import Presence, Twin
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_definition import index_definition
@@ -335,7 +335,11 @@ class Workshop:
             f"EXISTS (SELECT FROM pg_proc WHERE pronamespace = to_regnamespace({self._literal(self._quoted(wanted['schema']))}) "
             f"AND proname = {self._literal(name)} AND pronargs = {arguments.count(',') + bool(arguments)})"
         )
-        return [Fix("objects", key, "created", statement, check, f"DROP FUNCTION {signature}")]
+        rights = function_rights.statements(key, wanted)
+        return [
+            Fix("objects", key, "created", statement, check, f"DROP FUNCTION {signature}"),
+            *(Fix("objects", key, "its right to be called", right, check) for right in rights),
+        ]
 
     def _by_its_statement(self, key: str, wanted: Mapping[str, Any], version: str) -> list[Fix] | Unsure:
         kind, name = catalog.kind_of(key), parts_of(catalog.name_of(key))[-1]

@@ -165,7 +165,14 @@ def verify_database(
             else:
                 progress.emit("schema against the applied migrations", database=name)
                 comparison = declared.compare(
-                    target, conn, applied, control=control, progress=progress, run_id=run_id, accepted=accepted
+                    target,
+                    conn,
+                    applied,
+                    control=control,
+                    progress=progress,
+                    run_id=run_id,
+                    accepted=accepted,
+                    recorded={row.version for row in book.in_state("applied") if row.adopted},
                 )
                 findings += comparison.findings
                 lines = comparison.lines

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: kept_databases
-short_description: List the databases that rollbacks have put aside, or drop those that are old enough
+short_description: List the databases that rollbacks have put aside or left, or drop those that are old enough
 version_added: 0.1.0
 description:
   - A swap keeps the database that it replaces. This says how old and how large each is and which rollback put it aside.
+  - So it does of a copy that a restore was killed at, or that was never swapped in. Half a copy goes at any age, a whole one as the others.
   - With O(state=dropped) it drops exactly those that were shown, and of them only one that is old enough, in which nobody is, and while
     no swap of that database is under way or was cut off. The audit of the live database has each.
   - In check mode it drops nothing.
@@ -50,7 +51,8 @@ databases:
   type: dict
   contains:
     kept:
-      description: Each kept database - C(name), C(since), C(age_days), C(bytes), C(run_id), C(backup), C(due), C(why) it stays, C(slots) that go with it.
+      description: Each kept database - C(name), C(since), C(age_days), C(bytes), C(run_id), C(backup), C(due), C(why) it stays,
+        C(slots) that go with it, and C(copy), whether a restore left it.
       type: list
       elements: dict
     dropped:

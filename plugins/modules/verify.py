@@ -10,10 +10,12 @@ version_added: 0.1.0
 description:
   - Runs the applied migrations again, as the ledger keeps them, in an empty database on the scratch server, and compares every object.
     What is missing or different fails; what no migration declares is told, as a warning where it changes writes to a declared table.
-    Owners and privileges are not compared.
   - What they made there is remembered below V(~/.cache/whitecross.pgops) (or E(XDG_CACHE_HOME)) of the user that the module runs as, for these
     versions on this server. Where nothing differs from it, they are not run again; a difference is never told from memory.
   - A difference that was accepted when the database was adopted is a warning that says by whom and when, as long as it is the same one.
+  - Of owners and privileges it compares those of functions that are C(SECURITY DEFINER), or of which a version granted or revoked C(EXECUTE).
+    Another owner, C(EXECUTE) for C(PUBLIC) that a version revoked, and one that a version granted and that is gone, fail; what a
+    site has granted a role beyond that is a notice. Other owners and privileges are not compared.
   - Runs the verification of each applied version.
   - Counts, for every foreign key of the database, the rows without a parent, and looks for an index that leads with its columns.
   - Runs the named checks of the tree, each where the versions that it needs are applied.

@@ -24,15 +24,24 @@ from support.server import APP, OWNER
 
 def put_aside(server: Any, database: str, name: str, days: float, **mark: Any) -> str:
     """A database as a swap leaves it, so many days ago."""
-    kept = f"{database}_failed_{name}"
+    kept = marked(server, database, f"failed_{name}", days, Mark("failed", database, "of-that-run", "", xid=1), **mark)
+    server.execute(f"ALTER DATABASE {kept} ALLOW_CONNECTIONS false")
+    return kept
+
+
+def left_by_a_restore(server: Any, database: str, name: str, days: float, **mark: Any) -> str:
+    """A database as a staged restore that died so many days ago leaves it."""
+    return marked(server, database, f"restore_{name}", days, Mark("restored", database, "of-that-run", ""), **mark)
+
+
+def marked(server: Any, database: str, name: str, days: float, told: Mark, **mark: Any) -> str:
+    kept = f"{database}_{name}"
     server.execute(f"CREATE DATABASE {kept} OWNER {OWNER} STRATEGY file_copy")
     since = server.execute(
         f"SELECT to_char((clock_timestamp() - interval '{days} days') AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
     )[0][0]
-    told = replace(Mark("failed", database, "of-that-run", since, xid=1), **mark)
     with closing(server.connect()) as conn:
-        database_marks.set_mark(conn, kept, told)
-    server.execute(f"ALTER DATABASE {kept} ALLOW_CONNECTIONS false")
+        database_marks.set_mark(conn, kept, replace(told, **{"since": since, **mark}))
     return kept
 
 
@@ -188,3 +197,43 @@ def test_the_playbook_changes_nothing_where_nothing_is_due(playbook: Any, server
     assert done.rc == 0, done.output
     assert "changed=0" in done.stdout
     assert names(server, database) == [database, young]
+
+
+def test_a_copy_that_a_killed_restore_left_goes_at_any_age_and_a_whole_one_when_it_is_old(
+    server: Any, target: Any, with_ledger: str
+) -> None:
+    half = left_by_a_restore(server, with_ledger, "half", 0.01, state="restoring")
+    young = left_by_a_restore(server, with_ledger, "young", 6, state=database_marks.VERIFIED)
+    old = left_by_a_restore(server, with_ledger, "old", 8, state=database_marks.VERIFIED)
+    fenced = left_by_a_restore(server, with_ledger, "fenced", 8, state=database_marks.FENCED)
+    assert due(target) == {half: "due", young: "younger than 7 days", old: "due"}
+    assert {(kept.copy, kept.run_id) for kept in kept_databases.listed(target, 7)} == {(True, "of-that-run")}
+    with pytest.raises(PgopsError, match="younger than 7 days; dropped before it: none"):
+        drop(target, young)
+    assert drop(target, half, old) == [half, old]
+    assert names(server, with_ledger) == sorted([with_ledger, young, fenced])
+    dropped = server.execute("SELECT detail ->> 'database' FROM pgops.audit ORDER BY seq", database=with_ledger)
+    assert dropped == [(half,), (half,), (old,), (old,)]
+
+
+def test_a_copy_that_a_run_is_at_stays(server: Any, target: Any, database: str) -> None:
+    copy = left_by_a_restore(server, database, "a", 30, state="restoring")
+    with closing(server.connect()) as conn:
+        assert database_marks.try_lock(conn, f"restore {copy}")
+        assert due(target) == {copy: "a run restores it now"}
+        with pytest.raises(PgopsError, match="a run restores it now"):
+            drop(target, copy)
+    assert due(target) == {copy: "due"}
+
+
+def test_the_playbook_drops_a_copy_that_a_restore_left(playbook: Any, server: Any, database: str) -> None:
+    copy = left_by_a_restore(server, database, "a", 0.5, state="restoring")
+    shown = playbook("rollback_cleanup.yml", "--check")
+    assert shown.rc == 0, shown.output
+    assert f"{copy} " in shown.stdout
+    assert "goes: a restore left it" in shown.stdout
+    assert copy in names(server, database)
+    done = playbook("rollback_cleanup.yml", rollback_cleanup_confirm=database)
+    assert done.rc == 0, done.output
+    assert f"{database}: dropped {copy}" in done.stdout
+    assert names(server, database) == [database]

@@ -8,6 +8,7 @@ The first half, about the connection, roles and who is busy, is test_preflight.p
 from __future__ import annotations
 
 import importlib.util
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ import psycopg2
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     backup_store,
+    database_marks,
     preflight,
     preflight_checks,
     preflight_compare,
@@ -267,6 +269,22 @@ def blue_green_was_killed(world: World) -> None:
     world.sql(f"SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')")
 
 
+def restore_was_killed(world: World) -> None:
+    left_copy(world, "killed", state="restoring")
+
+
+def left_copy(world: World, name: str, **mark: Any) -> str:
+    """A database as a staged restore that died two hours ago leaves it."""
+    copy = f"{world.database}_restore_{name}"
+    since = (datetime.now(UTC) - timedelta(hours=2)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    world.server.execute(f"CREATE DATABASE {copy} OWNER {OWNER} STRATEGY file_copy")
+    world.after.callback(world.server.drop_databases, copy)
+    told = database_marks.Mark("restored", world.database, "of-that-run", since)
+    with closing(world.server.connect()) as conn:
+        database_marks.set_mark(conn, copy, replace(told, **mark))
+    return copy
+
+
 def standby(world: World) -> Any:
     conn = psycopg2.connect(
         host=world.server.host,
@@ -370,6 +388,10 @@ MATRIX: dict[str, tuple[Callable[[World], None], str, str, str]] = {
     "known_bad_minor": (version_is_known_to_be_bad, "warn", "planets are wrong; mended in", "install the latest"),
     "idle_slots": (slot_without_a_consumer, "warn", "physical replication slot forgotten", "pg_drop_replication_slot('forgotten')"),
     "blue_green": (blue_green_was_killed, "warn", "does not go on, and its slot pgops_bg_0123456789abcdef", "blue_green_stage=give_up"),
+    "restored_copies": (
+        restore_was_killed, "warn", "half restored, is 2.0 hours old and no run is at it (of run of-that-run)",
+        "ansible-playbook rollback_cleanup.yml -l local -e rollback_cleanup_confirm=",
+    ),
     "replication_lag": (standby_is_behind, "warn", "standby standby1", "caught up"),
     "replication_state": (standby_has_not_begun, "warn", "standby standby1 (127.0.0.1/32) is in state startup", "streaming"),
     "disk_wal": (wal_disk_full, "stop", "pg_wal, max_wal_size is 256 MB", "free at least 64 MB"),
@@ -402,6 +424,26 @@ def test_exactly_this_check_turns_red(world: World, check: str) -> None:
     assert evidence in found[check]["evidence"]
     assert fix in found[check]["fix"]
     assert found[check]["objects"] >= 1
+
+
+def test_a_copy_of_another_database_one_that_a_run_is_at_and_one_of_a_swap_are_not_told(world: World) -> None:
+    left_copy(world, "other", database="another", state="restoring")
+    left_copy(world, "fenced", state=database_marks.FENCED)
+    running = left_copy(world, "running", state="restoring")
+    with closing(world.server.connect()) as conn:
+        assert database_marks.try_lock(conn, f"restore {running}")
+        assert red(world.look()) == {}
+    ((name, told),) = red(world.look()).items()
+    assert (name, told["objects"]) == ("restored_copies", 1)
+    assert told["evidence"].startswith(f"{running}, ")
+
+
+def test_a_whole_copy_that_was_never_swapped_in_is_told_with_both_ways(world: World) -> None:
+    copy = left_copy(world, "whole", state=database_marks.VERIFIED)
+    (told,) = red(world.look()).values()
+    assert told["objects"] == 1
+    assert re.search(rf"^{copy}, [0-9]+ [kM]B, restored and never swapped in", told["evidence"])
+    assert f"-e rollback_swap_to={copy}" in told["fix"]
 
 
 # -- levels between -------------------------------------------------------------------------------------------------------

@@ -280,7 +280,7 @@ def test_progress_tells_the_migrations_that_run_again(
     assert beside == ["rows without a parent", "named checks, invalid indexes and numbers of rows"]
 
 
-def test_owner_and_privileges_are_not_compared(applied: Any, change: Callable[[str], None]) -> None:
+def test_owner_and_privileges_of_tables_and_views_are_not_compared(applied: Any, change: Callable[[str], None]) -> None:
     change("GRANT SELECT ON student TO white_cross_app; ALTER VIEW here OWNER TO postgres")
     assert verify(applied)["findings"] == []
 

@@ -65,7 +65,7 @@ def test_each_threshold_is_used_and_is_a_variable_of_the_role_with_the_same_defa
 
 def test_every_parameter_of_a_query_is_known() -> None:
     data = preflight_data.read()
-    known = {*data.thresholds, "user", "owner", "backup", "restore", "production", "member_privilege"}
+    known = {*data.thresholds, "user", "owner", "backup", "restore", "production", "limit", "member_privilege"}
     for check in data.checks:
         query = preflight_checks.expand(check["query"])
         assert set(re.findall(r"%\((\w+)\)s", query)) <= known, check["name"]
