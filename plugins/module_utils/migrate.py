@@ -17,6 +17,7 @@ import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     adopted,
     backfill,
+    begun_steps,
     catalog,
     constraints,
     dependents,
@@ -28,6 +29,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     ledger,
     legacy_mirror,
     locks,
+    mended_step,
     model_changes,
     quarantine,
     sql_step,
@@ -425,6 +427,10 @@ def _apply_steps(
     undone = [number for number in range(1, len(steps) + 1) if number not in known or known[number].state != "done"]
     result.ordinal = undone[0] if undone else len(steps)
     session.way.control.check()
+    half = next((step for step in known.values() if begun_steps.committed_statements(step)), None)
+    if half is not None:
+        context = _context(session, migration, "up", half.ordinal, half.kind, half)
+        known[half.ordinal] = mended_step.with_added(context, half, ledger.stored(conn, version), migration)
     if result.expected_s is None:
         result.expected_s, _ = duration_forecast.forecast(conn, migration)
     beginning = ledger.begin_text(
@@ -1043,14 +1049,32 @@ def _stopped(
     )
     error.database = database
     words = ("Applied", "not applied") if way == "up" else ("Reverted", "not reverted")
+    far, stays = _half_done(session, migration, way, ordinal) if steps else ("", "")
     error.message = (
         f"{error.message.rstrip('.')}. {words[0]} in this run: {', '.join(finished) or 'none'}; "
-        f"{words[1]}: {version} (stopped at step {ordinal} of {steps})"
+        f"{words[1]}: {version} (stopped at step {ordinal} of {steps}{far})"
         + "".join(f", {item}" for item in rest[1:])
         + "."
+        # What was only cut off has nothing to mend.
+        + (stays if way == "up" and reason == "failed" else "")
     )
     error.args = (error.message,)
     return error
+
+
+def _half_done(session: _Session, migration: Mapping[str, Any], way: str, ordinal: int) -> tuple[str, str]:
+    """:return: how far the step is that has stopped, and what of its text must stay, in words; nothing where nobody can tell."""
+    try:
+        found = None if is_broken(session.conn) else ledger.read(session.conn).get(str(migration["version"]))
+    except (PgopsError, psycopg2.Error):
+        return "", ""
+    steps = (found.steps if way == "up" else found.down_steps) if found else []
+    step = next((one for one in steps if one.ordinal == ordinal), None)
+    if step is None:
+        return "", ""
+    return begun_steps.how_far(step, len(migration["steps"][ordinal - 1].get(way) or [])), begun_steps.what_must_stay(
+        step
+    )
 
 
 def _record(
