@@ -49,7 +49,7 @@ def with_added(
             states = states_before.Before(steps=now["steps"]).record_added(
                 context.conn, states_before.Before(steps=began["steps"]), executed
             )
-            found = {"there_before": there, states_before.PROGRESS: states}
+            found: dict[str, list[Any]] = {"there_before": there, states_before.PROGRESS: states}
             more = {name: [*step.progress.get(name, []), *items] for name, items in found.items() if items}
             if more:
                 ending.append(context.saved("running", {**step.progress, **more}))

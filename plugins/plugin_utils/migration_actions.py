@@ -162,7 +162,11 @@ class MigrationAction(PgopsAction):
         if result["reason"] == "edited" and "step" not in result:
             result["hint"] = "Restore the file as it is stored, or write a new version."
             result["msg"] = f"{str(result.get('msg', '')).rstrip()} {result['hint']}"
-        self.tell_next(result, [("To look", self.command(task_vars, "status.yml"))])
+        words = [("To look", self.command(task_vars, "status.yml"))]
+        if "step" in result:
+            back = self.command(task_vars, "rollback.yml", {"rollback_version": str(result["version"])})
+            words.append(("to revert it", back))
+        self.tell_next(result, words)
         return True
 
     def tell_unknown_target(self, result: dict[str, Any], task_vars: dict[str, Any]) -> bool:
