@@ -88,6 +88,9 @@ _SURE_COMMIT = "SET LOCAL synchronous_commit = on"
 
 T = TypeVar("T")
 
+# Of a run with a backup, and of one whose environment makes none.
+_SINCE_BACKUP = ("its backup was proved", "the backup fits what is changed")
+_SINCE_PLAN = ("it was planned", "what is changed is what was shown")
 MOVED = {
     "ledger_head": "the ledger",
     "catalog_fingerprint": "the catalog (an object was created, changed or dropped)",
@@ -232,7 +235,7 @@ def _begun(
     conn = session.conn
     found = ledger.read(conn)
     plan = planned(conn, found, migrations, selection)
-    refuse_moved(conn, found, plan, expected)
+    refuse_moved(conn, found, plan, expected, since=_SINCE_BACKUP if session.way.run.backup else _SINCE_PLAN)
     session.explained = existing.explained_by(migrations)
     session.accepted = Accepted.read(conn, found.migrations).words if plan.pending else frozenset()
     session.replacements = replacements(migrations)
@@ -317,13 +320,19 @@ def _followed(conn: Connection, before: model_changes.Shape | None) -> list[dict
 
 
 def refuse_moved(
-    conn: Connection, found: ledger.Ledger, plan: planning.Plan, expected: Mapping[str, str] | None
+    conn: Connection,
+    found: ledger.Ledger,
+    plan: planning.Plan,
+    expected: Mapping[str, str] | None,
+    *,
+    since: tuple[str, str] = _SINCE_BACKUP,
 ) -> None:
-    """:raises PgopsError: something is not as it was when the backup was taken; names what moved."""
+    """:param since: the moment of which ``expected`` is, in words, and why it is to be run again.
+    :raises PgopsError: something is not as it was at that moment; names what moved."""
     _refuse_waiting(conn, plan, expected or {})
     if not expected or not plan.pending:
         return
-    _refuse_moved(conn, found, planning.state(conn, found, plan), expected, "applied to")
+    _refuse_moved(conn, found, planning.state(conn, found, plan), expected, "applied to", since)
 
 
 def _refuse_waiting(conn: Connection, plan: planning.Plan, expected: Mapping[str, str]) -> None:
@@ -338,7 +347,12 @@ def _refuse_waiting(conn: Connection, plan: planning.Plan, expected: Mapping[str
 
 
 def _refuse_moved(
-    conn: Connection, found: ledger.Ledger, now: Mapping[str, str], expected: Mapping[str, Any], done: str
+    conn: Connection,
+    found: ledger.Ledger,
+    now: Mapping[str, str],
+    expected: Mapping[str, Any],
+    done: str,
+    since: tuple[str, str] = _SINCE_BACKUP,
 ) -> None:
     moved = [name for name in MOVED if name in now and expected.get(name) and expected[name] != now[name]]
     if not moved:
@@ -349,8 +363,8 @@ def _refuse_moved(
         if last is not None:
             told[0] += f" (version {last.version} is {last.state} by run {last.run_id})"
     raise PgopsError(
-        f"Nothing was {done} {conn.info.dbname}: since its backup was proved, {' and '.join(told)} moved; "
-        "run it again from the start, so that the backup fits what is changed.",
+        f"Nothing was {done} {conn.info.dbname}: since {since[0]}, {' and '.join(told)} moved; "
+        f"run it again from the start, so that {since[1]}.",
         database=conn.info.dbname,
         extra={"reason": "moved", "moved": moved},
     )

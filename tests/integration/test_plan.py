@@ -357,10 +357,26 @@ def test_a_step_that_may_not_be_mended_any_more_has_the_command_that_reverts_it(
     rc, _, document = site("migrate.yml")
     assert rc != 0
     assert "revert the version first" in document["error"]["message"]
-    look, back = "ansible-playbook status.yml -l local", f"ansible-playbook rollback.yml -l local -e rollback_version={V3}"
+    look, back = (
+        "ansible-playbook status.yml -l local",
+        f"ansible-playbook rollback.yml -l local -e rollback_version={V3}",
+    )
     assert document["error"]["next"] == [look, back]
     assert document["error"]["message"].endswith(f"To look: {look}; to revert it: {back}")
     assert site("rollback.yml", rollback_version=V3, rollback_confirm=site.database).rc == 0
+
+
+def test_the_command_that_lists_all_faults_is_of_the_same_tree(site: Any, tmp_path: Path) -> None:
+    other = TestTree(tmp_path / "other")
+    metadata = other.add_sql(V1, "fails", "SELECT 1;", "SELECT 1;") / "migration.yml"
+    metadata.write_text(metadata.read_text().replace("risk:", "riks:"))
+    rc, stdout, document = site("migrate.yml", "--tags", "plan", pgops_sql=str(other.folder))
+    assert rc != 0
+    lists = f"ansible-playbook lint.yml -e pgops_sql={other.folder}"
+    assert (
+        f"unknown key 'riks'; did you mean 'risk'? (1 more). To list them all: {lists}" in document["error"]["message"]
+    )
+    assert document["error"]["next"] == [lists]
 
 
 def test_out_of_order_is_for_local_only(site: Any) -> None:
