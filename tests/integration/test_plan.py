@@ -370,7 +370,7 @@ def test_the_command_that_lists_all_faults_is_of_the_same_tree(site: Any, tmp_pa
     other = TestTree(tmp_path / "other")
     metadata = other.add_sql(V1, "fails", "SELECT 1;", "SELECT 1;") / "migration.yml"
     metadata.write_text(metadata.read_text().replace("risk:", "riks:"))
-    rc, stdout, document = site("migrate.yml", "--tags", "plan", pgops_sql=str(other.folder))
+    rc, _, document = site("migrate.yml", "--tags", "plan", pgops_sql=str(other.folder))
     assert rc != 0
     lists = f"ansible-playbook lint.yml -e pgops_sql={other.folder}"
     assert (
