@@ -177,3 +177,21 @@ def test_the_way_down_is_batched_too(target: Any, tmp_path: Any) -> None:
     migrate.apply(target, migrations(tmp_path), Selection(), way())
     migrate.revert(target, Reverts(), way())
     assert rows(target, "SELECT count(upper_name) AS n FROM people") == [{"n": 0}]
+
+
+def test_each_word_on_a_backfill_has_its_rows(target: Any, tmp_path: Any) -> None:
+    """The latest word alone is shown, and most of the time that is the one with which a batch begins."""
+    people(target)
+
+    class Heard(Told):
+        heard: list[tuple[str, Any]] = []
+
+        def emit(self, text: str, **fields: Any) -> None:
+            self.heard.append((text, fields.get("done")))
+            super().emit(text, **fields)
+
+    told = Heard()
+    migrate.apply(target, migrations(tmp_path), Selection(), way(progress=told))
+    rows_done = [done for text, done in told.heard if text == "backfilling public.people"]
+    assert len(rows_done) > 10 and None not in rows_done
+    assert rows_done == sorted(rows_done)
