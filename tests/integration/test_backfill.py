@@ -183,15 +183,14 @@ def test_each_word_on_a_backfill_has_its_rows(target: Any, tmp_path: Any) -> Non
     """The latest word alone is shown, and most of the time that is the one with which a batch begins."""
     people(target)
 
-    class Heard(Told):
-        heard: list[tuple[str, Any]] = []
+    heard: list[tuple[str, Any]] = []
 
+    class Heard(Told):
         def emit(self, text: str, **fields: Any) -> None:
-            self.heard.append((text, fields.get("done")))
+            heard.append((text, fields.get("done")))
             super().emit(text, **fields)
 
-    told = Heard()
-    migrate.apply(target, migrations(tmp_path), Selection(), way(progress=told))
-    rows_done = [done for text, done in told.heard if text == "backfilling public.people"]
+    migrate.apply(target, migrations(tmp_path), Selection(), way(progress=Heard()))
+    rows_done = [done for text, done in heard if text == "backfilling public.people"]
     assert len(rows_done) > 10 and None not in rows_done
     assert rows_done == sorted(rows_done)
