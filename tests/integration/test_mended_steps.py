@@ -216,7 +216,9 @@ def test_a_placeholder_may_be_mended_where_its_key_is_not_there_yet(target: Any,
     with_placeholder("free")
     do(target, "INSERT INTO owners SELECT id, 'o' FROM people")
     apply(target, tree)
-    assert rows(target, "SELECT conname::text AS n FROM pg_constraint WHERE conrelid = 'people'::regclass AND contype = 'f'") == [{"n": "free"}]
+    assert rows(
+        target, "SELECT conname::text AS n FROM pg_constraint WHERE conrelid = 'people'::regclass AND contype = 'f'"
+    ) == [{"n": "free"}]
 
 
 def test_what_a_mended_statement_finds_as_it_should_be_stays_on_the_way_down(target: Any, tree: TestTree) -> None:
