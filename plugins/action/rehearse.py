@@ -123,7 +123,7 @@ class ActionModule(IdentityAction, MigrationAction):
         try:
             return read_queries(self.sql_directory(task_vars))
         except PgopsError as error:
-            raise AnsibleActionFail(error.message, result={"msg": error.message, **error.as_dict()}) from None
+            self.refuse_tree(error, task_vars)
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Show what each step did and will take, and what stops the run."""

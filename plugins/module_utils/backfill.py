@@ -265,7 +265,7 @@ def _batch(
         return now, time.monotonic() - began, worked
 
     try:
-        with context.watched(f"backfilling {walked.full}"):
+        with context.watched(f"backfilling {walked.full}", rows=(walk.seen, max(walk.total, walk.seen))):
             now, seconds, worked = context.patiently(attempt)  # row locks only
     except psycopg2.Error as exc:
         if exc.pgcode is None:

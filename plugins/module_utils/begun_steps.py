@@ -59,6 +59,7 @@ def done_otherwise(
     after: Mapping[str, Any],
     edited: bool,
     standing: Callable[[Collection[str]], Collection[str]],
+    one_transaction: bool,
 ) -> tuple[str, str] | None:
     """What failed may be mended, whatever the ledger remembers of the attempt.
 
@@ -66,8 +67,19 @@ def done_otherwise(
     :param after: as it is now; empty where it is no more.
     :param edited: the files of the version differ, and not only the values of its variables.
     :param standing: which of the indexes of these names (``schema.name``) are there and valid.
+    :param one_transaction: whether the version as it is now runs the statements of a step in one transaction.
     :return: what the step has done that its text now asks for otherwise, and what to put back; None where there is nothing.
     """
+    committed = committed_statements(step)
+    if committed:
+        if not one_transaction and same(_begun(before, committed), _begun(after, committed), edited):
+            return None
+        text, them = (
+            ("first statement is", "that statement")
+            if committed == 1
+            else (f"first {committed} statements are", "those statements")
+        )
+        return f"the text of its step {step.ordinal}, of which the {text} committed,", them
     if same(before, after, edited):
         return None
     if step.state != "done" and step.kind == "indexes":
@@ -83,6 +95,49 @@ def done_otherwise(
         return None
     how = "done already" if step.state == "done" else "half done"
     return f"the text of its step {step.ordinal}, which is {how},", "that step's text"
+
+
+def committed_statements(step: ledger.Step) -> int:
+    """:return: how many statements of a step are committed that runs each in a transaction of its own and is not done."""
+    return int(step.progress.get("statements") or 0) if step.state != "done" and step.kind == "sql" else 0
+
+
+def _begun(step: Mapping[str, Any], committed: int) -> dict[str, Any]:
+    """:return: of a step of SQL what its first statements, which are committed, took of its text."""
+    statements = list(step.get("up") or [])[:committed]
+    made = {(statement.get("creates") or {}).get("name") for statement in statements}
+    taken = [item for item in step.get("placeholders") or [] if item["constraint"] in made]
+    return {**step, "up": statements, "placeholders": taken}
+
+
+def how_far(step: ledger.Step, statements: int) -> str:
+    """:param statements: how many the step has, of SQL.
+    :return: how far a step is that is not done, for the end of a sentence; nothing where nothing of it is done."""
+    committed = committed_statements(step)
+    if committed:
+        return f", {committed:,} of {statements:,} statements of this step are committed"
+    done = int(step.progress.get("seen") or 0) if step.kind == "backfill" else 0
+    total = max(int(step.progress.get("total") or 0), done) if step.kind == "backfill" else 0
+    if not total:
+        return ""
+    return f", {done:,} of {total:,} rows done ({100 * done / total:.2f} %), {total - done:,} to go"
+
+
+def what_must_stay(step: ledger.Step) -> str:
+    """:return: what of the text of a step that failed may not be mended any more, as a sentence; see :func:`done_otherwise`."""
+    committed = committed_statements(step)
+    if committed:
+        these = (
+            "This one must stay as it is, what comes behind it"
+            if committed == 1
+            else f"These {committed} must stay as they are, what comes behind them"
+        )
+        return f" {these} may be mended."
+    if step.state != "done" and step.kind == "backfill" and step.progress.get("seen"):
+        return (
+            " The text of this step must stay as it is, since rows were changed by it: mend the rows, or go back first."
+        )
+    return ""
 
 
 def _by_name(step: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

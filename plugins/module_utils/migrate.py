@@ -17,6 +17,7 @@ import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     adopted,
     backfill,
+    begun_steps,
     catalog,
     constraints,
     dependents,
@@ -28,6 +29,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     ledger,
     legacy_mirror,
     locks,
+    mended_step,
     model_changes,
     quarantine,
     sql_step,
@@ -86,6 +88,9 @@ _SURE_COMMIT = "SET LOCAL synchronous_commit = on"
 
 T = TypeVar("T")
 
+# Of a run with a backup, and of one whose environment makes none.
+_SINCE_BACKUP = ("its backup was proved", "the backup fits what is changed")
+_SINCE_PLAN = ("it was planned", "what is changed is what was shown")
 MOVED = {
     "ledger_head": "the ledger",
     "catalog_fingerprint": "the catalog (an object was created, changed or dropped)",
@@ -230,7 +235,7 @@ def _begun(
     conn = session.conn
     found = ledger.read(conn)
     plan = planned(conn, found, migrations, selection)
-    refuse_moved(conn, found, plan, expected)
+    refuse_moved(conn, found, plan, expected, since=_SINCE_BACKUP if session.way.run.backup else _SINCE_PLAN)
     session.explained = existing.explained_by(migrations)
     session.accepted = Accepted.read(conn, found.migrations).words if plan.pending else frozenset()
     session.replacements = replacements(migrations)
@@ -315,13 +320,19 @@ def _followed(conn: Connection, before: model_changes.Shape | None) -> list[dict
 
 
 def refuse_moved(
-    conn: Connection, found: ledger.Ledger, plan: planning.Plan, expected: Mapping[str, str] | None
+    conn: Connection,
+    found: ledger.Ledger,
+    plan: planning.Plan,
+    expected: Mapping[str, str] | None,
+    *,
+    since: tuple[str, str] = _SINCE_BACKUP,
 ) -> None:
-    """:raises PgopsError: something is not as it was when the backup was taken; names what moved."""
+    """:param since: the moment of which ``expected`` is, in words, and why it is to be run again.
+    :raises PgopsError: something is not as it was at that moment; names what moved."""
     _refuse_waiting(conn, plan, expected or {})
     if not expected or not plan.pending:
         return
-    _refuse_moved(conn, found, planning.state(conn, found, plan), expected, "applied to")
+    _refuse_moved(conn, found, planning.state(conn, found, plan), expected, "applied to", since)
 
 
 def _refuse_waiting(conn: Connection, plan: planning.Plan, expected: Mapping[str, str]) -> None:
@@ -336,7 +347,12 @@ def _refuse_waiting(conn: Connection, plan: planning.Plan, expected: Mapping[str
 
 
 def _refuse_moved(
-    conn: Connection, found: ledger.Ledger, now: Mapping[str, str], expected: Mapping[str, Any], done: str
+    conn: Connection,
+    found: ledger.Ledger,
+    now: Mapping[str, str],
+    expected: Mapping[str, Any],
+    done: str,
+    since: tuple[str, str] = _SINCE_BACKUP,
 ) -> None:
     moved = [name for name in MOVED if name in now and expected.get(name) and expected[name] != now[name]]
     if not moved:
@@ -347,8 +363,8 @@ def _refuse_moved(
         if last is not None:
             told[0] += f" (version {last.version} is {last.state} by run {last.run_id})"
     raise PgopsError(
-        f"Nothing was {done} {conn.info.dbname}: since its backup was proved, {' and '.join(told)} moved; "
-        "run it again from the start, so that the backup fits what is changed.",
+        f"Nothing was {done} {conn.info.dbname}: since {since[0]}, {' and '.join(told)} moved; "
+        f"run it again from the start, so that {since[1]}.",
         database=conn.info.dbname,
         extra={"reason": "moved", "moved": moved},
     )
@@ -425,6 +441,10 @@ def _apply_steps(
     undone = [number for number in range(1, len(steps) + 1) if number not in known or known[number].state != "done"]
     result.ordinal = undone[0] if undone else len(steps)
     session.way.control.check()
+    half = next((step for step in known.values() if begun_steps.committed_statements(step)), None)
+    if half is not None:
+        context = _context(session, migration, "up", half.ordinal, half.kind, half)
+        known[half.ordinal] = mended_step.with_added(context, half, ledger.stored(conn, version), migration)
     if result.expected_s is None:
         result.expected_s, _ = duration_forecast.forecast(conn, migration)
     beginning = ledger.begin_text(
@@ -1043,14 +1063,32 @@ def _stopped(
     )
     error.database = database
     words = ("Applied", "not applied") if way == "up" else ("Reverted", "not reverted")
+    far, stays = _half_done(session, migration, way, ordinal) if steps else ("", "")
     error.message = (
         f"{error.message.rstrip('.')}. {words[0]} in this run: {', '.join(finished) or 'none'}; "
-        f"{words[1]}: {version} (stopped at step {ordinal} of {steps})"
+        f"{words[1]}: {version} (stopped at step {ordinal} of {steps}{far})"
         + "".join(f", {item}" for item in rest[1:])
         + "."
+        # What was only cut off has nothing to mend.
+        + (stays if way == "up" and reason == "failed" else "")
     )
     error.args = (error.message,)
     return error
+
+
+def _half_done(session: _Session, migration: Mapping[str, Any], way: str, ordinal: int) -> tuple[str, str]:
+    """:return: how far the step is that has stopped, and what of its text must stay, in words; nothing where nobody can tell."""
+    try:
+        found = None if is_broken(session.conn) else ledger.read(session.conn).get(str(migration["version"]))
+    except (PgopsError, psycopg2.Error):
+        return "", ""
+    steps = (found.steps if way == "up" else found.down_steps) if found else []
+    step = next((one for one in steps if one.ordinal == ordinal), None)
+    if step is None:
+        return "", ""
+    return begun_steps.how_far(step, len(migration["steps"][ordinal - 1].get(way) or [])), begun_steps.what_must_stay(
+        step
+    )
 
 
 def _record(

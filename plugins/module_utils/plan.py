@@ -23,7 +23,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Ledger, Migration, read
+from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Ledger, Migration, Step, all_stored, read
 
 RISKS = ("low", "medium", "high", "critical")
 UNREADABLE = ", its files cannot be read"
@@ -225,7 +225,8 @@ def _refuse_edited(
             now = after[step.ordinal - 1] if step.ordinal <= len(after) else {}
             # A step that was left out when the version was mended is behind the end of what is stored.
             then = before[step.ordinal - 1] if step.ordinal <= len(before) else {}
-            done = begun_steps.done_otherwise(step, then, now, edited, standing)
+            one_transaction = bool(migration.get("transaction", True))
+            done = begun_steps.done_otherwise(step, then, now, edited, standing, one_transaction)
             if done is None:
                 continue
             what, own_text = done
@@ -289,12 +290,14 @@ def status_rows(
     *,
     running: bool = False,
     unreadable: Mapping[str, str] = MappingProxyType({}),
+    statements: Mapping[str, int] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Every version of the ledger and of the tree, in order.
 
     :param migrations: ``version``, ``name``, ``title``, ``checksum`` and ``files`` of each folder.
     :param running: a run holds the lock now, so ``applying`` is not an interruption.
     :param unreadable: version -> name of the folders that are there and cannot be read.
+    :param statements: version -> how many statements the step has that it stopped in.
     """
     tree = {str(migration["version"]): migration for migration in migrations}
     rows = []
@@ -327,7 +330,7 @@ def status_rows(
         if migration is not None and row.checksum != migration["checksum"]:
             on_disk = "changed"
             changed = [file["file"] for file in edited_files(row, migration)]
-        state_name, told = _told(row, running)
+        state_name, told = _told(row, running, statements.get(version, 0))
         if state_name == "pending" and on_disk == "changed":
             on_disk = "unchanged"  # reverted: the file may change before it is applied again
         if state_name == "pending" and on_disk == "missing":
@@ -358,10 +361,11 @@ def status_rows(
     return rows
 
 
-def _told(row: Migration, running: bool) -> tuple[str, str]:
+def _told(row: Migration, running: bool, statements: int) -> tuple[str, str]:
+    half = _half_done(row)
     undone = [step.ordinal for step in row.steps if step.state != "done"]
     step = row.failed_step or (undone[0] if undone else len(row.steps))
-    of = f"step {step} of {len(row.steps)}{_rows_done(row, step)}"
+    of = f"step {step} of {len(row.steps)}{begun_steps.how_far(half, statements) if half else ''}"
     if row.state == "applied":
         return "applied", "applied (adopted)" if row.adopted else "applied"
     if row.state == "reverted":
@@ -378,14 +382,24 @@ def _told(row: Migration, running: bool) -> tuple[str, str]:
     return "failed", f"{words.get(row.reason or '', 'failed at')} {of}"
 
 
-def _rows_done(row: Migration, ordinal: int) -> str:
-    """:return: how far the batches of that step are, for the end of a sentence; nothing where it has none."""
-    progress = next((step.progress for step in row.steps if step.ordinal == ordinal and step.kind == "backfill"), {})
-    done = int(progress.get("seen") or 0)
-    total = max(int(progress.get("total") or 0), done)
-    if not total:
-        return ""
-    return f", {done:,} of {total:,} rows done ({100 * done / total:.2f} %), {total - done:,} to go"
+def _half_done(row: Migration) -> Step | None:
+    """:return: the step that a version which is not applied stopped in, or is at."""
+    if row.state not in ("applying", "failed"):
+        return None
+    undone = [step for step in row.steps if step.state != "done"]
+    return next((step for step in undone if step.ordinal == row.failed_step), undone[0] if undone else None)
+
+
+def _statements_of(conn: Connection, found: Ledger) -> dict[str, int]:
+    """:return: of each version that stopped between two statements of a step how many that step has."""
+    halves = {row.version: half for row in found.migrations if (half := _half_done(row)) is not None}
+    versions = [version for version, half in halves.items() if begun_steps.committed_statements(half)]
+    ordinals = [halves[version].ordinal for version in versions]
+    return {
+        version: len(step.get("up") or [])
+        for version, ordinal, migration in zip(versions, ordinals, all_stored(conn, versions))
+        for step in migration["steps"][ordinal - 1 : ordinal]
+    }
 
 
 def status(
@@ -405,6 +419,7 @@ def status(
     conn = connect(target, application_name="pgops status")
     try:
         found = read(conn)
+        statements = _statements_of(conn, found)
         holder = locks.holder(conn)
         pending = pending_swap.look(conn, target.database)
         beside = blue_green_state.trace(conn, target.database)
@@ -416,6 +431,7 @@ def status(
         [] if found.baseline else migrations,
         running=holder is not None,
         unreadable={} if found.baseline else unreadable,
+        statements=statements,
     )
     if prefix:
         rows = [row for row in rows if row["version"].startswith(prefix)]

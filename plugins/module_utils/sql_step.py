@@ -102,12 +102,16 @@ def run(
     skipped = list(context.progress_so_far.get("skipped", []))
     first = int(context.progress_so_far.get("statements", 0))
     if first == 0:
-        remembered["there_before"] = _there(context, _undone(statements, down))
-    for number in range(first, len(statements)):
-        last = number == len(statements) - 1
+        remembered["there_before"] = _there(context, undone(statements, down))
+    parts = [(number, [statements[number]]) for number in range(first, len(statements))]
+    if statements and not parts:
+        # What failed was left out when the step was mended: nothing is to run, and the step has its end still.
+        parts = [(len(statements), [])]
+    for number, part in parts:
+        last = number == parts[-1][0]
         skipped += _patiently(
             context,
-            [statements[number]],
+            part,
             number,
             last=last,
             skipped=skipped,
@@ -129,13 +133,13 @@ def there_before(made: Mapping[str, Any]) -> set[str]:
     return {*made.get("skipped", []), *made.get("there_before", [])}
 
 
-def _undone(
+def undone(
     statements: Sequence[Mapping[str, Any]], down: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any] | None]:
     """:return: what the way down drops, without what the way up drops too: see :func:`existing.dropped_by`."""
     gone = existing.dropped_by(statements)
-    undone = [statement.get("destroys") for statement in down]
-    return [None if made and existing.describe(made) in gone else made for made in undone]
+    dropped = [statement.get("destroys") for statement in down]
+    return [None if made and existing.describe(made) in gone else made for made in dropped]
 
 
 def _objects(statements: Sequence[Mapping[str, Any]], up: bool) -> list[Mapping[str, Any] | None]:
@@ -226,8 +230,8 @@ def _orphans(
     return context.patiently(attempt, wanted=lock_forecast.strongest(read))
 
 
-def _there(context: StepContext, undone: Sequence[Mapping[str, Any] | None]) -> list[str]:
-    return [existing.describe(undone[number] or {}) for number in sorted(existing.present(context.conn, undone))]
+def _there(context: StepContext, objects: Sequence[Mapping[str, Any] | None]) -> list[str]:
+    return [existing.describe(objects[number] or {}) for number in sorted(existing.present(context.conn, objects))]
 
 
 def _patiently(
@@ -408,11 +412,11 @@ def _statements(
     run_from = {run[0]: run for run in runs}
     up = context.direction == "up"
     objects = _objects(statements, up)
-    undone = _undone(statements, down)
-    found = existing.present(context.conn, [*objects, *undone])
+    dropped = undone(statements, down)
+    found = existing.present(context.conn, [*objects, *dropped])
     there = {number for number in found if number < len(objects)}
     undone_there = [
-        existing.describe(undone[number - len(objects)] or {}) for number in sorted(found) if number >= len(objects)
+        existing.describe(dropped[number - len(objects)] or {}) for number in sorted(found) if number >= len(objects)
     ]
     skipped: list[str] = []
     gone: set[str] = set()

@@ -66,6 +66,37 @@ class Before:
 
         :return: those that hold already, a default with its ``expression`` and the ``type`` of its column.
         """
+        keys, wanted = self._looked_at()
+        now = _now(conn, keys)
+        return [now[key] for key in keys if key in now and (key, now[key]["there"]) in wanted]
+
+    def record_added(
+        self, conn: Connection, began: Before, executed: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Look at what the mended text of a version speaks of, and the text that it began with did not.
+
+        :param began: that text; what it speaks of was looked at before its first statement.
+        :param executed: the statements that are committed; what they speak of is not any more as it was.
+        :return: as :meth:`record` does, by the names of before the version.
+        """
+        keys, wanted = self._looked_at()
+        _, looked_at = began._looked_at()
+        names = Renames()
+        touched: set[Key] = set()
+        made: set[tuple[str, str]] = set()
+        for statement in executed:
+            touched |= {key for state in _states([statement]) for key in _then(names, state)}
+            created = statement.get("creates") or {}
+            if created.get("kind") == "table":
+                made.add((str(created.get("schema") or "public"), str(created["name"])))
+            names.add(statement)
+        called = {key: _renamed(names, key) for key in keys if key not in touched and (key[1], key[2]) not in made}
+        now = _now(conn, list(called.values()))
+        found = {key: {**now[name], **_named(key)} for key, name in called.items() if name in now}
+        return [state for key, state in found.items() if (key, state["there"]) in wanted - looked_at]
+
+    def _looked_at(self) -> tuple[list[Key], set[tuple[Key, bool]]]:
+        """:return: what the version speaks of, by the names of before it, and how each would be after a way up or down."""
         names = Renames()
         brought: list[tuple[Key, bool]] = []
         # What the way up drops itself does not stay: what has its name on the way down is another.
@@ -86,8 +117,7 @@ class Before:
         ]
         wanted = set(brought)
         wanted |= {(key, not there) for key, there in ends.items()}
-        now = _now(conn, keys)
-        return [now[key] for key in keys if key in now and (key, now[key]["there"]) in wanted]
+        return keys, wanted
 
     def words(self, conn: Connection) -> list[str]:
         """:return: what of it is still so, as a ``DO`` block is told it; a default is only while it is the same one."""
@@ -228,6 +258,10 @@ def _same(now: State, was: State) -> bool:
 
 def _key(state: State) -> Key:
     return str(state["kind"]), str(state["schema"]), str(state["table"]), state.get("name")
+
+
+def _named(key: Key) -> dict[str, str]:
+    return {name: value for name, value in zip(("kind", "schema", "table", "name"), key) if value is not None}
 
 
 def _now(conn: Connection, keys: Sequence[Key]) -> dict[Key, dict[str, Any]]:

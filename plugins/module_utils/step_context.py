@@ -156,12 +156,31 @@ class StepContext:
         self.tell(text)
 
     @contextmanager
-    def watched(self, what: str, *, conn: Connection | None = None, cancel: bool = False) -> Iterator[None]:
-        """Tell ``what`` now, and every second how far the session is; with ``cancel`` an interrupt ends its statement."""
+    def watched(
+        self,
+        what: str,
+        *,
+        conn: Connection | None = None,
+        cancel: bool = False,
+        rows: tuple[int, int] | None = None,
+    ) -> Iterator[None]:
+        """Tell ``what`` now, and every second how far the session is; with ``cancel`` an interrupt ends its statement.
+
+        :param rows: how many are done before it, and of how many; told with each word, for the latest one alone is shown.
+        """
         session = conn or self.conn
         pid = session.info.backend_pid
-        self.tell(what)
-        self.monitor.started(pid, what, self.tell)
+        tell: Callable[..., None] = self.tell
+        if rows is not None:
+            done, total = rows
+
+            def tell_rows(text: str, **fields: Any) -> None:
+                # The server's own figures are of one statement.
+                self.tell(text, **{**fields, "done": done, "total": total, "unit": "rows"})
+
+            tell = tell_rows
+        tell(what)
+        self.monitor.started(pid, what, tell)
         try:
             with self.stoppable(session) if cancel else nullcontext():
                 yield

@@ -325,8 +325,8 @@ class PgopsAction(UnbrokenAction):
             if result.get(name) is not None
         }
         error["message"] = error.pop("msg", "failed")
-        if result.get("reason") == "busy" and not result.get("applied"):
-            error["refused"] = True  # another run is at work; this one has begun nothing
+        if result.get("reason") in ("busy", "moved") and not result.get("applied") and not result.get("reverted"):
+            error["refused"] = True  # another run is at work, or was; this one has begun nothing
         journal.append(
             {
                 "event": "phase_failed",

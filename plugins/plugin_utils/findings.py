@@ -126,19 +126,28 @@ def of_versions(findings: Iterable[Finding], versions: Collection[str]) -> list[
 def raise_findings(findings: Iterable[Finding]) -> None:
     """Raise the first error and say how many more there are.
 
-    :raises PgopsError: if one of the findings is an error; all of them are in its ``extra["findings"]``.
+    :raises PgopsError: if one of the findings is an error; all of them are in its ``extra["findings"]``. Who knows how the tree was
+        named tells the command that lists them: see ``lint_command``.
     """
     errors = [finding for finding in findings if finding.severity == "error"]
     if not errors:
         return
-    first = errors[0]
+    first = _cause(errors)
     # Only here: the linter alone has no psycopg2, which the engine's errors know.
     from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 
     more = len(errors) - 1
-    tail = f" ({more} more: ansible-playbook lint.yml lists them all)" if more else ""
+    tail = f" ({more} more)" if more else ""
     raise PgopsError(
         f"{first}{tail}",
         location=first.location,
         extra={"findings": [finding.as_dict() for finding in errors]},
     )
+
+
+def _cause(errors: list[Finding]) -> Finding:
+    """:return: the first error; of a key that is missing the misspelt one in its file, which is why."""
+    first = errors[0]
+    if first.rule != "missing-key":
+        return first
+    return next((one for one in errors if one.file == first.file and one.rule == "unknown-key"), first)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ansible import context
 from ansible.errors import AnsibleActionFail
 from ansible.utils.vars import load_extra_vars
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import break_glass, windows
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import break_glass, lint_command, windows
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.rendered_tree import checks, rendered_tree
 
@@ -36,14 +36,19 @@ class MigrationAction(PgopsAction):
         try:
             return rendered_tree(self.sql_directory(task_vars), self._task.args.get("variables") or {})
         except PgopsError as error:
-            raise AnsibleActionFail(error.message, result={"msg": error.message, **error.as_dict()}) from None
+            self.refuse_tree(error, task_vars)
 
     def named_checks(self, task_vars: Mapping[str, Any]) -> list[dict[str, Any]]:
         """:return: the named checks of the tree. :raises AnsibleActionFail: the first that cannot be read, in one sentence."""
         try:
             return checks(self.sql_directory(task_vars))
         except PgopsError as error:
-            raise AnsibleActionFail(error.message, result={"msg": error.message, **error.as_dict()}) from None
+            self.refuse_tree(error, task_vars)
+
+    def refuse_tree(self, error: PgopsError, task_vars: Mapping[str, Any]) -> NoReturn:
+        """:raises AnsibleActionFail: the fault, with the command that lists all where there are more."""
+        result = lint_command.told(error, self.typed(dict(task_vars)))
+        raise AnsibleActionFail(result["msg"], result=result) from None
 
     def run_of(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         """:return: who runs what, for the ledger."""
@@ -162,7 +167,11 @@ class MigrationAction(PgopsAction):
         if result["reason"] == "edited" and "step" not in result:
             result["hint"] = "Restore the file as it is stored, or write a new version."
             result["msg"] = f"{str(result.get('msg', '')).rstrip()} {result['hint']}"
-        self.tell_next(result, [("To look", self.command(task_vars, "status.yml"))])
+        words = [("To look", self.command(task_vars, "status.yml"))]
+        if "step" in result:
+            back = self.command(task_vars, "rollback.yml", {"rollback_version": str(result["version"])})
+            words.append(("to revert it", back))
+        self.tell_next(result, words)
         return True
 
     def tell_unknown_target(self, result: dict[str, Any], task_vars: dict[str, Any]) -> bool:

@@ -275,6 +275,9 @@ def lines(advice: Mapping[str, Any]) -> list[str]:
         if advice["roll_back"] and severity["level"] == "P2":
             told = f"at once: {SEVERITIES['P1'].action}, as it is seen in the run or its watch (afterwards {told})"
             steps = []
+        if not advice["roll_back"] and severity["level"] in ("P0", "P1"):
+            # What it asks for is to roll back, and here is nothing to roll back.
+            told = f"{within}: investigate"
         found.append(f"        severity {severity['level']} {severity['name']}, {told}")
         found += [f"        {_clock(step)}: {step['action']}" for step in steps]
     for target in advice["targets"]:

@@ -12,7 +12,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.utils.vars import load_extra_vars
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import environments, typed_commands
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import environments, lint_command, typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import sql_directory
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.reporting import as_list, write_result
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.unbroken import Screen, UnbrokenAction
@@ -51,7 +51,7 @@ class TreeAction(UnbrokenAction):
             given = self._task.args.get("sql") or self._value(variables, "pgops_sql")
             result = self.work(sql_directory(str(given) if given else None), variables)
         except PgopsError as exc:
-            result = {"failed": True, "changed": False, "msg": str(exc), **exc.as_dict()}
+            result = {"failed": True, "changed": False, **lint_command.told(exc, self._typed())}
         except OSError as exc:
             place = f" ({exc.filename})" if exc.filename else ""
             result = {"failed": True, "changed": False, "msg": f"The migration tree: {exc.strerror}{place}"}
@@ -60,13 +60,14 @@ class TreeAction(UnbrokenAction):
 
     def command(self, name: str, limit: str | None = None, variables: Mapping[str, Any] | None = None) -> str:
         """:return: a command to type next, on the same tree."""
-        run = {"command": environments.typed_command(), typed_commands.GIVEN: typed_commands.given(self._loader)}
-        return typed_commands.other(run, name, limit, variables)
+        return typed_commands.other(self._typed(), name, limit, variables)
 
     def again(self, variables: Mapping[str, Any]) -> str:
         """:return: the command that was typed, with another choice."""
-        run = {"command": environments.typed_command(), typed_commands.GIVEN: typed_commands.given(self._loader)}
-        return typed_commands.again(run, None, variables)
+        return typed_commands.again(self._typed(), None, variables)
+
+    def _typed(self) -> dict[str, Any]:
+        return {"command": environments.typed_command(), typed_commands.GIVEN: typed_commands.given(self._loader)}
 
     def say(self, text: str) -> None:
         """Show a line to the person who watches, under any stdout callback."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import psycopg2
@@ -345,8 +346,12 @@ def test_what_moved_since_the_backup_is_refused_and_named(
     migrations = tree.render()
     if moved == "the ledger":
         migrations[0]["checksum"] = "x"
-    with pytest.raises(PgopsError, match=f"since its backup was proved, {moved}.*moved"):
+    with pytest.raises(PgopsError, match=f"since it was planned, {moved}.*moved"):
         migrate.apply(target, migrations, Selection(), way(), expected=state)
+    backed_up = way()
+    backed_up.run = replace(backed_up.run, backup={"path": "/b"})
+    with pytest.raises(PgopsError, match=f"since its backup was proved, {moved}.*moved"):
+        migrate.apply(target, migrations, Selection(), backed_up, expected=state)
     assert rows(target, f"SELECT 1 AS x FROM pgops.migration WHERE version = '{V2}'") == []
 
 

@@ -82,7 +82,7 @@ class InterruptOnce(Told):
         if "version" not in fields or fields.get("step") is None or self.control.reason is not None:
             return
         step = (str(fields["version"]), int(fields["step"]))
-        middle = fields.get("done") is not None and fields.get("unit") == "rows"
+        middle = bool(fields.get("done")) and fields.get("unit") == "rows"
         if text.startswith(("building index ", "dropping index ")):
             self.built.add(text)
             middle = len(self.built) > 1

@@ -18,7 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selec
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import seconds, table
 from support.engine import RUN, do, holding, rows, way
-from support.tree import TestTree
+from support.tree import NO_DIFFERENCE, TestTree
 
 V0, V1, V2, V3 = (f"2026010100000{n}" for n in range(4))
 
@@ -340,6 +340,43 @@ def test_a_failure_names_the_way_on_and_the_way_back(site: Any) -> None:
         f"ansible-playbook rollback.yml -l local -e pgops_owner={owner} -e rollback_through={V1}",
     ]
     assert "Traceback" not in stdout
+
+
+def test_a_step_that_may_not_be_mended_any_more_has_the_command_that_reverts_it(site: Any) -> None:
+    steps = [{"sql": {"up": f"{name}.sql.j2", "down": f"{name}_down.sql.j2"}} for name in ("one", "two")]
+    files = {
+        "one.sql.j2": "INSERT INTO public.people (id) VALUES (1);",
+        "one_down.sql.j2": "DELETE FROM public.people WHERE id = 1;",
+        "two.sql.j2": "SELECT 1/0;",
+        "two_down.sql.j2": "SELECT 1;",
+        "verify.sql.j2": NO_DIFFERENCE,
+    }
+    path = site.tree.add(V3, "two_steps", steps, files)
+    assert site("migrate.yml").rc != 0
+    (path / "one.sql.j2").write_text("INSERT INTO public.people (id) VALUES (2);")
+    rc, _, document = site("migrate.yml")
+    assert rc != 0
+    assert "revert the version first" in document["error"]["message"]
+    look, back = (
+        "ansible-playbook status.yml -l local",
+        f"ansible-playbook rollback.yml -l local -e rollback_version={V3}",
+    )
+    assert document["error"]["next"] == [look, back]
+    assert document["error"]["message"].endswith(f"To look: {look}; to revert it: {back}")
+    assert site("rollback.yml", rollback_version=V3, rollback_confirm=site.database).rc == 0
+
+
+def test_the_command_that_lists_all_faults_is_of_the_same_tree(site: Any, tmp_path: Path) -> None:
+    other = TestTree(tmp_path / "other")
+    metadata = other.add_sql(V1, "fails", "SELECT 1;", "SELECT 1;") / "migration.yml"
+    metadata.write_text(metadata.read_text().replace("risk:", "riks:"))
+    rc, _, document = site("migrate.yml", "--tags", "plan", pgops_sql=str(other.folder))
+    assert rc != 0
+    lists = f"ansible-playbook lint.yml -e pgops_sql={other.folder}"
+    assert (
+        f"unknown key 'riks'; did you mean 'risk'? (1 more). To list them all: {lists}" in document["error"]["message"]
+    )
+    assert document["error"]["next"] == [lists]
 
 
 def test_out_of_order_is_for_local_only(site: Any) -> None:

@@ -98,7 +98,7 @@ class AtRows(Told):
 
 
 class InterruptAt(Told):
-    """Asks the job to end as soon as something is told, where `field` is given together with that field."""
+    """Asks the job to end as soon as something is told, where `field` is given once that field is not 0."""
 
     def __init__(self, control: Control, part: str, *, field: str | None = None) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class InterruptAt(Told):
 
     def emit(self, text: str, **fields: Any) -> None:
         super().emit(text, **fields)
-        if self.part in text and (self.field is None or fields.get(self.field) is not None):
+        if self.part in text and (self.field is None or fields.get(self.field)):
             # As the lease's thread does it: not in the thread that works.
             asking = threading.Thread(target=self.control.request, args=("a test asked for it",))
             asking.start()

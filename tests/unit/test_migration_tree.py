@@ -100,11 +100,20 @@ def test_a_missing_folder_is_told_with_the_variable_that_names_it(tmp_path: Path
         read_tree(tmp_path)
 
 
+def test_a_misspelt_key_is_told_before_the_one_that_is_missing_for_it(sql: Sql) -> None:
+    path = sql.add()
+    (path / "migration.yml").write_text((path / "migration.yml").read_text().replace("risk:", "riks:"))
+    with pytest.raises(PgopsError, match="unknown key 'riks'; did you mean 'risk'") as caught:
+        read_tree(sql.root)
+    told = [finding["rule"] for finding in caught.value.extra["findings"]]
+    assert told == ["missing-key", "unknown-key"] and caught.value.location != f"{FIRST}/migration.yml:1"
+
+
 def test_read_tree_raises_the_first_fault_and_counts_the_others(sql: Sql) -> None:
     sql.add(titel="x", risc="low")
     with pytest.raises(PgopsError) as caught:
         read_tree(sql.root)
-    assert caught.value.message.endswith("(1 more: ansible-playbook lint.yml lists them all)")
+    assert caught.value.message.endswith(" (1 more)")
     assert caught.value.location == f"{FIRST}/migration.yml:11"
     assert len(caught.value.extra["findings"]) == 2
 

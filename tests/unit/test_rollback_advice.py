@@ -534,3 +534,16 @@ def test_who_is_notified_reads_how_bad_it_is() -> None:
     told = notification.message(reporting.build(failed()))
     assert "severity: P1 high, roll back: the verification after it failed" in told
     assert PUPIL not in told
+
+
+@pytest.mark.parametrize("level", ["P0", "P1"])
+def test_advice_not_to_roll_back_asks_for_no_rollback(level: str) -> None:
+    advice = {
+        "roll_back": False,
+        "why": "nothing to go back to",
+        "findings": [],
+        "severity": SEVERITIES[level].as_dict(),
+    }
+    (head, severity) = rollback_advice.lines({**advice, "targets": [], "commands": []})
+    assert "do not roll back" in head
+    assert "roll back" not in severity and severity.endswith(": investigate")
