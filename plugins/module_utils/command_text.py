@@ -12,20 +12,22 @@ import re
 import shlex
 from collections.abc import Iterable
 
-_ANSIBLE = frozenset({"ansible", "ansible-playbook"})
-_TOOLS = re.compile(r"^(?:pip|python[\d.]*|vacuumdb|pg_\w+|pgbackrest|systemctl|journalctl|loginctl)$")
+_ANSIBLE = re.compile(r"^ansible(?:-[a-z]+)*$")
+_TOOLS = re.compile(r"^(?:apt-get|chmod|dnf|pip|psql|python[\d.]*|vacuumdb|pg_\w+|pgbackrest|systemctl|journalctl|loginctl)$")
 _SQL = re.compile(
     r"^(?:ALTER|ANALYZE|CREATE|DO|DROP|GRANT|REINDEX|REVOKE|(?:ROLLBACK|COMMIT) PREPARED|SELECT|UPDATE|VACUUM)\b"
 )
 _BLOCK = re.compile(r"^DO \$\$.*\$\$;$", re.DOTALL)
 _LEFT_OUT = re.compile(r"…|\.\.\.")
+# A comment of SQL, behind the last of those that are told.
+_AND_MORE = re.compile(r" -- and \d+ more$")
 # Where words go on behind a command of a tool: "pgbackrest info, on the host".
 _GOES_ON = re.compile(r"[,;:] [a-z]| (?:and|or|of the) ")
 
 
 def is_sql(text: str) -> bool:
     """:return: whether it is statements for psql and nothing else, each with its semicolon."""
-    told = text.strip()
+    told = _AND_MORE.sub("", text.strip())
     if not told.endswith(";") or _LEFT_OUT.search(told):
         return False
     if _BLOCK.match(told):
@@ -43,7 +45,7 @@ def is_command(text: str) -> bool:
         return False
     if not words:
         return False
-    if words[0] in _ANSIBLE:
+    if _ANSIBLE.match(words[0]):
         return True
     return bool(_TOOLS.match(words[0])) and not _GOES_ON.search(text) and not _LEFT_OUT.search(text)
 

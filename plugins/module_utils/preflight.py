@@ -268,8 +268,8 @@ def _parameters(target: Target, look: Look, major: int, role: str) -> dict[str, 
         "backup": target.backup_user or user,
         "restore": target.restore_user or user,
         "production": look.production,
-        # PostgreSQL 16 tells the right to SET ROLE from membership; 15 has membership alone.
         "limit": shlex.quote(look.limit),
+        # PostgreSQL 16 tells the right to SET ROLE from membership; 15 has membership alone.
         "member_privilege": "SET" if major >= 16 else "MEMBER",
     }
 

@@ -31,6 +31,9 @@ LIST = "ansible-playbook backup_list.yml -l staging -e backup_list_only=proved"
         "vacuumdb --freeze --dbname school",
         "pip install prometheus-client",
         "loginctl enable-linger ada",
+        "ansible-doc -t role whitecross.pgops.migrate",
+        "chmod 600 /etc/pgops/passfile",
+        "ALTER TABLE a OWNER TO b; ALTER TABLE c OWNER TO b; -- and 2 more",
     ],
 )
 def test_what_can_be_typed_is_a_command(text: str) -> None:
@@ -48,6 +51,7 @@ def test_what_can_be_typed_is_a_command(text: str) -> None:
         "SELECT pg_drop_replication_slot('x'); unless its consumer comes back",
         "ALTER TABLE a ADD PRIMARY KEY (...); with the columns that tell its rows apart",
         "ALTER ROLE ... NOSUPERUSER;",
+        "ALTER TABLE a OWNER TO b; and 2 more",
         "pgbackrest info, on the host of the database",
         "systemctl status and journalctl -u of the unit that is named",
         "blue_green.yml -e blue_green_stage=give_up, or -e blue_green_stage=prepare to begin anew",
