@@ -13,7 +13,9 @@ import shlex
 from collections.abc import Iterable
 
 _ANSIBLE = re.compile(r"^ansible(?:-[a-z]+)*$")
-_TOOLS = re.compile(r"^(?:apt-get|chmod|dnf|pip|psql|python[\d.]*|vacuumdb|pg_\w+|pgbackrest|systemctl|journalctl|loginctl)$")
+_TOOLS = re.compile(
+    r"^(?:apt-get|chmod|dnf|pip|psql|python[\d.]*|vacuumdb|pg_\w+|pgbackrest|systemctl|journalctl|loginctl)$"
+)
 _SQL = re.compile(
     r"^(?:ALTER|ANALYZE|CREATE|DO|DROP|GRANT|REINDEX|REVOKE|(?:ROLLBACK|COMMIT) PREPARED|SELECT|UPDATE|VACUUM)\b"
 )

@@ -205,8 +205,8 @@ class Watch:
         """:return: for the result: what it has waited for or given way to, and the canary."""
         return {
             "held_up_by": list(self._reasons.values()),
-            "canary_usual_ms": round(self._canary.usual_ms, 1),
-            "canary_worst_ms": round(self._canary.worst_ms, 1),
+            "canary_usual_ms": round(self._canary.usual_ms, 3),
+            "canary_worst_ms": round(self._canary.worst_ms, 3),
         }
 
     # The thread

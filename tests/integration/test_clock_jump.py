@@ -25,7 +25,7 @@ from support.tree import TestTree
 V1 = "20260101000001"
 OTHER = "20260101T000000Z-0000bb"
 # So many batches that the run still works when the second runner comes, on a slow machine too.
-ROWS, LEASE_S = 4000, 1.5
+ROWS, LEASE_S = 4000, 2.5
 HOUR = 3600.0
 
 

@@ -8,7 +8,9 @@ The first half, about the connection, roles and who is busy, is test_preflight.p
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -485,9 +487,16 @@ def test_what_restores_are_asked_for_outside_local_and_where_the_backups_are_not
     assert set(blind(world.look())) == {"backup_age", "backup_proof"}
 
 
-def test_a_path_with_a_space_is_typed_as_one_word() -> None:
-    assert preflight_looks._chosen("/b/white_cross/20260101_x") == "backup_path=/b/white_cross/20260101_x"
-    assert preflight_looks._chosen("/b/it's one") == """'{"backup_path": "/b/it'"'"'s one"}'"""
+def test_the_backup_to_prove_is_told_as_one_word_whatever_its_folder_is_called(world: World) -> None:
+    with_backup(world)
+    assert world.backup_directory is not None
+    folder = Path(world.backup_directory).rename(world.server.directory / f"it's one {world.database}")
+    world.backup_directory = str(folder)
+    (backup,) = backup_store.backups_of(world.backup_directory, world.database)
+    backup_store.remove_proof(backup)
+    command = red(world.look())["backup_proof"]["fix"]
+    words = shlex.split(command)
+    assert json.loads(words[words.index("-e") + 1]) == {"backup_path": backup.path}
 
 
 def test_a_function_that_somebody_has_made_is_not_called(world: World) -> None:

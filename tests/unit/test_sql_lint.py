@@ -483,9 +483,12 @@ def test_what_follows_a_nul_byte_is_read() -> None:
 
 def test_the_time_for_a_file_grows_as_the_file_does() -> None:
     def seconds(number: int) -> float:
-        begin = time.process_time()
-        lint("INSERT INTO users VALUES (1);\n" * number)
-        return time.process_time() - begin
+        def once() -> float:
+            begin = time.process_time()
+            lint("INSERT INTO users VALUES (1);\n" * number)
+            return time.process_time() - begin
+
+        return min(once() for _ in range(3))
 
     seconds(10)
     assert seconds(3200) < 8 * seconds(800)
