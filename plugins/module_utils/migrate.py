@@ -441,10 +441,11 @@ def _apply_steps(
     undone = [number for number in range(1, len(steps) + 1) if number not in known or known[number].state != "done"]
     result.ordinal = undone[0] if undone else len(steps)
     session.way.control.check()
-    half = next((step for step in known.values() if begun_steps.committed_statements(step)), None)
-    if half is not None:
-        context = _context(session, migration, "up", half.ordinal, half.kind, half)
-        known[half.ordinal] = mended_step.with_added(context, half, ledger.stored(conn, version), migration)
+    if known:
+        began = ledger.stored(conn, version)
+        kind = str(steps[result.ordinal - 1]["kind"])
+        context = _context(session, migration, "up", result.ordinal, kind, known.get(result.ordinal))
+        known |= mended_step.record(context, known.values(), began, migration)
     if result.expected_s is None:
         result.expected_s, _ = duration_forecast.forecast(conn, migration)
     beginning = ledger.begin_text(
