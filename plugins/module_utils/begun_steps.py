@@ -26,8 +26,9 @@ def beginning(conn: Connection, row: ledger.Migration, migration: Mapping[str, A
 
     :param row: the version in the ledger.
     :param migration: the version as it is now, rendered.
-    :return: ``with``: the versions that the same run applied, ``done``: the files whose steps are done, ``mended``: whether
-        the text is another one now.
+    :return: ``with``: the versions that the same run applied, ``done``: the files whose steps are done, ``committed``: by file of a
+        step that is half done the line of its first statement that is not committed, None where all are, ``mended``: whether the
+        text is another one now.
     """
     edited = row.checksum != migration["checksum"]
     pairs = zip(ledger.stored(conn, row.version)["steps"], migration["steps"])
@@ -36,8 +37,21 @@ def beginning(conn: Connection, row: ledger.Migration, migration: Mapping[str, A
     return {
         "with": [str(found["version"]) for found in fetch_all(conn, _APPLIED_BY_THE_RUN_THAT_BEGAN, (row.version,))],
         "done": sorted({file for found in files for file in found}),
+        "committed": {
+            file: line
+            for step in row.steps
+            if committed_statements(step) and step.ordinal <= len(migration["steps"])
+            for file, line in _first_lines(step, migration["steps"][step.ordinal - 1]).items()
+        },
         "mended": edited or not all(same(old, new, edited) for old, new in pairs),
     }
+
+
+def _first_lines(step: ledger.Step, text: Mapping[str, Any]) -> dict[str, int | None]:
+    statements, committed = list(text.get("up") or []), committed_statements(step)
+    files = {str(statement["file"]) for statement in statements[:committed]}
+    lines = [(str(statement["file"]), int(statement["line"])) for statement in statements[committed:]]
+    return {file: min((line for of, line in lines if of == file), default=None) for file in files}
 
 
 def _files(value: Any) -> Iterator[str]:
