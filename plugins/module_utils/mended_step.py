@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     appeared,
+    attributes,
+    attributes_before,
     begun_steps,
     catalog_states,
     existing,
@@ -22,6 +25,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.committed_effects
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
+from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import name_parts
+from ansible_collections.whitecross.pgops.plugins.module_utils.statements import schema_of
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
 
 Statement = Mapping[str, Any]
@@ -51,11 +56,14 @@ class MendedVersion:
         statements: Sequence[Statement] = self._now[step.ordinal - 1].get("up") or []
         committed = statements if step.state == "done" else statements[: begun_steps.committed_statements(step)]
         found = step.progress.get("skipped", [])
-        return [
-            statement
-            for statement in committed
-            if not statement.get("creates") or existing.describe(statement["creates"]) not in found
-        ]
+        ran = []
+        for statement in committed:
+            made = statement.get("creates") or {}
+            if made.get("replace") and made["kind"] == "function" and _is_new(step, made):
+                ran.append({**statement, "creates": {**made, "replace": False}})
+            elif not made or existing.describe(made) not in found:
+                ran.append(statement)
+        return ran
 
     def drops(self, step: ledger.Step) -> list[tuple[Mapping[str, Any], Statement]]:
         """:return: what only the way down of now drops and the version has not made for sure, and the statements."""
@@ -109,33 +117,35 @@ class MendedVersion:
         return [state for state in found if states_before.key_of(state) not in known]
 
 
-def record(
+def looked_again(
     context: StepContext, steps: Iterable[ledger.Step], began: Mapping[str, Any], now: Mapping[str, Any]
 ) -> dict[int, ledger.Step]:
-    """Look at what only the text of now speaks of, as a version does at its beginning for all, and record it. Call before that text
-    takes the place of the other one in the ledger.
+    """Look at what only the text of now speaks of, as a version does at its beginning for all.
 
     Takes ACCESS SHARE for a moment on the table of a default, no other lock.
 
-    :return: by ordinal the steps whose progress is another one by it; see :class:`MendedVersion` for the arguments.
+    :return: by ordinal the steps whose progress is another one by it, to be saved when that text takes the place of the other one
+        in the ledger; see :class:`MendedVersion` for the arguments.
     """
     mended = MendedVersion(steps, began, now)
     if not mended.steps:
         return {}
 
     def look() -> dict[int, ledger.Step]:
-        with transaction(context.conn, context.limits(context.budget("statement_timeout_s"))) as ending:
+        with transaction(context.conn, context.limits(context.budget("statement_timeout_s"))):
+            found = {step.ordinal: _what_stays(context.conn, mended, step) for step in mended.steps}
+            first = mended.steps[0]
             states = mended.record_states(context.conn)
-            changed = {}
-            for step in mended.steps:
-                stays = _what_stays(context.conn, mended, step)
-                if states and step is mended.steps[0]:
-                    stays[states_before.PROGRESS] = [*step.progress.get(states_before.PROGRESS, []), *states]
-                if stays:
-                    step = ledger.Step(step.ordinal, step.kind, step.name, step.state, {**step.progress, **stays})
-                    changed[step.ordinal] = step
-                    ending.append(ledger.step_progress_text(context.conn, context.version, "up", step))
-            return changed
+            if states:
+                found[first.ordinal][states_before.PROGRESS] = [
+                    *first.progress.get(states_before.PROGRESS, []),
+                    *states,
+                ]
+        return {
+            step.ordinal: replace(step, progress={**step.progress, **found[step.ordinal]})
+            for step in mended.steps
+            if found[step.ordinal]
+        }
 
     return context.patiently(look, wanted=[])
 
@@ -143,6 +153,9 @@ def record(
 def refuse(conn: Connection, row: ledger.Migration, began: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """:raises PgopsError: nobody can tell whether something that only the text of now speaks of was so before the version, since what a
     committed statement did is not told by its text. Takes no lock."""
+    if row.rendered_checksum == now["rendered_checksum"]:
+        # Of the same text another release of this collection may tell more than the ledger keeps.
+        return
     mended = MendedVersion(row.steps, began, now)
     for step in mended.steps:
         drops = mended.drops(step)
@@ -182,13 +195,23 @@ def _left(step: ledger.Step) -> bool:
     return step.state == "done" or begun_steps.committed_statements(step) > 0
 
 
+def _is_new(step: ledger.Step, function: Mapping[str, Any]) -> bool:
+    """:return: whether no function had its name when the step began, by what that recorded."""
+    made, beginning = (step.progress.get(name) for name in (attributes_before.PROGRESS, attributes_before.BEGINNING))
+    if not made and not beginning:
+        return False
+    there = made["made"] if made else attributes.unpacked(beginning).named[attributes.PRIVILEGES]
+    names = [name_parts(word.split(" ", 1)[-1].split("(")[0]) for word in there if "(" in word]
+    return bool(made) == ([schema_of(function), str(function["name"])] in names)
+
+
 def _what_stays(conn: Connection, mended: MendedVersion, step: ledger.Step) -> dict[str, Any]:
     """:return: of a step's progress what was there before, where that is another list by now."""
     drops = [item for item, _ in mended.drops(step)]
     there = [existing.describe(drops[number]) for number in sorted(existing.present(conn, drops))]
     gone = mended.no_longer_stays(step)
     wanted = {
-        "there_before": [*step.progress.get("there_before", []), *there],
+        "there_before": list(dict.fromkeys([*step.progress.get("there_before", []), *there])),
         "skipped": list(step.progress.get("skipped", [])),
     }
     wanted = {name: [word for word in words if word not in gone] for name, words in wanted.items()}

@@ -441,15 +441,19 @@ def _apply_steps(
     undone = [number for number in range(1, len(steps) + 1) if number not in known or known[number].state != "done"]
     result.ordinal = undone[0] if undone else len(steps)
     session.way.control.check()
+    again: dict[int, ledger.Step] = {}
     if known:
-        began = ledger.stored(conn, version)
         kind = str(steps[result.ordinal - 1]["kind"])
         context = _context(session, migration, "up", result.ordinal, kind, known.get(result.ordinal))
-        known |= mended_step.record(context, known.values(), began, migration)
+        again = mended_step.looked_again(context, known.values(), ledger.stored(conn, version), migration)
+        known |= again
     if result.expected_s is None:
         result.expected_s, _ = duration_forecast.forecast(conn, migration)
     beginning = ledger.begin_text(
         conn, migration, run, applied_by=session.who, resume=resume, again=row is not None and not resume
+    )
+    beginning = "; ".join(
+        [beginning, *(ledger.step_progress_text(conn, version, "up", step) for step in again.values())]
     )
     with transaction(conn, beginning):
         ledger.append_audit(

@@ -268,3 +268,46 @@ def test_a_committed_block_that_names_nothing_of_it_is_no_doubt(target: Any, tre
     apply(target, tree)
     revert(target)
     assert columns(target) == {**BEFORE, "made": "integer"}
+
+
+FUNCTION = "CREATE OR REPLACE FUNCTION public.made() RETURNS integer LANGUAGE sql AS 'SELECT 2'"
+NO_FUNCTION = "DROP FUNCTION public.made();\n"
+
+
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_function_that_took_the_place_of_another_is_no_new_one(
+    target: Any, tree: TestTree, before: bool, half: bool
+) -> None:
+    if before:
+        do(target, "CREATE FUNCTION made() RETURNS integer LANGUAGE sql AS 'SELECT 1'")
+
+    def put(second: str, down: str) -> None:
+        if half:
+            one_step(tree, FUNCTION, second, down=down + BACK)
+        else:
+            two_steps(tree, f"{FUNCTION};\n", down, f"{second};\n", BACK)
+
+    put(FAULTY, "SELECT 1;\n")
+    refused(target, tree)
+    put(MENDED, NO_FUNCTION)
+    if before:
+        assert "its mended way down drops function public.made" in refused(target, tree)
+        put(MENDED, "SELECT 1;\n")
+    apply(target, tree)
+    revert(target)
+    found = rows(target, "SELECT prosrc AS s FROM pg_proc WHERE proname = 'made'")
+    assert found == ([{"s": "SELECT 1"}] if before else [])
+
+
+def test_a_ledger_that_knows_less_of_the_same_text_refuses_nothing(target: Any, tree: TestTree) -> None:
+    block = "DO $$ BEGIN ALTER TABLE public.people ALTER COLUMN code SET NOT NULL; END $$"
+    do(target, "UPDATE people SET code = 'x'")
+    one_step(
+        tree, block, NAME_NOT_NULL, down=f"ALTER TABLE public.people ALTER COLUMN code DROP NOT NULL;\n{NAME_NULL}"
+    )
+    do(target, "UPDATE people SET name = NULL")
+    refused(target, tree)
+    do(target, "UPDATE people SET name = 'x'")
+    do(target, f"UPDATE pgops.migration SET rendered = rendered #- '{{steps,0,down,0,alters}}' WHERE version = '{V2}'")
+    apply(target, tree)
