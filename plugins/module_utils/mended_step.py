@@ -56,7 +56,7 @@ class MendedVersion:
         statements: Sequence[Statement] = self._now[step.ordinal - 1].get("up") or []
         committed = statements if step.state == "done" else statements[: begun_steps.committed_statements(step)]
         found = step.progress.get("skipped", [])
-        ran = []
+        ran: list[Statement] = []
         for statement in committed:
             made = statement.get("creates") or {}
             if made.get("replace") and made["kind"] == "function" and _is_new(step, made):
@@ -197,12 +197,16 @@ def _left(step: ledger.Step) -> bool:
 
 def _is_new(step: ledger.Step, function: Mapping[str, Any]) -> bool:
     """:return: whether no function had its name when the step began, by what that recorded."""
-    made, beginning = (step.progress.get(name) for name in (attributes_before.PROGRESS, attributes_before.BEGINNING))
+    made, beginning = attributes_before.PROGRESS in step.progress, attributes_before.BEGINNING in step.progress
     if not made and not beginning:
         return False
-    there = made["made"] if made else attributes.unpacked(beginning).named[attributes.PRIVILEGES]
-    names = [name_parts(word.split(" ", 1)[-1].split("(")[0]) for word in there if "(" in word]
-    return bool(made) == ([schema_of(function), str(function["name"])] in names)
+    listed = (
+        step.progress[attributes_before.PROGRESS]["made"]
+        if made
+        else attributes.unpacked(step.progress[attributes_before.BEGINNING]).named[attributes.PRIVILEGES]
+    )
+    names = [name_parts(word.split(" ", 1)[-1].split("(")[0]) for word in listed if "(" in word]
+    return made == ([schema_of(function), str(function["name"])] in names)
 
 
 def _what_stays(conn: Connection, mended: MendedVersion, step: ledger.Step) -> dict[str, Any]:
