@@ -112,7 +112,7 @@ def _of_block(text: str) -> list[str] | None:
         return None
     parts = [part.strip() for piece in body.split(";") for part in _parts(piece) if not _HARMLESS.match(part)]
     changes = [part for part in parts if _CHANGES.search(re.sub(r'"[^"]*"', '""', part))]
-    return changes if all(part in changes or only_reads(part) for part in parts) else None
+    return changes if all(part in changes or _only_reads(part) for part in parts) else None
 
 
 def _parts(piece: str) -> Iterator[str]:
@@ -143,8 +143,6 @@ def _end_of_condition(piece: str, place: int, word: str) -> tuple[int, int] | No
     return None
 
 
-def only_reads(part: str) -> bool:
-    """:param part: without comments and strings.
-    :return: whether all that it calls only reads."""
+def _only_reads(part: str) -> bool:
     called = _CALL.finditer(_ALIAS.sub(" (", _EXECUTE.sub(" ", part)))
     return all(_READS.fullmatch(call["name"]) for call in called) and not re.match(r"CALL\b", part, re.IGNORECASE)

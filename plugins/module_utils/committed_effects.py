@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import existing
-from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts import BLOCK, changing, only_reads
+from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts import BLOCK, changing
 from ansible_collections.whitecross.pgops.plugins.module_utils.going_down import words_of
 from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import NAME, folded, name_parts
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import without_strings
@@ -21,7 +21,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.step_context impo
 Object = Mapping[str, Any]
 Key = tuple[str, "str | None", "str | None", str]
 
-_QUALIFIED = rf"{NAME}(?:\s*\.\s*{NAME})?"
+# The database may stand before the schema.
+_QUALIFIED = rf"{NAME}(?:\s*\.\s*{NAME}){{0,2}}"
 _UNLESS_THERE = r"(?P<unless>IF\s+NOT\s+EXISTS\s+)?"
 _CREATE = re.compile(
     rf"\s*CREATE\s+(?:UNLOGGED\s+)?(?P<kind>TABLE|TYPE|DOMAIN)\s+{_UNLESS_THERE}(?P<name>{_QUALIFIED})", re.IGNORECASE
@@ -107,10 +108,11 @@ class CommittedEffects:
 
 def _hides(text: str) -> bool:
     """:return: whether a statement may do what its text does not show."""
-    if BLOCK.match(text):
-        return changing(text) == [text]
-    bare = without_strings(text)
-    return bool(_CALLS.match(bare)) and not only_reads(bare)
+    if not BLOCK.match(text) and not _CALLS.match(without_strings(text)):
+        return False
+    # What it calls is read as it is in a block.
+    block = text if BLOCK.match(text) else f"DO $pgops$ BEGIN {text}\n; END $pgops$"
+    return changing(block) == [block]
 
 
 def _may_make(text: str, key: Key) -> bool:
@@ -145,7 +147,7 @@ def _told(text: str) -> Iterator[tuple[dict[str, Any], bool]]:
 
 def _split(name: str) -> tuple[str, str]:
     parts = name_parts(name)
-    return (parts[0], parts[1]) if len(parts) == 2 else ("public", parts[0])
+    return (parts[-2], parts[-1]) if len(parts) > 1 else ("public", parts[0])
 
 
 def _renamed(key: Key, rename: Mapping[str, Any]) -> Key:

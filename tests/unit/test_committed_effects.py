@@ -34,6 +34,7 @@ OLD = [
     (COLUMN, "ALTER TABLE people ALTER COLUMN made TYPE bigint, ADD CHECK (made > 0)"),
     (COLUMN, "DO $$ BEGIN UPDATE people SET made = 1; END $$"),
     (COLUMN, "SELECT count(made) FROM people"),
+    (COLUMN, "WITH gone AS (DELETE FROM people RETURNING made) INSERT INTO old SELECT made FROM gone"),
     (TRIGGER, "DO $$ BEGIN CREATE TRIGGER other BEFORE INSERT ON people EXECUTE FUNCTION f(); END $$"),
 ]
 DOUBT = [
