@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger
@@ -117,6 +117,19 @@ def committed_statements(step: ledger.Step) -> int:
 def first_statements(number: int) -> str:
     """:return: so many statements of a step, for a sentence."""
     return "the first statement is" if number == 1 else f"the first {number} statements are"
+
+
+def executed(steps: Iterable[ledger.Step], text: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """:param steps: of a version on the way up, as the ledger has them.
+    :param text: the same, rendered.
+    :return: those of which something is committed, with only those statements of SQL that are."""
+    found = []
+    for step in steps:
+        number = None if step.state == "done" else committed_statements(step)
+        if step.ordinal <= len(text) and number != 0:
+            of = text[step.ordinal - 1]
+            found.append({**of, "up": list(of.get("up") or [])[:number]})
+    return found
 
 
 def _begun(step: Mapping[str, Any], committed: int) -> dict[str, Any]:

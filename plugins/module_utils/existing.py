@@ -11,7 +11,7 @@ varying(20)`` and an expression equals its other spelling, by the server's own r
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -203,6 +203,13 @@ def dropped(statement: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """:return: the object that a statement drops; None where it drops nothing, or rows only."""
     gone: Mapping[str, Any] | None = statement.get("destroys")
     return gone if gone and gone["kind"] != "rows" else None
+
+
+def is_made_again(statement: Mapping[str, Any], kept: Collection[str]) -> bool:
+    """:param kept: in words what stays on a way down, so that it is there.
+    :return: whether a statement of that way down would make it."""
+    made = statement.get("creates")
+    return bool(made) and not made.get("replace") and describe(made) in kept
 
 
 def dropped_by(statements: Sequence[Mapping[str, Any]]) -> set[str]:

@@ -53,11 +53,10 @@ class MendedVersion:
 
     def _have_run(self, step: ledger.Step) -> list[Statement]:
         """:return: the statements that are committed, without those that found there what they would have made."""
-        statements: Sequence[Statement] = self._now[step.ordinal - 1].get("up") or []
-        committed = statements if step.state == "done" else statements[: begun_steps.committed_statements(step)]
+        (of,) = begun_steps.executed([step], self._now)
         found = step.progress.get("skipped", [])
         ran: list[Statement] = []
-        for statement in committed:
+        for statement in of["up"]:
             made = statement.get("creates") or {}
             if made.get("replace") and made["kind"] == "function" and _is_new(step, made):
                 ran.append({**statement, "creates": {**made, "replace": False}})
@@ -80,12 +79,6 @@ class MendedVersion:
             and existing.describe(item) not in known
             and not self.effects.has_made(item)
         ]
-
-    def no_longer_stays(self, step: ledger.Step) -> set[str]:
-        """:return: in words what only the way up of now drops itself: what has its name on the way down is another."""
-        texts = (self._now, self._began)
-        now, began = (existing.dropped_by(steps[step.ordinal - 1].get("up") or []) for steps in texts)
-        return now - began
 
     def added_states(self) -> list[tuple[Mapping[str, Any], Statement]]:
         """:return: NOT NULL, defaults and row level security of which only the text of now speaks, by the names of before, and the
@@ -210,13 +203,8 @@ def _is_new(step: ledger.Step, function: Mapping[str, Any]) -> bool:
 
 
 def _what_stays(conn: Connection, mended: MendedVersion, step: ledger.Step) -> dict[str, Any]:
-    """:return: of a step's progress what was there before, where that is another list by now."""
+    """:return: of a step's progress what was there before, where that is more by now."""
     drops = [item for item, _ in mended.drops(step)]
     there = [existing.describe(drops[number]) for number in sorted(existing.present(conn, drops))]
-    gone = mended.no_longer_stays(step)
-    wanted = {
-        "there_before": list(dict.fromkeys([*step.progress.get("there_before", []), *there])),
-        "skipped": list(step.progress.get("skipped", [])),
-    }
-    wanted = {name: [word for word in words if word not in gone] for name, words in wanted.items()}
-    return {name: words for name, words in wanted.items() if words != step.progress.get(name, [])}
+    known = step.progress.get("there_before", [])
+    return {"there_before": [*known, *(word for word in dict.fromkeys(there) if word not in known)]} if there else {}

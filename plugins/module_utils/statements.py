@@ -189,8 +189,10 @@ def down_text(
             kept, before = kept_objects(row, ordinal), states_before.down(migration, row)
             lines.append("BEGIN;")
             for statement in step.get("down") or []:
-                gone = statement.get("destroys")
-                if gone and gone["kind"] != "rows" and existing.describe(gone) in kept:
+                gone = existing.dropped(statement)
+                if existing.is_made_again(statement, kept):
+                    gone = statement["creates"]
+                if gone and existing.describe(gone) in kept:
                     lines.append(f"-- {existing.describe(gone)} was there before this version: it stays")
                 else:
                     rest = before.without(conn, statement)

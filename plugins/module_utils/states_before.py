@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog_states, existing, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils import begun_steps, catalog_states, existing, ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.renames import Name, Renames
 from psycopg2 import sql
@@ -212,7 +212,7 @@ def up(migration: Mapping[str, Any], ordinal: int) -> Before:
 
 def down(migration: Mapping[str, Any], row: ledger.Migration) -> Before:
     """:return: what was recorded when the version was applied."""
-    gone = _gone(migration["steps"])
+    gone = _gone(begun_steps.executed(row.steps, migration["steps"]))
     recorded = chain.from_iterable(step.progress.get(PROGRESS, []) for step in row.steps)
     # Of a version that was mended when it had begun, more may be recorded than its text leaves alone.
     states = [state for state in recorded if not _is_among(key_of(state), gone)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, preview
+from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, preview, way_back
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
@@ -113,6 +113,43 @@ def test_a_table_that_was_skipped_and_is_made_anew_by_the_mended_text_goes(targe
     apply(target, tree)
     revert(target)
     assert tables(target) == ["people"]
+
+
+def test_what_the_mended_way_up_has_not_dropped_yet_stays_when_it_fails_before_that(
+    target: Any, tree: TestTree
+) -> None:
+    do(target, "CREATE TABLE made (id integer, old integer NOT NULL)", "INSERT INTO made VALUES (1, 1)")
+    made = "CREATE TABLE public.made (id integer PRIMARY KEY)"
+    gone = "DROP TABLE public.made"
+    down = f"ALTER TABLE public.made ALTER COLUMN old DROP NOT NULL;\n{gone};\n{BACK}"
+    one_step(tree, FIRST, made, down=down)
+    refused(target, tree)
+    one_step(tree, FIRST, FAULTY, gone, made, down=down, risk="high")
+    refused(target, tree)
+    revert(target)
+    assert rows(
+        target,
+        "SELECT m.old, a.attnotnull AS set FROM made m, pg_attribute a WHERE attrelid = 'made'::regclass AND attname = 'old'",
+    ) == [{"old": 1, "set": True}]
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_what_stays_is_not_made_again_on_the_way_down(target: Any, tree: TestTree, shown: bool) -> None:
+    do(target, "ALTER TABLE people ADD CONSTRAINT positive CHECK (id > 0)")
+    new, old = (f"ALTER TABLE public.people ADD CONSTRAINT positive CHECK (id > {n})" for n in (-5, 0))
+    gone = "ALTER TABLE public.people DROP CONSTRAINT positive"
+    one_step(tree, FIRST, new, down=f"{gone};\n{BACK}")
+    refused(target, tree)
+    one_step(tree, FIRST, FAULTY, gone, new, down=f"{gone};\n{old};\n{BACK}")
+    refused(target, tree)
+    if shown:
+        text = way_back.preview_revert(target, Reverts())["prepared"]
+        assert old not in text and text.count("-- constraint public.people.positive was there before this version") == 2
+        return
+    revert(target)
+    assert rows(target, "SELECT pg_get_constraintdef(oid) AS d FROM pg_constraint WHERE conname = 'positive'") == [
+        {"d": "CHECK ((id > 0))"}
+    ]
 
 
 def test_what_an_earlier_step_had_found_stays_when_the_way_down_of_a_later_one_is_mended(
