@@ -123,7 +123,7 @@ def executed(steps: Iterable[ledger.Step], text: Sequence[Mapping[str, Any]]) ->
     """:param steps: of a version on the way up, as the ledger has them.
     :param text: the same, rendered.
     :return: those of which something is committed, with only those statements of SQL that are."""
-    found = []
+    found: list[Mapping[str, Any]] = []
     for step in steps:
         number = None if step.state == "done" else committed_statements(step)
         if step.ordinal <= len(text) and number != 0:

@@ -208,7 +208,7 @@ def dropped(statement: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def is_made_again(statement: Mapping[str, Any], kept: Collection[str]) -> bool:
     """:param kept: in words what stays on a way down, so that it is there.
     :return: whether a statement of that way down would make it."""
-    made = statement.get("creates")
+    made: Mapping[str, Any] = statement.get("creates") or {}
     return bool(made) and not made.get("replace") and describe(made) in kept
 
 

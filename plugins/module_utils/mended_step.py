@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -70,10 +70,11 @@ class MendedVersion:
         known = {
             existing.describe(item) for item in sql_step.undone(old.get("up") or [], old.get("down") or []) if item
         }
+        (ran,) = begun_steps.executed([step], self._now)
         down = new.get("down") or []
         return [
             (item, statement)
-            for item, statement in zip(sql_step.undone(new.get("up") or [], down), down)
+            for item, statement in zip(sql_step.undone(ran["up"], down), down)
             if item
             and item["kind"] in existing.PRESENT
             and existing.describe(item) not in known

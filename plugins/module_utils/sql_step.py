@@ -102,7 +102,8 @@ def run(
     skipped = list(context.progress_so_far.get("skipped", []))
     first = int(context.progress_so_far.get("statements", 0))
     if first == 0:
-        remembered["there_before"] = _there(context, undone(statements, down))
+        # What the way up drops itself is forgotten when that is committed.
+        remembered["there_before"] = _there(context, undone((), down))
     parts = [(number, [statements[number]]) for number in range(first, len(statements))]
     if statements and not parts:
         # What failed was left out when the step was mended: nothing is to run, and the step has its end still.

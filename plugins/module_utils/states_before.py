@@ -111,8 +111,9 @@ class Before:
         return [state for key, state in found.items() if (key, state["there"]) in wanted]
 
     def _looked_at_all(self) -> set[tuple[Key, bool]]:
-        keys, wanted = self._looked_at()
-        return {(key, there) for key, there in wanted if key in keys}
+        # An older release did not look at what the way up drops.
+        gone = _gone(self.steps)
+        return {(key, there) for key, there in self._looked_at()[1] if not _is_among(key, gone)}
 
     def _looked_at(self) -> tuple[list[Key], set[tuple[Key, bool]]]:
         """:return: what the version speaks of, by the names of before it, and how each would be after a way up or down."""
@@ -122,8 +123,7 @@ class Before:
             brought += [(key, bool(state["there"])) for state in _states([statement]) for key in _then(names, state)]
             names.add(statement)
         ends, _ = _ends(self.steps)
-        gone = _gone(self.steps)
-        keys = [key for key in dict.fromkeys([*(key for key, _ in brought), *ends]) if not _is_among(key, gone)]
+        keys = list(dict.fromkeys([*(key for key, _ in brought), *ends]))
         wanted = set(brought)
         wanted |= {(key, not there) for key, there in ends.items()}
         return keys, wanted
@@ -214,7 +214,7 @@ def down(migration: Mapping[str, Any], row: ledger.Migration) -> Before:
     """:return: what was recorded when the version was applied."""
     gone = _gone(begun_steps.executed(row.steps, migration["steps"]))
     recorded = chain.from_iterable(step.progress.get(PROGRESS, []) for step in row.steps)
-    # Of a version that was mended when it had begun, more may be recorded than its text leaves alone.
+    # What the way up has dropped does not stay: what has its name on the way down is another.
     states = [state for state in recorded if not _is_among(key_of(state), gone)]
     ends, names = _ends(migration["steps"])
     return Before(
@@ -225,8 +225,7 @@ def down(migration: Mapping[str, Any], row: ledger.Migration) -> Before:
 
 
 def _gone(steps: Sequence[Mapping[str, Any]]) -> set[Name | None]:
-    """:return: the tables and columns that the way up drops itself, by the names of before. They do not stay: what has such a name on
-    the way down is another."""
+    """:return: the tables and columns that statements of a way up drop, by the names of before."""
     names = Renames()
     gone: set[Name | None] = set()
     for statement in (statement for step in steps for statement in step.get("up") or []):

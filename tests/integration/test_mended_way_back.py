@@ -133,6 +133,23 @@ def test_what_the_mended_way_up_has_not_dropped_yet_stays_when_it_fails_before_t
     ) == [{"old": 1, "set": True}]
 
 
+@pytest.mark.parametrize("mended", [False, True])
+def test_what_a_version_would_drop_itself_stays_where_it_failed_before_that(
+    target: Any, tree: TestTree, mended: bool
+) -> None:
+    do(target, "ALTER TABLE people ADD COLUMN grade text NOT NULL DEFAULT 'x'")
+    gone = "ALTER TABLE public.people DROP COLUMN grade"
+    null = "ALTER TABLE public.people ALTER COLUMN grade DROP NOT NULL"
+    if mended:
+        one_step(tree, FIRST, FAULTY, down=BACK)
+        refused(target, tree)
+    up = (FIRST, FAULTY, gone, "ALTER TABLE public.people ADD COLUMN grade integer")
+    one_step(tree, *up, down=f"{null};\n{gone};\n{BACK}", risk="high")
+    refused(target, tree)
+    revert(target)
+    assert columns(target) == {**BEFORE, "grade": "text NOT NULL"}
+
+
 @pytest.mark.parametrize("shown", [False, True])
 def test_what_stays_is_not_made_again_on_the_way_down(target: Any, tree: TestTree, shown: bool) -> None:
     do(target, "ALTER TABLE people ADD CONSTRAINT positive CHECK (id > 0)")
