@@ -76,7 +76,6 @@ SELECT array_agg(a.attname::text ORDER BY key.place) AS columns FROM pg_index i
  WHERE i.indrelid = to_regclass(%s) AND i.indisprimary HAVING count(*) = max(i.indnkeyatts)
 """
 _LIFTS = re.compile(r"\s*(ALTER|DROP)\b", re.IGNORECASE)
-_DETACHES = re.compile(r"\bDETACH\s+PARTITION\b", re.IGNORECASE)
 _CHANGES_NO_ROW = re.compile(r"\s*(ALTER|CREATE|DROP|COMMENT|GRANT|REVOKE|ANALYZE)\b", re.IGNORECASE)
 # When a column of two keys is the same.
 _PAIRS = {
@@ -142,8 +141,7 @@ class Before:
             for part in changing(str(statement["sql"]), self.own):
                 if _LIFTS.match(part):
                     self.statements.append(_words(part))
-                    # A partition that is detached takes its rows from the table.
-                    self.changed_rows |= _words(part if _DETACHES.search(part) else lost(part))
+                    self.changed_rows |= _words(lost(part))
                 elif not _CHANGES_NO_ROW.match(part):
                     self.changed_rows |= _words(part)
 

@@ -36,16 +36,19 @@ ONLY_NAMES = {
 }
 MAY_CHANGE = {
     "rows": "UPDATE public.people SET mood = 'CALM' WHERE id > 100;",
+    "what it calls by a name of the server's": "PERFORM count(*) FROM public.people WHERE lower(people);",
     "rows in a loop": "FOR n IN UPDATE public.people SET mood = 'CALM' WHERE id > 100 RETURNING id LOOP END LOOP;",
     "what it puts together": "EXECUTE 'UPDATE public.' || 'people' || ' SET mood = NULL WHERE id > 100';",
     "what it calls": "PERFORM count(*) FROM public.people WHERE public.mend('people');",
 }
 MEND = "CREATE FUNCTION mend(text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RETURN true; END $$"
 
+LOWER = "CREATE FUNCTION lower(anyelement) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RETURN true; END $$"
+
 
 @pytest.fixture
 def tree(target: Any, tmp_path: Any) -> TestTree:
-    do(target, MEND)
+    do(target, MEND, LOWER)
     tree = TestTree(tmp_path / "sql")
     tree.add_sql(V1, "people", MADE, "DROP TABLE public.people; DROP TYPE public.mood;")
     tree.add(
