@@ -244,4 +244,4 @@ def _only_reads(part: str, own: Collection[str]) -> bool:
 
 def _is_read(name: str, own: Collection[str]) -> bool:
     found = _READS.fullmatch(name)
-    return bool(found) and (bool(found["schema"]) or name_parts(name)[-1] not in own)
+    return found is not None and (bool(found["schema"]) or name_parts(name)[-1] not in own)

@@ -119,15 +119,15 @@ def test_rows_that_a_newer_block_may_change_are_told_as_not_looked_at(target: An
 # By what a newer version takes away in a block: what it makes on the way up, its way down, and who uses the label there.
 TAKEN_AWAY = {
     "a column": (
-        "ALTER TABLE public.people ADD COLUMN other public.mood; CREATE INDEX shy ON public.people (other) WHERE other <> 'SHY'; "
-        "CREATE TRIGGER shies BEFORE UPDATE OF other ON public.people FOR EACH ROW EXECUTE FUNCTION public.stay();",
+        ("ALTER TABLE public.people ADD COLUMN other public.mood; CREATE INDEX shy ON public.people (other) WHERE other <> 'SHY'; "
+        "CREATE TRIGGER shies BEFORE UPDATE OF other ON public.people FOR EACH ROW EXECUTE FUNCTION public.stay();"),
         "IF true THEN DROP TRIGGER shies ON public.people; ALTER TABLE public.people DROP COLUMN other; END IF;",
         "INSERT INTO people (id, other) VALUES (1, 'SHY')",
     ),
     "a table": (
-        "CREATE TABLE public.pets (id integer PRIMARY KEY, mood public.mood CHECK (mood <> 'LOUD')); "
+        ("CREATE TABLE public.pets (id integer PRIMARY KEY, mood public.mood CHECK (mood <> 'LOUD')); "
         "CREATE INDEX shy ON public.pets (id) WHERE mood = 'SHY'; "
-        "CREATE TRIGGER shies BEFORE UPDATE OF mood ON public.pets FOR EACH ROW EXECUTE FUNCTION public.stay();",
+        "CREATE TRIGGER shies BEFORE UPDATE OF mood ON public.pets FOR EACH ROW EXECUTE FUNCTION public.stay();"),
         "IF to_regclass('public.pets') IS NOT NULL THEN DROP TABLE public.pets; END IF;",
         "INSERT INTO pets VALUES (1, 'SHY')",
     ),
@@ -137,8 +137,8 @@ TAKEN_AWAY = {
         "INSERT INTO people (id, feel) VALUES (1, 'SHY')",
     ),
     "a partition": (
-        "CREATE TABLE public.days (day date, mood public.mood) PARTITION BY RANGE (day); "
-        "CREATE TABLE public.days_1 PARTITION OF public.days FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');",
+        ("CREATE TABLE public.days (day date, mood public.mood) PARTITION BY RANGE (day); "
+        "CREATE TABLE public.days_1 PARTITION OF public.days FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');"),
         "ALTER TABLE public.days DETACH PARTITION public.days_1; DROP TABLE public.days_1; DROP TABLE public.days;",
         "INSERT INTO days VALUES ('2020-02-02', 'SHY')",
     ),
