@@ -116,7 +116,9 @@ def own_functions(conn: Connection) -> frozenset[str]:
 
 def puts_together(text: str) -> bool:
     """:return: whether it is a block that executes what its text does not show, or is in no language that is read here."""
-    return bool(BLOCK.match(text)) and _body(text) is None
+    if BLOCK.match(text):
+        return _body(text) is None
+    return bool(_STRANGE.search(text)) and bool(re.search(r"\bDO\b", text, re.IGNORECASE))
 
 
 def changing(text: str, own: Collection[str]) -> list[str]:

@@ -214,6 +214,7 @@ DECIDED = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("what", DECIDED)
 def test_execute_fails_where_a_version_that_ran_decides_it(
     server: Server, target: Any, adopted: Callable[[str], None], what: str
