@@ -76,8 +76,9 @@ class CommittedEffects:
             return False
         return any((schema, name) == (of[0], of[2]) and table in (None, of[1]) for of in self._appeared or ())
 
-    def doubt(self, item: Object) -> Mapping[str, Any] | None:
-        """:return: the statement that may have made an object of which it is not known that one has; None where there is none."""
+    def doubt(self, item: Object, own: Collection[str]) -> Mapping[str, Any] | None:
+        """:param own: see :func:`changing_parts.own_functions`.
+        :return: the statement that may have made an object of which it is not known that one has; None where there is none."""
         key = existing.key(item)
         if key[0] in ("constraint", "index") and self._appeared is not None:
             return None
@@ -88,31 +89,32 @@ class CommittedEffects:
                     return statement
                 continue
             text = str(statement["sql"])
-            if _hides(text) or any(_may_make(part, key) for part in changing(text)):
+            if _hides(text, own) or any(_may_make(part, key) for part in changing(text, own)):
                 return statement
         return None
 
-    def doubt_of_state(self, state: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def doubt_of_state(self, state: Mapping[str, Any], own: Collection[str]) -> Mapping[str, Any] | None:
         """:param state: NOT NULL, a default or row level security.
+        :param own: see :func:`changing_parts.own_functions`.
         :return: the statement that may have changed it, and of which that is not told; None where there is none."""
         names = {str(state["table"]).lower()}
         names |= {str(state["name"]).lower()} if state["kind"] in _OF_COLUMNS else set()
         for statement in self._statements:
             text = str(statement["sql"])
             # Of a block any part; of the others the states are told, but that a primary key's columns are NOT NULL.
-            parts = changing(text) if BLOCK.match(text) else [text] if "primary" in words_of(text) else []
-            if _hides(text) or any(names <= words_of(part) for part in parts):
+            parts = changing(text, own) if BLOCK.match(text) else [text] if "primary" in words_of(text) else []
+            if _hides(text, own) or any(names <= words_of(part) for part in parts):
                 return statement
         return None
 
 
-def _hides(text: str) -> bool:
+def _hides(text: str, own: Collection[str]) -> bool:
     """:return: whether a statement may do what its text does not show."""
     if not BLOCK.match(text) and not _CALLS.match(without_strings(text)):
         return False
     # What it calls is read as it is in a block.
     block = text if BLOCK.match(text) else f"DO $pgops$ BEGIN {text}\n; END $pgops$"
-    return changing(block) == [block]
+    return changing(block, own) == [block]
 
 
 def _may_make(text: str, key: Key) -> bool:

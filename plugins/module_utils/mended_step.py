@@ -21,6 +21,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     sql_step,
     states_before,
 )
+from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts import own_functions
 from ansible_collections.whitecross.pgops.plugins.module_utils.committed_effects import CommittedEffects
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
@@ -151,11 +152,12 @@ def refuse(conn: Connection, row: ledger.Migration, began: Mapping[str, Any], no
         # Of the same text another release of this collection may tell more than the ledger keeps.
         return
     mended = MendedVersion(row.steps, began, now)
+    own = own_functions(conn) if mended.steps else frozenset()
     for step in mended.steps:
         drops = mended.drops(step)
         there = existing.present(conn, [item for item, _ in drops])
         for number, (item, statement) in enumerate(drops):
-            doubt = mended.effects.doubt(item) if number in there else None
+            doubt = mended.effects.doubt(item, own) if number in there else None
             if doubt:
                 raise _untold(
                     conn,
@@ -165,7 +167,7 @@ def refuse(conn: Connection, row: ledger.Migration, began: Mapping[str, Any], no
                     "leave that drop out",
                 )
     for state, statement in mended.added_states():
-        doubt = mended.effects.doubt_of_state(state)
+        doubt = mended.effects.doubt_of_state(state, own)
         if doubt:
             raise _untold(
                 conn,

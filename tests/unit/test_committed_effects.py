@@ -15,6 +15,7 @@ TABLE: dict[str, Any] = {"kind": "table", "schema": "public", "name": "made"}
 COLUMN: dict[str, Any] = {"kind": "column", "schema": "public", "table": "people", "name": "made"}
 TRIGGER: dict[str, Any] = {"kind": "trigger", "schema": "public", "table": "people", "name": "made"}
 CONSTRAINT: dict[str, Any] = {**TRIGGER, "kind": "constraint"}
+NONE: frozenset[str] = frozenset()
 OWN = [
     (TABLE, "CREATE TABLE made (id int)"),
     (TABLE, "CREATE UNLOGGED TABLE public.made AS SELECT 1"),
@@ -61,21 +62,21 @@ def test_what_a_statement_makes_for_sure_is_its_own(item: dict[str, Any], text: 
 @pytest.mark.parametrize(("item", "text"), OLD)
 def test_what_no_statement_makes_was_there_before(item: dict[str, Any], text: str) -> None:
     found = effects(text)
-    assert not found.has_made(item) and found.doubt(item) is None
+    assert not found.has_made(item) and found.doubt(item, NONE) is None
 
 
 @pytest.mark.parametrize(("item", "text"), DOUBT)
 def test_what_a_statement_may_have_made_is_a_doubt(item: dict[str, Any], text: str) -> None:
     found = effects(text)
-    told = found.doubt(item)
+    told = found.doubt(item, NONE)
     assert not found.has_made(item) and told is not None and told["file"] == "up.sql.j2"
 
 
 def test_of_constraints_the_catalog_was_asked() -> None:
     block = "DO $$ BEGIN EXECUTE 'ALTER TABLE people ADD CONSTRAINT ' || what; END $$"
     assert effects(block, [["public", "people", "made"]]).has_made(CONSTRAINT)
-    assert effects(block, []).doubt(CONSTRAINT) is None
-    assert effects(block).doubt(CONSTRAINT) is not None
+    assert effects(block, []).doubt(CONSTRAINT, NONE) is None
+    assert effects(block).doubt(CONSTRAINT, NONE) is not None
 
 
 @pytest.mark.parametrize(
@@ -90,4 +91,4 @@ def test_of_constraints_the_catalog_was_asked() -> None:
 )
 def test_a_state_may_have_been_changed_by_a_block_a_function_or_a_primary_key(text: str, doubtful: bool) -> None:
     state = {"kind": "not_null", "schema": "public", "table": "people", "name": "made", "there": True}
-    assert (effects(text).doubt_of_state(state) is not None) == doubtful
+    assert (effects(text).doubt_of_state(state, NONE) is not None) == doubtful
