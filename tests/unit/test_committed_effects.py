@@ -41,8 +41,8 @@ OLD = [
 DOUBT = [
     (TABLE, "CREATE TABLE IF NOT EXISTS made (LIKE people)"),
     (TABLE, "DO $$ BEGIN IF true THEN CREATE TABLE made (id int); END IF; END $$"),
-    (TABLE, "SELECT make_it()"),
-    (TABLE, "CALL make_it()"),
+    (TABLE, "SELECT bring_it()"),
+    (TABLE, "CALL bring_it()"),
     (COLUMN, "ALTER TABLE people ADD COLUMN a int, ADD COLUMN IF NOT EXISTS made int"),
     (COLUMN, "DO $$ BEGIN EXECUTE 'ALTER TABLE people ' || what; END $$"),
     (TRIGGER, "DO $$ BEGIN CREATE TRIGGER made BEFORE INSERT ON people EXECUTE FUNCTION f(); END $$"),
@@ -86,7 +86,7 @@ def test_of_constraints_the_catalog_was_asked() -> None:
         ("DO $$ BEGIN ALTER TABLE people ALTER COLUMN made SET NOT NULL; END $$", True),
         ("DO $$ BEGIN ALTER TABLE people ALTER COLUMN other SET NOT NULL; END $$", False),
         ("ALTER TABLE people ADD CHECK (made > 0)", False),
-        ("SELECT make_it()", True),
+        ("SELECT bring_it()", True),
     ],
 )
 def test_a_state_may_have_been_changed_by_a_block_a_function_or_a_primary_key(text: str, doubtful: bool) -> None:
