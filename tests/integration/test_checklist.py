@@ -75,6 +75,7 @@ def test_migrate_yml_ticks_what_it_has_measured(site: Playbook) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_migration_that_fails_is_marked_where_it_failed_and_a_check_leaves_none(site: Playbook) -> None:
     site.variables["pgops_phases"] = ["plan", "backup", "prove", "apply", "verify", "report"]
     TestTree(site.folder / "sql").add_sql(
