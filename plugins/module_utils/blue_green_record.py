@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
+import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     backup_store,
     blue_green_change,
@@ -27,7 +28,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
 from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_change import Change
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
 from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks import SWAPPED
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, as_pgops_error
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import tables_of
 
 # What the audit keeps of an applied version, and of what its manifest says.
@@ -74,8 +75,12 @@ def told(record: Mapping[str, Any], migrations: Sequence[Mapping[str, Any]]) -> 
     :return: ``versions``; ``applied``, as an apply tells them, each with the ``run_id`` whose rows the audit has; ``planned``, what their
         manifests declare; ``tables`` that they name."""
     versions = [str(version) for version in record.get("versions") or []]
-    tree = [version for version in migrations if str(version["version"]) in versions]
-    names = {str(version["version"]): version.get("name") for version in tree}
+    # Who gives it up has no tree.
+    found = {
+        **declared(migrations, versions),
+        **{name: record[name] for name in ("planned", "tables") if name in record},
+    }
+    names = {str(version["version"]): version.get("name") for version in found["planned"]}
     known = {str(item["version"]): item for item in record.get("applied") or []}
     return {
         "versions": versions,
@@ -83,6 +88,14 @@ def told(record: Mapping[str, Any], migrations: Sequence[Mapping[str, Any]]) -> 
             {"version": version, "name": names.get(version), **known.get(version, {}), "run_id": record.get("run_id")}
             for version in versions
         ],
+        **found,
+    }
+
+
+def declared(migrations: Sequence[Mapping[str, Any]], versions: Sequence[str]) -> dict[str, Any]:
+    """:return: ``planned``, what the manifests of these versions declare, and ``tables`` that they name."""
+    tree = [version for version in migrations if str(version["version"]) in versions]
+    return {
         "planned": [{name: version.get(name) for name in _DECLARED} for version in tree],
         "tables": tables_of(tree),
     }
@@ -110,10 +123,18 @@ def newest_backup(directory: str | None, database: str) -> dict[str, Any] | None
     }
 
 
-def keep_run(change: Change, run: ledger.Run) -> None:
-    """Write the run that has changed over into the ledger, which is the new database's by now."""
-    with closing(change.connect(change.target)) as conn:
-        if ledger.schema_version(conn):
-            with ledger.transaction(conn):
-                ledger.start_run(conn, run)
-                ledger.finish_run(conn, run.id, "changed_over")
+def keep_run(change: Change, run: ledger.Run) -> list[str]:
+    """Write the run that has changed over into the ledger, which is the new database's by now.
+
+    :return: that it could not be, in words. The names are swapped, and what is left behind them is taken away all the same.
+    """
+    try:
+        with closing(change.connect(change.target)) as conn:
+            if ledger.schema_version(conn):
+                with ledger.transaction(conn):
+                    ledger.start_run(conn, run)
+                    ledger.finish_run(conn, run.id, "changed_over")
+    except (PgopsError, psycopg2.Error) as exc:
+        why = as_pgops_error(exc, f"run {run.id} cannot be written").message
+        return [f"The ledger does not name run {run.id}, the audit does at its end: {why}"]
+    return []
