@@ -103,7 +103,7 @@ class ActionModule(MigrationAction):
         for database, found in (result.get("databases") or {}).items():
             if self._is_gate and self._verdict:
                 found["gate"] = self._verdict
-            commands += self._tell(task_vars, database, found)
+            commands += [one for one in self._tell(task_vars, database, found) if one not in commands]
         stage = str(self._task.args.get("stage"))
         if self._is_gate:
             stage = run_parts.CHANGE_OVER
@@ -145,7 +145,9 @@ class ActionModule(MigrationAction):
         if self._is_gate and self._verdict:
             return []
         if found["state"] == OVER:
-            return [self._named(task_vars)]
+            command = self._named(task_vars)
+            self.say(f"{database}: to finish it: {command}")
+            return [command]
         if found.get("why"):
             self.say(f"{database}: LEFT: {found['green']} cannot go on: {found['why']}; its slot may hold back WAL")
             return [self._stage(task_vars, GIVE_UP)]

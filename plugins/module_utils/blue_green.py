@@ -45,6 +45,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks import FENCED
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, as_pgops_error
 
+_TOO_LATE = (
+    "nothing is left to give up, since the names were swapped by a run that was cut off; what was left of that is done"
+)
 # Sessions that a comparison or a change-over opens at most.
 _SESSIONS = 6
 
@@ -66,7 +69,7 @@ def prepare(
     began = time.monotonic()
     with blue_green_change.alone(change) as conn:
         swap_blockers.refuse_recovery(conn, change.database)
-        _refuse_over(change, conn)
+        blue_green_record.refuse_over(change, conn)
         before = blue_green_change.look(change, conn)
         let_go = [] if check_only else blue_green_change.let_clients_go_on(change)
         if before["state"] == READY:
@@ -161,7 +164,7 @@ def change_over(
     """
     with blue_green_change.alone(change) as conn:
         looks = check_only or not confirmed
-        ended = _told_over(change, conn) if looks else _ended(change, conn, migrations, run)
+        ended = blue_green_record.told_over(change, conn) if looks else _ended(change, conn, migrations, run)
         if "state" in ended:
             return ended
         found = blue_green_change.look(change, conn)
@@ -223,33 +226,6 @@ def _ended(
     except PgopsError as error:
         told.append(error.message)
     return _over(change, conn, migrations, record, run, {**over, "resumed": True, "told": told})
-
-
-def _told_over(change: Change, conn: Connection) -> dict[str, Any]:
-    """:return: as :func:`_ended` for who only looks: that it is over, and nothing else."""
-    if blue_green_record.over(change, conn) is None:
-        return {"told": []}
-    return {
-        "state": OVER,
-        "green": change.green,
-        "why": None,
-        "told": [_CUT_OFF.format(change.database)],
-        "changed": True,
-    }
-
-
-def _refuse_over(change: Change, conn: Connection) -> None:
-    """What a change-over has left behind its renames says which versions it brought."""
-    if blue_green_record.over(change, conn):
-        raise PgopsError(
-            f"{_CUT_OFF.format(change.database)}; nothing was prepared.",
-            database=change.database,
-            hint="Finish it first with -e blue_green_stage=change_over.",
-            extra={"reason": "over"},
-        )
-
-
-_CUT_OFF = "{} was changed over by a run that was cut off, and the rest of it, with what the audit keeps, is not done"
 
 
 def _is_done(change: Change, found: Mapping[str, Any], migrations: Sequence[Mapping[str, Any]]) -> bool:
@@ -375,11 +351,12 @@ def give_up(change: Change, *, check_only: bool = False, run: ledger.Run | None 
     """
     with blue_green_change.alone(change) as conn:
         if check_only:
-            over = _told_over(change, conn)
+            over = blue_green_record.told_over(change, conn)
             found = over if "state" in over else blue_green_change.look(change, conn)
             return {**over, "state": found["state"], "removed": [], "changed": found["state"] != NONE}
         if blue_green_record.over(change, conn):
-            return _ended(change, conn, [], run)
+            done = _ended(change, conn, [], run)
+            return {**done, "told": [_TOO_LATE, *done["told"]]}
         told = blue_green_change.finish_swap(change, conn)
         try:
             told += blue_green_change.let_clients_go_on(change)
@@ -393,5 +370,5 @@ def status(change: Change) -> dict[str, Any]:
     """:return: as ``blue_green_change.look``, and that it is over where a change-over was cut off behind its renames; writes nothing and
     takes no lock."""
     with closing(change.connect(change.target.maintenance())) as conn:
-        over = _told_over(change, conn)
+        over = blue_green_record.told_over(change, conn)
         return {**(over if "state" in over else blue_green_change.look(change, conn)), "changed": False}

@@ -25,7 +25,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     standby_readers,
     swap,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_change import Change
+from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_change import OVER, Change
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
 from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks import SWAPPED
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, as_pgops_error
@@ -34,6 +34,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.statements import
 # What the audit keeps of an applied version, and of what its manifest says.
 _APPLIED = ("version", "name", "duration_s", "step_durations", "indexes", "notes")
 _DECLARED = ("version", "name", "checksum", "rendered_checksum", "title", "why", "risk", "phi")
+
+_CUT_OFF = "was changed over by a run that was cut off, and the rest of it, with what the audit keeps, is not done"
 
 
 def applied(done: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -59,6 +61,33 @@ def over(change: Change, conn: Connection) -> dict[str, Any] | None:
         "swapped_in": change.green,
         "standbys": standby_readers.look(conn, aside),
     }
+
+
+def told_over(change: Change, conn: Connection) -> dict[str, Any]:
+    """:return: for who only looks, that it is over, with its ``state``, and how it is told; without one where it is not."""
+    if over(change, conn) is None:
+        return {"told": []}
+    return {
+        "state": OVER,
+        "green": change.green,
+        "why": None,
+        "told": [_CUT_OFF],
+        "changed": True,
+    }
+
+
+def refuse_over(change: Change, conn: Connection) -> None:
+    """What a change-over has left behind its renames says which versions it brought.
+
+    :raises PgopsError: one was cut off there.
+    """
+    if over(change, conn):
+        raise PgopsError(
+            f"{change.database} {_CUT_OFF}; nothing was prepared.",
+            database=change.database,
+            hint="Finish it first with -e blue_green_stage=change_over.",
+            extra={"reason": "over"},
+        )
 
 
 def replaced(change: Change, conn: Connection, aside: str) -> dict[str, Any] | None:
@@ -135,6 +164,6 @@ def keep_run(change: Change, run: ledger.Run) -> list[str]:
                     ledger.start_run(conn, run)
                     ledger.finish_run(conn, run.id, "changed_over")
     except (PgopsError, psycopg2.Error) as exc:
-        why = as_pgops_error(exc, f"run {run.id} cannot be written").message
-        return [f"The ledger does not name run {run.id}, the audit does at its end: {why}"]
+        why = as_pgops_error(exc, f"Run {run.id} cannot be written").message
+        return [f"the ledger does not name this run: {why}"]
     return []

@@ -21,7 +21,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Work
 
-_NOTHING = {
+_NOTHING: Mapping[str, Any] = {
     "pending": [], "later": [], "waiting": [], "applied": [], "risk": None, "state": {}, "tables": [], "table_bytes": {}, "prepared": "",
 }  # fmt: skip
 _NOT_EXPECTED = {"expected_seconds": None, "expected_for_rows": None, "to_be_split": False}
@@ -47,11 +47,18 @@ def pending(change: Change, migrations: Sequence[Mapping[str, Any]]) -> list[Map
 
 def is_left(change: Change, migrations: Sequence[Mapping[str, Any]]) -> bool:
     """:return: whether a pending version is one for a blue-green change, also behind others that are applied online."""
+    return _has_one(_all(change, migrations)["pending"], migrations)
+
+
+def _all(change: Change, migrations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     selection = Selection(strategy=strategies_of_versions.ANY)
-    found = preview.preview(change.target, migrations, selection, run_id=change.work.run_id)["pending"]
-    pending = {str(item["version"]) for item in found}
+    return preview.preview(change.target, migrations, selection, run_id=change.work.run_id)
+
+
+def _has_one(pending: Sequence[Mapping[str, Any]], migrations: Sequence[Mapping[str, Any]]) -> bool:
+    versions = {str(item["version"]) for item in pending}
     return any(
-        version.get("strategy") == strategies_of_versions.BLUE_GREEN and str(version["version"]) in pending
+        version.get("strategy") == strategies_of_versions.BLUE_GREEN and str(version["version"]) in versions
         for version in migrations
     )
 
@@ -75,8 +82,9 @@ def _planned(change: Change, migrations: Sequence[Mapping[str, Any]]) -> dict[st
             return dict(_NOTHING)
         found = blue_green_change.look(change, conn)
     if found["state"] != READY:
-        if not is_left(change, migrations):
-            return dict(_NOTHING)
+        every = _all(change, migrations)
+        if not _has_one(every["pending"], migrations):
+            return {**_NOTHING, "applied": every["applied"]}
         selection = Selection(strategy=strategies_of_versions.BLUE_GREEN)
         return preview.preview(change.target, migrations, selection, run_id=change.work.run_id)
     versions = [str(version) for version in found["record"]["versions"]]

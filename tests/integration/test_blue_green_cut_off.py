@@ -128,6 +128,7 @@ def test_who_looks_behind_the_renames_is_led_to_the_end_and_no_way_there_loses_t
     # Nothing is left to be given up: it is brought to its end, and told as a change-over is.
     done = blue_green.give_up(change, run=run_of(database))
     assert (done["state"], done["versions"], done["left"], done["resumed"]) == ("changed_over", [WIDE], None, True)
+    assert "nothing is left to give up" in done["told"][0]
     (declared,) = [one for one in migrations if one["version"] == WIDE]
     assert done["planned"][0]["rendered_checksum"] == declared["rendered_checksum"] and done["planned"][0]["phi"]
     assert done["applied"][0]["run_id"] == RUN and done["tables"] == ["public.students"]
@@ -147,7 +148,7 @@ def test_a_run_that_the_ledger_does_not_take_leaves_no_slot(
     )
     over = blue_green.change_over(change_of(server, target, AGAIN), migrations, confirmed=True, run=run_of(database))
     assert over["versions"] == [WIDE] and over["left"] is None and slots(server, database) == 0
-    assert any("The ledger" in told and "not_today" in told for told in over["told"])
+    assert any("the ledger does not name this run" in told and "not_today" in told for told in over["told"])
     with closing(server.connect(database)) as conn:
         assert not blue_green_state.has_marker(conn)
 
