@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all
-from ansible_collections.whitecross.pgops.plugins.module_utils.statements import schema_of
 
 # Of the attempt that began the version, not of one that was taken back before it.
 _APPLIED_BY_THE_RUN_THAT_BEGAN = """
@@ -26,8 +25,9 @@ def beginning(conn: Connection, row: ledger.Migration, migration: Mapping[str, A
 
     :param row: the version in the ledger.
     :param migration: the version as it is now, rendered.
-    :return: ``with``: the versions that the same run applied, ``done``: the files whose steps are done, ``mended``: whether
-        the text is another one now.
+    :return: ``with``: the versions that the same run applied, ``done``: the files whose steps are done, ``committed``: by file of a
+        step that is half done the line of its first statement that is not committed, None where all are, ``mended``: whether the
+        text is another one now.
     """
     edited = row.checksum != migration["checksum"]
     pairs = zip(ledger.stored(conn, row.version)["steps"], migration["steps"])
@@ -36,8 +36,21 @@ def beginning(conn: Connection, row: ledger.Migration, migration: Mapping[str, A
     return {
         "with": [str(found["version"]) for found in fetch_all(conn, _APPLIED_BY_THE_RUN_THAT_BEGAN, (row.version,))],
         "done": sorted({file for found in files for file in found}),
+        "committed": {
+            file: line
+            for step in row.steps
+            if committed_statements(step) and step.ordinal <= len(migration["steps"])
+            for file, line in _first_lines(step, migration["steps"][step.ordinal - 1]).items()
+        },
         "mended": edited or not all(same(old, new, edited) for old, new in pairs),
     }
+
+
+def _first_lines(step: ledger.Step, text: Mapping[str, Any]) -> dict[str, int | None]:
+    statements, committed = list(text.get("up") or []), committed_statements(step)
+    files = {str(statement["file"]) for statement in statements[:committed]}
+    lines = [(str(statement["file"]), int(statement["line"])) for statement in statements[committed:]]
+    return {file: min((line for of, line in lines if of == file), default=None) for file in files}
 
 
 def _files(value: Any) -> Iterator[str]:
@@ -72,14 +85,13 @@ def done_otherwise(
     """
     committed = committed_statements(step)
     if committed:
-        if not one_transaction and same(_begun(before, committed), _begun(after, committed), edited):
-            return None
-        text, them = (
-            ("first statement is", "that statement")
-            if committed == 1
-            else (f"first {committed} statements are", "those statements")
-        )
-        return f"the text of its step {step.ordinal}, of which the {text} committed,", them
+        first = f"{first_statements(committed)} committed,"
+        if not same(_begun(before, committed), _begun(after, committed), edited):
+            them = "that statement" if committed == 1 else "those statements"
+            return f"the text of its step {step.ordinal}, of which {first}", them
+        if one_transaction:
+            return f"its `transaction: false`, under which of its step {step.ordinal} {first}", "that key"
+        return None
     if same(before, after, edited):
         return None
     if step.state != "done" and step.kind == "indexes":
@@ -102,12 +114,35 @@ def committed_statements(step: ledger.Step) -> int:
     return int(step.progress.get("statements") or 0) if step.state != "done" and step.kind == "sql" else 0
 
 
+def first_statements(number: int) -> str:
+    """:return: so many statements of a step, for a sentence."""
+    return "the first statement is" if number == 1 else f"the first {number} statements are"
+
+
+def executed(steps: Iterable[ledger.Step], text: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """:param steps: of a version on the way up, as the ledger has them.
+    :param text: the same, rendered.
+    :return: those of which something is committed, with only those statements of SQL that are."""
+    found: list[Mapping[str, Any]] = []
+    for step in steps:
+        number = None if step.state == "done" else committed_statements(step)
+        if step.ordinal <= len(text) and number != 0:
+            of = text[step.ordinal - 1]
+            found.append({**of, "up": list(of.get("up") or [])[:number]})
+    return found
+
+
 def _begun(step: Mapping[str, Any], committed: int) -> dict[str, Any]:
     """:return: of a step of SQL what its first statements, which are committed, took of its text."""
-    statements = list(step.get("up") or [])[:committed]
-    made = {(statement.get("creates") or {}).get("name") for statement in statements}
-    taken = [item for item in step.get("placeholders") or [] if item["constraint"] in made]
-    return {**step, "up": statements, "placeholders": taken}
+    to_come = placeholders_to_come(step, committed)
+    taken = [item for item in step.get("placeholders") or [] if item not in to_come]
+    return {**step, "up": list(step.get("up") or [])[:committed], "placeholders": taken}
+
+
+def placeholders_to_come(step: Mapping[str, Any], committed: int) -> list[Mapping[str, Any]]:
+    """:return: the placeholders of a step for the keys that none of its first statements, which are committed, has added."""
+    made = {(statement.get("creates") or {}).get("name") for statement in list(step.get("up") or [])[:committed]}
+    return [item for item in step.get("placeholders") or [] if item["constraint"] not in made]
 
 
 def how_far(step: ledger.Step, statements: int) -> str:
@@ -141,7 +176,7 @@ def what_must_stay(step: ledger.Step) -> str:
 
 
 def _by_name(step: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {f"{schema_of(index)}.{index['name']}": index for index in step.get("indexes") or []}
+    return {f"{index.get('schema') or 'public'}.{index['name']}": index for index in step.get("indexes") or []}
 
 
 def same(before: Mapping[str, Any], after: Mapping[str, Any], edited: bool) -> bool:

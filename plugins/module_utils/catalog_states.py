@@ -81,6 +81,12 @@ def describe(statement: Mapping[str, Any]) -> list[str]:
     return [word(state) for state in statement.get("states") or []]
 
 
+def thing(state: Mapping[str, Any]) -> str:
+    """:return: what a state of NOT NULL, a default or row level security is of, whether it is on or off."""
+    where = f"{state['schema']}.{state['table']}" + (f".{state['name']}" if state.get("name") else "")
+    return f"{'the ' if state['kind'] == 'default' else ''}{_WORDS[str(state['kind'])]} of {where}"
+
+
 def word(state: Mapping[str, Any]) -> str:
     kind, table, name, there = (
         str(state["kind"]),

@@ -11,7 +11,7 @@ varying(20)`` and an expression equals its other spelling, by the server's own r
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -130,22 +130,23 @@ def explained_by(migrations: Sequence[Mapping[str, Any]]) -> Explained:
 def present(conn: Connection, objects: Sequence[Mapping[str, Any] | None]) -> set[int]:
     """:param objects: ``creates`` or ``destroys`` of statements, None where a statement has none.
     :return: the positions of those that exist. One query, no lock."""
-    given = {number: _key(made) for number, made in enumerate(objects) if made and made["kind"] in PRESENT}
+    given = {number: key(made) for number, made in enumerate(objects) if made and made["kind"] in PRESENT}
     if not given:
         return set()
-    kinds = sorted({key[0] for key in given.values()})
+    kinds = sorted({one[0] for one in given.values()})
     query = " UNION ALL ".join(f"SELECT '{kind}', {PRESENT[kind]}" for kind in kinds)
     names = {
-        "names": sorted({key[3] for key in given.values()}),
-        "tables": sorted({key[2] for key in given.values() if key[2] is not None}),
+        "names": sorted({one[3] for one in given.values()}),
+        "tables": sorted({one[2] for one in given.values() if one[2] is not None}),
     }
     with conn.cursor() as cursor:
         cursor.execute(query, names)
         there = {tuple(row) for row in cursor.fetchall()}
-    return {number for number, key in given.items() if key in there}
+    return {number for number, one in given.items() if one in there}
 
 
-def _key(made: Mapping[str, Any]) -> tuple[str, str | None, str | None, str]:
+def key(made: Mapping[str, Any]) -> tuple[str, str | None, str | None, str]:
+    """:return: kind, schema, table (or type) and name of an object, by which it is one and no other."""
     kind = str(made["kind"])
     return (
         kind,
@@ -202,6 +203,13 @@ def dropped(statement: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """:return: the object that a statement drops; None where it drops nothing, or rows only."""
     gone: Mapping[str, Any] | None = statement.get("destroys")
     return gone if gone and gone["kind"] != "rows" else None
+
+
+def is_made_again(statement: Mapping[str, Any], kept: Collection[str]) -> bool:
+    """:param kept: in words what stays on a way down, so that it is there.
+    :return: whether a statement of that way down would make it."""
+    made: Mapping[str, Any] = statement.get("creates") or {}
+    return bool(made) and not made.get("replace") and describe(made) in kept
 
 
 def dropped_by(statements: Sequence[Mapping[str, Any]]) -> set[str]:

@@ -669,6 +669,15 @@ def step_state_text(
     )
 
 
+def step_progress_text(conn: Connection, version: str, direction: str, step: Step) -> str:
+    """:return: the statement that records a step's progress and leaves its state and its times as they are."""
+    return _text(
+        conn,
+        "UPDATE pgops.step SET progress = %s WHERE version = %s AND direction = %s AND ordinal = %s",
+        (json.dumps(step.progress), version, direction, step.ordinal),
+    )
+
+
 def finish_text(conn: Connection, version: str, state: str, duration_s: float) -> str:
     """:return: the statement that records a version as ``applied`` or ``reverted``."""
     return _text(

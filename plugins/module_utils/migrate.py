@@ -441,14 +441,19 @@ def _apply_steps(
     undone = [number for number in range(1, len(steps) + 1) if number not in known or known[number].state != "done"]
     result.ordinal = undone[0] if undone else len(steps)
     session.way.control.check()
-    half = next((step for step in known.values() if begun_steps.committed_statements(step)), None)
-    if half is not None:
-        context = _context(session, migration, "up", half.ordinal, half.kind, half)
-        known[half.ordinal] = mended_step.with_added(context, half, ledger.stored(conn, version), migration)
+    again: dict[int, ledger.Step] = {}
+    if known:
+        kind = str(steps[result.ordinal - 1]["kind"])
+        context = _context(session, migration, "up", result.ordinal, kind, known.get(result.ordinal))
+        again = mended_step.looked_again(context, known.values(), ledger.stored(conn, version), migration)
+        known |= again
     if result.expected_s is None:
         result.expected_s, _ = duration_forecast.forecast(conn, migration)
     beginning = ledger.begin_text(
         conn, migration, run, applied_by=session.who, resume=resume, again=row is not None and not resume
+    )
+    beginning = "; ".join(
+        [beginning, *(ledger.step_progress_text(conn, version, "up", step) for step in again.values())]
     )
     with transaction(conn, beginning):
         ledger.append_audit(

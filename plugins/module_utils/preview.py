@@ -18,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     index_definition,
     ledger,
     lint_facts,
+    mended_step,
     other_schema,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils import plan as planning
@@ -81,7 +82,8 @@ def planned(
 ) -> planning.Plan:
     """:return: what of the tree is to be applied now.
 
-    :raises PgopsError: see :func:`plan.make`, :func:`encoding.refuse`, :func:`other_schema.refuse` and :func:`extension_needs.refuse`.
+    :raises PgopsError: see :func:`plan.make`, :func:`mended_step.refuse`, :func:`encoding.refuse`, :func:`other_schema.refuse` and
+        :func:`extension_needs.refuse`.
     """
     plan = planning.make(
         found,
@@ -91,6 +93,10 @@ def planned(
         standing=lambda names: index_definition.standing(conn, names),
         database=str(conn.info.dbname),
     )
+    for migration in plan.pending:
+        row = found.get(str(migration["version"]))
+        if row is not None and row.state in ("applying", "failed"):
+            mended_step.refuse(conn, row, ledger.stored(conn, row.version), migration)
     if plan.pending:
         encoding.refuse(conn, "applied to")
         other_schema.refuse(conn, found, migrations, "applied to", selection.schemas)

@@ -102,7 +102,8 @@ def run(
     skipped = list(context.progress_so_far.get("skipped", []))
     first = int(context.progress_so_far.get("statements", 0))
     if first == 0:
-        remembered["there_before"] = _there(context, undone(statements, down))
+        # What the way up drops itself is forgotten when that is committed.
+        remembered["there_before"] = _there(context, undone((), down))
     parts = [(number, [statements[number]]) for number in range(first, len(statements))]
     if statements and not parts:
         # What failed was left out when the step was mended: nothing is to run, and the step has its end still.
@@ -122,6 +123,7 @@ def run(
             states=replace(states, steps=states.steps if number == 0 else ()),
             attributes=attributes,
         )
+        skipped = _without(skipped, existing.dropped(part[0]) if up and part else None)
     if not statements:
         context.save("done")
     return skipped
@@ -131,6 +133,20 @@ def there_before(made: Mapping[str, Any]) -> set[str]:
     """:param made: a step's progress on the way up.
     :return: the objects, in the words of :func:`existing.describe`, that were there before the version."""
     return {*made.get("skipped", []), *made.get("there_before", [])}
+
+
+def _forget_dropped(progress: dict[str, Any], statements: Sequence[Mapping[str, Any]]) -> None:
+    """What has the name on the way down of something that was there before and is dropped now, or has another name, is another."""
+    gone = existing.dropped_by(statements)
+    if "there_before" in progress:
+        progress["there_before"] = [word for word in progress["there_before"] if word not in gone]
+    for statement in statements:
+        progress["skipped"] = _without(progress["skipped"], existing.dropped(statement))
+
+
+def _without(words: Sequence[str], dropped: Mapping[str, Any] | None) -> list[str]:
+    # A table that was skipped and renamed may get its name back on the way down.
+    return [word for word in words if not dropped or word != existing.describe(dropped)]
 
 
 def undone(
@@ -278,6 +294,8 @@ def _patiently(
             if made is not None:
                 orphans.take_back(context, made)
             progress = {**remembered, "statements": before + len(statements), "skipped": [*skipped, *now]}
+            if up:
+                _forget_dropped(progress, statements)
             progress |= attributes.end(context.conn, last, context.tell)
             if down:
                 progress["there_before"] = there
@@ -299,7 +317,7 @@ def _patiently(
                     detail={"step": context.ordinal, **parts},
                 )
             ending.append(context.saved("done" if last else "running", progress))
-        kept_words = (*parts, states_before.PROGRESS, appeared.PROGRESS)
+        kept_words = (*parts, states_before.PROGRESS, appeared.PROGRESS, "there_before")
         remembered.update({word: progress[word] for word in kept_words if word in progress})
         context.settled.extend(settled)
         return now
@@ -449,6 +467,13 @@ def _statements(
         if made is not None and not up and existing.describe(made) in kept:
             skipped.append(existing.describe(made))
             context.tell(f"{existing.describe(made)} was there before this version: it stays")
+            continue
+        if (
+            not up
+            and existing.is_made_again(statement, kept)
+            and existing.present(context.conn, [statement["creates"]])
+        ):
+            context.tell(f"{existing.describe(statement['creates'])} was there before this version and stays: skipped")
             continue
         missing = made is not None and number not in there and not _several(statement)
         if not up and made is not None and missing and not existing.present(context.conn, [made]):

@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     attributes_before,
+    begun_steps,
     existing,
     label_text,
     ledger,
@@ -89,30 +90,41 @@ def validate_constraint(constraint: Mapping[str, Any]) -> sql.Composed:
 
 
 def up_text(conn: Connection, migration: Mapping[str, Any], row: ledger.Migration | None = None) -> str:
-    """:return: the exact SQL of the way up, with a line of comment for each step; steps that are done are named only."""
-    done = (
-        {step.ordinal for step in row.steps if step.state == "done"}
-        if row is not None and row.state in ("applying", "failed")
-        else set()
-    )
+    """:return: the exact SQL of the way up, with a line of comment for each step; what is done or committed is named only."""
+    begun = row.steps if row is not None and row.state in ("applying", "failed") else []
+    done = {step.ordinal for step in begun if step.state == "done"}
+    committed = {step.ordinal: begun_steps.committed_statements(step) for step in begun}
     lines = [f"-- {migration['version']} {migration['name']}: {migration.get('title') or ''}"]
     for ordinal, step in enumerate(migration["steps"], 1):
         lines.append(
             f"-- step {ordinal} of {len(migration['steps'])}: {step['kind']} {step.get('name') or ''}".rstrip()
         )
-        lines += ["-- done already"] if ordinal in done else _step_text(conn, step)
+        if ordinal in done:
+            lines.append("-- done already")
+        elif step["kind"] == "sql":
+            lines += _sql_text(conn, step, bool(migration.get("transaction", True)), committed.get(ordinal, 0))
+        else:
+            lines += _step_text(conn, step)
     return "\n".join(lines) + "\n"
+
+
+def _sql_text(conn: Connection, step: Mapping[str, Any], one_transaction: bool, committed: int) -> list[str]:
+    declared = [
+        f"-- rows that {item['constraint']} finds without a parent, with migrate_orphans=placeholder: a parent "
+        + ", ".join(f"{column} = {_value(conn, value)}" for column, value in item["row"].items())
+        for item in begun_steps.placeholders_to_come(step, committed)
+    ]
+    text = [_terminated(statement) for statement in step["up"][committed:]]
+    if one_transaction:
+        return [*declared, "BEGIN;", *text, "COMMIT;"]
+    past = [f"-- {begun_steps.first_statements(committed)} committed already"] if committed else []
+    if not text:
+        return ["-- all of its statements are committed already"]
+    return [*past, *declared, "-- each in a transaction of its own", *text]
 
 
 def _step_text(conn: Connection, step: Mapping[str, Any]) -> list[str]:
     kind = step["kind"]
-    if kind == "sql":
-        declared = [
-            f"-- rows that {item['constraint']} finds without a parent, with migrate_orphans=placeholder: a parent "
-            + ", ".join(f"{column} = {_value(conn, value)}" for column, value in item["row"].items())
-            for item in step.get("placeholders") or []
-        ]
-        return [*declared, "BEGIN;", *(_terminated(statement) for statement in step["up"]), "COMMIT;"]
     if kind == "indexes":
         return [line for index in step["indexes"] for line in _index_text(conn, index)]
     if kind == "backfill":
@@ -177,8 +189,10 @@ def down_text(
             kept, before = kept_objects(row, ordinal), states_before.down(migration, row)
             lines.append("BEGIN;")
             for statement in step.get("down") or []:
-                gone = statement.get("destroys")
-                if gone and gone["kind"] != "rows" and existing.describe(gone) in kept:
+                gone = existing.dropped(statement)
+                if existing.is_made_again(statement, kept):
+                    gone = statement["creates"]
+                if gone and existing.describe(gone) in kept:
                     lines.append(f"-- {existing.describe(gone)} was there before this version: it stays")
                 else:
                     rest = before.without(conn, statement)

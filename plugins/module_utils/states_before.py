@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import catalog_states, existing, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils import begun_steps, catalog_states, existing, ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all
-from ansible_collections.whitecross.pgops.plugins.module_utils.renames import Renames
+from ansible_collections.whitecross.pgops.plugins.module_utils.renames import Name, Renames
 from psycopg2 import sql
 
 State = Mapping[str, Any]
@@ -70,51 +70,60 @@ class Before:
         now = _now(conn, keys)
         return [now[key] for key in keys if key in now and (key, now[key]["there"]) in wanted]
 
-    def record_added(
-        self, conn: Connection, began: Before, executed: Sequence[Mapping[str, Any]]
-    ) -> list[dict[str, Any]]:
-        """Look at what the mended text of a version speaks of, and the text that it began with did not.
+    def added(self, began: Before, executed: Sequence[Mapping[str, Any]]) -> dict[Key, Key]:
+        """Tell what the mended text of a version speaks of, and the text that it began with did not.
 
         :param began: that text; what it speaks of was looked at before its first statement.
         :param executed: the statements that are committed; what they speak of is not any more as it was.
-        :return: as :meth:`record` does, by the names of before the version.
+        :return: the names of now by those of before the version.
         """
         keys, wanted = self._looked_at()
-        _, looked_at = began._looked_at()
+        unknown = {key for key, _ in wanted - began._looked_at_all()}
         names = Renames()
         touched: set[Key] = set()
-        made: set[tuple[str, str]] = set()
+        made: set[Name | None] = set()
         for statement in executed:
             touched |= {key for state in _states([statement]) for key in _then(names, state)}
             created = statement.get("creates") or {}
-            if created.get("kind") == "table":
-                made.add((str(created.get("schema") or "public"), str(created["name"])))
+            if created.get("kind") in ("table", "column"):
+                column = created["kind"] == "column"
+                table = str(created["table"] if column else created["name"])
+                schema = str(created.get("schema") or "public")
+                made.add(names.then(schema, table, str(created["name"]) if column else None))
             names.add(statement)
-        called = {key: _renamed(names, key) for key in keys if key not in touched and (key[1], key[2]) not in made}
+        return {
+            key: _renamed(names, key)
+            for key in keys
+            if key in unknown and key not in touched and not _is_among(key, made)
+        }
+
+    def record_added(
+        self, conn: Connection, began: Before, executed: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Look at what :meth:`added` tells.
+
+        :return: as :meth:`record` does, by the names of before the version.
+        """
+        called = self.added(began, executed)
         now = _now(conn, list(called.values()))
         found = {key: {**now[name], **_named(key)} for key, name in called.items() if name in now}
-        return [state for key, state in found.items() if (key, state["there"]) in wanted - looked_at]
+        wanted = self._looked_at()[1] - began._looked_at_all()
+        return [state for key, state in found.items() if (key, state["there"]) in wanted]
+
+    def _looked_at_all(self) -> set[tuple[Key, bool]]:
+        # An older release did not look at what the way up drops.
+        gone = _gone(self.steps)
+        return {(key, there) for key, there in self._looked_at()[1] if not _is_among(key, gone)}
 
     def _looked_at(self) -> tuple[list[Key], set[tuple[Key, bool]]]:
         """:return: what the version speaks of, by the names of before it, and how each would be after a way up or down."""
         names = Renames()
         brought: list[tuple[Key, bool]] = []
-        # What the way up drops itself does not stay: what has its name on the way down is another.
-        gone: set[tuple[str, str, str | None] | None] = set()
         for statement in (statement for step in self.steps for statement in step.get("up") or []):
             brought += [(key, bool(state["there"])) for state in _states([statement]) for key in _then(names, state)]
-            dropped = existing.dropped(statement)
-            if dropped and dropped["kind"] in ("table", "column"):
-                schema, column = str(dropped.get("schema") or "public"), dropped["kind"] == "column"
-                table = str(dropped["table"] if column else dropped["name"])
-                gone.add(names.then(schema, table, str(dropped["name"]) if column else None))
             names.add(statement)
         ends, _ = _ends(self.steps)
-        keys = [
-            key
-            for key in dict.fromkeys([*(key for key, _ in brought), *ends])
-            if not gone & {(key[1], key[2], None), (key[1], key[2], key[3])}
-        ]
+        keys = list(dict.fromkeys([*(key for key, _ in brought), *ends]))
         wanted = set(brought)
         wanted |= {(key, not there) for key, there in ends.items()}
         return keys, wanted
@@ -123,12 +132,12 @@ class Before:
         """:return: what of it is still so, as a ``DO`` block is told it; a default is only while it is the same one."""
         last = next(iter(self.names.values()), Renames())
         # As the way down finds it, or as a part of it that is done has left it.
-        keys = {_key(state): _renamed(last, _key(state)) for state in self.states}
+        keys = {key_of(state): _renamed(last, key_of(state)) for state in self.states}
         now = _now(conn, [*keys, *keys.values()])
         words = []
         for state in self.states:
-            key = keys[_key(state)]
-            found = now.get(key) or now.get(_key(state))
+            key = keys[key_of(state)]
+            found = now.get(key) or now.get(key_of(state))
             if found is not None and _same(found, state):
                 words += [catalog_states.word(found), catalog_states.word(state)]
         return list(dict.fromkeys(words))
@@ -140,7 +149,7 @@ class Before:
 
         Takes ACCESS SHARE for a moment on the table of a default, no other lock.
         """
-        turned = {_key(state): state for state in self.turned}
+        turned = {key_of(state): state for state in self.turned}
         parts: Sequence[Mapping[str, Any]] = (statement.get("alters") or {}).get("parts", [])
         names = self.names.get(_place(statement), Renames())
         before: dict[int, State] = {}
@@ -148,15 +157,15 @@ class Before:
             for key in _then(names, part["state"]) if part["state"] else []:
                 if key in turned and turned[key]["there"] != part["state"]["there"]:
                     before[number] = turned[key]
-        now = _now(conn, [_key(parts[number]["state"]) for number in before])
+        now = _now(conn, [key_of(parts[number]["state"]) for number in before])
         run: list[str] = []
         stays: dict[Key, str] = {}
         again: list[str] = []
         for number, part in enumerate(parts):
             was = before.get(number)
-            present = now.get(_key(part["state"])) if was else None
+            present = now.get(key_of(part["state"])) if was else None
             if was and present and _same(present, was):
-                stays[_key(present)] = catalog_states.word(was)
+                stays[key_of(present)] = catalog_states.word(was)
             elif was and present and _is_another_default(was, present):
                 again.append(f"{was['schema']}.{was['table']}.{was['name']}")
                 column = sql.Identifier(str(present["name"])).as_string(conn)
@@ -168,7 +177,7 @@ class Before:
         if not run:
             return Kept(None, list(stays.values()))
         text = f"{statement['alters']['table']} {', '.join(run)}"
-        states = [state for state in statement.get("states") or [] if not again and _key(state) not in stays]
+        states = [state for state in statement.get("states") or [] if not again and key_of(state) not in stays]
         return Kept({**statement, "sql": text, "states": states}, list(stays.values()), again)
 
 
@@ -203,13 +212,34 @@ def up(migration: Mapping[str, Any], ordinal: int) -> Before:
 
 def down(migration: Mapping[str, Any], row: ledger.Migration) -> Before:
     """:return: what was recorded when the version was applied."""
-    states = list(chain.from_iterable(step.progress.get(PROGRESS, []) for step in row.steps))
+    gone = _gone(begun_steps.executed(row.steps, migration["steps"]))
+    recorded = chain.from_iterable(step.progress.get(PROGRESS, []) for step in row.steps)
+    # What the way up has dropped does not stay: what has its name on the way down is another.
+    states = [state for state in recorded if not _is_among(key_of(state), gone)]
     ends, names = _ends(migration["steps"])
     return Before(
         states=states,
-        turned=[state for state in states if ends.get(_key(state), state["there"]) != state["there"]],
+        turned=[state for state in states if ends.get(key_of(state), state["there"]) != state["there"]],
         names=names,
     )
+
+
+def _gone(steps: Sequence[Mapping[str, Any]]) -> set[Name | None]:
+    """:return: the tables and columns that statements of a way up drop, by the names of before."""
+    names = Renames()
+    gone: set[Name | None] = set()
+    for statement in (statement for step in steps for statement in step.get("up") or []):
+        dropped = existing.dropped(statement)
+        if dropped and dropped["kind"] in ("table", "column"):
+            schema, column = str(dropped.get("schema") or "public"), dropped["kind"] == "column"
+            table = str(dropped["table"] if column else dropped["name"])
+            gone.add(names.then(schema, table, str(dropped["name"]) if column else None))
+        names.add(statement)
+    return gone
+
+
+def _is_among(key: Key, things: set[Name | None]) -> bool:
+    return bool(things & {(key[1], key[2], None), (key[1], key[2], key[3])})
 
 
 def _is_another_default(was: State, present: State) -> bool:
@@ -256,7 +286,8 @@ def _same(now: State, was: State) -> bool:
     return all(now.get(part) == was.get(part) for part in ("kind", "there", "expression", "type"))
 
 
-def _key(state: State) -> Key:
+def key_of(state: State) -> Key:
+    """:return: what a state is of: its kind, schema, table, and of a column the name."""
     return str(state["kind"]), str(state["schema"]), str(state["table"]), state.get("name")
 
 

@@ -23,8 +23,9 @@ def pending_findings(
     """What would refuse a plan, or is to be told with it; an applied version is past changing and is left alone.
 
     What a version makes is new for those that run with it. A version that stopped half-way is judged as the run did that
-    began it, its steps that are done not at all; without a change of its text nothing in it is more than a warning, for it
-    was let begin, and nobody can edit what is done. Elsewhere a table counts by its size in the databases themselves.
+    began it, its steps that are done not at all; without a change of its text nothing in it is more than a warning, nor is
+    what is committed of it, for it was let begin, and nobody can edit what is done. Elsewhere a table counts by its size in
+    the databases themselves.
 
     :param databases: the plan of each, as the module ``plan`` returns it.
     :return: what is found in any of them, an error before a warning of the same place.
@@ -51,11 +52,20 @@ def pending_findings(
             for finding in of_version(str(item["version"]), versions | set(begun["with"])):
                 if finding.file in begun["done"]:
                     continue
-                as_told = finding if begun["mended"] else replace(finding, severity=WARNING)
+                past = not begun["mended"] or _is_committed(finding, begun.get("committed") or {})
+                as_told = replace(finding, severity=WARNING) if past else finding
                 key = (finding.file, finding.line, finding.rule, finding.message)
                 if key not in told or told[key].severity != ERROR:
                     told[key] = as_told
     return sorted(told.values())
+
+
+def _is_committed(finding: Finding, committed: Mapping[str, int | None]) -> bool:
+    """:return: whether it is in front of the first statement of its file that is not committed."""
+    if finding.file not in committed or finding.line < 1:
+        return False
+    line = committed[finding.file]
+    return line is None or finding.line < line
 
 
 def _small(databases: Iterable[Mapping[str, Any]]) -> set[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, plan
+from ansible_collections.whitecross.pgops.plugins.module_utils import migrate, plan, preview
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
@@ -192,7 +192,7 @@ def test_what_is_committed_is_not_run_again_in_one_transaction(target: Any, tree
     outside_one_transaction(tree, "UPDATE public.people SET id = id + 10", FAULTY)
     stopped(target, tree)
     outside_one_transaction(tree, "UPDATE public.people SET id = id + 10", MENDED, transaction=True)
-    assert "of which the first statement is committed" in stopped(target, tree)
+    assert "of its step 1 the first statement is committed" in stopped(target, tree)
     assert ids(target) == [11, 12]
 
 
@@ -274,3 +274,30 @@ def test_a_failure_of_which_nothing_is_left_says_nothing_of_the_sort(target: Any
     for one_transaction in (True, False):
         outside_one_transaction(tree, FAULTY, FIRST, transaction=one_transaction)
         assert stopped(target, tree).endswith(f"not applied: {V2} (stopped at step 1 of 1).")
+
+
+def test_check_shows_what_is_to_run_and_not_what_is_committed(target: Any, tree: TestTree) -> None:
+    outside_one_transaction(tree, FIRST, SECOND, FAULTY)
+    stopped(target, tree)
+    outside_one_transaction(tree, FIRST, SECOND, MENDED)
+    shown = preview.preview(target, tree.render(), Selection())["prepared"]
+    assert shown.splitlines()[1:] == [
+        "-- step 1 of 1: sql up",
+        "-- the first 2 statements are committed already",
+        "-- each in a transaction of its own",
+        f"{MENDED};",
+    ]
+    outside_one_transaction(tree, FIRST, SECOND)
+    shown = preview.preview(target, tree.render(), Selection())["prepared"]
+    assert shown.splitlines()[1:] == ["-- step 1 of 1: sql up", "-- all of its statements are committed already"]
+
+
+def test_that_only_the_transaction_is_another_one_is_said_so(target: Any, tree: TestTree) -> None:
+    outside_one_transaction(tree, FIRST, SECOND, FAULTY)
+    stopped(target, tree)
+    outside_one_transaction(tree, FIRST, SECOND, MENDED, transaction=True)
+    assert (
+        f"Version {V2} stopped at step 1 in {target.database}, and its `transaction: false`, under which of its step 1 the first 2 "
+        f"statements are committed, was edited since ({V2}_several/migration.yml (edited), {V2}_several/up.sql.j2 (edited)); put that key "
+        "back or revert the version first."
+    ) in stopped(target, tree)

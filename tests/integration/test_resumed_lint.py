@@ -133,3 +133,29 @@ def test_a_database_with_nothing_to_do_does_not_decide_what_is_new_for_another(t
     plan = preview.preview(target, tree.render(), Selection())
     done = {"pending": [], "table_bytes": {}}
     assert plan_lint.pending_findings(tree.folder, {}, [done, plan]) == []
+
+
+def several(tree: TestTree, *statements: str) -> None:
+    """A step of which each statement is committed for itself."""
+    up = "".join(f"{one}\n" for one in statements)
+    tree.add_sql(V2, "several", up, "SELECT 1;\n", transaction=False, rollback={"safety": "partial", "stays": "all"})
+
+
+def test_a_committed_statement_of_a_mended_step_is_past_mending(target: Any, tree: TestTree) -> None:
+    migrate.apply(target, tree.render(), Selection(), way())
+    other = CHECK.replace("_there", "_other")
+    filled = "-- Two lines.\nUPDATE public.person SET nom = 'x';"
+    several(tree, CHECK, filled)
+    with pytest.raises(PgopsError, match="1 of 2 statements"):
+        migrate.apply(target, tree.render(), Selection(), way("20260101T000000Z-0000bb"))
+    do(target, f"INSERT INTO person SELECT n, repeat('x', 40), '' FROM generate_series(1, {MANY}) n")
+    several(tree, CHECK, filled.replace("nom", "name"))
+    found = dict.fromkeys(findings(target, tree))
+    assert ("constraint-blocking", "warning") in found and ("constraint-blocking", "error") not in found
+    # What is behind it is judged as the table is now.
+    several(tree, CHECK, other, filled.replace("nom", "name"))
+    plan = preview.preview(target, tree.render(), Selection())
+    told = plan_lint.pending_findings(tree.folder, {}, [plan])
+    assert [(f.line, f.severity) for f in told if f.rule == "constraint-blocking"] == [(1, "warning"), (2, "error")]
+    several(tree, CHECK)
+    assert ("constraint-blocking", "error") not in findings(target, tree), "what failed was left out"
