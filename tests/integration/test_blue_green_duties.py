@@ -184,7 +184,8 @@ def test_nobody_changes_phi_over_that_is_not_assessed_and_a_refusal_opens_no_log
         ({"gate_required": True}, {}, "this environment has a gate"),
         ({"migrate_windows": SHUT}, {}, "Nothing was changed over: it"),
         # What leaves out a review in playbooks that apply nothing does so here for nobody.
-        ({"migrate_review_required": True}, {"__pgops_only_tell": True}, "nobody is named who has reviewed"),
+        ({"migrate_review_required": True}, {"__pgops_only_tell": True}, "__pgops_only_tell is typed with -e"),
+        ({"migrate_review_required": True}, {}, "nobody is named who has reviewed"),
     ]
     for kept, typed, why in refusals:
         site.variables |= kept
@@ -239,7 +240,7 @@ def test_a_typed_stage_lets_a_change_over_off_nothing(playbook: Playbook, tmp_pa
     past = playbook(
         "blue_green.yml", blue_green_stage="change_over", blue_green_confirm=playbook.database, __pgops_stage="status"
     )
-    assert past.rc == 2 and "this run has no gate and no plan" in past.json["error"]["message"], past.output
+    assert past.rc == 2 and "__pgops_stage is typed with -e" in past.json["error"]["message"], past.output
 
 
 # -- who is told -------------------------------------------------------------------------------------------------------------
