@@ -147,7 +147,11 @@ class ActionModule(UnbrokenAction):
         state = str(self._value(task_vars, "pgops_state_directory"))
         # The run that has started this one and waits for it; what that has taken away from the users, this one may bring back.
         part_of = part_of_run.believed(
-            task_vars.get(part_of_run.VARIABLE), state, environment, hosts, batches.names(task_vars.get("pgops_databases"))
+            task_vars.get(part_of_run.VARIABLE),
+            state,
+            environment,
+            hosts,
+            batches.names(task_vars.get("pgops_databases")),
         )
         duties = run_duties.Duties(
             variables_of=variables_of,

@@ -23,7 +23,12 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError, AnsibleTemplateError
 from ansible_collections.whitecross.pgops.plugins.module_utils.job import LEASE
 from ansible_collections.whitecross.pgops.plugins.module_utils.job import PREFIX as JOB_PREFIX
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, environment_names, typed_commands, unusable
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+    batches,
+    environment_names,
+    typed_commands,
+    unusable,
+)
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.checked_variables import cause
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES

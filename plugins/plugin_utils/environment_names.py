@@ -39,7 +39,9 @@ def refuse_no_list(variable: str, value: Any, host: str) -> None:
     )
 
 
-def of_run(variables_of: Mapping[str, Mapping[str, Any]], host: str, value: Callable[[str], Any]) -> tuple[list[str], list[str]]:
+def of_run(
+    variables_of: Mapping[str, Mapping[str, Any]], host: str, value: Callable[[str], Any]
+) -> tuple[list[str], list[str]]:
     """:param variables_of: host -> its variables, templates not done
     :param host: whose word counts; ``value`` gives its variables with their templates done
     :return: the environments, and those that hold production data

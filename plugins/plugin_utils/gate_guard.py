@@ -57,7 +57,9 @@ class Inventory:
         """:return: the first environment of a host's groups; empty where it is in none."""
         known = self.of(host, [environment_names.ENVIRONMENTS]).get(environment_names.ENVIRONMENTS)
         groups = {group.name for group in self._manager._inventory.get_host(host).get_groups()}
-        return next((name for name in environment_names.listed(environment_names.ENVIRONMENTS, known) if name in groups), "")
+        return next(
+            (name for name in environment_names.listed(environment_names.ENVIRONMENTS, known) if name in groups), ""
+        )
 
 
 def _done(templar: Any, value: Any) -> Any:

@@ -20,7 +20,9 @@ VARIABLE = "__pgops_part_of"
 BRING_BACK = ("stop", "hooks")
 
 
-def believed(given: Any, state_directory: str | Path, environment: str, hosts: Iterable[str], databases: Iterable[str]) -> str:
+def believed(
+    given: Any, state_directory: str | Path, environment: str, hosts: Iterable[str], databases: Iterable[str]
+) -> str:
     """:param given: :data:`VARIABLE`
     :param databases: those that this run names
     :return: the id of that run; empty where it is none of this environment that goes on and waits for a rollback of these databases"""
@@ -31,7 +33,9 @@ def believed(given: Any, state_directory: str | Path, environment: str, hosts: I
     if not events or journal.finished(events) or not journal.is_alive(events[0].get("pid")):
         return ""
     begun = _open(events)
-    of_it = begun and [str(begun.get("host"))] == [*map(str, hosts)] and [*(begun.get("databases") or [])] == [*databases]
+    of_it = (
+        begun and [str(begun.get("host"))] == [*map(str, hosts)] and [*(begun.get("databases") or [])] == [*databases]
+    )
     return run_id if of_it else ""
 
 

@@ -34,7 +34,7 @@ _SELECTION = re.compile(
     r"^(rollback_\w+|migrate_(target|steps|allow_out_of_order|canary|batches|reviewed_by|auto_rollback\w*|\w*waive)"
     r"|backup_(path|pin|unpin|pin_reason|list_\w+|expire_offline)|restore_(from|into|replace|confirm|table|schema)"
     r"|gate_(break_glass\w*|rehearse_first|planned_for)|(approve|request)_\w+|pgops_run_id"
-    r"|drill_\w+|blue_green_(stage|confirm)|schedule_(?!host$)\w+|(inspect|test_migration|new_migration|lost_writes|lint|audit_verify)_\w+)$"
+    r"|drill_\w+|rehearse_backup|blue_green_(stage|confirm)|schedule_(?!host$)\w+|(inspect|test_migration|new_migration|lost_writes|lint|audit_verify)_\w+)$"
 )
 _WINDOWS = "migrate_windows"
 _ROLLBACK = re.compile(r"(?:^|[/.])rollback(?:\.ya?ml)?$")

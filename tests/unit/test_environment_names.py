@@ -41,10 +41,16 @@ def test_a_text_is_a_list_with_commas_and_nothing_is_the_default(value: Any, nam
     assert made.in_production(of_host) is ("production" in names)
 
 
-@pytest.mark.parametrize("value", [True, False, 7, {"production": True}, [["production"]], [None], "['production']", ["a b"]])
+@pytest.mark.parametrize(
+    "value", [True, False, 7, {"production": True}, [["production"]], [None], "['production']", ["a b"]]
+)
 def test_what_is_no_list_of_names_is_refused_and_switches_nothing_off(value: Any) -> None:
-    with pytest.raises(Refusal, match=rf"^{PRODUCTION} is .*, and it takes a list of groups, or their names with commas") as refused:
-        environment_names.of_run({"db1": {}, "db2": {PRODUCTION: value}}, "db1", {PRODUCTION: None, ENVIRONMENTS: None}.get)
+    with pytest.raises(
+        Refusal, match=rf"^{PRODUCTION} is .*, and it takes a list of groups, or their names with commas"
+    ) as refused:
+        environment_names.of_run(
+            {"db1": {}, "db2": {PRODUCTION: value}}, "db1", {PRODUCTION: None, ENVIRONMENTS: None}.get
+        )
     assert "(set for db2)" in str(refused.value)
     with pytest.raises(Refusal, match="set for db1"):
         environment_names.of_run({"db1": {PRODUCTION: "{{ a }}"}}, "db1", {PRODUCTION: value, ENVIRONMENTS: None}.get)
@@ -52,7 +58,10 @@ def test_what_is_no_list_of_names_is_refused_and_switches_nothing_off(value: Any
 
 
 def test_what_was_typed_is_held_against_the_inventory_in_either_writing() -> None:
-    assert typed_settings.eased({PRODUCTION: "production"}, [{PRODUCTION: ["production"]}, {PRODUCTION: "production"}]) == []
+    assert (
+        typed_settings.eased({PRODUCTION: "production"}, [{PRODUCTION: ["production"]}, {PRODUCTION: "production"}])
+        == []
+    )
     assert typed_settings.eased({PRODUCTION: "live"}, [{PRODUCTION: "production"}]) == [PRODUCTION]
     assert typed_settings.eased({ENVIRONMENTS: "local,staging,production"}, [{}]) == []
     assert typed_settings.eased({ENVIRONMENTS: "web"}, [{}]) == [ENVIRONMENTS]
@@ -61,7 +70,12 @@ def test_what_was_typed_is_held_against_the_inventory_in_either_writing() -> Non
 
 def test_no_place_reads_the_two_variables_by_itself() -> None:
     read = re.compile(rf"(?<!C\()\b({ENVIRONMENTS}|{PRODUCTION})\b")
-    files = [file for folder in ("plugins", "roles", "playbooks") for file in (ROOT / folder).rglob("*") if file.suffix in (".py", ".yml", ".j2")]
+    files = [
+        file
+        for folder in ("plugins", "roles", "playbooks")
+        for file in (ROOT / folder).rglob("*")
+        if file.suffix in (".py", ".yml", ".j2")
+    ]
     assert len(files) > 300
     found = {
         f"{file.relative_to(ROOT)}:{number}"

@@ -43,8 +43,16 @@ def test_neither_which_are_environments_nor_which_are_production_is_typed() -> N
     assert guard("backup", pgops_environments=["web"]) == command
     assert guard("backup", pgops_environments="production,staging,local") == command
     assert guard("backup", pgops_production_environments="staging") == command
-    assert guard("backup", inventory={"pgops_production_environments": "production"}, pgops_production_environments="live") == command
-    assert guard("backup", pgops_environments="local,staging,production", pgops_production_environments="production,staging") == []
+    assert (
+        guard("backup", inventory={"pgops_production_environments": "production"}, pgops_production_environments="live")
+        == command
+    )
+    assert (
+        guard(
+            "backup", pgops_environments="local,staging,production", pgops_production_environments="production,staging"
+        )
+        == []
+    )
 
 
 def test_an_internal_of_the_playbooks_is_not_typed() -> None:
