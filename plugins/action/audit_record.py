@@ -21,7 +21,7 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Jo
 
 _SETTINGS = ("justification", "ticket", "reviewer", "issues", "resolutions")
 # Phases that write into the audit themselves, so that the database was there.
-_WRITING = ("apply", "revert", "adopt", "maintenance", "retention")
+_WRITING = ("apply", "revert", "adopt", "maintenance", "retention", "blue_green")
 # A run that found no server does not wait for it again for long.
 _PATIENCE_S = 3
 _CLUSTER = ("system_identifier", "timeline", "database_oid")

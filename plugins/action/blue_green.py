@@ -15,8 +15,11 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.role_values import of_roles
 
 # By the word of blue_green_stage what the module is asked for.
-BEGIN = "begin"
-STATES = {"prepare": "prepared", BEGIN: "begun", "change_over": "changed_over", "give_up": "absent", "status": "told"}
+BEGIN, GIVE_UP, STATUS = "begin", "give_up", "status"
+NONE, READY, OVER = "none", "ready", "changed_over"
+STATES = {run_parts.PREPARE: "prepared", BEGIN: "begun", run_parts.CHANGE_OVER: OVER, GIVE_UP: "absent", STATUS: "told"}
+# Of a refusal whose way on is to begin anew.
+_TO_GIVE_UP = ("broken", "moved", "different", "edited")
 # Variables of the apply, by which the versions run in the empty copy too.
 _OF_ROLES = {
     "index_workers": "migrate_index_workers",
@@ -34,6 +37,8 @@ class ActionModule(MigrationAction):
     LIVE = True
     # What the gate of a change-over has said, and what was gone past.
     _verdict: Mapping[str, Any] = MappingProxyType({})
+    # Whether the databases were named.
+    _confirmed = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """One stage; before a change-over its gate, which has nothing to say to who only looks."""
@@ -54,7 +59,7 @@ class ActionModule(MigrationAction):
         arguments["state"] = STATES[stage]
         answer = batches.names(arguments.pop("answer", None))
         given = {name: arguments.pop(name, None) for name in ("windows", "blackouts")}
-        confirmed = sorted(answer) == sorted(self.pgops(task_vars, "databases") or [])
+        confirmed = self._confirmed = sorted(answer) == sorted(self.pgops(task_vars, "databases") or [])
         if self._is_gate:
             self._refuse_other_stage(task_vars, run_parts.CHANGE_OVER)
             self._verdict = blue_green_gate.verdict(self, task_vars, given) if confirmed else {}
@@ -67,6 +72,7 @@ class ActionModule(MigrationAction):
                 arguments["confirmed"] = confirmed
         if stage in (BEGIN, run_parts.PREPARE, run_parts.CHANGE_OVER):
             arguments["migrations"] = self.rendered_tree(task_vars)
+        if stage != STATUS:
             arguments["run"] = self.run_of(task_vars)
         arguments.update(of_roles(self, _OF_ROLES, task_vars, arguments))
         return arguments
@@ -97,24 +103,23 @@ class ActionModule(MigrationAction):
         for database, found in (result.get("databases") or {}).items():
             if self._is_gate and self._verdict:
                 found["gate"] = self._verdict
-            commands += self._tell(task_vars, database, found)
+            commands += [one for one in self._tell(task_vars, database, found) if one not in commands]
         stage = str(self._task.args.get("stage"))
         if self._is_gate:
             stage = run_parts.CHANGE_OVER
         if result.get("failed"):
             if result.get("reason") == "strategy" or result.get("pending_swap"):
                 return result
-            again = "give_up" if result.get("reason") in ("broken", "moved", "different", "edited") else stage
-            result["next"] = [self._stage(task_vars, again)]
+            result["next"] = [self._onward(task_vars, str(result.get("reason")), stage)]
         elif self._is_gate and self._verdict:
             return result
         elif (
             stage == run_parts.CHANGE_OVER
-            and not self._task.check_mode
-            and not any("aside" in found for found in result["databases"].values())
+            and not (self._task.check_mode or self._confirmed)
+            and any(found["state"] != NONE for found in result["databases"].values())
         ):
             names = ",".join(str(name) for name in result["databases"])
-            command = self._stage(task_vars, "change_over", blue_green_confirm=names)
+            command = self._named(task_vars)
             result.update(
                 failed=True,
                 msg=f"The change-over of {names} was not confirmed; nothing was changed. To do it: {command}",
@@ -139,19 +144,23 @@ class ActionModule(MigrationAction):
             return self._tell_over(task_vars, database, found)
         if self._is_gate and self._verdict:
             return []
+        if found["state"] == OVER:
+            command = self._named(task_vars)
+            self.say(f"{database}: to finish it: {command}")
+            return [command]
         if found.get("why"):
             self.say(f"{database}: LEFT: {found['green']} cannot go on: {found['why']}; its slot may hold back WAL")
-            return [self._stage(task_vars, "give_up")]
+            return [self._stage(task_vars, GIVE_UP)]
         link = found.get("link") or {}
         if link.get("there", {}).get("slot"):
             self.say(f"{database}: the slot holds back {link['held'] / 1048576:,.0f} MB of WAL")
-        if found["state"] == "ready":
+        if found["state"] == READY:
             versions = found.get("versions") or (found.get("record") or {}).get("versions") or []
             self.say(
                 f"{database}: {found['green']} is in step with {', '.join(versions)} in it; the schema of {database} is frozen"
             )
-            return [self._stage(task_vars, "change_over"), self._stage(task_vars, "give_up")]
-        if found["state"] == "none":
+            return [self._stage(task_vars, run_parts.CHANGE_OVER), self._stage(task_vars, GIVE_UP)]
+        if found["state"] == NONE:
             versions = found.get("versions")
             self.say(
                 f"{database}: {'would be applied in a new database: ' + ', '.join(versions) if versions else 'nothing of it is there'}"
@@ -178,6 +187,20 @@ class ActionModule(MigrationAction):
         command = self.rollback_of(task_vars, database, back)
         self.say(f"{database}: to go back, without what is written since: {command}")
         return [command]
+
+    def _onward(self, task_vars: dict[str, Any], reason: str, stage: str) -> str:
+        """:return: the command that leads on from a refusal."""
+        if reason in _TO_GIVE_UP:
+            return self._stage(task_vars, GIVE_UP)
+        if reason == "not_prepared":
+            return self._stage(task_vars, run_parts.PREPARE)
+        again = reason == "over" or (stage == run_parts.CHANGE_OVER and self._confirmed)
+        return self._named(task_vars) if again else self._stage(task_vars, stage)
+
+    def _named(self, task_vars: dict[str, Any]) -> str:
+        """:return: the change-over, with the databases named."""
+        names = ",".join(str(name) for name in self.pgops(task_vars, "databases"))
+        return self._stage(task_vars, run_parts.CHANGE_OVER, blue_green_confirm=names)
 
     def _stage(self, task_vars: dict[str, Any], stage: str, **more: str) -> str:
         return self.command(task_vars, PLAYBOOK, {"blue_green_stage": stage, **more})

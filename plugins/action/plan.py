@@ -31,6 +31,8 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.reporting import 
 NAMED = 5
 # So many tables are named with their size.
 NAMED_TABLES = 10
+# The one whose versions are made in a new database.
+PLAYBOOK = "blue_green"
 
 
 class ActionModule(MigrationAction):
@@ -47,7 +49,7 @@ class ActionModule(MigrationAction):
             "migrations": self.rendered_tree(task_vars),
             **self.selection(task_vars),
             "waive": waivers,
-            "strategy": str(self._task.args.get("strategy") or ONLINE),
+            "strategy": BLUE_GREEN if self._is_blue_green(task_vars) else ONLINE,
         }
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
@@ -77,9 +79,9 @@ class ActionModule(MigrationAction):
         self._refuse_shut(result, task_vars)
         return result
 
-    @property
-    def _is_blue_green(self) -> bool:
-        return str(self._task.args.get("strategy")) == BLUE_GREEN
+    def _is_blue_green(self, task_vars: dict[str, Any]) -> bool:
+        """:return: whether the versions are made in a new database. A migration is let off nothing by a variable that somebody types."""
+        return self.run_fact(task_vars).get("playbook") == PLAYBOOK and self._task.args.get("strategy") == BLUE_GREEN
 
     def _rate(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
         """R11.5: a level is declared, and read off the statements; the higher one counts."""
@@ -368,7 +370,7 @@ class ActionModule(MigrationAction):
             if mine:
                 one["findings"] = [finding.as_dict() for finding in mine]
         # An empty copy has no clients that would wait, and behind its preparation the text is fixed: there it is told.
-        if errors and not self._is_blue_green and not self._applies_nothing(task_vars):
+        if errors and not self._is_blue_green(task_vars) and not self._applies_nothing(task_vars):
             more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
             result.update(
                 failed=True,

@@ -29,10 +29,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     ledger,
     migrate,
     standby_readers,
-    swap,
     swap_blockers,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_change import LEFT, NONE, READY, Change
+from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_change import LEFT, NONE, OVER, READY, Change
 from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_preparation import (
     Preparation,
     compare,
@@ -46,6 +45,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks import FENCED
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, as_pgops_error
 
+_TOO_LATE = (
+    "nothing is left to give up, since the names were swapped by a run that was cut off; what was left of that is done"
+)
 # Sessions that a comparison or a change-over opens at most.
 _SESSIONS = 6
 
@@ -67,18 +69,20 @@ def prepare(
     began = time.monotonic()
     with blue_green_change.alone(change) as conn:
         swap_blockers.refuse_recovery(conn, change.database)
+        blue_green_record.refuse_over(change, conn)
         before = blue_green_change.look(change, conn)
+        let_go = [] if check_only else blue_green_change.let_clients_go_on(change)
         if before["state"] == READY:
-            return _same(change, before, migrations)
+            return {**_same(change, before, migrations), "told": let_go}
         pending = blue_green_versions.pending(change, migrations)
         if not pending:
-            return {"state": NONE, "green": change.green, "versions": [], "told": [], "changed": False}
+            return {"state": NONE, "green": change.green, "versions": [], "told": let_go, "changed": False}
         if before["state"] == LEFT and not check_only:
             change.tell(f"taking away what a run has left ({before['why']})")
             blue_green_change.take_away(change, conn)
         told, connection = _refuse(change, conn, left=before["state"] == LEFT)
         versions = [str(version["version"]) for version in pending]
-        result = {"green": change.green, "versions": versions, "told": told, "changed": True}
+        result = {"green": change.green, "versions": versions, "told": [*let_go, *told], "changed": True}
         if check_only:
             return {**result, "state": NONE}
         try:
@@ -92,8 +96,7 @@ def _same(change: Change, found: Mapping[str, Any], migrations: Sequence[Mapping
     record = found["record"]
     blue_green_versions.refuse_edited(change, record, migrations)
     return {
-        "state": READY, "green": change.green, "versions": record["versions"], "compared": record.get("compared"), "told": [],
-        "changed": False,
+        "state": READY, "green": change.green, "versions": record["versions"], "compared": record.get("compared"), "changed": False,
     }  # fmt: skip
 
 
@@ -160,21 +163,21 @@ def change_over(
     :raises PgopsError: refused or failed; the live database is the one that it was, and the two are kept in step further.
     """
     with blue_green_change.alone(change) as conn:
-        if not check_only and confirmed:
-            ended = blue_green_record.over(change, conn)
-            blue_green_change.finish_swap(change, conn)
-            if ended:
-                record = blue_green_record.replaced(change, conn, ended["aside"]) or {}
-                return _over(change, conn, migrations, record, run, {**ended, "resumed": True})
+        looks = check_only or not confirmed
+        ended = blue_green_record.told_over(change, conn) if looks else _ended(change, conn, migrations, run)
+        if "state" in ended:
+            return ended
         found = blue_green_change.look(change, conn)
+        if _is_done(change, found, migrations):
+            return _nothing_to_do(change, ended["told"])
         record = _refuse_unready(change, found, migrations)
         with closing(change.connect(change.live_target)) as live, closing(change.connect(change.green_target)) as green:
-            if not found["link"]["enabled"] and not check_only and confirmed:
+            if not found["link"]["enabled"] and not looks:
                 # A change-over that was cut off under its fence had ended it, and nothing is lost: the slot has kept what came since.
                 blue_green_triggers.lower(green)
                 change.link.enable(green)
             tables = blue_green_tables.carried(blue_green_tables.shapes(live), blue_green_tables.shapes(green))
-            if check_only or not confirmed:
+            if looks:
                 return {
                     "state": READY, "green": change.green, "versions": record["versions"], "changed": True,
                     "standbys": standby_readers.look(conn, change.database),
@@ -193,16 +196,46 @@ def _over(
     run: ledger.Run | None,
     done: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Behind the renames: write the run down, and take away what is left."""
-    if run is not None:
-        blue_green_record.keep_run(change, run)
+    """Behind the renames: write the run down, and take away what is left, whatever the ledger says."""
+    unkept = blue_green_record.keep_run(change, run) if run is not None else []
     return {
         **done,
         **blue_green_record.told(record, migrations),
+        "told": [*(done.get("told") or []), *unkept],
         "left": _cleaned(change, conn),
-        "state": "changed_over",
+        "state": OVER,
         "changed": True,
     }
+
+
+def _ended(
+    change: Change, conn: Connection, migrations: Sequence[Mapping[str, Any]], run: ledger.Run | None
+) -> dict[str, Any]:
+    """Bring a change-over that was cut off to its end: its fence is lifted, or what is missing behind its renames is done.
+
+    :return: ``told`` in words; where it is over, all that :func:`change_over` returns.
+    """
+    over = blue_green_record.over(change, conn)
+    told = blue_green_change.finish_swap(change, conn)
+    if over is None:
+        return {"told": [*told, *blue_green_change.let_clients_go_on(change)]}
+    record = blue_green_record.replaced(change, conn, over["aside"]) or {}
+    # Clients wait, and nothing of the rest needs the pool.
+    try:
+        told += blue_green_change.let_clients_go_on(change)
+    except PgopsError as error:
+        told.append(error.message)
+    return _over(change, conn, migrations, record, run, {**over, "resumed": True, "told": told})
+
+
+def _is_done(change: Change, found: Mapping[str, Any], migrations: Sequence[Mapping[str, Any]]) -> bool:
+    """A command for several databases, typed again, finds some of them over."""
+    return found["state"] == NONE and not blue_green_versions.is_left(change, migrations)
+
+
+def _nothing_to_do(change: Change, told: list[str]) -> dict[str, Any]:
+    why = "nothing is prepared, and no version is pending that is to be changed over to"
+    return {"state": NONE, "green": change.green, "versions": [], "told": [*told, why], "changed": False}
 
 
 def begin(change: Change, migrations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -213,15 +246,18 @@ def begin(change: Change, migrations: Sequence[Mapping[str, Any]]) -> dict[str, 
     with blue_green_change.alone(change) as conn:
         if blue_green_record.over(change, conn):
             return {
-                "state": "changed_over",
-                "told": ["the names were swapped by a run that was cut off; what is left of it is done now"],
+                "state": OVER,
+                "told": [
+                    *blue_green_change.let_clients_go_on(change),
+                    "the names were swapped by a run that was cut off; what is left of it is done now",
+                ],
             }
-        ended = blue_green_change.finish_swap(change, conn)
-        _refuse_unready(change, blue_green_change.look(change, conn), migrations)
-        return {
-            "state": READY,
-            "told": [] if ended["state"] == swap.NOTHING else ["the fence of a run that was cut off is lifted"],
-        }
+        told = [*blue_green_change.finish_swap(change, conn), *blue_green_change.let_clients_go_on(change)]
+        found = blue_green_change.look(change, conn)
+        if _is_done(change, found, migrations):
+            return _nothing_to_do(change, told)
+        _refuse_unready(change, found, migrations)
+        return {"state": READY, "told": told}
 
 
 def _refuse_unready(
@@ -305,21 +341,34 @@ def _cleaned(change: Change, conn: Connection) -> str | None:
 # ------------------------------------------------------------------------------------------------------- give up, and look
 
 
-def give_up(change: Change, *, check_only: bool = False) -> dict[str, Any]:
+def give_up(change: Change, *, check_only: bool = False, run: ledger.Run | None = None) -> dict[str, Any]:
     """Take away whatever there is of it; the live database works on, and its schema may be changed again.
 
-    :return: ``removed`` in words, and state before. :raises PgopsError: something could not be taken away.
+    Behind the renames there is nothing to give up: a change-over that was cut off there is brought to its end.
+
+    :param run: for the ledger, in that case.
+    :return: ``removed`` in words, and state before; or as :func:`change_over`. :raises PgopsError: something could not be taken away.
     """
     with blue_green_change.alone(change) as conn:
         if check_only:
-            found = blue_green_change.look(change, conn)
-            return {"state": found["state"], "removed": [], "changed": found["state"] != NONE}
-        blue_green_change.finish_swap(change, conn)
-        removed = blue_green_change.take_away(change, conn)
-        return {"state": NONE, "removed": removed, "changed": bool(removed)}
+            over = blue_green_record.told_over(change, conn)
+            found = over if "state" in over else blue_green_change.look(change, conn)
+            return {**over, "state": found["state"], "removed": [], "changed": found["state"] != NONE}
+        if blue_green_record.over(change, conn):
+            done = _ended(change, conn, [], run)
+            return {**done, "told": [_TOO_LATE, *done["told"]]}
+        told = blue_green_change.finish_swap(change, conn)
+        try:
+            told += blue_green_change.let_clients_go_on(change)
+        finally:
+            # A slot that nobody reads fills the disk, whatever a console says.
+            removed = blue_green_change.take_away(change, conn)
+        return {"state": NONE, "removed": removed, "told": told, "changed": bool(removed or told)}
 
 
 def status(change: Change) -> dict[str, Any]:
-    """:return: as ``blue_green_change.look``; writes nothing and takes no lock."""
+    """:return: as ``blue_green_change.look``, and that it is over where a change-over was cut off behind its renames; writes nothing and
+    takes no lock."""
     with closing(change.connect(change.target.maintenance())) as conn:
-        return {**blue_green_change.look(change, conn), "changed": False}
+        over = blue_green_record.told_over(change, conn)
+        return {**(over if "state" in over else blue_green_change.look(change, conn)), "changed": False}

@@ -30,6 +30,9 @@ from psycopg2 import sql
 NONE = "none"
 LEFT = "left"  # of a run that died, or that cannot go on: it is only to be taken away
 READY = "ready"
+OVER = "changed_over"
+
+_UNFENCE = swap.Asked(swap.UNFENCE, confirmed=True)
 
 
 @dataclass(frozen=True)
@@ -139,21 +142,26 @@ def look(change: Change, conn: Connection) -> dict[str, Any]:
     return {**found, "state": LEFT if lacking else READY, "why": "; ".join(lacking) or None}
 
 
-def finish_swap(change: Change, conn: Connection) -> dict[str, Any]:
+def finish_swap(change: Change, conn: Connection) -> list[str]:
     """Look after a change-over that was cut off. Behind the renames its record is written; before them the fence is lifted.
 
     :param conn: of :func:`alone`.
-    :return: as ``swap.resume``. :raises PgopsError: another swap is at work, or the fence is that of a rollback.
+    :return: what was done, in words. :raises PgopsError: another swap is at work, or the fence is that of a rollback.
     """
     pending = pending_swap.look(conn, change.database)
     if pending and pending.state == FENCED and (pending.running or pending.role not in ("", database_marks.GREEN)):
         raise pending.error()
-    return swap.resume(
-        change.target,
-        swap.Asked(swap.UNFENCE, confirmed=True),
-        run_id=change.work.run_id,
-        progress=change.work.progress,
-    )
+    ended = swap.resume(change.target, _UNFENCE, run_id=change.work.run_id, progress=change.work.progress)
+    return ["the fence of a run that was cut off is lifted"] if ended["state"] == swap.LIFTED else []
+
+
+def let_clients_go_on(change: Change) -> list[str]:
+    """A run that was killed behind its PAUSE has left the clients of the pool waiting, with a fence, without one, and behind the renames.
+
+    :return: what was done, in words. :raises PgopsError: the console of the pool does not answer.
+    """
+    released = swap.release_pool(change.target, change.pool, _UNFENCE, run_id=change.work.run_id)
+    return [released] if released else []
 
 
 def take_away(change: Change, conn: Connection) -> list[str]:

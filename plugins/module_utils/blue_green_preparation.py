@@ -85,6 +85,7 @@ class Preparation:
             # The run under which the ledger of the new database has the versions: their rows are looked for by it.
             record: dict[str, Any] = {
                 "run_id": self.way.run.id, "at": _now(), "versions": self.versions, "checksums": checksums,
+                **blue_green_record.declared(self.migrations, self.versions),
             }  # fmt: skip
             blue_green_state.freeze(live, record)
             change.after("frozen")

@@ -7,8 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, database_properties
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute, fetch_all
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
+    Connection,
+    execute,
+    fetch_all,
+    fetch_one,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from psycopg2 import sql
 
@@ -16,6 +22,43 @@ _GRANTEES = """
 SELECT DISTINCT CASE WHEN a.grantee = 0 THEN NULL ELSE pg_catalog.pg_get_userbyid(a.grantee)::text END AS grantee
 FROM pg_catalog.pg_database AS d, pg_catalog.aclexplode(d.datacl) AS a WHERE d.datname = current_database()
 """
+
+# As text, since it is only asked whether somebody has changed it: owner, privileges, limit, template, settings.
+_FINGERPRINT = """
+SELECT concat_ws(' ', d.datdba, d.datacl::text, d.datconnlimit, d.datistemplate,
+                 (SELECT string_agg(concat_ws(' ', s.setrole, s.setconfig::text), ' ' ORDER BY s.setrole)
+                    FROM pg_catalog.pg_db_role_setting AS s WHERE s.setdatabase = d.oid))
+  FROM pg_catalog.pg_database AS d WHERE {which}
+"""
+_CHANGED = "P0BG1"
+_REFUSE = """
+DO $refuse$
+BEGIN
+    IF ({now}) IS DISTINCT FROM {then} THEN
+        RAISE EXCEPTION 'the database was changed' USING ERRCODE = {code};
+    END IF;
+END
+$refuse$
+"""
+
+
+def fingerprint(conn: Connection) -> str:
+    """:return: what is set on the database of a session."""
+    query = sql.SQL(_FINGERPRINT).format(which=sql.SQL("d.datname = current_database()"))
+    row = fetch_one(conn, sql.SQL("SELECT ({}) AS text").format(query))
+    return str(row["text"]) if row else ""
+
+
+def refusal(oid: int, then: str) -> sql.Composable:
+    """:param then: as :func:`fingerprint`.
+    :return: a statement that fails where it is another by now: behind the lock of a rename nobody changes it any more."""
+    now = sql.SQL(_FINGERPRINT).format(which=sql.SQL("d.oid = {}").format(sql.Literal(oid)))
+    return sql.SQL(_REFUSE).format(now=now, then=sql.Literal(then), code=sql.Literal(_CHANGED))
+
+
+def is_refusal(exc: psycopg2.Error) -> bool:
+    """:return: whether it is the failure of :func:`refusal`."""
+    return exc.pgcode == _CHANGED
 
 
 def follow(live: Connection, green: Connection) -> list[str]:

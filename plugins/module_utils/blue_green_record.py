@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
+import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     backup_store,
     blue_green_change,
@@ -24,15 +25,17 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     standby_readers,
     swap,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_change import Change
+from ansible_collections.whitecross.pgops.plugins.module_utils.blue_green_change import OVER, Change
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
 from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks import SWAPPED
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, as_pgops_error
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import tables_of
 
 # What the audit keeps of an applied version, and of what its manifest says.
 _APPLIED = ("version", "name", "duration_s", "step_durations", "indexes", "notes")
 _DECLARED = ("version", "name", "checksum", "rendered_checksum", "title", "why", "risk", "phi")
+
+_CUT_OFF = "was changed over by a run that was cut off, and the rest of it, with what the audit keeps, is not done"
 
 
 def applied(done: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -60,6 +63,33 @@ def over(change: Change, conn: Connection) -> dict[str, Any] | None:
     }
 
 
+def told_over(change: Change, conn: Connection) -> dict[str, Any]:
+    """:return: for who only looks, that it is over, with its ``state``, and how it is told; without one where it is not."""
+    if over(change, conn) is None:
+        return {"told": []}
+    return {
+        "state": OVER,
+        "green": change.green,
+        "why": None,
+        "told": [_CUT_OFF],
+        "changed": True,
+    }
+
+
+def refuse_over(change: Change, conn: Connection) -> None:
+    """What a change-over has left behind its renames says which versions it brought.
+
+    :raises PgopsError: one was cut off there.
+    """
+    if over(change, conn):
+        raise PgopsError(
+            f"{change.database} {_CUT_OFF}; nothing was prepared.",
+            database=change.database,
+            hint="Finish it first with -e blue_green_stage=change_over.",
+            extra={"reason": "over"},
+        )
+
+
 def replaced(change: Change, conn: Connection, aside: str) -> dict[str, Any] | None:
     """:return: the record of the run that has prepared it, in the database that went aside; None where that is not there any more."""
     with (
@@ -74,8 +104,12 @@ def told(record: Mapping[str, Any], migrations: Sequence[Mapping[str, Any]]) -> 
     :return: ``versions``; ``applied``, as an apply tells them, each with the ``run_id`` whose rows the audit has; ``planned``, what their
         manifests declare; ``tables`` that they name."""
     versions = [str(version) for version in record.get("versions") or []]
-    tree = [version for version in migrations if str(version["version"]) in versions]
-    names = {str(version["version"]): version.get("name") for version in tree}
+    # Who gives it up has no tree.
+    found = {
+        **declared(migrations, versions),
+        **{name: record[name] for name in ("planned", "tables") if name in record},
+    }
+    names = {str(version["version"]): version.get("name") for version in found["planned"]}
     known = {str(item["version"]): item for item in record.get("applied") or []}
     return {
         "versions": versions,
@@ -83,6 +117,14 @@ def told(record: Mapping[str, Any], migrations: Sequence[Mapping[str, Any]]) -> 
             {"version": version, "name": names.get(version), **known.get(version, {}), "run_id": record.get("run_id")}
             for version in versions
         ],
+        **found,
+    }
+
+
+def declared(migrations: Sequence[Mapping[str, Any]], versions: Sequence[str]) -> dict[str, Any]:
+    """:return: ``planned``, what the manifests of these versions declare, and ``tables`` that they name."""
+    tree = [version for version in migrations if str(version["version"]) in versions]
+    return {
         "planned": [{name: version.get(name) for name in _DECLARED} for version in tree],
         "tables": tables_of(tree),
     }
@@ -110,10 +152,18 @@ def newest_backup(directory: str | None, database: str) -> dict[str, Any] | None
     }
 
 
-def keep_run(change: Change, run: ledger.Run) -> None:
-    """Write the run that has changed over into the ledger, which is the new database's by now."""
-    with closing(change.connect(change.target)) as conn:
-        if ledger.schema_version(conn):
-            with ledger.transaction(conn):
-                ledger.start_run(conn, run)
-                ledger.finish_run(conn, run.id, "changed_over")
+def keep_run(change: Change, run: ledger.Run) -> list[str]:
+    """Write the run that has changed over into the ledger, which is the new database's by now.
+
+    :return: that it could not be, in words. The names are swapped, and what is left behind them is taken away all the same.
+    """
+    try:
+        with closing(change.connect(change.target)) as conn:
+            if ledger.schema_version(conn):
+                with ledger.transaction(conn):
+                    ledger.start_run(conn, run)
+                    ledger.finish_run(conn, run.id, "changed_over")
+    except (PgopsError, psycopg2.Error) as exc:
+        why = as_pgops_error(exc, f"Run {run.id} cannot be written").message
+        return [f"the ledger does not name this run: {why}"]
+    return []

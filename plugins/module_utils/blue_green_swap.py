@@ -58,6 +58,7 @@ class ChangeOver(swap.Swap):
         self._sessions: tuple[Connection, Connection] | None = None
         # What was set on the live database since the preparation, by name.
         self.set_meanwhile: list[str] = []
+        self._properties = ""
 
     def _look(self, conn: Connection) -> tuple[Database, Database]:
         live, staged = super()._look(conn)
@@ -108,6 +109,8 @@ class ChangeOver(swap.Swap):
 
     def _follow_properties(self) -> None:
         assert self._sessions is not None
+        source = self._sessions[0]
+        self._properties = blue_green_properties.fingerprint(source)
         for name in blue_green_properties.follow(*self._sessions):
             if name not in self.set_meanwhile:
                 self.set_meanwhile.append(name)
@@ -142,3 +145,20 @@ class ChangeOver(swap.Swap):
             raise from_psycopg(exc, f"The end of the replication of {self.live} failed", database=self.live) from None
         finally:
             positions.close()
+
+    def _last_looks(self, live: Database) -> list[sql.Composable]:
+        return [blue_green_properties.refusal(live.oid, self._properties)]
+
+    def _swap_names(self, conn: Connection, live: Database, staged: Database, aside: str) -> None:
+        try:
+            super()._swap_names(conn, live, staged, aside)
+        except psycopg2.Error as exc:
+            if not blue_green_properties.is_refusal(exc):
+                raise
+            raise PgopsError(
+                f"No change-over of {self.live}: what is set on the database itself (owner, privileges, limits, settings) was changed while its "
+                "clients were kept out; the fence was lifted again and the database is as it was.",
+                database=self.live,
+                hint="Run the same command again: it gives the new database what was set.",
+                extra={"reason": "set_meanwhile"},
+            ) from None

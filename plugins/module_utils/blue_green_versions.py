@@ -21,6 +21,11 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Work
 
+_NOTHING: Mapping[str, Any] = {
+    "pending": [], "later": [], "waiting": [], "applied": [], "risk": None, "state": {}, "tables": [], "table_bytes": {}, "prepared": "",
+}  # fmt: skip
+_NOT_EXPECTED = {"expected_seconds": None, "expected_for_rows": None, "to_be_split": False}
+
 
 def pending(change: Change, migrations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """:return: the versions to apply, in order. :raises PgopsError: one of them works on rows, of which the empty copy has none."""
@@ -40,6 +45,24 @@ def pending(change: Change, migrations: Sequence[Mapping[str, Any]]) -> list[Map
     return chosen
 
 
+def is_left(change: Change, migrations: Sequence[Mapping[str, Any]]) -> bool:
+    """:return: whether a pending version is one for a blue-green change, also behind others that are applied online."""
+    return _has_one(_all(change, migrations)["pending"], migrations)
+
+
+def _all(change: Change, migrations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    selection = Selection(strategy=strategies_of_versions.ANY)
+    return preview.preview(change.target, migrations, selection, run_id=change.work.run_id)
+
+
+def _has_one(pending: Sequence[Mapping[str, Any]], migrations: Sequence[Mapping[str, Any]]) -> bool:
+    versions = {str(item["version"]) for item in pending}
+    return any(
+        version.get("strategy") == strategies_of_versions.BLUE_GREEN and str(version["version"]) in versions
+        for version in migrations
+    )
+
+
 def looking(target: Target, run_id: str) -> Change:
     """:return: a change that is only looked at."""
     return Change(target, Work(run_id))
@@ -47,15 +70,21 @@ def looking(target: Target, run_id: str) -> Change:
 
 def planned(change: Change, migrations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """:return: as ``preview.preview``, of the versions that a change-over would bring, or a preparation would apply; where only the end of a
-    change-over that was killed is missing, nothing is pending."""
+    change-over that was killed is missing, nothing is pending. What a version would take in the live database keeps nobody waiting: it is
+    made in the new one, which is empty."""
+    plan = _planned(change, migrations)
+    return {**plan, "pending": [{**item, **_NOT_EXPECTED} for item in plan["pending"]]}
+
+
+def _planned(change: Change, migrations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     with closing(change.connect(change.target.maintenance())) as conn:
         if blue_green_record.over(change, conn):
-            return {
-                "pending": [], "later": [], "waiting": [], "applied": [], "risk": None, "state": {}, "tables": [], "table_bytes": {},
-                "prepared": "",
-            }  # fmt: skip
+            return dict(_NOTHING)
         found = blue_green_change.look(change, conn)
     if found["state"] != READY:
+        every = _all(change, migrations)
+        if not _has_one(every["pending"], migrations):
+            return {**_NOTHING, "applied": every["applied"]}
         selection = Selection(strategy=strategies_of_versions.BLUE_GREEN)
         return preview.preview(change.target, migrations, selection, run_id=change.work.run_id)
     versions = [str(version) for version in found["record"]["versions"]]

@@ -7,25 +7,34 @@ alone. The target has no parser of SQL, so what is not known to be harmless may 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
-from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import NAME, folded
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all
+from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import NAME, folded, name_parts
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import without_comments, without_strings
 
-BLOCK = re.compile(r"(?:\s|--[^\n]*\n|/\*.*?\*/)*DO\b", re.IGNORECASE | re.DOTALL)
+_QUALIFIED = rf"{NAME}(?:\s*\.\s*{NAME}){{0,2}}"
+_GAP = r"(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/)"
+BLOCK = re.compile(rf"{_GAP}*DO\b", re.IGNORECASE | re.DOTALL)
+_LANGUAGE = rf"""LANGUAGE\b{_GAP}*(?:plpgsql\b|"plpgsql"|'plpgsql'){_GAP}*"""
 _BODY = re.compile(
-    r"DO\s+(?:LANGUAGE\s+plpgsql\s+)?\$(\w*)\$(.*)\$\1\$\s*(?:LANGUAGE\s+plpgsql\s*)?;?\s*", re.IGNORECASE | re.DOTALL
+    rf"DO\b{_GAP}*(?:{_LANGUAGE})?\$(\w*)\$((?:(?!\$\1\$).)*)\$\1\${_GAP}*(?:{_LANGUAGE})?;?{_GAP}*",
+    re.IGNORECASE | re.DOTALL,
 )
-_EXECUTE = re.compile(r"\bEXECUTE\b(?!\s+(?:FUNCTION|PROCEDURE)\b)", re.IGNORECASE)
+# The server nests comments and has names by number; neither is read here.
+_STRANGE = re.compile(r"/\*(?:(?!\*/).)*/\*|\bU&[\"']", re.IGNORECASE | re.DOTALL)
+_EXECUTE = re.compile(r"\bEXECUTE\b(?!\s+(?:FUNCTION|PROCEDURE|ON)\b)", re.IGNORECASE)
 # One statement, known up to its names and values: %s could bring in another one.
 _EXECUTES_HARMLESS = re.compile(
-    r"\bEXECUTE\s+(?:(?:pg_catalog\s*\.\s*)?format\s*\(\s*)?'\s*(?:COMMENT|GRANT|REVOKE|ANALYZE)\b[^';%]*(?:%[IL][^';%]*)*'\s*[;,)]",
+    r"\bEXECUTE\s+(?:(?:pg_catalog\s*\.\s*)?format\s*\(\s*)?'\s*(?:COMMENT\s+ON|GRANT|REVOKE|ANALYZE)\b[^';%]*(?:%[IL][^';%]*)*'\s*[;,)]",
     re.IGNORECASE,
 )
 _EXECUTES_MORE = re.compile(_EXECUTE.pattern + r"[^;]*\|\|", re.IGNORECASE)
-_HARMLESS = re.compile(r"\s*(?:COMMENT|GRANT|REVOKE|ANALYZE)\b", re.IGNORECASE)
+# As a statement; a variable may have one of these names.
+_HARMLESS = re.compile(r'\s*(?:COMMENT\s+ON\b|(?:GRANT|REVOKE)\s+[\w"]|ANALYZE\b\s*(?:[\w"(;]|$))', re.IGNORECASE)
 _CHANGES = re.compile(
-    r"\b(?:ALTER|CREATE|DROP|INSERT|UPDATE|DELETE|MERGE|TRUNCATE|COPY|REFRESH|REINDEX|CLUSTER|REASSIGN|IMPORT|SECURITY|DO)\b"
+    r"\b(?:ALTER|CREATE|DROP|INSERT|UPDATE|DELETE|MERGE|TRUNCATE|COPY|REFRESH|REINDEX|CLUSTER|REASSIGN|IMPORT|SECURITY)\b"
     r"|\bEXECUTE\s+(?:FUNCTION|PROCEDURE)\b",
     re.IGNORECASE,
 )
@@ -33,26 +42,48 @@ _OPENS = re.compile(
     r"\s*(?:(?P<plain>BEGIN|ELSE|LOOP|DECLARE|<<\s*\w+\s*>>)(?!\w)|(?P<then>IF|ELSIF|ELSEIF|EXCEPTION|WHEN)\b|(?P<loop>FOR|FOREACH|WHILE)\b)",
     re.IGNORECASE,
 )
+_BRANCHES = re.compile(r"\b(?:THEN|LOOP|RETURN|EXIT|CONTINUE|(?<!\bRAISE )EXCEPTION)\b", re.IGNORECASE)
 _TOKEN = re.compile(r'"[^"]*"|\w+')
-_CALL = re.compile(rf"(?<![\w$\".])(?P<name>{NAME}(?:\s*\.\s*{NAME})?)\s*\(", re.IGNORECASE)
+_CALL = re.compile(rf"(?<![\w$\".])(?P<name>{NAME}(?:\s*\.\s*{NAME})*)\s*\(", re.IGNORECASE)
 _ALIAS = re.compile(rf"(?:\bAS\s+|\)\s*){NAME}\s*\(", re.IGNORECASE)
-# Words before a parenthesis that call nothing, or a function of the server that only reads.
+_CALLS = re.compile(r"CALL\b", re.IGNORECASE)
+_DROPS_FUNCTIONS = re.compile(r"DROP\s+(?:FUNCTION|PROCEDURE|ROUTINE|AGGREGATE|OPERATOR)\b", re.IGNORECASE)
+# What is made or written to has its columns or its arguments behind its name.
+_NAMED = re.compile(
+    r"\b(?:(?:INTO|REFERENCES|VIEW|WITH(?:\s+RECURSIVE)?|EXCLUDE\s+USING|TABLE(?:\s+IF\s+(?:NOT\s+)?EXISTS)?|"
+    rf"(?:FUNCTION|PROCEDURE|ROUTINE|AGGREGATE)(?:\s+IF\s+EXISTS)?)\s+{_QUALIFIED})\s*\(",
+    re.IGNORECASE,
+)
+_INDEXED = re.compile(
+    rf"(?P<made>\s*CREATE\s+(?:UNIQUE\s+)?INDEX\b[^()]*?\bON\s+(?:ONLY\s+)?){_QUALIFIED}\s*(?:USING\s+{NAME}\s*)?\(",
+    re.IGNORECASE,
+)
+# Words before a parenthesis that call nothing, or a function of the server that changes no object and no row.
 _READS = re.compile(
-    r"(?:pg_catalog\s*\.\s*)?(?:"
+    r"(?P<schema>pg_catalog\s*\.\s*)?(?P<word>"
     r"all|and|any|array|as|between|by|case|cast|coalesce|distinct|else|elsif|except|exists|extract|filter|from|greatest|having|if|in|"
     r"intersect|is|join|lateral|least|like|not|nullif|on|or|over|partition|return|row|select|some|then|union|using|values|when|where|while|"
-    r"char|character|decimal|interval|numeric|time|timestamp|timestamptz|varchar|"
-    r"abs|array_agg|array_length|array_position|bool_and|bool_or|btrim|cardinality|ceil|char_length|clock_timestamp|concat|concat_ws|count|"
-    r"col_description|current_database|current_schema|current_setting|date_trunc|floor|format|format_type|generate_series|has_\w+_privilege|"
-    r"jsonb?_\w+|left|length|lower|ltrim|max|md5|min|mod|now|num_nulls|num_nonnulls|obj_description|position|quote_ident|quote_literal|"
-    r"quote_nullable|regexp_\w+|repeat|replace|right|round|rtrim|shobj_description|split_part|starts_with|string_agg|string_to_array|"
-    r"strpos|substr|substring|sum|to_char|to_json|to_jsonb|to_reg\w+|trim|unnest|upper|version|"
+    r"check|conflict|default|exclude|hash|identity|include|key|list|materialized|null|only|options|range|reset|returning|set|to|unique|with|"
+    r"bit|char|character|decimal|float|interval|numeric|time|timestamp|timestamptz|varchar|varying|"
+    r"abs|age|array_\w+|ascii|avg|bool_and|bool_or|btrim|cardinality|ceil|char_length|chr|clock_timestamp|concat|concat_ws|count|"
+    r"col_description|current_database|current_schema|current_setting|date_part|date_trunc|decode|encode|first_value|floor|format|"
+    r"format_type|gen_random_uuid|generate_series|has_\w+_privilege|initcap|"
+    r"jsonb?_\w+|lag|last_value|lead|left|length|lower|lpad|ltrim|make_\w+|max|md5|min|mod|nextval|now|num_nulls|num_nonnulls|"
+    r"obj_description|overlay|position|quote_ident|quote_literal|quote_nullable|random|rank|regexp_\w+|repeat|replace|right|round|"
+    r"row_number|rpad|rtrim|sha256|shobj_description|split_part|starts_with|string_agg|string_to_array|"
+    r"strpos|substr|substring|sum|to_char|to_date|to_json|to_jsonb|to_number|to_reg\w+|to_timestamp|translate|trim|unnest|upper|version|"
     r"pg_get_\w+|pg_typeof|pg_\w*_size|pg_\w+_is_visible|pg_has_role|pg_sleep|pg_index_column_has_property"
     r")\s*",
     re.IGNORECASE,
 )
+# Each may stand before pg_catalog in a search_path; what an extension brings does what its name says.
+_OWN = """
+SELECT DISTINCT p.proname::text AS name FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+ WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')
+   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+"""
 _ALTER_TABLE = re.compile(
-    rf"\s*ALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?{NAME}(?:\s*\.\s*{NAME})?\s*(?P<actions>\S.*?)\s*;?\s*",
+    rf"\s*ALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?{_QUALIFIED}\s*(?P<actions>\S.*?)\s*;?\s*",
     re.IGNORECASE | re.DOTALL,
 )
 _OF_CONSTRAINT = re.compile(
@@ -60,77 +91,138 @@ _OF_CONSTRAINT = re.compile(
     rf"|RENAME\s+CONSTRAINT\s+(?P<old>{NAME})\s+TO\s+(?P<new>{NAME}))\s*",
     re.IGNORECASE | re.DOTALL,
 )
+_DEFINES = re.compile(r"\s*(?P<verb>ALTER|CREATE|DROP)\b", re.IGNORECASE)
+_DROPS_ROWS = re.compile(
+    r"\s*DROP\s+(?:FOREIGN\s+)?(?:TABLE|SCHEMA|TYPE|DOMAIN|EXTENSION|OWNED)\b|\bCASCADE\b", re.IGNORECASE
+)
+_ALTERS_ROWS = re.compile(
+    r"\b(?:TYPE|USING|DETACH|SET\s+EXPRESSION)\b|\bDROP\b(?!\s+(?:CONSTRAINT|DEFAULT|NOT\s+NULL|IDENTITY|EXPRESSION)\b)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """The constraints that a part drops, and both names of those that it renames."""
+
+    gone: frozenset[str]
+    renamed: frozenset[str]
+
+
+def own_functions(conn: Connection) -> frozenset[str]:
+    """:return: the names of functions that are not the server's: one that is called may be any of them."""
+    return frozenset(str(row["name"]) for row in fetch_all(conn, _OWN))
 
 
 def puts_together(text: str) -> bool:
     """:return: whether it is a block that executes what its text does not show, or is in no language that is read here."""
-    return bool(BLOCK.match(text)) and _body(text) is None
+    if BLOCK.match(text):
+        return _body(text) is None
+    return bool(_STRANGE.search(text)) and bool(re.search(r"\bDO\b", text, re.IGNORECASE))
 
 
-def changing(text: str) -> list[str]:
-    """:return: the parts of a statement that may change something: itself, or of a block those of its body, without comments and
-    strings. The whole block where its text does not show what it does: it executes what it puts together, or calls what may do
-    anything."""
-    if not BLOCK.match(text):
-        return [] if _HARMLESS.match(without_comments(text)) else [text]
-    parts = _of_block(text)
-    return [text] if parts is None else parts
+def changing(text: str, own: Collection[str]) -> list[str]:
+    """:param own: see :func:`own_functions`.
+    :return: the parts of a statement that may change something: itself without comments, or of a block those of its body, without
+    comments and strings. The whole block where its text does not show what it does: it executes what it puts together, or calls
+    what may do anything."""
+    if BLOCK.match(text):
+        parts = _of_block(text, own)
+        return [text] if parts is None else parts
+    if _STRANGE.search(text):
+        return [text]
+    bare = without_comments(text).strip()
+    return [] if _HARMLESS.match(bare) else [bare]
 
 
-def constraints(part: str) -> set[str] | None:
-    """:return: the constraints that a part drops or renames; None where it may do something else."""
+def always(text: str) -> bool:
+    """:return: whether a statement does on each of its ways all that :func:`changing` finds."""
+    body = _body(text) if BLOCK.match(text) else ""
+    return body is not None and not _BRANCHES.search(body)
+
+
+def constraints(part: str) -> Constraints | None:
+    """:return: None where a part may do something else than to add, drop, rename or validate constraints."""
     found = _ALTER_TABLE.fullmatch(without_strings(part))
     if not found:
         return None
     actions, before = found["actions"], None
     while actions != before:
         before, actions = actions, re.sub(r"\([^()]*\)", " ", actions)
-    names: set[str] = set()
+    gone: set[str] = set()
+    renamed: set[str] = set()
     for action in actions.split(","):
         one = _OF_CONSTRAINT.fullmatch(action)
         if not one:
             return None
-        names |= {folded(name) for name in (one["gone"], one["old"], one["new"]) if name}
-    return names
+        gone |= {folded(one["gone"])} if one["gone"] else set()
+        renamed |= {folded(name) for name in (one["old"], one["new"]) if name}
+    return Constraints(frozenset(gone), frozenset(renamed))
+
+
+def lost(part: str) -> str:
+    """:return: where rows or values may go or change, what of the part names them: of ALTER TABLE its actions; else nothing."""
+    text = without_strings(part)
+    defines = _DEFINES.match(text)
+    if not defines:
+        return part
+    verb = defines["verb"].upper()
+    if verb == "CREATE":
+        return ""
+    altered = _ALTER_TABLE.fullmatch(text)
+    named = altered["actions"] if altered else text
+    return named if (_DROPS_ROWS if verb == "DROP" else _ALTERS_ROWS).search(_unquoted(named)) else ""
+
+
+def _unquoted(text: str) -> str:
+    """:return: where key words can stand."""
+    return re.sub(r'"[^"]*"', '""', text)
 
 
 def _body(text: str) -> str | None:
     """:return: of a block, without comments and strings; None where they matter."""
     start = BLOCK.match(text)
     found = _BODY.fullmatch(text, start.end() - len("DO")) if start else None
-    if not found:
+    if not found or _STRANGE.search(text):
         return None
     bare, shown = without_strings(found[2]), without_comments(found[2])
+    if any(BLOCK.match(part) for part, _ in _parts(bare)):
+        return None
     executes = len(_EXECUTE.findall(bare))
     known = executes == len(_EXECUTE.findall(shown)) == len(_EXECUTES_HARMLESS.findall(shown))
     return bare if known and not _EXECUTES_MORE.search(bare) else None
 
 
-def _of_block(text: str) -> list[str] | None:
+def _of_block(text: str, own: Collection[str]) -> list[str] | None:
     body = _body(text)
     if body is None:
         return None
-    parts = [part.strip() for piece in body.split(";") for part in _parts(piece) if not _HARMLESS.match(part)]
-    changes = [part for part in parts if _CHANGES.search(re.sub(r'"[^"]*"', '""', part))]
-    return changes if all(part in changes or _only_reads(part) for part in parts) else None
+    parts = [part.strip() for part, is_statement in _parts(body) if not (is_statement and _HARMLESS.match(part))]
+    if not all(_only_reads(part, own) for part in parts):
+        return None
+    return [part for part in parts if _CHANGES.search(_unquoted(part))]
 
 
-def _parts(piece: str) -> Iterator[str]:
-    """:return: the conditions that a piece between two semicolons opens with, and what is done under them."""
-    place = 0
-    while True:
-        opens = _OPENS.match(piece, place)
-        if not opens:
-            break
-        if opens["plain"]:
-            place = opens.end()
-            continue
-        end = _end_of_condition(piece, opens.end(), "then" if opens["then"] else "loop")
-        if end is None:
-            break
-        yield piece[opens.end() : end[0]]
-        place = end[1]
-    yield piece[place:]
+def _parts(body: str) -> Iterator[tuple[str, bool]]:
+    """:return: the conditions, declarations and statements of a body, each with whether it is a statement."""
+    declares = False
+    for piece in body.split(";"):
+        place = 0
+        while True:
+            opens = _OPENS.match(piece, place)
+            if not opens:
+                break
+            if opens["plain"]:
+                word = opens["plain"].upper()
+                declares = word == "DECLARE" or (declares and word != "BEGIN")
+                place = opens.end()
+                continue
+            end = _end_of_condition(piece, opens.end(), "then" if opens["then"] else "loop")
+            if end is None:
+                break
+            yield piece[opens.end() : end[0]], False
+            place = end[1]
+        yield piece[place:], not declares
 
 
 def _end_of_condition(piece: str, place: int, word: str) -> tuple[int, int] | None:
@@ -143,6 +235,15 @@ def _end_of_condition(piece: str, place: int, word: str) -> tuple[int, int] | No
     return None
 
 
-def _only_reads(part: str) -> bool:
-    called = _CALL.finditer(_ALIAS.sub(" (", _EXECUTE.sub(" ", part)))
-    return all(_READS.fullmatch(call["name"]) for call in called) and not re.match(r"CALL\b", part, re.IGNORECASE)
+def _only_reads(part: str, own: Collection[str]) -> bool:
+    """:return: whether a part calls nothing but what reads, beside what it says that it changes."""
+    if _DROPS_FUNCTIONS.match(part):
+        return True
+    text = _INDEXED.sub(r"\g<made>0 (", _EXECUTE.sub(" ", part))
+    text = _ALIAS.sub(" 0 (", _NAMED.sub(" 0 (", text))
+    return not _CALLS.match(part) and all(_is_read(call["name"], own) for call in _CALL.finditer(text))
+
+
+def _is_read(name: str, own: Collection[str]) -> bool:
+    found = _READS.fullmatch(name)
+    return found is not None and (bool(found["schema"]) or name_parts(name)[-1] not in own)

@@ -345,12 +345,22 @@ def _pin(conn: Connection, target: Target) -> None:
             except psycopg2.Error as exc:
                 if exc.pgcode not in _NO_SUCH_RIGHT:
                     raise
-                raise PgopsError(
-                    f"Role {target.user} may not act as the owner role {target.owner} on {target}; "
-                    f"GRANT {quoted(target.owner)} TO {quoted(target.user)}.",
-                    sqlstate=exc.pgcode,
-                    database=target.database,
-                ) from None
+                raise _no_owner(target, conn, str(exc.pgcode)) from None
+
+
+def _no_owner(target: Target, conn: Connection, sqlstate: str) -> PgopsError:
+    """Why the session cannot act as the owner: GRANT would not help, or would give more than the owner's objects."""
+    row = fetch_one(conn, "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = %s", (target.owner,))
+    if row is None:
+        told = f"There is no role {target.owner} on {target}, whose objects pgops_owner says these are"
+        way = "set pgops_owner to the role that owns them"
+    elif row["rolsuper"]:
+        told = f"The owner role {target.owner} on {target} is a superuser, as which {target.user} may not act"
+        way = "set pgops_owner to a role without superuser, and give the objects to that one with ALTER ... OWNER TO"
+    else:
+        told = f"Role {target.user} may not act as the owner role {target.owner} on {target}"
+        way = f"GRANT {quoted(target.owner)} TO {quoted(target.user)}"
+    return PgopsError(f"{told}; {way}.", sqlstate=sqlstate, database=target.database)
 
 
 def refuse_transaction_pooler(target: Target, conn: Connection) -> None:

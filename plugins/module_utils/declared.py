@@ -27,6 +27,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     server_version,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.function_statements import FunctionStatements, Said
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import Migration, transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control, Progress
 from ansible_collections.whitecross.pgops.plugins.module_utils.scratch import drop_leftovers, empty_database
@@ -271,15 +272,15 @@ def _add_function_rights(
     migrations: Sequence[Mapping[str, Any]],
     recorded: Collection[str],
 ) -> None:
-    ran = [migration for migration in migrations if str(migration["version"]) not in recorded]
+    statements = FunctionStatements(migrations)
     different = function_rights.differences(
-        comparison.declared, found, maker=made.role, role=role, migrations=migrations
+        comparison.declared, found, maker=made.role, role=role, statements=statements
     )
     failed = set()
     for one in different:
         level, note = NOTICE if one.added else FAIL if one.fails else WARN, f"type: {one.mend}"
         # An adoption compares no privileges: nobody has ever given or taken this one here.
-        if level == FAIL and one.attribute != "owner" and recorded and not function_rights.is_made_by(ran, one.object):
+        if level == FAIL and recorded and _is_of_adopted(statements.said(one.object), one, recorded):
             level, note = WARN, f"{note} Its version was recorded at adoption and did not run"
         if level == FAIL:
             failed.add(catalog.name_of(one.object))
@@ -289,6 +290,13 @@ def _add_function_rights(
     for line in comparison.lines:
         if line["kind"] in function_rights.KINDS and line["object"] in failed:
             line["passed"] = False
+
+
+def _is_of_adopted(said: Said, one: function_rights.RightsDifference, recorded: Collection[str]) -> bool:
+    """:return: whether no version that ran here decides it, and none names its owner."""
+    if one.attribute == "owner":
+        return said.owner is None and said.maker in recorded
+    return said.versions <= set(recorded)
 
 
 def compare_recorded(conn: Connection, recorded: catalog.Inventory) -> Comparison:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts import own_functions
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.drop_refusal import InTheWay, Refused, refusal
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
@@ -209,7 +210,7 @@ class Dependents:
         :return: those drops at which this did not look.
         :raises PgopsError: names what stands on it.
         """
-        way_down = WayDown(self.chosen, self.standing)
+        way_down = WayDown(self.chosen, self.standing, own_functions(conn))
         drops: list[Drop] = []
         unlooked: list[Drop] = []
         for drop in way_down.drops(version):

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import catalog
+from ansible_collections.whitecross.pgops.plugins.module_utils.function_statements import FunctionStatements
 from ansible_collections.whitecross.pgops.plugins.module_utils.identifiers import quoted
 
 # Each with what its definition is called in GRANT and in ALTER ... OWNER.
@@ -50,23 +51,25 @@ class RightsDifference:
 
 
 def differences(
-    declared: catalog.Inventory, found: catalog.Inventory, *, maker: str, role: str, migrations: Any = ()
+    declared: catalog.Inventory, found: catalog.Inventory, *, maker: str, role: str, statements: FunctionStatements
 ) -> list[RightsDifference]:
     """:param declared: what the migrations make in an empty database.
     :param found: the database.
     :param maker: the role that they were run as there; what belongs to it belongs here to the role that migrates.
     :param role: the role that migrates this database.
-    :param migrations: the migrations, whose statements may name ``maker`` as an owner themselves.
+    :param statements: those of the migrations, which may name ``maker`` as an owner themselves.
     :return: by object, what differs. A right that a named role has beyond what is declared is an addition of the site.
     """
     owners = _owners(declared, found, maker, role)
-    if maker not in owners and _is_named_as_owner(maker, _texts(migrations)):
+    if maker not in owners and statements.acts_as(maker):
         owners.append(maker)
     told: list[RightsDifference] = []
     for key in sorted(declared):
         kind = catalog.kind_of(key)
         if kind in KINDS and key in found and _is_looked_at(declared[key]):
-            told += _of_owner(key, KINDS[kind][1], declared[key], found[key], maker, owners)
+            named = statements.said(key).owner == declared[key]["owner"]
+            right = owners if declared[key]["owner"] == maker and not named else [str(declared[key]["owner"])]
+            told += _of_owner(key, KINDS[kind][1], found[key], right)
             told += _of_execute(key, KINDS[kind][0], declared[key], found[key], {maker, role, *owners})
     return told
 
@@ -81,13 +84,6 @@ def _owners(declared: catalog.Inventory, found: catalog.Inventory, maker: str, r
     )
     most = [owner for owner, _ in counted.most_common(1)]
     return list(dict.fromkeys([*most, role]))
-
-
-def _is_named_as_owner(role: str, texts: Iterable[str]) -> bool:
-    named = re.compile(
-        rf'\b(?:OWNER\s+TO|ROLE|AUTHORIZATION)\s+(?:"{re.escape(role)}"|{re.escape(role)}\b)', re.IGNORECASE
-    )
-    return any(named.search(text) for text in texts)
 
 
 def statements(key: str, definition: Mapping[str, Any]) -> list[str]:
@@ -105,26 +101,6 @@ def statements(key: str, definition: Mapping[str, Any]) -> list[str]:
     return taken + given
 
 
-def is_made_by(migrations: Any, key: str) -> bool:
-    """:return: whether a statement of these migrations makes the function, alters it or says who may call it."""
-    path = catalog.name_of(key).partition("(")[0]
-    name = re.escape(path.rpartition(".")[2].strip('"'))
-    made = re.compile(
-        r"\b(?:CREATE|REPLACE|ALTER|ON)\s+(?:FUNCTION|PROCEDURE|ROUTINE|AGGREGATE)\s+(?:IF\s+EXISTS\s+)?"
-        rf'(?:"?\w+"?\s*\.\s*)?"?{name}(?!\w)',
-        re.IGNORECASE,
-    )
-    return any(made.search(text) for text in _texts(migrations))
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (Mapping, list, tuple)):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(part)
-
-
 def _is_looked_at(definition: catalog.Definition) -> bool:
     text = str(definition.get("definition") or "")
     body = _BODY.search(text)
@@ -134,10 +110,7 @@ def _is_looked_at(definition: catalog.Definition) -> bool:
     return _may(definition, set()) != {_PUBLIC, owner}
 
 
-def _of_owner(
-    key: str, kind: str, declared: catalog.Definition, found: catalog.Definition, maker: str, owners: list[str]
-) -> list[RightsDifference]:
-    right = owners if declared["owner"] == maker else [str(declared["owner"])]
+def _of_owner(key: str, kind: str, found: catalog.Definition, right: list[str]) -> list[RightsDifference]:
     if found["owner"] in right:
         return []
     mend = f"ALTER {kind} {catalog.name_of(key)} OWNER TO {quoted(right[0])};"

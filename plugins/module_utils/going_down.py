@@ -21,7 +21,8 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.statements import
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import without_strings
 
-_QUALIFIED = rf"{NAME}(?:\s*\.\s*{NAME})?"
+# The database may stand before the schema.
+_QUALIFIED = rf"{NAME}(?:\s*\.\s*{NAME}){{0,2}}"
 _IF_EXISTS = r"(?:IF\s+EXISTS\s+)?"
 _DROP = re.compile(
     r"\bDROP\s+(?P<kind>MATERIALIZED\s+VIEW|FOREIGN\s+TABLE|TABLE|VIEW|SEQUENCE|INDEX(?:\s+CONCURRENTLY)?|TYPE|DOMAIN|FUNCTION|"
@@ -98,12 +99,14 @@ class Drop:
 class WayDown:
     """The ways down of versions, statement by statement in the order in which they run.
 
+    :ivar own: see :func:`changing_parts.own_functions`.
     :ivar names: the words of each statement so far that is more than a drop: what it names it may change or drop.
     :ivar unseen: whether a block so far may have dropped or renamed what its text does not show.
     """
 
     chosen: Sequence[tuple[ledger.Migration, Mapping[str, Any]]]
     standing: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    own: frozenset[str] = frozenset()
     names: list[tuple[str, set[str]]] = field(default_factory=list)
     unseen: bool = False
 
@@ -112,7 +115,7 @@ class WayDown:
 
         :param only: this version alone, those before it are gone; None: all.
         """
-        moved = Moved()
+        moved = Moved(self.own)
         for row, migration in self.chosen:
             if only not in (None, row.version):
                 continue
@@ -128,7 +131,8 @@ class WayDown:
                 for statement in step.get("down") or []:
                     found = [drop for drop in dropped(row.version, statement) if not _stays(drop, kept)]
                     if not found or _does_more(str(statement["sql"])):
-                        self.names += [(row.version, words_of(part)) for part in changing(str(statement["sql"]))]
+                        parts = changing(str(statement["sql"]), self.own)
+                        self.names += [(row.version, words_of(part)) for part in parts]
                     yield from (replace(drop, later=drop in moved) for drop in found)
                     moved.add(statement)
                     self.unseen = self.unseen or _is_dynamic(str(statement["sql"]))
@@ -214,7 +218,7 @@ def _of_text(version: str, text: str) -> Iterator[Drop]:
 
 def _split(name: str) -> tuple[str, str]:
     found = name_parts(name)
-    return (found[0], found[1]) if len(found) == 2 else ("public", found[0])
+    return (found[-2], found[-1]) if len(found) > 1 else ("public", found[0])
 
 
 def _is_dynamic(text: str) -> bool:
@@ -229,7 +233,8 @@ def _stays(drop: Drop, kept: set[str]) -> bool:
 class Moved:
     """What earlier statements of a way down rename or make: the name stands for something else now, or for nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: frozenset[str] = frozenset()) -> None:
+        self.own = own
         self.renamed: set[str] = set()
         self.parts: set[tuple[str, str, str]] = set()
         self.added: set[str] = set()
@@ -243,7 +248,7 @@ class Moved:
                 name = str(made["name"]).lower()
                 self.made.add((str(made["table"]).lower(), name) if made["kind"] == "column" else (name, None))
             return
-        for part in changing(str(statement["sql"])):
+        for part in changing(str(statement["sql"]), self.own):
             renames = _RENAMES_PART.fullmatch(without_strings(part))
             if renames:
                 kind, (_, table) = renames["kind"].strip().lower() or "column", _split(renames["table"])

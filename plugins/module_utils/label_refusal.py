@@ -20,7 +20,13 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     ledger,
     look_before,
 )
-from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts import changing, constraints
+from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts import (
+    always,
+    changing,
+    constraints,
+    lost,
+    own_functions,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.enum_types import Enum, Table
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
@@ -45,7 +51,7 @@ def refuse_revert(
     :param unlooked: takes in, by version, what would refuse it now and is left to the look of the step.
     :raises PgopsError: a label is in use, or something stands on its type that cannot be carried over.
     """
-    before = _Before()
+    before = _Before(own_functions(conn))
     for row, migration in chosen:
         for ordinal in range(len(migration["steps"]), 0, -1):
             step = migration["steps"][ordinal - 1]
@@ -67,8 +73,6 @@ _COMMON = frozenset(
         "row rows rule statistics table tablespace text that the trigger type value view which whose",
     )
 )
-# They change no rows.
-_OF_NO_ROW = re.compile(r"\s*(ALTER|CREATE|DROP)\b(?!.*\bUSING\b)", re.IGNORECASE | re.DOTALL)
 
 
 def _words(text: str) -> set[str]:
@@ -79,16 +83,22 @@ def _words(text: str) -> set[str]:
 class _Before:
     """What goes down before the labels.
 
+    :ivar own: see :func:`changing_parts.own_functions`.
     :ivar gone: objects, in the words of :func:`existing.describe`.
     :ivar names: their names.
+    :ivar perhaps: the names of constraints that go on some of the ways through a block, or get another name.
     :ivar changed: words of statements of which nobody knows what else they take away.
-    :ivar changed_rows: words of those of them that may change rows.
+    :ivar changed_rows: words of those of them that may change rows, or take them away.
+    :ivar lost: of these the words of what goes or changes.
     """
 
+    own: frozenset[str]
     gone: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
+    perhaps: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
     changed_rows: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
 
     def add(self, step: Mapping[str, Any], kept: set[str]) -> None:
         """Take in the way down of a step."""
@@ -107,14 +117,17 @@ class _Before:
                     self.gone.add(word)
                     self.names.add(str(gone["name"]))
                 continue
-            for part in changing(text):
-                names = constraints(part)
-                if names is not None:
-                    self.names |= names
+            for part in changing(text, self.own):
+                found = constraints(part)
+                if found is not None:
+                    self.perhaps |= found.renamed
+                    (self.names if always(text) else self.perhaps).update(found.gone)
                     continue
                 self.changed |= _words(part)
-                if not _OF_NO_ROW.match(part):
+                named = _words(lost(part))
+                if named:
                     self.changed_rows |= _words(part)
+                    self.lost |= named
 
     def left_of(self, enum: Enum) -> Enum:
         """:return: the type as it is when these have gone, as far as that can be told."""
@@ -122,13 +135,13 @@ class _Before:
         own = {enum.schema, enum.name}
         for table in enum.tables:
             own |= {table.schema, table.name, *(column.name for column in table.columns)}
-        passing = (self.names | self.changed) - own - _COMMON
+        names = self.names | self.perhaps
+        # A trigger goes with its table, and with a column that it is about.
+        passing = ((names | self.changed) - own | self.lost - {enum.schema, enum.name}) - _COMMON
         return replace(
             enum,
             tables=tuple(tables),
-            policies=tuple(
-                item for item in enum.policies if item.name not in self.names and item.table not in self.changed
-            ),
+            policies=tuple(item for item in enum.policies if item.name not in names and item.table not in self.changed),
             strangers=tuple(what for what in enum.strangers if not _words(what) & passing),
             rewritten=tuple(what for what in enum.rewritten if not _words(what) & passing),
         )
@@ -138,11 +151,14 @@ class _Before:
         if f"table {name}" in self.gone:
             return replace(table, columns=())
         columns = tuple(column for column in table.columns if f"column {name}.{column.name}" not in self.gone)
-        checks = tuple(check for check in table.checks if check.name not in self.names)
-        late = tuple(item for item in table.late if item.name not in self.names)
-        indexes = tuple(index for index in table.indexes if index.name not in self.names)
+        names = self.names | self.perhaps
+        checks = tuple(check for check in table.checks if check.name not in names)
+        late = tuple(item for item in table.late if item.name not in names)
+        indexes = tuple(index for index in table.indexes if not {index.name} & (names | self.changed))
         if table.name in self.changed:
             columns, checks, late = tuple(replace(column, default=None) for column in columns), (), ()
+        if table.name in self.changed_rows:
+            indexes = ()
         return replace(table, columns=columns, checks=checks, indexes=indexes, late=late)
 
     def rows_of(self, enum: Enum) -> Enum:
@@ -201,9 +217,9 @@ def _refuse(going: Going, before: _Before) -> None:
 def _left_to_the_step(going: Going, before: _Before) -> str | None:
     """:return: what would refuse it now, and no longer if what goes before it changes all that it may."""
     enum = enum_types.find(going.conn, going.schema, going.name)
-    if enum is None or not going.labels or not before.changed:
+    if enum is None or not going.labels or not (before.changed or before.perhaps):
         return None
-    certain = replace(before, changed=set(), changed_rows=set())
+    certain = replace(before, changed=set(), changed_rows=set(), lost=set(), perhaps=set())
     now, then = certain.left_of(enum), before.left_of(enum)
     looked = {table.oid for table in before.rows_of(then).tables}
     execute(going.conn, "SAVEPOINT pgops_look")

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, look_before
+from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts import own_functions
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     execute,
@@ -49,7 +50,7 @@ def refuse_revert(conn: Connection, chosen: Sequence[tuple[ledger.Migration, Map
     :param chosen: the versions with their stored text, in the order in which they go.
     :raises PgopsError: rows cannot go back; table, quarantine, how many, ten of them by id, and the query for all.
     """
-    before = Before()
+    before = Before(own_functions(conn))
     for row, migration in chosen:
         for ordinal in range(len(migration["steps"]), 0, -1):
             if not needs_down(row, ordinal):

@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import existing, integrity
-from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts import changing
+from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts import changing, lost
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     execute,
@@ -113,12 +113,14 @@ class Conflict:
 class Before:
     """What goes down before rows are put back; what it may change is left to the put-back itself.
 
+    :ivar own: see :func:`changing_parts.own_functions`.
     :ivar tables: those that are dropped.
     :ivar statements: the words of each ALTER and DROP.
     :ivar changed_rows: words of what may change rows.
     :ivar filled: tables into which rows were put back by then.
     """
 
+    own: frozenset[str] = frozenset()
     tables: set[tuple[str, str]] = field(default_factory=set)
     statements: list[set[str]] = field(default_factory=list)
     changed_rows: set[str] = field(default_factory=set)
@@ -136,9 +138,10 @@ class Before:
                 continue
             if gone and gone["kind"] == "table":
                 self.tables.add((str(gone.get("schema") or "public"), str(gone["name"])))
-            for part in changing(str(statement["sql"])):
+            for part in changing(str(statement["sql"]), self.own):
                 if _LIFTS.match(part):
                     self.statements.append(_words(part))
+                    self.changed_rows |= _words(lost(part))
                 elif not _CHANGES_NO_ROW.match(part):
                     self.changed_rows |= _words(part)
 
@@ -179,7 +182,7 @@ def conflicts(conn: Connection, entry: Mapping[str, Any], before: Before | None 
     for rule in _rules(conn, entry, columns):
         if not set(rule.columns) <= known or before.may_lift(str(entry["relation"]), rule.name, rule.columns):
             continue
-        if rule.parent in before.filled:
+        if rule.parent and (rule.parent in before.filled or _words(rule.parent[1]) <= before.changed_rows):
             continue
         conflict = _conflict(conn, rule)
         if conflict is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, function_rights
@@ -44,6 +44,7 @@ class Fix:
     :ivar up: a statement, or the entry of a constraint or an index.
     :ivar down: the statement that takes it back, where the engine can tell that it was ours.
     :ivar check: an SQL condition that holds afterwards.
+    :ivar goes_along: it hangs on what the fix before it makes, and goes with it.
     """
 
     phase: str
@@ -52,6 +53,7 @@ class Fix:
     up: Any
     check: str
     down: str | None = None
+    goes_along: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,8 @@ class Workshop:
         if given is None:
             return [added]
         bare = f"ALTER TABLE {table} ALTER COLUMN {name} DROP DEFAULT"
-        return [added, Fix("objects", key, "new rows say their own", bare, self._column_has_no_default(wanted))]
+        check = self._column_has_no_default(wanted)
+        return [added, Fix("objects", key, "new rows say their own", bare, check, goes_along=True)]
 
     def _given(self, wanted: Mapping[str, Any], version: str) -> str | None:
         """:return: the value that rows have from a default which the tree takes away again; empty where that is no plain value or
@@ -300,7 +303,7 @@ class Workshop:
         down = f"DROP TRIGGER {self._quoted(name)} ON {self._table_of(wanted)}"
         made = Fix("objects", key, "created", statement, self._trigger_is_there(key, wanted), down)
         # CREATE TRIGGER makes it fire at the origin only; whether it does elsewhere is another statement.
-        return [made] if wanted["enabled"] == "origin" else [made, self._enabled(key, wanted)]
+        return [made] if wanted["enabled"] == "origin" else [made, replace(self._enabled(key, wanted), goes_along=True)]
 
     def _trigger_differs(
         self,
@@ -338,7 +341,7 @@ class Workshop:
         rights = function_rights.statements(key, wanted)
         return [
             Fix("objects", key, "created", statement, check, f"DROP FUNCTION {signature}"),
-            *(Fix("objects", key, "its right to be called", right, check) for right in rights),
+            *(Fix("objects", key, "its right to be called", right, check, goes_along=True) for right in rights),
         ]
 
     def _by_its_statement(self, key: str, wanted: Mapping[str, Any], version: str) -> list[Fix] | Unsure:
@@ -720,7 +723,7 @@ def _files(fixes: Sequence[Fix], versions: Sequence[str]) -> dict[str, str]:
             continue
         files[up] = _sql([fix.up for fix in chosen])
         backwards = [fix.down for fix in reversed(chosen) if fix.down]
-        one_way = one_way or len(backwards) < len(chosen)
+        one_way = one_way or any(not (fix.down or fix.goes_along) for fix in chosen)
         named = f"{{up: {up}, down: {down}}}" if backwards and down else f"{{up: {up}}}"
         if phase in _TOGETHER:
             named = f'{named[:-1]}, together: "{_TOGETHER[phase]}"}}'

@@ -479,8 +479,13 @@ class Swap:
             _allow(self.live, True),
             _comment(aside, failed),
             _comment(self.live, swapped),
+            *self._last_looks(live),
         )
         self._after("swap: commit")
+
+    def _last_looks(self, live: Database) -> list[sql.Composable]:
+        """:return: statements that fail where the names must not be swapped after all."""
+        return []
 
     def _lift(self, mark: Mark) -> bool:
         """Lift the fence over a fresh connection, for the old one may be what broke.

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import appeared, ledger
+from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts import own_functions
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all
 from ansible_collections.whitecross.pgops.plugins.module_utils.drop_refusal import InTheWay, Refused, refusal
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
@@ -101,7 +102,7 @@ class TakenAlong:
             names on the way, which are looked at in their turn.
         :raises PgopsError: names what no version of this rollback made.
         """
-        way_down = WayDown(self.chosen, self.standing)
+        way_down = WayDown(self.chosen, self.standing, own_functions(conn))
         drops = [
             drop for drop in way_down.drops(version) if drop.kind in ("table", "view", "column") and not drop.later
         ]

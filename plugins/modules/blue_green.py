@@ -14,7 +14,8 @@ description:
   - With O(state=begun) it looks whether the change-over can begin, and lifts the fence of one that was killed.
   - With O(state=changed_over) it compares once more, carries the ledger across, fences both, waits for the last row, moves the sequences and swaps
     the names. The replaced database is kept, as by M(whitecross.pgops.swap).
-  - With O(state=absent) it takes away whatever there is of it. With O(state=told) it only looks.
+  - With O(state=absent) it takes away whatever there is of it, and brings a change-over to its end that was killed behind its renames. With
+    O(state=told) it only looks.
   - On any failure nothing of a preparation is left, and a change-over leaves the live database as it was. What a killed run has left is taken away,
     or finished, by the next.
 extends_documentation_fragment:
@@ -83,7 +84,7 @@ databases:
   type: dict
   contains:
     state:
-      description: V(none), V(left) (only to be taken away), V(ready) or V(changed_over).
+      description: V(none), V(left) (only to be taken away), V(ready) or V(changed_over), also where a run was cut off behind it.
       type: str
     green:
       description: The name of the new database.
@@ -128,6 +129,10 @@ databases:
     left:
       description: What could not be taken away behind a change-over, and V(null) where nothing is left.
       type: str
+    told:
+      description: What else should be known, and what was done of a run that was killed.
+      type: list
+      elements: str
     removed:
       description: What was taken away.
       type: list
@@ -208,16 +213,17 @@ def main() -> None:
                     databases[name] = blue_green.prepare(change, given["migrations"], way, check_only=module.check_mode)
                 elif given["state"] == "begun":
                     databases[name] = {**blue_green.begin(change, given["migrations"]), "changed": False}
-                elif given["state"] == "changed_over":
+                elif given["state"] in ("changed_over", "absent"):
                     # Seen before, so that the ledger names it; the swap makes none.
                     backup = blue_green_record.newest_backup(given["directory"], name)
-                    databases[name] = blue_green.change_over(
-                        change, given["migrations"], confirmed=given["confirmed"], check_only=module.check_mode,
-                        run=replace(run, backup=backup),
-                    )  # fmt: skip
-                    databases[name]["backup"] = backup
-                elif given["state"] == "absent":
-                    databases[name] = blue_green.give_up(change, check_only=module.check_mode)
+                    kept = replace(run, backup=backup)
+                    if given["state"] == "absent":
+                        found = blue_green.give_up(change, check_only=module.check_mode, run=kept)
+                    else:
+                        found = blue_green.change_over(
+                            change, given["migrations"], confirmed=given["confirmed"], check_only=module.check_mode, run=kept
+                        )  # fmt: skip
+                    databases[name] = {**found, "backup": backup} if "versions" in found else found
                 else:
                     databases[name] = blue_green.status(change)
             except PgopsError as error:

@@ -706,6 +706,8 @@ def screen(report: Mapping[str, Any], page: str | None) -> list[str]:
         lines += ["    call:", *(f"        {line}" for line in contacts.lines(report["contacts"]))]
     if report.get("incident"):
         lines.append(f"    incident record: {report['incident']}")
+    if report.get("checklist"):
+        lines.append(f"    checklist: {report['checklist']}")
     if page:
         lines.append(f"    report: {page}")
     return lines

@@ -120,10 +120,12 @@ class Duties:
         return facts
 
     def refuse_left_out(self, run: Mapping[str, Any]) -> None:
-        """Where tags leave the plan out as well, nothing else is left that could ask before the application is taken away.
+        """Where tags leave the plan out as well, nothing else is left that could ask before the application is taken away. The plan of a
+        change-over comes behind its gate, which lifts the fence of one that was cut off.
 
         :param run: as the guard records it."""
-        if "plan" not in run["phases"] or run_parts.is_taken("plan", run):
+        planned = "plan" not in run["phases"] or run_parts.is_taken("plan", run)
+        if planned and run["playbook"] != "blue_green":
             return
         production = [self.environment] if self.is_production else []
         # A template says nothing here; where it means yes, the apply refuses.

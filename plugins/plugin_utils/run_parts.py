@@ -54,12 +54,17 @@ def touches(run: Mapping[str, Any]) -> bool:
 
 
 def left_out(run: Mapping[str, Any], *, production: bool, gated: bool, assessed: bool) -> list[str]:
-    """:param run: a migration, with its ``phases``.
+    """:param run: a migration, with its ``phases``, or a change-over.
     :param production: whether its environment holds production data, which are not changed without a look before and after.
     :param gated: whether its environment has a gate.
     :param assessed: whether what touches PHI has to be assessed, which a plan tells.
     :return: the phases that its tags leave out and without which nothing is applied there, in their order."""
-    if run.get("playbook") != "migrate" or not changes(run):
+    if not changes(run):
+        return []
+    if run.get("playbook") == "blue_green":
+        # Its plan and its gate have one tag with the change itself.
+        return ["verify"] if production and not is_taken("verify", run) else []
+    if run.get("playbook") != "migrate":
         return []
     phases = list(run.get("phases") or [])
     owed = {"backup", "prove", "rehearse"}

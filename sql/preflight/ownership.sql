@@ -4,7 +4,9 @@ SELECT o.told || o.object AS object, o.kind, o.object AS name, r.rolname AS hold
  SELECT '' AS told, 'TABLE' AS kind, pg_catalog.format('%%I.%%I', n.nspname, c.relname) AS object, c.relowner AS holder
    FROM pg_catalog.pg_class c
    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND {{USER_SCHEMA}} AND n.nspname <> 'pgops'
+  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND {{USER_SCHEMA}}
+    -- What a blue-green change keeps here is the restore role's, and goes with it.
+    AND n.nspname NOT IN ('pgops', 'pgops_blue_green')
     AND {{RELATION_NOT_OF_EXTENSION}} AND {{NOT_OF_COLUMN}}
     -- The ledger of the tool before this one stays with its login.
     AND c.relname NOT IN ('SequelizeMeta', '_prisma_migrations')

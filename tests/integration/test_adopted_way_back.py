@@ -343,17 +343,38 @@ def test_a_function_with_arguments_that_a_repair_brought_goes_with_it(
         V1,
         "words",
         "CREATE TABLE public.words (word text);\n"
-        "CREATE FUNCTION public.longer(a text, b integer) RETURNS boolean LANGUAGE sql RETURN length(a) > b;\n",
+        "CREATE FUNCTION public.longer(a text, b integer) RETURNS boolean LANGUAGE sql RETURN length(a) > b;\n"
+        "REVOKE ALL ON FUNCTION public.longer(text, integer) FROM PUBLIC;\n",
         "DROP FUNCTION IF EXISTS public.longer(text, integer);\nDROP TABLE IF EXISTS public.words;\n",
     )
     before = inventory(target)
     apply(target, tree.render())
     do(target, "DROP FUNCTION longer(text, integer)")
-    repair = write_repair(tree, forget_and_adopt(server, target, tree.render()))
+    found = forget_and_adopt(server, target, tree.render())
+    repair = write_repair(tree, found)
+    assert "rollback:\n  safety: complete\n" in found["repairs"][0]["files"]["migration.yml"]
     assert apply(target, tree.render()) == [repair]
-    assert verify.verify({target.database: target})[target.database]["passed"]
+    assert verify.verify({target.database: target})[target.database]["findings"] == []
     assert revert(target, through=V1) == [repair, V1]
     assert differences(before, target) == []
+
+
+def test_a_repair_gives_a_function_that_is_there_its_rights_back(server: Server, target: Any, tree: TestTree) -> None:
+    up = "CREATE FUNCTION public.longer(a text) RETURNS boolean LANGUAGE sql RETURN length(a) > 1;\n"
+    revoke = "REVOKE ALL ON FUNCTION public.longer(text) FROM PUBLIC;\n"
+    tree.add_sql(V1, "words", f"CREATE TABLE public.words (word text);\n{up}{revoke}", "DROP TABLE public.words;\n")
+    apply(target, tree.render())
+    do(target, "DROP FUNCTION longer(text)")
+    repair = write_repair(tree, forget_and_adopt(server, target, tree.render()))
+    # Somebody makes it between the adoption and the repair.
+    do(target, up)
+    rights = "SELECT proacl::text AS rights FROM pg_proc WHERE proname = 'longer'"
+    before = rows(target, rights)
+    assert apply(target, tree.render()) == [repair]
+    assert rows(target, rights) != before
+    assert revert(target) == [repair]
+    may = "SELECT has_function_privilege('public', oid, 'EXECUTE') AS may FROM pg_proc WHERE proname = 'longer'"
+    assert rows(target, may) == [{"may": True}]
 
 
 def test_an_extension_of_somebody_else_stays_and_a_function_is_named_before_any_change(

@@ -496,6 +496,7 @@ def test_looking_writes_nothing_and_says_what_would_be_read(pair: Pair, tmp_path
 # -- the playbooks -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_migration_relies_on_the_backup_that_it_took_of_the_standby(pair: Pair, tmp_path: Path) -> None:
     tree = TestTree(tmp_path / "own sql")
     tree.add_sql(V1, "create_people", "CREATE TABLE people (id int PRIMARY KEY, name text);\n", "DROP TABLE people;\n")

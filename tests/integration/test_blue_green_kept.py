@@ -141,6 +141,36 @@ def test_what_was_set_on_the_database_meanwhile_is_set_on_the_new_one(
     swap.Swap(target, done["aside"], run_id=AGAIN).run()
 
 
+@pytest.mark.few(1)
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER DATABASE {0} SET statement_timeout = '7s'",
+        "GRANT CREATE ON DATABASE {0} TO {1}",
+        "ALTER ROLE {1} IN DATABASE {0} SET work_mem = '7MB'",
+        "ALTER DATABASE {0} CONNECTION LIMIT 70",
+    ],
+)
+def test_what_is_set_on_the_database_between_the_last_look_and_the_renames_is_not_lost(
+    server: Any, target: Any, database: str, migrations: list[dict[str, Any]], statement: str
+) -> None:
+    """From another database, as a superuser sets it: no fence keeps that out."""
+    prepared(server, target, migrations)
+
+    def after(done: str) -> None:
+        if done == "sequences moved":
+            server.execute(statement.format(database, APP))
+
+    with pytest.raises(PgopsError, match="was changed while its clients were kept out") as caught:
+        blue_green.change_over(change_of(server, target, AGAIN, after=after), migrations, confirmed=True)
+    assert "is as it was" in caught.value.message and "same command again" in str(caught.value.hint)
+    with server.session(database) as conn:
+        before = catalog.database_properties(conn)
+    over(server, target, migrations)
+    with server.session(database) as conn:
+        assert catalog.database_properties(conn) == before
+
+
 def test_the_way_out_of_a_prepared_change_is_told_where_it_is_in_the_way_of_a_swap(
     server: Any, target: Any, database: str, migrations: list[dict[str, Any]]
 ) -> None:

@@ -61,6 +61,7 @@ def test_migrate_yml_ticks_what_it_has_measured(site: Playbook) -> None:
     done = site("migrate.yml", migrate_reviewed_by="grace")
     assert done.rc == 0, done.output
     found = lines(done)
+    assert f"checklist: {done.json['checklist']}" in done.output
     told = {part: {what: found[part][what] for what in whats} for part, whats in MEASURED.items()}
     open_lines = {what: one for part in told.values() for what, one in part.items() if not one.startswith("x ")}
     assert open_lines == {}, found
@@ -75,6 +76,7 @@ def test_migrate_yml_ticks_what_it_has_measured(site: Playbook) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_migration_that_fails_is_marked_where_it_failed_and_a_check_leaves_none(site: Playbook) -> None:
     site.variables["pgops_phases"] = ["plan", "backup", "prove", "apply", "verify", "report"]
     TestTree(site.folder / "sql").add_sql(

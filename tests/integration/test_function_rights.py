@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import connection
 from ansible_collections.whitecross.pgops.plugins.module_utils import verify as verification
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import migration_tree
-from support.engine import target_of
+from support.engine import target_of, way
 from support.server import APP, BACKUP, OWNER, SUPERUSER, Server
+from support.tree import TestTree
 
 HEADER = "SPDX-License-Identifier: GPL-3.0-or-later\n{0} Copyright (c) 2026 White Cross pgops contributors\n"
 MIGRATION = f"""---
@@ -170,12 +171,80 @@ def test_a_grant_to_the_application_is_no_fault(server: Server, applied: Any) ->
     assert {entry["level"] for entry in result["findings"]} == {"notice"}
 
 
-def test_where_the_version_was_adopted_and_never_ran_execute_is_a_warning_and_the_owner_still_fails(
-    server: Server, applied: Any
+V1, V2 = "20250101000000", "20250102000000"
+DEFINER = "FUNCTION {}() RETURNS integer LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS 'SELECT {}';"
+ONE, TWO, THREE = (f"function public.{name}()" for name in ("one", "two", "three"))
+ADOPTED = "Its version was recorded at adoption and did not run"
+
+
+@pytest.fixture
+def adopted(target: Any, server: Server, tmp_path: Path) -> Callable[[str], None]:
+    """Three functions of a version that was adopted and never ran, and a second version that ran."""
+
+    def begin(up: str) -> None:
+        tree = TestTree(tmp_path / "sql")
+        made = "".join(f"CREATE {DEFINER.format(name, 1)}" for name in ("one", "two", "three"))
+        made += "CREATE SCHEMA s; CREATE TABLE history (id integer PRIMARY KEY); REVOKE ALL ON FUNCTION three() FROM PUBLIC;"
+        tree.add_sql(V1, "make", made, "DROP TABLE history; DROP SCHEMA s; DROP FUNCTION one(), two(), three();")
+        tree.add_sql(V2, "change", up, "GRANT EXECUTE ON FUNCTION one(), two(), three() TO PUBLIC;")
+        migrate.apply(target, tree.render(), plan.Selection(), way())
+        server.execute(
+            f"UPDATE pgops.migration SET adopted = '{{\"accepted\": {{}}}}' WHERE version = '{V1}'",
+            database=target.database,
+        )
+
+    return begin
+
+
+def levels(target: Any) -> dict[str, str]:
+    return {entry["object"]: entry["level"] for entry in verify(target)["findings"]}
+
+
+AGAIN = f"CREATE OR REPLACE {DEFINER.format('three', 2)} COMMENT ON FUNCTION three() IS 'x'; "
+# By what the version that ran says: of which functions a right that is not there is a failure.
+DECIDED = {
+    "a list": (AGAIN + "REVOKE EXECUTE ON FUNCTION one(), public.two() FROM PUBLIC;", "fail", "fail", "warn"),
+    "all of the schema": ("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC;", "fail", "fail", "fail"),
+    "others": (
+        f"CREATE {DEFINER.format('s.three', 1)} REVOKE ALL ON FUNCTION s.three() FROM PUBLIC;",
+        None,
+        None,
+        "warn",
+    ),
+}
+
+
+@pytest.mark.few(2)
+@pytest.mark.parametrize("what", DECIDED)
+def test_execute_fails_where_a_version_that_ran_decides_it(
+    server: Server, target: Any, adopted: Callable[[str], None], what: str
 ) -> None:
+    up, *expected = DECIDED[what]
+    adopted(up)
+    assert levels(target) == {}
+    server.execute("GRANT EXECUTE ON FUNCTION one(), two(), three() TO PUBLIC", database=target.database)
+    assert [levels(target).get(key) for key in (ONE, TWO, THREE)] == expected
+
+
+def test_an_owner_of_its_own_that_an_adopted_function_has_is_a_warning_where_no_version_names_one(
+    server: Server, target: Any, adopted: Callable[[str], None]
+) -> None:
+    adopted(f"ALTER FUNCTION one() OWNER TO {OWNER}; DROP FUNCTION two(); CREATE {DEFINER.format('two', 2)} {AGAIN}")
+    assert levels(target) == {}
+    for name in ("one", "two", "three"):
+        server.execute(f"ALTER FUNCTION {name}() OWNER TO {APP}", database=target.database)
+    assert levels(target) == {ONE: "fail", TWO: "fail", THREE: "warn"}
+    (note,) = (entry["note"] for entry in verify(target)["findings"] if entry["level"] == "warn")
+    assert note == f"type: ALTER FUNCTION public.three() OWNER TO {OWNER}; {ADOPTED}"
+
+
+def test_where_the_version_was_adopted_and_never_ran_it_is_a_warning(server: Server, applied: Any) -> None:
     server.execute("UPDATE pgops.migration SET adopted = '{\"accepted\": {}}'", database=applied.database)
     server.execute("GRANT EXECUTE ON FUNCTION note() TO PUBLIC", database=applied.database)
-    ((level, *_, note),) = told(verify(applied))
-    assert (level, note.endswith("Its version was recorded at adoption and did not run")) == ("warn", True)
     server.execute(f"ALTER FUNCTION note() OWNER TO {APP}", database=applied.database)
-    assert ("fail", NOTE, "owner") in [entry[:3] for entry in told(verify(applied))]
+    result = verify(applied)
+    assert result["passed"]
+    assert [(level, attribute, note.endswith(ADOPTED)) for level, _, attribute, *_, note in told(result)] == [
+        ("warn", "owner", True),
+        ("warn", "EXECUTE", True),
+    ]

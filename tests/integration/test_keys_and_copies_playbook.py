@@ -115,6 +115,7 @@ def test_a_private_key_among_the_recipients_is_not_repeated(site: Any, key: Key)
 
 
 @pytest.mark.container
+@pytest.mark.slow
 def test_the_key_is_on_the_other_host_only_while_it_is_read(
     site: Any, server: Any, database: str, key: Key, tmp_path: Path
 ) -> None:

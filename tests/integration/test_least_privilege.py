@@ -332,7 +332,7 @@ def test_who_only_reads_the_ledger_is_given_the_right_and_not_the_ledger(site: S
                 site.sql(denied, user=names["monitor"])
 
 
-@pytest.mark.parametrize("createdb", ["CREATEDB", "NOCREATEDB"])
+@pytest.mark.parametrize("createdb", ["CREATEDB", pytest.param("NOCREATEDB", marks=pytest.mark.slow)])
 def test_a_rollback_that_lacks_rights_goes_on_after_what_it_says(site: Site, playbook: Playbook, createdb: str) -> None:
     small_tree(playbook)
     playbook.variables["pgops_phases"] = ["backup", "prove", "apply"]

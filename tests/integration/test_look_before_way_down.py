@@ -36,16 +36,19 @@ ONLY_NAMES = {
 }
 MAY_CHANGE = {
     "rows": "UPDATE public.people SET mood = 'CALM' WHERE id > 100;",
+    "what it calls by a name of the server's": "PERFORM count(*) FROM public.people WHERE lower(people);",
     "rows in a loop": "FOR n IN UPDATE public.people SET mood = 'CALM' WHERE id > 100 RETURNING id LOOP END LOOP;",
     "what it puts together": "EXECUTE 'UPDATE public.' || 'people' || ' SET mood = NULL WHERE id > 100';",
     "what it calls": "PERFORM count(*) FROM public.people WHERE public.mend('people');",
 }
 MEND = "CREATE FUNCTION mend(text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RETURN true; END $$"
 
+LOWER = "CREATE FUNCTION lower(anyelement) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RETURN true; END $$"
+
 
 @pytest.fixture
 def tree(target: Any, tmp_path: Any) -> TestTree:
-    do(target, MEND)
+    do(target, MEND, LOWER)
     tree = TestTree(tmp_path / "sql")
     tree.add_sql(V1, "people", MADE, "DROP TABLE public.people; DROP TYPE public.mood;")
     tree.add(
@@ -111,6 +114,72 @@ def test_rows_that_a_newer_block_may_change_are_told_as_not_looked_at(target: An
     with pytest.raises(PgopsError, match=r"1 row\(s\) of people.mood, id 7") as caught:
         migrate.revert(target, Reverts(through=V2), way())
     assert (caught.value.extra["reverted"], caught.value.extra["not_reverted"]) == ([V3], [V2])
+
+
+# By what a newer version takes away in a block: what it makes on the way up, its way down, and who uses the label there.
+TAKEN_AWAY = {
+    "a column": (
+        ("ALTER TABLE public.people ADD COLUMN other public.mood; CREATE INDEX shy ON public.people (other) WHERE other <> 'SHY'; "
+        "CREATE TRIGGER shies BEFORE UPDATE OF other ON public.people FOR EACH ROW EXECUTE FUNCTION public.stay();"),
+        "IF true THEN DROP TRIGGER shies ON public.people; ALTER TABLE public.people DROP COLUMN other; END IF;",
+        "INSERT INTO people (id, other) VALUES (1, 'SHY')",
+    ),
+    "a table": (
+        ("CREATE TABLE public.pets (id integer PRIMARY KEY, mood public.mood CHECK (mood <> 'LOUD')); "
+        "CREATE INDEX shy ON public.pets (id) WHERE mood = 'SHY'; "
+        "CREATE TRIGGER shies BEFORE UPDATE OF mood ON public.pets FOR EACH ROW EXECUTE FUNCTION public.stay();"),
+        "IF to_regclass('public.pets') IS NOT NULL THEN DROP TABLE public.pets; END IF;",
+        "INSERT INTO pets VALUES (1, 'SHY')",
+    ),
+    "a type": (
+        "ALTER TABLE public.people ADD COLUMN feel public.mood;",
+        "ALTER TABLE public.people ALTER COLUMN feel TYPE text; ALTER TABLE public.people DROP COLUMN feel;",
+        "INSERT INTO people (id, feel) VALUES (1, 'SHY')",
+    ),
+    "a partition": (
+        ("CREATE TABLE public.days (day date, mood public.mood) PARTITION BY RANGE (day); "
+        "CREATE TABLE public.days_1 PARTITION OF public.days FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');"),
+        "ALTER TABLE public.days DETACH PARTITION public.days_1; DROP TABLE public.days_1; DROP TABLE public.days;",
+        "INSERT INTO days VALUES ('2020-02-02', 'SHY')",
+    ),
+    "an index": (
+        "CREATE INDEX shy ON public.people (id) WHERE mood = 'SHY';",
+        "IF to_regclass('public.shy') IS NOT NULL THEN DROP INDEX public.shy; END IF;",
+        "INSERT INTO people VALUES (1, 'CALM')",
+    ),
+}  # fmt: skip
+STAY = "CREATE FUNCTION stay() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$"
+
+
+@pytest.mark.few(3)
+@pytest.mark.parametrize("what", TAKEN_AWAY)
+def test_what_a_newer_block_takes_away_with_its_rows_stops_no_rollback(target: Any, tree: TestTree, what: str) -> None:
+    up, body, use = TAKEN_AWAY[what]
+    do(target, STAY)
+    tree.add_sql(V3, "later", up, f"DO $down$ BEGIN {body} END $down$;", transaction=True)
+    migrate.apply(target, tree.render(), Selection(), way())
+    do(target, use)
+    assert list(shown(target)) == [V2]
+    done = migrate.revert(target, Reverts(through=V2), way())
+    assert [version["version"] for version in done["reverted"]] == [V3, V2]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "IF false THEN ALTER TABLE public.people DROP CONSTRAINT IF EXISTS not_shy; END IF;",
+        "ALTER TABLE public.people RENAME CONSTRAINT grown TO not_shy; ALTER TABLE public.people RENAME CONSTRAINT not_shy TO grown;",
+    ],
+)
+def test_a_constraint_that_a_newer_block_may_leave_there_is_told_as_not_looked_at(
+    target: Any, tree: TestTree, body: str
+) -> None:
+    applied(target, tree, body)
+    assert shown(target) == {}
+    do(target, "ALTER TABLE people ADD CONSTRAINT not_shy CHECK (mood <> 'SHY')")
+    assert shown(target) == {
+        V2: ["the labels SHY cannot be removed from mood: this names one of them: check not_shy of people"]
+    }
 
 
 def test_what_comes_after_a_block_that_may_drop_anything_is_told_as_not_looked_at(target: Any, tree: TestTree) -> None:

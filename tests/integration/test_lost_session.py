@@ -24,7 +24,7 @@ from support.cut import Network
 from support.engine import Told, When, do, rows, state, wait_for, way
 from support.index_steps import PEOPLE_NAME, PETS_NAME, people_and_pets, wanted
 from support.index_steps import VERSION as V1
-from support.server import APP, Server
+from support.server import APP, SUPERUSER, Server
 
 # --- set up -----------------------------------------------------------------------------------------------------------
 
@@ -105,11 +105,24 @@ def test_a_connection_that_is_cut_in_set_role_is_not_told_as_a_missing_right(ser
     assert caught.value.sqlstate is None
 
 
-@pytest.mark.parametrize(("owner", "sqlstate"), [(APP, "42501"), ("nobody_of_that_name", "22023")])
-def test_an_owner_role_that_it_may_not_act_as_is_told(target: Any, owner: str, sqlstate: str) -> None:
-    with pytest.raises(PgopsError, match=f"may not act as the owner role {owner} on .*; GRANT {owner} TO ") as caught:
+@pytest.mark.parametrize(
+    ("owner", "sqlstate", "told", "way"),
+    [
+        (APP, "42501", f"may not act as the owner role {APP} on ", f"; GRANT {APP} TO "),
+        ("nobody_of_that_name", "22023", "There is no role nobody_of_that_name on ", "; set pgops_owner to the role that owns"),
+        (SUPERUSER, "42501", f"The owner role {SUPERUSER} on ", "; set pgops_owner to a role without superuser"),
+    ],
+)  # fmt: skip
+def test_an_owner_role_that_it_may_not_act_as_is_told(
+    target: Any, owner: str, sqlstate: str, told: str, way: str
+) -> None:
+    """Nobody is told to make the migrator a superuser, or to grant what there is not."""
+    with pytest.raises(PgopsError) as caught:
         connect(target.with_(owner=owner), application_name="test")
+    assert told in caught.value.message
+    assert way in caught.value.message
     assert caught.value.sqlstate == sqlstate
+    assert ("GRANT" in caught.value.message) is (owner == APP)
 
 
 # --- of those that build side by side ----------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     application,
     audit_rights,
+    blue_green_state,
     connection,
     ledger,
     preflight,
@@ -545,6 +546,14 @@ def test_what_is_typed_against_very_many_findings_can_be_typed_too(world: World)
     assert found["fix"].endswith("; -- and 3 more")
     world.sql(found["fix"])
     assert red(world.look())["ownership"]["objects"] == 3
+
+
+def test_what_a_blue_green_change_keeps_in_a_database_is_nobody_elses(world: World) -> None:
+    """Its record and its marker are the restore role's, and go with it."""
+    with closing(world.server.connect(world.database, RESTORE)) as conn:
+        conn.autocommit = True
+        blue_green_state.freeze(conn, {})
+    assert red(world.look()) == {}
 
 
 def test_what_only_warns_names_five_statements(world: World) -> None:

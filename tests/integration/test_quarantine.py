@@ -200,6 +200,47 @@ def test_what_goes_down_before_the_put_back_stands_in_nobodys_way(target: Any, b
     assert rows(target, ALL) == before
 
 
+# By what a block does: what came since, that it takes out of the way.
+SETTLED = {
+    "DELETE FROM public.pets WHERE owner IS NULL": "INSERT INTO pets (id) VALUES (101)",
+    "INSERT INTO public.vets (id) VALUES (7)": "ALTER TABLE pets ADD CONSTRAINT pets_vets FOREIGN KEY (vet) REFERENCES vets",
+}
+
+
+@pytest.mark.parametrize("what", SETTLED)
+def test_what_a_block_settles_before_the_put_back_stands_in_nobodys_way(
+    target: Any, before: Any, tmp_path: Any, what: str
+) -> None:
+    do(target, "CREATE TABLE vets (id integer PRIMARY KEY)")
+    apply(target, tmp_path, steps=[STEPS[0], STEPS[2]], more="SELECT 1;", less=f"DO $$ BEGIN {what}; END $$;")
+    do(target, SETTLED[what])
+    way_back.preview_revert(target, Reverts())
+    migrate.revert(target, Reverts(), way("20260101T000000Z-000002"))
+    assert rows(target, ALL) == before
+
+
+def test_rows_that_go_in_a_block_before_the_put_back_take_nobodys_place(target: Any, tmp_path: Any) -> None:
+    tree = TestTree(tmp_path / "sql")
+    tree.add_sql(
+        "20260101000000",
+        "pets",
+        "CREATE TABLE public.people (id integer PRIMARY KEY); CREATE TABLE public.pets (id integer PRIMARY KEY, owner integer);",
+        "DROP TABLE IF EXISTS public.pets; DROP TABLE public.people;",
+        transaction=True,
+    )
+    migrate.apply(target, tree.render(), Selection(), way())
+    do(target, "INSERT INTO pets SELECT n, 9 FROM generate_series(101, 113) AS n")
+    less = "DO $$ BEGIN IF to_regclass('public.pets') IS NOT NULL THEN DROP TABLE public.pets; END IF; END $$;"
+    files = {"more.sql.j2": "SELECT 1;", "less.sql.j2": less}
+    files["down.sql.j2"] = "ALTER TABLE IF EXISTS public.pets DROP CONSTRAINT IF EXISTS pets_owner;"
+    tree.add(V1, "own_pets", [STEPS[0], STEPS[2]], FILES | files)
+    migrate.apply(target, tree.render(), Selection(), way(orphans="quarantine"))
+    do(target, "INSERT INTO pets (id) VALUES (101)")
+    way_back.preview_revert(target, Reverts(steps=2))
+    migrate.revert(target, Reverts(steps=2), way("20260101T000000Z-000002"))
+    assert rows(target, "SELECT to_regclass('pets') AS gone") == [{"gone": None}]
+
+
 def test_who_comes_between_the_look_and_the_put_back_is_told_in_the_same_way(
     target: Any, before: Any, tmp_path: Any
 ) -> None:

@@ -127,6 +127,7 @@ def test_a_version_is_not_applied_without_its_rehearsal(
     assert names(server, database) == [database]
 
 
+@pytest.mark.slow
 def test_rehearse_by_itself_takes_the_newest_proved_backup(
     site: Playbook, tree: TestTree, target: Any, server: Any, database: str
 ) -> None:

@@ -188,7 +188,6 @@ def test_a_version_that_is_half_reverted_is_the_one_that_is_told_to_be_finished(
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_the_command_that_is_printed_behind_a_time_limit_has_a_larger_one(
     applied: Any, server: Any, target: Any, database: str, tmp_path: Path
 ) -> None:
@@ -703,6 +702,7 @@ def test_where_somebody_has_let_clients_in_again_nothing_is_swapped(
     assert swap.resume(target, swap.Asked("restore", confirmed=True), run_id=RUN) == {"state": "nothing"}
 
 
+@pytest.mark.slow
 def test_a_swap_that_had_gone_through_is_no_way_down(
     applied: Any, server: Any, database: str, target: Any, copy: str
 ) -> None:
