@@ -104,11 +104,7 @@ class ActionModule(UnbrokenAction):
             run_duties,
             typed_commands,
         )
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
-            Journal,
-            new_run_id,
-            now,
-        )
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal, new_run_id, now
 
         hosts = list(task_vars["ansible_play_hosts_all"])
         variables_of = {host: self._variables_of(host, task_vars) for host in hosts}
