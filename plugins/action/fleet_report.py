@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, fleet_page
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, environment_names, fleet_page
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import table
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.tree_action import TreeAction
@@ -66,10 +66,10 @@ class ActionModule(TreeAction):
 
     def _hosts(self, task_vars: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
         """:return: the hosts of the inventory that belong to an environment; and what of it could not be read."""
-        environments = self._value(task_vars, "pgops_environments") or SHARED_VARIABLES["pgops_environments"].default
+        known = self._value(task_vars, environment_names.ENVIRONMENTS)
         groups: Mapping[str, list[str]] = task_vars.get("groups") or {}
         found, faults = [], []
-        for environment in map(str, environments):
+        for environment in environment_names.listed(environment_names.ENVIRONMENTS, known):
             for host in groups.get(environment) or []:
                 one, fault = self._host(str(host), environment, task_vars)
                 found.append(one)

@@ -97,17 +97,14 @@ class ActionModule(UnbrokenAction):
         from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
             batches,
             checked_variables,
+            environment_names,
             execution_environment,
+            part_of_run,
             resumed_run,
             run_duties,
             typed_commands,
         )
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import (
-            Journal,
-            is_run_id,
-            new_run_id,
-            now,
-        )
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal, new_run_id, now
 
         hosts = list(task_vars["ansible_play_hosts_all"])
         variables_of = {host: self._variables_of(host, task_vars) for host in hosts}
@@ -117,12 +114,14 @@ class ActionModule(UnbrokenAction):
         groups = task_vars["groups"]
         given = typed_commands.given(self._loader)
         command = typed_commands.before_limit({typed_commands.GIVEN: given}, environments.typed_command())
-        production = list(self._value(task_vars, "pgops_production_environments"))
+        known, production = environment_names.of_run(
+            variables_of, str(task_vars["inventory_hostname"]), lambda name: self._value(task_vars, name)
+        )
         environment = environments.choose_environment(
             hosts,
             {host: list(variables_of[host]["group_names"]) for host in hosts},
             limit,
-            list(self._value(task_vars, "pgops_environments")),
+            known,
             production,
             {*groups, *groups["all"]},
             command,
@@ -141,6 +140,15 @@ class ActionModule(UnbrokenAction):
         self._check_batches(variables_of, given, limit or environment, groups["all"])
         playbook = self._playbook()
         tags = {name: [str(tag) for tag in context.CLIARGS.get(name) or []] for name in ("tags", "skip_tags")}
+        state = str(self._value(task_vars, "pgops_state_directory"))
+        # The run that has started this one and waits for it; what that has taken away from the users, this one may bring back.
+        part_of = part_of_run.believed(
+            task_vars.get(part_of_run.VARIABLE),
+            state,
+            environment,
+            hosts,
+            batches.names(task_vars.get("pgops_databases")),
+        )
         duties = run_duties.Duties(
             variables_of=variables_of,
             templar=self._templar,
@@ -151,15 +159,16 @@ class ActionModule(UnbrokenAction):
             is_production=environment in production,
             limit=limit or environment,
             say=display.display,
+            part_of=part_of,
         )
         incident = duties.settled()
         told = {
             "playbook": playbook,
+            "part_of": part_of,
             "environment": environment,
             typed_commands.GIVEN: given,
             "command": environments.typed_command(),
         }
-        state = str(self._value(task_vars, "pgops_state_directory"))
         execution_environment.refuse_inside(
             playbook, state, variables_of, self._templar.template, told, limit or environment
         )
@@ -197,9 +206,7 @@ class ActionModule(UnbrokenAction):
             run["past"] = past
         duties.refuse_left_out(run)
         resumed = resumed_run.take_up(run, str(self._value(task_vars, "pgops_run_id") or ""), state, given)
-        part_of = str(task_vars.get("__pgops_part_of") or "")
-        if is_run_id(part_of):
-            # The run that has started this one and waits for it; what that has taken away from the users, this one may bring back.
+        if part_of:
             run["part_of"] = part_of
         # Empty where no hook is declared, and then nothing about hooks costs anything.
         run["hooks"] = hooks
@@ -238,11 +245,14 @@ class ActionModule(UnbrokenAction):
         if not typed:
             return []
         inventory = gate_guard.Inventory(task_vars, self._templar)
+        past: list[str] = []
         if run["playbook"] not in gate_guard.PLAYBOOKS:
             production_guard.refuse_eased(run, typed, hosts, inventory, self._templar, limit)
-            return []
-        gate_guard.refuse_server_of_another(run, typed, hosts, inventory, self._templar)
-        return gate_guard.refuse_eased(run, typed, hosts, inventory, self._templar, limit)
+        else:
+            gate_guard.refuse_server_of_another(run, typed, hosts, inventory, self._templar)
+            past = gate_guard.refuse_eased(run, typed, hosts, inventory, self._templar, limit)
+        production_guard.refuse_internals(run, typed, limit)
+        return past
 
     @staticmethod
     def _variables_of(host: str, task_vars: dict[str, Any]) -> Any:

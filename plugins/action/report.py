@@ -93,10 +93,10 @@ class ActionModule(UnbrokenAction):
         return f", signed in {gate_promotion.sign(path, key).name}"
 
     def _production(self, task_vars: dict[str, Any]) -> list[str]:
-        from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
+        from ansible_collections.whitecross.pgops.plugins.plugin_utils import environment_names
 
-        given = task_vars.get("pgops_production_environments")
-        return list(self._templar.template(given) or SHARED_VARIABLES["pgops_production_environments"].default)
+        given = task_vars.get(environment_names.PRODUCTION)
+        return environment_names.listed(environment_names.PRODUCTION, self._templar.template(given))
 
     def _notify(self, report: dict[str, Any], task_vars: dict[str, Any]) -> bool:
         """Tell whom the environment names how the run ended; whether that works changes nothing about the run."""

@@ -18,6 +18,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     bring_back,
     failures,
+    part_of_run,
     reporting,
     rollback_advice,
     rollback_targets,
@@ -125,7 +126,7 @@ class ActionModule(UnbrokenAction):
             "rollback_reason": reason,
             "pgops_databases": list(rollback.databases),
             "pgops_json": str(result),
-            "__pgops_part_of": journal.run_id,
+            part_of_run.VARIABLE: journal.run_id,
         }
         if variables["rollback_strategy"] == "down":
             variables["rollback_only"] = list(rollback.versions)

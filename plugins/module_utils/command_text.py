@@ -23,8 +23,16 @@ _BLOCK = re.compile(r"^DO \$\$.*\$\$;$", re.DOTALL)
 _LEFT_OUT = re.compile(r"…|\.\.\.")
 # A comment of SQL, behind the last of those that are told.
 _AND_MORE = re.compile(r" -- and \d+ more$")
-# Where words go on behind a command of a tool: "pgbackrest info, on the host".
+# Where words go on behind a command of a tool: "pgbackrest info, on the host"; what is quoted belongs to the command.
 _GOES_ON = re.compile(r"[,;:] [a-z]| (?:and|or|of the) ")
+_QUOTED = re.compile(r"""'[^']*'|"(?:[^"\\]|\\.)*\"""")
+# A comment of the shell, as the one of SQL.
+_MORE_THERE = re.compile(r" # and \d+ more$")
+_PLAYBOOK = "ansible-playbook"
+# Of ansible-playbook, the options behind which a value stands.
+_WITH_VALUE = re.compile(
+    r"^(?:-[A-Za-z]*[eilftucMT]|--(?:limit|tags|skip-tags|extra-vars|inventory|start-at-task|forks|user|vault-[a-z-]+))$"
+)
 
 
 def is_sql(text: str) -> bool:
@@ -41,15 +49,35 @@ def is_command(text: str) -> bool:
     """:return: whether it can be typed as it stands."""
     if is_sql(text):
         return True
+    told = _MORE_THERE.sub("", text)
     try:
-        words = shlex.split(text)
+        words = shlex.split(told)
     except ValueError:
         return False
-    if not words:
+    bare = _QUOTED.sub("''", told)
+    if _GOES_ON.search(bare) or _LEFT_OUT.search(bare):
         return False
-    if _ANSIBLE.match(words[0]):
+    commands: list[list[str]] = [[]]
+    for word in words:
+        if word == "&&":
+            commands.append([])
+        else:
+            commands[-1].append(word)
+    return all(map(_is_one, commands))
+
+
+def _is_one(words: list[str]) -> bool:
+    """:return: whether the words of a command begin with a tool, and say of a playbook nothing but its options."""
+    if not words or not (_ANSIBLE.match(words[0]) or _TOOLS.match(words[0])):
+        return False
+    if words[0] != _PLAYBOOK:
         return True
-    return bool(_TOOLS.match(words[0])) and not _GOES_ON.search(text) and not _LEFT_OUT.search(text)
+    named = [
+        word
+        for before, word in zip(words, words[1:])
+        if not word.startswith("-") and not (before.startswith("-") and _WITH_VALUE.match(before))
+    ]
+    return len(named) <= 1
 
 
 def together(texts: Iterable[str]) -> str:

@@ -85,7 +85,7 @@ def drill(
     :param least: the level below which the drill has failed.
     :param queries: the application's own, as :func:`restore.prove` takes them; so are the other arguments.
     :return: the evidence: ``verdict`` (passed or failed), ``level``, ``levels``, ``backup`` with what it is, times, ``history``, and of a
-        failure ``error``, ``hint``, ``sqlstate`` and, where the run was asked to stop, ``interrupted``.
+        failure ``error``, ``hint``, ``sqlstate``, ``unusable`` and, where the run was asked to stop, ``interrupted``.
     """
     began, moment = time.monotonic(), datetime.now(timezone.utc)
     ladder = Ladder()
@@ -129,5 +129,10 @@ def drill(
         "error": error.message if error else None,
     }
     if error:
-        evidence.update(hint=error.hint, sqlstate=error.sqlstate, interrupted=isinstance(error, Interrupted))
+        evidence.update(
+            hint=error.hint,
+            sqlstate=error.sqlstate,
+            unusable=error.unusable,
+            interrupted=isinstance(error, Interrupted),
+        )
     return evidence

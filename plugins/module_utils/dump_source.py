@@ -22,6 +22,7 @@ from typing import IO, Callable, cast
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, physical_folder, plain_sql
 from ansible_collections.whitecross.pgops.plugins.module_utils.client_process import first_error, told_lines
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import BACKUP as UNUSABLE
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plain_sql import Scan
 
@@ -103,7 +104,9 @@ _WHAT = "Name a backup's folder, or a dump that pg_dump made (custom, directory 
 
 
 def _refused(path: str, why: str, hint: str) -> PgopsError:
-    return PgopsError(f"{path} {why}; nothing was done.", object_name=path, hint=hint, extra={"file": path})
+    return PgopsError(
+        f"{path} {why}; nothing was done.", object_name=path, hint=hint, unusable=UNUSABLE, extra={"file": path}
+    )
 
 
 # -- whole or not --------------------------------------------------------------------------------------------------------
@@ -253,6 +256,7 @@ def refuse_other_sums(source: Source, check: Callable[[], None] = lambda: None) 
             f"{source.path} is damaged: {first} {wrong[first]}{more}; nothing was done.",
             object_name=first,
             hint="Use another dump; this one cannot be restored whole.",
+            unusable=UNUSABLE,
             extra={"file": source.path, "files": wrong},
         )
     return True

@@ -102,13 +102,14 @@ def to_take_away(target: Target, ledgers: Sequence[LegacyLedger]) -> None:
             if theirs and legacy_fence.row_trigger(conn, found):
                 left[f"DROP TRIGGER {legacy_fence.NAME} ON {table}"] = str(theirs["owner"])
     if left:
+        statements = [f"{statement};" for statement in left]
         raise PgopsError(
             f"Neither {target.restore_user or target.user} nor {target.owner or target.user} may take the fence of {target.database} away: "
             f"its triggers stand, and they belong to {', '.join(sorted(set(left.values())))}. As that role or a superuser, in "
-            f"{target.database}: {'; '.join(left)}. Nothing was written.",
+            f"{target.database}: {' '.join(statements)} Nothing was written.",
             sqlstate="42501",
             database=target.database,
-            extra={"reason": "fence", "statements": list(left)},
+            extra={"reason": "fence", "statements": statements},
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger_rights
-from ansible_collections.whitecross.pgops.plugins.module_utils.command_text import together
+from ansible_collections.whitecross.pgops.plugins.module_utils.command_text import is_command, is_sql, together
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     execute,
@@ -270,12 +270,14 @@ def _entry(check: Check, answer: Mapping[str, Any]) -> dict[str, Any]:
     more = f" (and {number - SHOWN} more)" if number > SHOWN else ""
     mended = rows if STOP in check.levels else rows[:SHOWN]
     fixes = dict.fromkeys(fill(check.fix, row) for row in mended)
-    # A comment of SQL, so that the line can be typed as it is.
-    rest = f" -- and {number - len(mended)} more" if number > len(mended) and len(fixes) > 1 else ""
+    mends = together(fixes)
+    # A comment of SQL or of the shell, so that the line can be typed as it is.
+    sign = "--" if is_sql(mends) or not is_command(mends) else "#"
+    rest = f" {sign} and {number - len(mended)} more" if number > len(mended) and len(fixes) > 1 else ""
     return check.entry(
         STOP if STOP in levels else WARN,
         "; ".join(fill(check.found, row) for row in rows[:SHOWN]) + more,
-        together(fixes) + rest,
+        mends + rest,
         number,
         unknown=set(levels) == {UNKNOWN},
     )

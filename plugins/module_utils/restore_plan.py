@@ -171,22 +171,26 @@ def _refuse_full(conn: Connection, plan: Plan, database: str) -> dict[str, Any]:
     )
 
 
+def refuse_two_ways(asked: Asked, database: str) -> None:
+    """:raises PgopsError: it is to be restored into a new database and to take the place of the old one"""
+    if asked.replace and asked.into:
+        raise PgopsError(
+            "restore_into and restore_replace are two ways, and both are given; nothing was done.",
+            database=database,
+            # Not unusable: the command without the name would be the one that replaces, as if it had been chosen.
+            hint="Leave restore_into out to replace, or restore_replace to restore into a new database.",
+        )
+
+
 def _name(conn: Connection, target: Target, asked: Asked, now: datetime) -> str:
     live = database_marks.database(conn, target.database)
-    if asked.replace:
-        if asked.into:
-            raise PgopsError(
-                "restore_into and restore_replace are two ways, and both are given; nothing was done.",
-                database=target.database,
-                hint="Leave restore_into out to replace, or restore_replace to restore into a new database.",
-                unusable=NEW_DATABASE,
-            )
-        if live is None:
-            raise PgopsError(
-                f"There is no database {target.database} on {target.host} to be replaced.",
-                database=target.database,
-                hint=f"Restore it as a new one with -e restore_into={target.database}.",
-            )
+    refuse_two_ways(asked, target.database)
+    if asked.replace and live is None:
+        raise PgopsError(
+            f"There is no database {target.database} on {target.host} to be replaced.",
+            database=target.database,
+            hint=f"Restore it as a new one with -e restore_into={target.database}.",
+        )
     suffix = f"{'restore' if asked.replace else 'restored'}_{now.strftime('%Y%m%d_%H%M%S')}"
     name = asked.into or database_marks.free_name(conn, target.database, suffix)
     if len(name.encode()) > database_marks.NAME_LIMIT:

@@ -191,7 +191,7 @@ def main() -> None:
         failed = {name: found for name, found in databases.items() if found.get("verdict") == drill.FAILED}
         for name, found in failed.items():
             more = f" ({len(failed) - 1} more drills failed)" if len(failed) > 1 else ""
-            told = {key: found[key] for key in ("hint", "sqlstate") if found.get(key)}
+            told = {key: found[key] for key in ("hint", "sqlstate", "unusable") if found.get(key)}
             return {**result, "failed": True, "msg": f"{found['error']}{more}", "database": name, **told}
         return result
 

@@ -12,11 +12,12 @@ description:
     where the run would reach the wrong database.
   - It refuses a run without C(--limit) while a production host is in reach, C(-l all), a limit that spans two environments or names
     nothing, a host in no environment or in two, a misspelt C(pgops_*) or role variable, a value that a role does not take, an empty
-    one on the command line that would count as no choice, a selection of another C(rollback_strategy), a phase that does not exist, a
-    missing C(pgops_database), a migration of production for which C(pgops_contacts) names nobody to call or C(migrate_auto_rollback) no
-    reason, one that requires copies (C(backup_copies_required)) and names no place for them, a rollback of production without C(rollback_reason) or
-    without saying where it goes, with tags that leave out its backup or its verification, or outside C(migrate_windows) where no emergency is
-    declared, folders for journal, reports and backups inside an execution environment, and an ansible-core or Python of the controller that is too old.
+    one on the command line that would count as no choice, a selection of another C(rollback_strategy), a phase that does not exist, with C(-e)
+    which environments there are and which are production, or an internal variable of the collection's playbooks, a missing C(pgops_database), a
+    migration of production for which C(pgops_contacts) names nobody to call or C(migrate_auto_rollback) no reason, one that requires copies
+    (C(backup_copies_required)) and names no place for them, a rollback of production without C(rollback_reason) or without saying where it goes, with
+    tags that leave out its backup or its verification, or outside C(migrate_windows) where no emergency is declared, folders for journal, reports and
+    backups inside an execution environment, and an ansible-core or Python of the controller that is too old.
   - A run that may start gets an id, a journal on the ops host and the fact C(__pgops_run), which the phases extend.
   - It runs once a play, on the controller, and opens no connection to any host.
 options:

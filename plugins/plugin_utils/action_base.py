@@ -23,7 +23,12 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError, AnsibleTemplateError
 from ansible_collections.whitecross.pgops.plugins.module_utils.job import LEASE
 from ansible_collections.whitecross.pgops.plugins.module_utils.job import PREFIX as JOB_PREFIX
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, typed_commands, unusable
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+    batches,
+    environment_names,
+    typed_commands,
+    unusable,
+)
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.checked_variables import cause
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
@@ -117,6 +122,8 @@ class PgopsAction(UnbrokenAction):
                     f"{variable} is set for {task_vars.get('inventory_hostname')}, and its template has no value: {cause(error)}; correct "
                     "it where it is set, or behind -e."
                 ) from None
+        if variable in (environment_names.ENVIRONMENTS, environment_names.PRODUCTION):
+            return environment_names.listed(variable, value)
         if value is None or value == "":
             value = SHARED_VARIABLES[variable].default
         asked = self.run_fact(task_vars).get("databases") if name == "databases" else None

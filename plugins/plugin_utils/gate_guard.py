@@ -14,6 +14,7 @@ from ansible.errors import AnsibleError
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     break_glass,
+    environment_names,
     environments,
     gate_verdict,
     typed_commands,
@@ -27,7 +28,7 @@ PLAYBOOKS = ("migrate", "rehearse", "blue_green")
 _APPLIES = ("migrate", "blue_green")
 _SERVER = ("pgops_host", "pgops_port", "ansible_host")
 _NEAR = ("127.0.0.1", "::1", "localhost")
-_ALWAYS = ("gate_required", "pgops_production_environments")
+_ALWAYS = ("gate_required", environment_names.PRODUCTION)
 
 
 class Inventory:
@@ -54,10 +55,11 @@ class Inventory:
 
     def environment(self, host: str) -> str:
         """:return: the first environment of a host's groups; empty where it is in none."""
-        known = self.of(host, ["pgops_environments"]).get("pgops_environments")
+        known = self.of(host, [environment_names.ENVIRONMENTS]).get(environment_names.ENVIRONMENTS)
         groups = {group.name for group in self._manager._inventory.get_host(host).get_groups()}
-        named = known or typed_settings.default("pgops_environments")
-        return next((str(name) for name in named if name in groups), "")
+        return next(
+            (name for name in environment_names.listed(environment_names.ENVIRONMENTS, known) if name in groups), ""
+        )
 
 
 def _done(templar: Any, value: Any) -> Any:
@@ -93,8 +95,8 @@ def refuse_eased(
     values = {str(name): _done(templar, value) for name, value in typed.items()}
     of_hosts = [inventory.of(host, {*values, *_ALWAYS, "blue_green_stage"}) for host in hosts]
     eased = typed_settings.eased(values, of_hosts)
-    kept = of_hosts[0].get("pgops_production_environments") if of_hosts else None
-    production = kept or typed_settings.default("pgops_production_environments")
+    kept = of_hosts[0].get(environment_names.PRODUCTION) if of_hosts else None
+    production = environment_names.listed(environment_names.PRODUCTION, kept)
     never = [name for name in eased if name in typed_settings.NEVER or typed_settings.is_internal(name)]
     switches = [name for name in never if name in typed_settings.NEVER]
     if not switches and not gate_verdict.is_gated(of_hosts, str(run["environment"]), production):
@@ -130,9 +132,7 @@ def refuse_server_of_another(
     wanted = _names(values)
     for host in inventory.others(hosts):
         there, environment = inventory.of(host, {*_SERVER, *_ALWAYS}), inventory.environment(host)
-        production = there.get("pgops_production_environments") or typed_settings.default(
-            "pgops_production_environments"
-        )
+        production = environment_names.listed(environment_names.PRODUCTION, there.get(environment_names.PRODUCTION))
         same_port = str(here.get("pgops_port") or 5432) == str(there.get("pgops_port") or 5432)
         if (
             same_port

@@ -14,15 +14,15 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import typed_comm
 _OF_THE_TREE = "pgops_sql"
 
 
-def told(error: PgopsError, run: Mapping[str, Any]) -> dict[str, Any]:
+def told(error: PgopsError, run: Mapping[str, Any], tree: Any) -> dict[str, Any]:
     """:param run: with what was given with -e and -i.
+    :param tree: ``pgops_sql`` of the host, as the inventory or -e says it: lint.yml reads no host's variables; empty for the collection's own
     :return: the result of an action that could not read its tree; with more than one fault it names the command."""
     result = {"msg": error.message, **error.as_dict()}
     if len(error.extra.get("findings") or []) > 1:
         # lint.yml reaches no host of the inventory, and would look for a database that is named.
-        where = [
-            name for name in typed_commands.typed_variables(run) if name.startswith("pgops_") and name != _OF_THE_TREE
-        ]
-        command = typed_commands.other(typed_commands.without(run, where), "lint", None)
+        where = [name for name in typed_commands.typed_variables(run) if name.startswith("pgops_")]
+        of_tree = {_OF_THE_TREE: str(tree)} if tree else {}
+        command = typed_commands.other(typed_commands.without(run, where), "lint", None, of_tree)
         result |= {"msg": f"{error.message}. To list them all: {command}", "next": [command]}
     return result

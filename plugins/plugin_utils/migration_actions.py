@@ -47,7 +47,7 @@ class MigrationAction(PgopsAction):
 
     def refuse_tree(self, error: PgopsError, task_vars: Mapping[str, Any]) -> NoReturn:
         """:raises AnsibleActionFail: the fault, with the command that lists all where there are more."""
-        result = lint_command.told(error, self.typed(dict(task_vars)))
+        result = lint_command.told(error, self.typed(dict(task_vars)), self.pgops(dict(task_vars), "sql"))
         raise AnsibleActionFail(result["msg"], result=result) from None
 
     def run_of(self, task_vars: dict[str, Any]) -> dict[str, Any]:

@@ -22,10 +22,19 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import 
 )
 
 # A word of this many letters may have two slips: `maintainance`. In a shorter one two make another word: `ops` of `pgops`, `import` of
-# `export`, `store` of `restore`.
-LONG_WORD = 8
+# `export`, `store` of `restore`, `callback` of `rollback`, `reverse` of `rehearse`.
+LONG_WORD = 9
 # A rest of fewer letters is another word with one letter changed: `host` and `post`.
 LONG_REST = 5
+
+# Words of other tools and sites that are next to one of ours all the same; a digit makes one of a site's own, too: `backup2_directory`.
+FOREIGN = frozenset({
+    "adapt", "adept", "approved", "approver", "approves", "attention", "audio", "auditd", "books", "cooks", "date", "detention",
+    "emigrate", "expert", "exports", "game", "gated", "grill", "insect", "inspec", "intention", "last_writes", "late", "looks",
+    "mate", "migrated", "migrates", "props", "rate", "requests", "restored", "restorer", "restores", "scheduled", "scheduler",
+    "schedules", "verity",
+})  # fmt: skip
+_DIGIT = re.compile(r"\d")
 
 
 def slips(one: str, other: str) -> int:
@@ -72,6 +81,8 @@ def _by_letters() -> dict[str, str]:
 @cache
 def _near_words(typed: str) -> dict[str, int]:
     """The words of the collection that a first word may have been meant for, each with its slips."""
+    if typed in FOREIGN or _DIGIT.search(typed):
+        return {}
     allowed = {word: 2 if len(word) >= LONG_WORD else 1 for word in _known() if abs(len(word) - len(typed)) <= 2}
     return {word: count for word, most in allowed.items() if (count := slips(typed, word)) <= most}
 

@@ -64,6 +64,8 @@ _COUNTS = frozenset(
         "migrate_index_memory_mb",
         "migrate_index_timeout",
         "backup_list_newest",
+        "pgops_connect_timeout",
+        "pgops_lease",
     }
 )
 
@@ -76,12 +78,18 @@ _NEVER_NEGATIVE = frozenset(
         "backup_standby_lag_seconds",
         "backup_standby_lag_mb",
         "backup_rate_limit_mb",
+        "pgops_poll_interval",
     }
 )
 
 # libpq takes one for each host, and none between two commas for the default.
 _PORTS = ("pgops_port", "pgops_scratch_port", "backup_standby_port")
 _LAST_PORT = 65535
+# Whose ports they are. Those of a standby are counted where it is looked for.
+_HOSTS: Mapping[str, tuple[str, ...]] = {
+    "pgops_port": ("pgops_host",),
+    "pgops_scratch_port": ("pgops_scratch_host", "pgops_host"),
+}
 # The shared variables are no options of a role.
 _SHARED: Mapping[str, Mapping[str, Any]] = {
     "pgops_connect_timeout": {"type": "int"},
@@ -128,6 +136,27 @@ def _is_port(text: str) -> bool:
     return not number or (number.isascii() and number.isdigit() and 1 <= int(number) <= _LAST_PORT)
 
 
+def _wrong_number(
+    name: str, ports: Any, of_hosts: tuple[str, ...], variables: Mapping[str, Any]
+) -> RefusedValue | None:
+    """libpq takes one port for all hosts, or as many as there are hosts.
+
+    :param of_hosts: the variables that name the hosts, the first that is set counts
+    """
+    named = next((host for host in of_hosts if not _is_empty(variables.get(host))), of_hosts[-1])
+    hosts = variables.get(named)
+    if _is_empty(ports) or _is_template(ports) or _is_template(hosts):
+        return None
+    there, given = (1 if _is_empty(one) else len(str(one).split(",")) for one in (hosts, ports))
+    if given in (1, there):
+        return None
+    told = "one host" if there == 1 else f"{there} hosts"
+    return RefusedValue(
+        name,
+        f"{name} is {_shown(ports)}, {given} ports with commas, and {named} names {told}; it takes one port, or one for each",
+    )
+
+
 def empty_value(given: Mapping[str, Any]) -> str | None:
     """The first variable of the command line that has no value though none would be a choice, or None.
 
@@ -151,6 +180,10 @@ def wrong_value(variables: Mapping[str, Any], options: Mapping[str, Mapping[str,
                 name,
                 f"{name} is {_shown(value)}, and it takes a port from 1 to {_LAST_PORT}, or one for each host with commas",
             )
+    for name, of_hosts in _HOSTS.items():
+        wrong = _wrong_number(name, variables.get(name), of_hosts, variables)
+        if wrong:
+            return wrong
     for name, option in {**_SHARED, **options}.items():
         value = variables.get(name)
         if _is_empty(value) or _is_template(value):
@@ -168,7 +201,9 @@ def wrong_value(variables: Mapping[str, Any], options: Mapping[str, Mapping[str,
         except TypeError:
             number = None
         if name in _COUNTS and (number is None or number < 1):
-            return RefusedValue(name, f"{name} is {_shown(value)}, and it takes a whole number from 1 on", 1)
+            # One second of a lease is nothing that anybody would want.
+            least = None if name in _SHARED else 1
+            return RefusedValue(name, f"{name} is {_shown(value)}, and it takes a whole number from 1 on", least)
         if name in _NEVER_NEGATIVE and (number is None or not number >= 0):
             return RefusedValue(name, f"{name} is {_shown(value)}, and it takes a number from 0 on")
         if number is None:

@@ -20,14 +20,13 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.incident_rules im
 # Each says which versions a way down takes.
 SELECTIONS = ("rollback_steps", "rollback_keep", "rollback_through", "rollback_version")
 UNFENCE = "unfence"
-# What the guard reads for it; the last is set by a migration that goes back by itself.
+# What the guard reads for it.
 VARIABLES = (
     "rollback_strategy",
     *SELECTIONS,
     "rollback_emergency",
     "ansible_run_tags",
     "ansible_skip_tags",
-    "__pgops_part_of",
 )
 # Strategies that may destroy, and so make and prove a backup first.
 _BACKED_UP = ("down", "auto")
@@ -41,11 +40,11 @@ def settled(
     run: Mapping[str, Any],
     limit: str,
 ) -> dict[str, str]:
-    """:param given: :data:`VARIABLES`, as far as they are set
+    """:param given: :data:`VARIABLES`, as far as they are set, and ``part_of``, the migration that goes back by it
     :param windows_of: host -> ``migrate_windows``; each host's own have to be open
     :return: what is recorded: ``emergency``, who has declared one (empty without), and of production ``window``
     :raises Refusal: there is no plan, or no window and no emergency; in check mode a window that is shut is only told"""
-    by_itself = str(given.get("__pgops_part_of") or "")
+    by_itself = str(given.get("part_of") or "")
     declared = boolean(given.get("rollback_emergency") or False, strict=False)
     emergency = "declared" if declared else f"begun by itself, by run {by_itself}" if by_itself else ""
     if not is_production:

@@ -30,7 +30,8 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
 class Duties:
     """:ivar variables_of: each host's; a template of another host is not read.
     :ivar typed: what was given with -e. :ivar given: the same as ``typed_commands.given`` has it, with the inventories.
-    :ivar run: ``playbook``, ``phases``, ``check_mode``, ``tags`` and ``skip_tags``."""
+    :ivar run: ``playbook``, ``phases``, ``check_mode``, ``tags`` and ``skip_tags``.
+    :ivar part_of: the run that has begun this one and waits for it."""
 
     variables_of: Mapping[str, Any]
     templar: Any
@@ -41,6 +42,7 @@ class Duties:
     is_production: bool
     limit: str
     say: Callable[[str], None]
+    part_of: str = ""
 
     def __post_init__(self) -> None:
         if self.run["playbook"] == "blue_green":
@@ -105,7 +107,7 @@ class Duties:
 
     def _planned(self, run: dict[str, Any]) -> dict[str, Any]:
         """:return: ``emergency`` and ``window`` of a rollback. :raises Refusal: it has no plan, or no window and is no emergency."""
-        given = {name: self.first_of(name) for name in rollback_plan.VARIABLES}
+        given = {name: self.first_of(name) for name in rollback_plan.VARIABLES} | {"part_of": self.part_of}
         windows_of = {
             host: self.templar.template(variables.get("migrate_windows"))
             for host, variables in self.variables_of.items()

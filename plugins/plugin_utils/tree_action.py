@@ -46,12 +46,13 @@ class TreeAction(UnbrokenAction):
         """Check the variables' names, work, and leave the result as JSON where that is asked for."""
         variables: dict[str, Any] = task_vars or {}
         super().run(tmp, variables)
+        given = None
         try:
             self._check_names(variables)
             given = self._task.args.get("sql") or self._value(variables, "pgops_sql")
             result = self.work(sql_directory(str(given) if given else None), variables)
         except PgopsError as exc:
-            result = {"failed": True, "changed": False, **lint_command.told(exc, self._typed())}
+            result = {"failed": True, "changed": False, **lint_command.told(exc, self._typed(), given)}
         except OSError as exc:
             place = f" ({exc.filename})" if exc.filename else ""
             result = {"failed": True, "changed": False, "msg": f"The migration tree: {exc.strerror}{place}"}

@@ -34,8 +34,10 @@ _SELECTION = re.compile(
     r"^(rollback_\w+|migrate_(target|steps|allow_out_of_order|canary|batches|reviewed_by|auto_rollback\w*|\w*waive)"
     r"|backup_(path|pin|unpin|pin_reason|list_\w+|expire_offline)|restore_(from|into|replace|confirm|table|schema)"
     r"|gate_(break_glass\w*|rehearse_first|planned_for)|(approve|request)_\w+|pgops_run_id"
-    r"|drill_\w+|blue_green_(stage|confirm)|schedule_(?!host$)\w+|(inspect|test_migration|new_migration|lost_writes|lint|audit_verify)_\w+)$"
+    r"|drill_\w+|rehearse_backup|blue_green_(stage|confirm)|schedule_(?!host$)\w+|(inspect|test_migration|new_migration|lost_writes|lint|audit_verify)_\w+)$"
 )
+_WINDOWS = "migrate_windows"
+_ROLLBACK = re.compile(r"(?:^|[/.])rollback(?:\.ya?ml)?$")
 # Why it is rolled back stays why, and an emergency stays one, whichever way.
 _STAYS = frozenset({"rollback_reason", "rollback_emergency"})
 # How much longer a way down was given is no choice of what it takes.
@@ -169,7 +171,7 @@ def again(run: Mapping[str, Any], limit: str | None, variables: Mapping[str, Any
         if name not in replaced and (name in _STAYS_DOWN or not (chosen and name.startswith("rollback_")))
     }
     command = " ".join([str(run.get("command") or _DEFAULT), *(run.get(GIVEN) or {}).get("options", [])])
-    return _line(run, command, limit, {**kept, **replaced})
+    return _line(run, command, limit, _asked(command, {**kept, **replaced}))
 
 
 def other(run: Mapping[str, Any], name: str, limit: str | None, variables: Mapping[str, Any] | None = None) -> str:
@@ -183,13 +185,20 @@ def other(run: Mapping[str, Any], name: str, limit: str | None, variables: Mappi
         for known, value in typed_variables(run).items()
         if known not in replaced and (not is_selection(known) or (known in _STAYS and name == "rollback"))
     }
-    return _line(run, sibling(run, name), limit, {**kept, **replaced})
+    command = sibling(run, name)
+    return _line(run, command, limit, _asked(command, {**kept, **replaced}))
+
+
+def _asked(command: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """:return: the variables without the windows of a migration, with which a rollback of production is refused and which no other reads."""
+    back = any(_ROLLBACK.search(word) for word in shlex.split(command))
+    return {name: value for name, value in variables.items() if not (back and name == _WINDOWS)}
 
 
 def before_limit(run: Mapping[str, Any], command: str) -> str:
     """``command`` with -i, -e and what makes it a dry run, for a sentence that chooses the limit itself."""
     options = (run.get(GIVEN) or {}).get("options", [])
-    return " ".join([command, *options, *_inventory(run), *_extra(run, typed_variables(run))])
+    return " ".join([command, *options, *_inventory(run), *_extra(run, _asked(command, typed_variables(run)))])
 
 
 def typed_variables(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import waivers
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, waivers
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import role_names, role_options
 
@@ -49,8 +49,13 @@ def fewer(typed: Any, kept: Any) -> bool:
 
 def more(typed: Any, kept: Any) -> bool:
     """A list of demands is stricter the more it has."""
-    words = typed.replace(" ", "").split(",") if isinstance(typed, str) else typed
-    return isinstance(words, (list, tuple)) and all(_plain(one) in _plain(words) for one in kept or [])
+    words = _listed(typed)
+    return isinstance(words, (list, tuple)) and all(_plain(one) in _plain(words) for one in _listed(kept) or [])
+
+
+def same_names(typed: Any, kept: Any) -> bool:
+    """The same names in the same order: in that order one environment comes before another."""
+    return isinstance(typed, (str, list, tuple)) and batches.names(typed) == batches.names(kept)
 
 
 def named(typed: Any, kept: Any) -> bool:
@@ -71,7 +76,7 @@ def strictest(value: str) -> Rule:
 # What makes a database behind a gate easier to touch, and what is stricter of it.
 RULES: Mapping[str, Rule] = {
     # Whether there is a gate, and what it asks for.
-    "gate_required": on, "pgops_production_environments": more, "pgops_environments": stored, "pgops_phases": more,
+    "gate_required": on, "pgops_production_environments": more, "pgops_environments": same_names, "pgops_phases": more,
     "gate_signers": stored, "gate_roles": stored, "gate_rehearsal_required": on, "gate_rehearsal_max_age_hours": lower,
     "gate_soak_hours": higher, "gate_rehearsed_before": on, "gate_backup_max_age_hours": lower,
     "migrate_windows": stored, "migrate_without_window": fewer, "migrate_blackouts": more, "migrate_waive": named,
@@ -203,6 +208,11 @@ def is_internal(name: str) -> bool:
 
 def _truth(value: Any) -> bool:
     return value is True or str(value).lower() in ("true", "yes", "on", "1")
+
+
+def _listed(value: Any) -> Any:
+    """:return: the value; a text is a list with commas."""
+    return batches.names(value) if isinstance(value, str) else value
 
 
 def _number(value: Any, nothing: float) -> float:

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 # The variables that name it.
 NAMED_BY: Mapping[str, tuple[str, ...]] = {
-    BACKUP: ("backup_path", "rollback_backup", "restore_from"),
+    BACKUP: ("backup_path", "rollback_backup", "restore_from", "rehearse_backup", "drill_backup"),
     SCRATCH_DATABASE: ("backup_scratch_database", "rehearse_scratch_database", "drill_scratch_database"),
     NEW_DATABASE: ("restore_into",),
 }
+# They take the newest backup where none is named, which is the same one again.
+_NEWEST = ("prove", "restore_drill")
 # The backups that can be named.
 PROVED = {"backup_list_only": "proved"}
 
@@ -35,9 +37,9 @@ def commands(action: PgopsAction, what: str, task_vars: dict[str, Any]) -> list[
     if action.PHASE in ("prove", "rehearse") and run.get("backup"):
         return []
     playbook = run.get("playbook")
-    if not named and playbook not in ("prove", "rollback"):
+    if not named and playbook not in (*_NEWEST, "rollback"):
         return []
     look = action.command(task_vars, "backup_list.yml", PROVED)
     if playbook == "rollback":
         return [look, without] if named else [look]
-    return [look, action.command(task_vars, "backup.yml")] if playbook == "prove" else [look]
+    return [look, action.command(task_vars, "backup.yml")] if playbook in _NEWEST else [look]

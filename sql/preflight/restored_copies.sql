@@ -6,8 +6,8 @@ SELECT name, run, CASE WHEN whole THEN 'restored and never swapped in' ELSE 'hal
             THEN pg_catalog.pg_size_pretty(pg_catalog.pg_database_size(oid)) ELSE 'of unknown size' END AS size,
        coalesce(pg_catalog.round(pg_catalog.date_part('epoch', clock_timestamp() - since)::numeric / 3600, 1)::text, '?') AS hours,
        %(limit)s::text AS limit_to, pg_catalog.current_database() AS database,
-       CASE WHEN whole THEN ' takes it once it is rollback_keep_days old; to swap it in: ansible-playbook rollback.yml -l ' || %(limit)s
-                            || ' -e rollback_strategy=swap -e rollback_swap_to=' || name ELSE '' END AS otherwise
+       CASE WHEN whole THEN ', so it goes once it is rollback_keep_days old; rollback_strategy=swap with rollback_swap_to=' || name
+                            || ' swaps it in' ELSE '' END AS otherwise
   FROM (SELECT d.oid, d.datname::text AS name, substring(m.text FROM '"run_id": "([^"]*)"') AS run,
                m.text ~ '"state": "verified"' AS whole,
                substring(m.text FROM '"since": "([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z)"')::timestamptz AS since

@@ -180,15 +180,14 @@ def test_nobody_changes_phi_over_that_is_not_assessed_and_a_refusal_opens_no_log
     assert refused.rc == 2 and "audit_privacy_assessment" in refused.json["error"]["message"]
     looked = change_over(site, "--check")
     assert looked.rc == 0 and f"PHI: {WIDE}: nobody has named" in looked.stdout
-    refusals: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-        ({"gate_required": True}, {}, "this environment has a gate"),
-        ({"migrate_windows": SHUT}, {}, "Nothing was changed over: it"),
-        # What leaves out a review in playbooks that apply nothing does so here for nobody.
-        ({"migrate_review_required": True}, {"__pgops_only_tell": True}, "nobody is named who has reviewed"),
+    refusals: list[tuple[dict[str, Any], str]] = [
+        ({"gate_required": True}, "this environment has a gate"),
+        ({"migrate_windows": SHUT}, "Nothing was changed over: it"),
+        ({"migrate_review_required": True}, "nobody is named who has reviewed"),
     ]
-    for kept, typed, why in refusals:
+    for kept, why in refusals:
         site.variables |= kept
-        shut = change_over(site, **ASSESSED, **typed)
+        shut = change_over(site, **ASSESSED)
         assert shut.rc == 2 and why in shut.json["error"]["message"], shut.output
         assert not {"phi_open", "phi_close"} & phases(site, shut)
         site.variables |= {"gate_required": False, "migrate_windows": [], "migrate_review_required": False}
@@ -239,7 +238,7 @@ def test_a_typed_stage_lets_a_change_over_off_nothing(playbook: Playbook, tmp_pa
     past = playbook(
         "blue_green.yml", blue_green_stage="change_over", blue_green_confirm=playbook.database, __pgops_stage="status"
     )
-    assert past.rc == 2 and "this run has no gate and no plan" in past.json["error"]["message"], past.output
+    assert past.rc == 2 and "__pgops_stage is typed with -e" in past.json["error"]["message"], past.output
 
 
 # -- who is told -------------------------------------------------------------------------------------------------------------

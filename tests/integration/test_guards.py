@@ -78,6 +78,32 @@ def test_no_limit_with_production_in_reach(guarded: Playbook) -> None:
     )
 
 
+def test_what_is_production_may_be_written_as_a_text(guarded: Playbook) -> None:
+    guarded.variables["pgops_production_environments"] = "production"
+    refused(guarded, guarded("guarded.yml", limit=None), "No -l was given and production is in reach")
+    typed = guarded("guarded.yml", limit="production", pgops_production_environments="prodction, staging")
+    refused(guarded, typed, "pgops_production_environments is typed with -e, and which environment is production")
+    guarded.variables["pgops_production_environments"] = {"production": True}
+    sentence = "pgops_production_environments is {'production': True}, and it takes a list of groups, or their names with commas"
+    refused(guarded, guarded("guarded.yml"), sentence)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"pgops_environments": "web,production"},
+        {"__pgops_part_of": "20260101T000000Z-aaaaaa"},
+        {"__rollback_shown": {}},
+    ],
+)
+def test_who_types_a_rollback_of_production_chooses_neither_its_environment_nor_what_is_shown(
+    guarded: Playbook, given: dict[str, object]
+) -> None:
+    result = guarded("rollback.yml", limit="production", rollback_steps="1", **given)
+    refused(guarded, result, f"{next(iter(given))} is typed with -e, and ")
+    assert result.json["error"]["next"] == ["ansible-playbook rollback.yml -l production -e rollback_steps=1"]
+
+
 def test_no_limit_with_one_harmless_environment_in_reach_is_taken(guarded: Playbook) -> None:
     guarded.write_inventory()
     result = guarded("guarded.yml", "-i", "inventories/local.yml", limit=None)
@@ -457,7 +483,7 @@ def test_a_misspelt_first_word_in_the_inventory(guarded: Playbook, name: str, ne
 
 def test_a_sites_own_variables_in_the_inventory_are_none_of_the_guards_business(guarded: Playbook) -> None:
     guarded.variables.update(
-        {"app_directory": "/srv", "backups_host": "nas-1", "migration_user": "ada", "ops_host": "ops-1", "BACKUP_DIRECTORY": "/b"}
+        {"app_directory": "/srv", "scheduler_host": "s-1", "exports_directory": "/srv", "callback_version": 2, "backups_host": "nas-1", "migration_user": "ada", "ops_host": "ops-1", "BACKUP_DIRECTORY": "/b"}
     )  # fmt: skip
     result = guarded("guarded.yml")
     assert result.rc == 0, result.output
@@ -501,7 +527,8 @@ def test_a_template_of_a_later_host_is_told_by_its_variable(guarded: Playbook) -
     ("name", "value", "takes"),
     [
         ("pgops_port", "abc", "a port from 1 to 65535, or one for each host with commas"),
-        ("pgops_connect_timeout", "soon", "a whole number"),
+        ("pgops_connect_timeout", "soon", "a whole number from 1 on"),
+        ("pgops_lease", "-1", "a whole number from 1 on"),
     ],
 )
 def test_a_shared_value_that_cannot_be_meant(guarded: Playbook, name: str, value: str, takes: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg2
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import adoption, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils.command_text import is_sql
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
@@ -428,6 +429,9 @@ def test_a_fence_that_only_a_superuser_may_take_away_is_not_told_to_be_gone(admi
         with pytest.raises(PgopsError) as caught:
             look(admin, core, adoption.Request(NAMES, fence=False), engine.way("20260101T000000Z-000002"))
         assert f"they belong to {RESTORE}" in caught.value.message
+        told = caught.value.extra["statements"]
+        assert len(told) == 4 and all(map(is_sql, told)), "each can be typed in psql"
+        assert " ".join(told) in caught.value.message
     with pytest.raises(psycopg2.errors.InsufficientPrivilege, match=REFUSED.format("Sequelize")):
         as_app(admin, "CREATE TABLE lockers (id integer)")
     drops = re.findall(r"DROP [^;.]+(?:\.[^;.]+)?(?=[;.])", caught.value.message)

@@ -30,6 +30,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     preflight_compare,
     preflight_looks,
 )
+from ansible_collections.whitecross.pgops.plugins.module_utils.command_text import is_command
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting
@@ -445,7 +446,11 @@ def test_a_whole_copy_that_was_never_swapped_in_is_told_with_both_ways(world: Wo
     (told,) = red(world.look()).values()
     assert told["objects"] == 1
     assert re.search(rf"^{copy}, [0-9]+ [kM]B, restored and never swapped in", told["evidence"])
-    assert f"-e rollback_swap_to={copy}" in told["fix"]
+    assert f"rollback_strategy=swap with rollback_swap_to={copy} swaps it in" in told["evidence"]
+    left_copy(world, "another", state=database_marks.VERIFIED)
+    (told,) = red(world.look()).values()
+    assert told["objects"] == 2
+    assert is_command(told["fix"]) and "&&" not in told["fix"], "one command takes both"
 
 
 # -- levels between -------------------------------------------------------------------------------------------------------

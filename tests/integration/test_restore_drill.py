@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleActionFail
 from ansible_collections.whitecross.pgops.plugins.module_utils import backup_store, drill, restore
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import BACKUP, PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import proof_levels
 from support.backups import PATIENT, RUN, back_up, fill, largest_file, names, proved, start_python
 from support.server import RESTORE, Server
@@ -238,6 +238,7 @@ def test_a_damaged_backup_fails_the_drill_on_the_level_that_sees_it(
     assert (evidence["verdict"], evidence["level"]) == ("failed", 0)
     assert [(entry["level"], entry["ok"]) for entry in evidence["levels"]] == [(0, False)]
     assert file.name in evidence["error"]
+    assert evidence["unusable"] == BACKUP, "no command names it again"
     assert names(server, filled) == [filled]
 
 

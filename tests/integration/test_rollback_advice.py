@@ -267,6 +267,36 @@ def test_a_rollback_goes_on_where_the_migration_that_began_it_is_killed(site: Pl
     wait_for(lambda: tables(site) == [], seconds=120)
 
 
+@pytest.mark.slow
+def test_production_goes_back_by_itself_whatever_windows_its_migration_was_typed_with(site: Playbook) -> None:
+    add_failing(site)
+    waiver = {
+        "check": "evidence",
+        "version": "*",
+        "reason": "there is no staging",
+        "by": "Ada Byron",
+        "until": "2126-01-01",
+    }
+    site.variables |= {
+        "pgops_phases": ["preflight", *PROVED], "migrate_windows": [{"opens": "2020-01-01 22:00 UTC", "lasts": "1h"}],
+        "migrate_waive": [{**waiver, "version": version} for version in (V1, V2)],
+        "migrate_auto_rollback_reason": "nobody is there at night", "backup_scratch_reason": "a test", "pgops_production_environments": "production",
+    }  # fmt: skip
+    result = site("migrate.yml", limit="production", migrate_auto_rollback=True, migrate_windows=[])
+    assert result.rc == 2, result.output
+    assert result.json["state"] == "rolled back", result.output
+    (run,) = result.json["automatic"]["runs"]
+    own = json.loads(Path(run["report"]).with_suffix(".incident.json").read_text())
+    assert own["emergency"] == f"begun by itself, by run {result.json['run_id']}"
+    assert own["window"].startswith("at any time"), "it inherits what the migration was typed with"
+    assert tables(site) == []
+    # What is printed for a person is not refused for the windows of the migration, and the word of a run that is over is not believed.
+    assert not [command for command in result.json["advice"]["commands"] if "migrate_windows" in command]
+    forged = {"__pgops_part_of": result.json["run_id"], "pgops_databases": [site.database]}
+    late = site("rollback.yml", limit="production", rollback_through=V1, **forged)
+    assert "begins in a window, and this is outside of each window" in late.json["error"]["message"]
+
+
 def test_a_rollback_that_fails_stops_and_says_so(site: Playbook) -> None:
     add_failing(site, V2, down="SELECT 1 / (relpages - relpages) FROM pg_class;\n")
     result = site("migrate.yml", migrate_auto_rollback=True)

@@ -38,6 +38,19 @@ OWN = """
 """
 
 
+# What such names begin with, so that any word may stand behind them.
+FIRST_WORDS = """
+    db mysql mariadb mongodb redis kafka monitoring prometheus grafana zabbix vault consul etcd postgres postgresql pg psql pgbouncer patroni
+    barman repmgr wal_g proxy haproxy reverse_proxy nginx squid java props python requests app application web api frontend backend
+    scheduler scheduled schedules cron systemd callback callbacks fallback rollbar rollout exports exporter node_exporter expert import
+    inspec insect audio auditd auditbeat edit date rate late game gated gateway gatekeeper stage state site store storage restored restores
+    restorer restic reverse approved approver approves migrated migrates migration migrator emigrate attention detention intention adapt
+    adapter adept books looks cooks webhook hosts verity verifier version borg borgmatic bacula duplicity rsync minio aws azure gcp backup1
+    backup2 gate1 export2 request2 pgops2 hooks2 log logging syslog mail smtp ldap sso tls ssl cert certbot firewall selinux docker podman
+    kubernetes helm jenkins gitlab sonar nexus artifactory keycloak oauth reporter reporting replication replica standby cluster server
+"""
+
+
 @pytest.mark.parametrize(
     ("one", "other", "count"),
     [("gate", "gate", 0), ("gat", "gate", 1), ("gaet", "gate", 1), ("gatte", "gate", 1), ("", "gate", 4), ("maintainance", "maintenance", 2)],
@@ -66,6 +79,13 @@ def test_slips_are_counted_as_a_typist_makes_them(one: str, other: str, count: i
         ("gateRequired", "gate_required"),
         ("gaterequired", "gate_required"),
         ("pgopsDatabase", "pgops_database"),
+        ("scheduel_jobs", "schedule_jobs"),
+        ("rolback_steps", "rollback_steps"),
+        ("rehaerse_mask", "rehearse_mask"),
+        ("retenion_archive_directory", "retention_archive_directory"),
+        ("prefligth_waive", "preflight_waive"),
+        ("exprot_directory", "export_directory"),
+        ("pops_database", "pgops_database"),
     ],
 )
 def test_a_slip_in_the_first_word_of_an_inventorys_variable_is_found(name: str, meant: str) -> None:
@@ -83,6 +103,17 @@ def test_a_sites_own_variables_are_passed_over() -> None:
     # Names with a prefix of ours are refused as such, by another rule.
     assert near_variables(OWN.split()) == []
     assert near_variables([*INTERNAL_STATIC_VARS, *MAGIC_VARIABLE_MAPPING, *RESTRICTED_RESULT_KEYS]) == []
+
+
+def test_another_tools_first_word_is_no_slip_whatever_stands_behind_it() -> None:
+    known = known_variables()
+    # Without those of lost_writes and blue_green, whose first word is two.
+    rests = {name.partition("_")[2] for name in known if not name.startswith(("lost_", "blue_", "fleet_"))} | {
+        "url",
+        "version",
+    }
+    ours = {f"{first}_{rest}" for first in FIRST_WORDS.split() for rest in rests} - set(known)
+    assert [str(found) for found in near_variables(ours)] == []
 
 
 def test_no_known_variable_is_near_to_another() -> None:

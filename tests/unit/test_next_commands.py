@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.action import prove, restore, restore_database
-from ansible_collections.whitecross.pgops.plugins.module_utils import errors, preflight
+from ansible.errors import AnsibleActionFail
+from ansible_collections.whitecross.pgops.plugins.action import drill, plan, prove, rehearse, restore, restore_database
+from ansible_collections.whitecross.pgops.plugins.module_utils import dump_source, errors, preflight, restore_plan
 from ansible_collections.whitecross.pgops.plugins.module_utils.command_text import is_command, together
 from ansible_collections.whitecross.pgops.plugins.module_utils.preflight_checks import Check
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import reporting, typed_commands, unusable
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import lint_command, reporting, typed_commands, unusable
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.preflight_data import read
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import known_variables
 from support.actions import action, variables
@@ -34,6 +37,9 @@ LIST = "ansible-playbook backup_list.yml -l staging -e backup_list_only=proved"
         "ansible-doc -t role whitecross.pgops.migrate",
         "chmod 600 /etc/pgops/passfile",
         "ALTER TABLE a OWNER TO b; ALTER TABLE c OWNER TO b; -- and 2 more",
+        "ansible-playbook backup.yml -i a.yml -l a --check --tags plan,apply -e @vault.yml -e 'rollback_reason=it is slow, and: we go && back'",
+        "ansible-playbook -vv whitecross.pgops.status -l a -e \"backup_scratch_reason='why, and: who'\"",
+        "ansible-playbook prove.yml -l a && ansible-playbook prove.yml -l b # and 3 more",
     ],
 )
 def test_what_can_be_typed_is_a_command(text: str) -> None:
@@ -56,6 +62,12 @@ def test_what_can_be_typed_is_a_command(text: str) -> None:
         "systemctl status and journalctl -u of the unit that is named",
         "blue_green.yml -e blue_green_stage=give_up, or -e blue_green_stage=prepare to begin anew",
         "correct the files and type: ansible-playbook lint.yml",
+        "ansible-playbook rollback_cleanup.yml -l a -e rollback_cleanup_confirm=x takes it once it is old",
+        "ansible-playbook rollback_cleanup.yml -l a; to swap it in: ansible-playbook rollback.yml -l a",
+        "ansible-playbook lint.yml, then correct the files",
+        "ansible-playbook prove.yml -l a && look at it",
+        "ansible-playbook prove.yml -l a or another",
+        "ansible db2 -m ansible.builtin.ping and look",
         "",
     ],
 )
@@ -145,6 +157,48 @@ def test_a_run_whose_own_backup_is_damaged_is_typed_again_for_it_makes_another()
     made = {"school": {"path": PATH}}
     assert refused(prove.ActionModule, errors.BACKUP, "migrate", {}, backup=made) == []
     assert refused(prove.ActionModule, errors.BACKUP, "rollback", {}, backup=made) == []
+
+
+def test_a_backup_that_a_drill_or_a_rehearsal_names_is_not_named_again() -> None:
+    backup = "ansible-playbook backup.yml -l staging"
+    assert refused(drill.ActionModule, errors.BACKUP, "restore_drill", {"drill_backup": PATH}) == [LIST, backup]
+    assert refused(drill.ActionModule, errors.BACKUP, "restore_drill", {}) == [LIST, backup], "the newest is the same"
+    assert refused(rehearse.ActionModule, errors.BACKUP, "rehearse", {"rehearse_backup": PATH}) == [LIST]
+    made = {"school": {"path": PATH}}
+    assert refused(rehearse.ActionModule, errors.BACKUP, "rehearse", {}, backup=made) == []
+
+
+@pytest.mark.parametrize("found", [b"no dump at all", b"PGDMP cut"])
+def test_what_is_no_whole_dump_is_not_named_again(tmp_path: Path, found: bytes) -> None:
+    (path := tmp_path / "x.dump").write_bytes(found)
+    with pytest.raises(errors.PgopsError) as caught:
+        dump_source.refuse_other_sums(dump_source.identify(str(path)))
+        (tmp_path / "x.dump.sha256").write_text(f"{'0' * 64}  x.dump\n")
+        dump_source.refuse_other_sums(dump_source.identify(str(path)))
+    assert caught.value.unusable == errors.BACKUP
+    assert refused(restore_database.ActionModule, errors.BACKUP, "restore", {"restore_from": str(path)}) == [LIST]
+
+
+def test_two_ways_of_a_restore_tell_neither_as_if_it_had_been_chosen() -> None:
+    asked = SimpleNamespace(replace=True, into="fresh")
+    with pytest.raises(errors.PgopsError, match="two ways, and both are given") as caught:
+        restore_plan.refuse_two_ways(asked, "school")
+    assert caught.value.unusable is None
+    assert "restore_replace to restore into a new database" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("typed", [{}, {"pgops_sql": "/typed", "pgops_host": "db9"}])
+def test_the_command_that_lists_all_faults_names_the_tree_of_the_inventory(typed: dict[str, Any]) -> None:
+    faults = errors.PgopsError("a and b", extra={"findings": ["a", "b"]})
+    run = {"command": "ansible-playbook migrate.yml", "given": {"variables": typed, "files": [], "inventory": []}}
+    tree = typed.get("pgops_sql") or "/srv/school/sql"
+    assert lint_command.told(faults, run, tree)["next"] == [f"ansible-playbook lint.yml -e pgops_sql={tree}"]
+    assert lint_command.told(faults, run, None)["next"] == ["ansible-playbook lint.yml"]
+    made, of_host = action(plan.ActionModule), variables(["school"])
+    of_host["pgops_sql"] = "/srv/school/sql"
+    with pytest.raises(AnsibleActionFail) as caught:
+        made.refuse_tree(faults, of_host)
+    assert caught.value.result["next"] == ["ansible-playbook lint.yml -e pgops_sql=/srv/school/sql"]
 
 
 def test_a_name_that_cannot_be_made_is_left_out() -> None:

@@ -20,6 +20,22 @@ def test_a_time_that_is_less_than_nothing(name: str) -> None:
     assert refused_values.wrong_value({name: 0}, role_options()) is None
 
 
+@pytest.mark.parametrize("name", ["pgops_lease", "pgops_connect_timeout"])
+@pytest.mark.parametrize("value", [0, -1, "-1", "0"])
+def test_a_lease_and_a_timeout_have_at_least_a_second(name: str, value: object) -> None:
+    found = refused_values.wrong_value({name: value}, role_options())
+    assert found is not None
+    assert (found.sentence, found.instead) == (f"{name} is {value}, and it takes a whole number from 1 on", None)
+    assert refused_values.wrong_value({name: 1}, role_options()) is None
+
+
+def test_a_poll_is_not_made_before_the_last_one() -> None:
+    found = refused_values.wrong_value({"pgops_poll_interval": "-1"}, role_options())
+    assert found is not None
+    assert found.sentence == "pgops_poll_interval is -1, and it takes a number from 0 on"
+    assert refused_values.wrong_value({"pgops_poll_interval": 0.05}, role_options()) is None
+
+
 def test_a_choice_of_the_copy_that_there_is_not() -> None:
     found = refused_values.wrong_value({"rollback_emergency_backup": "requiree"}, role_options())
     assert found is not None

@@ -96,7 +96,7 @@ def test_it_begins_in_a_window_or_as_an_emergency_that_is_recorded() -> None:
     shut = settled(rollback_steps="1", migrate_windows=NEVER, rollback_emergency="true")
     assert shut["emergency"] == "declared" and shut["window"].startswith("outside of each window")
     assert rollback_plan.line(shut).endswith("; emergency: declared")
-    by_itself = settled(rollback_through="1", migrate_windows=NEVER, __pgops_part_of="20260101T000000Z-aaaaaa")
+    by_itself = settled(rollback_through="1", migrate_windows=NEVER, part_of="20260101T000000Z-aaaaaa")
     assert by_itself["emergency"] == "begun by itself, by run 20260101T000000Z-aaaaaa"
     assert settled(rollback_steps="1", migrate_windows=NEVER, check=True)["window"].startswith("outside")
     for strategy in ("unfence", "swap", "undo_swap"):

@@ -27,6 +27,7 @@ CASES: dict[Any, tuple[Any, list[Any], list[Any]]] = {
     typed_settings.watched: (None, [5, "9"], [0, 4, None]),
     typed_settings.fewer: (["LOW", "MEDIUM"], [["LOW"], []], [["HIGH"], ["LOW", "CRITICAL"], "LOW,HIGH", None]),
     typed_settings.more: (["a", "b"], [["a", "b"], "b, a,c"], [["a"], [], "", None, "ab"]),
+    typed_settings.same_names: (["a", "b"], [["a", "b"], "a, b"], [["a"], ["b", "a"], "ab", "", None]),
     typed_settings.named: ([{"check": "x"}], [[{"check": "x"}], [], [SIGNED]], [[{"check": "y"}], "x", [SIGNED, {}], None]),
 }  # fmt: skip
 
