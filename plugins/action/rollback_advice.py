@@ -87,7 +87,8 @@ class ActionModule(UnbrokenAction):
                 display.warning(f"{target.database} on {target.host} is not rolled back by itself: {target.why}")
         reason = self._reason(advice, run)
         for number, rollback in enumerate(rollback_targets.rollbacks(targets), 1):
-            done = self._roll_back(journal, run, rollback, number, reason, advice)
+            kept = variables["hostvars"][rollback.host].get("pgops_state_directory")
+            done = self._roll_back(journal, run, rollback, number, reason, advice, kept=str(kept or ""))
             answer["changed"] = True
             answer["rolled_back"].append({"host": rollback.host, "databases": list(rollback.databases), "ok": done})
             if not done:
@@ -112,9 +113,12 @@ class ActionModule(UnbrokenAction):
         number: int,
         reason: str,
         advice: dict[str, Any],
+        *,
+        kept: str,
     ) -> bool:
         """Run the playbook that a person would type, with its disclosure, its backup, its verification and its own report.
 
+        :param kept: ``pgops_state_directory`` of the host; the rollback has to find the journal of this run
         :return: whether it came to its end
         """
         folder = reporting.files(journal.state_directory, journal.environment, journal.run_id)["json"].parent
@@ -128,6 +132,8 @@ class ActionModule(UnbrokenAction):
             "pgops_json": str(result),
             part_of_run.VARIABLE: journal.run_id,
         }
+        if kept and Path(kept).expanduser() != journal.state_directory:
+            variables["pgops_state_directory"] = str(journal.state_directory)
         if variables["rollback_strategy"] == "down":
             variables["rollback_only"] = list(rollback.versions)
         command = bring_back.another(sys.argv, str(run["command"]), typed_commands.sibling(run, "rollback"))

@@ -71,7 +71,8 @@ def prepare(
         swap_blockers.refuse_recovery(conn, change.database)
         blue_green_record.refuse_over(change, conn)
         before = blue_green_change.look(change, conn)
-        let_go = [] if check_only else blue_green_change.let_clients_go_on(change)
+        # Without anything of an earlier run a pause is somebody else's.
+        let_go = [] if check_only or before["state"] == NONE else _let_go(change)
         if before["state"] == READY:
             return {**_same(change, before, migrations), "told": let_go}
         pending = blue_green_versions.pending(change, migrations)
@@ -220,12 +221,19 @@ def _ended(
     if over is None:
         return {"told": [*told, *blue_green_change.let_clients_go_on(change)]}
     record = blue_green_record.replaced(change, conn, over["aside"]) or {}
-    # Clients wait, and nothing of the rest needs the pool.
-    try:
-        told += blue_green_change.let_clients_go_on(change)
-    except PgopsError as error:
-        told.append(error.message)
+    told += _let_go(change)
     return _over(change, conn, migrations, record, run, {**over, "resumed": True, "told": told})
+
+
+def _let_go(change: Change) -> list[str]:
+    """Clients wait, but nothing of the rest needs the pool, so that a console that does not answer stops nothing.
+
+    :return: what was done, or why it could not be, in words.
+    """
+    try:
+        return blue_green_change.let_clients_go_on(change)
+    except PgopsError as error:
+        return [error.message]
 
 
 def _is_done(change: Change, found: Mapping[str, Any], migrations: Sequence[Mapping[str, Any]]) -> bool:
@@ -248,7 +256,7 @@ def begin(change: Change, migrations: Sequence[Mapping[str, Any]]) -> dict[str, 
             return {
                 "state": OVER,
                 "told": [
-                    *blue_green_change.let_clients_go_on(change),
+                    *_let_go(change),
                     "the names were swapped by a run that was cut off; what is left of it is done now",
                 ],
             }
@@ -353,7 +361,7 @@ def give_up(change: Change, *, check_only: bool = False, run: ledger.Run | None 
         if check_only:
             over = blue_green_record.told_over(change, conn)
             found = over if "state" in over else blue_green_change.look(change, conn)
-            return {**over, "state": found["state"], "removed": [], "changed": found["state"] != NONE}
+            return {**found, **over, "removed": [], "changed": found["state"] != NONE}
         if blue_green_record.over(change, conn):
             done = _ended(change, conn, [], run)
             return {**done, "told": [_TOO_LATE, *done["told"]]}

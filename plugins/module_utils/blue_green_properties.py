@@ -23,11 +23,12 @@ SELECT DISTINCT CASE WHEN a.grantee = 0 THEN NULL ELSE pg_catalog.pg_get_userbyi
 FROM pg_catalog.pg_database AS d, pg_catalog.aclexplode(d.datacl) AS a WHERE d.datname = current_database()
 """
 
-# As text, since it is only asked whether somebody has changed it: owner, privileges, limit, template, settings.
+# It is only asked whether somebody has changed it: owner, privileges, limit, template, settings. A sum, since databases of two encodings
+# tell the same name by other letters.
 _FINGERPRINT = """
-SELECT concat_ws(' ', d.datdba, d.datacl::text, d.datconnlimit, d.datistemplate,
-                 (SELECT string_agg(concat_ws(' ', s.setrole, s.setconfig::text), ' ' ORDER BY s.setrole)
-                    FROM pg_catalog.pg_db_role_setting AS s WHERE s.setdatabase = d.oid))
+SELECT md5(concat_ws(' ', d.datdba, d.datacl::text, d.datconnlimit, d.datistemplate,
+                     (SELECT string_agg(concat_ws(' ', s.setrole, s.setconfig::text), ' ' ORDER BY s.setrole)
+                        FROM pg_catalog.pg_db_role_setting AS s WHERE s.setdatabase = d.oid)))
   FROM pg_catalog.pg_database AS d WHERE {which}
 """
 _CHANGED = "P0BG1"

@@ -12,6 +12,7 @@ from typing import Any
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     blue_green_change,
     blue_green_record,
+    ledger,
     preview,
     strategies_of_versions,
 )
@@ -47,20 +48,16 @@ def pending(change: Change, migrations: Sequence[Mapping[str, Any]]) -> list[Map
 
 def is_left(change: Change, migrations: Sequence[Mapping[str, Any]]) -> bool:
     """:return: whether a pending version is one for a blue-green change, also behind others that are applied online."""
-    return _has_one(_all(change, migrations)["pending"], migrations)
-
-
-def _all(change: Change, migrations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     selection = Selection(strategy=strategies_of_versions.ANY)
-    return preview.preview(change.target, migrations, selection, run_id=change.work.run_id)
+    with closing(change.connect(change.target)) as conn:
+        # What the others lack is no matter of a change that does not bring them.
+        plan = preview.listed(conn, ledger.read(conn), migrations, selection)
+    return any(version.get("strategy") == strategies_of_versions.BLUE_GREEN for version in plan.pending)
 
 
-def _has_one(pending: Sequence[Mapping[str, Any]], migrations: Sequence[Mapping[str, Any]]) -> bool:
-    versions = {str(item["version"]) for item in pending}
-    return any(
-        version.get("strategy") == strategies_of_versions.BLUE_GREEN and str(version["version"]) in versions
-        for version in migrations
-    )
+def _applied(change: Change) -> list[str]:
+    with closing(change.connect(change.target)) as conn:
+        return [str(row.version) for row in ledger.read(conn).in_state("applied")]
 
 
 def looking(target: Target, run_id: str) -> Change:
@@ -82,9 +79,8 @@ def _planned(change: Change, migrations: Sequence[Mapping[str, Any]]) -> dict[st
             return dict(_NOTHING)
         found = blue_green_change.look(change, conn)
     if found["state"] != READY:
-        every = _all(change, migrations)
-        if not _has_one(every["pending"], migrations):
-            return {**_NOTHING, "applied": every["applied"]}
+        if not is_left(change, migrations):
+            return {**_NOTHING, "applied": _applied(change)}
         selection = Selection(strategy=strategies_of_versions.BLUE_GREEN)
         return preview.preview(change.target, migrations, selection, run_id=change.work.run_id)
     versions = [str(version) for version in found["record"]["versions"]]

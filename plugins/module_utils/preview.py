@@ -85,14 +85,7 @@ def planned(
     :raises PgopsError: see :func:`plan.make`, :func:`mended_step.refuse`, :func:`encoding.refuse`, :func:`other_schema.refuse` and
         :func:`extension_needs.refuse`.
     """
-    plan = planning.make(
-        found,
-        migrations,
-        selection,
-        stored=lambda version: ledger.stored(conn, version),
-        standing=lambda names: index_definition.standing(conn, names),
-        database=str(conn.info.dbname),
-    )
+    plan = _made(conn, found, migrations, selection)
     for migration in plan.pending:
         row = found.get(str(migration["version"]))
         if row is not None and row.state in ("applying", "failed"):
@@ -103,6 +96,27 @@ def planned(
     plan = contract.hold_back(conn, found, plan, selection.contracts)
     extension_needs.refuse(conn, plan.pending)
     return plan
+
+
+def listed(
+    conn: Connection, found: ledger.Ledger, migrations: Sequence[Mapping[str, Any]], selection: planning.Selection
+) -> planning.Plan:
+    """:return: as :func:`planned`, whatever the versions may lack. :raises PgopsError: see :func:`plan.make`."""
+    plan = _made(conn, found, migrations, selection)
+    return contract.hold_back(conn, found, plan, selection.contracts)
+
+
+def _made(
+    conn: Connection, found: ledger.Ledger, migrations: Sequence[Mapping[str, Any]], selection: planning.Selection
+) -> planning.Plan:
+    return planning.make(
+        found,
+        migrations,
+        selection,
+        stored=lambda version: ledger.stored(conn, version),
+        standing=lambda names: index_definition.standing(conn, names),
+        database=str(conn.info.dbname),
+    )
 
 
 def _summary(conn: Connection, migration: Mapping[str, Any], found: ledger.Ledger) -> dict[str, Any]:

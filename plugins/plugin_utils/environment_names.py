@@ -12,12 +12,13 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.environments import Refusal
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
 
 ENVIRONMENTS, PRODUCTION = "pgops_environments", "pgops_production_environments"
 _GROUP = re.compile(r"[\w.-]+")
+_TEMPLATE = re.compile(r"\{[{%]")
 _SHOWN = 60
 
 
@@ -48,9 +49,19 @@ def of_run(
     :raises Refusal: one of them is no list, for any host"""
     for variable in (ENVIRONMENTS, PRODUCTION):
         for name, variables in variables_of.items():
-            refuse_no_list(variable, variables.get(variable), name)
+            if not _is_to_be_done(variables.get(variable)):
+                refuse_no_list(variable, variables.get(variable), name)
         refuse_no_list(variable, value(variable), host)
     return listed(ENVIRONMENTS, value(ENVIRONMENTS)), listed(PRODUCTION, value(PRODUCTION))
+
+
+def _is_to_be_done(value: Any) -> bool:
+    """:return: whether only a template, or a key of Ansible's vault, tells what it is."""
+    if isinstance(value, (list, tuple)):
+        return any(map(_is_to_be_done, value))
+    return type(value).__name__ in typed_commands.ENCRYPTED or (
+        isinstance(value, str) and _TEMPLATE.search(value) is not None
+    )
 
 
 def _is_list(value: Any) -> bool:

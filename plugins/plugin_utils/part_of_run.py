@@ -9,6 +9,7 @@ Such a part waits for no window, so the word alone is not believed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils import journal
 VARIABLE = "__pgops_part_of"
 # They are called as a rollback was that was cut off, with the same variables; none of them waits for a window.
 BRING_BACK = ("stop", "hooks")
+# In so many seconds Ansible has read its inventory, a dynamic one too, and come to the guard.
+STARTS_WITHIN_S = 600
 
 
 def believed(
@@ -25,18 +28,28 @@ def believed(
 ) -> str:
     """:param given: :data:`VARIABLE`
     :param databases: those that this run names
-    :return: the id of that run; empty where it is none of this environment that goes on and waits for a rollback of these databases"""
+    :return: the id of that run; empty where it is none of this environment that goes on and waits for a rollback of these databases.
+        A rollback that has begun goes on where its migration is killed, also while Ansible is still starting it."""
     run_id = str(given or "")
     if not journal.is_run_id(run_id):
         return ""
     events = journal.Journal(state_directory, environment, run_id).events()
-    if not events or journal.finished(events) or not journal.is_alive(events[0].get("pid")):
+    if not events or journal.finished(events):
         return ""
     begun = _open(events)
+    if begun and not journal.is_alive(events[0].get("pid")) and _age_s(begun) > STARTS_WITHIN_S:
+        return ""
     of_it = (
         begun and [str(begun.get("host"))] == [*map(str, hosts)] and [*(begun.get("databases") or [])] == [*databases]
     )
     return run_id if of_it else ""
+
+
+def _age_s(event: Mapping[str, Any]) -> float:
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(str(event.get("time")))).total_seconds()
+    except (TypeError, ValueError):
+        return float("inf")
 
 
 def _open(events: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -46,7 +46,7 @@ _STAYS_DOWN = _STAYS | {"rollback_statement_timeout", "rollback_lock_budget"}
 _SECRET_VALUE = re.compile(
     r"://[^/\s]*:[^/\s]*@|passw\w*\s*=|\$ANSIBLE_VAULT|(?i:age-secret-key-|private key-----|secret_access_key\s*=)"
 )
-_ENCRYPTED = frozenset({"EncryptedString", "AnsibleVaultEncryptedUnicode"})
+ENCRYPTED = frozenset({"EncryptedString", "AnsibleVaultEncryptedUnicode"})
 
 
 def is_selection(name: str) -> bool:
@@ -76,7 +76,7 @@ def _is_loaded(value: Any) -> bool:
 
 
 def _holds_secret(value: Any) -> bool:
-    if type(value).__name__ in _ENCRYPTED:
+    if type(value).__name__ in ENCRYPTED:
         return True
     if isinstance(value, Mapping):
         return any(names_a_secret(str(key)) or _holds_secret(item) for key, item in value.items())

@@ -111,6 +111,30 @@ def test_clients_that_a_killed_change_over_keeps_waiting_go_on(
     assert any("they go on" in told for told in done["told"])
 
 
+def test_behind_the_renames_a_console_that_is_silent_stops_nothing(
+    server: Any, target: Any, database: str, migrations: list[dict[str, Any]]
+) -> None:
+    pool = pgbouncer.declared(target, {"host": "127.0.0.1", "port": 1, "connect_timeout": 1})
+    cut_off(server, target, migrations, "swap: commit")
+    change = change_of(server, target, AGAIN, pool=pool)
+    begun = blue_green.begin(change, migrations)
+    assert begun["state"] == "changed_over" and "console" in begun["told"][0]
+    done = blue_green.change_over(change, migrations, confirmed=True)
+    assert done["versions"] == [WIDE] and done["left"] is None and slots(server, database) == 0
+
+
+def test_a_pause_of_somebody_else_is_not_ended_by_who_prepares(
+    server: Any, target: Any, database: str, migrations: list[dict[str, Any]], bouncer: pools.Bouncer
+) -> None:
+    bouncer.say(f'PAUSE "{database}"')
+    done = prepared(server, target, migrations, pool=pgbouncer.declared(target, bouncer.settings))
+    assert bouncer.paused(database) and done["state"] == "ready"
+    bouncer.say(f'RESUME "{database}"')
+    looked = blue_green.give_up(change_of(server, target, AGAIN), check_only=True)
+    assert (looked["state"], looked["changed"], looked["removed"]) == ("ready", True, [])
+    assert looked["green"] == done["green"] and looked["link"]["there"]["slot"], "all that is told of one that is ready"
+
+
 def test_who_looks_behind_the_renames_is_led_to_the_end_and_no_way_there_loses_the_versions(
     server: Any, target: Any, database: str, migrations: list[dict[str, Any]]
 ) -> None:
@@ -174,6 +198,16 @@ def test_of_two_databases_the_one_that_is_over_keeps_the_other_from_nothing(
     assert "no version is pending that is to be changed over to" in begun["told"][0]
     planned = blue_green_versions.planned(blue_green_versions.looking(target, AGAIN), made)
     assert planned["pending"] == []
+
+
+def test_what_a_later_online_version_lacks_keeps_no_change_from_its_preparation(
+    target: Any, migrations: list[dict[str, Any]], tree: TestTree
+) -> None:
+    tree.add_sql(
+        "20260101000002", "behind", "CREATE EXTENSION no_such_extension;\n", "DROP EXTENSION no_such_extension;\n"
+    )  # fmt: skip
+    planned = blue_green_versions.planned(blue_green_versions.looking(target, AGAIN), tree.render())
+    assert [one["version"] for one in planned["pending"]] == [WIDE]
 
 
 @pytest.mark.few(1)

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import pytest
+from ansible.parsing.vault import EncryptedString
 from ansible_collections.whitecross.pgops.plugins.action import test_migration as any_action
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import environment_names, typed_settings
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.environment_names import ENVIRONMENTS, PRODUCTION
@@ -52,9 +53,22 @@ def test_what_is_no_list_of_names_is_refused_and_switches_nothing_off(value: Any
             {"db1": {}, "db2": {PRODUCTION: value}}, "db1", {PRODUCTION: None, ENVIRONMENTS: None}.get
         )
     assert "(set for db2)" in str(refused.value)
-    with pytest.raises(Refusal, match="set for db1"):
+    with pytest.raises(Refusal, match="set for db1") as of_template:
         environment_names.of_run({"db1": {PRODUCTION: "{{ a }}"}}, "db1", {PRODUCTION: value, ENVIRONMENTS: None}.get)
+    assert "{{" not in str(of_template.value)
     assert environment_names.listed(PRODUCTION, value) == ["production"]
+
+
+@pytest.mark.parametrize(
+    "raw", ["{{ a }}", ["{{ a }}", "b"], "{% if a %}live{% endif %}", EncryptedString(ciphertext="x")]
+)
+def test_what_is_told_by_a_template_or_a_vault_is_judged_by_what_that_comes_to(raw: Any) -> None:
+    found = environment_names.of_run(
+        {"db1": {PRODUCTION: raw}, "db2": {PRODUCTION: raw}},
+        "db1",
+        {PRODUCTION: ["live"], ENVIRONMENTS: "live,web"}.get,
+    )
+    assert found == (["live", "web"], ["live"])
 
 
 def test_what_was_typed_is_held_against_the_inventory_in_either_writing() -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,11 +16,18 @@ from typing import Any
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import part_of_run, production_guard, typed_commands
+from ansible_collections.whitecross.pgops.plugins.action import rollback_advice
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+    part_of_run,
+    production_guard,
+    rollback_targets,
+    typed_commands,
+)
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.environments import Refusal
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import Journal
+from support.actions import action, variables
 
-RUN = "20260101T120000Z-0a1b2c"
+RUN, LONG_AGO = "20260101T120000Z-0a1b2c", "2026-01-01T12:00:00.000Z"
 OPEN = [{"opens": "*-*-* 00:00 UTC", "lasts": "24h"}]
 INVENTORY = {"migrate_windows": [{"opens": "2020-01-01 22:00 UTC", "lasts": "1h"}]}
 
@@ -129,7 +137,33 @@ def test_the_word_of_a_run_that_is_over_is_not_believed(tmp_path: Path, migratio
     assert believed(tmp_path) == ""
     gone = subprocess.Popen(["true"])
     gone.wait()
-    begun(tmp_path / "killed", gone.pid)
+    begun(tmp_path / "killed", gone.pid, time=LONG_AGO)
     assert believed(tmp_path / "killed") == ""
-    begun(tmp_path / "another", os.getpid() if b"ansible" not in Path("/proc/self/cmdline").read_bytes() else 1)
+    begun(tmp_path / "starting", gone.pid)
+    assert believed(tmp_path / "starting") == RUN, "it was killed while its rollback was being started, which goes on"
+    begun(
+        tmp_path / "another",
+        os.getpid() if b"ansible" not in Path("/proc/self/cmdline").read_bytes() else 1,
+        time=LONG_AGO,
+    )
     assert believed(tmp_path / "another") == "", "the number is another process's"
+
+
+@pytest.mark.parametrize("of_host", ["", "the same", "another"])
+def test_the_rollback_finds_the_journal_of_its_migration_whatever_folder_its_host_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_host: str
+) -> None:
+    called: list[list[str]] = []
+    monkeypatch.setattr(sys, "argv", ["ansible-playbook", "migrate.yml", "-l", "staging"])
+    task = action(rollback_advice.ActionModule)
+    monkeypatch.setattr(
+        rollback_advice.ActionModule, "_follow", staticmethod(lambda command, log: called.append(command) or 1)
+    )
+    run = variables(["school"], command="ansible-playbook migrate.yml")["ansible_facts"]["__pgops_run"]
+    rollback = rollback_targets.Rollback("db2", ("school",), {"rollback_strategy": "down"}, ("1",))
+    kept = {"the same": str(tmp_path), "another": str(tmp_path / "db2")}.get(of_host, "")
+    journal = Journal(tmp_path, "staging", run["id"])
+    task._roll_back(journal, run, rollback, 1, "a reason", {"severity": None}, kept=kept)
+    given = json.loads(called[0][-1])
+    assert given.get("pgops_state_directory") == (str(tmp_path) if of_host == "another" else None)
+    assert given[part_of_run.VARIABLE] == run["id"]
