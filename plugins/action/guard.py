@@ -117,6 +117,8 @@ class ActionModule(UnbrokenAction):
         known, production = environment_names.of_run(
             variables_of, str(task_vars["inventory_hostname"]), lambda name: self._value(task_vars, name)
         )
+        if not {*known} & {*production}:
+            display.warning(environment_names.none_is_production(known, production))
         environment = environments.choose_environment(
             hosts,
             {host: list(variables_of[host]["group_names"]) for host in hosts},

@@ -40,6 +40,14 @@ def refuse_no_list(variable: str, value: Any, host: str) -> None:
     )
 
 
+def none_is_production(known: list[str], production: list[str]) -> str:
+    """:return: what an inventory has to know that has environments of its own and has not told which of them hold production data"""
+    return (
+        f"None of the environments {', '.join(known)} counts as production ({PRODUCTION} is {', '.join(production)}), so that nothing here is "
+        f"guarded as production; name those that hold production data in {PRODUCTION}, beside {ENVIRONMENTS}"
+    )
+
+
 def of_run(
     variables_of: Mapping[str, Mapping[str, Any]], host: str, value: Callable[[str], Any]
 ) -> tuple[list[str], list[str]]:

@@ -217,12 +217,16 @@ def test_a_host_in_no_known_environment(guarded: Playbook) -> None:
     )
 
 
-@pytest.mark.slow
-def test_an_environment_of_ones_own_is_taken_when_it_is_named(guarded: Playbook) -> None:
-    guarded.hosts["qa"] = {"qa-1": {"pgops_environments": ["local", "qa", "staging", "production"]}}
+@pytest.mark.parametrize(("others", "warned"), [(["dev"], True), (["dev", "production"], False)])
+def test_an_environment_of_ones_own_is_taken_when_it_is_named_and_warned_of_where_none_is_production(
+    guarded: Playbook, others: list[str], warned: bool
+) -> None:
+    guarded.hosts["qa"] = {"qa-1": {"pgops_environments": ["qa", *others]}}
     result = guarded("guarded.yml", limit="qa")
     assert result.rc == 0, result.output
     assert result.json["environment"] == "qa"
+    told = "None of the environments qa, dev counts as production (pgops_production_environments is production)"
+    assert (told in " ".join(result.output.split())) is warned
 
 
 def test_a_misspelt_shared_variable(guarded: Playbook) -> None:
