@@ -26,6 +26,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts im
     constraints,
     lost,
     own_functions,
+    writes_rows,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.enum_types import Enum, Table
@@ -88,8 +89,8 @@ class _Before:
     :ivar names: their names.
     :ivar perhaps: the names of constraints that go on some of the ways through a block, or get another name.
     :ivar changed: words of statements of which nobody knows what else they take away.
-    :ivar changed_rows: words of those of them that may change rows, or take them away.
-    :ivar lost: of these the words of what goes or changes.
+    :ivar changed_rows: words of those that may change rows, or take them away.
+    :ivar lost: of those that are more than a change of rows, the words of what goes or changes.
     """
 
     own: frozenset[str]
@@ -123,10 +124,11 @@ class _Before:
                     self.perhaps |= found.renamed
                     (self.names if always(text) else self.perhaps).update(found.gone)
                     continue
-                self.changed |= _words(part)
                 named = _words(lost(part))
                 if named:
                     self.changed_rows |= _words(part)
+                if not writes_rows(part):
+                    self.changed |= _words(part)
                     self.lost |= named
 
     def left_of(self, enum: Enum) -> Enum:
@@ -217,7 +219,7 @@ def _refuse(going: Going, before: _Before) -> None:
 def _left_to_the_step(going: Going, before: _Before) -> str | None:
     """:return: what would refuse it now, and no longer if what goes before it changes all that it may."""
     enum = enum_types.find(going.conn, going.schema, going.name)
-    if enum is None or not going.labels or not (before.changed or before.perhaps):
+    if enum is None or not going.labels or not (before.changed or before.changed_rows or before.perhaps):
         return None
     certain = replace(before, changed=set(), changed_rows=set(), lost=set(), perhaps=set())
     now, then = certain.left_of(enum), before.left_of(enum)
