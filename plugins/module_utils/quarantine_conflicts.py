@@ -150,7 +150,7 @@ def _with_generated(columns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """:return: the same; of what the server computes the value that was kept tells nothing, only the columns that it comes from."""
     unknown = [words(column["name"]) for column in columns if not column["generated"] and not column["known"]]
     return [
-        {**column, "known": not any(words <= words(column["generated"]) for words in unknown)}
+        {**column, "known": not any(named <= words(column["generated"]) for named in unknown)}
         if column["generated"]
         else column
         for column in columns
