@@ -140,3 +140,38 @@ def test_a_block_of_the_way_down_is_told_what_the_way_up_made(
         told = Told()
         migrate.revert(target, Reverts(), way(progress=told))
         assert told.said(answer)
+
+
+KINDS_UP = """
+CREATE MATERIALIZED VIEW IF NOT EXISTS public.totals AS SELECT count(*) AS n FROM public.people;
+CREATE MATERIALIZED VIEW public.ages AS SELECT age FROM public.people;
+CREATE VIEW public.names AS SELECT id FROM public.people;
+CREATE SEQUENCE public.numbers;
+"""
+KINDS_DOWN = """
+DROP SEQUENCE public.numbers;
+DROP VIEW public.names;
+/* its rows are computed */ DROP MATERIALIZED VIEW public.ages;
+DROP MATERIALIZED VIEW IF EXISTS public.totals;
+"""
+
+
+def test_what_is_no_plain_table_goes_too_and_stays_where_it_was_before(target: Any, tmp_path: Any) -> None:
+    tree = TestTree(tmp_path / "sql")
+    tree.add_sql(V1, "kinds", KINDS_UP, KINDS_DOWN)
+    do(target, "CREATE TABLE people (id integer PRIMARY KEY, age integer)")
+    found = (
+        "SELECT relname::text FROM pg_class WHERE relkind IN ('m', 'v', 'S') AND relnamespace = 'public'::regnamespace"
+    )
+    migrate.apply(target, tree.render(), Selection(), way())
+    assert len(rows(target, found)) == 4
+    migrate.revert(target, Reverts(), way())
+    assert rows(target, found) == []
+    do(target, "CREATE MATERIALIZED VIEW totals AS SELECT 7 AS n")
+    migrate.apply(target, tree.render(), Selection(), way())
+    do(target, "DROP MATERIALIZED VIEW ages")
+    told = Told()
+    migrate.revert(target, Reverts(), way(progress=told))
+    assert rows(target, found) == [{"relname": "totals"}]
+    assert told.said("table public.totals was there before this version: it stays")
+    assert told.said("table public.ages is gone already: skipped")
