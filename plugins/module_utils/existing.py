@@ -232,7 +232,8 @@ def dropped_by(statements: Sequence[Mapping[str, Any]]) -> set[str]:
         else {**rename, "kind": "table", "name": rename["table"]}
         for rename in renamed
     ]
-    return {describe(gone) for gone in [*map(dropped, statements), *moved] if gone}
+    aside = [item for statement in statements for item in statement.get("named_aside") or []]
+    return {describe(gone) for gone in [*map(dropped, statements), *moved, *aside] if gone}
 
 
 def location(statement: Mapping[str, Any]) -> str | None:
