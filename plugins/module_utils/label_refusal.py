@@ -90,7 +90,8 @@ class _Before:
     :ivar perhaps: the names of constraints that go on some of the ways through a block, or get another name.
     :ivar changed: words of statements of which nobody knows what else they take away.
     :ivar changed_rows: words of those that may change rows, or take them away.
-    :ivar lost: of those that are more than a change of rows, the words of what goes or changes.
+    :ivar lessened: words of those of both: columns or tables may go, with what stands on them.
+    :ivar lost: of these the words of what goes or changes.
     """
 
     own: frozenset[str]
@@ -99,6 +100,7 @@ class _Before:
     perhaps: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
     changed_rows: set[str] = field(default_factory=set)
+    lessened: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
 
     def add(self, step: Mapping[str, Any], kept: set[str]) -> None:
@@ -130,6 +132,7 @@ class _Before:
                 if not writes_rows(part):
                     self.changed |= _words(part)
                     self.lost |= named
+                    self.lessened |= _words(part) if named else set()
 
     def left_of(self, enum: Enum) -> Enum:
         """:return: the type as it is when these have gone, as far as that can be told."""
@@ -159,7 +162,7 @@ class _Before:
         indexes = tuple(index for index in table.indexes if not {index.name} & (names | self.changed))
         if table.name in self.changed:
             columns, checks, late = tuple(replace(column, default=None) for column in columns), (), ()
-        if table.name in self.changed_rows:
+        if table.name in self.lessened:
             indexes = ()
         return replace(table, columns=columns, checks=checks, indexes=indexes, late=late)
 
@@ -221,7 +224,7 @@ def _left_to_the_step(going: Going, before: _Before) -> str | None:
     enum = enum_types.find(going.conn, going.schema, going.name)
     if enum is None or not going.labels or not (before.changed or before.changed_rows or before.perhaps):
         return None
-    certain = replace(before, changed=set(), changed_rows=set(), lost=set(), perhaps=set())
+    certain = replace(before, changed=set(), changed_rows=set(), lessened=set(), lost=set(), perhaps=set())
     now, then = certain.left_of(enum), before.left_of(enum)
     looked = {table.oid for table in before.rows_of(then).tables}
     execute(going.conn, "SAVEPOINT pgops_look")
