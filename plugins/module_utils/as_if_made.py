@@ -64,7 +64,7 @@ def _sql(conn: Connection, migration: Mapping[str, Any], ordinal: int, step: Map
     gone = existing.dropped_by(ups)
     made = [statement.get("creates") for statement in ups]
     made = [item if item and not item.get("replace") else None for item in made]
-    undone = [statement.get("destroys") for statement in step.get("down") or []]
+    undone = [existing.dropped(statement) for statement in step.get("down") or []]
     there = existing.present(conn, [*made, *undone])
     words = {number: existing.describe(item) for number, item in enumerate([*made, *undone]) if item}
     skipped = [words[number] for number in sorted(there) if number < len(made) and words[number] not in gone]

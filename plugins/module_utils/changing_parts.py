@@ -91,6 +91,10 @@ _OF_CONSTRAINT = re.compile(
     rf"|RENAME\s+CONSTRAINT\s+(?P<old>{NAME})\s+TO\s+(?P<new>{NAME}))\s*",
     re.IGNORECASE | re.DOTALL,
 )
+# Of a loop over what a statement returns, the variables stand before it.
+_WRITES_ROWS = re.compile(
+    rf"\s*(?:{NAME}(?:\s*,\s*{NAME})*\s+IN\s+)?(?:INSERT|UPDATE|DELETE|MERGE|COPY|TRUNCATE|WITH)\b", re.IGNORECASE
+)
 _DEFINES = re.compile(r"\s*(?P<verb>ALTER|CREATE|DROP)\b", re.IGNORECASE)
 _DROPS_ROWS = re.compile(
     r"\s*DROP\s+(?:FOREIGN\s+)?(?:TABLE|SCHEMA|TYPE|DOMAIN|EXTENSION|OWNED)\b|\bCASCADE\b", re.IGNORECASE
@@ -158,6 +162,12 @@ def constraints(part: str) -> Constraints | None:
         gone |= {folded(one["gone"])} if one["gone"] else set()
         renamed |= {folded(name) for name in (one["old"], one["new"]) if name}
     return Constraints(frozenset(gone), frozenset(renamed))
+
+
+def writes_rows(part: str) -> bool:
+    """:return: whether it changes rows and no object. What a table has cannot be taken from it by what such a statement calls:
+    it is in use."""
+    return bool(_WRITES_ROWS.match(without_strings(part)))
 
 
 def lost(part: str) -> str:

@@ -25,7 +25,8 @@ Key = tuple[str, "str | None", "str | None", str]
 _QUALIFIED = rf"{NAME}(?:\s*\.\s*{NAME}){{0,2}}"
 _UNLESS_THERE = r"(?P<unless>IF\s+NOT\s+EXISTS\s+)?"
 _CREATE = re.compile(
-    rf"\s*CREATE\s+(?:UNLOGGED\s+)?(?P<kind>TABLE|TYPE|DOMAIN)\s+{_UNLESS_THERE}(?P<name>{_QUALIFIED})", re.IGNORECASE
+    rf"\s*CREATE\s+(?:UNLOGGED\s+)?(?P<kind>TABLE|MATERIALIZED\s+VIEW|TYPE|DOMAIN)\s+{_UNLESS_THERE}(?P<name>{_QUALIFIED})",
+    re.IGNORECASE,
 )
 _ALTER = re.compile(
     rf"\s*ALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?(?P<name>{_QUALIFIED})\s+(?P<actions>.*)",
@@ -131,7 +132,8 @@ def _told(text: str) -> Iterator[tuple[dict[str, Any], bool]]:
     create = _CREATE.match(bare)
     if create:
         schema, name = _split(create["name"])
-        kind = "table" if create["kind"].upper() == "TABLE" else "type"
+        # The drop of a materialized view is told as that of a table.
+        kind = "type" if create["kind"].upper() in ("TYPE", "DOMAIN") else "table"
         yield {"kind": kind, "schema": schema, "name": name}, not create["unless"]
     alter = _ALTER.fullmatch(bare)
     if not alter:

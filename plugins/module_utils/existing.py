@@ -28,6 +28,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.index_definition 
     index_differences,
     word,
 )
+from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import without_literals
 from psycopg2 import sql
 
 SHADOW = "pgops_shadow"
@@ -38,6 +39,7 @@ _OF_TABLE = f"JOIN {_CLASS} ON c.oid = {{}} WHERE c.relname = ANY(%(tables)s)"
 # are put together to one query: planning costs more than looking.
 PRESENT = {
     "table": f"n.nspname, NULL, c.relname FROM {_CLASS} WHERE c.relname = ANY(%(names)s) AND c.relkind IN ('r', 'p')",
+    "materialized_view": f"n.nspname, NULL, c.relname FROM {_CLASS} WHERE c.relname = ANY(%(names)s) AND c.relkind = 'm'",
     "index": f"n.nspname, NULL, c.relname FROM {_CLASS} WHERE c.relname = ANY(%(names)s) AND c.relkind IN ('i', 'I')",
     "type": "n.nspname, NULL, t.typname FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace "
     "WHERE t.typname = ANY(%(names)s)",
@@ -58,6 +60,7 @@ PRESENT = {
 }
 _IN_A_TABLE = ("enum_value", "column", "constraint", "trigger", "policy")
 _IN_NO_SCHEMA = ("extension", "schema")
+_DROPS_MATERIALIZED_VIEW = re.compile(r"\s*DROP\s+MATERIALIZED\b", re.IGNORECASE)
 
 _COLUMNS = """
 SELECT a.attname::text AS name, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS not_null,
@@ -128,11 +131,14 @@ def explained_by(migrations: Sequence[Mapping[str, Any]]) -> Explained:
 
 
 def present(conn: Connection, objects: Sequence[Mapping[str, Any] | None]) -> set[int]:
-    """:param objects: ``creates`` or ``destroys`` of statements, None where a statement has none.
+    """:param objects: ``creates`` of statements or what :func:`dropped` gave, None where a statement has none.
     :return: the positions of those that exist. One query, no lock."""
     given = {number: key(made) for number, made in enumerate(objects) if made and made["kind"] in PRESENT}
     if not given:
         return set()
+    for number in given:
+        if (objects[number] or {}).get("materialized"):
+            given[number] = ("materialized_view", *given[number][1:])
     kinds = sorted({one[0] for one in given.values()})
     query = " UNION ALL ".join(f"SELECT '{kind}', {PRESENT[kind]}" for kind in kinds)
     names = {
@@ -200,9 +206,13 @@ def describe(made: Mapping[str, Any]) -> str:
 
 
 def dropped(statement: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """:return: the object that a statement drops; None where it drops nothing, or rows only."""
+    """:return: the object that a statement drops; None where it drops nothing, or rows only. A materialized view is told as a table,
+    and as ``materialized``."""
     gone: Mapping[str, Any] | None = statement.get("destroys")
-    return gone if gone and gone["kind"] != "rows" else None
+    if not gone or gone["kind"] == "rows":
+        return None
+    materialized = gone["kind"] == "table" and _DROPS_MATERIALIZED_VIEW.match(without_literals(str(statement["sql"])))
+    return {**gone, "materialized": True} if materialized else gone
 
 
 def is_made_again(statement: Mapping[str, Any], kept: Collection[str]) -> bool:
@@ -222,7 +232,8 @@ def dropped_by(statements: Sequence[Mapping[str, Any]]) -> set[str]:
         else {**rename, "kind": "table", "name": rename["table"]}
         for rename in renamed
     ]
-    return {describe(gone) for gone in [*map(dropped, statements), *moved] if gone}
+    aside = [item for statement in statements for item in statement.get("named_aside") or []]
+    return {describe(gone) for gone in [*map(dropped, statements), *moved, *aside] if gone}
 
 
 def location(statement: Mapping[str, Any]) -> str | None:

@@ -26,6 +26,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts im
     constraints,
     lost,
     own_functions,
+    writes_rows,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.enum_types import Enum, Table
@@ -88,7 +89,8 @@ class _Before:
     :ivar names: their names.
     :ivar perhaps: the names of constraints that go on some of the ways through a block, or get another name.
     :ivar changed: words of statements of which nobody knows what else they take away.
-    :ivar changed_rows: words of those of them that may change rows, or take them away.
+    :ivar changed_rows: words of those that may change rows, or take them away.
+    :ivar lessened: words of those of both: columns or tables may go, with what stands on them.
     :ivar lost: of these the words of what goes or changes.
     """
 
@@ -98,6 +100,7 @@ class _Before:
     perhaps: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
     changed_rows: set[str] = field(default_factory=set)
+    lessened: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
 
     def add(self, step: Mapping[str, Any], kept: set[str]) -> None:
@@ -123,11 +126,13 @@ class _Before:
                     self.perhaps |= found.renamed
                     (self.names if always(text) else self.perhaps).update(found.gone)
                     continue
-                self.changed |= _words(part)
                 named = _words(lost(part))
                 if named:
                     self.changed_rows |= _words(part)
+                if not writes_rows(part):
+                    self.changed |= _words(part)
                     self.lost |= named
+                    self.lessened |= _words(part) if named else set()
 
     def left_of(self, enum: Enum) -> Enum:
         """:return: the type as it is when these have gone, as far as that can be told."""
@@ -157,7 +162,7 @@ class _Before:
         indexes = tuple(index for index in table.indexes if not {index.name} & (names | self.changed))
         if table.name in self.changed:
             columns, checks, late = tuple(replace(column, default=None) for column in columns), (), ()
-        if table.name in self.changed_rows:
+        if table.name in self.lessened:
             indexes = ()
         return replace(table, columns=columns, checks=checks, indexes=indexes, late=late)
 
@@ -217,9 +222,9 @@ def _refuse(going: Going, before: _Before) -> None:
 def _left_to_the_step(going: Going, before: _Before) -> str | None:
     """:return: what would refuse it now, and no longer if what goes before it changes all that it may."""
     enum = enum_types.find(going.conn, going.schema, going.name)
-    if enum is None or not going.labels or not (before.changed or before.perhaps):
+    if enum is None or not going.labels or not (before.changed or before.changed_rows or before.perhaps):
         return None
-    certain = replace(before, changed=set(), changed_rows=set(), lost=set(), perhaps=set())
+    certain = replace(before, changed=set(), changed_rows=set(), lessened=set(), lost=set(), perhaps=set())
     now, then = certain.left_of(enum), before.left_of(enum)
     looked = {table.oid for table in before.rows_of(then).tables}
     execute(going.conn, "SAVEPOINT pgops_look")

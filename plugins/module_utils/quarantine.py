@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, look_before
+from ansible_collections.whitecross.pgops.plugins.module_utils.before_put_back import Before
 from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts import own_functions
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
@@ -20,7 +21,6 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.integrity import NAMED_ROWS
 from ansible_collections.whitecross.pgops.plugins.module_utils.quarantine_conflicts import (
-    Before,
     Conflict,
     conflicts,
     ids_query,

@@ -8,14 +8,13 @@ have added a rule that they do not fit. What they hold is never told: it may be 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils import existing, integrity
-from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts import changing, lost
+from ansible_collections.whitecross.pgops.plugins.module_utils import integrity
+from ansible_collections.whitecross.pgops.plugins.module_utils.before_put_back import Before, Table, words
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
     Connection,
     execute,
@@ -75,8 +74,11 @@ SELECT array_agg(a.attname::text ORDER BY key.place) AS columns FROM pg_index i
   JOIN pg_type t ON t.oid = q.atttypid AND t.typname IN ('int2', 'int4', 'int8', 'uuid')
  WHERE i.indrelid = to_regclass(%s) AND i.indisprimary HAVING count(*) = max(i.indnkeyatts)
 """
-_LIFTS = re.compile(r"\s*(ALTER|DROP)\b", re.IGNORECASE)
-_CHANGES_NO_ROW = re.compile(r"\s*(ALTER|CREATE|DROP|COMMENT|GRANT|REVOKE|ANALYZE)\b", re.IGNORECASE)
+_PARTITIONS = """
+SELECT pn.nspname::text AS schema, p.relname::text AS relation FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ CROSS JOIN LATERAL pg_catalog.pg_partition_tree(c.oid) t JOIN pg_class p ON p.oid = t.relid JOIN pg_namespace pn ON pn.oid = p.relnamespace
+ WHERE n.nspname = %s AND c.relname = %s AND c.relkind = 'p'
+"""
 # When a column of two keys is the same.
 _PAIRS = {
     "=": "there.{name} {operator} back.{name}",
@@ -109,57 +111,6 @@ class Conflict:
         return f"{self.rows} row(s), by id {', '.join(self.ids)}{more}, since {self.why}"
 
 
-@dataclass
-class Before:
-    """What goes down before rows are put back; what it may change is left to the put-back itself.
-
-    :ivar own: see :func:`changing_parts.own_functions`.
-    :ivar tables: those that are dropped.
-    :ivar statements: the words of each ALTER and DROP.
-    :ivar changed_rows: words of what may change rows.
-    :ivar filled: tables into which rows were put back by then.
-    """
-
-    own: frozenset[str] = frozenset()
-    tables: set[tuple[str, str]] = field(default_factory=set)
-    statements: list[set[str]] = field(default_factory=list)
-    changed_rows: set[str] = field(default_factory=set)
-    filled: set[tuple[str, str]] = field(default_factory=set)
-
-    def add(self, step: Mapping[str, Any], kept: set[str]) -> None:
-        """Take in the way down of a step."""
-        for index in step.get("indexes") or []:
-            if existing.describe({**index, "kind": "index"}) not in kept:
-                self.statements.append(_words(f"{index['table']} {index['name']}"))
-        down = step.get("down") or []
-        for statement in [down] if isinstance(down, Mapping) else down:
-            gone = statement.get("destroys")
-            if gone and existing.describe(gone) in kept:
-                continue
-            if gone and gone["kind"] == "table":
-                self.tables.add((str(gone.get("schema") or "public"), str(gone["name"])))
-            for part in changing(str(statement["sql"]), self.own):
-                if _LIFTS.match(part):
-                    self.statements.append(_words(part))
-                    self.changed_rows |= _words(lost(part))
-                elif not _CHANGES_NO_ROW.match(part):
-                    self.changed_rows |= _words(part)
-
-    def may_lift(self, relation: str, rule: str | None, columns: Sequence[str]) -> bool:
-        """:param rule: its name, where it has one.
-        :return: whether a rule of a table may be gone by then, or its columns, or rows be changed that it is about."""
-        if _words(relation) <= self.changed_rows:
-            return True
-        if rule is not None and any(_words(rule) <= words for words in self.statements):
-            return True
-        on_table = [words for words in self.statements if _words(relation) <= words]
-        return any(_words(column) <= words for words in on_table for column in columns)
-
-
-def _words(text: str) -> set[str]:
-    return set(re.findall(r"\w+", text))
-
-
 def quarantine_of(entry: Mapping[str, Any]) -> sql.Identifier:
     """:return: the name of the table that the rows are in."""
     return sql.Identifier(*str(entry["quarantine"]).split("."))
@@ -178,11 +129,12 @@ def conflicts(conn: Connection, entry: Mapping[str, Any], before: Before | None 
         return []
     before = before or Before()
     known = {column["name"] for column in columns if column["known"]}
+    tables = _with_partitions(conn, (str(entry["schema"]), str(entry["relation"])))
     found = []
     for rule in _rules(conn, entry, columns):
-        if not set(rule.columns) <= known or before.may_lift(str(entry["relation"]), rule.name, rule.columns):
+        if not set(rule.columns) <= known or before.may_lift(tables, rule.name, rule.columns):
             continue
-        if rule.parent and (rule.parent in before.filled or _words(rule.parent[1]) <= before.changed_rows):
+        if rule.parent and before.may_give_parents(_with_partitions(conn, rule.parent), rule.parent_columns):
             continue
         conflict = _conflict(conn, rule)
         if conflict is not None:
@@ -190,11 +142,15 @@ def conflicts(conn: Connection, entry: Mapping[str, Any], before: Before | None 
     return found
 
 
+def _with_partitions(conn: Connection, table: Table) -> set[Table]:
+    return {table, *((row["schema"], row["relation"]) for row in fetch_all(conn, _PARTITIONS, table))}
+
+
 def _with_generated(columns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """:return: the same; of what the server computes the value that was kept tells nothing, only the columns that it comes from."""
-    unknown = [_words(column["name"]) for column in columns if not column["generated"] and not column["known"]]
+    unknown = [words(column["name"]) for column in columns if not column["generated"] and not column["known"]]
     return [
-        {**column, "known": not any(words <= _words(column["generated"]) for words in unknown)}
+        {**column, "known": not any(named <= words(column["generated"]) for named in unknown)}
         if column["generated"]
         else column
         for column in columns
@@ -205,7 +161,7 @@ def _with_generated(columns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 class _Rule:
     """:ivar name: None for NOT NULL.
     :ivar broken: ``FROM ... WHERE`` of the rows that break it.
-    :ivar parent: the table that a foreign key refers to.
+    :ivar parent: the table that a foreign key refers to, by ``parent_columns``.
     """
 
     name: str | None
@@ -214,7 +170,8 @@ class _Rule:
     way_out: str
     identity: sql.Composable
     broken: sql.Composable
-    parent: tuple[str, str] | None = None
+    parent: Table | None = None
+    parent_columns: Sequence[str] = ()
 
 
 def _rules(conn: Connection, entry: Mapping[str, Any], columns: Sequence[Mapping[str, Any]]) -> Iterator[_Rule]:
@@ -271,6 +228,7 @@ def _rules(conn: Connection, entry: Mapping[str, Any], columns: Sequence[Mapping
             _identity(names, "child"),
             _parentless(entry, key),
             (key["target_schema"], key["target_relation"]),
+            key["target_columns"],
         )
 
 

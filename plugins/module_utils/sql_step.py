@@ -154,7 +154,7 @@ def undone(
 ) -> list[Mapping[str, Any] | None]:
     """:return: what the way down drops, without what the way up drops too: see :func:`existing.dropped_by`."""
     gone = existing.dropped_by(statements)
-    dropped = [statement.get("destroys") for statement in down]
+    dropped = [existing.dropped(statement) for statement in down]
     return [None if made and existing.describe(made) in gone else made for made in dropped]
 
 

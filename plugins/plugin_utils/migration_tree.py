@@ -29,7 +29,12 @@ from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration import 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_folder import read_folder
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import DEFAULT_SCHEMA, Statement
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.statement_locks import locks_of
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.statement_states import parts_of, renames_of, states_of
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.statement_states import (
+    named_aside_of,
+    parts_of,
+    renames_of,
+    states_of,
+)
 
 # For who reads the tree: what would run is the same without it.
 _OF_THE_SOURCE = ("line", "file", "default_name", "together")
@@ -358,6 +363,7 @@ def _statements(
 def _plain(value: Any) -> Any:
     if isinstance(value, Statement):
         states, parts, renames = states_of(value.node), parts_of(value.node, value.sql), renames_of(value.node)
+        aside = named_aside_of(value.node)
         # Only where there are any: the ledger keeps it with the statement.
         return {
             **value.as_dict(),
@@ -365,6 +371,7 @@ def _plain(value: Any) -> Any:
             **({"states": states} if states else {}),
             **({"alters": parts} if parts else {}),
             **({"renames": renames} if renames else {}),
+            **({"named_aside": aside} if aside else {}),
         }
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}

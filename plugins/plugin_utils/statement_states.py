@@ -89,10 +89,12 @@ def states_of(node: Any) -> list[State]:
 
 
 def renames_of(node: Any) -> list[State]:
-    """:return: the tables (``to``, ``to_schema``) and columns (``column``, ``to``) to which a parsed statement gives other names."""
+    """:return: the tables and materialized views (``to``, ``to_schema``) and columns (``column``, ``to``) to which a parsed statement
+    gives other names."""
     g = grammar()
     kinds = g.enums.ObjectType
-    if isinstance(node, g.ast.AlterObjectSchemaStmt) and node.objectType == kinds.OBJECT_TABLE:
+    relations = (kinds.OBJECT_TABLE, kinds.OBJECT_MATVIEW)
+    if isinstance(node, g.ast.AlterObjectSchemaStmt) and node.objectType in relations:
         schema, table = relation_name(node.relation)
         return [{"schema": schema, "table": table, "to_schema": node.newschema}]
     if not isinstance(node, g.ast.RenameStmt):
@@ -100,10 +102,50 @@ def renames_of(node: Any) -> list[State]:
     if node.renameType == kinds.OBJECT_COLUMN and node.relationType == kinds.OBJECT_TABLE:
         schema, table = relation_name(node.relation)
         return [{"schema": schema, "table": table, "column": node.subname, "to": node.newname}]
-    if node.renameType == kinds.OBJECT_TABLE:
+    if node.renameType in relations:
         schema, table = relation_name(node.relation)
         return [{"schema": schema, "table": table, "to": node.newname}]
     return []
+
+
+def named_aside_of(node: Any) -> list[State]:
+    """:return: what else has another name or schema after a parsed statement, in the shape of what a statement destroys."""
+    g = grammar()
+    kinds = g.enums.ObjectType
+    if isinstance(node, g.ast.AlterEnumStmt):
+        schema, name = _qualified(node.typeName)
+        return [{"kind": "enum_value", "schema": schema, "type": name, "name": node.oldVal}] if node.oldVal else []
+    if not isinstance(node, (g.ast.RenameStmt, g.ast.AlterObjectSchemaStmt)):
+        return []
+    renamed = isinstance(node, g.ast.RenameStmt)
+    kind = node.renameType if renamed else node.objectType
+    if kind in (kinds.OBJECT_TYPE, kinds.OBJECT_DOMAIN):
+        schema, name = _qualified(node.object)
+        return [{"kind": "type", "schema": schema, "name": name}]
+    if kind in (kinds.OBJECT_FUNCTION, kinds.OBJECT_PROCEDURE, kinds.OBJECT_ROUTINE):
+        schema, name = _qualified(node.object.objname)
+        return [{"kind": "function", "schema": schema, "name": name}]
+    if not renamed:
+        return []
+    if kind == kinds.OBJECT_INDEX:
+        schema, name = relation_name(node.relation)
+        return [{"kind": "index", "schema": schema, "name": name}]
+    if kind == kinds.OBJECT_SCHEMA:
+        return [{"kind": "schema", "schema": None, "name": node.subname}]
+    words = {kinds.OBJECT_TABCONSTRAINT: "constraint", kinds.OBJECT_TRIGGER: "trigger", kinds.OBJECT_POLICY: "policy"}
+    if kind not in words:
+        return []
+    schema, table = relation_name(node.relation)
+    found = [{"kind": words[kind], "schema": schema, "table": table, "name": node.subname}]
+    if kind == kinds.OBJECT_TABCONSTRAINT:
+        # The index of a key has its name, and gets the other one with it.
+        found.append({"kind": "index", "schema": schema, "name": node.subname})
+    return found
+
+
+def _qualified(names: tuple[Any, ...]) -> tuple[str, str]:
+    parts = [part.sval for part in names]
+    return (parts[-2] if len(parts) > 1 else DEFAULT_SCHEMA), parts[-1]
 
 
 def _altered(node: Any) -> list[State]:

@@ -692,6 +692,22 @@ def test_rows_that_the_version_itself_gives_another_label_are_in_nobody_s_way(ta
     assert fingerprint(target) == before
 
 
+def test_an_update_that_the_version_itself_runs_before_hides_nothing_that_stands_on_its_table(
+    target: Any, tree: TestTree
+) -> None:
+    mended = "UPDATE public.people SET mood = 'CALM' WHERE mood = 'SHY';"
+    chain = longer(tree, limit=1, more="UPDATE public.people SET mood = 'SHY' WHERE id < 5;", less=mended)
+    applied(target, chain)
+    do(target, "ALTER TABLE people ADD COLUMN calm boolean GENERATED ALWAYS AS (mood = 'CALM') STORED")
+    refused_whole(target, chain, "column calm of table")
+    do(target, "ALTER TABLE people DROP COLUMN calm", STRANGERS["trigger on_mood"])
+    refused_whole(target, chain, "trigger on_mood")
+    do(target, "DROP TRIGGER on_mood ON people", "ALTER TABLE people ALTER COLUMN mood SET DEFAULT 'SHY'")
+    refused_whole(target, chain, "default of people.mood")
+    do(target, "ALTER TABLE people ALTER COLUMN mood SET DEFAULT 'CALM'", NAMED["index people_shy of people"])
+    refused_whole(target, chain, "index people_shy of people")
+
+
 def test_newer_versions_go_before_an_older_one_is_refused_and_are_told(target: Any, tree: TestTree) -> None:
     migrations(tree)
     tree.add_sql(V3, "create_shy", SHY_VIEW, "DROP VIEW public.shy;")

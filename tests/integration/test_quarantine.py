@@ -219,6 +219,38 @@ def test_what_a_block_settles_before_the_put_back_stands_in_nobodys_way(
     assert rows(target, ALL) == before
 
 
+NO_PARENT_COMES = (
+    "UPDATE public.vets SET name = 'x'; DELETE FROM public.vets;",
+    "UPDATE public.notes SET vets = 1, pets = 1; INSERT INTO other.vets VALUES (7);",
+)
+
+
+@pytest.mark.parametrize("less", NO_PARENT_COMES)
+def test_a_parent_that_nothing_gives_before_the_put_back_is_told_before(
+    target: Any, before: Any, tmp_path: Any, less: str
+) -> None:
+    made = ("public.vets (id integer PRIMARY KEY, name text)", "public.notes (vets integer, pets integer)")
+    do(target, *(f"CREATE TABLE {table}" for table in made), "CREATE SCHEMA other CREATE TABLE vets (id integer)")
+    apply(target, tmp_path, steps=[STEPS[0], STEPS[2]], more="SELECT 1;", less=less)
+    do(target, "ALTER TABLE pets ADD CONSTRAINT pets_vets FOREIGN KEY (vet) REFERENCES vets")
+    error = refused(target)
+    assert "have no parent in public.vets" in error.message and "Nothing of this version" in error.message
+    assert state(target, V1)["state"] == "applied"
+
+
+def test_rows_of_a_partition_give_a_parent_before_the_put_back(target: Any, before: Any, tmp_path: Any) -> None:
+    do(
+        target,
+        "CREATE TABLE vets (id integer PRIMARY KEY) PARTITION BY RANGE (id)",
+        "CREATE TABLE vets_1 PARTITION OF vets FOR VALUES FROM (1) TO (100)",
+    )
+    less = "INSERT INTO public.vets_1 (id) VALUES (7);"
+    apply(target, tmp_path, steps=[STEPS[0], STEPS[2]], more="SELECT 1;", less=less)
+    do(target, "ALTER TABLE pets ADD CONSTRAINT pets_vets FOREIGN KEY (vet) REFERENCES vets")
+    migrate.revert(target, Reverts(), way("20260101T000000Z-000002"))
+    assert rows(target, ALL) == before
+
+
 def test_rows_that_go_in_a_block_before_the_put_back_take_nobodys_place(target: Any, tmp_path: Any) -> None:
     tree = TestTree(tmp_path / "sql")
     tree.add_sql(

@@ -14,6 +14,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts im
     constraints,
     lost,
     puts_together,
+    writes_rows,
 )
 
 # By the body of a block: the parts that may change something.
@@ -203,3 +204,20 @@ def test_what_may_do_more_than_that(part: str) -> None:
 )
 def test_what_takes_or_changes_rows(part: str, named: str) -> None:
     assert lost(part) == named
+
+
+@pytest.mark.parametrize(
+    ("part", "rows"),
+    [
+        ("/* why */ UPDATE a SET b = 1", True),
+        ("WITH b AS (DELETE FROM a RETURNING id) INSERT INTO c SELECT id FROM b", True),
+        ("n, m IN UPDATE a SET b = 1 RETURNING b, c", True),
+        ("MERGE INTO a USING b ON a.id = b.id WHEN MATCHED THEN DELETE", True),
+        ("SELECT drop_view()", False),
+        ("CASE b WHEN 1 THEN DROP TABLE a", False),
+        ("ALTER TABLE a DETACH PARTITION b", False),
+        ("DO $$ BEGIN UPDATE a SET b = 1; EXECUTE c; END $$", False),
+    ],
+)
+def test_what_changes_rows_and_no_object(part: str, rows: bool) -> None:
+    assert writes_rows(part) is rows

@@ -20,6 +20,7 @@ OWN = [
     (TABLE, "CREATE TABLE made (id int)"),
     (TABLE, "CREATE UNLOGGED TABLE public.made AS SELECT 1"),
     (TABLE, 'CREATE TABLE "made" (LIKE people)'),
+    (TABLE, "CREATE MATERIALIZED VIEW made AS SELECT 1"),
     (TABLE, "CREATE TABLE new (id int); ALTER TABLE new RENAME TO made"),
     (COLUMN, "ALTER TABLE people ADD made int, ADD COLUMN b numeric(3, 2) DEFAULT 1"),
     (COLUMN, "ALTER TABLE people ADD COLUMN a int DEFAULT length('a, b'), ADD COLUMN made int"),

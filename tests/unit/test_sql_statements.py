@@ -220,6 +220,7 @@ ROWS_OF_T = {"kind": "rows", "schema": "s", "table": "t", "name": "t"}
     ("sql", "wanted"),
     [
         ("DROP TABLE IF EXISTS s.t", {"kind": "table", "schema": "s", "table": "t", "name": "t"}),
+        ("DROP MATERIALIZED VIEW m", {"kind": "table", "schema": "public", "table": "m", "name": "m"}),
         ('DROP TYPE "E"', {"kind": "type", "schema": "public", "table": None, "name": "E"}),
         ("DROP INDEX s.i", {"kind": "index", "schema": "s", "table": None, "name": "i"}),
         ("DROP FUNCTION f(int)", {"kind": "function", "schema": "public", "table": None, "name": "f"}),
@@ -242,6 +243,10 @@ ROWS_OF_T = {"kind": "rows", "schema": "s", "table": "t", "name": "t"}
         # Nothing of these is run when they are made.
         ("CREATE FUNCTION f() RETURNS void LANGUAGE sql BEGIN ATOMIC DELETE FROM s.t; END", None),
         ("CREATE RULE r AS ON INSERT TO u DO ALSO DELETE FROM s.t", None),
+        # Whether these are there still, nobody asks: they are run as they are.
+        ("DROP VIEW v", None),
+        ("DROP SEQUENCE s", None),
+        ("DROP FOREIGN TABLE f", None),
         ("ALTER TABLE t DROP COLUMN c", {"kind": "column", "schema": "public", "table": "t", "name": "c"}),
         ("ALTER TABLE t DROP CONSTRAINT c", {"kind": "constraint", "schema": "public", "table": "t", "name": "c"}),
         # The column is what takes data with it.

@@ -7,7 +7,11 @@ from __future__ import annotations
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils.renames import Renames
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import split
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.statement_states import parts_of, renames_of
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.statement_states import (
+    named_aside_of,
+    parts_of,
+    renames_of,
+)
 
 
 def parts(text: str) -> tuple[str, list[tuple[str, str | None]]] | None:
@@ -95,7 +99,35 @@ def test_two_columns_that_trade_their_names() -> None:
     assert names.then("public", "t", "x") == ("public", "t", "b")
 
 
-@pytest.mark.parametrize("text", ["ALTER VIEW v RENAME TO w", "ALTER INDEX i RENAME TO j", "ALTER TYPE e RENAME TO f"])
-def test_other_renames_are_not_told(text: str) -> None:
+def test_a_materialized_view_is_followed_as_a_table_is() -> None:
+    names = followed("ALTER MATERIALIZED VIEW m RENAME TO n", "ALTER MATERIALIZED VIEW n SET SCHEMA s")
+    assert names.then("s", "n", None) == ("public", "m", None)
+
+
+# By a statement what has another name after it, as what was dropped is told.
+ASIDE: dict[str, list[dict[str, str | None]]] = {
+    "ALTER INDEX s.i RENAME TO j": [{"kind": "index", "schema": "s", "name": "i"}],
+    "ALTER TABLE s.t RENAME CONSTRAINT k TO l": [
+        {"kind": "constraint", "schema": "s", "table": "t", "name": "k"},
+        {"kind": "index", "schema": "s", "name": "k"},
+    ],
+    "ALTER TRIGGER g ON s.t RENAME TO h": [{"kind": "trigger", "schema": "s", "table": "t", "name": "g"}],
+    "ALTER POLICY p ON t RENAME TO q": [{"kind": "policy", "schema": "public", "table": "t", "name": "p"}],
+    "ALTER TYPE e RENAME TO f": [{"kind": "type", "schema": "public", "name": "e"}],
+    "ALTER DOMAIN s.d SET SCHEMA r": [{"kind": "type", "schema": "s", "name": "d"}],
+    "ALTER TYPE e RENAME VALUE 'A' TO 'B'": [{"kind": "enum_value", "schema": "public", "type": "e", "name": "A"}],
+    "ALTER FUNCTION s.f(int) RENAME TO g": [{"kind": "function", "schema": "s", "name": "f"}],
+    "ALTER PROCEDURE f SET SCHEMA s": [{"kind": "function", "schema": "public", "name": "f"}],
+    "ALTER SCHEMA s RENAME TO r": [{"kind": "schema", "schema": None, "name": "s"}],
+    "ALTER VIEW v RENAME TO w": [],
+    "ALTER TYPE e ADD VALUE 'A'": [],
+    "ALTER TYPE t RENAME ATTRIBUTE a TO b": [],
+    "ALTER TABLE t RENAME TO u": [],
+}
+
+
+@pytest.mark.parametrize("text", ASIDE)
+def test_what_else_is_named_aside(text: str) -> None:
     (statement,), _ = split(text, "f")
-    assert renames_of(statement.node) == []
+    assert named_aside_of(statement.node) == ASIDE[text]
+    assert bool(renames_of(statement.node)) == text.startswith("ALTER TABLE t RENAME TO")
