@@ -39,6 +39,8 @@ _ADD = re.compile(
 # A statement that calls may do anything.
 _CALLS = re.compile(r"\s*(?:SELECT|WITH|CALL|VALUES|TABLE|EXECUTE|PERFORM)\b", re.IGNORECASE)
 _OF_COLUMNS = ("not_null", "default")
+# What only writes rows changes no NOT NULL, no default and no row level security.
+_DEFINES = {"alter", "create", "drop"}
 
 
 class CommittedEffects:
@@ -102,8 +104,9 @@ class CommittedEffects:
         names |= {str(state["name"]).lower()} if state["kind"] in _OF_COLUMNS else set()
         for statement in self._statements:
             text = str(statement["sql"])
-            # Of a block any part; of the others the states are told, but that a primary key's columns are NOT NULL.
+            # Of a block any part that defines; of the others the states are told, but that a primary key's columns are NOT NULL.
             parts = changing(text, own) if BLOCK.match(text) else [text] if "primary" in words_of(text) else []
+            parts = [part for part in parts if _DEFINES & words_of(part)]
             if _hides(text, own) or any(names <= words_of(part) for part in parts):
                 return statement
         return None

@@ -11,7 +11,7 @@ varying(20)`` and an expression equals its other spelling, by the server's own r
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.index_definition 
     index_differences,
     word,
 )
+from ansible_collections.whitecross.pgops.plugins.module_utils.locks import RETRY_SQLSTATES
 from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import without_literals
 from psycopg2 import sql
 
@@ -162,12 +163,15 @@ def key(made: Mapping[str, Any]) -> tuple[str, str | None, str | None, str]:
     )
 
 
-def compare(conn: Connection, statement: Mapping[str, Any], explained: Explained = frozenset()) -> list[str]:
+def compare(
+    conn: Connection, statement: Mapping[str, Any], explained: Explained = frozenset(), *, exactly: bool = False
+) -> list[str]:
     """Compare the object that ``statement`` creates with the one that exists. Call inside a transaction.
 
     Takes ACCESS SHARE on the table, and on one that a foreign key refers to: that is made to refer to an empty twin, since
     ADD FOREIGN KEY would keep writers of the real one out.
 
+    :param exactly: tell apart what is validated or fires from what is not or does not, too.
     :return: differences, ``"column a: wanted integer, found text"``; empty when they are equal.
     :raises Unequal: the wanted object cannot be built for comparison.
     """
@@ -179,6 +183,8 @@ def compare(conn: Connection, statement: Mapping[str, Any], explained: Explained
         try:
             wanted_table, twins = _build(conn, shadow, statement, made)
         except psycopg2.Error as exc:
+            if exc.pgcode in RETRY_SQLSTATES:
+                raise
             told = from_psycopg(
                 exc,
                 f"{describe(made)} exists already, and the wanted one cannot be built to compare them",
@@ -192,7 +198,7 @@ def compare(conn: Connection, statement: Mapping[str, Any], explained: Explained
                 object_name=describe(made),
             ) from None
         execute(conn, "SET LOCAL search_path = pg_catalog")
-        return _differences(conn, made, shadow, wanted_table, explained, twins)
+        return _differences(conn, made, shadow, wanted_table, explained, twins, exactly)
 
 
 def describe(made: Mapping[str, Any]) -> str:
@@ -213,13 +219,6 @@ def dropped(statement: Mapping[str, Any]) -> Mapping[str, Any] | None:
         return None
     materialized = gone["kind"] == "table" and _DROPS_MATERIALIZED_VIEW.match(without_literals(str(statement["sql"])))
     return {**gone, "materialized": True} if materialized else gone
-
-
-def is_made_again(statement: Mapping[str, Any], kept: Collection[str]) -> bool:
-    """:param kept: in words what stays on a way down, so that it is there.
-    :return: whether a statement of that way down would make it."""
-    made: Mapping[str, Any] = statement.get("creates") or {}
-    return bool(made) and not made.get("replace") and describe(made) in kept
 
 
 def dropped_by(statements: Sequence[Mapping[str, Any]]) -> set[str]:
@@ -348,6 +347,7 @@ def _differences(
     table: str | None,
     explained: Explained,
     twins: Mapping[str, str],
+    exactly: bool,
 ) -> list[str]:
     kind, schema, name = made["kind"], _schema(made), str(made["name"])
 
@@ -356,7 +356,8 @@ def _differences(
         if isinstance(value, str):
             for twin, real in twins.items():
                 value = value.replace(f"{shadow}.{twin}(", f"{real}(")
-            return value.replace(f"{shadow}.", f"{schema}.").replace(" NOT VALID", "")
+            value = value.replace(f"{shadow}.", f"{schema}.")
+            return value if exactly else value.replace(" NOT VALID", "")
         return value
 
     def rows(query: str, schema_name: str, object_name: str) -> dict[str, dict[str, Any]]:
@@ -402,7 +403,10 @@ def _differences(
         found_trigger = fetch_one(conn, _TRIGGER, (schema, table, name))
         left = plain(wanted_trigger["definition"]) if wanted_trigger else None
         right = plain(found_trigger["definition"]) if found_trigger else None
-        return [] if left == right else [f"wanted {left}, found {right}"]
+        told = [] if left == right else [f"wanted {left}, found {right}"]
+        if exactly and wanted_trigger and found_trigger and wanted_trigger["enabled"] != found_trigger["enabled"]:
+            told.append(f"enabled: wanted {wanted_trigger['enabled']}, found {found_trigger['enabled']}")
+        return told
     if kind == "policy":
         wanted_policy = fetch_one(conn, _POLICY, (shadow, table, name)) or {}
         found_policy = fetch_one(conn, _POLICY, (schema, table, name)) or {}

@@ -29,6 +29,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     ledger,
     legacy_mirror,
     locks,
+    made_again,
     mended_step,
     model_changes,
     quarantine,
@@ -839,6 +840,7 @@ def _step_down(
             one_transaction=bool(migration.get("transaction", True)),
             made=made,
             states=states_before.down(migration, row),
+            again=made_again.of(step, sql_step.there_before(made), made),
         )
     if kind == "indexes":
         return indexes.down(context, step["indexes"], made)

@@ -33,6 +33,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.lock_forecast import TableLock
 from ansible_collections.whitecross.pgops.plugins.module_utils.lock_modes import ACCESS_SHARE
+from ansible_collections.whitecross.pgops.plugins.module_utils.made_again import MadeAgain
 from ansible_collections.whitecross.pgops.plugins.module_utils.server_message import told_notices
 from ansible_collections.whitecross.pgops.plugins.module_utils.states_before import Before
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import (
@@ -51,6 +52,7 @@ MADE = "pgops.made"
 _MOVES_TABLES = re.compile(r"\b(DROP|RENAME|SCHEMA|DO|CALL|SELECT|EXECUTE)\b", re.IGNORECASE)
 
 NOTHING = Before()
+NOT_AGAIN = MadeAgain()
 
 
 def run(
@@ -61,6 +63,7 @@ def run(
     down: Sequence[Mapping[str, Any]] = (),
     made: Mapping[str, Any] | None = None,
     states: Before = NOTHING,
+    again: MadeAgain = NOT_AGAIN,
 ) -> list[str]:
     """Run the statements; what they would create and is there already with the same definition is skipped and told, and so is
     what would change nothing (:mod:`catalog_states`).
@@ -72,6 +75,7 @@ def run(
     :param down: on the way up the step's way down: which of what that drops is there before is remembered.
     :param made: on the way down the step's progress on the way up: what was there before the version stays.
     :param states: NOT NULL, defaults and row level security before the version: what to record, or what stays.
+    :param again: on the way down what of it is dropped and made again.
     :return: objects that were there already (or, on the way down, that stay).
     :raises locks.LockWaitExhausted: the locks could not be had in the budget; the step left nothing behind.
     :raises PgopsError: a statement failed, an object is there with another definition, a time limit was hit.
@@ -97,6 +101,7 @@ def run(
             remembered=remembered,
             made=made,
             states=states,
+            again=again,
             attributes=attributes,
         )
     skipped = list(context.progress_so_far.get("skipped", []))
@@ -121,6 +126,7 @@ def run(
             remembered=remembered,
             made=made if last else None,
             states=replace(states, steps=states.steps if number == 0 else ()),
+            again=again,
             attributes=attributes,
         )
         skipped = _without(skipped, existing.dropped(part[0]) if up and part else None)
@@ -173,6 +179,7 @@ def _forecast(
     kept: Collection[str],
     own: Collection[tuple[str, str]],
     states: Before,
+    again: MadeAgain,
 ) -> dict[int, list[TableLock]]:
     """The locks of each statement on tables that others use; none of a statement for which the catalog shows nothing to do,
     since PostgreSQL takes its lock even then (ADD COLUMN IF NOT EXISTS: ACCESS EXCLUSIVE)."""
@@ -192,7 +199,9 @@ def _forecast(
             idle = (
                 (number in there and word not in gone)
                 if up
-                else (word in kept or (number not in there and not _several(statement)))
+                else (
+                    (word in kept and not again.may_go(statement)) or (number not in there and not _several(statement))
+                )
             )
             if idle and item["kind"] in existing.PRESENT:
                 del told[number]
@@ -263,6 +272,7 @@ def _patiently(
     remembered: dict[str, Any],
     made: Mapping[str, Any] | None,
     states: Before,
+    again: MadeAgain,
     attributes: AttributesBefore,
 ) -> list[str]:
     own: set[tuple[str, str]] = set()
@@ -271,7 +281,7 @@ def _patiently(
         if created and created["kind"] == "table":
             # Nobody else holds a lock on what this step makes.
             own.add((str(created.get("schema") or "public"), str(created["name"])))
-    wanted = _forecast(context, statements, kept, own, states)
+    wanted = _forecast(context, statements, kept, own, states, again)
     # What keeps writers out of what goes, from before the last look at it on.
     shut = context.copy.wanted(context.conn, statements, kept) if context.copy else []
 
@@ -290,7 +300,7 @@ def _patiently(
                     context.copy.refuse(context.conn, statements, kept, context.doing)
             attributes.begin(context.conn, before == 0, before == 0 and last)
             _tell_what_was_there(context, kept, came, states)
-            now, there = _statements(context, statements, runs, down, kept, keys, settled, wanted, states)
+            now, there = _statements(context, statements, runs, down, kept, keys, settled, wanted, states, again)
             if made is not None:
                 orphans.take_back(context, made)
             progress = {**remembered, "statements": before + len(statements), "skipped": [*skipped, *now]}
@@ -425,6 +435,7 @@ def _statements(
     settled: list[dict[str, Any]],
     wanted: Mapping[int, Sequence[TableLock]],
     states: Before,
+    again: MadeAgain,
 ) -> tuple[list[str], list[str]]:
     sent: set[int] = set()
     run_from = {run[0]: run for run in runs}
@@ -464,15 +475,19 @@ def _statements(
             skipped.append(word)
             context.tell(f"{word} is there already, {how}: skipped")
             continue
-        if made is not None and not up and existing.describe(made) in kept:
+        if (
+            made is not None
+            and not up
+            and existing.describe(made) in kept
+            and not again.is_to_go(context.conn, statement)
+        ):
             skipped.append(existing.describe(made))
             context.tell(f"{existing.describe(made)} was there before this version: it stays")
             continue
-        if (
-            not up
-            and existing.is_made_again(statement, kept)
-            and existing.present(context.conn, [statement["creates"]])
-        ):
+        differences = None if up else again.differences(context.conn, statement)
+        if differences:
+            raise _is_another(context, statement, differences)
+        if differences is not None:
             context.tell(f"{existing.describe(statement['creates'])} was there before this version and stays: skipped")
             continue
         missing = made is not None and number not in there and not _several(statement)
@@ -572,3 +587,18 @@ def _refuse_unequal(context: StepContext, statement: Mapping[str, Any]) -> None:
             hint="Bring the object to the wanted definition with a migration of its own, or drop it if nobody needs it.",
             extra={"differences": differences},
         )
+
+
+def _is_another(context: StepContext, statement: Mapping[str, Any], differences: Sequence[str]) -> existing.Unequal:
+    name = existing.describe(statement["creates"])
+    return existing.Unequal(
+        f"{context.doing} failed at {existing.location(statement)}: {name} was there before this version and is not dropped, and it is not "
+        f"as it would be made again: {'; '.join(differences)}",
+        sqlstate=errorcodes.DUPLICATE_OBJECT,
+        statement=str(statement["sql"]),
+        location=existing.location(statement),
+        database=context.database,
+        object_name=name,
+        hint="Bring it to that definition, or drop it if nobody needs it, then run the rollback again: it goes on from there.",
+        extra={"differences": differences},
+    )

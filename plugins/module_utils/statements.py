@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
@@ -14,6 +14,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     existing,
     label_text,
     ledger,
+    made_again,
     states_before,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
@@ -187,14 +188,12 @@ def down_text(
             lines += label_text.down_text(conn, step, kept_objects(row, ordinal), limit)
         elif step["kind"] == "sql":
             kept, before = kept_objects(row, ordinal), states_before.down(migration, row)
+            again = made_again.of(step, kept, up.progress if up else {})
             lines.append("BEGIN;")
             for statement in step.get("down") or []:
-                gone = existing.dropped(statement)
-                if existing.is_made_again(statement, kept):
-                    gone = statement["creates"]
-                if gone and existing.describe(gone) in kept:
-                    lines.append(f"-- {existing.describe(gone)} was there before this version: it stays")
-                else:
+                stays = _stays(conn, statement, kept, again)
+                lines += [f"-- {sentence}" for sentence in stays or []]
+                if stays is None:
                     rest = before.without(conn, statement)
                     lines += [f"-- {sentence}" for sentence in rest.told]
                     lines += [_terminated(rest.statement)] if rest.statement else []
@@ -237,6 +236,30 @@ def down_text(
         else:
             lines.append("-- nothing to take back")
     return "\n".join(lines) + "\n"
+
+
+def _stays(
+    conn: Connection, statement: Mapping[str, Any], kept: Collection[str], again: made_again.MadeAgain
+) -> list[str] | None:
+    """:return: what is told in the place of a statement that would drop what was there before, or make it again; None where it runs."""
+    gone, made = existing.dropped(statement), statement.get("creates")
+    if gone and existing.describe(gone) in kept:
+        with ledger.transaction(conn):
+            goes = again.is_to_go(conn, statement)
+        return None if goes else [f"{existing.describe(gone)} was there before this version: it stays"]
+    if not made or existing.describe(made) not in kept:
+        return None
+    word = existing.describe(made)
+    with ledger.transaction(conn):
+        differences = again.differences(conn, statement)
+    if differences is None:
+        return None
+    if differences:
+        return [
+            f"stops: {word} was there before this version, and is not as it would be made again: {line}"
+            for line in differences
+        ]
+    return [f"{word} was there before this version: it stays"]
 
 
 def _terminated(statement: Mapping[str, Any]) -> str:

@@ -87,6 +87,8 @@ def test_of_constraints_the_catalog_was_asked() -> None:
         ("DO $$ BEGIN ALTER TABLE people ALTER COLUMN made SET NOT NULL; END $$", True),
         ("DO $$ BEGIN ALTER TABLE people ALTER COLUMN other SET NOT NULL; END $$", False),
         ("ALTER TABLE people ADD CHECK (made > 0)", False),
+        ("DO $$ BEGIN UPDATE people SET made = 1; END $$", False),
+        ("DO $$ BEGIN EXECUTE 'UPDATE people SET ' || 'made = 1'; END $$", True),
         ("SELECT bring_it()", True),
     ],
 )
