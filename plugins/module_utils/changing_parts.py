@@ -70,7 +70,7 @@ _READS = re.compile(
     r"format_type|gen_random_uuid|generate_series|has_\w+_privilege|initcap|"
     r"jsonb?_\w+|lag|last_value|lead|left|length|lower|lpad|ltrim|make_\w+|max|md5|min|mod|nextval|now|num_nulls|num_nonnulls|"
     r"obj_description|overlay|position|quote_ident|quote_literal|quote_nullable|random|rank|regexp_\w+|repeat|replace|right|round|"
-    r"row_number|rpad|rtrim|sha256|shobj_description|split_part|starts_with|string_agg|string_to_array|"
+    r"currval|lastval|pg_advisory_\w+|pg_notify|setval|row_number|rpad|rtrim|sha256|shobj_description|split_part|starts_with|string_agg|string_to_array|"
     r"strpos|substr|substring|sum|to_char|to_date|to_json|to_jsonb|to_number|to_reg\w+|to_timestamp|translate|trim|unnest|upper|version|"
     r"pg_get_\w+|pg_typeof|pg_\w*_size|pg_\w+_is_visible|pg_has_role|pg_sleep|pg_index_column_has_property"
     r")\s*",

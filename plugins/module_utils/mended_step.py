@@ -68,9 +68,9 @@ class MendedVersion:
     def drops(self, step: ledger.Step) -> list[tuple[Mapping[str, Any], Statement]]:
         """:return: what only the way down of now drops and the version has not made for sure, and the statements."""
         old, new = self._began[step.ordinal - 1], self._now[step.ordinal - 1]
-        known = {
-            existing.describe(item) for item in sql_step.undone(old.get("up") or [], old.get("down") or []) if item
-        }
+        # A step of which only some statements are committed has looked at all that its way down dropped, a done one at what is left of that.
+        undone = sql_step.undone(old.get("up") or [] if step.state == "done" else (), old.get("down") or [])
+        known = {existing.describe(item) for item in undone if item}
         (ran,) = begun_steps.executed([step], self._now)
         down = new.get("down") or []
         return [

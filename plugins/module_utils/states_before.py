@@ -78,7 +78,7 @@ class Before:
         :return: the names of now by those of before the version.
         """
         keys, wanted = self._looked_at()
-        unknown = {key for key, _ in wanted - began._looked_at_all()}
+        unknown = {key for key, _ in wanted - began._looked_at()[1]}
         names = Renames()
         touched: set[Key] = set()
         made: set[Name | None] = set()
@@ -107,13 +107,8 @@ class Before:
         called = self.added(began, executed)
         now = _now(conn, list(called.values()))
         found = {key: {**now[name], **_named(key)} for key, name in called.items() if name in now}
-        wanted = self._looked_at()[1] - began._looked_at_all()
+        wanted = self._looked_at()[1] - began._looked_at()[1]
         return [state for key, state in found.items() if (key, state["there"]) in wanted]
-
-    def _looked_at_all(self) -> set[tuple[Key, bool]]:
-        # An older release did not look at what the way up drops.
-        gone = _gone(self.steps)
-        return {(key, there) for key, there in self._looked_at()[1] if not _is_among(key, gone)}
 
     def _looked_at(self) -> tuple[list[Key], set[tuple[Key, bool]]]:
         """:return: what the version speaks of, by the names of before it, and how each would be after a way up or down."""

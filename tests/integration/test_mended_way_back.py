@@ -365,3 +365,43 @@ def test_a_ledger_that_knows_less_of_the_same_text_refuses_nothing(target: Any, 
     do(target, "UPDATE people SET name = 'x'")
     do(target, f"UPDATE pgops.migration SET rendered = rendered #- '{{steps,0,down,0,alters}}' WHERE version = '{V2}'")
     apply(target, tree)
+
+
+HIDES = "DO $$ BEGIN EXECUTE 'ANALYZE ' || 'public.people'; END $$"
+
+
+def test_what_the_first_text_named_already_is_doubted_by_nobody(target: Any, tree: TestTree) -> None:
+    """It was looked at before the first statement, whatever that does; what it dropped itself, too."""
+    do(target, "CREATE POLICY p ON people USING (id > 0)", "ALTER TABLE people ALTER COLUMN code SET NOT NULL")
+    other = [
+        "DROP POLICY p ON public.people",
+        "CREATE POLICY p ON public.people USING (id > 1)",
+        "ALTER TABLE public.people DROP COLUMN code",
+    ]
+    down = (
+        "ALTER TABLE public.people ADD COLUMN code text;\nUPDATE public.people SET code = '';\n"
+        "ALTER TABLE public.people ALTER COLUMN code SET NOT NULL;\n"
+        f"DROP POLICY p ON public.people;\nCREATE POLICY p ON public.people USING (id > 0);\n{BACK}"
+    )
+    one_step(tree, HIDES, FAULTY, *other, down=down, risk="high")
+    refused(target, tree)
+    one_step(tree, HIDES, f"{MENDED[:-1]}, 'c')", *other, down=down, risk="high")
+    apply(target, tree)
+    revert(target)
+    assert rows(target, "SELECT pg_get_expr(polqual, polrelid) AS d FROM pg_policy") == [{"d": "(id > 0)"}]
+    assert columns(target) == {**BEFORE, "code": "text NOT NULL"}
+
+
+@pytest.mark.parametrize(
+    "first",
+    ["SELECT setval('public.s', 5)", "DO $$ BEGIN UPDATE public.people SET name = coalesce(name, ''); END $$"],
+)
+def test_what_defines_nothing_leaves_no_doubt_about_a_state(target: Any, tree: TestTree, first: str) -> None:
+    do(target, "CREATE SEQUENCE s")
+    one_step(tree, first, FAULTY, down=BACK)
+    refused(target, tree)
+    one_step(tree, first, MENDED, NAME_NOT_NULL, down=NAME_NULL + BACK)
+    apply(target, tree)
+    assert columns(target) == {**BEFORE, "name": "text NOT NULL"}
+    revert(target)
+    assert columns(target) == BEFORE
