@@ -51,6 +51,9 @@ class Watch:
                 files_at = time.monotonic() + 0.5
             self.looked += 1
             self._over.wait(LOOK_S)
+        # What was left since the last look stays.
+        for folder in self.folders:
+            self.see_folder(folder)
 
     def see(self, path: Path) -> None:
         """Note the file where it has a secret; a process may be gone by now."""
