@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,7 +97,13 @@ def alone(change: Change) -> Iterator[Connection]:
                 hint="Wait until it has ended, then look with -e blue_green_stage=status.",
                 extra={"locked": True},
             )
-        yield conn
+        try:
+            yield conn
+        finally:
+            # The server takes a moment to see that a session has gone, and who comes next would find it locked.
+            if not conn.closed:
+                with suppress(psycopg2.Error):
+                    database_marks.unlock(conn, _lock_name(change.database))
 
 
 def _lock_name(database: str) -> str:
