@@ -13,23 +13,22 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import existing
 from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts import changing, lost, writes_rows
-from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import NAME, name_parts
+from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import NAME, QUALIFIED, name_parts
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import without_strings
 
 Table = tuple[str, str]
 
-_QUALIFIED = rf"{NAME}(?:\s*\.\s*{NAME}){{0,2}}"
 _DEFINES = re.compile(r"\s*(?:(?P<lifts>ALTER|DROP)|CREATE)\b", re.IGNORECASE)
 _DROPS_SCHEMA = re.compile(r"\s*DROP\s+SCHEMA\b", re.IGNORECASE)
 _ALTERS_TABLE = re.compile(
-    rf"\s*ALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?(?P<table>{_QUALIFIED})(?P<actions>.*)", re.IGNORECASE
+    rf"\s*ALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?(?P<table>{QUALIFIED})(?P<actions>.*)", re.IGNORECASE
 )
 _TAKES_ROWS = re.compile(r"\bDETACH\b", re.IGNORECASE)
 # With CASCADE a key may go that foreign keys refer to.
 _GIVES_ROWS = re.compile(r"\b(?:ATTACH|TYPE|SET\s+EXPRESSION|CASCADE)\b", re.IGNORECASE)
 _WRITES = re.compile(
     r"\b(?P<verb>INSERT|MERGE|COPY|UPDATE|DELETE|TRUNCATE)\s+(?:(?:INTO|FROM|TABLE)\s+)?(?:ONLY\s+)?"
-    rf"(?P<tables>{_QUALIFIED}(?:\s*,\s*(?:ONLY\s+)?{_QUALIFIED})*)",
+    rf"(?P<tables>{QUALIFIED}(?:\s*,\s*(?:ONLY\s+)?{QUALIFIED})*)",
     re.IGNORECASE,
 )
 _ASSIGNED = re.compile(
@@ -136,7 +135,7 @@ def _defines(part: str, tables: Collection[Table], altered: re.Pattern[str]) -> 
     alters = _ALTERS_TABLE.match(text)
     if alters:
         return bool(altered.search(alters["actions"])) and _is_named([alters["table"]], tables)
-    return _is_named(re.findall(_QUALIFIED, lost(part)), tables)
+    return _is_named(re.findall(QUALIFIED, lost(part)), tables)
 
 
 def _is_named(names: Iterable[str], tables: Collection[Table]) -> bool:
@@ -155,5 +154,5 @@ def _writes(part: str) -> Iterator[_Write]:
         for assigned in _ASSIGNED.finditer(_TO_ITSELF.sub(" ", rest)) if verb == "UPDATE" else ():
             columns |= set(name_parts(assigned["one"] or assigned["several"]))
         cascade = verb == "TRUNCATE" and bool(re.search(r"\bCASCADE\b", rest, re.IGNORECASE))
-        for table in re.findall(_QUALIFIED, one["tables"]):
+        for table in re.findall(QUALIFIED, one["tables"]):
             yield _Write(verb, table, frozenset(columns), cascade)

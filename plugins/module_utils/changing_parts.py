@@ -11,10 +11,15 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_all
-from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import NAME, folded, name_parts
+from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import (
+    NAME,
+    QUALIFIED,
+    folded,
+    name_parts,
+    without_parentheses,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import without_comments, without_strings
 
-_QUALIFIED = rf"{NAME}(?:\s*\.\s*{NAME}){{0,2}}"
 _GAP = r"(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/)"
 BLOCK = re.compile(rf"{_GAP}*DO\b", re.IGNORECASE | re.DOTALL)
 _LANGUAGE = rf"""LANGUAGE\b{_GAP}*(?:plpgsql\b|"plpgsql"|'plpgsql'){_GAP}*"""
@@ -51,11 +56,11 @@ _DROPS_FUNCTIONS = re.compile(r"DROP\s+(?:FUNCTION|PROCEDURE|ROUTINE|AGGREGATE|O
 # What is made or written to has its columns or its arguments behind its name.
 _NAMED = re.compile(
     r"\b(?:(?:INTO|REFERENCES|VIEW|WITH(?:\s+RECURSIVE)?|EXCLUDE\s+USING|TABLE(?:\s+IF\s+(?:NOT\s+)?EXISTS)?|"
-    rf"(?:FUNCTION|PROCEDURE|ROUTINE|AGGREGATE)(?:\s+IF\s+EXISTS)?)\s+{_QUALIFIED})\s*\(",
+    rf"(?:FUNCTION|PROCEDURE|ROUTINE|AGGREGATE)(?:\s+IF\s+EXISTS)?)\s+{QUALIFIED})\s*\(",
     re.IGNORECASE,
 )
 _INDEXED = re.compile(
-    rf"(?P<made>\s*CREATE\s+(?:UNIQUE\s+)?INDEX\b[^()]*?\bON\s+(?:ONLY\s+)?){_QUALIFIED}\s*(?:USING\s+{NAME}\s*)?\(",
+    rf"(?P<made>\s*CREATE\s+(?:UNIQUE\s+)?INDEX\b[^()]*?\bON\s+(?:ONLY\s+)?){QUALIFIED}\s*(?:USING\s+{NAME}\s*)?\(",
     re.IGNORECASE,
 )
 # Words before a parenthesis that call nothing, or a function of the server that changes no object and no row.
@@ -83,7 +88,7 @@ SELECT DISTINCT p.proname::text AS name FROM pg_proc p JOIN pg_namespace n ON n.
    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
 """
 _ALTER_TABLE = re.compile(
-    rf"\s*ALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?{_QUALIFIED}\s*(?P<actions>\S.*?)\s*;?\s*",
+    rf"\s*ALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?{QUALIFIED}\s*(?P<actions>\S.*?)\s*;?\s*",
     re.IGNORECASE | re.DOTALL,
 )
 _OF_CONSTRAINT = re.compile(
@@ -150,12 +155,9 @@ def constraints(part: str) -> Constraints | None:
     found = _ALTER_TABLE.fullmatch(without_strings(part))
     if not found:
         return None
-    actions, before = found["actions"], None
-    while actions != before:
-        before, actions = actions, re.sub(r"\([^()]*\)", " ", actions)
     gone: set[str] = set()
     renamed: set[str] = set()
-    for action in actions.split(","):
+    for action in without_parentheses(found["actions"]).split(","):
         one = _OF_CONSTRAINT.fullmatch(action)
         if not one:
             return None

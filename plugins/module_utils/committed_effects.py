@@ -15,21 +15,25 @@ from typing import Any
 from ansible_collections.whitecross.pgops.plugins.module_utils import existing
 from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts import BLOCK, changing
 from ansible_collections.whitecross.pgops.plugins.module_utils.going_down import words_of
-from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import NAME, folded, name_parts
+from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import (
+    NAME,
+    QUALIFIED,
+    folded,
+    schema_and_name,
+    without_parentheses,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import without_strings
 
 Object = Mapping[str, Any]
 Key = tuple[str, "str | None", "str | None", str]
 
-# The database may stand before the schema.
-_QUALIFIED = rf"{NAME}(?:\s*\.\s*{NAME}){{0,2}}"
 _UNLESS_THERE = r"(?P<unless>IF\s+NOT\s+EXISTS\s+)?"
 _CREATE = re.compile(
-    rf"\s*CREATE\s+(?:UNLOGGED\s+)?(?P<kind>TABLE|MATERIALIZED\s+VIEW|TYPE|DOMAIN)\s+{_UNLESS_THERE}(?P<name>{_QUALIFIED})",
+    rf"\s*CREATE\s+(?:UNLOGGED\s+)?(?P<kind>TABLE|MATERIALIZED\s+VIEW|TYPE|DOMAIN)\s+{_UNLESS_THERE}(?P<name>{QUALIFIED})",
     re.IGNORECASE,
 )
 _ALTER = re.compile(
-    rf"\s*ALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?(?P<name>{_QUALIFIED})\s+(?P<actions>.*)",
+    rf"\s*ALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?(?P<name>{QUALIFIED})\s+(?P<actions>.*)",
     re.IGNORECASE | re.DOTALL,
 )
 _ADD = re.compile(
@@ -134,27 +138,19 @@ def _told(text: str) -> Iterator[tuple[dict[str, Any], bool]]:
     bare = without_strings(text)
     create = _CREATE.match(bare)
     if create:
-        schema, name = _split(create["name"])
+        schema, name = schema_and_name(create["name"])
         # The drop of a materialized view is told as that of a table.
         kind = "type" if create["kind"].upper() in ("TYPE", "DOMAIN") else "table"
         yield {"kind": kind, "schema": schema, "name": name}, not create["unless"]
     alter = _ALTER.fullmatch(bare)
     if not alter:
         return
-    schema, table = _split(alter["name"])
-    actions, before = alter["actions"], None
-    while actions != before:
-        before, actions = actions, re.sub(r"\([^()]*\)", " ", actions)
-    for action in actions.split(","):
+    schema, table = schema_and_name(alter["name"])
+    for action in without_parentheses(alter["actions"]).split(","):
         add = _ADD.match(action)
         if add:
             column = {"kind": "column", "schema": schema, "table": table, "name": folded(add["name"])}
             yield column, not add["unless"]
-
-
-def _split(name: str) -> tuple[str, str]:
-    parts = name_parts(name)
-    return (parts[-2], parts[-1]) if len(parts) > 1 else ("public", parts[0])
 
 
 def _renamed(key: Key, rename: Mapping[str, Any]) -> Key:

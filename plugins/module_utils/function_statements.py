@@ -15,12 +15,18 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import catalog
 from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts import BLOCK, puts_together
-from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import NAME, folded, name_parts
+from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import (
+    NAME,
+    QUALIFIED,
+    folded,
+    name_parts,
+    schema_and_name,
+    without_parentheses,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import without_comments
 
-_QUALIFIED = rf"{NAME}(?:\s*\.\s*{NAME}){{0,2}}"
 _KIND = r"(?:FUNCTION|PROCEDURE|ROUTINE|AGGREGATE)"
-_MADE = re.compile(rf"\bCREATE\s+(?P<replace>OR\s+REPLACE\s+)?{_KIND}\s+(?P<name>{_QUALIFIED})\s*\(", re.IGNORECASE)
+_MADE = re.compile(rf"\bCREATE\s+(?P<replace>OR\s+REPLACE\s+)?{_KIND}\s+(?P<name>{QUALIFIED})\s*\(", re.IGNORECASE)
 _DROPPED = re.compile(rf"\bDROP\s+{_KIND}\s+(?:IF\s+EXISTS\s+)?(?P<names>[^;]*)", re.IGNORECASE)
 _GRANTED = re.compile(
     rf"\b(?:GRANT|REVOKE)\b[^;]*?\bON\s+(?:{_KIND}\s+(?P<names>[^;]*?)"
@@ -28,7 +34,7 @@ _GRANTED = re.compile(
     re.IGNORECASE,
 )
 _OWNED = re.compile(
-    rf"\bALTER\s+{_KIND}\s+(?P<name>{_QUALIFIED})\s*(?:\([^;]*\))?\s*OWNER\s+TO\s+(?P<owner>{NAME})", re.IGNORECASE
+    rf"\bALTER\s+{_KIND}\s+(?P<name>{QUALIFIED})\s*(?:\([^;]*\))?\s*OWNER\s+TO\s+(?P<owner>{NAME})", re.IGNORECASE
 )
 _OWNS = r"\b(?:OWNER\s+TO|(?P<acts>SET\s+(?:LOCAL\s+|SESSION\s+)?(?:ROLE|SESSION\s+AUTHORIZATION)|OWNED\s+BY\b[^;]*\bTO))\s+(?P<owner>{0})"
 _EVENTS = (_MADE, _DROPPED, _GRANTED, _OWNED)
@@ -119,13 +125,9 @@ def _is_about(granted: re.Match[str], kind: str, place: tuple[str, str]) -> bool
 
 def _place(name: str) -> tuple[str, str]:
     """:return: schema and name of what the text begins with."""
-    found = re.match(rf"\s*({_QUALIFIED})", name)
-    parts = name_parts(found[1]) if found else [name]
-    return (parts[-2] if len(parts) > 1 else "public", parts[-1])
+    found = re.match(rf"\s*({QUALIFIED})", name)
+    return schema_and_name(found[1]) if found else ("public", name)
 
 
 def _places(names: str) -> set[tuple[str, str]]:
-    before = None
-    while names != before:
-        before, names = names, re.sub(r"\([^()]*\)", " ", names)
-    return {_place(name) for name in names.split(",") if name.strip()}
+    return {_place(name) for name in without_parentheses(names).split(",") if name.strip()}

@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import existing, ledger
 from ansible_collections.whitecross.pgops.plugins.module_utils.changing_parts import BLOCK, changing, puts_together
-from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import NAME, folded, name_parts
+from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import NAME, QUALIFIED, folded, schema_and_name
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import (
     kept_objects,
     needs_down,
@@ -22,7 +22,6 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.statements import
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import without_strings
 
 # The database may stand before the schema.
-_QUALIFIED = rf"{NAME}(?:\s*\.\s*{NAME}){{0,2}}"
 _IF_EXISTS = r"(?:IF\s+EXISTS\s+)?"
 _DROP = re.compile(
     r"\bDROP\s+(?P<kind>MATERIALIZED\s+VIEW|FOREIGN\s+TABLE|TABLE|VIEW|SEQUENCE|INDEX(?:\s+CONCURRENTLY)?|TYPE|DOMAIN|FUNCTION|"
@@ -30,25 +29,25 @@ _DROP = re.compile(
     re.IGNORECASE,
 )
 _DROP_ON = re.compile(
-    rf"\bDROP\s+(?P<kind>TRIGGER|POLICY)\s+{_IF_EXISTS}(?P<name>{NAME})\s+ON\s+(?P<table>{_QUALIFIED})(?P<rest>[^;]*)",
+    rf"\bDROP\s+(?P<kind>TRIGGER|POLICY)\s+{_IF_EXISTS}(?P<name>{NAME})\s+ON\s+(?P<table>{QUALIFIED})(?P<rest>[^;]*)",
     re.IGNORECASE,
 )
 _ALTER = re.compile(
-    rf"\bALTER\s+TABLE\s+{_IF_EXISTS}(?:ONLY\s+)?(?P<table>{_QUALIFIED})(?P<parts>[^;]*)",
+    rf"\bALTER\s+TABLE\s+{_IF_EXISTS}(?:ONLY\s+)?(?P<table>{QUALIFIED})(?P<parts>[^;]*)",
     re.IGNORECASE,
 )
 _PART = re.compile(
     rf"\bDROP\s+(?P<kind>COLUMN|CONSTRAINT)\s+{_IF_EXISTS}(?P<name>{NAME})(?P<rest>[^,]*)", re.IGNORECASE
 )
 _ONE = re.compile(
-    rf"\s*(?P<name>{_QUALIFIED})\s*(?P<args>\([^()]*(?:\([^()]*\)[^()]*)*\))?\s*(?P<end>,|CASCADE|RESTRICT|$)",
+    rf"\s*(?P<name>{QUALIFIED})\s*(?P<args>\([^()]*(?:\([^()]*\)[^()]*)*\))?\s*(?P<end>,|CASCADE|RESTRICT|$)",
     re.IGNORECASE,
 )
 _CASCADE = re.compile(r"\bCASCADE\b", re.IGNORECASE)
 _RENAMES = re.compile(r"\bRENAME\b", re.IGNORECASE)
 _ADDS = re.compile(r"\b(ADD\s+COLUMN|CREATE\s+(UNLOGGED\s+)?TABLE)\b", re.IGNORECASE)
 _RENAMES_PART = re.compile(
-    rf"\s*ALTER\s+TABLE\s+{_IF_EXISTS}(?:ONLY\s+)?(?P<table>{_QUALIFIED})\s+RENAME\s+(?P<kind>CONSTRAINT\s+|COLUMN\s+|)"
+    rf"\s*ALTER\s+TABLE\s+{_IF_EXISTS}(?:ONLY\s+)?(?P<table>{QUALIFIED})\s+RENAME\s+(?P<kind>CONSTRAINT\s+|COLUMN\s+|)"
     rf"(?P<old>{NAME})\s+TO\s+(?P<new>{NAME})\s*;?\s*",
     re.IGNORECASE,
 )
@@ -195,10 +194,10 @@ def _does_more(text: str) -> bool:
 
 def _of_text(version: str, text: str) -> Iterator[Drop]:
     for match in _DROP_ON.finditer(text):
-        schema, table = _split(match["table"])
+        schema, table = schema_and_name(match["table"])
         yield Drop(version, match["kind"].lower(), schema, folded(match["name"]), table)
     for match in _ALTER.finditer(text):
-        schema, table = _split(match["table"])
+        schema, table = schema_and_name(match["table"])
         for part in _PART.finditer(match["parts"]):
             cascade = bool(_CASCADE.search(part["rest"]))
             yield Drop(version, part["kind"].lower(), schema, folded(part["name"]), table, None, cascade)
@@ -209,16 +208,11 @@ def _of_text(version: str, text: str) -> Iterator[Drop]:
             one = _ONE.match(match["names"], place)
             if not one:
                 break
-            schema, name = _split(one["name"])
+            schema, name = schema_and_name(one["name"])
             yield Drop(version, _KINDS.get(kind, kind), schema, name, None, one["args"], cascade)
             if one["end"] != ",":
                 break
             place = one.end()
-
-
-def _split(name: str) -> tuple[str, str]:
-    found = name_parts(name)
-    return (found[-2], found[-1]) if len(found) > 1 else ("public", found[0])
 
 
 def _is_dynamic(text: str) -> bool:
@@ -251,7 +245,7 @@ class Moved:
         for part in changing(str(statement["sql"]), self.own):
             renames = _RENAMES_PART.fullmatch(without_strings(part))
             if renames:
-                kind, (_, table) = renames["kind"].strip().lower() or "column", _split(renames["table"])
+                kind, (_, table) = renames["kind"].strip().lower() or "column", schema_and_name(renames["table"])
                 self.parts |= {(kind, table.lower(), folded(renames[one]).lower()) for one in ("old", "new")}
             elif _RENAMES.search(part):
                 self.renamed |= words_of(part)

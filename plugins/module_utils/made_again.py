@@ -16,6 +16,7 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import existing
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
+from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import without_parentheses
 from psycopg2 import errorcodes
 
 Statement = Mapping[str, Any]
@@ -109,10 +110,7 @@ def of(step: Statement, kept: Collection[str], progress: Mapping[str, Any]) -> M
 
 
 def _drops_more(statement: Statement) -> bool:
-    text, before = str(statement["sql"]), None
-    while text != before:
-        before, text = text, re.sub(r"\([^()]*\)", " ", text)
-    return bool(_DROPS_MORE.search(text))
+    return bool(_DROPS_MORE.search(without_parentheses(str(statement["sql"]))))
 
 
 def _names(statement: Statement, made: Mapping[str, Any]) -> bool:

@@ -12,6 +12,8 @@ import re
 
 # A regular expression without groups, for one part of a name.
 NAME = r'(?:"(?:[^"]|"")+"|[A-Za-z_\u0080-\uffff][\w$]*)'
+# A name with its schema, and before that with its database.
+QUALIFIED = rf"{NAME}(?:\s*\.\s*{NAME}){{0,2}}"
 # The body of a function or of a DO block is kept: what it says is said to the server.
 _SILENT = re.compile(
     r"--[^\n]*|/\*.*?\*/|\b[eE]'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\""
@@ -28,6 +30,20 @@ def folded(name: str) -> str:
 def name_parts(name: str) -> list[str]:
     """:return: the parts of a qualified name, each as the catalog has it."""
     return [folded(part) for part in re.findall(NAME, name)]
+
+
+def schema_and_name(name: str) -> tuple[str, str]:
+    """:return: of a name as it is written; without a schema it is in public."""
+    parts = name_parts(name)
+    return (parts[-2] if len(parts) > 1 else "public", parts[-1])
+
+
+def without_parentheses(text: str) -> str:
+    """:return: a text without what stands in parentheses, however deep: where its commas part what is listed."""
+    before = None
+    while text != before:
+        before, text = text, re.sub(r"\([^()]*\)", " ", text)
+    return text
 
 
 def without_literals(statement: str) -> str:
