@@ -278,7 +278,8 @@ def _syntax_error(text: str, file: str, locate: Callable[[int], int], exc: Any) 
     return Finding(file, locate(place), "syntax", str(message))
 
 
-def _qualified(names: tuple[Any, ...]) -> tuple[str, str]:
+def qualified_name(names: tuple[Any, ...]) -> tuple[str, str]:
+    """:return: schema and name of what a statement names by its parts."""
     parts = [part.sval for part in names]
     return (parts[-2] if len(parts) > 1 else DEFAULT_SCHEMA), parts[-1]
 
@@ -451,10 +452,10 @@ def _creates(node: Any) -> dict[str, Any] | None:
         plain = node.relation.relpersistence != "t" and not node.inhRelations and not node.ofTypename and whole
         return _table(node) if plain else None
     if isinstance(node, ast.CreateEnumStmt):
-        schema, name = _qualified(node.typeName)
+        schema, name = qualified_name(node.typeName)
         return {"kind": "type", "schema": schema, "name": name, "labels": [label.sval for label in node.vals or ()]}
     if isinstance(node, ast.AlterEnumStmt) and node.oldVal is None:
-        schema, name = _qualified(node.typeName)
+        schema, name = qualified_name(node.typeName)
         neighbour = node.newValNeighbor
         return {
             "kind": "enum_value",
@@ -469,7 +470,7 @@ def _creates(node: Any) -> dict[str, Any] | None:
     if isinstance(node, ast.AlterTableStmt):
         return _alter_creates(node)
     if isinstance(node, ast.CreateFunctionStmt):
-        schema, name = _qualified(node.funcname)
+        schema, name = qualified_name(node.funcname)
         modes = enums.FunctionParameterMode
         inputs = [p for p in node.parameters or () if p.mode not in (modes.FUNC_PARAM_OUT, modes.FUNC_PARAM_TABLE)]
         return {
@@ -570,21 +571,21 @@ def _drop(node: Any) -> dict[str, Any] | None:
     kinds = grammar().enums.ObjectType
     target = node.objects[0]
     if node.removeType in (kinds.OBJECT_TRIGGER, kinds.OBJECT_POLICY):
-        schema, table = _qualified(target[:-1])
+        schema, table = qualified_name(target[:-1])
         kind = "trigger" if node.removeType == kinds.OBJECT_TRIGGER else "policy"
         return {"kind": kind, "schema": schema, "table": table, "name": target[-1].sval}
     if node.removeType == kinds.OBJECT_EXTENSION:
         return {"kind": "extension", "schema": None, "table": None, "name": target.sval}
     if node.removeType in (kinds.OBJECT_TYPE, kinds.OBJECT_DOMAIN):
-        schema, name = _qualified(target.names)
+        schema, name = qualified_name(target.names)
         return {"kind": "type", "schema": schema, "table": None, "name": name}
     if node.removeType in (kinds.OBJECT_FUNCTION, kinds.OBJECT_PROCEDURE, kinds.OBJECT_ROUTINE):
-        schema, name = _qualified(target.objname)
+        schema, name = qualified_name(target.objname)
         return {"kind": "function", "schema": schema, "table": None, "name": name}
     if node.removeType in (kinds.OBJECT_TABLE, kinds.OBJECT_MATVIEW):
-        schema, name = _qualified(target)
+        schema, name = qualified_name(target)
         return {"kind": "table", "schema": schema, "table": name, "name": name}
     if node.removeType == kinds.OBJECT_INDEX:
-        schema, name = _qualified(target)
+        schema, name = qualified_name(target)
         return {"kind": "index", "schema": schema, "table": None, "name": name}
     return None

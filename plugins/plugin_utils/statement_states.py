@@ -14,6 +14,7 @@ from typing import Any
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.sql_statements import (
     DEFAULT_SCHEMA,
     grammar,
+    qualified_name,
     relation_name,
 )
 
@@ -113,17 +114,17 @@ def named_aside_of(node: Any) -> list[State]:
     g = grammar()
     kinds = g.enums.ObjectType
     if isinstance(node, g.ast.AlterEnumStmt):
-        schema, name = _qualified(node.typeName)
+        schema, name = qualified_name(node.typeName)
         return [{"kind": "enum_value", "schema": schema, "type": name, "name": node.oldVal}] if node.oldVal else []
     if not isinstance(node, (g.ast.RenameStmt, g.ast.AlterObjectSchemaStmt)):
         return []
     renamed = isinstance(node, g.ast.RenameStmt)
     kind = node.renameType if renamed else node.objectType
     if kind in (kinds.OBJECT_TYPE, kinds.OBJECT_DOMAIN):
-        schema, name = _qualified(node.object)
+        schema, name = qualified_name(node.object)
         return [{"kind": "type", "schema": schema, "name": name}]
     if kind in (kinds.OBJECT_FUNCTION, kinds.OBJECT_PROCEDURE, kinds.OBJECT_ROUTINE):
-        schema, name = _qualified(node.object.objname)
+        schema, name = qualified_name(node.object.objname)
         return [{"kind": "function", "schema": schema, "name": name}]
     if not renamed:
         return []
@@ -141,11 +142,6 @@ def named_aside_of(node: Any) -> list[State]:
         # The index of a key has its name, and gets the other one with it.
         found.append({"kind": "index", "schema": schema, "name": node.subname})
     return found
-
-
-def _qualified(names: tuple[Any, ...]) -> tuple[str, str]:
-    parts = [part.sval for part in names]
-    return (parts[-2] if len(parts) > 1 else DEFAULT_SCHEMA), parts[-1]
 
 
 def _altered(node: Any) -> list[State]:
