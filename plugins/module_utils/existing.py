@@ -29,7 +29,6 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.index_definition 
     word,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import RETRY_SQLSTATES
-from ansible_collections.whitecross.pgops.plugins.module_utils.sql_names import without_literals
 from psycopg2 import sql
 
 SHADOW = "pgops_shadow"
@@ -61,7 +60,6 @@ PRESENT = {
 }
 _IN_A_TABLE = ("enum_value", "column", "constraint", "trigger", "policy")
 _IN_NO_SCHEMA = ("extension", "schema")
-_DROPS_MATERIALIZED_VIEW = re.compile(r"\s*DROP\s+MATERIALIZED\b", re.IGNORECASE)
 
 _COLUMNS = """
 SELECT a.attname::text AS name, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS not_null,
@@ -215,10 +213,7 @@ def dropped(statement: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """:return: the object that a statement drops; None where it drops nothing, or rows only. A materialized view is told as a table,
     and as ``materialized``."""
     gone: Mapping[str, Any] | None = statement.get("destroys")
-    if not gone or gone["kind"] == "rows":
-        return None
-    materialized = gone["kind"] == "table" and _DROPS_MATERIALIZED_VIEW.match(without_literals(str(statement["sql"])))
-    return {**gone, "materialized": True} if materialized else gone
+    return gone if gone and gone["kind"] != "rows" else None
 
 
 def dropped_by(statements: Sequence[Mapping[str, Any]]) -> set[str]:

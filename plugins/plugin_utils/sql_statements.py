@@ -584,7 +584,8 @@ def _drop(node: Any) -> dict[str, Any] | None:
         return {"kind": "function", "schema": schema, "table": None, "name": name}
     if node.removeType in (kinds.OBJECT_TABLE, kinds.OBJECT_MATVIEW):
         schema, name = qualified_name(target)
-        return {"kind": "table", "schema": schema, "table": name, "name": name}
+        gone = {"kind": "table", "schema": schema, "table": name, "name": name}
+        return {**gone, "materialized": True} if node.removeType == kinds.OBJECT_MATVIEW else gone
     if node.removeType == kinds.OBJECT_INDEX:
         schema, name = qualified_name(target)
         return {"kind": "index", "schema": schema, "table": None, "name": name}

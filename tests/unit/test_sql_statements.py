@@ -220,7 +220,10 @@ ROWS_OF_T = {"kind": "rows", "schema": "s", "table": "t", "name": "t"}
     ("sql", "wanted"),
     [
         ("DROP TABLE IF EXISTS s.t", {"kind": "table", "schema": "s", "table": "t", "name": "t"}),
-        ("DROP MATERIALIZED VIEW m", {"kind": "table", "schema": "public", "table": "m", "name": "m"}),
+        (
+            "DROP MATERIALIZED VIEW m",
+            {"kind": "table", "schema": "public", "table": "m", "name": "m", "materialized": True},
+        ),
         ('DROP TYPE "E"', {"kind": "type", "schema": "public", "table": None, "name": "E"}),
         ("DROP INDEX s.i", {"kind": "index", "schema": "s", "table": None, "name": "i"}),
         ("DROP FUNCTION f(int)", {"kind": "function", "schema": "public", "table": None, "name": "f"}),
