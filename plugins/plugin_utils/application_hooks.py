@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.unread_values import is_encrypted, is_template
 
 # In the order in which a report lists them.
 KINDS: Mapping[str, str] = {
@@ -67,7 +68,6 @@ _REQUEST = {
 }
 OPTIONS = frozenset({*_COMMAND, *_REQUEST, *CONTROLLERS, "timeout", "retries", "delay", "limits"})
 _WAYS = ("argv", "url", "url_file")
-_ENCRYPTED = frozenset({"EncryptedString", "AnsibleVaultEncryptedUnicode"})
 
 
 def variable(kind: str) -> str:
@@ -98,13 +98,13 @@ def refusal(variables: Mapping[str, Any]) -> str | None:
 
 def _wrong(kind: str, hooks: Any) -> Iterator[str]:
     name = variable(kind)
-    if _is_template(hooks):
+    if is_template(hooks):
         return
     if not isinstance(hooks, (list, tuple)):
         yield f"{name} is no list of hooks"
         return
     for number, hook in enumerate(hooks, 1):
-        if _is_template(hook):
+        if is_template(hook):
             continue
         where = f"hook {number} of {name}"
         if not isinstance(hook, Mapping):
@@ -118,23 +118,19 @@ def _wrong(kind: str, hooks: Any) -> Iterator[str]:
         if len(ways) != 1:
             yield f"{where} has {' and '.join(ways) or 'none'} of argv, url and url_file, and needs exactly one"
         argv = hook.get("argv")
-        if argv and not _is_template(argv) and not isinstance(argv, (list, tuple)):
+        if argv and not is_template(argv) and not isinstance(argv, (list, tuple)):
             yield f"{where} has an argv that is no list; there is no shell that would take a line apart"
         words = argv if isinstance(argv, (list, tuple)) else [argv]
-        if any(type(word).__name__ in _ENCRYPTED for word in [*words, hook.get("url")]):
+        if any(is_encrypted(word) for word in [*words, hook.get("url")]):
             yield (
                 f"{where} has a secret in argv or url, where others see it; give it in environment or headers, or name a file "
                 "that holds it"
             )
         for option in ("timeout", "retries", "delay"):
-            if option in hook and not _is_template(hook[option]) and not _is_number(hook[option], option == "timeout"):
+            if option in hook and not is_template(hook[option]) and not _is_number(hook[option], option == "timeout"):
                 yield f"{where} has a {option} that is no number of {'tries' if option == 'retries' else 'seconds'}"
         if hook.get("limits") and kind != "metrics":
             yield f"{where} has limits, which are for hooks_metrics"
-
-
-def _is_template(value: Any) -> bool:
-    return isinstance(value, str) and bool(re.search(r"\{[{%]", value))
 
 
 def _is_number(value: Any, positive: bool) -> bool:

@@ -12,13 +12,13 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, typed_commands
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.environments import Refusal
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.unread_values import is_encrypted, is_template
 
 ENVIRONMENTS, PRODUCTION = "pgops_environments", "pgops_production_environments"
 _GROUP = re.compile(r"[\w.-]+")
-_TEMPLATE = re.compile(r"\{[{%]")
 _SHOWN = 60
 
 
@@ -67,9 +67,7 @@ def _is_to_be_done(value: Any) -> bool:
     """:return: whether only a template, or a key of Ansible's vault, tells what it is."""
     if isinstance(value, (list, tuple)):
         return any(map(_is_to_be_done, value))
-    return type(value).__name__ in typed_commands.ENCRYPTED or (
-        isinstance(value, str) and _TEMPLATE.search(value) is not None
-    )
+    return is_encrypted(value) or is_template(value)
 
 
 def _is_list(value: Any) -> bool:

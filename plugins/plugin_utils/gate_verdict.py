@@ -13,6 +13,7 @@ from typing import Any
 from ansible_collections.whitecross.pgops.plugins.module_utils import risk
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import environments, typed_commands
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.approvals import Approval
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.unread_values import is_template
 
 # Only people can mend these, and they have to see the rehearsal first: right after the plan they are told, and end nothing.
 LATER = frozenset({"approval", "rehearsal"})
@@ -48,7 +49,7 @@ def refuse_left_out(
         return
     for host, variables in variables_of.items():
         given = variables.get("gate_required")
-        if not _is_template(given) and required(given, environment, production):
+        if not is_template(given) and required(given, environment, production):
             raise environments.Refusal(
                 f"pgops_phases leaves out gate, and {environment} has one (gate_required, for {host}); take it back into pgops_phases"
             )
@@ -59,7 +60,7 @@ def is_gated(of_hosts: Iterable[Mapping[str, Any]], environment: str, production
     :return: whether one of them has a gate; a template may say so."""
     known = list(production)
     given = [variables.get("gate_required") for variables in of_hosts]
-    return any(_is_template(one) or required(one, environment, known) for one in given)
+    return any(is_template(one) or required(one, environment, known) for one in given)
 
 
 def refuse_typed(run: Mapping[str, Any], eased: Sequence[str], why: str | None, limit: str) -> None:
@@ -80,10 +81,6 @@ def refuse_typed(run: Mapping[str, Any], eased: Sequence[str], why: str | None, 
         f"of which more may be typed and not less; {way} (docs/gate.md). Without it",
         typed_commands.again(typed_commands.without(run, eased), limit),
     )
-
-
-def _is_template(given: Any) -> bool:
-    return isinstance(given, str) and "{{" in given
 
 
 def missing(kind: str, what: str, command: str) -> dict[str, str]:

@@ -10,13 +10,13 @@ nothing of a value that is empty or belongs to another choice; both would quietl
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ansible.module_utils.common.text.converters import to_text
 from ansible.module_utils.common.validation import check_type_bool, check_type_float, check_type_int
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.unread_values import is_template
 
 # What each way back goes by. Another one passes over it, and would take what it takes when nothing is said.
 STRATEGY_OF = {
@@ -122,10 +122,6 @@ def _is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _is_template(value: Any) -> bool:
-    return isinstance(value, str) and bool(re.search(r"\{[{%]", value))
-
-
 def _shown(value: Any) -> str:
     text = " ".join(to_text(value).split())
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
@@ -145,7 +141,7 @@ def _wrong_number(
     """
     named = next((host for host in of_hosts if not _is_empty(variables.get(host))), of_hosts[-1])
     hosts = variables.get(named)
-    if _is_empty(ports) or _is_template(ports) or _is_template(hosts):
+    if _is_empty(ports) or is_template(ports) or is_template(hosts):
         return None
     there, given = (1 if _is_empty(one) else len(str(one).split(",")) for one in (hosts, ports))
     if given in (1, there):
@@ -175,7 +171,7 @@ def wrong_value(variables: Mapping[str, Any], options: Mapping[str, Mapping[str,
     """
     for name in _PORTS:
         value = variables.get(name)
-        if not (_is_empty(value) or _is_template(value) or all(map(_is_port, str(value).split(",")))):
+        if not (_is_empty(value) or is_template(value) or all(map(_is_port, str(value).split(",")))):
             return RefusedValue(
                 name,
                 f"{name} is {_shown(value)}, and it takes a port from 1 to {_LAST_PORT}, or one for each host with commas",
@@ -186,7 +182,7 @@ def wrong_value(variables: Mapping[str, Any], options: Mapping[str, Mapping[str,
             return wrong
     for name, option in {**_SHARED, **options}.items():
         value = variables.get(name)
-        if _is_empty(value) or _is_template(value):
+        if _is_empty(value) or is_template(value):
             continue
         choices = [str(choice) for choice in option.get("choices") or []]
         if choices and str(value) not in choices:
@@ -217,7 +213,7 @@ def stray_selection(variables: Mapping[str, Any]) -> tuple[str, str, str] | None
     :returns: the variable, the strategy that it belongs to, the strategy of this run
     """
     strategy = variables.get("rollback_strategy")
-    if _is_template(strategy):
+    if is_template(strategy):
         return None
     chosen = "down" if _is_empty(strategy) else str(strategy)
     for name, needed in STRATEGY_OF.items():

@@ -19,6 +19,7 @@ from ansible import constants, context
 from ansible.utils.vars import load_extra_vars
 from ansible_collections.whitecross.pgops.plugins.module_utils.extra_variables import extra_variables_argument
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import names_a_secret, without_secrets
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.unread_values import is_encrypted
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.variables import (
     known_variables,
     playbook_prefixes,
@@ -46,7 +47,6 @@ _STAYS_DOWN = _STAYS | {"rollback_statement_timeout", "rollback_lock_budget"}
 _SECRET_VALUE = re.compile(
     r"://[^/\s]*:[^/\s]*@|passw\w*\s*=|\$ANSIBLE_VAULT|(?i:age-secret-key-|private key-----|secret_access_key\s*=)"
 )
-ENCRYPTED = frozenset({"EncryptedString", "AnsibleVaultEncryptedUnicode"})
 
 
 def is_selection(name: str) -> bool:
@@ -76,7 +76,7 @@ def _is_loaded(value: Any) -> bool:
 
 
 def _holds_secret(value: Any) -> bool:
-    if type(value).__name__ in ENCRYPTED:
+    if is_encrypted(value):
         return True
     if isinstance(value, Mapping):
         return any(names_a_secret(str(key)) or _holds_secret(item) for key, item in value.items())
