@@ -84,12 +84,7 @@ class Before:
         made: set[Name | None] = set()
         for statement in executed:
             touched |= {key for state in _states([statement]) for key in _then(names, state)}
-            created = statement.get("creates") or {}
-            if created.get("kind") in ("table", "column"):
-                column = created["kind"] == "column"
-                table = str(created["table"] if column else created["name"])
-                schema = str(created.get("schema") or "public")
-                made.add(names.then(schema, table, str(created["name"]) if column else None))
+            made |= _then_of(names, statement.get("creates"))
             names.add(statement)
         return {
             key: _renamed(names, key)
@@ -224,13 +219,17 @@ def _gone(steps: Sequence[Mapping[str, Any]]) -> set[Name | None]:
     names = Renames()
     gone: set[Name | None] = set()
     for statement in (statement for step in steps for statement in step.get("up") or []):
-        dropped = existing.dropped(statement)
-        if dropped and dropped["kind"] in ("table", "column"):
-            schema, column = str(dropped.get("schema") or "public"), dropped["kind"] == "column"
-            table = str(dropped["table"] if column else dropped["name"])
-            gone.add(names.then(schema, table, str(dropped["name"]) if column else None))
+        gone |= _then_of(names, existing.dropped(statement))
         names.add(statement)
     return gone
+
+
+def _then_of(names: Renames, thing: Mapping[str, Any] | None) -> set[Name | None]:
+    """:return: a table or column that a statement makes or drops, by the name of before; nothing for other objects."""
+    if not thing or thing["kind"] not in ("table", "column"):
+        return set()
+    table, column = (thing["table"], str(thing["name"])) if thing["kind"] == "column" else (thing["name"], None)
+    return {names.then(str(thing.get("schema") or "public"), str(table), column)}
 
 
 def _is_among(key: Key, things: set[Name | None]) -> bool:
