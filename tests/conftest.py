@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import inspect
 import secrets
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import kept
+from support import kept, pool
 from support import server as servers
 from support.server import EMBEDDED_MAJOR, OWNER, SUPERUSER, Containers, Server
 from support.site import Playbook
@@ -173,3 +175,13 @@ def playbook(server: Server, database: str, tmp_path: Path) -> Playbook:
     """`rc, stdout, document = playbook("migrate.yml", limit="local", migrate_target=...)` on the fresh database."""
     # The space is on purpose: every run of the suite shows that paths with one work.
     return Playbook(tmp_path / "ops host", server, database)
+
+
+@pytest.fixture
+def bouncer(server: Server, database: str) -> Iterator[pool.Bouncer]:
+    """A PgBouncer in front of the test's database."""
+    # Not below pytest's own folder: that one is closed to the user without privileges.
+    folder = Path(tempfile.mkdtemp(prefix="pgops-pool-"))
+    with pool.pgbouncer(server, folder, database) as made:
+        yield made
+    shutil.rmtree(folder)

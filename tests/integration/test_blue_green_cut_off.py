@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -51,14 +49,6 @@ def _given_up(server: Any, target: Any) -> Iterator[None]:
     """A subscription keeps its database from being dropped, and its workers are few."""
     yield
     blue_green.give_up(change_of(server, target, AGAIN))
-
-
-@pytest.fixture
-def bouncer(server: Any, database: str) -> Iterator[pools.Bouncer]:
-    folder = Path(tempfile.mkdtemp(prefix="pgops-pool-"))
-    with pools.pgbouncer(server, folder, database) as made:
-        yield made
-    shutil.rmtree(folder)
 
 
 def cut_off(server: Any, target: Any, migrations: list[dict[str, Any]], step: str, **more: Any) -> None:

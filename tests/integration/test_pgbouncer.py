@@ -4,13 +4,9 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -21,15 +17,6 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from support import pool as pools
 from support.backups import RUN, names
 from support.server import APP, BACKUP, OWNER
-
-
-@pytest.fixture
-def bouncer(server: Any, database: str) -> Iterator[pools.Bouncer]:
-    # Not below pytest's own folder: that one is closed to the user without privileges.
-    folder = Path(tempfile.mkdtemp(prefix="pgops-pool-"))
-    with pools.pgbouncer(server, folder, database) as made:
-        yield made
-    shutil.rmtree(folder)
 
 
 @pytest.fixture
