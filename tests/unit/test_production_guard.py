@@ -37,9 +37,9 @@ def guard(playbook: str, *, inventory: dict[str, Any] | None = None, part_of: st
     given = {"variables": typed, "files": [], "inventory": [], "options": []}
     run = {"playbook": playbook, "environment": "production", "part_of": part_of, "given": given}
     run["command"] = f"ansible-playbook {playbook}.yml"
-    kept = SimpleNamespace(of=lambda host, names: INVENTORY if inventory is None else inventory)
+    kept: Any = SimpleNamespace(of=lambda host, names: INVENTORY if inventory is None else inventory)
     try:
-        production_guard.refuse_eased(run, typed, ["db1"], kept, Templar(DataLoader()), "production")  # type: ignore[arg-type]
+        production_guard.refuse_eased(run, typed, ["db1"], kept, Templar(DataLoader()), "production")
         production_guard.refuse_internals(run, typed, "production")
     except Refusal as refusal:
         return refusal.next
