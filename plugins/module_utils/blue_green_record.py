@@ -32,7 +32,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import Pgo
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import tables_of
 
 # What the audit keeps of an applied version, and of what its manifest says.
-_APPLIED = ("version", "name", "duration_s", "step_durations", "indexes", "notes")
+_APPLIED = ("version", "name", "duration_s", "step_durations", "indexes", "indexes_by_sql", "notes")
 _DECLARED = ("version", "name", "checksum", "rendered_checksum", "title", "why", "risk", "phi")
 
 _CUT_OFF = "was changed over by a run that was cut off, and the rest of it, with what the audit keeps, is not done"

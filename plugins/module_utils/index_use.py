@@ -11,14 +11,16 @@ from contextlib import closing
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect, fetch_all
 
 _SCANS = """
-SELECT schemaname || '.' || indexrelname AS name, idx_scan AS scans FROM pg_catalog.pg_stat_user_indexes
- WHERE schemaname || '.' || indexrelname = ANY (%s)
+SELECT s.schemaname || '.' || s.indexrelname AS name, s.idx_scan AS scans FROM pg_catalog.pg_stat_user_indexes s
+ WHERE s.schemaname || '.' || s.indexrelname = ANY (%s)
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conindid = s.indexrelid AND k.contype IN ('p', 'u', 'x'))
 """
 
 
 def scans(target: Target, names: Collection[str]) -> dict[str, int]:
     """:param names: indexes as ``schema.name``.
-    :return: their scans since the statistics began; one that is not there is left out. No lock on tables."""
+    :return: their scans since the statistics began. One that is not there is left out, and so is the index of a constraint: each
+        write of its table uses it. No lock on tables."""
     if not names:
         return {}
     with closing(connect(target, application_name="pgops health")) as conn:

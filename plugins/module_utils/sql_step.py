@@ -330,6 +330,7 @@ def _patiently(
         kept_words = (*parts, states_before.PROGRESS, appeared.PROGRESS, "there_before")
         remembered.update({word: progress[word] for word in kept_words if word in progress})
         context.settled.extend(settled)
+        context.appeared = progress.get(appeared.PROGRESS, [])
         return now
 
     def attempt() -> list[str]:

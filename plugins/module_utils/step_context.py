@@ -75,6 +75,7 @@ class StepContext:
     :ivar settled: what this step has moved to quarantine or made a placeholder for; grows.
     :ivar builds: what the index builds of the run may take.
     :ivar built: each index that this step has built, with its bytes and seconds; grows.
+    :ivar appeared: schema, table and name of each constraint and index that this step of SQL made without naming it; see :mod:`appeared`.
     :ivar notes: sentences for the result that nobody has to act on before the run goes on; grows.
     :ivar throttle: how much of what makes batches wait.
     :ivar already: on the way down what was gone, or as it was to become, before anything was done; grows.
@@ -103,6 +104,7 @@ class StepContext:
     settled: list[dict[str, Any]] = field(default_factory=list)
     builds: IndexBuilds = field(default_factory=IndexBuilds)
     built: list[dict[str, Any]] = field(default_factory=list)
+    appeared: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     throttle: Limits = field(default_factory=Limits)
     already: list[str] = field(default_factory=list)

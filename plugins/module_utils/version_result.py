@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from itertools import chain
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import ledger, orphans
+from ansible_collections.whitecross.pgops.plugins.module_utils import appeared, existing, ledger, orphans
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import StepContext
 
 # Figures of a backfill: the word in the result, and in the ledger.
@@ -32,6 +32,7 @@ class _Step:
     skipped: list[str]
     settled: list[dict[str, Any]]
     built: list[dict[str, Any]]
+    by_sql: list[str]
     notes: list[str]
     timed: dict[str, Any]
 
@@ -62,7 +63,7 @@ class VersionResult:
         """A step is begun, or gone on with in another session: what it had told by then stays told."""
         before = self._in_hand
         if before is not None and before.ordinal == context.ordinal:
-            context.built, context.notes = before.built, before.notes
+            context.built, context.notes, context.appeared = before.built, before.notes, before.appeared
         else:
             self._begun, self._began_at = time.monotonic(), moment()
         # What is committed of the step, by whichever run or session, the ledger has.
@@ -87,6 +88,7 @@ class VersionResult:
             return
         figures = {word: told[key] for word, key in _OF_BACKFILL.items() if step.kind == "backfill" and key in told}
         skipped = [*told.get("skipped", []), *told.get("present", []), *told.get("valid_before", [])]
+        context.appeared = told.get(appeared.PROGRESS, [])
         self._keep(context, skipped, _settled(told) or context.settled, figures)
 
     def _keep(
@@ -100,6 +102,7 @@ class VersionResult:
             skipped,
             settled,
             list(built.values()),
+            _indexes_by_sql(step, skipped, context.appeared),
             list(dict.fromkeys(context.notes)),
             {
                 "step": context.ordinal,
@@ -150,6 +153,7 @@ class VersionResult:
             "placeholders": [],
             **self.settled,
             "indexes": list(chain.from_iterable(step.built for step in steps)),
+            "indexes_by_sql": list(dict.fromkeys(chain.from_iterable(step.by_sql for step in steps))),
             "notes": list(chain.from_iterable(step.notes for step in steps)),
             "resumed": self.resumed,
         }
@@ -158,6 +162,17 @@ class VersionResult:
 def moment() -> str:
     """:return: now by the clock of this host, UTC, ISO 8601 with milliseconds."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _indexes_by_sql(step: Mapping[str, Any], skipped: Collection[str], made: Iterable[Sequence[str]]) -> list[str]:
+    """:return: ``schema.name`` of what a step of SQL made that may be an index: those of its text, and what the server saw appear."""
+    created = [statement.get("creates") or {} for statement in step.get("up") or [] if step["kind"] == "sql"]
+    named = [
+        f"{index.get('schema') or 'public'}.{index['name']}"
+        for index in created
+        if index.get("kind") == "index" and existing.describe(index) not in skipped
+    ]
+    return [*named, *(f"{schema}.{name}" for schema, _, name in made)]
 
 
 def _settled(progress: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -108,8 +108,8 @@ databases:
     applied:
       description:
         - Versions applied by this call, each with its duration in seconds, the seconds that it expects, the objects that were there already, the rows that were
-          moved to quarantine and the placeholders that were made, the indexes that were built with their bytes and seconds, and notes -
-          an index that is there under another name, an invalid one of somebody else.
+          moved to quarantine and the placeholders that were made, the indexes that were built with their bytes and seconds, under C(indexes_by_sql)
+          the names of those that its SQL made, and notes - an index that is there under another name, an invalid one of somebody else.
           Under C(step_durations) when each step began and its seconds; of a backfill also its rows, batches and last batch size, what was left before
           and after, and how long it paused or slowed down for what. Under C(terminated) the idle sessions that were ended.
       type: list

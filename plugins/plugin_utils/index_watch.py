@@ -5,24 +5,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
+
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.checklist_run import some
+
+# Of each kind on a line; the result has them all.
+_SHOWN = 12
 
 
 def made(applied: Mapping[str, Any] | None) -> dict[str, list[str]]:
     """:param applied: what the phase apply has found, by database.
     :return: the indexes that it has made, ``schema.name``, of each database that has any."""
     found = {
-        database: [
-            f"{index['schema']}.{index['name']}"
-            for version in (result or {}).get("applied") or []
-            for index in version.get("indexes") or []
-            if isinstance(index, Mapping) and index.get("name")
-        ]
+        database: [name for version in (result or {}).get("applied") or [] for name in _of_version(version)]
         for database, result in (applied or {}).items()
     }
     return {database: names for database, names in found.items() if names}
+
+
+def _of_version(version: Mapping[str, Any]) -> Iterator[str]:
+    for index in version.get("indexes") or []:
+        if isinstance(index, Mapping) and index.get("name"):
+            yield f"{index['schema']}.{index['name']}"
+    yield from version.get("indexes_by_sql") or []
 
 
 def of(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -62,9 +69,11 @@ def lines(watched: Iterable[Mapping[str, Any]]) -> list[str]:
     for found in watched:
         used = {name: number for name, number in found["scans"].items() if number}
         text = f"indexes of this run in {found['database']}, {found['seconds']:g} s of watch on the primary: "
-        parts = [f"{name} scanned {number} times" for name, number in sorted(used.items())]
+        parts = [f"{name} scanned {number} times" for name, number in sorted(used.items())[:_SHOWN]]
+        if len(used) > _SHOWN:
+            parts.append(f"{len(used) - _SHOWN} more were scanned")
         if found["unused"]:
-            parts.append(f"remark: not scanned: {', '.join(found['unused'])}")
+            parts.append(f"remark: not scanned: {some(found['unused'], _SHOWN)}")
         standbys = f" (its {found['standbys']} standbys count on their own)" if found["standbys"] else ""
         told.append(text + "; ".join(parts) + standbys)
     return told

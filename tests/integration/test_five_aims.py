@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import index_use
+from ansible_collections.whitecross.pgops.plugins.module_utils import index_use, migrate
+from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import index_watch
-from support.engine import wait_for
+from support.engine import do, wait_for, way
 from support.site import Playbook
 from support.tree import NO_DIFFERENCE, TestTree
 
@@ -26,10 +27,12 @@ LOOK_UP = "SELECT floor FROM public.rooms WHERE name = 'a'"
 
 
 def test_scans_are_those_of_the_server_and_what_is_not_there_is_left_out(server: Any, target: Any) -> None:
-    server.execute("CREATE TABLE public.rooms (id integer PRIMARY KEY)", database=target.database)
-    assert index_use.scans(target, ["public.rooms_pkey", "public.gone"]) == {"public.rooms_pkey": 0}
+    server.execute(
+        "CREATE TABLE public.rooms (id integer); CREATE INDEX rooms_id ON public.rooms (id)", database=target.database
+    )
+    assert index_use.scans(target, ["public.rooms_id", "public.gone"]) == {"public.rooms_id": 0}
     server.execute("SET enable_seqscan = off; SELECT * FROM public.rooms WHERE id = 1", database=target.database)
-    wait_for(lambda: index_use.scans(target, ["public.rooms_pkey"])["public.rooms_pkey"] == 1, what="a scan counted")
+    wait_for(lambda: index_use.scans(target, ["public.rooms_id"])["public.rooms_id"] == 1, what="a scan counted")
     assert index_use.scans(target, []) == {}
 
 
@@ -52,6 +55,31 @@ def test_scans_count_from_the_first_look_also_after_the_statistics_were_reset() 
     assert line.startswith("indexes of this run in clinic, 30 s of watch on the primary: a scanned 3 times; b scanned")
     assert line.endswith("remark: not scanned: c (its 1 standbys count on their own)")
     assert index_watch.of([look(0, a=1)]) == []
+
+
+def test_indexes_that_sql_makes_count_and_those_of_constraints_do_not(target: Any, tmp_path: Path) -> None:
+    do(target, "CREATE TABLE public.rooms (id integer PRIMARY KEY, name text, floor integer)",
+       "CREATE INDEX rooms_id ON public.rooms (id)")  # fmt: skip
+    told = (
+        "CREATE INDEX rooms_name ON public.rooms (name);\nCREATE INDEX IF NOT EXISTS rooms_id ON public.rooms (id);\n"
+    )
+    hidden = "DO $$BEGIN EXECUTE 'CREATE INDEX rooms_floor ON public.rooms (floor)'; END$$;\n"
+    tree = TestTree(tmp_path / "sql")
+    tree.add_sql(
+        V1, "rooms", told + hidden + "ALTER TABLE public.rooms ADD UNIQUE (floor);\n", "DROP INDEX public.rooms_name;\n"
+    )
+    applied = migrate.apply(target, tree.render(), Selection(), way())
+    made = index_watch.made({"clinic": applied})["clinic"]
+    assert set(index_use.scans(target, made)) == {"public.rooms_name", "public.rooms_floor"}
+
+
+def test_many_indexes_are_some_and_a_number() -> None:
+    scans = {f"public.i{number:02}": number % 2 for number in range(40)}
+    found = {"database": "clinic", "seconds": 3, "scans": scans, "standbys": 0}
+    (line,) = index_watch.lines([{**found, "unused": sorted(name for name, number in scans.items() if not number)}])
+    assert "public.i01 scanned 1 times" in line
+    assert "8 more were scanned" in line
+    assert line.endswith("public.i22 and 8 more")
 
 
 def looking_up(site: Playbook, over: threading.Event) -> None:
