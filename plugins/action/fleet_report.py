@@ -13,7 +13,12 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import batches, environment_names, fleet_page
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
+    batches,
+    environment_names,
+    fleet_outcomes,
+    fleet_page,
+)
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import table
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.pgops_variables import SHARED_VARIABLES
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.tree_action import TreeAction
@@ -109,6 +114,8 @@ def _lines(fleet: Mapping[str, Any]) -> list[str]:
         ]
     if len(fleet["members"]) > SHOWN:
         lines.append(f"    and {len(fleet['members']) - SHOWN} more on the page")
+    outcomes = fleet_outcomes.line(fleet["outcomes"])
+    lines += [f"    outcomes: {outcomes}"] if outcomes else []
     lines += [f"    warn   {told}" for told in fleet["faults"]]
     lines += [f"    warn   {one['file']}: {one['why']}" for one in fleet["unreadable"]]
     return lines

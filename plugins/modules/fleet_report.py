@@ -39,7 +39,8 @@ EXAMPLES = r"""
 RETURN = r"""
 fleet:
   description: >-
-    V(at), V(days), V(reports) that were read, V(levels) with how many databases are at each, V(members) with the worst first, V(timers), the runs without a
+    V(at), V(days), V(reports) that were read, V(levels) with how many databases are at each, V(members) with the worst first, V(timers), by month
+    how migrations and rollbacks ended as V(outcomes), the runs without a
     report as V(unfinished), and the files that could not be read as V(unreadable).
   returned: always
   type: dict

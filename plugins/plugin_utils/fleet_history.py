@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import fleet_outcomes
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.journal import is_run_id
 
 # A report of the largest run has a few megabytes; what is larger is none.
@@ -54,12 +55,13 @@ class History:
 class Read:
     """:ivar databases: by environment, host and name. :ivar unreadable: ``file`` and ``why`` of each that told nothing.
     :ivar unfinished: runs that have left no report, by environment. :ivar nowhere: by environment and host the runs that came to
-    no database of it. :ivar looked_at: how many reports were read."""
+    no database of it. :ivar outcomes: what runs came to, as :mod:`fleet_outcomes` counts. :ivar looked_at: how many reports were read."""
 
     databases: dict[tuple[str, str, str], History] = field(default_factory=dict)
     unreadable: list[dict[str, str]] = field(default_factory=list)
     unfinished: list[dict[str, str]] = field(default_factory=list)
     nowhere: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
+    outcomes: list[dict[str, Any]] = field(default_factory=list)
     looked_at: int = 0
 
     def of(self, environment: str, host: str, database: str) -> History:
@@ -139,6 +141,7 @@ def _take(report: Mapping[str, Any], path: Path, environment: str, found: Read) 
         "page": str(page) if page.is_file() else None,
         "why": str((report.get("error") or {}).get("message") or "") or None,
     }
+    outcome = fleet_outcomes.of(report)
     taken: list[tuple[History, Callable[[], object]]] = []
     for host, databases in report["results"].items():
         for database, phases in databases.items():
@@ -153,6 +156,8 @@ def _take(report: Mapping[str, Any], path: Path, environment: str, found: Read) 
             taken += [(history, act) for act in acts]
     for host in set(map(str, report.get("hosts") or [])) - set(map(str, report["results"])):
         found.nowhere.setdefault((environment, host), []).append({**run, "versions": 0})
+    if outcome:
+        found.outcomes.append(outcome)
     for history, act in taken:
         found.databases[(history.environment, history.host, history.database)] = history
         act()

@@ -19,6 +19,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.timer_state impor
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     fleet_history,
     fleet_judgement,
+    fleet_outcomes,
     page_lists,
     report_page,
 )
@@ -65,6 +66,7 @@ def document(
                 "levels": {level: sum(1 for one in members if one["level"] == level) for level in reversed(fleet_judgement.WORST_LAST)},
                 "members": members,
                 "timers": [{"environment": name, **row} for name, rows in sorted(timers.items()) for row in rows],
+                "outcomes": fleet_outcomes.by_month(found.outcomes),
                 "unfinished": found.unfinished,
                 "unreadable": [*found.unreadable, *unreadable],
                 "faults": list(faults),

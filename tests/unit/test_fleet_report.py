@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import timer_state
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import fleet_page
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import fleet_outcomes, fleet_page
 from support.fleet_ops import HOST, NOW, WELL, Ops
 
 
@@ -245,3 +245,41 @@ def test_the_page_asks_for_nothing_and_its_files_are_private(ops: Ops) -> None:
     assert {path.stat().st_mode & 0o777, twin.stat().st_mode & 0o777} == {0o600}
     page = path.read_text(encoding="utf-8")
     assert not re.search(r"<(script|link|img|iframe)|url\(|https?:", page)
+
+
+APPLIED = {"applied": [{"version": "20260102000000", "name": "v"}], "later": []}
+NO_ROW_FEWER = {"level": "ok", "checks": [], "rows": {"same": 3, "fewer": [], "more": []}}
+
+
+def test_how_runs_ended_is_counted_by_month_and_never_claimed(ops: Ops) -> None:
+    plan = {"plan": {"pending": [{"version": "20260102000000"}], "applied": []}}
+    well = {**plan, "apply": APPLIED, "preflight_after": NO_ROW_FEWER}
+    lost = {**well, "preflight_after": {**NO_ROW_FEWER, "rows": {"same": 2, "fewer": [{"table": "public.pupils"}], "more": []}}}  # fmt: skip
+    ops.run("migrate", well, days=40)
+    ops.run("migrate", lost, days=40)
+    ops.run("migrate", plan, days=2, failed="The window is shut")
+    ops.run("migrate", {**plan, "apply": APPLIED}, days=2, failed="Verification failed")
+    ops.run("migrate", {"plan": {"pending": [], "applied": []}}, days=1)
+    ops.run("rollback", {"revert": {"reverted": [{"version": "20260102000000"}]}}, days=1)
+    ops.run("rollback", {}, days=1, failed="It is not confirmed", reaches=False)
+    ops.run("nightly", WELL)
+    older, newer = reversed(ops.fleet()["outcomes"])
+    assert {name: number for name, number in older.items() if number} == {
+        "month": "2026-01", "migrations": 2, "migrations_complete": 2, "without_loss": 1, "with_loss": 1,
+    }  # fmt: skip
+    assert {name: number for name, number in newer.items() if number} == {
+        "month": "2026-02", "migrations": 2, "migrations_stopped": 1, "migrations_incidents": 1,
+        "rollbacks": 2, "rollbacks_complete": 1, "rollbacks_stopped": 1, "loss_not_measured": 2,
+    }  # fmt: skip
+    assert fleet_outcomes.line([newer, older]) == (
+        "migrations 4 (complete 2, stopped before any change 1, incidents 1); "
+        "rollbacks 2 (complete 1, stopped before any change 1, incidents 0); rows lost in 1 of 2 that were measured"
+    )
+    assert "Outcomes by month" in ops.page
+
+
+def test_without_a_migration_there_are_no_outcomes(ops: Ops) -> None:
+    ops.run("nightly", WELL)
+    assert ops.fleet()["outcomes"] == []
+    assert fleet_outcomes.line([]) is None
+    assert "Outcomes by month" not in ops.page
