@@ -222,6 +222,7 @@ def apply(
             "waiting": plan.waiting,
             "tables": tables_of(plan.pending),
             "reconnected": session.reconnect.happened,
+            "client_waits": session.monitor.client_waits(),
             **end,
         }
 
@@ -602,6 +603,7 @@ def revert(
             "loss": loss,
             "tables": tables_of(migrations),
             "reconnected": session.reconnect.happened,
+            "client_waits": session.monitor.client_waits(),
             **end,
         }
 
@@ -940,6 +942,7 @@ def _told_if_lost(session: _Session, word: str, done: Sequence[Mapping[str, Any]
                     word: [dict(item) for item in done],
                     "stopped": [],
                     "reconnected": list(session.reconnect.happened),
+                    "client_waits": session.monitor.client_waits(),
                 },
                 "recorded": True,
             },
@@ -1063,6 +1066,7 @@ def _stopped(
                     }
                 ],
                 "reconnected": list(session.reconnect.happened),
+                "client_waits": session.monitor.client_waits(),
             },
             "recorded": recorded is not None,
             "audit": recorded,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 White Cross pgops contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A second session beside the one that works: tells how far it is, who blocks it, and whether the run was asked to stop."""
+"""A second session beside the one that works: tells how far it is, who blocks it, whom it blocks, and whether the run was asked to stop."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import build_progress, ledger, locks
+from ansible_collections.whitecross.pgops.plugins.module_utils.client_waits import ClientWaits
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.progress import Control
@@ -50,6 +51,7 @@ class Monitor:
         self._connect = connect
         self._control = control
         self._run_id = run_id
+        self._waits = ClientWaits(run_id) if run_id else None
         self._conn: Connection | None = None
         self._lock = threading.Lock()
         self._asking = threading.Lock()
@@ -93,6 +95,10 @@ class Monitor:
         with self._lock:
             return self._held_up.get(pid)
 
+    def client_waits(self) -> dict[str, Any] | None:
+        """:return: as :meth:`ClientWaits.as_dict`; None where the sessions have no run's name."""
+        return self._waits.as_dict() if self._waits else None
+
     # lock_wait.Watch
 
     def begin(self, pid: int) -> None:
@@ -130,6 +136,8 @@ class Monitor:
             if time.monotonic() >= next_report:
                 next_report = time.monotonic() + REPORT_S
                 self._look_for_stop()
+                if self._waits:
+                    self._ask(self._waits.look)
                 self._report()
 
     def _note_blockers(self) -> None:

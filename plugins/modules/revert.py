@@ -141,6 +141,10 @@ databases:
       description: Each loss of the connection after which it went on - V(version) and V(step) in hand, V(lost_at) in UTC, V(waited_s).
       type: list
       elements: dict
+    client_waits:
+      description: What a look each second has seen of clients that waited for a lock of the run - V(looks), V(waits), V(longest_s) as far as it was
+        seen, and the V(seconds) of work that they cover. A wait between two looks is not seen.
+      type: dict
     ledger_head:
       description: sha256 over version, checksum and state of all rows of the ledger.
       type: str

@@ -88,11 +88,38 @@ def _outage(events: Sequence[Mapping[str, Any]], hosts: Hosts) -> tuple[bool | N
         if (seconds := _inner(phases, "rehearse", "rehearsal", "forecast", word)) is not None
     ]
     more = f"; the rehearsal foretold {max(foretold):.1f} s of waiting for locks" if foretold else ""
-    if away is None:
+    longest, waits = _waits(hosts)
+    if away is None and longest is None:
         return None, f"{NOT_MEASURED}: no hook kept users out{more}"
-    if away < 0:
-        return False, f"users are kept out still{more}"
-    return away < OUTAGE_S, f"users were kept out for {away:.1f} s, and {OUTAGE_S:g} s are the target{more}"
+    if away is not None and away < 0:
+        return False, f"users are kept out still{waits}{more}"
+    kept = "no hook kept users out" if away is None else f"users were kept out for {away:.1f} s"
+    return max(away or 0.0, longest or 0.0) < OUTAGE_S, f"{kept}{waits}, and {OUTAGE_S:g} s are the target{more}"
+
+
+def _waits(hosts: Hosts) -> tuple[float | None, str]:
+    """:return: seconds for which the client waited longest of those that were seen waiting for a lock of the run, and the same in
+    words; None where no phase has looked."""
+    found = [
+        waits
+        for _, phases in _phases(hosts)
+        for phase in ("apply", "revert")
+        if (waits := _inner(phases, phase, "client_waits"))
+    ]
+    if not found:
+        return None, ""
+    longest, waited = max(float(one["longest_s"]) for one in found), sum(int(one["waits"]) for one in found)
+    looks = sum(int(one["looks"]) for one in found)
+    if waited:
+        return (
+            longest,
+            f", clients waited for its locks {waited} times in {looks} looks, the longest for {longest:.1f} s",
+        )
+    if looks:
+        return longest, f", no client was seen waiting for its locks in {looks} looks, one each second"
+    # Over before the first look.
+    longest = max(float(one["seconds"]) for one in found)
+    return longest, f", no client can have waited for its locks longer than the {longest:.1f} s that it worked"
 
 
 def _kept_out(events: Sequence[Mapping[str, Any]]) -> float | None:

@@ -112,7 +112,8 @@ def test_migrate_yml_tells_its_five_aims_and_the_use_of_its_indexes(playbook: Pl
     assert done.rc == 0, done.output
     aims = {aim["aim"]: aim for aim in done.json["aims"]}
     assert aims["zero loss"]["met"] is True
-    assert aims["outage"] == {"aim": "outage", "met": None, "figure": "not measured: no hook kept users out"}
+    assert aims["outage"]["met"] is True
+    assert aims["outage"]["figure"].startswith("no hook kept users out, no client ")
     assert "the run is in the audit" in aims["HIPAA"]["figure"]
     assert aims["way back"]["figure"].startswith("not measured")
     assert aims["speed"]["met"] is True, (aims["speed"], done.output)

@@ -66,11 +66,30 @@ def test_what_was_not_measured_says_so_and_is_neither_met_nor_missed() -> None:
     assert "met" not in "".join(five_aims.lines(found.values())).replace("not measured", "").lower()
 
 
+def waits(**changed: Any) -> dict[str, Any]:
+    return {"client_waits": {"looks": 12, "waits": 0, "longest_s": 0.0, "seconds": 12.3, **changed}}
+
+
+@pytest.mark.parametrize(
+    ("apply", "figure"),
+    [
+        (waits(), "no client was seen waiting for its locks in 12 looks, one each second"),
+        (waits(looks=0, seconds=0.4), "no client can have waited for its locks longer than the 0.4 s that it worked"),
+        (waits(waits=3, longest_s=2.26), "clients waited for its locks 3 times in 12 looks, the longest for 2.3 s"),
+    ],
+)
+def test_who_waited_for_the_locks_is_part_of_the_outage(apply: dict[str, Any], figure: str) -> None:
+    foretold = "and 30 s are the target; the rehearsal foretold 0.4 s of waiting for locks"
+    assert told([], apply=apply)["outage"] == (True, f"no hook kept users out, {figure}, {foretold}")
+    assert told([], apply=None, revert=apply)["outage"][0] is True
+
+
 MISSED: list[tuple[str, list[dict[str, Any]], dict[str, Any], str]] = [
     ("zero loss", [], {"preflight_after": {"rows": {"fewer": [{"table": "public.a"}], "same": 1}}}, "fewer rows than before in public.a"),
     ("outage", [*hook("stop", "10"), *hook("start", "50")], {}, "40.5 s"),
     ("outage", hook("maintenance_on", "10"), {}, "kept out still"),
     ("outage", [*hook("stop", "10"), *hook("start", "20", "no")], {}, "kept out still"),
+    ("outage", [*hook("stop", "10"), *hook("start", "20")], {"apply": waits(waits=1, longest_s=31.0)}, "the longest for 31.0 s"),
     ("HIPAA", [], {"backup": {"path": "/b", "encryption": None}}, "the backup is not encrypted"),
     ("HIPAA", [], {"phi_close": None}, "without a log of the statements"),
     ("HIPAA", [], {"phi_close": {"phi_window": {"logging": "pgaudit", "encryption_in_transit": TRANSIT.format(2)}}}, "2 of 4"),
