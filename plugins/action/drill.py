@@ -33,7 +33,7 @@ class ActionModule(IdentityAction, MigrationAction):
         """:return: the task's arguments, where backups lie, the application's queries and the rule for production."""
         arguments = {name: value for name, value in super().module_arguments(task_vars).items() if value is not None}
         arguments.update(of_roles(self, _OF_BACKUP, task_vars, arguments))
-        arguments["checks"] = self.named_checks(task_vars)
+        arguments["checks"] = self.asked_of_a_copy(task_vars)
         arguments["other_cluster_only"] = proof_levels.other_cluster_only(
             arguments.get("scratch_reason"), self.in_production(task_vars)
         )

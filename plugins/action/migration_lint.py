@@ -14,6 +14,7 @@ from ansible.utils.vars import load_extra_vars
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import (
     declared_queries,
+    declared_writes,
     migration_lint,
     migration_tree,
     named_checks,
@@ -152,8 +153,10 @@ class ActionModule(TreeAction):
     def _tree(self, directory: Path, levels: Mapping[str, str]) -> dict[str, Any]:
         tree = migration_tree.scan_tree(directory)
         findings = migration_lint.lint(tree, self._task.args.get("variables") or {})
-        findings += named_checks.scan_checks(directory, [migration.version for migration in tree.migrations])[1]
+        versions = [migration.version for migration in tree.migrations]
+        findings += named_checks.scan_checks(directory, versions)[1]
         findings += declared_queries.scan_queries(directory)[1]
+        findings += declared_writes.scan_writes(directory, versions)[1]
         errors = sum(1 for finding in findings if finding.severity == "error")
         warnings = len(findings) - errors
         for finding in findings:

@@ -39,6 +39,6 @@ class ActionModule(drill.ActionModule):
             )
         arguments = {
             "point_in_time": str(self._task.args.get("point_in_time") or ""),
-            "checks": self.named_checks(task_vars),
+            "checks": self.asked_of_a_copy(task_vars),
         }
         return {**arguments, **of_roles(self, _OF_BACKUP, task_vars, self._task.args)}

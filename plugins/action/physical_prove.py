@@ -40,7 +40,7 @@ class ActionModule(MigrationAction, PhysicalAction):
         needed = self.refuse_unreached(task_vars, self._task.args.get("level_required"), asked)
         arguments["level_required"] = needed
         if asked >= SOUND:
-            arguments["checks"] = self.named_checks(task_vars)
+            arguments["checks"] = self.asked_of_a_copy(task_vars)
         arguments["timeout"] = emergency_backup.left(self.run_fact(task_vars), float(arguments.get("timeout") or 0))
         return arguments
 

@@ -61,7 +61,7 @@ class ActionModule(IdentityAction, MigrationAction, emergency_backup.TolerantAct
         if self._is_rehearsed(task_vars, arguments):
             arguments["keep"] = True
         if int(arguments.get("level") or EQUAL) >= SOUND:
-            arguments["checks"] = self.named_checks(task_vars)
+            arguments["checks"] = self.asked_of_a_copy(task_vars)
         return arguments
 
     def _is_rehearsed(self, task_vars: dict[str, Any], arguments: Mapping[str, Any]) -> bool:

@@ -41,7 +41,7 @@ options:
     type: float
   checks:
     description:
-      - The named checks of C(sql/checks); the action plugin reads them from the tree that C(pgops_sql) names.
+      - The named checks and writes of C(sql/checks); the action plugin reads them from the tree that C(pgops_sql) names.
     type: list
     elements: dict
     default: []

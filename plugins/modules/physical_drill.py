@@ -40,7 +40,7 @@ options:
     default: 2
   checks:
     description:
-      - The application's own queries for level 5. Filled by the action plugin with those of C(sql/checks).
+      - The application's own queries and writes for level 5. Filled by the action plugin with those of C(sql/checks).
     type: list
     elements: dict
     default: []

@@ -60,7 +60,7 @@ options:
     type: int
   checks:
     description:
-      - The named checks of C(sql/checks), for level 5; the action plugin reads them from the tree that C(pgops_sql) names.
+      - The named checks and writes of C(sql/checks), for level 5; the action plugin reads them from the tree that C(pgops_sql) names.
     type: list
     elements: dict
     default: []

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import sql_statements
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.declared_files import documents
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.findings import Finding, raise_findings
-from ansible_collections.whitecross.pgops.plugins.plugin_utils.named_checks import NAME
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.strict_yaml import (
     Document,
     Keys,
-    YamlFault,
     check_keys,
-    load,
 )
 
 FOLDER = "queries"
@@ -42,23 +40,9 @@ def read_queries(directory: str | Path) -> list[dict[str, Any]]:
 
 def scan_queries(directory: str | Path) -> tuple[list[dict[str, Any]], list[Finding]]:
     """Read all queries and collect every fault."""
-    folder = Path(directory) / "checks" / FOLDER
-    queries, findings = [], []
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith(".") or path.name == "README.md":
-            continue
-        file = f"checks/{FOLDER}/{path.name}"
-        if path.suffix != ".yml" or not NAME.fullmatch(path.stem) or not path.is_file() or path.is_symlink():
-            findings.append(Finding(file, 0, "misnamed", f"only files <lower_case_name>.yml stand in checks/{FOLDER}"))
-            continue
-        try:
-            document = load(path.read_text(encoding="utf-8"))
-        except YamlFault as exc:
-            findings.append(Finding(file, exc.line, "yaml", exc.message))
-            continue
-        except UnicodeDecodeError:
-            findings.append(Finding(file, 0, "file", "the file is not UTF-8"))
-            continue
+    queries: list[dict[str, Any]] = []
+    findings: list[Finding] = []
+    for name, file, document in documents(directory, FOLDER, findings):
         before = len(findings)
         if check_keys(document, (), _KEYS, file, findings):
             _query(document, file, findings)
@@ -66,7 +50,7 @@ def scan_queries(directory: str | Path) -> tuple[list[dict[str, Any]], list[Find
         if len(findings) == before:
             data = document.data
             queries.append({
-                "name": path.stem, "title": data["title"].strip(), "query": data["query"], "sample": data.get("sample") or {},
+                "name": name, "title": data["title"].strip(), "query": data["query"], "sample": data.get("sample") or {},
                 "parameters": data.get("parameters") or {},
             })  # fmt: skip
     return queries, findings

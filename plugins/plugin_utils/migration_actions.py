@@ -16,6 +16,7 @@ from ansible.utils.vars import load_extra_vars
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.plugin_utils import break_glass, lint_command, windows
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import PgopsAction
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.declared_writes import read_writes
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.rendered_tree import checks, rendered_tree
 
 COLLECTION_ROOT = Path(__file__).parents[2]
@@ -42,6 +43,14 @@ class MigrationAction(PgopsAction):
         """:return: the named checks of the tree. :raises AnsibleActionFail: the first that cannot be read, in one sentence."""
         try:
             return checks(self.sql_directory(task_vars))
+        except PgopsError as error:
+            self.refuse_tree(error, task_vars)
+
+    def asked_of_a_copy(self, task_vars: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """:return: what a restored copy has to answer at level 5: the named checks, and the application's writes.
+        :raises AnsibleActionFail: the first that cannot be read, in one sentence."""
+        try:
+            return [*self.named_checks(task_vars), *read_writes(self.sql_directory(task_vars))]
         except PgopsError as error:
             self.refuse_tree(error, task_vars)
 

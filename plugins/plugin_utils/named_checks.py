@@ -64,8 +64,8 @@ def scan_checks(directory: str | Path, versions: Collection[str] = ()) -> tuple[
     folder = Path(directory) / "checks"
     checks, findings = [], []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith(".") or path.name in ("README.md", "queries"):
-            continue  # the latter are declared_queries'
+        if path.name.startswith(".") or path.name in ("README.md", "queries", "writes"):
+            continue  # folders of declared_queries and declared_writes
         file = f"checks/{path.name}"
         if path.suffix != ".yml" or not NAME.fullmatch(path.stem) or not path.is_file():
             findings.append(Finding(file, 0, "misnamed", "only files <lower_case_name>.yml stand in checks"))
@@ -85,13 +85,13 @@ def scan_checks(directory: str | Path, versions: Collection[str] = ()) -> tuple[
         if check_keys(document, (), _CHECK_KEYS, file, findings):
             _query(document, file, findings)
             _expectation(document, file, findings)
-            _versions(document, file, versions, findings)
+            versions_of(document, file, versions, findings)
         if not any(finding.severity == "error" for finding in findings[before:]):
             data = document.data
             checks.append({
                 "name": path.stem,
                 "title": data["title"].strip(),
-                "versions": _written(document),
+                "versions": written(document),
                 "level": data.get("level", "fail"),
                 "query": data["query"],
                 "expect": data["expect"],
@@ -99,8 +99,8 @@ def scan_checks(directory: str | Path, versions: Collection[str] = ()) -> tuple[
     return checks, findings
 
 
-def _written(document: Document) -> list[str]:
-    """A version without quotes is a number to YAML: what counts is how it was written."""
+def written(document: Document) -> list[str]:
+    """:return: the versions of a document. A version without quotes is a number to YAML: what counts is how it was written."""
     return [document.written.get(("versions", i), "") for i in range(len(document.data["versions"]))]
 
 
@@ -148,8 +148,9 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _versions(document: Document, file: str, versions: Collection[str], findings: list[Finding]) -> None:
-    for i, version in enumerate(_written(document)):
+def versions_of(document: Document, file: str, versions: Collection[str], findings: list[Finding]) -> None:
+    """Look at the versions that a check waits for. :param versions: those of the tree. :param findings: faults are added to it."""
+    for i, version in enumerate(written(document)):
         line = document.line("versions", i)
         if not re.fullmatch(r"[0-9]{14}", version):
             findings.append(Finding(file, line, "check", f"'{version}' is no version: 14 digits"))
