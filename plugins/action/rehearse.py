@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible_collections.whitecross.pgops.plugins.module_utils import masking_check
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import named_backup, proof_levels
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import masked_lines, named_backup, proof_levels
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.action_base import RUN_FACT
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.declared_masking import read_masking
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.declared_queries import read_queries
@@ -34,8 +33,6 @@ _OF_ROLES = {
     "waive": "migrate_waive",
 }
 BACKUP = "rehearse_backup"
-# So many columns are named on the screen; the record has all.
-NAMED = 10
 
 
 class ActionModule(IdentityAction, MigrationAction):
@@ -181,8 +178,8 @@ class ActionModule(IdentityAction, MigrationAction):
             self.say(f"{database}: warn: {sentence}")
         for sentence in record["over_budget"]:
             self.say(f"{database}: OVER BUDGET: {sentence}")
-        if record.get("masked"):
-            self._show_masked(database, record["masked"])
+        for line in masked_lines.of(database, record.get("masked")):
+            self.say(line)
         for sentence in record["reservations"]:
             self.say(f"{database}: {sentence}")
         turns = ["up", "verified"] if "up" in record["seconds"] else []
@@ -190,30 +187,6 @@ class ActionModule(IdentityAction, MigrationAction):
         turns += ["up again, cut off once and gone on with"] if record["resumed"] else []
         word = "REHEARSED" if record["ok"] else "REHEARSAL FAILED"
         self.say(f"{database}: {word}: {', '.join(turns) or 'nothing went through'}; kept in {found['file']}")
-
-    def _show_masked(self, database: str, done: Mapping[str, Any]) -> None:
-        """What was looked for and where, and what was not: it claims no more than that."""
-        looked = done["looked"]
-        self.say(
-            f"{database}: masked {done['columns']} columns of {done['tables']} tables, {done['rows']} rows; {looked['looked_for']} of their "
-            f"{looked['distinct']} values of text were looked for in {looked['columns']} columns of {looked['tables']} tables, and none was found"
-        )
-        notes = {
-            "values not looked for": f"{looked['short']} too short, {looked['ambiguous']} that the mask makes of others",
-            f"of these columns {masking_check.SAMPLE} values were drawn at random": ", ".join(looked["drawn"]),
-            "not looked at, as declared": ", ".join(looked["left_out"]),
-            "search vectors emptied": ", ".join(done["vectors"]),
-        }
-        for about, told in notes.items():
-            if told:
-                self.say(f"    {about}: {told}")
-        bare = done["bare"]
-        if bare:
-            more = f" and {len(bare) - NAMED} more" if len(bare) > NAMED else ""
-            self.say(
-                f"    warn: tagged PHI and NOT masked, as masking.yml does not name them: {', '.join(bare[:NAMED])}{more}; what may stay is declared "
-                "as keep"
-            )
 
     def _remember(self, result: dict[str, Any], task_vars: dict[str, Any]) -> None:
         """What later phases ask for; the whole of it is in the file and in the journal."""

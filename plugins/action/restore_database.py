@@ -7,9 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.plugin_utils import moved_sequences, reporting
+from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.plugin_utils import masked_lines, moved_sequences, reporting
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.declared_masking import read_masking
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.identity import IdentityAction
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_actions import table
+from ansible_collections.whitecross.pgops.plugins.plugin_utils.migration_tree import sql_directory
 from ansible_collections.whitecross.pgops.plugins.plugin_utils.restore_source import whole_path
 
 
@@ -24,7 +29,15 @@ class ActionModule(IdentityAction):
         """:return: the task's arguments. :raises AnsibleActionFail: nothing is named to be restored, or no whole path."""
         arguments = super().module_arguments(task_vars)
         arguments["from"] = whole_path(self, arguments.get("from"), task_vars)
+        if boolean(arguments.pop("mask", False), strict=False):
+            arguments["masking"] = self._masking(task_vars)
         return arguments
+
+    def _masking(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return read_masking(sql_directory(str(self.pgops(task_vars, "sql") or "") or None))
+        except PgopsError as error:
+            raise AnsibleActionFail(f"{error.message} Nothing was restored.", result=error.as_dict()) from None
 
     def after(self, result: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Show what was restored and what could not be; of a swap the way back."""
@@ -61,6 +74,8 @@ class ActionModule(IdentityAction):
             f"{database}: restored {found['tables']} tables, {found['rows']} rows from {found['source']} into {found['into']} in "
             f"{found['restore_seconds']:.1f} s, and compared"
         )
+        for line in masked_lines.of(database, found.get("masked")):
+            self.say(line)
         for name, rows in found["key_tables"].items():
             self.say(f"{database}: {name}: " + ("there is no such table" if rows is None else f"{rows} rows"))
         if found["sizes"]:

@@ -214,11 +214,16 @@ def _note(conn: Connection, declared: Mapping[str, Any], look: masking_check.Loo
 
 def _refuse_role(conn: Connection, copy: Target) -> None:
     row = fetch_one(conn, "SELECT rolsuper AS superuser FROM pg_catalog.pg_roles WHERE rolname = current_user")
-    if not row or not row["superuser"]:
+    refuse_role(copy, superuser=bool(row and row["superuser"]))
+
+
+def refuse_role(copy: Target, *, superuser: bool) -> None:
+    """:raises PgopsError: who is to mask the copy is no superuser."""
+    if not superuser:
         raise PgopsError(
             f"Role {copy.user} cannot mask a copy: triggers and foreign keys would see it, and only a superuser may keep them out.",
             database=copy.database,
-            hint="Name a superuser of the scratch server in pgops_restore_user.",
+            hint="Name a superuser of the server that the copy is on in pgops_restore_user.",
         )
 
 

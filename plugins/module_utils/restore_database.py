@@ -22,6 +22,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     database_marks,
     database_properties,
     dump_source,
+    masking,
     missing_roles,
     plain_sql,
     restore,
@@ -35,6 +36,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.connection import
     Target,
     client_tool,
     connect,
+    execute,
     fetch_one,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.database_marks import Mark
@@ -43,6 +45,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils.errors import BAC
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore import Work
 from ansible_collections.whitecross.pgops.plugins.module_utils.restore_plan import Asked, Plan, look
 from ansible_collections.whitecross.pgops.plugins.module_utils.swap import Swap
+from psycopg2 import sql
 
 _TELL_SECONDS = 1.0
 _KEPT_DIFFERENCES = 200  # in the result
@@ -129,11 +132,18 @@ class _Restore:
         mark = self._mark()
         restore.create(conn, name, plan.properties, mark, whole=plan.owners)
         self._ours = True
+        if self._asked.masking:
+            self._limit(conn, 0)  # superusers alone may connect, not its owner either
         self._begin("restoring")
         seconds = self._fill()
         mark = replace(mark, restored_xid=row_versions.next_xid(conn) if plan.replace else 0)
         self._begin("comparing")
         rows = self._compare()
+        masked = None
+        if self._asked.masking:
+            self._begin("masking")
+            masked = masking.mask(self._destination, self._asked.masking, work=self._work)
+            rows |= {name: 0 for name in rows if self._is_emptied(name)}
         self._begin("collecting statistics")
         missed = restored_state.analyze(self._destination, self._work)
         if missed:
@@ -141,6 +151,8 @@ class _Restore:
         self._begin("giving the database its owner, privileges and settings")
         if plan.owners:
             database_properties.apply(conn, name, plan.properties)
+        elif self._asked.masking:
+            self._limit(conn, -1)
         self._begin("looking at what was restored")
         found = restored_state.look(self._destination, self._work, rows, self._asked.key_tables)
         self._work.control.check()
@@ -150,7 +162,7 @@ class _Restore:
         else:
             # From here on it is the user's, and no run of ours drops it. This commit waits for the disk, and with it all before it.
             database_marks.set_comment(conn, name, plan.properties["comment"] if plan.backup else None)
-        return {**plan.as_dict(), "restore_seconds": round(seconds, 3), **found}
+        return {**plan.as_dict(), "restore_seconds": round(seconds, 3), "masked": masked, **found}
 
     def _make_roles(self, conn: Connection) -> None:
         roles = self._plan.roles
@@ -164,6 +176,13 @@ class _Restore:
         self._work.control.check()
         self._step = step
         self._work.progress.emit(step, database=self._target.database)
+
+    def _limit(self, conn: Connection, connections: int) -> None:
+        name = sql.Identifier(self._plan.name)
+        execute(conn, sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(name, sql.Literal(connections)))
+
+    def _is_emptied(self, table: str) -> bool:
+        return self._asked.masking.get(".".join(plain_sql.parts(table))) == masking.EMPTY_TABLE
 
     def _mark(self) -> Mark:
         plan = self._plan

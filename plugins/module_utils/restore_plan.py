@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -18,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     disk_forecast,
     dump_source,
     encrypted_dump,
+    masking,
     missing_roles,
     needed_roles,
     restore,
@@ -82,6 +83,7 @@ class Asked:
     :ivar key_tables: whose rows are counted one by one.
     :ivar identity: the private key, where it is an encrypted backup.
     :ivar roles: ``create`` makes the roles that the server lacks, ``leave`` makes none.
+    :ivar masking: what is masked before anybody may connect to the new database, as :func:`masking.mask` takes it; nothing where empty.
     """
 
     path: str
@@ -91,6 +93,7 @@ class Asked:
     key_tables: tuple[str, ...] = KEY_TABLES
     identity: Identity | None = None
     roles: str = LEAVE
+    masking: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -152,6 +155,8 @@ def look(target: Target, asked: Asked, work: Work, now: datetime) -> Plan:
             plan = _of_backup(conn, target, source, name, asked, work)
         else:
             plan = _of_dump(conn, target, source, name, asked, work)
+        if asked.masking:
+            masking.refuse_role(target.as_restore(), superuser=plan.able.superuser)
         plan.disk = _refuse_full(conn, plan, target.database)
     finally:
         conn.close()
@@ -172,7 +177,13 @@ def _refuse_full(conn: Connection, plan: Plan, database: str) -> dict[str, Any]:
 
 
 def refuse_two_ways(asked: Asked, database: str) -> None:
-    """:raises PgopsError: it is to be restored into a new database and to take the place of the old one"""
+    """:raises PgopsError: it is to be restored into a new database and to take the place of the old one, or to be masked and to do so"""
+    if asked.replace and asked.masking:
+        raise PgopsError(
+            "restore_mask goes with a new database, and restore_replace would put masked rows in the place of the real ones; nothing was done.",
+            database=database,
+            hint="Leave one of them out.",
+        )
     if asked.replace and asked.into:
         raise PgopsError(
             "restore_into and restore_replace are two ways, and both are given; nothing was done.",

@@ -48,6 +48,17 @@ options:
     type: str
     choices: [leave, create]
     default: leave
+  mask:
+    description:
+      - Whether O(masking) is read from the tree. Read by the action plugin.
+    type: bool
+    default: false
+  masking:
+    description:
+      - What is masked, after the comparison and before anybody but superusers may connect, as in M(whitecross.pgops.rehearse). The action plugin
+        reads it from C(masking.yml) of the tree that C(pgops_sql) names. Not with O(replace=true).
+    type: dict
+    default: {}
   key_tables:
     description:
       - Tables whose rows are told one by one, without their schema.
@@ -133,6 +144,9 @@ databases:
         - Of a backup's roles those that are C(missing) on the server, those that were C(made), the C(statements) that make them without
           any hash, what was C(not_made) of them, and C(differences) of those that are there.
       type: dict
+    masked:
+      description: With O(masking), how many C(tables), C(columns) and C(rows), and what was C(looked) for, as in M(whitecross.pgops.rehearse).
+      type: dict
     swap:
       description: With O(replace=true), what the swap did.
       type: dict
@@ -151,6 +165,8 @@ def main() -> None:
             "into": {"type": "str"},
             "replace": {"type": "bool", "default": False},
             "confirm": {"type": "str"},
+            "mask": {"type": "bool", "default": False},
+            "masking": {"type": "dict", "default": {}},
             "key_tables": {"type": "list", "elements": "str", "default": ["users", "students"]},
             "roles": {"type": "str", "choices": ["leave", "create"], "default": "leave"},
             **restore_options.RESTORE_OPTIONS,
@@ -174,6 +190,7 @@ def main() -> None:
             key_tables=tuple(module.params["key_tables"]),
             identity=identity,
             roles=module.params["roles"],
+            masking=module.params["masking"],
         )
         do = restore_database.preview if module.check_mode else restore_database.run
         databases = {database: do(target, asked, settings) for database, target in targets.items()}

@@ -555,6 +555,44 @@ def test_a_name_that_is_too_long_or_another_run_restores_into_is_refused(
         )
 
 
+# -- masked ----------------------------------------------------------------------------------------------------------------------
+
+MASKED = {"public.students": {"name": "text", "note": "empty"}, "public.visits": "empty"}
+
+
+@pytest.mark.parametrize("form", ["backup", "plain"])
+def test_what_is_masked_is_masked_before_anybody_may_connect(
+    server: Any, target: Any, filled: str, tmp_path: Path, form: str
+) -> None:
+    path, copy = dumped(target, tmp_path, form), f"{filled}_2"
+    limit = sql.SQL("SELECT datconnlimit FROM pg_database WHERE datname = {}").format(sql.Literal(copy))
+    limits: list[int] = []
+    told = When("masking public.students", lambda: limits.append(server.execute(limit)[0][0]))
+    found = restored(target, path, Work(RUN, progress=told), into=copy, masking=MASKED)
+    assert (found["masked"]["columns"], found["masked"]["tables"], limits) == (2, 2, [0])
+    assert found["key_tables"]["public.students"] == 100
+    assert next(entry for entry in found["sizes"] if entry["table"] == "public.visits")["rows"] == 0
+    assert server.execute(limit) == [(-1,)]
+    query = f"SELECT count(*) FROM students WHERE name LIKE '%{PATIENT}%' OR note IS NOT NULL"
+    assert server.execute(query, database=copy) == [(0,)]
+    assert server.execute(query, database=filled) == [(100,)]
+    server.execute(f'DROP DATABASE "{copy}"')
+
+
+def test_a_copy_that_cannot_be_masked_is_not_there_afterwards(
+    server: Any, target: Any, filled: str, tmp_path: Path
+) -> None:
+    path = dumped(target, tmp_path, "backup")
+    plain = target.with_(restore_user=BACKUP)
+    assert "cannot mask a copy" in refused(server, plain, path, into=f"{filled}_2", masking=MASKED).message
+    with pytest.raises(PgopsError, match="cannot mask a copy"):
+        restore_database.preview(plain, Asked(str(path), masking=MASKED), Work(RUN))
+    left = {"public.students": {"nobody": "text"}}
+    assert "no column of it" in refused(server, target, path, into=f"{filled}_2", masking=left).message
+    both = refused(server, target, path, replace=True, confirm=filled, masking=MASKED)
+    assert "restore_mask goes with a new database" in both.message
+
+
 # -- as it is typed ------------------------------------------------------------------------------------------------------
 
 
@@ -569,6 +607,14 @@ def test_the_playbook_restores_beside_and_in_place(
     assert shown.rc == 0, shown.output
     assert "is whole and would be restored into" in shown.stdout
     assert names(server, filled) == [filled]
+    unread = playbook("restore.yml", restore_from=path, restore_mask=True, pgops_sql=str(tmp_path))
+    assert unread.rc == 2
+    assert "masking.yml, which cannot be read" in unread.output
+    (tmp_path / "masking.yml").write_text("public.students: {name: text}\n", encoding="utf-8")
+    masked = {"restore_mask": True, "pgops_sql": str(tmp_path), "pgops_restore_user": SUPERUSER}
+    hidden = playbook("restore.yml", restore_from=path, restore_into=f"{filled}_masked", **masked)
+    assert hidden.rc == 0, hidden.output
+    assert "masked 1 columns of 1 tables, 100 rows" in hidden.stdout
     done = playbook("restore.yml", restore_from=path, restore_into=f"{filled}_copy")
     assert done.rc == 0, done.output
     assert "public.students: 100 rows" in done.stdout

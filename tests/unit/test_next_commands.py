@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -180,7 +179,7 @@ def test_what_is_no_whole_dump_is_not_named_again(tmp_path: Path, found: bytes) 
 
 
 def test_two_ways_of_a_restore_tell_neither_as_if_it_had_been_chosen() -> None:
-    asked = SimpleNamespace(replace=True, into="fresh")
+    asked = restore_plan.Asked("dump", replace=True, into="fresh")
     with pytest.raises(errors.PgopsError, match="two ways, and both are given") as caught:
         restore_plan.refuse_two_ways(asked, "school")
     assert caught.value.unusable is None
