@@ -81,26 +81,33 @@ SELECT (tsvector_to_array(to_tsvector(c.cfg, v.begin)))[1], plainto_tsquery(c.cf
   FROM (SELECT left(value, {_LEXEMES_OF}) AS begin FROM pgops_value) AS v
  CROSS JOIN (SELECT DISTINCT unnest(ARRAY['simple', 'english', current_setting('default_text_search_config')]::regconfig[]) AS cfg) AS c
  WHERE numnode(plainto_tsquery(c.cfg, v.begin)) > 0;
+CREATE INDEX ON pgops_value (key);
+CREATE INDEX ON pgops_lexeme (lexeme);
 ANALYZE pgops_value;
 ANALYZE pgops_lexeme
 """
-# One pass over the table: each column's text, its words, and of these one, two and three in a row against the keys.
+# One pass over the table: each column's text, its words, and of these one, two and three in a row against the keys. Each OFFSET 0 keeps
+# the text out of what is sorted and joined, which would hold it once for each of its words.
 _LOOK = """
-SELECT DISTINCT body.name, {found} AS found FROM {table} AS r
+SELECT DISTINCT body.name, at.{found} AS found FROM {table} AS r
  CROSS JOIN LATERAL (VALUES {bodies}) AS body (name, text)
- CROSS JOIN LATERAL (SELECT pg_temp.pgops_words(body.text) AS words) AS whole
- CROSS JOIN LATERAL (SELECT word, lead(word) OVER w AS second, lead(word, 2) OVER w AS third
-                       FROM string_to_table(whole.words, ' ') WITH ORDINALITY AS cut (word, place) WINDOW w AS (ORDER BY place)) AS at
- CROSS JOIN LATERAL (VALUES (at.word), (at.word || ' ' || at.second), (at.word || ' ' || at.second || ' ' || at.third)) AS run (key)
-  JOIN pgops_value AS v ON v.key = run.key
- WHERE strpos(' ' || whole.words || ' ', ' ' || v.words || ' ') > 0
+ CROSS JOIN LATERAL (SELECT pg_temp.pgops_words(body.text) AS words OFFSET 0) AS whole
+ CROSS JOIN LATERAL (
+    SELECT v.value, true AS found
+      FROM (SELECT run.key
+              FROM (SELECT word, lead(word) OVER w AS second, lead(word, 2) OVER w AS third
+                      FROM string_to_table(whole.words, ' ') WITH ORDINALITY AS cut (word, place) WINDOW w AS (ORDER BY place)) AS cut
+             CROSS JOIN LATERAL (VALUES (cut.word), (cut.word || ' ' || cut.second), (cut.word || ' ' || cut.second || ' ' || cut.third))
+                AS run (key)) AS keys
+      JOIN pgops_value AS v ON v.key = keys.key
+     WHERE strpos(' ' || whole.words || ' ', ' ' || v.words || ' ') > 0 OFFSET 0) AS at
 """
 _LOOK_IN_VECTORS = """
-SELECT DISTINCT body.name, {found} AS found FROM {table} AS r
+SELECT DISTINCT body.name, at.{found} AS found FROM {table} AS r
  CROSS JOIN LATERAL (VALUES {bodies}) AS body (name, vector)
- CROSS JOIN LATERAL unnest(tsvector_to_array(body.vector)) AS at (lexeme)
-  JOIN pgops_lexeme AS v ON v.lexeme = at.lexeme
- WHERE body.vector @@ v.query::tsquery
+ CROSS JOIN LATERAL (
+    SELECT v.query, true AS found FROM unnest(tsvector_to_array(body.vector)) AS cut (lexeme) JOIN pgops_lexeme AS v ON v.lexeme = cut.lexeme
+     WHERE body.vector @@ v.query::tsquery OFFSET 0) AS at
 """
 _COLUMNS = """
 WITH RECURSIVE base AS (
@@ -190,13 +197,13 @@ class Look:
         noted = self._count("pgops_value WHERE masked IS NOT NULL")
         looked.short = looked.distinct - noted
         bodies = sql.SQL("('masked', r.masked)")
-        found = sql.SQL(_LOOK).format(found=sql.SQL("v.value"), table=sql.Identifier("pgops_masked"), bodies=bodies)
+        found = sql.SQL(_LOOK).format(found=sql.SQL("value"), table=sql.Identifier("pgops_masked"), bodies=bodies)
         execute(
             self._conn, sql.SQL("DELETE FROM pgops_value WHERE value IN (SELECT found FROM ({}) AS f)").format(found)
         )
         vectors = sql.SQL(" UNION ALL ").join(
             sql.SQL(_LOOK_IN_VECTORS).format(
-                found=sql.SQL("v.query"), table=sql.Identifier("pgops_masked"),
+                found=sql.SQL("query"), table=sql.Identifier("pgops_masked"),
                 bodies=sql.SQL("('masked', to_tsvector({}, left(r.masked, {})))").format(
                     sql.Literal(config), sql.Literal(_VECTOR_OF)
                 ),
@@ -221,7 +228,7 @@ class Look:
         """:return: how many values were, which stand in these columns by accident."""
         before = self._count("pgops_value WHERE masked IS NOT NULL")
         bodies = sql.SQL(", ").join(_body(name, "text") for name in names)
-        found = sql.SQL(_LOOK).format(found=sql.SQL("v.value"), table=table, bodies=bodies)
+        found = sql.SQL(_LOOK).format(found=sql.SQL("value"), table=table, bodies=bodies)
         execute(
             self._conn, sql.SQL("DELETE FROM pgops_value WHERE value IN (SELECT found FROM ({}) AS f)").format(found)
         )
@@ -247,7 +254,7 @@ class Look:
                 bodies = [_body(column, kind) for column, kind in columns if kind in wanted]
                 if bodies:
                     statement = sql.SQL(query).format(
-                        found=sql.SQL("true"), table=sql.Identifier(schema, name), bodies=sql.SQL(", ").join(bodies)
+                        found=sql.SQL("found"), table=sql.Identifier(schema, name), bodies=sql.SQL(", ").join(bodies)
                     )
                     found += [f"{schema}.{name}.{row['name']}" for row in fetch_all(self._conn, statement)]
             self.looked.tables += 1
