@@ -118,7 +118,7 @@ class ActionModule(UnbrokenAction):
     ) -> bool:
         """Run the playbook that a person would type, with its disclosure, its backup, its verification and its own report.
 
-        :param kept: ``pgops_state_directory`` of the host; the rollback has to find the journal of this run
+        :param kept: ``pgops_state_directory`` of the host, empty where it has none; the rollback has to find the journal of this run
         :return: whether it came to its end
         """
         folder = reporting.files(journal.state_directory, journal.environment, journal.run_id)["json"].parent
@@ -132,7 +132,8 @@ class ActionModule(UnbrokenAction):
             "pgops_json": str(result),
             part_of_run.VARIABLE: journal.run_id,
         }
-        if kept and Path(kept).expanduser() != journal.state_directory:
+        of_host = kept or str(SHARED_VARIABLES["pgops_state_directory"].default)
+        if Path(of_host).expanduser() != journal.state_directory:
             variables["pgops_state_directory"] = str(journal.state_directory)
         if variables["rollback_strategy"] == "down":
             variables["rollback_only"] = list(rollback.versions)

@@ -45,6 +45,7 @@ class Before:
     :ivar tables: those that are dropped.
     :ivar statements: the words of each ALTER and DROP.
     :ivar parts: what may change rows.
+    :ivar calling: those of them that write rows and call an own function on the way, which may do anything to what they name.
     :ivar filled: tables into which rows were put back by then.
     """
 
@@ -52,6 +53,7 @@ class Before:
     tables: set[Table] = field(default_factory=set)
     statements: list[set[str]] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
+    calling: list[set[str]] = field(default_factory=list)
     filled: set[Table] = field(default_factory=set)
 
     def add(self, step: Mapping[str, Any], kept: set[str]) -> None:
@@ -71,12 +73,14 @@ class Before:
                 if defines and defines["lifts"]:
                     self.statements.append(words(part))
                 self.parts.append(part)
+                if writes_rows(part) and (words(part) | words(part.lower())) & self.own:
+                    self.calling.append(words(part))
 
     def may_lift(self, tables: Collection[Table], rule: str | None, columns: Sequence[str]) -> bool:
         """:param tables: the table that the rows come back to, and its partitions.
         :param rule: its name, where it has one.
         :return: whether a rule of a table may be gone by then, or its columns, or rows be changed that it is about."""
-        if any(writes_to(part, tables) for part in self.parts):
+        if self._may_do_anything(tables) or any(writes_to(part, tables) for part in self.parts):
             return True
         if rule is not None and any(words(rule) <= named for named in self.statements):
             return True
@@ -87,7 +91,12 @@ class Before:
         """:param tables: the parent, and its partitions.
         :param columns: those that a foreign key refers to.
         :return: whether the parent may have other rows by then, or be gone."""
-        return bool(self.filled & set(tables)) or any(gives_rows(part, tables, columns) for part in self.parts)
+        if self.filled & set(tables) or self._may_do_anything(tables):
+            return True
+        return any(gives_rows(part, tables, columns) for part in self.parts)
+
+    def _may_do_anything(self, tables: Collection[Table]) -> bool:
+        return any(words(table) <= named for _, table in tables for named in self.calling)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils.before_put_back import gives_rows, writes_to
+from ansible_collections.whitecross.pgops.plugins.module_utils.before_put_back import Before, gives_rows, writes_to
 
 VETS = {("public", "vets"), ("public", "vets_2026")}
 # By what a part says: whether it may give a parent, referred to by id and site, and whether it may change rows.
@@ -51,3 +51,19 @@ PARTS = {
 @pytest.mark.parametrize("part", PARTS)
 def test_what_a_part_may_do_to_the_rows_of_a_table(part: str) -> None:
     assert (gives_rows(part, VETS, {"id", "site"}), writes_to(part, VETS)) == PARTS[part]
+
+
+@pytest.mark.parametrize(
+    ("statement", "may"),
+    [
+        ("INSERT INTO log SELECT public.fix(id) FROM vets", True),
+        ('WITH x AS (SELECT id FROM vets) INSERT INTO log SELECT "Fix"(id) FROM x', True),
+        ("INSERT INTO log SELECT lower(name) FROM vets", False),
+        ("INSERT INTO log SELECT fix(id) FROM dogs", False),
+    ],
+)
+def test_a_function_of_somebodys_own_may_do_anything_to_what_the_statement_names(statement: str, may: bool) -> None:
+    before = Before(own=frozenset({"fix", "Fix"}))
+    before.add({"down": [{"sql": statement}]}, set())
+    assert before.may_give_parents(VETS, {"id"}) is may
+    assert before.may_lift(VETS, None, ["id"]) is may

@@ -165,5 +165,5 @@ def test_the_rollback_finds_the_journal_of_its_migration_whatever_folder_its_hos
     journal = Journal(tmp_path, "staging", run["id"])
     task._roll_back(journal, run, rollback, 1, "a reason", {"severity": None}, kept=kept)
     given = json.loads(called[0][-1])
-    assert given.get("pgops_state_directory") == (str(tmp_path) if of_host == "another" else None)
+    assert given.get("pgops_state_directory") == (None if of_host == "the same" else str(tmp_path))
     assert given[part_of_run.VARIABLE] == run["id"]
