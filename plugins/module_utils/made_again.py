@@ -24,7 +24,8 @@ Statement = Mapping[str, Any]
 _DEFINITION_ONLY = ("constraint", "index", "trigger", "policy", "function")
 # Of what else is dropped nobody has looked whether it was there before.
 _DROPS_MORE = re.compile(r",|\bCASCADE\b", re.IGNORECASE)
-_SYNTAX_OR_ACCESS = "42"
+# Of these classes an error says nothing about the statement: the connection, the server's means, its operator, or itself.
+_NOT_ABOUT_IT = ("08", "53", "57", "58", "XX")
 
 
 @dataclass
@@ -123,8 +124,8 @@ def _differences(conn: Connection, statement: Statement) -> list[str]:
     try:
         return existing.compare(conn, statement, exactly=True)
     except existing.Unequal as error:
-        # What it speaks of may come on the way down only: then it is not what is there now.
+        # What it speaks of may come on the way down only, such as a column, its old type or a label: then it is not what is there now.
         code = str(error.sqlstate or "")
-        if not code.startswith(_SYNTAX_OR_ACCESS) or code == errorcodes.INSUFFICIENT_PRIVILEGE:
+        if not code or code.startswith(_NOT_ABOUT_IT) or code == errorcodes.INSUFFICIENT_PRIVILEGE:
             raise
         return [error.message]

@@ -18,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     states_before,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.keyset import columns_of
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import tables_in
 from psycopg2 import sql
@@ -242,6 +243,15 @@ def _stays(
     conn: Connection, statement: Mapping[str, Any], kept: Collection[str], again: made_again.MadeAgain
 ) -> list[str] | None:
     """:return: what is told in the place of a statement that would drop what was there before, or make it again; None where it runs."""
+    try:
+        return _stays_by_now(conn, statement, kept, again)
+    except PgopsError as error:
+        return [f"what becomes of it cannot be told now: {' '.join(error.message.split())}", *_as_comment(statement)]
+
+
+def _stays_by_now(
+    conn: Connection, statement: Mapping[str, Any], kept: Collection[str], again: made_again.MadeAgain
+) -> list[str] | None:
     gone, made = existing.dropped(statement), statement.get("creates")
     if gone and existing.describe(gone) in kept:
         with ledger.transaction(conn):
@@ -260,6 +270,10 @@ def _stays(
             for line in differences
         ]
     return [f"{word} was there before this version: it stays"]
+
+
+def _as_comment(statement: Mapping[str, Any]) -> list[str]:
+    return _terminated(statement).splitlines()
 
 
 def _terminated(statement: Mapping[str, Any]) -> str:
