@@ -14,7 +14,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ansible_collections.whitecross.pgops.plugins.module_utils import attributes, existing, own_objects, put_back
+from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    attributes,
+    existing,
+    made_again,
+    own_objects,
+    put_back,
+)
 from ansible_collections.whitecross.pgops.plugins.module_utils.attributes import (
     COMMENT,
     DEFINITION,
@@ -112,6 +118,7 @@ def up(
     """:return: what records for a step; nothing is recorded where neither way could change what was there before."""
     spoken = [statement for statement in statements if _may_change(statement)]
     by_down = any(_may_change(statement) and not statement.get("destroys") for statement in down)
+    by_down = by_down or made_again.any_of(down)
     own = None if by_down else own_objects.only(spoken, statements)
     return AttributesBefore(True, bool(spoken) or by_down, {}, progress, own)
 
@@ -144,6 +151,7 @@ def changes(before: Look, after: Look) -> dict[str, Any]:
 
     :return: ``changed``: by object, under the name that it had before, ``lost`` and ``gained`` privileges, or ``before`` and
         ``after`` (of a function a checksum); ``after`` is missing where the object is gone. ``made``: the names of new objects.
+        ``commented``: of those that came with a comment, but for columns, in the place of one without it, too.
     """
     # After a restore into another database only the names are the same.
     same = before.database == after.database
@@ -168,12 +176,17 @@ def changes(before: Look, after: Look) -> dict[str, Any]:
                 entry = _entry(kind, was, now, True)
                 if entry:
                     changed.append(_of(kind, now.called, key, entry))
-    made = [
-        now.name
-        for key, now in after.of[PRIVILEGES].items()
-        if now.name not in before.named[PRIVILEGES] and not (same and before.has(key))
-    ]
-    return {"changed": changed, "made": sorted(made), "database": after.database}
+    made, commented = (
+        sorted(
+            now.name
+            for key, now in after.of[kind].items()
+            if now.name not in before.named[kind]
+            and not (same and before.has(key))
+            and (kind == PRIVILEGES or not key[2])
+        )
+        for kind in (PRIVILEGES, COMMENT)
+    )
+    return {"changed": changed, "made": made, "commented": commented, "database": after.database}
 
 
 def _of(kind: str, called: Name, key: Key, entry: Mapping[str, Any]) -> dict[str, Any]:

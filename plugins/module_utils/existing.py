@@ -108,6 +108,12 @@ SELECT y.polcmd::text AS command, y.polpermissive AS permissive, y.polroles::reg
 """
 
 
+_STORAGE = """
+SELECT coalesce((SELECT string_agg(option, ', ' ORDER BY option) FROM unnest(reloptions) AS option), 'none') AS storage
+  FROM pg_class WHERE oid = %s
+"""
+
+
 class Unequal(PgopsError):
     """An object of that name is there with another definition."""
 
@@ -169,7 +175,7 @@ def compare(
     Takes ACCESS SHARE on the table, and on one that a foreign key refers to: that is made to refer to an empty twin, since
     ADD FOREIGN KEY would keep writers of the real one out.
 
-    :param exactly: tell apart what is validated or fires from what is not or does not, too.
+    :param exactly: tell apart what is validated or fires from what is not or does not, and the storage of indexes, too.
     :return: differences, ``"column a: wanted integer, found text"``; empty when they are equal.
     :raises Unequal: the wanted object cannot be built for comparison.
     """
@@ -388,6 +394,10 @@ def _differences(
         if wanted_index is None or found_index is None:
             return [f"index {name}: it is not an index of {table}"]
         told = index_differences(wanted_index, found_index)
+        if exactly:
+            stored = [fetch_one(conn, _STORAGE, (item["oid"],)) or {} for item in (wanted_index, found_index)]
+            if stored[0] != stored[1]:
+                told.append("storage parameters: wanted {}, found {}".format(*(row["storage"] for row in stored)))
         return told if found_index["valid"] or told else [f"index {schema}.{name} is invalid"]
     if kind == "type":
         return _type_differences(

@@ -842,7 +842,7 @@ def _step_down(
             one_transaction=bool(migration.get("transaction", True)),
             made=made,
             states=states_before.down(migration, row),
-            again=made_again.of(step, sql_step.there_before(made), made),
+            again=made_again.of(migration, step, sql_step.there_before(made), made),
         )
     if kind == "indexes":
         return indexes.down(context, step["indexes"], made)

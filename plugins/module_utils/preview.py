@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     begun_steps,
     contract,
@@ -18,17 +17,14 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     index_definition,
     ledger,
     lint_facts,
+    look_before,
     mended_step,
     other_schema,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils import plan as planning
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, execute
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import application_name
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import tables_of, up_text
-
-# A look does not wait for ever behind a rewrite or a TRUNCATE that nobody ends.
-LOOK_LOCK_TIMEOUT_S = 10
 
 
 def preview(
@@ -42,37 +38,27 @@ def preview(
     """
     conn = connect(target, application_name=application_name(run_id))
     try:
-        execute(conn, f"SET lock_timeout = '{LOOK_LOCK_TIMEOUT_S}s'")
-        found = ledger.read(conn)
-        plan = planned(conn, found, migrations, selection)
-        return {
-            "pending": [
-                {**_summary(conn, migration, found), "unneeded": str(migration["version"]) in plan.unneeded}
-                for migration in plan.pending
-            ],
-            "later": plan.later,
-            "waiting": plan.waiting,
-            "applied": [row.version for row in found.in_state("applied")],
-            "risk": plan.risk,
-            "state": planning.state(conn, found, plan) if plan.pending else {},
-            "tables": tables_of(plan.pending),
-            "table_bytes": lint_facts.table_bytes(conn, tables_of(plan.pending)),
-            "prepared": "".join(
-                up_text(conn, migration, found.get(str(migration["version"])))
-                for migration in plan.pending
-                if str(migration["version"]) not in plan.unneeded
-            ),
-        }
-    except psycopg2.errors.LockNotAvailable as exc:
-        raise PgopsError(
-            f"What is pending in {target.database} could not be told: a table has been locked by somebody else for more than "
-            f"{LOOK_LOCK_TIMEOUT_S} s, and the catalog cannot be read past that lock.",
-            sqlstate=exc.pgcode,
-            database=target.database,
-            hint="SELECT pid, relation::regclass FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted AND relation IS NOT NULL; "
-            "tells who; end or wait for that session, then run it again.",
-            extra={"reason": "lock_wait"},
-        ) from None
+        with look_before.patient(conn, "What is pending"):
+            found = ledger.read(conn)
+            plan = planned(conn, found, migrations, selection)
+            return {
+                "pending": [
+                    {**_summary(conn, migration, found), "unneeded": str(migration["version"]) in plan.unneeded}
+                    for migration in plan.pending
+                ],
+                "later": plan.later,
+                "waiting": plan.waiting,
+                "applied": [row.version for row in found.in_state("applied")],
+                "risk": plan.risk,
+                "state": planning.state(conn, found, plan) if plan.pending else {},
+                "tables": tables_of(plan.pending),
+                "table_bytes": lint_facts.table_bytes(conn, tables_of(plan.pending)),
+                "prepared": "".join(
+                    up_text(conn, migration, found.get(str(migration["version"])))
+                    for migration in plan.pending
+                    if str(migration["version"]) not in plan.unneeded
+                ),
+            }
     finally:
         conn.close()
 

@@ -55,7 +55,7 @@ def run(conn: Connection, record: Record, beginning: Look, tell: Callable[[str],
     # What is revoked of a table goes from its columns, too: those are looked at again.
     for columns in (False, True):
         _privileges(conn, known, made, beginning, attributes.look(conn), columns, tell)
-    _comments(conn, known, beginning, attributes.look(conn), tell)
+    _comments(conn, known, set(record.get("commented", [])), beginning, attributes.look(conn), tell)
 
 
 def _known(conn: Connection, record: Record, database: int) -> dict[tuple[str, str], dict[str, Any]]:
@@ -169,6 +169,7 @@ def _granted(conn: Connection, found: Attribute, statement: sql.Composed, granto
 def _comments(
     conn: Connection,
     known: Known,
+    commented: set[str],
     beginning: Look,
     now: Look,
     tell: Callable[[str], None],
@@ -179,7 +180,10 @@ def _comments(
     called |= {name: entry["called"] for (kind, name), entry in known.items() if kind == COMMENT and name not in called}
     first_of = {str(names[key]): first for key, first in beginning.of[COMMENT].items() if key in names}
     there = {found.name for key, found in now.of[COMMENT].items() if beginning.has(key)}
-    for name in dict.fromkeys([*first_of, *there, *(name for kind, name in known if kind == COMMENT)]):
+    # What has no privileges is in no look without its comment: of what was dropped the server says whether it was made again.
+    dropped = {was.name: was.called for was in gone if not (was.key[2] or now.has(was.key) or was.name in commented)}
+    called = dropped | called
+    for name in dict.fromkeys([*first_of, *there, *(name for kind, name in known if kind == COMMENT), *dropped]):
         entry, found = known.get((COMMENT, name)), now.named[COMMENT].get(name)
         first = first_of.get(name) or _gone(beginning, now, COMMENT, name)
         value = first.value if first else None

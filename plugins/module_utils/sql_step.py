@@ -23,6 +23,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     ledger,
     lock_forecast,
     locks,
+    made_again,
     orphans,
     states_before,
     time_limits,
@@ -83,6 +84,9 @@ def run(
     up = context.direction == "up"
     so_far = context.progress_so_far
     remembered = {name: value for name, value in so_far.items() if name != attributes_before.BEGINNING} if up else {}
+    if up and not so_far.get("statements"):
+        firing = made_again.record(context.conn, down)
+        remembered |= {made_again.TRIGGERS: firing} if firing else {}
     kept = there_before(made) if made and not up else set()
     came = made.get(appeared.PROGRESS, []) if made and not up else []
     if up:
@@ -489,7 +493,8 @@ def _statements(
         if differences:
             raise _is_another(context, statement, differences)
         if differences is not None:
-            context.tell(f"{existing.describe(statement['creates'])} was there before this version and stays: skipped")
+            word = existing.describe(made_again.makes(statement) or {})
+            context.tell(f"{word} was there before this version and stays: skipped")
             continue
         missing = made is not None and number not in there and not _several(statement)
         if not up and made is not None and missing and not existing.present(context.conn, [made]):
@@ -511,6 +516,9 @@ def _statements(
         ask([number])
         with context.watched(f"[{number + 1}/{len(statements)}] {one_line(str(statement['sql']))}"):
             _execute(context, statement)
+            firing = None if up else again.firing(statement)
+            if firing:
+                _execute(context, {**statement, "sql": firing.as_string(context.conn)})
         moved = moved or bool(_MOVES_TABLES.search(str(statement["sql"])))
         gone |= existing.dropped_by([statement])
         if number in keys:
@@ -591,7 +599,7 @@ def _refuse_unequal(context: StepContext, statement: Mapping[str, Any]) -> None:
 
 
 def _is_another(context: StepContext, statement: Mapping[str, Any], differences: Sequence[str]) -> existing.Unequal:
-    name = existing.describe(statement["creates"])
+    name = existing.describe(made_again.makes(statement) or {})
     return existing.Unequal(
         f"{context.doing} failed at {existing.location(statement)}: {name} was there before this version and is not dropped, and it is not "
         f"as it would be made again: {'; '.join(differences)}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     attributes_before,
     begun_steps,
@@ -18,8 +19,9 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     states_before,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.keyset import columns_of
-from ansible_collections.whitecross.pgops.plugins.module_utils.locks import tables_in
+from ansible_collections.whitecross.pgops.plugins.module_utils.locks import RETRY_SQLSTATES, tables_in
 from psycopg2 import sql
 
 # Batches of 5,000 rows: 1.13 times one single UPDATE, worst client 15 ms instead of 3.9 s (measured).
@@ -166,13 +168,17 @@ def down_text(
     migration: Mapping[str, Any],
     standing: Mapping[str, Mapping[str, Any]] | None = None,
     rewrite_limit_mb: int | None = None,
+    *,
+    first: bool = True,
 ) -> str:
     """:param standing: the other versions that are in the database by then.
+    :param first: no other version goes down before it.
     :param rewrite_limit_mb: in the place of what the version declares.
     :return: the exact SQL of the way down, steps in reverse order, as far as they left anything."""
     later = replacements([item for version, item in (standing or {}).items() if version > row.version])
     lines = [f"-- {row.version} {row.name}: way down"]
     made = constraints_made_by(migration)
+    ran: list[Mapping[str, Any]] | None = [] if first else None
     for ordinal in range(len(migration["steps"]), 0, -1):
         step = migration["steps"][ordinal - 1]
         lines.append(
@@ -188,15 +194,19 @@ def down_text(
             lines += label_text.down_text(conn, step, kept_objects(row, ordinal), limit)
         elif step["kind"] == "sql":
             kept, before = kept_objects(row, ordinal), states_before.down(migration, row)
-            again = made_again.of(step, kept, up.progress if up else {})
+            again = made_again.of(migration, step, kept, up.progress if up else {})
             lines.append("BEGIN;")
             for statement in step.get("down") or []:
-                stays = _stays(conn, statement, kept, again)
+                stays = _stays(conn, statement, kept, again, ran)
                 lines += [f"-- {sentence}" for sentence in stays or []]
                 if stays is None:
+                    if ran is not None:
+                        ran.append(statement)
                     rest = before.without(conn, statement)
                     lines += [f"-- {sentence}" for sentence in rest.told]
                     lines += [_terminated(rest.statement)] if rest.statement else []
+                    firing = again.firing(statement)
+                    lines += [f"{firing.as_string(conn)};"] if firing else []
             if up and step.get("down"):
                 lines += [f"-- {sentence}" for sentence in attributes_before.told(up.progress)]
             lines += [
@@ -239,27 +249,39 @@ def down_text(
 
 
 def _stays(
-    conn: Connection, statement: Mapping[str, Any], kept: Collection[str], again: made_again.MadeAgain
+    conn: Connection,
+    statement: Mapping[str, Any],
+    kept: Collection[str],
+    again: made_again.MadeAgain,
+    ran: Sequence[Mapping[str, Any]] | None,
 ) -> list[str] | None:
-    """:return: what is told in the place of a statement that would drop what was there before, or make it again; None where it runs."""
-    gone, made = existing.dropped(statement), statement.get("creates")
-    if gone and existing.describe(gone) in kept:
+    """:param ran: what runs before it; None where that is not known.
+    :return: what is told in the place of a statement that would drop what was there before, or make it again; None where it runs."""
+    gone, made = existing.dropped(statement), made_again.makes(statement)
+    drops = gone is not None and existing.describe(gone) in kept
+    item = gone if drops else made
+    word = existing.describe(item) if item else None
+    if word is None or word not in kept:
+        return None
+    before, comment = f"{word} was there before this version", _terminated(statement).splitlines()
+    if again.is_open(statement, ran):
+        if drops:
+            return [f"{before}: where it is another one by then, it is dropped and made again", *comment]
+        if again.is_dropped_open(statement):
+            return comment
+        return [f"{before}: where it is another one by then than this one, the way down stops here", *comment]
+    try:
         with ledger.transaction(conn):
-            goes = again.is_to_go(conn, statement)
-        return None if goes else [f"{existing.describe(gone)} was there before this version: it stays"]
-    if not made or existing.describe(made) not in kept:
-        return None
-    word = existing.describe(made)
-    with ledger.transaction(conn):
-        differences = again.differences(conn, statement)
-    if differences is None:
-        return None
+            if drops:
+                return None if again.is_to_go(conn, statement) else [f"{before}: it stays"]
+            differences = again.differences(conn, statement)
+    except (PgopsError, psycopg2.Error) as error:
+        if isinstance(error, psycopg2.Error) and (error.pgcode is None or error.pgcode in RETRY_SQLSTATES):
+            raise
+        return [f"what becomes of it cannot be told now: {' '.join(str(error).split())}", *comment]
     if differences:
-        return [
-            f"stops: {word} was there before this version, and is not as it would be made again: {line}"
-            for line in differences
-        ]
-    return [f"{word} was there before this version: it stays"]
+        return [f"stops: {before}, and is not as it would be made again: {line}" for line in differences]
+    return None if differences is None else [f"{before}: it stays"]
 
 
 def _terminated(statement: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     going_down,
     label_refusal,
     ledger,
+    look_before,
     quarantine,
     row_versions,
     taken_along,
@@ -66,34 +67,35 @@ def preview_revert(
     """
     conn = connect(target, application_name=application_name(run_id))
     try:
-        found = ledger.read(conn)
-        chosen = select_reverts(conn, found, selection)
-        migrations = ledger.all_stored(conn, [row.version for row in chosen])
-        if index_timeout_s is not None:
-            given = {"index_timeout_s": index_timeout_s}
-            migrations = [{**one, "budgets": {**(one.get("budgets") or {}), **given}} for one in migrations]
-        adopted.refuse_revert(conn, list(zip(chosen, migrations)))
-        unlooked: dict[str, list[str]] = {}
-        label_refusal.refuse_revert(conn, list(zip(chosen, migrations)), rewrite_limit_mb, unlooked)
-        quarantine.refuse_revert(conn, list(zip(chosen, migrations)))
-        there = standing(conn, found) if chosen else {}
-        taken_along.TakenAlong(list(zip(chosen, migrations)), there, found).refuse(conn)
-        for drop in dependents.Dependents(list(zip(chosen, migrations)), there).refuse(conn):
-            unlooked.setdefault(drop.version, []).append(f"what stands on {drop}")
-        texts = []
-        for row, migration in zip(chosen, migrations):
-            there.pop(row.version)
-            texts.append(down_text(conn, row, migration, there, rewrite_limit_mb))
-        return {
-            "versions": [summary(row, migration) for row, migration in zip(chosen, migrations)],
-            "loss": data_loss(conn, list(zip(chosen, migrations))),
-            "remaining": len(begun(found)) - len(chosen),
-            "ledger_head": found.head,
-            "unlooked": [
-                {"version": row.version, "what": unlooked[row.version]} for row in chosen if row.version in unlooked
-            ],
-            "prepared": "".join(texts),
-        }
+        with look_before.patient(conn, "The way back"):
+            found = ledger.read(conn)
+            chosen = select_reverts(conn, found, selection)
+            migrations = ledger.all_stored(conn, [row.version for row in chosen])
+            if index_timeout_s is not None:
+                given = {"index_timeout_s": index_timeout_s}
+                migrations = [{**one, "budgets": {**(one.get("budgets") or {}), **given}} for one in migrations]
+            adopted.refuse_revert(conn, list(zip(chosen, migrations)))
+            unlooked: dict[str, list[str]] = {}
+            label_refusal.refuse_revert(conn, list(zip(chosen, migrations)), rewrite_limit_mb, unlooked)
+            quarantine.refuse_revert(conn, list(zip(chosen, migrations)))
+            there = standing(conn, found) if chosen else {}
+            taken_along.TakenAlong(list(zip(chosen, migrations)), there, found).refuse(conn)
+            for drop in dependents.Dependents(list(zip(chosen, migrations)), there).refuse(conn):
+                unlooked.setdefault(drop.version, []).append(f"what stands on {drop}")
+            texts = []
+            for row, migration in zip(chosen, migrations):
+                there.pop(row.version)
+                texts.append(down_text(conn, row, migration, there, rewrite_limit_mb, first=row is chosen[0]))
+            return {
+                "versions": [summary(row, migration) for row, migration in zip(chosen, migrations)],
+                "loss": data_loss(conn, list(zip(chosen, migrations))),
+                "remaining": len(begun(found)) - len(chosen),
+                "ledger_head": found.head,
+                "unlooked": [
+                    {"version": row.version, "what": unlooked[row.version]} for row in chosen if row.version in unlooked
+                ],
+                "prepared": "".join(texts),
+            }
     finally:
         conn.close()
 
