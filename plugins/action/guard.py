@@ -228,7 +228,7 @@ class ActionModule(UnbrokenAction):
                 raise AnsibleActionFail(
                     f"Cannot write the journal of the run below {error.filename or state}: {error.strerror}; name a folder "
                     "that you may write with -e pgops_state_directory=FOLDER."
-                ) from error
+                ) from None  # Ansible would tell the cause once more
             run["journal"] = str(journal.path)
         # Not in the journal: only this run prints commands.
         run[typed_commands.GIVEN] = given

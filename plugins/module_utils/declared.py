@@ -16,6 +16,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     existing,
     function_rights,
     remembered_schema,
+    replayed_backfill,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.accepted_differences import Accepted
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
@@ -147,8 +148,8 @@ def superseded(
     A version is verified for as long as it is applied, by the text that the ledger keeps, and a later one may drop, rename
     or replace what that text asks for: then it finds in the database what it finds in an empty one in which the same
     versions have run. Only what it says there word for word, and did not say before the later ones ran, is meant; so
-    a column that somebody dropped is a difference still, and so is what no empty database has, such as rows that a
-    backfill makes. What a later version does is seen and not read from its text: a block of PL/pgSQL may do it as well.
+    a column that somebody dropped is a difference still, and so is what no empty database has, such as rows of the
+    application. What a later version does is seen and not read from its text: a block of PL/pgSQL may do it as well.
 
     :param conn: a session on the database itself.
     :param again: run the migrations again where what they make is not remembered; without it no database is made.
@@ -437,10 +438,10 @@ def _is_part_of_missing(difference: catalog.Difference, differences: Sequence[ca
 
 
 def replay(conn: Connection, migration: Mapping[str, Any], around: Around | None = None) -> None:
-    """Run the steps of a migration that make objects; on empty tables nothing needs patience.
+    """Run the steps of a migration in a database that nobody else uses; on empty tables nothing needs patience.
 
     What a statement creates and an earlier version has made already is skipped, as it is when a migration is applied.
-    Batches of a backfill and ANALYZE are left out: there are no rows.
+    A backfill goes over the rows that earlier versions have put there; ANALYZE is left out.
 
     :param around: given the ordinal of each step, a context in which that one runs.
     :raises PgopsError: a statement failed.
@@ -465,6 +466,11 @@ def _step(conn: Connection, migration: Mapping[str, Any], step: Mapping[str, Any
             _statements(conn, step["up"], together=False)
     elif step["kind"] == "indexes":
         _indexes(conn, step["indexes"])
+    elif step["kind"] == "backfill":
+        try:
+            replayed_backfill.run(conn, migration, step)
+        except psycopg2.Error as exc:
+            raise _not_again(exc, step["statement"]) from None
     elif step["kind"] == "validate":
         for constraint in step["constraints"]:
             execute(conn, validate_constraint(constraint))
@@ -493,14 +499,17 @@ def _statements(conn: Connection, statements: Sequence[Mapping[str, Any]], *, to
         try:
             execute(conn, statement["sql"])
         except psycopg2.Error as exc:
-            location = existing.location(statement)
-            raise from_psycopg(
-                exc,
-                f"The applied statement at {location} cannot be run again in an empty database, so there is nothing to "
-                "compare with",
-                statement=str(statement["sql"]),
-                location=location,
-            ) from None
+            raise _not_again(exc, statement) from None
+
+
+def _not_again(exc: psycopg2.Error, statement: Mapping[str, Any]) -> PgopsError:
+    location = existing.location(statement)
+    return from_psycopg(
+        exc,
+        f"The applied statement at {location} cannot be run again in an empty database, so there is nothing to compare with",
+        statement=str(statement["sql"]),
+        location=location,
+    )
 
 
 def _indexes(conn: Connection, indexes: Sequence[Mapping[str, Any]]) -> None:

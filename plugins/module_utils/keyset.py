@@ -155,11 +155,21 @@ def columns_of(step: Mapping[str, Any]) -> tuple[str, ...]:
     return (str(key),) if isinstance(key, str) else tuple(str(column) for column in key)
 
 
-def find(conn: Connection, schema: str, table: str, columns: Sequence[str], *, doing: str, database: str) -> Keyset:
+def find(
+    conn: Connection,
+    schema: str,
+    table: str,
+    columns: Sequence[str],
+    *,
+    doing: str,
+    database: str,
+    fit: bool = True,
+) -> Keyset:
     """Look whether a table can be walked by these columns. Reads the catalog only.
 
     :param doing: names the work in the error.
-    :raises PgopsError: a column is missing or may be NULL, or no index serves.
+    :param fit: refuse also a column that may be NULL, and a key that no index serves.
+    :raises PgopsError: a column is missing, or the key is not fit.
     """
     row = fetch_one(conn, _KEY, {"schema": schema, "table": table, "columns": list(columns)})
     told = columns[0] if len(columns) == 1 else f"({', '.join(columns)})"
@@ -168,10 +178,10 @@ def find(conn: Connection, schema: str, table: str, columns: Sequence[str], *, d
         fault = "there is no such table"
     elif row["missing"]:
         fault = "there is no such column" if len(columns) == 1 else f"there is no column {row['missing'][0]}"
-    elif row["nullable"]:
+    elif fit and row["nullable"]:
         which = "it" if len(columns) == 1 else str(row["nullable"][0])
         fault = f"{which} may be NULL, and rows without a key would be left out"
-    elif not row["indexed"]:
+    elif fit and not row["indexed"]:
         fault = "no valid btree index begins with it, and every batch would read the whole table"
     if fault or row is None:
         raise PgopsError(

@@ -18,6 +18,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     blue_green_state,
     catalog,
     locks,
+    near_versions,
     pending_swap,
     strategies_of_versions,
 )
@@ -149,10 +150,10 @@ def make(
     _refuse_out_of_order(found, new, selection, database)
     if selection.target is not None:
         if selection.target not in tree:
-            near = difflib.get_close_matches(selection.target, list(tree), n=1)
+            near = near_versions.nearest(selection.target, tree)
             raise PgopsError(
                 f"There is no version {selection.target} to apply up to"
-                + (f"; the nearest is {near[0]}." if near else "."),
+                + (f"; the nearest is {near}." if near else "."),
                 database=database,
                 extra={"reason": "unknown_target"},
             )

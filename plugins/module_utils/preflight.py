@@ -14,10 +14,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Callable
 
 import psycopg2
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
+    declared_duplicates,
     pending_swap,
     preflight_facts,
     preflight_looks,
@@ -196,7 +198,8 @@ def _look_around(
     observer = (sees_all or sessions[0]).conn
     known = of_server if of_server is not None else {}
     asked = [check for check in look.checks if check.query and check.name not in known]
-    answers = ask(sessions, asked, _parameters(target, look, version[0], sessions[0].role), version[0])
+    judges = {"duplicate_indexes": partial(declared_duplicates.judged, target, look.limit, application_name)}
+    answers = ask(sessions, asked, _parameters(target, look, version[0], sessions[0].role), version[0], judges)
     known.update({name: entry for name, entry in answers.items() if checks[name].scope == "server"})
     found.update({**answers, **known})
     found["tls"] = preflight_looks.tls(checks["tls"], target, conns[0])

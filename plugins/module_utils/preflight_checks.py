@@ -9,7 +9,7 @@ They are data: sql/preflight has a file for each query, whose rows are what is w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,9 @@ FRAGMENTS: dict[str, str] = {
     "TYPES": TYPES,
     "USER_SCHEMA": USER_SCHEMA,
 }
+# What is made of the rows of a question: as many, those that are well with the level ``ok`` and a ``remark``.
+Judge = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+NO_JUDGES: Mapping[str, Judge] = {}
 _FRAGMENT = re.compile(r"\{\{([A-Z_]+)\}\}")
 _FIELD = re.compile(r"\{([a-z_]+)(:I|!r)?\}")
 
@@ -193,7 +196,11 @@ def rights(conn: Connection, needs: Iterable[Need]) -> frozenset[str]:
 
 
 def ask(
-    sessions: Sequence[Session], checks: Sequence[Check], parameters: Mapping[str, Any], major: int
+    sessions: Sequence[Session],
+    checks: Sequence[Check],
+    parameters: Mapping[str, Any],
+    major: int,
+    judges: Mapping[str, Judge] = NO_JUDGES,
 ) -> dict[str, dict[str, Any]]:
     """Put each question to the first session that is not blind for it: one statement a session.
 
@@ -202,6 +209,7 @@ def ask(
 
     :param parameters: ``%(name)s`` of the queries
     :param major: of the server; what it is too old for has nothing to find
+    :param judges: check -> what is made of its rows, where there are any
     :return: check -> entry
     """
     found: dict[str, dict[str, Any]] = {}
@@ -221,12 +229,12 @@ def ask(
             batches[place].append(check)
     for session, batch in zip(sessions, batches):
         if batch:
-            found.update(_ask_together(session, batch, parameters))
+            found.update(_ask_together(session, batch, parameters, judges))
     return found
 
 
 def _ask_together(
-    session: Session, checks: Sequence[Check], parameters: Mapping[str, Any]
+    session: Session, checks: Sequence[Check], parameters: Mapping[str, Any], judges: Mapping[str, Judge]
 ) -> dict[str, dict[str, Any]]:
     statement = "\nUNION ALL\n".join(_question(place, check) for place, check in enumerate(checks))
     try:
@@ -234,8 +242,8 @@ def _ask_together(
     except psycopg2.Error:
         if not session.conn.closed:
             execute(session.conn, f"SET statement_timeout = {ALONE_TIMEOUT_MS}")
-        return {check.name: look(check, session.conn, parameters) for check in checks}
-    return {checks[answer["place"]].name: _entry(checks[answer["place"]], answer) for answer in answers}
+        return {check.name: look(check, session.conn, parameters, judges) for check in checks}
+    return {checks[answer["place"]].name: _entry(checks[answer["place"]], answer, judges) for answer in answers}
 
 
 def _question(place: int, check: Check) -> str:
@@ -246,7 +254,9 @@ def _question(place: int, check: Check) -> str:
     )
 
 
-def look(check: Check, conn: Connection, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def look(
+    check: Check, conn: Connection, parameters: Mapping[str, Any], judges: Mapping[str, Judge] = NO_JUDGES
+) -> dict[str, Any]:
     """Ask one question alone.
 
     :return: its entry; a query that the role may not run or that fails is unknown, never ok
@@ -257,15 +267,23 @@ def look(check: Check, conn: Connection, parameters: Mapping[str, Any]) -> dict[
         error = from_psycopg(exc, "could not be looked at")
         fix = "ask a superuser for the right" if error.sqlstate == INSUFFICIENT_PRIVILEGE else "look at it by hand"
         return check.unknown(error.message, fix)
-    return _entry(check, answer)
+    return _entry(check, answer, judges)
 
 
-def _entry(check: Check, answer: Mapping[str, Any]) -> dict[str, Any]:
-    """What the rows of one question mean; the gravest come first."""
+def _entry(check: Check, answer: Mapping[str, Any], judges: Mapping[str, Judge]) -> dict[str, Any]:
+    """What the rows of one question mean; the gravest come first. Those that are well are told where all of them are."""
     number = int(answer["objects"])
     if not number:
         return check.entry(OK, check.well)
     rows: list[dict[str, Any]] = answer["rows"]
+    if check.name in judges:
+        judged = judges[check.name](rows)
+        well = [str(row["remark"]) for row in judged if row.get("level") == OK]
+        number -= len(well)
+        if number <= 0:
+            more = f" (and {len(well) - SHOWN} more)" if len(well) > SHOWN else ""
+            return check.entry(OK, "; ".join(well[:SHOWN]) + more)
+        rows = [row for row in judged if row.get("level") != OK]
     levels = [str(row.get("level") or check.levels[-1]) for row in rows]
     more = f" (and {number - SHOWN} more)" if number > SHOWN else ""
     mended = rows if STOP in check.levels else rows[:SHOWN]

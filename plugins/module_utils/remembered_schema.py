@@ -34,6 +34,8 @@ _CODE = b"".join(
         "declared",
         "errors",
         "existing",
+        "keyset",
+        "replayed_backfill",
         "scratch",
         "server_message",
         "statements",

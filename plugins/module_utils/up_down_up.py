@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, e
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
+from ansible_collections.whitecross.pgops.plugins.module_utils.reconnect import LATER
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
 from psycopg2 import sql
 
@@ -43,7 +44,7 @@ def run(target: Target, migrations: Sequence[Mapping[str, Any]], version: str, w
     tree = [migration for migration in migrations if str(migration["version"]) <= version]
     with closing(connect(target, application_name="pgops test_migration")) as conn:
         encoding.refuse(conn, "tried for")
-    with scratch.empty_database(target, encoding=encoding.NEEDED, run_id=way.run.id) as empty:
+    with _begins_again(), scratch.empty_database(target, encoding=encoding.NEEDED, run_id=way.run.id) as empty:
         where = _as_migrator(target, empty)
         if len(tree) > 1:
             migrate.apply(where, tree, Selection(target=str(tree[-2]["version"]), strategy="any"), way)
@@ -68,6 +69,17 @@ def run(target: Target, migrations: Sequence[Mapping[str, Any]], version: str, w
         # A version that declares what stays may leave that; one that declares nothing leaves nothing.
         "passed": not after_again and (not after_down or safety != "complete"),
     }
+
+
+@contextmanager
+def _begins_again() -> Iterator[None]:
+    """What is recorded in a throw-away database is of use to no later run."""
+    try:
+        yield
+    except PgopsError as error:
+        if error.hint == LATER:
+            error.hint = "Run it again when the server is back: the test begins again, in a new throw-away database."
+        raise
 
 
 def _as_migrator(target: Target, empty: Target) -> Target:

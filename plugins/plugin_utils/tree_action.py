@@ -105,6 +105,6 @@ class TreeAction(UnbrokenAction):
         try:
             write_result(path, document)
         except OSError as exc:
-            raise AnsibleActionFail(f"Cannot write the result to {path}: {exc.strerror}") from exc
+            raise AnsibleActionFail(f"Cannot write the result to {path}: {exc.strerror}") from None
         # Tells the callback 'record' that the file is written.
         result["pgops_json"] = str(path)

@@ -48,6 +48,14 @@ def test_the_plan_tells_risk_and_state(target: Any, tree: TestTree) -> None:
     assert set(found["state"]) == {"ledger_head", "catalog_fingerprint", "rendered_checksum"}
 
 
+@pytest.mark.parametrize(("asked", "meant"), [("20990101000000", V2), ("20250101000000", V1)])
+def test_a_target_that_there_is_not_is_told_with_the_next_one_in_time(
+    target: Any, tree: TestTree, asked: str, meant: str
+) -> None:
+    with pytest.raises(PgopsError, match=f"There is no version {asked} to apply up to; the nearest is {meant}[.]"):
+        preview.preview(target, tree.render(), Selection(target=asked))
+
+
 def test_an_edited_file_is_named_with_its_difference(target: Any, applied: TestTree) -> None:
     path = applied.folder / "migrations" / f"{V1}_people" / "up.sql.j2"
     path.write_text("CREATE TABLE public.people (id bigint PRIMARY KEY);")

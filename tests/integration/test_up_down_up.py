@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ansible_collections.whitecross.pgops.plugins.module_utils import up_down_up
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
-from support.engine import rows, way
+from support.engine import When, rows, way
 from support.podman import ROOT
 from support.tree import TestTree, shipped_chain
 
@@ -107,3 +107,19 @@ def test_the_playbook(playbook: Any, tmp_path: Path) -> None:
     unnamed = playbook("test_migration.yml")
     assert unnamed.rc != 0
     assert f"-e test_migration_version={V1}" in unnamed.json["error"]["message"]
+
+
+def test_a_connection_that_is_lost_means_that_the_test_begins_again(target: Any, server: Any, tree: TestTree) -> None:
+    tree.add_sql(V2, "lost", "CREATE TABLE public.lost (id integer);", "DROP TABLE public.lost;")
+    before = databases(server)
+    cut_off = (
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname LIKE 'pgops\\_verify\\_%' "
+        "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
+    told = When("public.lost", lambda: server.execute(cut_off))
+    with pytest.raises(PgopsError, match="the connection to .* was lost") as caught:
+        up_down_up.run(target, tree.render(), V2, way(progress=told))
+    assert caught.value.hint == (
+        "Run it again when the server is back: the test begins again, in a new throw-away database."
+    )
+    assert databases(server) == before
