@@ -22,13 +22,11 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     other_schema,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils import plan as planning
+from ansible_collections.whitecross.pgops.plugins.module_utils.bounded_look import LOOK_LOCK_TIMEOUT_S
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, Target, connect, execute
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.locks import application_name
 from ansible_collections.whitecross.pgops.plugins.module_utils.statements import tables_of, up_text
-
-# A look does not wait for ever behind a rewrite or a TRUNCATE that nobody ends.
-LOOK_LOCK_TIMEOUT_S = 10
 
 
 def preview(
