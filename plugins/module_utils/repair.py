@@ -150,8 +150,13 @@ class Workshop:
     def _type(self, key: str, wanted: Mapping[str, Any], version: str) -> list[Fix] | Unsure:
         if wanted.get("form") != "enum":
             return self._by_its_statement(key, wanted, version)
-        labels = ", ".join(self._literal(label) for label in _labels_of(wanted))
         name = catalog.name_of(key)
+        schema, type_name = parts_of(name)
+        # A table brings a type of its name.
+        other = self.obstacles.named(schema, type_name, "iIS")
+        if other is not None:
+            return Unsure(key, f"it is missing, and {other} has its name")
+        labels = ", ".join(self._literal(label) for label in _labels_of(wanted))
         return [
             Fix(
                 "objects",
@@ -501,9 +506,10 @@ class Workshop:
         return [converted, *(fix for tie in {tie.key: tie for tie in ties}.values() for fix in self._key_again(tie))]
 
     def _is_declared(self, key: str) -> bool:
-        """:return: whether a foreign key is there as a version makes it."""
-        definition = self.presence.found[key]["definition"]
-        return any(state["definition"] == definition for state in self.presence.chain.ever(key))
+        """:return: whether a foreign key is there as a version makes it, and in force."""
+        found = self.presence.found.get(key) or {}
+        made = [state["definition"] for state in self.presence.chain.ever(key)]
+        return found.get("enforced") is True and found["definition"] in made
 
     def _drop_key(self, key: str) -> str:
         found = self.presence.found[key]

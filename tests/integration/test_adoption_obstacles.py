@@ -73,7 +73,7 @@ def adopt(target: Any, tree: TestTree, run: int = 2, **asked: Any) -> dict[str, 
     )
 
 
-def carry(target: Any, tree: TestTree) -> dict[str, Any]:
+def carry(target: Any, tree: TestTree, **way: Any) -> dict[str, Any]:
     """Adopt, write the repairs, apply what is pending and hold the result against the tree."""
     found = adopt(target, tree)
     for repair in found["repairs"]:
@@ -82,7 +82,7 @@ def carry(target: Any, tree: TestTree) -> dict[str, Any]:
         for name, text in repair["files"].items():
             (path / name).write_text(text, encoding="utf-8")
     assert migration_lint.lint(migration_tree.read_tree(tree.folder), {}) == []
-    migrate.apply(target, tree.render(), Selection(), engine.way("20260101T000000Z-000009"))
+    migrate.apply(target, tree.render(), Selection(), engine.way("20260101T000000Z-000009", **way))
     assert verify.verify({target.database: target})[target.database]["passed"]
     return found
 
@@ -213,9 +213,13 @@ def test_a_name_that_another_kind_of_object_has_is_told(target: Any, tree: TestT
         "CREATE TABLE pupils_name_idx (a int)",
         "DROP TABLE visits",
         "CREATE SEQUENCE visits",
+        "ALTER TABLE pupils DROP COLUMN level",
+        "DROP TYPE level",
+        "CREATE TABLE level (a int)",
     )
     why = refusals(target, tree)
     assert "index public.pupils_name_idx: it is missing, and table public.pupils_name_idx has its name" in why
+    assert "type public.level: it is missing, and table public.level has its name" in why
     assert "table public.visits: it is missing, and sequence public.visits has its name" in why
 
 
@@ -237,7 +241,7 @@ def test_rows_that_an_index_or_a_check_does_not_take_are_refused_and_orphans_are
     assert f"2 rows share 1 key(s), by id {PUPIL}, {OTHER}; list them: SELECT" in why
     assert "a@x" not in why
     engine.do(target, f"DELETE FROM pupils WHERE id = '{OTHER}'", "UPDATE pupils SET name = NULL")
-    found = told(adopt(target, tree))
+    found = told(carry(target, tree, orphans="quarantine"))
     assert found["index public.pupils_email_idx"] == "built concurrently"
     assert found['constraint public.visits."visits_pupilId_fkey"'] == (
         "added; validated; 1 rows have no parent: give them one, or run migrate.yml with -e migrate_orphans=quarantine"
