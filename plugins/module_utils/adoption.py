@@ -17,6 +17,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     accepted_differences,
     as_if_made,
     baseline,
+    bounded_look,
     catalog,
     declared,
     effects,
@@ -28,6 +29,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     legacy_mirror,
     other_schema,
     repair,
+    repair_obstacles,
     text_ids,
 )
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import (
@@ -189,13 +191,20 @@ def assess(target: Target, migrations: Sequence[Mapping[str, Any]], request: Req
 
     :param migrations: the whole tree, rendered.
     :raises PgopsError: the database is another application's, is not encoded in UTF8, has the tree's tables in another schema, half a run of ours stands in it, its objects belong to a
-        role that this one cannot act for, or it cannot be compared.
+        role that this one cannot act for, somebody holds a table of it for long, or it cannot be compared.
     """
     with closing(connect(target, application_name=application_name(way.run.id))) as conn:
         return _assess(target, conn, migrations, request, way)
 
 
 def _assess(
+    target: Target, conn: Connection, migrations: Sequence[Mapping[str, Any]], request: Request, way: Way
+) -> Assessment:
+    with bounded_look.bounded(conn, f"{target.database} could not be looked at"):
+        return _looked_at(target, conn, migrations, request, way)
+
+
+def _looked_at(
     target: Target, conn: Connection, migrations: Sequence[Mapping[str, Any]], request: Request, way: Way
 ) -> Assessment:
     _refuse_request(target, request)
@@ -236,7 +245,8 @@ def _assess(
                 objects=found,
                 kept_as=kept_as,
             )
-        twins = effects.twins(chain, found)
+        obstacles = repair_obstacles.Obstacles(target, conn)
+        twins = obstacles.of_twins(effects.twins(chain, found))
         swapped = [twin for twin in twins if twin.clash is None]
         later = effects.without_twins(found, swapped)
         _refuse_unknown_objects(request, chain, target.database)
@@ -250,6 +260,7 @@ def _assess(
             request,
             migrations,
             lambda schema, table, column: text_ids.as_uuid(target, schema, table, column),
+            obstacles,
             way,
         )
         verdicts = judge.verdicts(scratch)
@@ -294,6 +305,8 @@ class _Portion:
         """:return: all of them; what another object stands on comes first: a type before its table, that before a column."""
         fixes = [*self.swaps.values(), *(fix for several in self.fixes.values() for fix in several)]
         fixes += [*self.rows, *self.comments.values()]
+        # Both ends of a foreign key make it again.
+        fixes = [fix for number, fix in enumerate(fixes) if fix not in fixes[:number]]
         order = {"table": 1, "column": 2, "constraint": 3, "function": 4, "trigger": 5}
         fixes.sort(
             key=lambda fix: (fix.told == "commented", fix.told == "inserted", order.get(catalog.kind_of(fix.object), 0))
@@ -314,11 +327,13 @@ class _Judge:
         request: Request,
         migrations: Sequence[Mapping[str, Any]],
         uuids: Any,
+        obstacles: repair_obstacles.Obstacles,
         way: Way,
     ) -> None:
         self._conn, self._presence, self._twins = conn, presence, twins
         self._book, self._legacy, self._request = book, legacy, request
         self._migrations, self._uuids, self._way = migrations, uuids, way
+        self._obstacles = obstacles
         self._portions: list[_Portion] = [_Portion()]
         self._portion_of: dict[str, _Portion] = {}
         self._repaired_by: dict[str, list[_Portion]] = {}
@@ -331,7 +346,7 @@ class _Judge:
         return [portion.folder for portion in self._portions if portion.folder is not None]
 
     def verdicts(self, scratch: Connection) -> list[Verdict]:
-        shop = repair.Workshop(self._presence, scratch, self._migrations, self._uuids)
+        shop = repair.Workshop(self._presence, scratch, self._migrations, self._uuids, self._obstacles)
         verdicts = []
         for migration in self._migrations:
             verdict = self._verdict(shop, migration)
@@ -340,6 +355,7 @@ class _Judge:
                 # It runs before what later versions are repaired by, and needs what earlier ones declare.
                 self._portion_of[verdict.version] = _Portion()
                 self._portions += [self._portion_of[verdict.version], _Portion()]
+        self._refuse_loose_ends(verdicts)
         self._write()
         for verdict in verdicts:
             self._refuse_too_late(verdict, verdicts)
@@ -357,6 +373,25 @@ class _Judge:
             fixes = portion.in_order()
             if fixes:
                 portion.folder = repair.folder(fixes, sorted(portion.versions), self._migrations, self.repairs)
+
+    def _refuse_loose_ends(self, verdicts: Sequence[Verdict]) -> None:
+        """A foreign key is dropped and made again where one repair converts both of its ends and comes after who makes it."""
+        for portion in self._portions:
+            converted = {key for key, fixes in portion.fixes.items() if any(fix.phase == "types" for fix in fixes)}
+            for key, fixes in portion.fixes.items():
+                for tie in (tie for fix in fixes for tie in fix.ties):
+                    why = None
+                    if tie.other not in converted:
+                        why = f"ties it to {tie.other}, which is not converted with it"
+                    elif self._presence.chain.first(tie.key) > max(portion.versions):
+                        why = f"is made by a later version, {self._presence.chain.first(tie.key)}"
+                    if why is None:
+                        continue
+                    told = f"it should be uuid; the foreign key {repair.parts_of(catalog.name_of(tie.key))[-1]} {why}"
+                    for verdict in verdicts:
+                        for item in verdict.differences:
+                            if item["object"] == key and item["repair"] not in (None, "accepted"):
+                                item["difference"], item["repair"], verdict.action = told, None, REFUSE
 
     def _refuse_too_late(self, verdict: Verdict, verdicts: Sequence[Verdict]) -> None:
         """A version that follows without a free number between is applied before the repair: it must not need that."""

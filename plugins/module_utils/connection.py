@@ -39,6 +39,7 @@ PINNED_SETTINGS: dict[str, str] = {
     "bytea_output": "hex",
     "xmloption": "content",
     "lc_monetary": "C",
+    "quote_all_identifiers": "off",
     "row_security": "off",
     "search_path": "public",
     "statement_timeout": "0",

@@ -556,6 +556,9 @@ def check_statements(
                         said.append(finding)
                     else:
                         more += 1
+        except psycopg2.errors.LockNotAvailable:
+            # Of a session that waits for no lock for ever: nothing is said about the version.
+            raise
         except psycopg2.Error as exc:
             control.check()
             error = from_psycopg(exc, location, statement=str(statement["sql"]))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright (c) 2026 White Cross pgops contributors
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Looks before a change: none waits for ever behind a lock, and one at rows takes no longer than an index build may."""
+"""A look at rows before a version goes down, which takes no longer than an index build may."""
 
 from __future__ import annotations
 
@@ -11,34 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg2
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, execute
-from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError, from_psycopg
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection
+from ansible_collections.whitecross.pgops.plugins.module_utils.errors import from_psycopg
 from ansible_collections.whitecross.pgops.plugins.module_utils.ledger import transaction
 from ansible_collections.whitecross.pgops.plugins.module_utils.step_context import CLOCKS, DEFAULT_BUDGETS
 from psycopg2 import errorcodes
-
-# A look does not wait for ever behind a rewrite or a TRUNCATE that nobody ends.
-LOCK_TIMEOUT_S = 10
-
-
-@contextmanager
-def patient(conn: Connection, what: str) -> Iterator[None]:
-    """:param what: what cannot be told then, as the start of a sentence.
-    :raises PgopsError: somebody held a lock for too long."""
-    database = str(conn.info.dbname)
-    try:
-        execute(conn, f"SET lock_timeout = '{LOCK_TIMEOUT_S}s'")
-        yield
-    except psycopg2.errors.LockNotAvailable as exc:
-        raise PgopsError(
-            f"{what} in {database} could not be told: a table has been locked by somebody else for more than "
-            f"{LOCK_TIMEOUT_S} s, and the catalog cannot be read past that lock.",
-            sqlstate=exc.pgcode,
-            database=database,
-            hint="SELECT pid, relation::regclass FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted AND relation IS NOT NULL; "
-            "tells who; end or wait for that session, then run it again.",
-            extra={"reason": "lock_wait"},
-        ) from None
 
 
 @contextmanager

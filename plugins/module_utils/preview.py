@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     begun_steps,
+    bounded_look,
     contract,
     duration_forecast,
     encoding,
@@ -17,7 +18,6 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import (
     index_definition,
     ledger,
     lint_facts,
-    look_before,
     mended_step,
     other_schema,
 )
@@ -38,7 +38,7 @@ def preview(
     """
     conn = connect(target, application_name=application_name(run_id))
     try:
-        with look_before.patient(conn, "What is pending"):
+        with bounded_look.bounded(conn, f"What is pending in {target.database} could not be told"):
             found = ledger.read(conn)
             plan = planned(conn, found, migrations, selection)
             return {

@@ -19,6 +19,7 @@ from ansible_collections.whitecross.pgops.plugins.module_utils import catalog, f
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Connection, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.effects import Presence, Twin
 from ansible_collections.whitecross.pgops.plugins.module_utils.index_definition import index_definition
+from ansible_collections.whitecross.pgops.plugins.module_utils.repair_obstacles import Obstacles, Tie
 from psycopg2 import sql
 
 NAME = "repair_adopted_schema"
@@ -45,6 +46,7 @@ class Fix:
     :ivar down: the statement that takes it back, where the engine can tell that it was ours.
     :ivar check: an SQL condition that holds afterwards.
     :ivar goes_along: it hangs on what the fix before it makes, and goes with it.
+    :ivar ties: the foreign keys that it drops: their other ends are converted by the same repair, which makes them again.
     """
 
     phase: str
@@ -54,6 +56,7 @@ class Fix:
     check: str
     down: str | None = None
     goes_along: bool = False
+    ties: tuple[Tie, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,13 @@ class Unsure:
 
 @dataclass(frozen=True)
 class Column:
-    """A column whose values decide whether it can be converted: all its rows, those that do not fit, and ten of these by ctid."""
+    """A column whose values decide whether it can be converted: all its rows, those that do not fit, ten of these by ctid, and
+    those that would be the same uuid as another one."""
 
     rows: int
     unfit: int
     places: tuple[str, ...] = ()
+    same: int = 0
 
 
 @dataclass
@@ -80,12 +85,14 @@ class Workshop:
     :ivar scratch: the session on the database in which the tree was run.
     :ivar migrations: the rendered tree; its own statements make what is missing.
     :ivar uuids: (schema, table, column) -> what its values say about a conversion to uuid.
+    :ivar obstacles: what else stands in the way there.
     """
 
     presence: Presence
     scratch: Connection
     migrations: Sequence[Mapping[str, Any]]
     uuids: Callable[[str, str, str], Column]
+    obstacles: Obstacles
     _made: dict[tuple[str, str, str, str], dict[str, Mapping[str, Any]]] = field(default_factory=dict)
     _names: dict[str, str] = field(default_factory=dict)
     _indexes: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = field(default_factory=dict)
@@ -135,7 +142,7 @@ class Workshop:
                 return Unsure(key, told)
             if isinstance(one, Unsure):
                 return one
-            fixes.append(one)
+            fixes += one if isinstance(one, list) else [one]
         return fixes
 
     # -- what is missing ----------------------------------------------------------------------------------------------
@@ -143,8 +150,13 @@ class Workshop:
     def _type(self, key: str, wanted: Mapping[str, Any], version: str) -> list[Fix] | Unsure:
         if wanted.get("form") != "enum":
             return self._by_its_statement(key, wanted, version)
-        labels = ", ".join(self._literal(label) for label in _labels_of(wanted))
         name = catalog.name_of(key)
+        schema, type_name = parts_of(name)
+        # A table brings a type of its name.
+        other = self.obstacles.named(schema, type_name, "iIS")
+        if other is not None:
+            return Unsure(key, f"it is missing, and {other} has its name")
+        labels = ", ".join(self._literal(label) for label in _labels_of(wanted))
         return [
             Fix(
                 "objects",
@@ -160,6 +172,9 @@ class Workshop:
         statement = self.statement(version, "table", wanted["schema"], "", wanted["table"])
         if statement is None:
             return Unsure(key, "no CREATE TABLE of the tree makes it")
+        other = self.obstacles.named(wanted["schema"], wanted["table"], "rp")
+        if other is not None:
+            return Unsure(key, f"it is missing, and {other} has its name")
         name = catalog.name_of(key)
         there = f"to_regclass({self._literal(name)}) IS NOT NULL"
         return [Fix("objects", key, "created", statement, there, f"DROP TABLE {name}")]
@@ -227,6 +242,10 @@ class Workshop:
     def _constraint(self, key: str, wanted: Mapping[str, Any], version: str) -> list[Fix] | Unsure:
         if wanted["form"] not in ("foreign key", "check"):
             return Unsure(key, f"it is missing, and a {wanted['form']} needs its rows looked at first")
+        ways = "give them one, or run migrate.yml with -e migrate_orphans=quarantine"
+        validated = self._rows_fit(key, wanted, "missing", ways)
+        if isinstance(validated, Unsure):
+            return validated
         table, name = self._table_of(wanted), self._quoted(self._last(key, wanted))
         add = Fix(
             "objects",
@@ -236,12 +255,15 @@ class Workshop:
             self._constraint_is_valid(key, wanted),
             f"ALTER TABLE {table} DROP CONSTRAINT {name}",
         )
-        return [add, self._validate(key, wanted)]
+        return [add, validated]
 
     def _index(self, key: str, wanted: Mapping[str, Any], version: str) -> list[Fix] | Unsure:
         if wanted.get("constraint"):
             return []  # the constraint brings it
         name = parts_of(catalog.name_of(key))[-1]
+        other = self.obstacles.named(wanted["schema"], name, "iI")
+        if other is not None:
+            return Unsure(key, f"it is missing, and {other} has its name")
         declared = self._as_declared(wanted["schema"], name, version)
         definition = index_definition(self.scratch, wanted["schema"], name)
         # The scratch database has it as the last version makes it.
@@ -253,6 +275,9 @@ class Workshop:
         entry |= {"schema": wanted["schema"]} if wanted["schema"] != "public" else {}
         entry |= {"table": wanted["table"]}
         entry |= declared or self._as_found(definition or {})
+        doubles = self.obstacles.duplicates(entry) if entry.get("unique") else None
+        if doubles is not None:
+            return Unsure(key, f"it is missing, and {doubles}")
         entry |= {"phi": True, "why": "The version that declares it is adopted without it."}
         literal = self._literal(catalog.name_of(key))
         check = f"EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass({literal}) AND indisvalid)"
@@ -396,7 +421,7 @@ class Workshop:
         found: Mapping[str, Any],
         difference: catalog.Difference,
         version: str,
-    ) -> Fix | Unsure | None:
+    ) -> Fix | list[Fix] | Unsure | None:
         table, name = self._table_of(wanted), self._quoted(wanted["column"])
         alter = f"ALTER TABLE {table} ALTER COLUMN {name}"
         there = self._column_is_there(wanted)
@@ -423,42 +448,95 @@ class Workshop:
             or (wide is not None and narrow[1] is not None and (wide[1] is None or int(wide[1]) > int(narrow[1])))
         )
         if wider:
+            standing = self.obstacles.of_type_change(wanted, to_uuid=False)
+            if standing:
+                return self._stands(key, wanted, found, standing)
             # Longer varchar, or text: no rewrite (the catalog changes, the rows do not).
             guard = self._only_while(wanted, found["type"], f"{alter} TYPE {wanted['type']}")
             allowed = f"-- pgops: allow R25 because {found['type']} only becomes longer: the catalog changes, the rows do not\n"
             return Fix("types", key, "made longer", allowed + guard, there)
         return None
 
-    def _to_uuid(self, key: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Fix | Unsure:
+    def _stands(self, key: str, wanted: Mapping[str, Any], found: Mapping[str, Any], names: Sequence[str]) -> Unsure:
+        return Unsure(
+            key,
+            f"it is {found['type']} and should be {wanted['type']}; PostgreSQL does not change that under {', '.join(names)}: drop "
+            "that, adopt and migrate, and make it again",
+        )
+
+    def _to_uuid(self, key: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[Fix] | Unsure:
         values = self.uuids(wanted["schema"], wanted["table"], wanted["column"])
+        is_text = f"it is {found['type']} and should be uuid"
         if values.unfit:
             places = f" (by ctid {', '.join(values.places)})" if values.places else ""
+            return Unsure(key, f"{is_text}; {values.unfit} of {values.rows} values are none{places}")
+        if values.same and self.obstacles.is_unique(wanted):
             return Unsure(
                 key,
-                f"it is {found['type']} and should be uuid; {values.unfit} of {values.rows} values are none{places}",
+                f"{is_text}; {values.same} of {values.rows} values would be the same uuid as another one, and it is unique",
             )
         if values.rows > REWRITE_ROWS:
             return Unsure(
                 key,
-                f"it is {found['type']} and should be uuid; all {values.rows} values are uuids, but converting so many rows "
-                "holds the table for long: convert it in a version of your own",
+                f"{is_text}; all {values.rows} values are uuids, but converting so many rows holds the table for long: convert it in a "
+                "version of your own",
             )
+        ties = self.obstacles.ties(wanted)
+        own = [tie.key for tie in ties if not self._is_declared(tie.key)]
+        standing = own + self.obstacles.of_type_change(wanted, to_uuid=True)
+        if standing:
+            return self._stands(key, wanted, found, standing)
         name = self._quoted(wanted["column"])
-        table = self._table_of(wanted)
         # The default goes first, since PostgreSQL cannot cast it along.
-        text = (
-            f"ALTER TABLE {table} ALTER COLUMN {name} DROP DEFAULT,\n"
+        text = "".join(f"{self._drop_key(one)};\n        " for one in dict.fromkeys(tie.key for tie in ties))
+        text += (
+            f"ALTER TABLE {self._table_of(wanted)} ALTER COLUMN {name} DROP DEFAULT,\n"
             f"            ALTER COLUMN {name} TYPE uuid USING {name}::uuid"
         )
         guard = self._only_while(wanted, found["type"], text)
         allowed = f"-- pgops: allow R24 because no more than {REWRITE_ROWS} rows are converted in one moment\n"
-        return Fix(
+        converted = Fix(
             "types",
             key,
             f"converted from {found['type']}, {values.rows} rows",
             allowed + guard,
             self._column_is_there(wanted, "uuid"),
+            ties=tuple(ties),
         )
+        return [converted, *(fix for tie in {tie.key: tie for tie in ties}.values() for fix in self._key_again(tie))]
+
+    def _is_declared(self, key: str) -> bool:
+        """:return: whether a foreign key is there as a version makes it, and in force."""
+        found = self.presence.found.get(key) or {}
+        made = [state["definition"] for state in self.presence.chain.ever(key)]
+        return found.get("enforced") is True and found["definition"] in made
+
+    def _drop_key(self, key: str) -> str:
+        found = self.presence.found[key]
+        return f"ALTER TABLE {self._table_of(found)} DROP CONSTRAINT IF EXISTS {self._quoted(self._last(key, found))}"
+
+    def _key_again(self, tie: Tie) -> list[Fix]:
+        """A foreign key between text columns cannot stay while one of them is converted: it is made again after both."""
+        found = self.presence.found[tie.key]
+        table, name = self._table_of(found), self._last(tie.key, found)
+        there = f"conrelid = to_regclass({self._literal(table)}) AND conname = {self._literal(name)}"
+        described = ""
+        if tie.comment is not None:
+            text = self._literal(tie.comment)
+            described = f"\n        COMMENT ON CONSTRAINT {self._quoted(name)} ON {table} IS {text};"
+        text = _do(f"""BEGIN
+    IF NOT EXISTS (SELECT FROM pg_constraint WHERE {there}) THEN
+        ALTER TABLE {table} ADD CONSTRAINT {self._quoted(name)} {found["definition"]} NOT VALID;{described}
+    END IF;
+END""")
+        made = Fix(
+            "types",
+            tie.key,
+            f"{tie.key.replace('constraint', 'foreign key', 1)} made again",
+            text,
+            f"EXISTS (SELECT FROM pg_constraint WHERE {there})",
+        )
+        return [made, self._validate(tie.key, found)]
 
     def _only_while(self, wanted: Mapping[str, Any], old: str, statement: str) -> str:
         """A statement that is no CREATE, so the engine cannot see that it was done: it asks itself."""
@@ -496,10 +574,20 @@ END""")
         found: Mapping[str, Any],
         difference: catalog.Difference,
         version: str,
-    ) -> Fix | None:
+    ) -> Fix | Unsure | None:
         if difference.attribute != "validated" or found.get("validated") is not False:
             return None
-        return self._validate(key, wanted)
+        return self._rows_fit(key, wanted, "not validated", "give them one or delete them before migrate.yml")
+
+    def _rows_fit(self, key: str, wanted: Mapping[str, Any], state: str, ways: str) -> Fix | Unsure:
+        """The validation, where no row breaks a check. Rows without a parent are told: what becomes of them is said to migrate.yml."""
+        if wanted["form"] == "check":
+            broken = self.obstacles.broken(wanted["schema"], wanted["table"], wanted["definition"])
+            return self._validate(key, wanted) if broken is None else Unsure(key, f"it is {state}, and {broken}")
+        fix, orphans = self._validate(key, wanted), 0
+        if wanted["form"] == "foreign key":
+            orphans = self.obstacles.orphans(self.scratch, wanted["schema"], wanted["table"], self._last(key, wanted))
+        return replace(fix, told=f"{fix.told}; {orphans} rows have no parent: {ways}") if orphans else fix
 
     def _validate(self, key: str, wanted: Mapping[str, Any]) -> Fix:
         entry: dict[str, Any] = {"table": wanted["table"], "constraint": self._last(key, wanted)}
@@ -582,7 +670,9 @@ _MISSING: dict[str, Callable[[Workshop, str, Mapping[str, Any], str], list[Fix] 
 }
 _DIFFERENT: dict[
     str,
-    Callable[[Workshop, str, Mapping[str, Any], Mapping[str, Any], catalog.Difference, str], Fix | Unsure | None],
+    Callable[
+        [Workshop, str, Mapping[str, Any], Mapping[str, Any], catalog.Difference, str], Fix | list[Fix] | Unsure | None
+    ],
 ] = {
     "type": Workshop._labels,
     "column": Workshop._column_differs,

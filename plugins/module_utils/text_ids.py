@@ -9,13 +9,13 @@ Reads whole columns under ACCESS SHARE, as the role that reads backups; tells co
 from __future__ import annotations
 
 import re
-from contextlib import closing
 from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import catalog
-from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, connect, fetch_one
+from ansible_collections.whitecross.pgops.plugins.module_utils.bounded_look import reader
+from ansible_collections.whitecross.pgops.plugins.module_utils.connection import Target, fetch_one
 from ansible_collections.whitecross.pgops.plugins.module_utils.effects import Chain
-from ansible_collections.whitecross.pgops.plugins.module_utils.repair import Column
+from ansible_collections.whitecross.pgops.plugins.module_utils.repair import REWRITE_ROWS, Column
 from psycopg2 import sql
 
 UUID, TEXT, NONE = "uuid", "text", "none"
@@ -27,6 +27,10 @@ SELECT count({column}) AS rows, count(*) FILTER (WHERE {column} !~ {pattern}) AS
        (SELECT array_agg(place) FROM (SELECT ctid::text AS place FROM {table} WHERE {column} !~ {pattern} ORDER BY ctid
          LIMIT 10) AS first_ten) AS places
   FROM {table}
+"""
+_SAME_UUID = """
+SELECT coalesce(sum(n), 0)::bigint AS n
+  FROM (SELECT count(*) AS n FROM {table} WHERE {column} IS NOT NULL GROUP BY {column}::uuid HAVING count(*) > 1) AS same
 """
 _SAME_BUT_FOR_CASE = """
 SELECT coalesce(sum(n), 0)::bigint AS n FROM (SELECT count(*) AS n FROM {table} GROUP BY lower(btrim({column})) HAVING count(*) > 1) AS same
@@ -47,16 +51,19 @@ def era(chain: Chain, found: catalog.Inventory) -> str:
 
 
 def as_uuid(target: Target, schema: str, table: str, column: str) -> Column:
-    """:return: how many values a text column has, and how many of them are no uuid."""
-    with closing(connect(target.as_backup(), application_name="pgops adopt")) as conn:
-        row = fetch_one(
-            conn,
-            sql.SQL(_VALUES).format(
-                column=sql.Identifier(column), table=sql.Identifier(schema, table), pattern=sql.Literal(_IS_UUID)
-            ),
-        )
-    assert row is not None
-    return Column(int(row["rows"]), int(row["unfit"]), tuple(row["places"] or ()))
+    """:return: how many values a text column has, how many of them are no uuid, and how many are the same one as another."""
+    with reader(target, "pgops adopt") as conn:
+        names = {
+            "column": sql.Identifier(column),
+            "table": sql.Identifier(schema, table),
+            "pattern": sql.Literal(_IS_UUID),
+        }
+        row = fetch_one(conn, sql.SQL(_VALUES).format(**names))
+        assert row is not None
+        same = None
+        if not row["unfit"] and row["rows"] <= REWRITE_ROWS:
+            same = fetch_one(conn, sql.SQL(_SAME_UUID).format(**names))
+    return Column(int(row["rows"]), int(row["unfit"]), tuple(row["places"] or ()), int(same["n"]) if same else 0)
 
 
 def report(target: Target, chain: Chain, found: catalog.Inventory) -> list[dict[str, Any]]:
@@ -69,7 +76,7 @@ def report(target: Target, chain: Chain, found: catalog.Inventory) -> list[dict[
         for column in value.get("columns") or []
     }
     told = []
-    with closing(connect(target.as_backup(), application_name="pgops adopt")) as conn:
+    with reader(target, "pgops adopt") as conn:
         for key in sorted(found):
             value = found[key]
             if catalog.kind_of(key) != "column" or value["column"] != "id" or not _TEXT_TYPE.match(value["type"]):

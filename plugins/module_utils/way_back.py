@@ -12,12 +12,12 @@ from typing import Any
 
 from ansible_collections.whitecross.pgops.plugins.module_utils import (
     adopted,
+    bounded_look,
     dependents,
     existing,
     going_down,
     label_refusal,
     ledger,
-    look_before,
     quarantine,
     row_versions,
     taken_along,
@@ -67,7 +67,7 @@ def preview_revert(
     """
     conn = connect(target, application_name=application_name(run_id))
     try:
-        with look_before.patient(conn, "The way back"):
+        with bounded_look.bounded(conn, f"The way back in {target.database} could not be told"):
             found = ledger.read(conn)
             chosen = select_reverts(conn, found, selection)
             migrations = ledger.all_stored(conn, [row.version for row in chosen])

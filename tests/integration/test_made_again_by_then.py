@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import look_before, migrate, way_back
+from ansible_collections.whitecross.pgops.plugins.module_utils import bounded_look, migrate, way_back
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
 from ansible_collections.whitecross.pgops.plugins.module_utils.way_back import Reverts
@@ -155,7 +155,7 @@ def test_a_look_at_a_rollback_does_not_wait_for_ever_behind_a_lock(
 ) -> None:
     do(target, POLICY.format("id > 0"))
     apply(target, tree, "ALTER POLICY own ON public.people USING (true)", NO_POLICY, POLICY.format("id > 0"))
-    monkeypatch.setattr(look_before, "LOCK_TIMEOUT_S", 1)
+    monkeypatch.setattr(bounded_look, "LOOK_LOCK_TIMEOUT_S", 1)
     with holding(target, "LOCK TABLE people IN ACCESS EXCLUSIVE MODE"), pytest.raises(PgopsError) as caught:
         way_back.preview_revert(target, Reverts())
     assert caught.value.sqlstate == "55P03" and caught.value.extra["reason"] == "lock_wait"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.whitecross.pgops.plugins.module_utils import locks, look_before, migrate, plan, preview
+from ansible_collections.whitecross.pgops.plugins.module_utils import bounded_look, locks, migrate, plan, preview
 from ansible_collections.whitecross.pgops.plugins.module_utils.connection import connect
 from ansible_collections.whitecross.pgops.plugins.module_utils.errors import PgopsError
 from ansible_collections.whitecross.pgops.plugins.module_utils.plan import Selection
@@ -414,7 +414,7 @@ def test_two_runs_at_once(site: Any, target: Any) -> None:
 
 def test_a_look_does_not_wait_for_ever_behind_a_lock(target: Any, tree: TestTree, monkeypatch: Any) -> None:
     migrate.apply(target, tree.render(), Selection(target=V1), way())
-    monkeypatch.setattr(look_before, "LOCK_TIMEOUT_S", 1)
+    monkeypatch.setattr(bounded_look, "LOOK_LOCK_TIMEOUT_S", 1)
     with holding(target, "LOCK TABLE people IN ACCESS EXCLUSIVE MODE"), pytest.raises(PgopsError) as caught:
         preview.preview(target, tree.render(), Selection())
     assert caught.value.sqlstate == "55P03"
