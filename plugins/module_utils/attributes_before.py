@@ -59,6 +59,7 @@ class AttributesBefore:
     :param made: on the way down the step's progress on the way up.
     :param progress: its own progress so far.
     :param own: all that it makes, where it speaks of nothing else; None where it may speak of more.
+    :param again: its way down drops something and makes it again, of which the comment comes back.
     """
 
     def __init__(
@@ -68,8 +69,9 @@ class AttributesBefore:
         made: Mapping[str, Any],
         progress: Mapping[str, Any],
         own: Sequence[Mapping[str, Any]] | None = None,
+        again: bool = False,
     ) -> None:
-        self._up, self.active, self._made, self._own = up, active, made, own
+        self._up, self.active, self._made, self._own, self._again = up, active, made, own, again
         self._saved = {name: progress[name] for name in (BEGINNING, PROGRESS) if name in progress}
         self._beginning: Look | None = None
         self._record: Record = _NOTHING
@@ -108,7 +110,7 @@ class AttributesBefore:
             return dict(self._saved)
         if self._up:
             return {PROGRESS: changes(self._beginning, attributes.look(conn))}
-        put_back.run(conn, self._record, self._beginning, tell)
+        put_back.run(conn, self._record, self._beginning, tell, again=self._again)
         return {}
 
 
@@ -128,7 +130,9 @@ def down(
 ) -> AttributesBefore:
     """:return: what puts back; nothing where a step has no way down or an older tool applied it, which recorded nothing."""
     known = bool(made) and any(name in (made or {}) for name in (PROGRESS, BEGINNING))
-    return AttributesBefore(False, known and bool(statements), made or {}, progress)
+    return AttributesBefore(
+        False, known and bool(statements), made or {}, progress, again=made_again.any_of(statements)
+    )
 
 
 def recorded(progress: Mapping[str, Any], now: Look | None = None) -> Record | None:

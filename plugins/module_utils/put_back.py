@@ -40,13 +40,14 @@ _GONE = (
 )
 
 
-def run(conn: Connection, record: Record, beginning: Look, tell: Callable[[str], None]) -> None:
+def run(conn: Connection, record: Record, beginning: Look, tell: Callable[[str], None], *, again: bool = False) -> None:
     """Undo what a step has changed, and what its way down has changed beside that. Call in the transaction of the way down.
 
     Takes SHARE UPDATE EXCLUSIVE on a table for a comment, no lock for a privilege or function.
 
     :param record: of the way up.
     :param beginning: how all was before the way down's first statement.
+    :param again: statements of the way down drop something and make it again.
     :raises PgopsError: this role may not put something back.
     """
     known = _known(conn, record, beginning.database)
@@ -55,7 +56,9 @@ def run(conn: Connection, record: Record, beginning: Look, tell: Callable[[str],
     # What is revoked of a table goes from its columns, too: those are looked at again.
     for columns in (False, True):
         _privileges(conn, known, made, beginning, attributes.look(conn), columns, tell)
-    _comments(conn, known, set(record.get("commented", [])), beginning, attributes.look(conn), tell)
+    # A block that takes something away may put another in its place, whose comment is its own.
+    commented = set(record.get("commented", [])) if again else None
+    _comments(conn, known, commented, beginning, attributes.look(conn), tell)
 
 
 def _known(conn: Connection, record: Record, database: int) -> dict[tuple[str, str], dict[str, Any]]:
@@ -169,7 +172,7 @@ def _granted(conn: Connection, found: Attribute, statement: sql.Composed, granto
 def _comments(
     conn: Connection,
     known: Known,
-    commented: set[str],
+    commented: set[str] | None,
     beginning: Look,
     now: Look,
     tell: Callable[[str], None],
@@ -181,7 +184,11 @@ def _comments(
     first_of = {str(names[key]): first for key, first in beginning.of[COMMENT].items() if key in names}
     there = {found.name for key, found in now.of[COMMENT].items() if beginning.has(key)}
     # What has no privileges is in no look without its comment: of what was dropped the server says whether it was made again.
-    dropped = {was.name: was.called for was in gone if not (was.key[2] or now.has(was.key) or was.name in commented)}
+    dropped = {
+        was.name: was.called
+        for was in (gone if commented is not None else [])
+        if not (was.key[2] or now.has(was.key) or was.name in (commented or ()))
+    }
     called = dropped | called
     for name in dict.fromkeys([*first_of, *there, *(name for kind, name in known if kind == COMMENT), *dropped]):
         entry, found = known.get((COMMENT, name)), now.named[COMMENT].get(name)
