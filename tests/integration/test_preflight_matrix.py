@@ -637,9 +637,9 @@ def test_what_is_the_server_s_is_asked_once_for_all_its_databases(world: World) 
     asked: list[list[str]] = []
     original = preflight.ask
 
-    def recording(sessions: Any, checks: Any, parameters: Any, major: int) -> Any:
+    def recording(sessions: Any, checks: Any, *given: Any) -> Any:
         asked.append([check.scope for check in checks])
-        return original(sessions, checks, parameters, major)
+        return original(sessions, checks, *given)
 
     world.patch.setattr(preflight, "ask", recording)
     targets = {name: world.target.with_(database=name) for name in (world.database, other)}

@@ -643,12 +643,12 @@ def test_another_server_or_tree_is_not_taken_for_the_same(
         assert len(scratches) == 2
     finally:
         server.execute("DROP ROLE t_newcomer")
-    server.execute(f"ALTER ROLE {RESTORE} SET quote_all_identifiers = on")
+    server.execute(f"ALTER ROLE {RESTORE} SET array_nulls = off")
     try:
         verify(applied)
         assert len(scratches) == 3
     finally:
-        server.execute(f"ALTER ROLE {RESTORE} RESET quote_all_identifiers")
+        server.execute(f"ALTER ROLE {RESTORE} RESET array_nulls")
     more = write_tree(tmp_path / "sql")
     write_migration(
         more, "20250101000001", "make_more",
