@@ -125,7 +125,9 @@ class CallbackModule(CallbackBase):
         self._play = play
         if not self._previous_handlers:
             atexit.register(self._at_exit)
-            unbroken.insist()
+            ansible = signal.getsignal(signal.SIGINT)
+            if callable(ansible):
+                unbroken.Interrupts(ansible).obey()
             # Ansible's own handler ends the process on the spot, so that nothing runs at its exit.
             self._previous_handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._on_signal)
             # A terminal or an ssh session that closes; nohup has it ignored, and so it stays.

@@ -8,7 +8,10 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,6 +90,83 @@ def test_a_worker_whose_action_has_ended_hands_its_result_over() -> None:
     assert seen.empty()
 
 
+class Manager:
+    """What Ansible's handler has: the queue that workers write into, and the workers."""
+
+    def __init__(self, workers: list[Any]) -> None:
+        self._final_q = FORK.SimpleQueue()
+        self._workers = workers
+
+    def on_signal(self, number: int, _frame: Any) -> None:
+        for worker in self._workers:
+            if worker.is_alive():
+                os.kill(worker.pid, number)
+        raise KeyboardInterrupt
+
+
+@pytest.fixture
+def own_handling() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    yield
+    signal.signal(signal.SIGINT, before[0])
+    sys.unraisablehook = before[1]
+
+
+@pytest.mark.usefixtures("own_handling")
+def test_no_worker_is_told_while_it_writes() -> None:
+    """One of Ansible's own, which ends where it stands."""
+    manager = Manager([])
+
+    def work() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # More than a pipe takes: it holds the queue's lock until somebody has read it.
+        manager._final_q.put(b"x" * 1_000_000)
+        time.sleep(60)
+
+    worker = FORK.Process(target=work)
+    manager._workers.append(worker)
+    unbroken.Interrupts(manager.on_signal).obey()
+    worker.start()
+    ends = time.monotonic() + 10
+    while manager._final_q._wlock.acquire(block=False):
+        manager._final_q._wlock.release()
+        assert time.monotonic() < ends, "it never wrote"
+        time.sleep(0.01)
+    messages: list[bytes] = []
+    reader = threading.Thread(target=lambda: messages.append(manager._final_q.get()), daemon=True)
+    threading.Timer(0.2, reader.start).start()
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    worker.join(10)
+    reader.join(10)
+    assert worker.exitcode == -signal.SIGINT
+    assert [len(message) for message in messages] == [1_000_000]
+    assert manager._final_q._wlock.acquire(timeout=1), "the lock went with the worker"
+
+
+@pytest.mark.usefixtures("own_handling")
+def test_a_lock_that_is_lost_already_does_not_keep_ctrl_c_away() -> None:
+    manager = Manager([])
+    manager._final_q._wlock.acquire()
+    unbroken.Interrupts(manager.on_signal).obey()
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.usefixtures("own_handling")
+def test_ctrl_c_waits_until_a_line_is_shown() -> None:
+    """The display's lock is held while a worker is forked, too."""
+    unbroken.Interrupts(Manager([]).on_signal).obey()
+    shown = False
+    with pytest.raises(KeyboardInterrupt):
+        with unbroken._display._lock:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+            shown = True
+        time.sleep(5)
+    assert shown
+
+
 @pytest.mark.parametrize(
     ("playbook_name", "words"), [("migrate.yml", "pending, highest risk"), ("status.yml", "VERSION  ")]
 )
@@ -137,16 +217,30 @@ class CallbackModule(CallbackBase):
         self.due = "Validating" not in task.name and "pply" in task.name
 """
 
+# Ansible's list holds the worker before it then, closed, and its handler fails at that.
+PRESSED_WHILE_IT_MAKES = PRESSED_WHILE_IT_FORKS.replace(
+    "os.register_at_fork(after_in_parent=self.press)",
+    """from ansible.executor.process.worker import WorkerProcess
+        make = WorkerProcess.__init__
 
-def test_ctrl_c_is_heard_while_a_worker_is_forked(
-    playbook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        def pressed_first(worker, *made, **named):
+            self.press()
+            make(worker, *made, **named)
+
+        WorkerProcess.__init__ = pressed_first""",
+)
+
+
+@pytest.mark.parametrize("pressed", [PRESSED_WHILE_IT_FORKS, PRESSED_WHILE_IT_MAKES], ids=["forked", "made"])
+def test_ctrl_c_is_heard_while_a_worker_begins(
+    playbook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pressed: str
 ) -> None:
-    """Python drops what a handler raises there; the task of the new worker would take a minute."""
+    """What a handler raises there is dropped, or taken for something else; the task of the new worker would take a minute."""
     tree = TestTree(tmp_path / "own sql")
     tree.add_sql("20260101000001", "slow", "CREATE TABLE t (id int);\nSELECT pg_sleep(60);\n", "DROP TABLE t;\n")
     playbook.variables["pgops_sql"] = str(tree.folder)
     (tmp_path / "pressed").mkdir()
-    (tmp_path / "pressed" / "pressed.py").write_text(PRESSED_WHILE_IT_FORKS, encoding="utf-8")
+    (tmp_path / "pressed" / "pressed.py").write_text(pressed, encoding="utf-8")
     given = playbook.environment()
     monkeypatch.setattr(
         playbook, "environment", lambda: {**given, "ANSIBLE_CALLBACK_PLUGINS": str(tmp_path / "pressed")}
@@ -159,4 +253,5 @@ def test_ctrl_c_is_heard_while_a_worker_is_forked(
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode != 0, output
     assert "interrupted" in output
+    assert "process object is closed" not in output
     assert len(list(Path(playbook.folder).rglob("*.html"))) == 1
